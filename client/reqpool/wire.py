@@ -1,0 +1,490 @@
+"""The wire: verbs, fields, limits, encode and decode. No I/O, no clock.
+
+``docs/protocol.md`` is the specification; a test holds the tables there and the schemas here together.
+A message is a *head* (a msgpack array whose first element is the verb) and, for results only, one
+*blob* frame per group: the broker passes blobs on without looking inside.
+
+    Frames:
+        0   bytes   head: msgpack [verb, field, field, ...], docs/protocol.md#verbs
+        1…  bytes   blobs (RESULTS only), docs/protocol.md#blob
+
+Everything a peer sends goes through :func:`decode`, which checks every element's type and changes
+nothing else; it raises :class:`~reqpool.errors.ProtocolError` and never another exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from enum import IntEnum, IntFlag
+from typing import Any, NamedTuple
+
+import msgpack
+
+from .errors import ProtocolError
+
+VERSION = 1
+"""The protocol version this code speaks."""
+LOWEST_VERSION = 1
+"""The oldest version it still serves."""
+
+SESSION_ID_BYTES = 16
+WORKER_ID_BYTES = 16
+
+HEARTBEAT_MS = 500
+"""Default span between two heartbeats, both ways."""
+LIVENESS_MS = 2_500
+"""Default silence after which a peer counts as lost."""
+SESSION_EXPIRY_MS = 60_000
+"""Silence after which a broker forgets a client's session."""
+CONNECT_GRACE_MS = 1_500
+"""How long a stub that never reached a broker keeps requests before it says so."""
+CLUSTER_GRACE_MS = 200
+"""How long past a request's deadline the stub waits for the cluster's own word."""
+
+MAX_BATCH_REQUESTS = 512
+"""Most requests or results in one message."""
+MAX_BATCH_BYTES = 1 << 20
+"""Size at which a batch is sent; one single larger payload travels alone."""
+MAX_PAYLOAD_BYTES = 16 << 20
+"""Largest payload of one request."""
+MAX_MESSAGE_BYTES = 64 << 20
+"""ZMQ_MAXMSGSIZE of every socket: libzmq drops the connection that sends more."""
+MAX_SPAN_MS = 24 * 3600 * 1000
+"""Longest timeout that can be asked for."""
+MAX_ORIGIN_CHARS = 1024
+MAX_ORIGINS = 8
+"""Most upstreams that one request may try in turn."""
+LOWEST_PRIORITY = 2
+"""Priorities are 0 (first), 1 (default) and 2 (last)."""
+
+
+class Verb(IntEnum):
+    """First element of every head (uint8)."""
+
+    HELLO = 1
+    WELCOME = 2
+    REJECT = 3
+    OPEN = 4
+    HEARTBEAT = 5
+    GOODBYE = 6
+    SUBMIT = 16
+    CANCEL = 17
+    RESEND = 18
+    RESULTS = 19
+    UNPIN = 20
+    LEASE = 32
+    RETURN = 33
+    RETRY = 34
+    GRANT = 35
+    GRANTED = 36
+    DRAIN = 37
+    DEAD = 38
+    STATUS = 48
+
+
+class Flag(IntFlag):
+    """Bits of a request group's ``flags``."""
+
+    IDEMPOTENT = 1
+    """May run more than once."""
+    RESUBMITTED = 2
+    """The stub sent it before, to a broker it has lost since."""
+
+
+class Reject(IntEnum):
+    """``code`` of a REJECT."""
+
+    UNKNOWN = 1
+    """No such session or worker here: say HELLO."""
+    VERSION = 2
+    """No protocol version in common."""
+    GAP = 3
+    """A numbered message is missing: say HELLO and submit again what is open."""
+    MALFORMED = 4
+    """A message could not be read; its text says why."""
+    OVERLOADED = 5
+    """No room for another session."""
+
+
+class Group(NamedTuple):
+    """Requests of one SUBMIT that share everything but their payload.
+
+    Attributes:
+        kind: registered name of the kind.
+        origins: upstreams to try in turn, at least one.
+        span_ms: what was left of the timeout when the message was sent.
+        flags: :class:`Flag` bits.
+        priority: 0 (first) to 2 (last).
+        pin: client-chosen number of the held connection, or None.
+        trace: trace context, passed through as it is, or None.
+        seqs: sequence numbers, u64, ascending or not, each once in a session's life.
+        payloads: one for each of ``seqs``.
+    """
+
+    kind: str
+    origins: tuple[str, ...]
+    span_ms: int
+    flags: int
+    priority: int
+    pin: int | None
+    trace: bytes | None
+    seqs: tuple[int, ...]
+    payloads: tuple[bytes, ...]
+
+
+class LeaseGroup(NamedTuple):
+    """Requests handed to one worker that share everything but their payload.
+
+    Attributes:
+        session: id of the session that submitted them.
+        kind: registered name of the kind.
+        origin: the one upstream of this attempt.
+        span_ms: what this attempt may take.
+        flags: :class:`Flag` bits.
+        attempt: 1 for the first.
+        pin: as in :class:`Group`.
+        trace: as in :class:`Group`.
+        seqs: sequence numbers.
+        payloads: one for each of ``seqs``.
+    """
+
+    session: bytes
+    kind: str
+    origin: str
+    span_ms: int
+    flags: int
+    attempt: int
+    pin: int | None
+    trace: bytes | None
+    seqs: tuple[int, ...]
+    payloads: tuple[bytes, ...]
+
+
+class Failed(NamedTuple):
+    """Attempts of a RETRY that ended without an outcome, all for one reason.
+
+    Attributes:
+        session: id of the session.
+        seqs: sequence numbers.
+        code: what the error is if nothing else can be tried (:class:`~reqpool.errors.Code`).
+        sent: could the upstream have acted on them?
+        details: msgpack map of :func:`encode_error`.
+    """
+
+    session: bytes
+    seqs: tuple[int, ...]
+    code: int
+    sent: bool
+    details: bytes
+
+
+class KindInfo(NamedTuple):
+    """What a worker says in HELLO of a kind it serves.
+
+    Attributes:
+        name: the kind.
+        connections: True if each request needs a granted connection slot.
+        limit: default cap per origin for the whole pool: connections, or requests in flight.
+        depth: requests that may be outstanding on one connection; 1 for connectionless kinds.
+    """
+
+    name: str
+    connections: bool
+    limit: int
+    depth: int
+
+
+# --- checks -------------------------------------------------------------------------------------
+
+Check = Callable[[Any], Any]
+"""Takes a decoded value, returns it (perhaps as a NamedTuple), or raises ProtocolError."""
+
+_INT = {int}
+_BYTES = {bytes}
+
+
+def _fail(text: str) -> ProtocolError:
+    return ProtocolError(text)
+
+
+def uint(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise _fail(f"expected an unsigned integer, got {type(value).__name__}")
+    return value
+
+
+def optional_uint(value: Any) -> int | None:
+    return None if value is None else uint(value)
+
+
+def boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise _fail(f"expected a boolean, got {type(value).__name__}")
+    return value
+
+
+def text(value: Any) -> str:
+    if type(value) is not str:
+        raise _fail(f"expected a string, got {type(value).__name__}")
+    return value
+
+
+def blob(value: Any) -> bytes:
+    if type(value) is not bytes:
+        raise _fail(f"expected bytes, got {type(value).__name__}")
+    return value
+
+
+def optional_blob(value: Any) -> bytes | None:
+    return None if value is None else blob(value)
+
+
+def identity(value: Any) -> bytes:
+    if type(value) is not bytes or len(value) != SESSION_ID_BYTES:
+        raise _fail("expected an id of 16 bytes")
+    return value
+
+
+def fields(value: Any) -> dict[str, Any]:
+    if type(value) is not dict or not set(map(type, value)) <= {str}:
+        raise _fail("expected a map with string keys")
+    return value
+
+
+def origin(value: Any) -> str:
+    if type(value) is not str or not 0 < len(value) <= MAX_ORIGIN_CHARS:
+        raise _fail("expected an origin: a string of 1 to 1024 characters")
+    return value
+
+
+def seqs(value: Any) -> tuple[int, ...]:
+    if type(value) is not tuple or not value or set(map(type, value)) != _INT or min(value) < 0:
+        raise _fail("expected sequence numbers: a non-empty array of unsigned integers")
+    return value
+
+
+def array(check: Check) -> Check:
+    def checked(value: Any) -> list[Any]:
+        if type(value) is not tuple:
+            raise _fail(f"expected an array, got {type(value).__name__}")
+        return [check(item) for item in value]
+
+    return checked
+
+
+def record(make: Callable[..., Any], *checks: Check) -> Check:
+    """An array with one element per check; further elements are ignored (a later version's)."""
+
+    def checked(value: Any) -> Any:
+        if type(value) is not tuple or len(value) < len(checks):
+            raise _fail(f"expected an array of {len(checks)} elements")
+        return make(*[check(item) for check, item in zip(checks, value, strict=False)])
+
+    return checked
+
+
+def _payloads(value: Any) -> tuple[bytes, ...]:
+    if type(value) is not tuple or set(map(type, value)) != _BYTES:
+        raise _fail("expected payloads: a non-empty array of bytes")
+    return value
+
+
+def _origins(value: Any) -> tuple[str, ...]:
+    if type(value) is not tuple or not 0 < len(value) <= MAX_ORIGINS:
+        raise _fail("expected 1 to 8 origins")
+    return tuple(origin(item) for item in value)
+
+
+def _span(value: Any) -> int:
+    if uint(value) > MAX_SPAN_MS:
+        raise _fail("span is over 24 h")
+    return int(value)
+
+
+def _priority(value: Any) -> int:
+    if uint(value) > LOWEST_PRIORITY:
+        raise _fail("priority is not 0, 1 or 2")
+    return int(value)
+
+
+def _matched(make: type[Any]) -> Callable[..., Any]:
+    def made(*values: Any) -> Any:
+        group = make(*values)
+        if len(group.seqs) != len(group.payloads) or len(group.seqs) > MAX_BATCH_REQUESTS:
+            raise _fail("seqs and payloads differ in length, or are more than 512")
+        return group
+
+    return made
+
+
+_group = record(
+    _matched(Group), text, _origins, _span, uint, _priority, optional_uint, optional_blob, seqs, _payloads
+)
+_lease_group = record(
+    _matched(LeaseGroup),
+    identity, text, origin, _span, uint, uint, optional_uint, optional_blob, seqs, _payloads,
+)  # fmt: skip
+_failed = record(Failed, identity, seqs, uint, boolean, blob)
+_session_seqs = record(lambda session, numbers: (session, numbers), identity, seqs)
+
+# --- schemas: one literal table per direction ----------------------------------------------------
+
+Schema = Mapping[Verb, tuple[tuple[str, Check], ...]]
+
+CLIENT_TO_BROKER: Schema = {
+    Verb.HELLO: (("lowest", uint), ("highest", uint), ("about", fields)),
+    Verb.HEARTBEAT: (("number", uint), ("seen", uint), ("acked", uint)),
+    Verb.SUBMIT: (("number", uint), ("acked", uint), ("groups", array(_group))),
+    Verb.CANCEL: (("seqs", seqs),),
+    Verb.RESEND: (("after", uint),),
+    Verb.UNPIN: (("pin", uint),),
+    Verb.STATUS: (("query", fields),),
+    Verb.GOODBYE: (),
+}
+"""Intake socket, DEALER -> ROUTER."""
+
+BROKER_TO_CLIENT: Schema = {
+    Verb.WELCOME: (("version", uint), ("about", fields)),
+    Verb.REJECT: (("code", uint), ("text", text), ("about", fields)),
+    Verb.STATUS: (("report", fields),),
+}
+"""Intake socket, ROUTER -> DEALER: what is said before the session is open."""
+
+PUBLISHED: Schema = {
+    Verb.OPEN: (("epoch", uint),),
+    Verb.HEARTBEAT: (
+        ("epoch", uint), ("number", uint), ("seen", uint), ("acked", uint), ("latest", uint),
+    ),
+    Verb.RESULTS: (("epoch", uint), ("number", uint), ("acked", uint)),
+    Verb.GOODBYE: (("epoch", uint), ("text", text)),
+}  # fmt: skip
+"""Results socket, XPUB -> SUB, below the session id as topic."""
+
+WORKER_TO_BROKER: Schema = {
+    Verb.HELLO: (("lowest", uint), ("highest", uint), ("about", fields)),
+    Verb.HEARTBEAT: (("epoch", uint), ("seen", uint), ("number", uint), ("sample", fields)),
+    Verb.RESULTS: (("epoch", uint), ("seen", uint), ("number", uint), ("groups", array(_session_seqs))),
+    Verb.RETURN: (("epoch", uint), ("seen", uint), ("groups", array(_session_seqs))),
+    Verb.RETRY: (("epoch", uint), ("seen", uint), ("groups", array(_failed))),
+    Verb.GRANTED: (("epoch", uint), ("seen", uint), ("origin", origin), ("grant", uint), ("held", uint)),
+    Verb.UNPIN: (("epoch", uint), ("seen", uint), ("session", identity), ("pin", uint)),
+    Verb.GOODBYE: (("epoch", uint), ("seen", uint)),
+    Verb.DEAD: (("worker", identity),),
+}
+"""Workers socket, DEALER -> ROUTER. DEAD comes from the supervisor."""
+
+BROKER_TO_WORKER: Schema = {
+    Verb.WELCOME: (("version", uint), ("about", fields)),
+    Verb.REJECT: (("code", uint), ("text", text), ("about", fields)),
+    Verb.HEARTBEAT: (
+        ("epoch", uint), ("seen", uint), ("number", uint), ("received", uint), ("delivered", uint),
+    ),
+    Verb.LEASE: (("epoch", uint), ("seen", uint), ("groups", array(_lease_group))),
+    Verb.CANCEL: (("epoch", uint), ("seen", uint), ("groups", array(_session_seqs))),
+    Verb.GRANT: (("epoch", uint), ("seen", uint), ("origin", origin), ("grant", uint), ("slots", uint)),
+    Verb.UNPIN: (("epoch", uint), ("seen", uint), ("session", identity), ("pin", uint)),
+    Verb.DRAIN: (("epoch", uint), ("seen", uint)),
+}  # fmt: skip
+"""Workers socket, ROUTER -> DEALER."""
+
+
+# --- encode and decode ---------------------------------------------------------------------------
+
+
+def encode(verb: Verb, *values: Any) -> bytes:
+    """Encode one head: ``[verb, *values]``. NamedTuples become arrays."""
+    packed: bytes = msgpack.packb((int(verb), *values))
+    return packed
+
+
+def unpack(frame: bytes) -> Any:
+    """Decode one msgpack object of untrusted bytes; arrays become tuples.
+
+    Raises:
+        ProtocolError: if the bytes are not exactly one msgpack object.
+    """
+    try:
+        return msgpack.unpackb(frame, use_list=False, strict_map_key=True)
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"not msgpack: {error or type(error).__name__}") from error
+
+
+def decode(frame: bytes, schema: Schema) -> tuple[Verb, list[Any]]:
+    """Decode one head by the table of its direction.
+
+    Args:
+        frame: the head as it came.
+        schema: e.g. :data:`CLIENT_TO_BROKER`.
+
+    Returns:
+        The verb and its fields in the table's order, checked. Further fields are ignored.
+
+    Raises:
+        ProtocolError: if it is not a head of this direction; nothing has changed then.
+    """
+    head = unpack(frame)
+    if type(head) is not tuple or not head or type(head[0]) is not int:
+        raise ProtocolError("a head is an array that begins with a verb")
+    layout = schema.get(head[0])  # type: ignore[call-overload]
+    if layout is None:
+        raise ProtocolError(f"verb {head[0]} is not sent in this direction")
+    if len(head) <= len(layout):
+        raise ProtocolError(f"{Verb(head[0]).name} has {len(head) - 1} fields, needs {len(layout)}")
+    values = []
+    for position, (name, check) in enumerate(layout, 1):
+        try:
+            values.append(check(head[position]))
+        except ProtocolError as error:
+            raise ProtocolError(f"{Verb(head[0]).name}.{name}: {error.text}") from error
+    return Verb(head[0]), values
+
+
+def encode_blob(entries: Iterable[Any]) -> bytes:
+    """Encode results for one session: a flat array ``seq, code, data, seq, code, data, …``."""
+    packed: bytes = msgpack.packb(entries if type(entries) in (list, tuple) else list(entries))
+    return packed
+
+
+def decode_blob(frame: bytes) -> tuple[Any, ...]:
+    """Decode a results blob into its flat tuple ``(seq, code, data, …)``.
+
+    Raises:
+        ProtocolError: if it is not a whole number of (uint, uint8, bytes).
+    """
+    flat = unpack(frame)
+    if (
+        type(flat) is not tuple
+        or len(flat) % 3
+        or not set(map(type, flat[0::3])) <= _INT
+        or not set(map(type, flat[1::3])) <= _INT
+        or not set(map(type, flat[2::3])) <= _BYTES
+    ):
+        raise ProtocolError("a blob is an array of seq, code, data triples")
+    return flat
+
+
+def encode_error(
+    text: str,
+    *,
+    origin: str | None = None,
+    phase: str | None = None,
+    attempts: int = 0,
+    sent: bool | None = None,
+    retry_after_ms: int | None = None,
+) -> bytes:
+    """Encode the data of a result whose code is not OK: a msgpack map, absent keys left out."""
+    about = {
+        "text": text, "origin": origin, "phase": phase,
+        "attempts": attempts, "sent": sent, "retry_after_ms": retry_after_ms,
+    }  # fmt: skip
+    packed: bytes = msgpack.packb({key: value for key, value in about.items() if value is not None})
+    return packed
+
+
+def decode_error(data: bytes) -> dict[str, Any]:
+    """Decode what :func:`encode_error` made.
+
+    Raises:
+        ProtocolError: if it is not a map with string keys.
+    """
+    return fields(unpack(data))
