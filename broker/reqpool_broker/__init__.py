@@ -1,0 +1,1 @@
+"""The reqpool broker: spreads requests over workers, publishes results."""

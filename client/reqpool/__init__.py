@@ -1,0 +1,1 @@
+"""reqpool: an asynchronous request pool as a service. This package is the client SDK."""

@@ -1,0 +1,1 @@
+"""Running reqpool: command line, supervisor, health."""

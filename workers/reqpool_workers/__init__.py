@@ -1,0 +1,1 @@
+"""The reqpool worker: one process, one epoll loop, its own fds."""
