@@ -1,0 +1,130 @@
+"""The command line: ``reqpool up|dns|udp|tcp|status``.
+
+Exit status: 0 done, or the pool is well; 1 an error, or the pool is not well; 2 wrong usage; 3 `status` found
+no broker that answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+
+from reqpool.errors import BrokerUnavailable, PoolError
+
+from . import runtime
+
+DEFAULT_WORKERS = min(os.cpu_count() or 1, 4)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: without the program's name; None takes the process's own.
+
+    Returns:
+        The exit status.
+    """
+    options = parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except (PoolError, runtime.CannotStart) as error:
+        print(f"reqpool: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("psutil", "reqpool_broker", "reqpool_workers"):
+            raise
+        print(f"reqpool: {error.name} is missing: pip install 'reqpool[server]'", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); flushing at exit must not fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; each sets ``run``."""
+    top = argparse.ArgumentParser(prog="reqpool", description="An asynchronous request pool as a service.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    up = commands.add_parser("up", help="run a broker and its workers in the foreground")
+    up.add_argument("--workers", type=worker_count, default=DEFAULT_WORKERS, metavar="N")
+    up.add_argument("--bind", metavar="URL", help=f"where clients dial in (default {runtime.default_url()})")
+    up.add_argument("--embedded", action="store_true", help="end with the process --parent-pid names")
+    up.add_argument("--parent-pid", type=int, metavar="PID")
+    up.set_defaults(run=run_up, usage=up.error)
+
+    status = commands.add_parser("status", help="show how the pool is; exit status 0 if it is well")
+    status.add_argument("--json", action="store_true", help="the report as it is, for programs")
+    status.add_argument("--url", help="the broker's intake (default: $REQPOOL_URL, else this user's cluster)")
+    status.set_defaults(run=run_status)
+
+    from . import requests
+
+    requests.add_commands(commands)
+    return top
+
+
+def worker_count(text: str) -> int:
+    """Parse the number of workers, 1 to 256."""
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of workers (1 to 256)")
+    return int(text)
+
+
+def run_up(options: argparse.Namespace) -> int:
+    """Run a cluster until it is told to stop."""
+    from .supervisor import Plan, Supervisor
+
+    if options.embedded is not (options.parent_pid is not None):
+        options.usage("--embedded and --parent-pid belong together")
+    logging.basicConfig(
+        level=logging.WARNING if options.embedded else logging.INFO,
+        format="%(asctime)s reqpool[%(process)d] %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    own_folder = None
+    if options.bind is not None:
+        url = runtime.check_bind(options.bind)
+    elif options.embedded:
+        own_folder = runtime.make_embedded_folder()
+        url = runtime.check_bind(f"ipc://{own_folder / runtime.SOCKET_NAME}")
+    else:
+        runtime.make_folder(runtime.folder_path())
+        url = runtime.check_bind(runtime.default_url())
+    try:
+        return Supervisor(Plan(url, options.workers, options.parent_pid)).run()
+    finally:
+        if own_folder is not None:
+            shutil.rmtree(own_folder, ignore_errors=True)
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """Show how the pool is."""
+    from . import health, status
+
+    url = options.url or os.environ.get("REQPOOL_URL") or runtime.default_url()
+    try:
+        report = status.fetch(url)
+    except BrokerUnavailable as error:
+        print(f"reqpool: {error}", file=sys.stderr)
+        return 3
+    lock = runtime.read_lock(url) or {}
+    ailments = health.judge(report, lock.get("workers"))
+    supervisor = health.sample(lock["pid"]) if "pid" in lock else None
+    if supervisor is not None:
+        supervisor["pid"] = lock["pid"]
+    if options.json:
+        report |= {"well": not ailments, "ailments": ailments, "supervisor": supervisor}
+        print(json.dumps(report, default=lambda value: value.hex()))
+    else:
+        print(status.render(report, ailments, supervisor))
+    return 1 if ailments else 0

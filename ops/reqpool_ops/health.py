@@ -1,0 +1,124 @@
+"""Is the pool well? Judgement over reports and psutil samples; no socket, no clock.
+
+:func:`judge` reads one STATUS report; :class:`Watch` reads them as they come, and tells the supervisor
+which workers hang.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import psutil
+from reqpool import wire
+
+HUNG_AFTER_S = 3 * wire.LIVENESS_MS / 1000
+"""A worker whose process lives but that has been silent for this long is killed and replaced."""
+REPORT_GAP_S = 2.0
+"""Reports further apart than this say nothing about the time between them."""
+LAG_LIMIT_MS = 1_000
+"""A loop whose turn takes longer than this is not well; half the liveness span is near."""
+
+
+class Watch:
+    """Which workers have fallen silent, by the broker's reports.
+
+    Silence is counted on the supervisor's clock and only over time that reports cover: a broker that is
+    being replaced, or a supervisor that was stopped itself, makes no worker look hung.
+    """
+
+    def __init__(self) -> None:
+        self._heard_s: dict[bytes, float] = {}
+        self._epoch: object = None
+        self._last_report_s = float("-inf")
+
+    def started(self, worker: bytes, now_s: float) -> None:
+        """Note that a worker process with this id has been started."""
+        self._heard_s[worker] = now_s
+
+    def ended(self, worker: bytes) -> None:
+        """Note that it has ended."""
+        self._heard_s.pop(worker, None)
+
+    def hung(self, report: Mapping[str, Any], now_s: float) -> list[bytes]:
+        """Take in a report and return the ids of workers silent for longer than ``HUNG_AFTER_S``.
+
+        Args:
+            report: the broker's STATUS report.
+            now_s: monotonic seconds.
+        """
+        if report.get("epoch") != self._epoch or now_s - self._last_report_s > REPORT_GAP_S:
+            self._heard_s = dict.fromkeys(self._heard_s, now_s)
+        self._epoch, self._last_report_s = report.get("epoch"), now_s
+        for worker in report.get("workers", ()):
+            identity, silent_s = worker.get("id"), worker.get("since_heartbeat_s")
+            if identity in self._heard_s and silent_s is not None:
+                self._heard_s[identity] = max(self._heard_s[identity], now_s - silent_s)
+        return [identity for identity, heard_s in self._heard_s.items() if now_s - heard_s > HUNG_AFTER_S]
+
+
+def judge(report: Mapping[str, Any], expected_workers: int | None) -> list[str]:
+    """Say what is not well with a pool.
+
+    Args:
+        report: the broker's STATUS report.
+        expected_workers: how many workers the supervisor keeps; None if nobody knows.
+
+    Returns:
+        One sentence per ailment; empty if the pool is well.
+    """
+    ailments = []
+    workers = report.get("workers", ())
+    live = sum(worker.get("state") == "live" for worker in workers)
+    if expected_workers is not None and live < expected_workers:
+        ailments.append(f"{live} of {expected_workers} workers are live")
+    elif not live:
+        ailments.append("no worker is live")
+    for worker in workers:
+        name, state = worker.get("name"), worker.get("state")
+        silent_s = worker.get("since_heartbeat_s") or 0.0
+        if silent_s * 1000 > wire.LIVENESS_MS:
+            ailments.append(f"{name} has been silent for {silent_s:.1f} s")
+        elif state not in ("live", "draining"):
+            ailments.append(f"{name} is {state}")
+        ailments += lag(name, worker.get("sample") or {})
+    return ailments + lag("broker", report.get("broker") or {})
+
+
+def lag(name: Any, sample: Mapping[str, Any]) -> list[str]:
+    """Say it if a process's loop took too long for one turn."""
+    lag_ms = sample.get("loop_lag_ms") or 0.0
+    return [f"{name}'s loop lags by {lag_ms:.0f} ms"] if lag_ms > LAG_LIMIT_MS else []
+
+
+def sample(pid: int) -> dict[str, Any] | None:
+    """Return the psutil sample of a process as heartbeats carry it, without what only its loop knows.
+
+    Args:
+        pid: a process of the same user; it is watched for 50 ms to see its CPU use.
+
+    Returns:
+        ``cpu_percent``, ``rss_bytes``, ``fds``, ``threads``; None if there is no such process.
+    """
+    try:
+        process = psutil.Process(pid)
+        return {
+            "cpu_percent": process.cpu_percent(interval=0.05),
+            "rss_bytes": process.memory_info().rss,
+            "fds": process.num_fds(),
+            "threads": process.num_threads(),
+        }
+    except psutil.Error:
+        return None
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """Return the CPU seconds, user and system, that these processes have used so far; the dead count 0."""
+    total_s = 0.0
+    for pid in pids:
+        try:
+            times = psutil.Process(pid).cpu_times()
+        except psutil.Error:
+            continue
+        total_s += times.user + times.system
+    return total_s

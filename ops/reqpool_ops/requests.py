@@ -1,0 +1,107 @@
+"""``reqpool dns|udp|tcp``: one request from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+import reqpool
+
+from . import runtime
+
+
+def add_commands(commands: Any) -> None:
+    """Add one parser per kind to argparse's subparsers."""
+    dns = commands.add_parser("dns", help="look up a name")
+    dns.add_argument("name", metavar="NAME")
+    dns.add_argument("type", metavar="TYPE", nargs="?", default="A")
+    dns.add_argument("--server", metavar="HOST[:PORT]", help="default: the system's, from /etc/resolv.conf")
+    dns.set_defaults(run=run_dns)
+
+    udp = commands.add_parser("udp", help="send a datagram and print the answer")
+    tcp = commands.add_parser("tcp", help="send bytes and print what comes back")
+    for command in (udp, tcp):
+        command.add_argument("address", metavar="HOST:PORT")
+        command.add_argument("data", metavar="DATA", help=r"text; \n, \t, \\, \x00 … stand for bytes")
+    ends = tcp.add_mutually_exclusive_group()
+    ends.add_argument("--until", metavar="DATA", help=r"read up to and with these bytes, e.g. '\n'")
+    ends.add_argument("--length", metavar="N", type=int, help="read this many bytes (default: until close)")
+    udp.set_defaults(run=run_udp)
+    tcp.set_defaults(run=run_tcp)
+
+    for command in (dns, udp, tcp):
+        command.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS")
+        command.add_argument(
+            "--url", help="the pool (default: $REQPOOL_URL, this user's cluster, or one of its own)"
+        )
+
+
+def pool(url: str | None) -> reqpool.Pool:
+    """Open the pool a command is to use: the one named, this user's running one, or an embedded one."""
+    url = url or os.environ.get("REQPOOL_URL")
+    if not url and runtime.read_lock(runtime.default_url()) is not None:
+        url = runtime.default_url()
+    return reqpool.Pool(url) if url else reqpool.Pool()
+
+
+def unescape(text: str) -> bytes:
+    r"""Return the bytes a command-line argument stands for; ``\n``, ``\x00`` and so on are escapes.
+
+    Raises:
+        UsageError: if an escape is malformed.
+    """
+    # backslashreplace keeps what latin-1 lacks; unicode_escape then reads it back as one character.
+    try:
+        decoded = text.encode("latin-1", "backslashreplace").decode("unicode_escape")
+    except UnicodeDecodeError as error:
+        raise reqpool.UsageError(f"{text!r}: {error.reason}") from error
+    try:
+        return decoded.encode("latin-1") if "\\x" in text else decoded.encode()
+    except UnicodeEncodeError as error:
+        raise reqpool.UsageError(f"{text!r} mixes \\x bytes with characters beyond latin-1") from error
+
+
+def run_dns(options: argparse.Namespace) -> int:
+    """Look up a name and print the answer's records as dig does."""
+    with pool(options.url) as opened:
+        future = opened.dns(options.name, options.type, server=options.server, timeout=options.timeout)
+        return show_dns(future.result())
+
+
+def run_udp(options: argparse.Namespace) -> int:
+    """Send a datagram."""
+    with pool(options.url) as opened:
+        future = opened.udp(options.address, unescape(options.data), timeout=options.timeout)
+        return show_bytes(future.result())
+
+
+def run_tcp(options: argparse.Namespace) -> int:
+    """Send bytes over TCP."""
+    until = None if options.until is None else unescape(options.until)
+    with pool(options.url) as opened:
+        future = opened.tcp(
+            options.address,
+            unescape(options.data),
+            until=until,
+            length=options.length,
+            timeout=options.timeout,
+        )
+        return show_bytes(future.result())
+
+
+def show_dns(answer: Any) -> int:
+    """Print an answer's records as dig does, or its code when it is not NOERROR."""
+    for record in answer.records:
+        print(record)
+    return 0
+
+
+def show_bytes(data: bytes) -> int:
+    """Write an answer as it came; on a terminal, end the line."""
+    sys.stdout.buffer.write(data)
+    if sys.stdout.isatty() and not data.endswith(b"\n"):
+        sys.stdout.buffer.write(b"\n")
+    sys.stdout.flush()
+    return 0

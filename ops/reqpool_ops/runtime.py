@@ -1,0 +1,276 @@
+"""Where a cluster lives: its folder, its lock, and which addresses it may bind.
+
+Facts this file relies on:
+
+* libzmq unlinks whatever file stands at an ipc path before it binds (``ipc_listener.cpp``), so it would
+  silently take the place of a living broker. Hence the lock, and the look at the socket, before.
+* ``flock`` ends with the process that holds it, however it ends (flock(2)). The lock file itself stays:
+  unlinking it would let two processes hold "the" lock on two inodes.
+* ``sun_path`` has room for 107 bytes and a NUL (unix(7)).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import ipaddress
+import json
+import os
+import shutil
+import socket
+import stat
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+SOCKET_NAME = "reqpool.sock"
+MAX_SOCKET_PATH_BYTES = 107
+SOCKET_SUFFIX_BYTES = len(".results")
+"""Room for what the broker appends to the intake's path to name its other two sockets."""
+
+
+class CannotStart(Exception):
+    """The cluster cannot be started; the text says why, and the way out."""
+
+
+# --- the folder ------------------------------------------------------------------------------------
+
+
+def folder_path() -> Path:
+    """Return this user's runtime folder: ``$XDG_RUNTIME_DIR/reqpool``, else ``/tmp/reqpool-<uid>``.
+
+    Nothing is created. A variable that names no folder (after ``su``, say) counts as unset.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if base and os.path.isdir(base):
+        return Path(base) / "reqpool"
+    return Path(f"/tmp/reqpool-{os.getuid()}")
+
+
+def default_url() -> str:
+    """Return the intake URL of this user's cluster when nobody named another."""
+    return f"ipc://{folder_path() / SOCKET_NAME}"
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` with mode 0700, or check that it is ours and closed to others.
+
+    Raises:
+        CannotStart: if it belongs to somebody else, others may enter it, or it is no folder.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        about = folder.lstat()
+    except OSError as error:
+        raise CannotStart(f"cannot make the runtime folder {folder}: {error.strerror}") from error
+    if not stat.S_ISDIR(about.st_mode):
+        raise CannotStart(f"{folder} is not a folder; remove it, or set XDG_RUNTIME_DIR")
+    if about.st_uid != os.geteuid():
+        raise CannotStart(
+            f"{folder} belongs to user id {about.st_uid}; set XDG_RUNTIME_DIR to a folder of yours"
+        )
+    if about.st_mode & 0o077:
+        mode = stat.S_IMODE(about.st_mode)
+        raise CannotStart(f"{folder} is open to others (mode {mode:04o}); chmod 700 it")
+
+
+def make_embedded_folder() -> Path:
+    """Make a folder of its own for an embedded cluster, below the runtime folder.
+
+    Folders left behind by embedded clusters that were killed are removed on the way.
+    """
+    parent = folder_path()
+    make_folder(parent)
+    for left in parent.glob("embedded-*"):
+        lock = left / f"{SOCKET_NAME}.lock"
+        if lock.exists() and not is_held(lock):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="embedded-", dir=parent))
+
+
+# --- addresses -------------------------------------------------------------------------------------
+
+
+def check_bind(url: str) -> str:
+    """Check an intake URL somebody wants to bind and return it in its plain form.
+
+    Raises:
+        CannotStart: if it is no ipc or tcp URL, the path is too long, or it reaches beyond loopback.
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme == "ipc" and separator and rest:
+        if rest.startswith("@"):
+            raise CannotStart(f"{url}: abstract sockets are open to every user; give a path")
+        path = os.path.abspath(rest)
+        if len(os.fsencode(path)) + SOCKET_SUFFIX_BYTES > MAX_SOCKET_PATH_BYTES:
+            raise CannotStart(
+                f"{url}: a socket's path has room for {MAX_SOCKET_PATH_BYTES} bytes; give a shorter one"
+            )
+        return f"ipc://{path}"
+    if scheme == "tcp" and separator:
+        host, port = split_tcp(url)
+        return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    raise CannotStart(f"{url!r} is no address to bind; give tcp://127.0.0.1:PORT or ipc:///PATH")
+
+
+def split_tcp(url: str) -> tuple[str, int]:
+    """Return host and port of a tcp URL that stays on this machine; port 0 means any free one.
+
+    Raises:
+        CannotStart: if it does not, or is malformed.
+    """
+    host, separator, port = url.removeprefix("tcp://").rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if host == "localhost":
+        host = "127.0.0.1"
+    if (
+        not separator
+        or not host
+        or not (port == "*" or port.isdecimal())
+        or (port != "*" and int(port) > 65535)
+    ):
+        raise CannotStart(f"{url!r} is no address to bind; give tcp://127.0.0.1:PORT")
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise CannotStart(
+            f"{url}: {host} reaches beyond this machine, and there is no authentication yet: "
+            "anybody who reaches the port could use the pool. Bind tcp://127.0.0.1:PORT or ipc:///PATH"
+        )
+    return host, 0 if port == "*" else int(port)
+
+
+def ipc_path(url: str) -> Path | None:
+    """Return the path of an ipc URL, None for others."""
+    return Path(url.removeprefix("ipc://")) if url.startswith("ipc://") else None
+
+
+def check_free(url: str) -> None:
+    """Check that nobody listens at `url`, and remove the socket file of somebody who no longer does.
+
+    Raises:
+        CannotStart: if somebody listens, or something that is no socket is in the way.
+    """
+    path = ipc_path(url)
+    if path is None:
+        host, port = split_tcp(url)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as libzmq does
+            try:
+                probe.bind((host, port))
+                probe.listen(1)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise CannotStart(f"{url}: the port is in use by another program") from error
+                raise CannotStart(f"{url}: {error.strerror}") from error
+        return
+    listener = listening_pid(path)
+    if listener is not None:
+        raise CannotStart(f"already running at {url} (pid {listener})")
+    path.unlink(missing_ok=True)
+
+
+def listening_pid(path: Path) -> int | None:
+    """Return the pid of the process that listens on a Unix socket, None if nobody does.
+
+    Raises:
+        CannotStart: if `path` is something else than a socket, or may not be connected to.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise CannotStart(f"{path} is in the way and is no socket; remove it or bind elsewhere")
+            probe.setblocking(False)
+            probe.connect(os.fspath(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except BlockingIOError:  # its backlog is full: somebody is there
+            return 0
+        except OSError as error:
+            raise CannotStart(f"{path}: {error.strerror}") from error
+        # SO_PEERCRED of a stream socket is the process that called listen(2): pid, uid, gid (unix(7)).
+        return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
+
+
+# --- the lock --------------------------------------------------------------------------------------
+
+
+def lock_path(url: str) -> Path:
+    """Return the lock file of the cluster whose intake is `url`; for tcp it is in the runtime folder."""
+    path = ipc_path(url)
+    if path is not None:
+        return path.with_name(path.name + ".lock")
+    return folder_path() / (url.replace("://", "-").replace(":", "-") + ".lock")
+
+
+def is_held(path: Path) -> bool:
+    """Is a process holding the lock file `path`?"""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def read_lock(url: str) -> dict[str, Any] | None:
+    """Return what the supervisor of a running cluster on this machine wrote into its lock.
+
+    Returns:
+        ``pid`` of the supervisor and the number of ``workers`` it keeps; None if no supervisor of this
+        user holds the lock.
+    """
+    path = lock_path(url)
+    try:
+        if not is_held(path):
+            return None
+        about = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return about if isinstance(about, dict) else None
+
+
+class Lock:
+    """Held by the supervisor of one URL for as long as its process lives.
+
+    Args:
+        url: the intake, as :func:`check_bind` gave it.
+        about: what :func:`read_lock` is to return.
+
+    Raises:
+        CannotStart: if another supervisor holds it.
+    """
+
+    def __init__(self, url: str, about: dict[str, Any]) -> None:
+        path = lock_path(url)
+        try:
+            if ipc_path(url) is None:
+                make_folder(path.parent)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise CannotStart(f"cannot write {path}: {error.strerror}") from error
+        self._file = os.fdopen(fd, "r+")
+        for attempt in range(5):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                # is_held() holds it for an instant, too: a `status` must not keep a cluster from starting.
+                if attempt == 4:
+                    self._file.close()
+                    holder = read_lock(url) or {}
+                    pid = holder.get("pid", "unknown")
+                    raise CannotStart(f"already running at {url} (pid {pid})") from error
+                time.sleep(0.02)
+        self._file.truncate()
+        json.dump(about, self._file)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Let go of it; the file stays, empty."""
+        self._file.truncate(0)
+        self._file.close()

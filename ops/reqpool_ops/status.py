@@ -1,0 +1,209 @@
+"""``reqpool status``: ask the broker how it is, and show the answer as a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import zmq
+from reqpool import wire
+from reqpool.errors import BrokerUnavailable, ProtocolError
+
+ANSWER_WITHIN_S = 1.5
+"""A broker that does not answer within this span is not well; `status` ends within 2 s in all."""
+
+
+class StatusClient:
+    """Asks one broker for its report. Belongs to one thread.
+
+    Args:
+        url: the broker's intake.
+        context: whose sockets to use.
+    """
+
+    def __init__(self, url: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.linger = 0
+        self.socket.maxmsgsize = wire.MAX_MESSAGE_BYTES
+        # A broker that starts in a moment is found in a moment; libzmq's own first try is after 100 ms.
+        self.socket.reconnect_ivl = 50
+        self.socket.connect(url)
+
+    def ask(self) -> None:
+        """Send the question; an answer may come some day."""
+        self.socket.send(wire.encode(wire.Verb.STATUS, {}), zmq.DONTWAIT)
+
+    def answer(self) -> dict[str, Any] | None:
+        """Return the newest report that has come, None if none has. Never blocks.
+
+        Raises:
+            ProtocolError: if what came is no answer of a broker.
+        """
+        report = None
+        while True:
+            try:
+                frames = self.socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return report
+            verb, values = wire.decode(frames[0], wire.BROKER_TO_CLIENT)
+            if verb is wire.Verb.STATUS:
+                report = values[0]
+
+    def close(self) -> None:
+        """Close the socket; what was not sent is dropped."""
+        self.socket.close(0)
+
+
+def fetch(url: str, timeout_s: float = ANSWER_WITHIN_S) -> dict[str, Any]:
+    """Return the report of the broker at `url`.
+
+    Args:
+        url: its intake.
+        timeout_s: seconds to wait for the answer.
+
+    Raises:
+        BrokerUnavailable: if none came in time, the URL is none, or what came is not a broker's.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    with zmq.Context() as context:
+        try:
+            client = StatusClient(url, context)
+        except zmq.ZMQError as error:
+            raise BrokerUnavailable(f"{url!r} is no URL of a broker: {error}") from error
+        try:
+            client.ask()
+            while (left_s := deadline_s - time.monotonic()) > 0:
+                client.socket.poll(int(left_s * 1000) + 1)
+                report = client.answer()
+                if report is not None:
+                    return report
+        except ProtocolError as error:
+            raise BrokerUnavailable(f"what answers at {url} is no broker: {error}") from error
+        finally:
+            client.close()
+    raise BrokerUnavailable(f"no broker answers at {url}")
+
+
+# --- the tables ------------------------------------------------------------------------------------
+
+
+def render(report: Mapping[str, Any], ailments: Sequence[str], supervisor: Mapping[str, Any] | None) -> str:
+    """Return the report as people read it.
+
+    Args:
+        report: as :func:`fetch` returned it.
+        ailments: what :func:`reqpool_ops.health.judge` made of it.
+        supervisor: the psutil sample of the supervisor with its ``pid``, if it runs here.
+    """
+    parts = ["The pool is well." if not ailments else "Not well: " + "; ".join(ailments) + "."]
+    rates, counters = report.get("rates") or {}, report.get("counters") or {}
+    submitted, done = rates.get("submitted_per_s", 0.0), rates.get("done_per_s", 0.0)
+    parts.append(
+        f"up {span(report.get('uptime_s'))}, epoch {report.get('epoch')}, "
+        f"{submitted:,.0f} requests/s in, {done:,.0f} results/s out"
+    )
+    parts.append("  ".join(f"{name} {value}" for name, value in flat(counters)))
+    parts.append(table(PROCESS_HEAD, processes(report, supervisor)))
+    origins = [
+        (
+            name,
+            *(about.get(key, 0) for key in ("queued", "in_flight", "limit")),
+            *connections(about.get("connections")),
+            *(about.get(key, 0) for key in ("owners", "done", "failed")),
+        )
+        for name, about in sorted((report.get("origins") or {}).items())
+    ]
+    parts.append(table(ORIGIN_HEAD, origins))
+    sessions = [
+        (
+            session.get("name"), session.get("pid"), session.get("pending"),
+            session.get("queued"), session.get("unacked"), span(session.get("age_s")),
+        )
+        for session in report.get("sessions") or ()
+    ]  # fmt: skip
+    parts.append(table(SESSION_HEAD, sessions))
+    return "\n\n".join(part for part in parts if part)
+
+
+PROCESS_HEAD = (
+    "process", "pid", "state", "CPU %", "RSS MB", "fds", "threads", "lag ms", "busy %", "in flight", "silent s",
+)  # fmt: skip
+ORIGIN_HEAD = ("origin", "queued", "in flight", "limit", "granted", "held", "owners", "done", "failed")
+SESSION_HEAD = ("session", "pid", "pending", "queued", "unacked", "age")
+
+
+def processes(report: Mapping[str, Any], supervisor: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
+    """Return the rows of the process table: supervisor, broker, workers."""
+    rows = []
+    if supervisor is not None:
+        rows.append(("supervisor", supervisor.get("pid"), "live", *figures(supervisor), "", ""))
+    broker = report.get("broker") or {}
+    rows.append(("broker", broker.get("pid", ""), "live", *figures(broker), "", ""))
+    for worker in sorted(report.get("workers") or (), key=lambda worker: str(worker.get("name"))):
+        figures_now = figures(worker.get("sample") or {})
+        silent_s = decimal(worker.get("since_heartbeat_s"))
+        rows.append(
+            (
+                *(worker.get(key) for key in ("name", "pid", "state")),
+                *figures_now,
+                worker.get("in_flight"),
+                silent_s,
+            )
+        )
+    return rows
+
+
+def figures(sample: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return one process's sample as cells; what is not known stays empty."""
+    rss_bytes, busy = sample.get("rss_bytes"), sample.get("busy")
+    return (
+        decimal(sample.get("cpu_percent")),
+        decimal(None if rss_bytes is None else rss_bytes / 1e6),
+        str(sample.get("fds", "")),
+        str(sample.get("threads", "")),
+        decimal(sample.get("loop_lag_ms")),
+        decimal(None if busy is None else busy * 100),
+    )
+
+
+def connections(about: Any) -> tuple[Any, Any]:
+    """Return granted and held connections of an origin; connectionless kinds have none."""
+    return (about.get("granted", 0), about.get("held", 0)) if isinstance(about, Mapping) else ("", "")
+
+
+def flat(counters: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield counters with those of nested maps named ``outer.inner``."""
+    for name, value in counters.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def decimal(value: float | None) -> str:
+    """Return a figure with one decimal, empty if unknown."""
+    return "" if value is None else f"{value:.1f}"
+
+
+def span(seconds: float | None) -> str:
+    """Return a span as people say it: ``45 s``, ``3 min``, ``2.5 h``."""
+    if seconds is None:
+        return "?"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return aligned columns, the first to the left, others to the right; empty without rows."""
+    if not rows:
+        return ""
+    cells = [list(head)] + [["" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    lines = []
+    for row in cells:
+        first = row[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([first, *rest]).rstrip())
+    return "\n".join(lines)
