@@ -327,6 +327,29 @@ _lease_group = record(
 _failed = record(Failed, identity, seqs, uint, boolean, blob)
 _session_seqs = record(lambda session, numbers: (session, numbers), identity, seqs)
 
+_kinds = array(record(KindInfo, text, boolean, uint, uint))
+_held = array(record(lambda session, numbers: (session, set(numbers)), identity, seqs))
+_slots = array(record(lambda name, count: (name, count), origin, uint))
+
+
+def kinds(value: Any) -> dict[str, KindInfo]:
+    """Check ``kinds`` of a worker's HELLO."""
+    return {kind.name: kind for kind in _kinds(value)}
+
+
+def held(value: Any) -> dict[bytes, set[int]]:
+    """Check ``held`` of a worker's HELLO: session id to seqs."""
+    by_session: dict[bytes, set[int]] = {}
+    for session, numbers in _held(value):
+        by_session.setdefault(session, set()).update(numbers)
+    return by_session
+
+
+def slots(value: Any) -> dict[str, int]:
+    """Check ``slots`` of a worker's HELLO: origin to open connections."""
+    return dict(_slots(value))
+
+
 # --- schemas: one literal table per direction ----------------------------------------------------
 
 Schema = Mapping[Verb, tuple[tuple[str, Check], ...]]
@@ -368,6 +391,7 @@ WORKER_TO_BROKER: Schema = {
     Verb.RETRY: (("epoch", uint), ("seen", uint), ("groups", array(_failed))),
     Verb.GRANTED: (("epoch", uint), ("seen", uint), ("origin", origin), ("grant", uint), ("held", uint)),
     Verb.UNPIN: (("epoch", uint), ("seen", uint), ("session", identity), ("pin", uint)),
+    Verb.DRAIN: (("epoch", uint), ("seen", uint)),
     Verb.GOODBYE: (("epoch", uint), ("seen", uint)),
     Verb.DEAD: (("worker", identity),),
 }

@@ -1,0 +1,36 @@
+"""``python -m reqpool_broker``: one broker process, usually started by the supervisor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+
+from reqpool.errors import UsageError
+
+from . import server
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="reqpool_broker", description="Run one reqpool broker.")
+    parser.add_argument("--bind", required=True, metavar="URL", help="intake socket, tcp:// or ipc://")
+    parser.add_argument("--results", metavar="URL", help="results socket (default: beside the intake)")
+    parser.add_argument("--workers-url", metavar="URL", help="workers socket (default: beside the intake)")
+    parser.add_argument("--advertise", metavar="URL", help="results URL told to clients")
+    parser.add_argument("--parent-pid", type=int, metavar="PID", help="stop when this process is gone")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s broker %(levelname)s %(message)s")
+    try:
+        served = server.Server(arguments.bind, arguments.results, arguments.workers_url, arguments.advertise)
+    except UsageError as error:
+        print(f"reqpool broker: {error}", file=sys.stderr)
+        return 2
+    ready = {**served.urls, "pid": os.getpid(), "epoch": served.broker.epoch}
+    print(json.dumps(ready), flush=True)
+    return server.run(served, arguments.parent_pid)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

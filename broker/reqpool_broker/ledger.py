@@ -1,0 +1,559 @@
+"""The ledger: every request's way from a queue through leases to its end. No I/O, no clock.
+
+The only place that moves requests: ``enqueue`` -> ``lease`` -> ``finish``, ``requeue`` or ``fail``. A request
+is open while its seq is in ``Session.open``; taking it out of there is what ends it, so it ends once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from reqpool import wire
+from reqpool.errors import Code
+from reqpool.wire import MAX_BATCH_BYTES, MAX_BATCH_REQUESTS, Verb
+
+from . import scheduler
+from .origin import SUSPECT_SPAN_S, Origin
+from .outbox import Outbox
+from .requests import Group, Lease, Terms
+from .session import Session
+from .worker import Grant, Worker
+
+MAX_ATTEMPTS = 3
+"""Leases an idempotent request may have behind it when a worker or a connection dies under it."""
+LEASE_GRACE_S = 0.1
+"""How long past a deadline a worker may still report it; the client waits twice as long."""
+GRANT_IDLE_S = 10.0
+"""How long an unused grant stands before its connections are asked back."""
+ORIGIN_IDLE_S = 300.0
+"""How long an unused origin's counters are kept."""
+
+
+class Ledger:
+    """Requests, origins and the workers' leases and grants.
+
+    Attributes:
+        epoch: this broker's life.
+        outbox: where messages go.
+        workers: by id.
+        origins: by name.
+        membership: changes whenever a worker comes, goes or changes its state.
+    """
+
+    def __init__(self, epoch: int, outbox: Outbox) -> None:
+        self.epoch = epoch
+        self.outbox = outbox
+        self.workers: dict[bytes, Worker] = {}
+        self.origins: dict[str, Origin] = {}
+        self.membership = 0
+        self.submitted = 0
+        self.done = 0
+        self.failed: dict[str, int] = {}
+        self.requeued = 0
+        self._ready: dict[Origin, None] = {}
+        self._leases: dict[Worker, list[wire.LeaseGroup]] = {}
+        self._cancels: dict[Worker, dict[bytes, list[int]]] = {}
+        self._next_lease_due_s = float("inf")
+
+    def change_membership(self) -> None:
+        """A worker came, went or changed its state: owners are to be worked out anew."""
+        self.membership += 1
+        self.wake()
+
+    def wake(self) -> None:
+        """Look at every queue at the next :meth:`lease`."""
+        self._ready.update((origin, None) for origin in self.origins.values() if origin.queue.waiting)
+
+    # --- results and verdicts ---------------------------------------------------------------------
+
+    def publish(
+        self,
+        session: Session,
+        blob: bytes,
+        seqs: tuple[int, ...],
+        worker: Worker | None = None,
+    ) -> None:
+        """Number a result batch, keep it, and send it if the session listens."""
+        if session.ended:
+            return
+        number = worker.part_published() if worker is not None else 0
+        batch = session.keep(blob, seqs, worker, number)
+        if session.subscribed:
+            self.outbox.results.append(session.frames(batch, self.epoch))
+
+    def fail(
+        self,
+        session: Session,
+        seqs: Iterable[int],
+        code: Code,
+        text: str,
+        *,
+        origin: str | None = None,
+        phase: str | None = None,
+        attempts: int = 0,
+        sent: bool | None = None,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        """Publish one verdict for requests that are no longer open."""
+        data = wire.encode_error(
+            text, origin=origin, phase=phase, attempts=attempts, sent=sent, retry_after_ms=retry_after_ms
+        )
+        self.conclude(session, seqs, code, data)
+
+    def conclude(self, session: Session, seqs: Iterable[int], code: int, data: bytes) -> None:
+        """Publish one encoded verdict for requests that are no longer open."""
+        numbers = tuple(seqs)
+        if not numbers:
+            return
+        name = Code(code).name.lower() if code in Code._value2member_map_ else str(code)
+        self.failed[name] = self.failed.get(name, 0) + len(numbers)
+        session.done += len(numbers)
+        flat: list[object] = []
+        for seq in numbers:
+            flat += (seq, code, data)
+        self.publish(session, wire.encode_blob(flat), numbers)
+
+    # --- queueing ---------------------------------------------------------------------------------
+
+    def enqueue(self, group: Group, now_s: float, *, front: bool = False) -> None:
+        """Let a group wait for its next upstream, and mark its requests as waiting there."""
+        terms = group.terms
+        live = [worker for worker in self.workers.values() if worker.state == "live"]
+        if live and not any(terms.kind in worker.kinds for worker in live):
+            open_ = terms.session.open
+            for seq in group.seqs:
+                open_.pop(seq, None)
+            served = ", ".join(sorted({kind for worker in live for kind in worker.kinds}))
+            text = f"no worker serves kind {terms.kind!r}; served: {served}"
+            self.fail(terms.session, group.seqs, Code.USAGE, text, sent=False)
+            return
+        origin = self._next_origin(terms, group.tried, now_s)
+        origin.queue.push(group, front=front)
+        terms.session.open.update(dict.fromkeys(group.seqs, group))
+        self._ready[origin] = None
+
+    def _next_origin(self, terms: Terms, tried: int, now_s: float) -> Origin:
+        names = terms.origins
+        first = self.origin(names[tried % len(names)], terms.kind, now_s)
+        if first.suspect_until_s > now_s and tried == 0:
+            for name in names[1:]:
+                other = self.origin(name, terms.kind, now_s)
+                if other.suspect_until_s <= now_s:
+                    return other
+        return first
+
+    def origin(self, name: str, kind: str, now_s: float) -> Origin:
+        origin = self.origins.get(name)
+        if origin is None:
+            origin = self.origins[name] = Origin(name, kind, now_s)
+        return origin
+
+    # --- leasing ----------------------------------------------------------------------------------
+
+    def lease(self, now_s: float) -> None:
+        """Hand out what may be handed out; called once per turn, however many messages came."""
+        for origin in list(self._ready):
+            del self._ready[origin]
+            if origin.queue.waiting:
+                self._lease_origin(origin, now_s)
+        outbox = self.outbox.workers
+        for worker, groups in self._leases.items():
+            if worker.route is not None:
+                for batch in _batches(groups):
+                    head = wire.encode(Verb.LEASE, self.epoch, worker.heartbeat_seen, batch)
+                    outbox.append([worker.route, head])
+        self._leases.clear()
+        for worker, by_session in self._cancels.items():
+            if worker.route is not None:
+                cancelled = list(by_session.items())
+                head = wire.encode(Verb.CANCEL, self.epoch, worker.heartbeat_seen, cancelled)
+                outbox.append([worker.route, head])
+        self._cancels.clear()
+
+    def _lease_origin(self, origin: Origin, now_s: float) -> None:
+        owners = origin.owners(self.workers, self.membership)
+        if not owners:
+            return
+        kind = owners[0].kinds[origin.kind]
+        origin.limit = kind.limit
+        origin.last_used_s = now_s
+        if kind.connections:
+            self._grant(origin, owners, kind)
+        queue = origin.queue
+        while queue.waiting:
+            worker = scheduler.least_loaded(owners, origin.by_worker)
+            if kind.connections:
+                # Twice what its connections take: without a prefetch each would idle for the broker's
+                # round trip between two requests.
+                grant = worker.grants.get(origin.name)
+                room = (grant.slots if grant else 0) * kind.depth * 2 - origin.by_worker.get(worker, 0)
+            else:
+                room = kind.limit - origin.in_flight
+            if room <= 0:
+                return
+            taken = queue.take(min(room, MAX_BATCH_REQUESTS))
+            if taken is None:
+                return
+            self._hand(origin, worker, *taken, now_s)
+
+    def _hand(
+        self,
+        origin: Origin,
+        worker: Worker,
+        group: Group,
+        seqs: tuple[int, ...],
+        payloads: tuple[bytes, ...],
+        now_s: float,
+    ) -> None:
+        terms = group.terms
+        requests = dict(zip(seqs, payloads, strict=True))
+        lease = Lease(terms, origin, worker, requests, group.attempts + 1, group.tried + 1)
+        terms.session.open.update(dict.fromkeys(seqs, lease))
+        worker.leases[lease] = None
+        origin.leased(worker, len(seqs))
+        span_s = max(0.001, terms.deadline_s - now_s)
+        untried = len(terms.origins) - group.tried
+        if untried > 1:
+            span_s /= untried
+        self._next_lease_due_s = min(self._next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
+        self._leases.setdefault(worker, []).append(
+            wire.LeaseGroup(
+                terms.session.id,
+                terms.kind,
+                origin.name,
+                max(1, round(span_s * 1000)),
+                terms.flags,
+                lease.attempt,
+                None,
+                terms.trace,
+                seqs,
+                payloads,
+            )
+        )
+
+    # --- grants -----------------------------------------------------------------------------------
+
+    def _grant(self, origin: Origin, owners: list[Worker], kind: wire.KindInfo) -> None:
+        reserved = {
+            worker: grant.reserved
+            for worker in self.workers.values()
+            if (grant := worker.grants.get(origin.name)) is not None
+        }
+        wanted = -(-(origin.queue.waiting + origin.in_flight) // kind.depth)
+        for worker, level in scheduler.slots(kind.limit, wanted, owners, reserved).items():
+            self._set_grant(worker, origin.name, level)
+
+    def _set_grant(self, worker: Worker, origin: str, level: int) -> None:
+        grant = worker.grants.get(origin)
+        if worker.route is None or (grant.slots if grant else 0) == level:
+            return
+        if grant is None:
+            grant = worker.grants[origin] = Grant()
+        grant.number += 1
+        grant.slots = level
+        grant.reserved = max(grant.reserved, level)
+        head = wire.encode(Verb.GRANT, self.epoch, worker.heartbeat_seen, origin, grant.number, level)
+        self.outbox.workers.append([worker.route, head])
+
+    def granted(self, worker: Worker, origin: str, number: int, held: int) -> None:
+        """Note a worker's confirmation: at most ``held`` connections are open under grant ``number``."""
+        grant = worker.grants.get(origin)
+        if grant is None or number != grant.number or held > grant.slots:
+            return
+        grant.reserved = grant.slots
+        if not grant.slots:
+            del worker.grants[origin]
+        if origin in self.origins:
+            self._ready[self.origins[origin]] = None
+
+    def hold_slots(self, worker: Worker, held: dict[str, int]) -> None:
+        """After a worker's HELLO: exactly the connections it names are open; no earlier grant stands."""
+        worker.grants.clear()
+        for origin, count in held.items():
+            grant = worker.grants[origin] = Grant()
+            grant.slots = grant.reserved = count
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    def finish(self, worker: Worker, session: Session, seqs: tuple[int, ...]) -> int:
+        """End requests whose results ``worker`` sent; returns how many were still open."""
+        pop = session.open.pop
+        last: Lease | None = None
+        count = fresh = 0
+        for seq in seqs:
+            place = pop(seq, None)
+            if place is last and last is not None:
+                del last.requests[seq]
+                count += 1
+                continue
+            if last is not None:
+                self._release(last, count, worker)
+                fresh += count
+                last, count = None, 0
+            if isinstance(place, Lease):
+                last, count = place, 1
+                del place.requests[seq]
+                if place.worker is not worker:
+                    self.cancel_at(place.worker, session.id, seq)
+            elif place is not None:
+                # It waits to run again, and the worker we gave up on has answered after all.
+                _drop_waiting(place)
+                fresh += 1
+        if last is not None:
+            self._release(last, count, worker)
+            fresh += count
+        session.done += fresh
+        self.done += fresh
+        return fresh
+
+    def _release(self, lease: Lease, count: int, by: Worker | None = None) -> None:
+        """Take ``count`` requests, already out of ``lease.requests``, off the books."""
+        origin = lease.origin
+        if origin is not None:
+            origin.ended(lease.worker, count)
+            if by is not None:
+                origin.done += count
+            if origin.queue.waiting:
+                self._ready[origin] = None
+        if not lease.requests:
+            del lease.worker.leases[lease]
+
+    def drop(self, session: Session, seqs: Iterable[int]) -> None:
+        """Forget requests whose outcome nobody waits for, wherever they are."""
+        for seq in seqs:
+            place = session.open.pop(seq, None)
+            if isinstance(place, Lease):
+                del place.requests[seq]
+                self.cancel_at(place.worker, session.id, seq)
+                self._release(place, 1)
+            elif place is not None:
+                _drop_waiting(place)
+
+    def cancel_at(self, worker: Worker, session_id: bytes, seq: int) -> None:
+        self._cancels.setdefault(worker, {}).setdefault(session_id, []).append(seq)
+
+    def forget(self, session: Session) -> list[int]:
+        """Drop what a session has waiting; returns those seqs. What runs goes on."""
+        dropped: list[int] = []
+        for origin in self.origins.values():
+            for group in origin.queue.forget(session):
+                for seq in group.waiting():
+                    del session.open[seq]
+                    dropped.append(seq)
+        return dropped
+
+    # --- attempts without an outcome --------------------------------------------------------------
+
+    def retry(self, worker: Worker, session: Session, failed: wire.Failed, now_s: float) -> None:
+        """An attempt failed: lease it again where that makes sense, else make the error final."""
+        for lease, pairs in _pull(worker, session, failed.seqs).items():
+            self._release(lease, len(pairs))
+            if lease.origin is not None:
+                lease.origin.failed += len(pairs)
+            if self._may_rerun(lease, failed, now_s):
+                self._requeue(lease, pairs, now_s, tried=lease.tried, lost=True)
+            else:
+                seqs = tuple(seq for seq, _ in pairs)
+                for seq in seqs:
+                    del session.open[seq]
+                self.conclude(session, seqs, failed.code, failed.details)
+
+    def _may_rerun(self, lease: Lease, failed: wire.Failed, now_s: float) -> bool:
+        terms = lease.terms
+        if terms.deadline_s <= now_s or (failed.sent and not terms.idempotent):
+            return False
+        if lease.tried < len(terms.origins):
+            if lease.origin is not None:
+                lease.origin.suspect_until_s = now_s + SUSPECT_SPAN_S
+            return True
+        return failed.code == Code.CONNECTION_LOST and lease.attempt < MAX_ATTEMPTS
+
+    def _requeue(
+        self, lease: Lease, pairs: list[tuple[int, bytes]], now_s: float, *, tried: int, lost: bool
+    ) -> None:
+        seqs, payloads = zip(*pairs, strict=True)
+        attempts = lease.attempt if lost else lease.attempt - 1
+        self.requeued += len(seqs)
+        self.enqueue(Group(lease.terms, seqs, payloads, attempts, tried), now_s, front=True)
+
+    def hand_back(self, worker: Worker, session: Session, seqs: Iterable[int], now_s: float) -> None:
+        """Requests that never reached the upstream run elsewhere, whatever their kind."""
+        for lease, pairs in _pull(worker, session, seqs).items():
+            self._release(lease, len(pairs))
+            if lease.origin is None:
+                for seq, _ in pairs:
+                    del session.open[seq]
+                continue
+            self._requeue(lease, pairs, now_s, tried=lease.tried - 1, lost=False)
+
+    def abandon(self, worker: Worker, now_s: float, *, dead: bool) -> None:
+        """A worker fell silent or died: its idempotent requests run elsewhere.
+
+        Args:
+            worker: whose state has been changed already.
+            now_s: now.
+            dead: certain death: what must not be repeated ends with OUTCOME_UNKNOWN, slots are free.
+        """
+        for lease in list(worker.leases):
+            session, pairs = lease.terms.session, list(lease.requests.items())
+            if lease.origin is None:
+                if dead:
+                    # Known only by the worker's report, so the client still has to say what it was.
+                    for seq, _ in pairs:
+                        del session.open[seq]
+                    lease.requests.clear()
+                    self._release(lease, len(pairs))
+            elif lease.terms.idempotent:
+                lease.requests.clear()
+                self._release(lease, len(pairs))
+                if lease.attempt < MAX_ATTEMPTS:
+                    self._requeue(lease, pairs, now_s, tried=lease.tried - 1, lost=True)
+                else:
+                    text = f"{lease.attempt} workers were lost while they held it"
+                    self._end(lease, pairs, Code.WORKER_LOST, text)
+            elif dead:
+                lease.requests.clear()
+                self._release(lease, len(pairs))
+                text = "the worker that held it died; it may or may not have run"
+                self._end(lease, pairs, Code.OUTCOME_UNKNOWN, text)
+        if dead:
+            worker.grants.clear()
+        self.wake()
+
+    def adopt(self, worker: Worker, terms: Terms, requests: dict[int, bytes]) -> None:
+        """Book a lease that an earlier life of the broker gave; without a kind nobody has claimed it yet."""
+        now_s = terms.session.last_heard_s
+        origin = self.origin(terms.origins[0], terms.kind, now_s) if terms.origins else None
+        lease = Lease(terms, origin, worker, requests, 1, 1)
+        terms.session.open.update(dict.fromkeys(requests, lease))
+        worker.leases[lease] = None
+        if origin is not None:
+            origin.leased(worker, len(requests))
+        self._next_lease_due_s = min(self._next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
+
+    def reconcile(self, worker: Worker, held: dict[bytes, set[int]], now_s: float) -> None:
+        """After a worker's HELLO: what it was leased and does not hold never arrived, and runs again."""
+        for lease in list(worker.leases):
+            session = lease.terms.session
+            missing = lease.requests.keys() - held.get(session.id, set())
+            if missing:
+                self.hand_back(worker, session, missing, now_s)
+
+    def _end(self, lease: Lease, pairs: list[tuple[int, bytes]], code: Code, text: str) -> None:
+        session = lease.terms.session
+        for seq, _ in pairs:
+            del session.open[seq]
+        name = lease.origin.name if lease.origin else None
+        self.fail(session, (seq for seq, _ in pairs), code, text, origin=name, attempts=lease.attempt)
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def expire(self, now_s: float) -> None:
+        """End what is past its deadline: the broker's one place for it."""
+        for origin in self.origins.values():
+            if origin.queue.next_due_s <= now_s:
+                for group in origin.queue.expire(now_s):
+                    self._expire_group(origin, group)
+        if self._next_lease_due_s <= now_s:
+            self._expire_leases(now_s)
+
+    def _expire_group(self, origin: Origin, group: Group) -> None:
+        session = group.terms.session
+        seqs = group.waiting()
+        for seq in seqs:
+            del session.open[seq]
+        self.fail(
+            session,
+            seqs,
+            Code.TIMEOUT,
+            "its time was up before a worker could take it",
+            origin=origin.name,
+            phase="queue",
+            attempts=group.attempts,
+            sent=None if group.attempts else False,
+        )
+
+    def _expire_leases(self, now_s: float) -> None:
+        next_due_s = float("inf")
+        for worker in self.workers.values():
+            for lease in list(worker.leases):
+                due_s = lease.terms.deadline_s + LEASE_GRACE_S
+                if due_s > now_s:
+                    next_due_s = min(next_due_s, due_s)
+                    continue
+                pairs = list(lease.requests.items())
+                lease.requests.clear()
+                self._release(lease, len(pairs))
+                for seq, _ in pairs:
+                    self.cancel_at(worker, lease.terms.session.id, seq)
+                if lease.origin is None:
+                    for seq, _ in pairs:
+                        del lease.terms.session.open[seq]
+                elif worker.state == "suspect":
+                    text = "the worker that holds it is silent; it may or may not have run"
+                    self._end(lease, pairs, Code.OUTCOME_UNKNOWN, text)
+                else:
+                    self._end(lease, pairs, Code.TIMEOUT, "its worker gave no answer in time")
+        self._next_lease_due_s = next_due_s
+
+    def adapt(self, now_s: float) -> None:
+        """Once a second: owners follow the load, idle grants are asked back, idle origins forgotten."""
+        for origin in list(self.origins.values()):
+            if not origin.idle:
+                origin.last_used_s = now_s
+                owners = origin.owners(self.workers, self.membership)
+                able = sum(w.state == "live" and origin.kind in w.kinds for w in self.workers.values())
+                origin.adapt(able, owners)
+                self._ready[origin] = None
+                continue
+            holders = [worker for worker in self.workers.values() if origin.name in worker.grants]
+            if now_s - origin.last_used_s > GRANT_IDLE_S:
+                for worker in holders:
+                    self._set_grant(worker, origin.name, 0)
+            if now_s - origin.last_used_s > ORIGIN_IDLE_S and not holders:
+                del self.origins[origin.name]
+
+    def report_origin(self, origin: Origin) -> dict[str, object]:
+        """One origin for the status report."""
+        grants = [w.grants[origin.name] for w in self.workers.values() if origin.name in w.grants]
+        return {
+            "kind": origin.kind,
+            "queued": origin.queue.waiting,
+            "in_flight": origin.in_flight,
+            "limit": origin.limit,
+            "granted": sum(grant.slots for grant in grants),
+            "reserved": sum(grant.reserved for grant in grants),
+            "owners": origin.owner_count,
+            "done": origin.done,
+            "failed": origin.failed,
+        }
+
+
+def _drop_waiting(group: Group) -> None:
+    if group.queue is not None:
+        group.queue.drop(group)
+
+
+def _pull(worker: Worker, session: Session, seqs: Iterable[int]) -> dict[Lease, list[tuple[int, bytes]]]:
+    """Take requests out of the leases that ``worker`` holds; those it does not hold are passed over."""
+    by_lease: dict[Lease, list[tuple[int, bytes]]] = {}
+    for seq in dict.fromkeys(seqs):
+        lease = session.open.get(seq)
+        if isinstance(lease, Lease) and lease.worker is worker:
+            by_lease.setdefault(lease, []).append((seq, lease.requests.pop(seq)))
+    return by_lease
+
+
+def _batches(groups: list[wire.LeaseGroup]) -> Iterable[list[wire.LeaseGroup]]:
+    """Split lease groups into messages of about MAX_BATCH_BYTES."""
+    batch: list[wire.LeaseGroup] = []
+    size_bytes = 0
+    for group in groups:
+        group_bytes = sum(map(len, group.payloads))
+        if batch and size_bytes + group_bytes > MAX_BATCH_BYTES:
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(group)
+        size_bytes += group_bytes
+    if batch:
+        yield batch

@@ -1,0 +1,126 @@
+"""The queue of one origin: strict between priorities, fair between sessions, first come first served in one.
+
+No I/O, no clock. What a session has waiting is a deque of :class:`~.requests.Group`; sessions take turns of
+:data:`QUANTUM` requests, so a session with a backlog of 100,000 delays another's first request by one turn.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+
+from reqpool.wire import LOWEST_PRIORITY
+
+from .requests import Group
+from .session import Session
+
+QUANTUM = 64
+"""Requests a session may have leased before the next one's turn."""
+
+
+class FairQueue:
+    """Groups waiting for one origin.
+
+    Attributes:
+        waiting: requests in the queue that have not ended.
+        next_due_s: no group's deadline is earlier than this.
+    """
+
+    __slots__ = ("_levels", "next_due_s", "waiting")
+
+    def __init__(self) -> None:
+        # One per priority, session -> its groups, in the order of turns. OrderedDict, because a plain
+        # dict whose front is popped again and again is searched from its emptied front each time.
+        self._levels: list[OrderedDict[Session, deque[Group]]] = [
+            OrderedDict() for _ in range(LOWEST_PRIORITY + 1)
+        ]
+        self.waiting = 0
+        self.next_due_s = float("inf")
+
+    def __iter__(self) -> Iterator[Group]:
+        for level in self._levels:
+            for groups in level.values():
+                yield from groups
+
+    def push(self, group: Group, *, front: bool = False) -> None:
+        """Add a group; at the front of its session's if it has been leased before."""
+        terms = group.terms
+        group.queue = self
+        groups = self._levels[terms.priority].setdefault(terms.session, deque())
+        if front:
+            groups.appendleft(group)
+        else:
+            groups.append(group)
+        terms.session.queued_bytes += sum(map(len, group.payloads))
+        self.waiting += len(group.seqs)
+        if terms.deadline_s < self.next_due_s:
+            self.next_due_s = terms.deadline_s
+
+    def drop(self, group: Group) -> None:
+        """Note that one request of a waiting group has ended (its seq is no longer open)."""
+        group.gone += 1
+        self.waiting -= 1
+
+    def take(self, most: int) -> tuple[Group, tuple[int, ...], tuple[bytes, ...]] | None:
+        """Take up to ``most`` requests of the group whose turn it is.
+
+        Returns:
+            The group, and seqs and payloads taken (at least one); None if nothing may be taken: the
+            queue is empty, or only sessions wait that have no room for results.
+        """
+        for level in self._levels:
+            for _ in range(len(level)):
+                session, groups = next(iter(level.items()))
+                share = most if len(level) == 1 else min(most, QUANTUM)
+                while session.has_room and groups:
+                    group = groups[0]
+                    seqs, payloads = group.take(share)
+                    if group.exhausted:
+                        groups.popleft()
+                    if seqs:
+                        self._end_turn(level, session)
+                        self.waiting -= len(seqs)
+                        return group, seqs, payloads
+                self._end_turn(level, session)
+        return None
+
+    @staticmethod
+    def _end_turn(level: OrderedDict[Session, deque[Group]], session: Session) -> None:
+        if level[session]:
+            level.move_to_end(session)
+        else:
+            del level[session]
+
+    def expire(self, now_s: float) -> list[Group]:
+        """Remove and return the groups whose deadline has passed; call when ``next_due_s`` has."""
+        expired = []
+        next_due_s = float("inf")
+        for level in self._levels:
+            for session in list(level):
+                kept: deque[Group] = deque()
+                for group in level[session]:
+                    if group.terms.deadline_s <= now_s:
+                        expired.append(group)
+                        self._remove(group)
+                    else:
+                        kept.append(group)
+                        next_due_s = min(next_due_s, group.terms.deadline_s)
+                if kept:
+                    level[session] = kept
+                else:
+                    del level[session]
+        self.next_due_s = next_due_s
+        return expired
+
+    def forget(self, session: Session) -> list[Group]:
+        """Remove and return everything of one session."""
+        removed: list[Group] = []
+        for level in self._levels:
+            for group in level.pop(session, ()):
+                self._remove(group)
+                removed.append(group)
+        return removed
+
+    def _remove(self, group: Group) -> None:
+        self.waiting -= len(group.seqs) - group.start - group.gone
+        group.terms.session.queued_bytes -= sum(map(len, group.payloads[group.start :]))

@@ -1,0 +1,145 @@
+"""Requests as the broker holds them: in bulk, never one object each.
+
+A request is one entry of ``Session.open`` (its seq) that leads to the :class:`Group` it waits in or the
+:class:`Lease` it runs under. Everything else is shared by all that came in one group of one message, so
+queueing and leasing a batch costs a few C-level calls, not a Python loop over its requests.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reqpool.wire import Flag
+
+if TYPE_CHECKING:
+    from .origin import Origin
+    from .queue import FairQueue
+    from .session import Session
+    from .worker import Worker
+
+
+class Terms:
+    """What requests of one submitted group have in common; never changes.
+
+    Attributes:
+        session: who asked.
+        kind: name of the kind.
+        origins: upstreams to try in turn.
+        flags: :class:`reqpool.wire.Flag` bits.
+        priority: 0 (first) to 2 (last).
+        trace: trace context or None.
+        deadline_s: broker-monotonic instant at which the requests end in any case.
+    """
+
+    __slots__ = ("deadline_s", "flags", "kind", "origins", "priority", "session", "trace")
+
+    def __init__(
+        self,
+        session: Session,
+        kind: str,
+        origins: tuple[str, ...],
+        flags: int,
+        priority: int,
+        trace: bytes | None,
+        deadline_s: float,
+    ) -> None:
+        self.session = session
+        self.kind = kind
+        self.origins = origins
+        self.flags = flags
+        self.priority = priority
+        self.trace = trace
+        self.deadline_s = deadline_s
+
+    @property
+    def idempotent(self) -> bool:
+        return bool(self.flags & Flag.IDEMPOTENT)
+
+
+class Group:
+    """Requests waiting in one origin's queue.
+
+    Attributes:
+        terms: what they share.
+        attempts: how many leases they have behind them.
+        tried: how many of ``terms.origins`` they have been tried at.
+        seqs: sequence numbers; those before ``start`` have been taken.
+        payloads: one for each of ``seqs``.
+        start: index of the first that waits.
+        gone: how many from ``start`` on have ended while they waited (cancelled, expired).
+        queue: where it waits, None before that.
+    """
+
+    __slots__ = ("attempts", "gone", "payloads", "queue", "seqs", "start", "terms", "tried")
+
+    def __init__(
+        self,
+        terms: Terms,
+        seqs: tuple[int, ...],
+        payloads: tuple[bytes, ...],
+        attempts: int = 0,
+        tried: int = 0,
+    ) -> None:
+        self.terms = terms
+        self.seqs = seqs
+        self.payloads = payloads
+        self.attempts = attempts
+        self.tried = tried
+        self.start = 0
+        self.gone = 0
+        self.queue: FairQueue | None = None
+
+    def waiting(self) -> list[int]:
+        """Sequence numbers that still wait here."""
+        open_ = self.terms.session.open
+        return [seq for seq in self.seqs[self.start :] if open_.get(seq) is self]
+
+    def take(self, most: int) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+        """Take up to ``most`` requests off the front."""
+        start, stop = self.start, min(self.start + most, len(self.seqs))
+        seqs, payloads = self.seqs[start:stop], self.payloads[start:stop]
+        self.start = stop
+        self.terms.session.queued_bytes -= sum(map(len, payloads))
+        if self.gone:
+            open_ = self.terms.session.open
+            kept = [pair for pair in zip(seqs, payloads, strict=True) if open_.get(pair[0]) is self]
+            self.gone -= len(seqs) - len(kept)
+            seqs = tuple(seq for seq, _ in kept)
+            payloads = tuple(payload for _, payload in kept)
+        return seqs, payloads
+
+    @property
+    def exhausted(self) -> bool:
+        return self.start >= len(self.seqs)
+
+
+class Lease:
+    """Requests handed to one worker in one go.
+
+    Attributes:
+        terms: what they share.
+        origin: the upstream of this attempt; None for what a worker reported after a broker's restart
+            and no client has claimed yet.
+        worker: who holds them.
+        attempt: 1 for the first.
+        tried: how many of ``terms.origins`` they have been tried at, this one included.
+        requests: seq to payload, of those that have not ended.
+    """
+
+    __slots__ = ("attempt", "origin", "requests", "terms", "tried", "worker")
+
+    def __init__(
+        self,
+        terms: Terms,
+        origin: Origin | None,
+        worker: Worker,
+        requests: dict[int, bytes],
+        attempt: int,
+        tried: int,
+    ) -> None:
+        self.terms = terms
+        self.origin = origin
+        self.worker = worker
+        self.requests = requests
+        self.attempt = attempt
+        self.tried = tried

@@ -1,0 +1,272 @@
+"""The broker's sockets and its loop: the only file of the broker that imports zmq.
+
+ZeroMQ facts it relies on (libzmq 4.3.5):
+
+- ``XPUB_MANUAL``: a subscription is a message; ``setsockopt(SUBSCRIBE)`` applies to the pipe of the message
+  just received, so it is called right after the recv, before anything else is received.
+- ``XPUB_NODROP``: a full pipe gives EAGAIN for that topic, instead of dropping in silence, and POLLOUT stays
+  set. What could not be sent is in the session's unacknowledged batches: the client asks for it (RESEND).
+- ``ROUTER_MANDATORY``: a message to a peer that has gone is an error (EHOSTUNREACH), not dropped in silence.
+- ``zmq_poll`` looks at ``EVENTS`` before it sleeps, so the edge-triggered ``ZMQ_FD`` is no trap here.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import zmq
+
+from reqpool import wire
+from reqpool.errors import UsageError
+
+from .state import Broker
+
+TICK_S = 0.05
+"""How often time is looked at."""
+MESSAGES_PER_TURN = 64
+"""Messages read from one socket before the others get their turn."""
+SLEPT_EXIT = 75
+"""Exit status of a broker that was frozen for longer than the liveness span: start a new one."""
+SAMPLE_SPAN_S = 1.0
+
+
+class Server:
+    """Three bound sockets around one :class:`~.state.Broker`.
+
+    Args:
+        intake: URL to bind for clients, ``tcp://host:port`` or ``ipc://path``. Port 0 takes a free one.
+        results: URL for the results socket; None puts it beside the intake: the next port, a free port
+            if the intake's was 0, or ``results`` in the same folder.
+        workers: URL for the workers socket; None as for ``results`` (the port after the next, ``workers``).
+        advertise: what WELCOME says of the results socket, where it is not what the clients can derive.
+
+    Raises:
+        UsageError: if a URL cannot be bound; names it and why.
+    """
+
+    def __init__(
+        self,
+        intake: str,
+        results: str | None = None,
+        workers: str | None = None,
+        advertise: str | None = None,
+    ) -> None:
+        self._context = zmq.Context()
+        self._intake = self._socket(zmq.ROUTER, intake)
+        self._results = self._socket(zmq.XPUB, results or _beside(intake, 1, "results"))
+        self._workers = self._socket(zmq.ROUTER, workers or _beside(intake, 2, "workers"))
+        self.urls = {
+            "intake": _endpoint(self._intake),
+            "results": _endpoint(self._results),
+            "workers": _endpoint(self._workers),
+        }
+        self._process = psutil.Process()
+        self._process.cpu_percent()
+        self._sample: dict[str, Any] = {}
+        self._lag_s = 0.0
+        self.broker = Broker(advertise or _last_part(self.urls["results"]), time.monotonic())
+
+    def _socket(self, kind: int, url: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
+        socket.setsockopt(zmq.IPV6, 1)
+        # Bounds are kept above ZeroMQ (credit, acknowledgements): a mark here would only drop or block.
+        socket.setsockopt(zmq.RCVHWM, 0)
+        if kind == zmq.ROUTER:
+            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            socket.setsockopt(zmq.SNDHWM, 0)
+        else:
+            socket.setsockopt(zmq.XPUB_MANUAL, 1)
+            socket.setsockopt(zmq.XPUB_NODROP, 1)
+        try:
+            socket.bind(url)
+        except zmq.ZMQError as error:
+            raise UsageError(f"cannot bind {url}: {error.strerror}") from error
+        return socket
+
+    def run(self, stop: Callable[[], bool]) -> int:
+        """Serve until ``stop()`` is true; call it on the thread that made the server.
+
+        Returns:
+            An exit status: 0, or :data:`SLEPT_EXIT` if the process was frozen and must come back as a
+            new epoch.
+        """
+        broker, clock = self.broker, time.monotonic
+        intake, results, workers = self._intake, self._results, self._workers
+        watched = [(intake, zmq.POLLIN), (results, zmq.POLLIN), (workers, zmq.POLLIN)]
+        next_tick_s = next_sample_s = clock()
+        turn_s = next_tick_s
+        while not stop():
+            timeout_ms = max(0, int((next_tick_s - clock()) * 1000) + 1)
+            try:
+                ready = zmq.zmq_poll(watched, timeout_ms)
+            except InterruptedError:
+                continue
+            now_s = clock()
+            if now_s - turn_s > broker.liveness_s + TICK_S:
+                # Frozen: what is queued here is old, and the others have moved on without us.
+                return SLEPT_EXIT
+            turn_s = now_s
+            for socket, _ in ready:
+                if socket is results:
+                    self._take_subscriptions()
+                elif socket is intake:
+                    _drain(intake, broker.client_message, now_s)
+                else:
+                    _drain(workers, broker.worker_message, now_s)
+            if now_s >= next_tick_s:
+                next_tick_s = now_s + TICK_S
+                if now_s >= next_sample_s:
+                    next_sample_s = now_s + SAMPLE_SPAN_S
+                    self._take_sample()
+                broker.tick(now_s)
+            else:
+                broker.flush(now_s)
+            self._send()
+            self._lag_s = max(self._lag_s, clock() - now_s)
+        return 0
+
+    def close(self) -> None:
+        """Say goodbye and close the sockets; waits at most 200 ms for the goodbyes to leave."""
+        self.broker.goodbye("the broker is stopping")
+        self._send()
+        for socket in (self._intake, self._results, self._workers):
+            socket.close(linger=200)
+        self._context.term()
+
+    def _take_subscriptions(self) -> None:
+        results, broker = self._results, self.broker
+        for _ in range(MESSAGES_PER_TURN):
+            try:
+                message = results.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            topic = message[1:]
+            if message[:1] == b"\x01":
+                if broker.subscription(topic):
+                    results.setsockopt(zmq.SUBSCRIBE, topic)
+                    broker.subscribed(topic)
+            elif message[:1] == b"\x00" and len(topic) == wire.SESSION_ID_BYTES:
+                results.setsockopt(zmq.UNSUBSCRIBE, topic)
+            else:
+                broker.malformed["results"] += 1
+
+    def _send(self) -> None:
+        outbox = self.broker.outbox
+        _send_all(self._intake, outbox.intake)
+        _send_all(self._workers, outbox.workers)
+        _send_all(self._results, outbox.results)
+
+    def _take_sample(self) -> None:
+        process = self._process
+        with process.oneshot():
+            self._sample = {
+                "pid": process.pid,
+                "cpu_percent": process.cpu_percent(),
+                "rss_bytes": process.memory_info().rss,
+                "fds": process.num_fds(),
+                "threads": process.num_threads(),
+                "loop_lag_ms": round(self._lag_s * 1000, 3),
+            }
+        self._lag_s = 0.0
+        self.broker.sample = self._sample
+
+
+def _drain(
+    socket: zmq.Socket[bytes], take: Callable[[bytes, list[bytes], float], None], now_s: float
+) -> None:
+    recv = socket.recv_multipart
+    for _ in range(MESSAGES_PER_TURN):
+        try:
+            frames = recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+        take(frames[0], frames[1:], now_s)
+
+
+def _send_all(socket: zmq.Socket[bytes], messages: list[list[bytes]]) -> None:
+    for frames in messages:
+        try:
+            socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            # Only the results socket has a mark. The batch is kept, and the client will miss it.
+            continue
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            # The peer has gone: its silence will be noticed, and what was for it handed on.
+    messages.clear()
+
+
+def _beside(url: str, offset: int, name: str) -> str:
+    scheme, _, rest = url.partition("://")
+    if scheme == "ipc":
+        return f"ipc://{os.path.join(os.path.dirname(rest), name)}"
+    host, _, port = rest.rpartition(":")
+    if not port.isdigit():
+        raise UsageError(f"cannot bind {url}: expected tcp://host:port or ipc://path")
+    return f"{scheme}://{host}:{int(port) + offset if int(port) else 0}"
+
+
+def _endpoint(socket: zmq.Socket[bytes]) -> str:
+    return socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+
+def _last_part(url: str) -> str:
+    """What a client needs to find the results socket from the URL it dialled: a port, or a file name."""
+    return url.rpartition(":" if url.startswith("tcp:") else "/")[2]
+
+
+def prepare_process() -> None:
+    """Tune garbage collection for a process whose long-lived objects are all its state.
+
+    The default of a collection every 700 allocations would scan tables of tens of thousands of requests
+    over and over; there are no reference cycles on the request path.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+def run(server: Server, parent_pid: int | None) -> int:
+    """Serve until SIGTERM, SIGINT or the parent's death."""
+    stopping = False
+    parent = os.pidfd_open(parent_pid) if parent_pid is not None else None
+
+    def ask_to_stop(signum: int, frame: object) -> None:
+        nonlocal stopping
+        if stopping:
+            sys.exit(1)
+        stopping = True
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
+    watch = select.poll()
+    if parent is not None:
+        watch.register(parent, select.POLLIN)
+    next_look_s = 0.0
+
+    def stop() -> bool:
+        nonlocal next_look_s
+        if stopping:
+            return True
+        now_s = time.monotonic()
+        if parent is None or now_s < next_look_s:
+            return False
+        next_look_s = now_s + 0.5
+        return bool(watch.poll(0))
+
+    prepare_process()
+    status = server.run(stop)
+    if status == 0:
+        server.close()
+    return status

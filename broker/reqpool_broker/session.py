@@ -1,0 +1,175 @@
+"""A session: one client stub's life with this broker. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from reqpool import wire
+from reqpool.wire import Verb
+
+if TYPE_CHECKING:
+    from .requests import Group, Lease
+    from .worker import Worker
+
+ROOM_BATCHES = 256
+"""Unacknowledged result batches after which nothing more is leased for the session."""
+ROOM_BYTES = 16 << 20
+"""The same in bytes of results."""
+MAX_PENDING = 200_000
+"""Requests held for one session."""
+MAX_QUEUED_BYTES = 256 << 20
+"""Payload bytes waiting for one session."""
+
+
+class Batch(NamedTuple):
+    """A published result batch that its client has not acknowledged.
+
+    Attributes:
+        number: its place in the session, from 1.
+        blob: the results, encoded.
+        seqs: whose they are.
+        worker: who sent them; None for the broker's own verdicts.
+        worker_number: number of the worker's RESULTS they came in.
+    """
+
+    number: int
+    blob: bytes
+    seqs: tuple[int, ...]
+    worker: Worker | None
+    worker_number: int
+
+
+class Session:
+    """What the broker knows of one client.
+
+    Attributes:
+        id: 16 bytes, the topic.
+        open: every request that has not ended: seq to where it waits or runs.
+        route: routing id of the client's connection, None while it has none.
+        subscribed: its subscription has been accepted since the last HELLO.
+        submitted: number of the last SUBMIT processed.
+        unacked: result batches kept until acknowledged.
+        queued_bytes: payload bytes waiting in queues.
+        held: groups submitted again after a broker's restart, until the old workers have reported.
+        awaited: worker ids that have not reported yet, while ``held`` is not empty.
+        hold_until_s: when waiting for them ends.
+        ended: the client is gone for good; what runs finishes unheard.
+        resumed: at its last HELLO the session was known, so all it ever submitted is known too.
+        epoch_changed: at its last HELLO it came from an earlier life of the broker.
+        resubmitting: what it submits may be known already.
+        never_ran: ranges of seqs that were dropped from the queue when the session expired.
+    """
+
+    def __init__(self, id_: bytes, now_s: float) -> None:
+        self.id = id_
+        self.name = ""
+        self.pid = 0
+        self.created_s = now_s
+        self.last_heard_s = now_s
+        self.open: dict[int, Group | Lease] = {}
+        self.route: bytes | None = None
+        self.subscribed = False
+        self.submitted = 0
+        self.heartbeat_seen = 0
+        self.heartbeats_sent = 0
+        self.published = 0
+        self.unacked: deque[Batch] = deque()
+        self.unacked_bytes = 0
+        self.queued_bytes = 0
+        self.held: list[tuple[wire.Group, float]] = []
+        self.awaited: set[bytes] = set()
+        self.hold_until_s = 0.0
+        self.ended = False
+        self.resumed = False
+        self.epoch_changed = False
+        self.resubmitting = False
+        self._settled_by = 0
+        self.never_ran: list[tuple[int, int]] = []
+        self.done = 0
+
+    def begin(self, route: bytes, *, resumed: bool, epoch_changed: bool, now_s: float) -> None:
+        """Begin a new connection: SUBMIT and heartbeats count from 1 again, and so do results
+        unless the session is resumed."""
+        self.route = route
+        self.subscribed = False
+        self.last_heard_s = now_s
+        self.submitted = self.heartbeat_seen = self.heartbeats_sent = 0
+        self.resumed = resumed
+        self.epoch_changed = epoch_changed
+        self.ended = False
+        if not resumed:
+            self.unacked = deque(
+                batch._replace(number=number) for number, batch in enumerate(self.unacked, 1)
+            )
+            self.published = len(self.unacked)
+        self.resubmitting = True
+        self._settled_by = self.published
+
+    def end(self) -> None:
+        """The client is gone."""
+        self.route = None
+        self.subscribed = False
+        self.ended = True
+        self.held = []
+        self.awaited = set()
+
+    @property
+    def knows_all(self) -> bool:
+        """Is a request that is not known here certain never to have run?"""
+        return self.resumed or (self.epoch_changed and not self.awaited)
+
+    def surely_never_ran(self, seq: int) -> bool:
+        return any(first <= seq <= last for first, last in self.never_ran)
+
+    @property
+    def has_room(self) -> bool:
+        """May more be leased for it? A client that does not acknowledge throttles itself only."""
+        return len(self.unacked) < ROOM_BATCHES and self.unacked_bytes < ROOM_BYTES
+
+    def keep(
+        self, blob: bytes, seqs: tuple[int, ...], worker: Worker | None = None, worker_number: int = 0
+    ) -> Batch:
+        """Number a result batch and keep it until it is acknowledged."""
+        self.published += 1
+        batch = Batch(self.published, blob, seqs, worker, worker_number)
+        self.unacked.append(batch)
+        self.unacked_bytes += len(blob)
+        return batch
+
+    def frames(self, batch: Batch, epoch: int) -> list[bytes]:
+        """The frames that publish a batch."""
+        return [self.id, wire.encode(Verb.RESULTS, epoch, batch.number, self.submitted), batch.blob]
+
+    def acknowledge(self, number: int) -> list[Batch]:
+        """Forget the batches up to ``number``; returns them."""
+        done = []
+        unacked = self.unacked
+        while unacked and unacked[0].number <= number:
+            batch = unacked.popleft()
+            self.unacked_bytes -= len(batch.blob)
+            done.append(batch)
+        if self.resubmitting and number >= self._settled_by and not self.held:
+            # Its client has every result from before its last HELLO, so it resubmits none of those.
+            self.resubmitting = False
+        return done
+
+    def unknown(self, seqs: Iterable[int]) -> set[int]:
+        """Which of these neither wait, run, nor have a result that is still to be acknowledged?"""
+        fresh = set(seqs).difference(self.open)
+        for batch in self.unacked:
+            fresh.difference_update(batch.seqs)
+        return fresh
+
+    def report(self, now_s: float) -> dict[str, Any]:
+        return {
+            "id": self.id.hex()[:8],
+            "name": self.name,
+            "pid": self.pid,
+            "pending": len(self.open),
+            "unacked": len(self.unacked),
+            "done": self.done,
+            "age_s": round(now_s - self.created_s, 3),
+            "silent_s": round(now_s - self.last_heard_s, 3),
+        }

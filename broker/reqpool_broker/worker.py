@@ -1,0 +1,130 @@
+"""A worker as the broker knows it. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal
+
+from reqpool.wire import KindInfo
+
+if TYPE_CHECKING:
+    from .requests import Lease
+
+State = Literal["live", "draining", "suspect"]
+
+HEARTBEATS_REMEMBERED = 64
+
+
+class Grant:
+    """Connection slots of one origin at one worker.
+
+    Attributes:
+        number: counts up with every GRANT sent.
+        slots: what the last GRANT allows.
+        reserved: what the worker may hold as far as is certain: the most that any GRANT since its last
+            confirmed one allowed. The sum over all workers never exceeds the origin's limit.
+    """
+
+    __slots__ = ("number", "reserved", "slots")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.slots = 0
+        self.reserved = 0
+
+
+class Worker:
+    """One worker process.
+
+    Attributes:
+        id: 16 random bytes, new with every process.
+        state: ``live``; ``draining``: finishes what it has; ``suspect``: silent for too long.
+        route: routing id of its connection, None while it has none.
+        kinds: what it serves.
+        leases: what it holds, in the order of leasing (a dict used as an ordered set).
+        in_flight: requests in those leases.
+        grants: origin name to its connection slots.
+        received: number of the last RESULTS processed without a gap.
+        base: RESULTS of earlier connections; ``base + number`` is unique in the worker's life.
+        parts: ``base + number`` of a RESULTS to how many batches published from it are not yet
+            acknowledged by their clients.
+        sample: the psutil figures of its last heartbeat.
+    """
+
+    def __init__(self, id_: bytes, name: str, pid: int, now_s: float) -> None:
+        self.id = id_
+        self.name = name
+        self.pid = pid
+        self.state: State = "live"
+        self.route: bytes | None = None
+        self.kinds: dict[str, KindInfo] = {}
+        self.leases: dict[Lease, None] = {}
+        self.in_flight = 0
+        self.grants: dict[str, Grant] = {}
+        self.welcomed_s = now_s
+        self.last_heard_s = now_s
+        self.heartbeat_seen = 0
+        self.heartbeats_sent = 0
+        self.heartbeat_times: deque[tuple[int, float]] = deque(maxlen=HEARTBEATS_REMEMBERED)
+        self.received = 0
+        self.base = 0
+        self.parts: dict[int, int] = {}
+        self.sample: dict[str, Any] = {}
+
+    def connect(self, route: bytes, name: str, pid: int, kinds: dict[str, KindInfo], now_s: float) -> None:
+        """Begin a new connection: heartbeats and RESULTS count from 1 again."""
+        self.route = route
+        self.name = name
+        self.pid = pid
+        self.kinds = kinds
+        self.state = "live"
+        self.welcomed_s = self.last_heard_s = now_s
+        self.heartbeat_seen = self.heartbeats_sent = 0
+        self.heartbeat_times.clear()
+        self.base += self.received
+        self.received = 0
+        self.parts = {}
+
+    def is_stale(self, seen: int, now_s: float, liveness_s: float) -> bool:
+        """Was the heartbeat that the message's sender had last seen sent too long ago?"""
+        if seen == 0:
+            return now_s - self.welcomed_s > liveness_s
+        for number, sent_s in reversed(self.heartbeat_times):
+            if number == seen:
+                return now_s - sent_s > liveness_s
+        return True
+
+    @property
+    def delivered(self) -> int:
+        """Number of the last RESULTS of which every client has acknowledged its part."""
+        return next(iter(self.parts)) - 1 - self.base if self.parts else self.received
+
+    def part_published(self) -> int:
+        """Note that a batch was published from the RESULTS just received; returns its unique number."""
+        number = self.base + self.received
+        self.parts[number] = self.parts.get(number, 0) + 1
+        return number
+
+    def part_delivered(self, number: int) -> None:
+        """Note that a client has acknowledged a batch published from RESULTS ``number``."""
+        left = self.parts.get(number)
+        if left == 1:
+            del self.parts[number]
+        elif left is not None:
+            self.parts[number] = left - 1
+
+    def cpu_share(self) -> float:
+        """Part of one core it used of late, 0 to about 1."""
+        percent = self.sample.get("cpu_percent", 0.0)
+        return percent / 100 if isinstance(percent, (int, float)) else 0.0
+
+    def report(self, now_s: float) -> dict[str, Any]:
+        return {
+            "id": self.id.hex(),
+            "name": self.name,
+            "pid": self.pid,
+            "state": self.state,
+            "in_flight": self.in_flight,
+            "since_heartbeat_s": round(now_s - self.last_heard_s, 3),
+            "sample": self.sample,
+        }
