@@ -10,7 +10,6 @@ import argparse
 import json
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +18,8 @@ from reqpool.errors import BrokerUnavailable, PoolError
 from . import runtime
 
 DEFAULT_WORKERS = min(os.cpu_count() or 1, 4)
+EMBEDDED_DRAIN_S = 2.0
+"""An embedded cluster's parent has waited for its requests already; it waits 5 s for us to end."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,27 +85,22 @@ def run_up(options: argparse.Namespace) -> int:
     """Run a cluster until it is told to stop."""
     from .supervisor import Plan, Supervisor
 
-    if options.embedded is not (options.parent_pid is not None):
-        options.usage("--embedded and --parent-pid belong together")
+    if options.embedded and (options.parent_pid is None or options.bind is None):
+        options.usage("--embedded needs --parent-pid and --bind")
+    if options.parent_pid is not None and not options.embedded:
+        options.usage("--parent-pid belongs to --embedded")
     logging.basicConfig(
         level=logging.WARNING if options.embedded else logging.INFO,
         format="%(asctime)s reqpool[%(process)d] %(levelname)s %(message)s",
         stream=sys.stderr,
     )
-    own_folder = None
-    if options.bind is not None:
-        url = runtime.check_bind(options.bind)
-    elif options.embedded:
-        own_folder = runtime.make_embedded_folder()
-        url = runtime.check_bind(f"ipc://{own_folder / runtime.SOCKET_NAME}")
-    else:
+    if options.bind is None:
         runtime.make_folder(runtime.folder_path())
-        url = runtime.check_bind(runtime.default_url())
-    try:
-        return Supervisor(Plan(url, options.workers, options.parent_pid)).run()
-    finally:
-        if own_folder is not None:
-            shutil.rmtree(own_folder, ignore_errors=True)
+    url = runtime.check_bind(options.bind or runtime.default_url())
+    plan = Plan(url, options.workers)
+    if options.embedded:
+        plan = Plan(url, options.workers, options.parent_pid, EMBEDDED_DRAIN_S)
+    return Supervisor(plan).run()
 
 
 def run_status(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import psutil
+
 from reqpool import wire
 
 HUNG_AFTER_S = 3 * wire.LIVENESS_MS / 1000

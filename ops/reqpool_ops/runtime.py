@@ -16,10 +16,8 @@ import fcntl
 import ipaddress
 import json
 import os
-import shutil
 import socket
 import stat
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -73,20 +71,6 @@ def make_folder(folder: Path) -> None:
     if about.st_mode & 0o077:
         mode = stat.S_IMODE(about.st_mode)
         raise CannotStart(f"{folder} is open to others (mode {mode:04o}); chmod 700 it")
-
-
-def make_embedded_folder() -> Path:
-    """Make a folder of its own for an embedded cluster, below the runtime folder.
-
-    Folders left behind by embedded clusters that were killed are removed on the way.
-    """
-    parent = folder_path()
-    make_folder(parent)
-    for left in parent.glob("embedded-*"):
-        lock = left / f"{SOCKET_NAME}.lock"
-        if lock.exists() and not is_held(lock):
-            shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix="embedded-", dir=parent))
 
 
 # --- addresses -------------------------------------------------------------------------------------

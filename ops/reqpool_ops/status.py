@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import zmq
+
 from reqpool import wire
 from reqpool.errors import BrokerUnavailable, ProtocolError
 
@@ -127,7 +128,8 @@ def render(report: Mapping[str, Any], ailments: Sequence[str], supervisor: Mappi
 
 
 PROCESS_HEAD = (
-    "process", "pid", "state", "CPU %", "RSS MB", "fds", "threads", "lag ms", "busy %", "in flight", "silent s",
+    "process", "pid", "state", "CPU %", "RSS MB", "fds", "threads", "lag ms", "busy %",
+    "in flight", "silent s",
 )  # fmt: skip
 ORIGIN_HEAD = ("origin", "queued", "in flight", "limit", "granted", "held", "owners", "done", "failed")
 SESSION_HEAD = ("session", "pid", "pending", "queued", "unacked", "age")

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 import zmq
+
 from reqpool import wire
 from reqpool.errors import ProtocolError
 
@@ -39,9 +40,7 @@ BROKER_READY_S = 15.0
 BROKER_HUNG_S = 10.0
 """So is one that leaves a question unanswered for this long."""
 ASK_EVERY_S = 1.0
-DRAIN_S = 10.0
-"""What workers get to finish what they run when the cluster stops."""
-STOP_S = 5.0
+STOP_S = 2.0
 """What the broker gets to say goodbye."""
 REMEMBERED_DEAD = 256
 """Ids of ended workers that a new broker is told of."""
@@ -67,7 +66,8 @@ class Plan:
     Attributes:
         url: intake to bind, checked.
         workers: how many worker processes.
-        embedded_parent_pid: die with this process, and say on stdout when ready; None otherwise.
+        embedded_parent_pid: die with this process; None for a cluster of its own.
+        drain_s: what workers get to finish what they run when the cluster stops.
         broker: the broker's module, and the workers'; arguments are added.
         worker: the same of a worker.
     """
@@ -75,6 +75,7 @@ class Plan:
     url: str
     workers: int
     embedded_parent_pid: int | None = None
+    drain_s: float = 10.0
     broker: list[str] = field(default_factory=lambda: ["-m", "reqpool_broker"])
     worker: list[str] = field(default_factory=lambda: ["-m", "reqpool_workers"])
 
@@ -148,8 +149,11 @@ class Supervisor:
     def _catch_signals(self) -> None:
         for end in (self._wake_in, self._wake_out):
             end.setblocking(False)
+        embedded = self._plan.embedded_parent_pid is not None
         for number in STOP_SIGNALS:
-            signal.signal(number, self._queue_signal)
+            # A terminal's Ctrl-C is for the parent, which says what becomes of its embedded cluster.
+            ignored = embedded and number != signal.SIGTERM
+            signal.signal(number, signal.SIG_IGN if ignored else self._queue_signal)
 
     def _queue_signal(self, number: int, _frame: object) -> None:
         self._signals.append(number)
@@ -346,10 +350,7 @@ class Supervisor:
             self._lock = runtime.Lock(url, {"pid": pid, "url": url, "workers": self._plan.workers})
         for worker in self._workers:
             worker.due_s = now_s
-        if self._plan.embedded_parent_pid is not None:
-            print(json.dumps({"url": url, "pid": pid}), flush=True)
-        else:
-            log.info("the pool is up at %s: broker and %d workers", url, self._plan.workers)
+        log.info("the pool is up at %s: broker and %d workers", url, self._plan.workers)
 
     def _ask_broker(self, now_s: float) -> None:
         if self._intake is None or self._phase is Phase.OVER:
@@ -372,7 +373,7 @@ class Supervisor:
     def _enter(self, phase: Phase, now_s: float) -> None:
         self._phase = phase
         if phase is Phase.DRAINING:
-            self._phase_until_s = now_s + DRAIN_S
+            self._phase_until_s = now_s + self._plan.drain_s
             for worker in self._workers:
                 worker.signal(signal.SIGTERM)
         elif phase is Phase.STOPPING:
@@ -385,7 +386,9 @@ class Supervisor:
             left = [worker for worker in self._workers if worker.process is not None]
             if left and late:
                 log.warning(
-                    "%s did not finish within %.0f s; killed", ", ".join(w.name for w in left), DRAIN_S
+                    "%s did not finish within %.0f s; killed",
+                    ", ".join(w.name for w in left),
+                    self._plan.drain_s,
                 )
                 for worker in left:
                     worker.signal(signal.SIGKILL)
@@ -413,10 +416,20 @@ class Supervisor:
                 path.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()
+        if self._plan.embedded_parent_pid is not None:
+            self._remove_embedded()
         if self._parent_fd >= 0:
             os.close(self._parent_fd)
         self._wake_in.close()
         self._wake_out.close()
+
+    def _remove_embedded(self) -> None:
+        """Remove the folder the parent made for us: it may have been killed, and nobody else knows of it."""
+        path = runtime.ipc_path(self._plan.url)
+        if path is not None:
+            runtime.lock_path(self._plan.url).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the parent was quicker, or keeps something there
+                path.parent.rmdir()
 
 
 def readable(stream: IO[bytes]) -> bool:

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Start, stop or look at this user's reqpool cluster; --demo shows all it does and leaves nothing behind.
+# Makes .venv on first use. Works from any folder.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+. ops/venv.sh
+
+usage() {
+    cat >&2 <<'TEXT'
+usage: ops/start-cluster.sh [start [--workers N] | stop | status [--json] | --demo]
+    start    run a broker and workers in the background (the default)
+    stop     let them finish what they run, then end them
+    status   show how they are; exit status 0 if all is well
+    --demo   start a cluster and upstreams of its own, load them, print figures, stop all
+TEXT
+    exit 2
+}
+
+alive() { # is $1 the pid of a supervisor?
+    [ -n "${1:-}" ] && tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null | grep -q ' reqpool_ops up '
+}
+
+wait_gone() { # wait_gone PID SECONDS
+    local tenths=$(($2 * 10))
+    while alive "$1"; do
+        [ $((tenths--)) -gt 0 ] || return 1
+        sleep 0.1
+    done
+}
+
+start() {
+    if alive "$pid"; then
+        say "already running (pid $pid)"
+        return
+    fi
+    # A session of its own: it outlives this terminal.
+    setsid "$py" -P -m reqpool_ops up "$@" >>"$folder/cluster.log" 2>&1 </dev/null &
+    pid=$!
+    echo "$pid" >"$folder/cluster.pid"
+    for _ in $(seq 100); do
+        if "$py" -P -m reqpool_ops status --url "$url" >/dev/null 2>&1; then
+            say "running (pid $pid) at $url, log in $folder/cluster.log"
+            return
+        fi
+        alive "$pid" || [ -e "/proc/$pid" ] || break
+        sleep 0.1
+    done
+    tail -n 5 "$folder/cluster.log" >&2
+    if alive "$pid"; then fail "started (pid $pid), but not well yet; see $folder/cluster.log"; fi
+    rm -f "$folder/cluster.pid"
+    fail "did not start; see $folder/cluster.log"
+}
+
+stop() {
+    if ! alive "$pid"; then
+        say "not running"
+        rm -f "$folder/cluster.pid"
+        return
+    fi
+    kill -TERM "$pid"
+    if ! wait_gone "$pid" 20; then
+        say "pid $pid is slow to stop; ending it at once"
+        kill -TERM "$pid" 2>/dev/null || true
+        wait_gone "$pid" 5 || fail "pid $pid does not end"
+    fi
+    rm -f "$folder/cluster.pid"
+    say "stopped"
+}
+
+command=${1:-start}
+[ $# -eq 0 ] || shift
+if [ "$command" = start ] && [ "${1:-}" = --demo ]; then
+    command=--demo
+    shift
+fi
+case $command in
+start | stop | status | --demo) ;;
+--workers) set -- "$command" "$@" && command=start ;;
+*) usage ;;
+esac
+
+ensure_venv server
+if [ "$command" = --demo ]; then
+    [ $# -eq 0 ] || usage
+    exec "$py" -P -m reqpool_ops.demo
+fi
+folder=$("$py" -P -c '
+import sys
+from reqpool_ops import runtime
+try:
+    runtime.make_folder(runtime.folder_path())
+except runtime.CannotStart as error:
+    sys.exit(f"reqpool: {error}")
+print(runtime.folder_path())')
+url=ipc://$folder/reqpool.sock
+pid=$(cat "$folder/cluster.pid" 2>/dev/null || true)
+
+case $command in
+start) start "$@" ;;
+stop) [ $# -eq 0 ] || usage && stop ;;
+status) exec "$py" -P -m reqpool_ops status --url "$url" "$@" ;;
+esac

@@ -1,0 +1,162 @@
+"""A real cluster for tests: ``python -m reqpool_ops up`` in a temporary folder.
+
+    with cluster(tmp_path, workers=2) as pool_url_and_more:
+        pool = reqpool.Pool(pool_url_and_more.url)
+
+At exit it is stopped as a user would stop it, and looked at: every process gone, no socket left behind, no
+traceback in the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from reqpool.errors import BrokerUnavailable
+from reqpool_ops import status
+
+START_WITHIN_S = 20.0
+STOP_WITHIN_S = 25.0
+
+
+def wait_until(condition: Callable[[], Any], within_s: float = 10.0, what: str = "") -> Any:
+    """Return the condition's first true value.
+
+    Raises:
+        AssertionError: if it had none within `within_s` seconds.
+    """
+    deadline_s = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline_s, f"not within {within_s} s: {what or condition}"
+        time.sleep(0.01)
+    return value
+
+
+class Cluster:
+    """A running cluster.
+
+    Attributes:
+        url: the broker's intake.
+        log_path: what supervisor, broker and workers wrote to stderr.
+        supervisor: the ``reqpool up`` process.
+    """
+
+    def __init__(self, folder: Path, bind: str, workers: int, arguments: Sequence[str]) -> None:
+        self.url = bind
+        self.workers = workers
+        self.log_path = folder / "cluster.log"
+        with self.log_path.open("ab") as log:
+            self.supervisor = subprocess.Popen(
+                [
+                    sys.executable, "-P", "-m", "reqpool_ops", "up",
+                    "--bind", bind, "--workers", str(workers), *arguments,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"XDG_RUNTIME_DIR": str(folder)},
+            )  # fmt: skip
+
+    def report(self) -> dict[str, Any]:
+        """Return the broker's STATUS report.
+
+        Raises:
+            BrokerUnavailable: if it does not answer.
+        """
+        return status.fetch(self.url, 1.0)
+
+    def live_workers(self) -> list[dict[str, Any]]:
+        """Return what the broker reports of each live worker, by name; empty while no broker answers."""
+        try:
+            workers = self.report()["workers"]
+        except BrokerUnavailable:
+            return []
+        return sorted((w for w in workers if w["state"] == "live"), key=lambda worker: str(worker["name"]))
+
+    def wait_ready(self) -> None:
+        """Wait until every worker is live."""
+
+        def ready() -> bool:
+            assert self.supervisor.poll() is None, f"the cluster did not start:\n{self.log()}"
+            return len(self.live_workers()) == self.workers
+
+        wait_until(ready, START_WITHIN_S, "all workers live")
+
+    def children(self) -> list[psutil.Process]:
+        """Return the supervisor's children: the broker and the workers."""
+        return psutil.Process(self.supervisor.pid).children()
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The pids of the live workers, by name."""
+        return [worker["pid"] for worker in self.live_workers()]
+
+    @property
+    def broker_pid(self) -> int:
+        """The broker's pid."""
+        return next(child.pid for child in self.children() if "reqpool_broker" in child.cmdline())
+
+    def log(self) -> str:
+        """Return what has been logged so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def stop(self) -> int:
+        """Stop it as Ctrl-C does; return the exit status."""
+        if self.supervisor.poll() is None:
+            self.supervisor.send_signal(signal.SIGINT)
+        return self.supervisor.wait(STOP_WITHIN_S)
+
+    def kill(self) -> None:
+        """Kill the supervisor; its children end by themselves."""
+        self.supervisor.kill()
+        self.supervisor.wait()
+
+
+@contextlib.contextmanager
+def cluster(
+    folder: Path | None = None, *, workers: int = 2, bind: str | None = None, arguments: Sequence[str] = ()
+) -> Iterator[Cluster]:
+    """Run a cluster and check at exit that it leaves nothing behind.
+
+    Args:
+        folder: for its log and socket; None makes a temporary one (a test's own may be too long a path for a
+            socket).
+        workers: how many.
+        bind: where; None takes an ipc socket in a folder of its own.
+        arguments: more for ``reqpool up``.
+    """
+    with tempfile.TemporaryDirectory(prefix="rp-") as short:
+        place = folder or Path(short)
+        running = Cluster(place, bind or f"ipc://{short}/pool.sock", workers, arguments)
+        seen: list[psutil.Process] = []
+        try:
+            running.wait_ready()
+            seen += running.children()
+            yield running
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                seen += running.children()
+            try:
+                running.stop()
+            except subprocess.TimeoutExpired:
+                running.kill()
+                print(running.log())
+                raise
+            _, left = psutil.wait_procs(seen, timeout=5)
+            for process in left:
+                process.kill()
+            print(running.log())
+        assert not left, f"processes left behind: {left}"
+        assert "Traceback" not in running.log(), "a traceback in the cluster's log"
+        sockets = [path.name for path in Path(short).iterdir() if path.is_socket()]
+        assert not sockets, f"sockets left behind: {sockets}"
