@@ -46,8 +46,9 @@ class Kind(ABC):
 
     name: ClassVar[str]
 
+    # *args beside **options is what lets a type checker accept any options of a subclass (typing spec, "...").
     @abstractmethod
-    def encode(self, target: Any, payload: Any, **options: Any) -> tuple[Route, bytes]:
+    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes]:
         """Check a request and encode it.
 
         Args:

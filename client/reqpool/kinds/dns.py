@@ -1,0 +1,201 @@
+"""Kind ``dns``: a question to a name server. This is its client half; answers are in ``dns_answer``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from time import monotonic
+from typing import ClassVar
+
+from .. import wire
+from ..errors import UsageError
+from . import Kind, Route
+from .address import canonical_address
+from .dns_answer import DnsAnswer
+from .resolvconf import ResolvConf
+
+EDNS_UDP_BYTES = 1232
+"""Largest UDP answer asked for: fits IPv6's smallest MTU, so no path fragments it (DNS flag day 2020)."""
+
+MAX_NAME_BYTES = 255
+"""RFC 1035 §2.3.4, length octets and the root's included."""
+MAX_LABEL_BYTES = 63
+
+# id 0 (the worker draws one per attempt), RD, 1 question, 1 additional (OPT).
+_HEADER = b"\x00\x00\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01"
+# Class IN, then OPT (RFC 6891 §6.1.2): root, type 41, size as class, ttl 0 (version 0, no flags), no options.
+_AFTER_TYPE = b"\x00\x01" + b"\x00\x00\x29" + EDNS_UDP_BYTES.to_bytes(2, "big") + b"\x00\x00\x00\x00\x00\x00"
+_LENGTH_OCTETS = {length: bytes((length,)) for length in range(1, MAX_LABEL_BYTES + 1)}
+
+_COMMON_TYPES = {
+    "A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SRV": 33,
+}  # fmt: skip
+_NO_QUESTION = {41: "OPT", 250: "TSIG", 251: "IXFR", 252: "AXFR"}
+"""Types that are no look-up: parts of a message, or zone transfers (many messages, not one answer)."""
+
+_ESCAPE = re.compile(r"\\(?:([0-9]{3})|(.)|$)", re.DOTALL)
+
+
+class DnsKind(Kind):
+    """Client half of ``dns``. What goes to the worker half is a complete query with id 0."""
+
+    name: ClassVar[str] = "dns"
+
+    def __init__(self, resolv_conf: ResolvConf | None = None) -> None:
+        self._resolv_conf = resolv_conf or ResolvConf()
+
+    def encode(
+        self, target: str | Sequence[str] | None, payload: str, *, rtype: str | int = "A"
+    ) -> tuple[Route, bytes]:
+        """Check a question and encode it. Idempotent.
+
+        Args:
+            target: the name server: ``"1.2.3.4"``, ``"1.2.3.4:53"``, ``"::1"``, ``"[::1]:5300"``; a
+                list or tuple of 1 to 8 such, tried in turn; None for those of ``/etc/resolv.conf``.
+            payload: the name, always taken as absolute, with or without the final dot; any ASCII
+                character, with zone-file escapes (``\\.``, ``\\046``; RFC 1035 §5.1); other
+                characters are encoded by IDNA. ``"."`` is the root.
+            rtype: record type by name (any case; ``"TYPE65"`` too, RFC 3597) or number.
+
+        Raises:
+            UsageError: if any of these is wrong; the text names it and the way out.
+        """
+        try:
+            if target is None:
+                route = _route(self._resolv_conf.servers(monotonic()))
+            elif type(target) is list:
+                route = _route(tuple(target))
+            else:
+                route = _route(target)
+            return route, _query(payload, rtype)
+        except TypeError as error:  # from lru_cache: something cannot be hashed, so is neither str nor int
+            raise UsageError(
+                f"a DNS question is (server, name, rtype) as strings, not {(target, payload, rtype)!r}"
+            ) from error
+
+    def decode(self, data: bytes) -> DnsAnswer:
+        """Wrap an answer; it is parsed when it is looked at.
+
+        Raises:
+            BadResponse: if it is not even the header of a DNS answer.
+        """
+        return DnsAnswer(data)
+
+
+@lru_cache(maxsize=1024)
+def _route(target: str | tuple[str, ...]) -> Route:
+    servers = target if type(target) is tuple else (target,)
+    if not 0 < len(servers) <= wire.MAX_ORIGINS:
+        raise UsageError(f"{len(servers)} name servers; give 1 to {wire.MAX_ORIGINS}")
+    return Route(KIND, tuple(f"dns://{canonical_address(server, 53)}" for server in servers), True)
+
+
+# Names repeat in real use; a hit costs a third of making the query anew.
+@lru_cache(maxsize=4096)
+def _query(name: str, rtype: str | int) -> bytes:
+    number = _COMMON_TYPES.get(rtype) or _type_number(rtype)  # type: ignore[arg-type]
+    try:
+        labels = name.encode("ascii").split(b".")
+        # KeyError: a label that is empty or too long.
+        wire_name = b"".join([_LENGTH_OCTETS[len(label)] + label for label in labels])
+        if len(wire_name) >= MAX_NAME_BYTES or "\\" in name:
+            wire_name = _wire_name(name)
+    except (KeyError, UnicodeEncodeError, AttributeError):
+        wire_name = _wire_name(name)
+    return b"".join((_HEADER, wire_name, b"\x00", number.to_bytes(2, "big"), _AFTER_TYPE))
+
+
+def _wire_name(name: str) -> bytes:
+    """Encode any name without the root's octet, or say what is wrong with it."""
+    if not isinstance(name, str):
+        way_out = "; write name.decode()" if isinstance(name, bytes) else ""
+        raise UsageError(f"a DNS name is a string, not {type(name).__name__}: {name!r}{way_out}")
+    if name == ".":
+        return b""
+    if name == "":
+        raise UsageError('the DNS name is empty; the root is written "."')
+    if len(name) > 4 * MAX_NAME_BYTES:  # the longest there is: every octet escaped as \\DDD
+        raise UsageError(
+            f"DNS name {name[:40]!r}… has {len(name)} characters; it may have {MAX_NAME_BYTES} octets"
+        )
+    labels = _split_labels(name)
+    if labels[-1] == b"":
+        labels.pop()
+    for label in labels:
+        if not label:
+            raise UsageError(f"DNS name {name!r} has an empty label: two dots in a row, or one in front")
+        if len(label) > MAX_LABEL_BYTES:
+            raise UsageError(
+                f"DNS name {name!r} has a label of {len(label)} octets, {MAX_LABEL_BYTES} are allowed: "
+                f"{label.decode('latin-1')!r}"
+            )
+    wire_name = b"".join([_LENGTH_OCTETS[len(label)] + label for label in labels])
+    if len(wire_name) >= MAX_NAME_BYTES:
+        raise UsageError(f"DNS name {name!r} takes {len(wire_name) + 1} octets, {MAX_NAME_BYTES} are allowed")
+    return wire_name
+
+
+def _split_labels(name: str) -> list[bytes]:
+    """Split at the dots that are not escaped; non-ASCII labels become A-labels."""
+    if not name.isascii():
+        return [_a_label(label, name) for label in re.split("[.\u3002\uff0e\uff61]", name)]  # RFC 3490 §3.1
+    labels = [bytearray()]
+    at = 0
+    for escape in _ESCAPE.finditer(name):
+        _append_plain(labels, name[at : escape.start()])
+        digits, character = escape.groups()
+        if digits is None and character is None:
+            raise UsageError(f"DNS name {name!r} ends in a lone backslash; write it \\\\")
+        code = int(digits) if digits else ord(character)
+        if code > 255:
+            raise UsageError(f"DNS name {name!r}: \\{digits} is no octet, \\000 to \\255 are")
+        labels[-1].append(code)
+        at = escape.end()
+    _append_plain(labels, name[at:])
+    return [bytes(label) for label in labels]
+
+
+def _append_plain(labels: list[bytearray], text: str) -> None:
+    first, *others = text.encode("ascii").split(b".")
+    labels[-1] += first
+    labels.extend(bytearray(other) for other in others)
+
+
+def _a_label(label: str, name: str) -> bytes:
+    if label.isascii():
+        return label.encode("ascii")
+    try:
+        return label.encode("idna")
+    except UnicodeError as error:
+        raise UsageError(f"DNS name {name!r}: label {label!r} cannot be written in IDNA: {error}") from error
+
+
+def _type_number(rtype: str | int) -> int:
+    number = 0
+    if isinstance(rtype, int):
+        number = rtype
+    elif isinstance(rtype, str):
+        number = _named_type(rtype.upper())
+    if not 0 < number <= 0xFFFF:
+        raise UsageError(
+            f'unknown DNS record type {rtype!r}; give a name like "AAAA" or "TYPE65", or 1 to 65535'
+        )
+    if number in _NO_QUESTION:
+        raise UsageError(
+            f"DNS record type {rtype!r} ({_NO_QUESTION[number]}) cannot be looked up by one question"
+        )
+    return number
+
+
+def _named_type(name: str) -> int:
+    if name in _COMMON_TYPES:
+        return _COMMON_TYPES[name]
+    import dnslib  # 25 ms, for those who ask for its types only
+
+    numbers: dict[str, int] = dnslib.QTYPE.reverse
+    generic = re.fullmatch("TYPE([0-9]{1,5})", name)
+    return int(generic[1]) if generic else numbers.get(name, 0)
+
+
+KIND = DnsKind()

@@ -1,0 +1,81 @@
+"""Kind ``tcp``: send bytes, get bytes until a delimiter, a length, or the upstream closes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import ClassVar
+
+import msgpack
+
+from .. import wire
+from ..errors import UsageError
+from . import Kind, Route
+from .address import canonical_address
+from .udp import plain_bytes
+
+MAX_ANSWER_BYTES = wire.MAX_PAYLOAD_BYTES
+"""Largest answer that can be asked for."""
+
+
+class TcpKind(Kind):
+    """Client half of ``tcp``. The worker half gets msgpack ``[data, until, length, max_bytes]``."""
+
+    name: ClassVar[str] = "tcp"
+
+    def encode(
+        self,
+        target: str,
+        payload: bytes | bytearray | memoryview,
+        *,
+        until: bytes | None = None,
+        length: int | None = None,
+        max_bytes: int = MAX_ANSWER_BYTES,
+    ) -> tuple[Route, bytes]:
+        """Check and encode one exchange of bytes.
+
+        With neither ``until`` nor ``length`` the answer is everything up to the upstream's close.
+        Not idempotent: what the bytes do upstream is not known here.
+
+        Args:
+            target: ``"127.0.0.1:7"`` or ``"[::1]:7"``.
+            payload: bytes to send; may be empty.
+            until: the answer ends with these bytes (they are part of it).
+            length: the answer is exactly this many bytes, at least 1.
+            max_bytes: a longer answer is a BadResponse; 1 to 16 MiB.
+
+        Raises:
+            UsageError: if any of these is wrong; the text names it.
+        """
+        data = plain_bytes(payload)
+        if until is not None and length is not None:
+            raise UsageError("give until= or length=, not both: each says by itself where the answer ends")
+        _check_count("max_bytes", max_bytes, MAX_ANSWER_BYTES)
+        if until is not None:
+            until = plain_bytes(until)
+            if not 0 < len(until) <= max_bytes:
+                raise UsageError(f"until= is {len(until)} bytes; it needs 1 to max_bytes ({max_bytes})")
+        if length is not None:
+            _check_count("length", length, max_bytes)
+        try:
+            route = _route(target)
+        except TypeError:  # from lru_cache: the target cannot be hashed
+            raise UsageError(f"an address is a string, not {type(target).__name__}: {target!r}") from None
+        packed: bytes = msgpack.packb((data, until, length, max_bytes))
+        return route, packed
+
+    def decode(self, data: bytes) -> bytes:
+        """Return the answer, with its delimiter if one was asked for."""
+        return data
+
+
+def _check_count(name: str, value: object, highest: int) -> None:
+    if type(value) is not int or not 1 <= value <= highest:
+        raise UsageError(f"{name}={value!r} is not a whole number of bytes from 1 to {highest}")
+
+
+@lru_cache(maxsize=1024)
+def _route(target: str) -> Route:
+    return Route(KIND, (f"tcp://{canonical_address(target)}",), False)
+
+
+KIND = TcpKind()

@@ -1,0 +1,66 @@
+"""Kind ``udp``: send one datagram, get the datagram that comes back."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import ClassVar
+
+from ..errors import UsageError
+from . import Kind, Route
+from .address import canonical_address
+
+MAX_DATAGRAM_BYTES = 65_507
+"""Most that one UDP datagram carries over IPv4: 65,535 less 20 (IP) and 8 (UDP) bytes of header."""
+
+
+class UdpKind(Kind):
+    """Client half of ``udp``: the payload travels as it is, both ways."""
+
+    name: ClassVar[str] = "udp"
+
+    def encode(self, target: str, payload: bytes | bytearray | memoryview) -> tuple[Route, bytes]:
+        """Check a datagram and its address.
+
+        Not idempotent: what a datagram does to its receiver is not known here.
+
+        Args:
+            target: ``"127.0.0.1:5555"`` or ``"[::1]:5555"``.
+            payload: 0 to 65,507 bytes.
+
+        Raises:
+            UsageError: for a bad address, a str, or a datagram that is too long.
+        """
+        if type(payload) is not bytes:
+            payload = plain_bytes(payload)
+        if len(payload) > MAX_DATAGRAM_BYTES:
+            raise UsageError(
+                f"a datagram of {len(payload)} bytes is over the {MAX_DATAGRAM_BYTES} that UDP carries"
+            )
+        try:
+            return _route(target), payload
+        except TypeError:  # from lru_cache: the target cannot be hashed
+            raise UsageError(f"an address is a string, not {type(target).__name__}: {target!r}") from None
+
+    def decode(self, data: bytes) -> bytes:
+        """Return the datagram that came back."""
+        return data
+
+
+def plain_bytes(data: object) -> bytes:
+    """Return bytes-like data as bytes.
+
+    Raises:
+        UsageError: if it is not bytes-like; a str's text says to encode it.
+    """
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    way_out = "; write text.encode()" if isinstance(data, str) else ""
+    raise UsageError(f"data to send is bytes, not {type(data).__name__}{way_out}")
+
+
+@lru_cache(maxsize=1024)
+def _route(target: str) -> Route:
+    return Route(KIND, (f"udp://{canonical_address(target)}",), False)
+
+
+KIND = UdpKind()
