@@ -69,6 +69,8 @@ class Broker:
         self._worker_at: dict[bytes, Worker] = {}
         self._reported: set[bytes] = set()
         self._tombstones: OrderedDict[bytes, list[tuple[int, int]]] = OrderedDict()
+        self._rates = {"submitted_per_s": 0.0, "done_per_s": 0.0}
+        self._rated = (now_s, 0, 0)
         self._next_heartbeat_s = now_s
         self._next_second_s = now_s
         self._on_client: dict[Verb, Callable[..., None]] = {
@@ -476,9 +478,19 @@ class Broker:
             self._watch_workers(now_s)
         if now_s >= self._next_second_s:
             self._next_second_s = now_s + 1.0
+            self._rate(now_s)
             self.ledger.adapt(now_s)
             self._watch_sessions(now_s)
         self.flush(now_s)
+
+    def _rate(self, now_s: float) -> None:
+        then_s, submitted, done = self._rated
+        self._rated = (now_s, self.ledger.submitted, self.ledger.done)
+        if now_s > then_s:
+            self._rates = {
+                "submitted_per_s": round((self.ledger.submitted - submitted) / (now_s - then_s), 1),
+                "done_per_s": round((self.ledger.done - done) / (now_s - then_s), 1),
+            }
 
     def _heartbeat(self, now_s: float) -> None:
         for session in self.sessions.values():
@@ -552,6 +564,7 @@ class Broker:
             "sessions": [session.report(now_s) for session in self.sessions.values()],
             "workers": [worker.report(now_s) for worker in ledger.workers.values()],
             "origins": {origin.name: ledger.report_origin(origin) for origin in ledger.origins.values()},
+            "rates": self._rates,
             "counters": {
                 "submitted": ledger.submitted,
                 "done": ledger.done,

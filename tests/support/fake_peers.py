@@ -1,0 +1,325 @@
+"""A broker core driven by hand: fake clients, fake workers, a fake clock, and the books checked."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from reqpool import wire
+from reqpool.wire import Failed, Flag, Group, LeaseGroup, Verb
+from reqpool_broker.requests import Group as Waiting
+from reqpool_broker.requests import Lease
+from reqpool_broker.state import Broker
+
+DNS = ("dns", False, 256, 1)
+TCP = ("tcp", True, 8, 1)
+UPSTREAM = "dns://127.0.0.1:53"
+TICK_S = 0.05
+_names = itertools.count(1)
+
+
+class Desk:
+    """A broker, a clock, and who talks to it."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.broker = Broker("5571", self.now_s, epoch=77)
+        self.clients: dict[bytes, FakeClient] = {}
+        self.workers: dict[bytes, FakeWorker] = {}
+        self.executions: list[tuple[bytes, int]] = []
+
+    def client(self, **about: Any) -> FakeClient:
+        client = FakeClient(self, b"s%015d" % next(_names))
+        client.hello(**about)
+        return client
+
+    def worker(self, *kinds: tuple[Any, ...], **about: Any) -> FakeWorker:
+        worker = FakeWorker(self, b"w%015d" % next(_names), kinds or (DNS,))
+        worker.hello(**about)
+        return worker
+
+    def settle(self) -> None:
+        """Let the broker decide, and deliver what it sends."""
+        self.broker.flush(self.now_s)
+        self.deliver()
+
+    def deliver(self) -> None:
+        outbox = self.broker.outbox
+        for route, head in outbox.intake:
+            if route in self.clients:
+                self.clients[route].replies.append(wire.decode(head, wire.BROKER_TO_CLIENT))
+        for route, head in outbox.workers:
+            if route in self.workers:
+                self.workers[route].take(*wire.decode(head, wire.BROKER_TO_WORKER))
+        for topic, head, *blobs in outbox.results:
+            for client in self.clients.values():
+                if client.id == topic:
+                    client.take(*wire.decode(head, wire.PUBLISHED), blobs)
+        outbox.intake.clear()
+        outbox.workers.clear()
+        outbox.results.clear()
+
+    def pass_time(self, span_s: float) -> None:
+        """Let time pass in ticks; peers that are awake send their heartbeats."""
+        until_s = self.now_s + span_s
+        beat_s = self.now_s
+        while self.now_s < until_s:
+            self.now_s += TICK_S
+            if self.now_s >= beat_s:
+                beat_s = self.now_s + 0.5
+                for peer in [*self.clients.values(), *self.workers.values()]:
+                    if peer.awake:
+                        peer.heartbeat()
+            self.broker.tick(self.now_s)
+            self.deliver()
+
+    def check_books(self) -> None:
+        """What is counted is what is there."""
+        ledger = self.broker.ledger
+        in_flight: dict[Any, int] = {}
+        for worker in ledger.workers.values():
+            held = 0
+            for lease in worker.leases:
+                assert lease.requests
+                assert lease.worker is worker
+                for seq in lease.requests:
+                    assert lease.terms.session.open.get(seq) is lease
+                if lease.origin is not None:
+                    held += len(lease.requests)
+                    key = (lease.origin, worker)
+                    in_flight[key] = in_flight.get(key, 0) + len(lease.requests)
+            assert worker.in_flight == held
+        for origin in ledger.origins.values():
+            by_worker = {w: n for (o, w), n in in_flight.items() if o is origin}
+            assert origin.by_worker == by_worker
+            assert origin.in_flight == sum(by_worker.values())
+            assert origin.queue.waiting == sum(len(group.waiting()) for group in origin.queue)
+        waiting_bytes: dict[Any, int] = {}
+        for origin in ledger.origins.values():
+            for group in origin.queue:
+                session = group.terms.session
+                size_bytes = sum(map(len, group.payloads[group.start :]))
+                waiting_bytes[session] = waiting_bytes.get(session, 0) + size_bytes
+        for session in self.broker.sessions.values():
+            assert session.queued_bytes == waiting_bytes.get(session, 0)
+            for seq, place in session.open.items():
+                if isinstance(place, Lease):
+                    assert seq in place.requests
+                    assert place in place.worker.leases
+                else:
+                    assert isinstance(place, Waiting)
+                    assert seq in place.waiting()
+
+
+class FakeClient:
+    """Submits, and notes every outcome."""
+
+    def __init__(self, desk: Desk, id_: bytes) -> None:
+        self.desk = desk
+        self.id = id_
+        self.replies: list[tuple[Verb, list[Any]]] = []
+        self.outcomes: dict[int, list[tuple[int, bytes]]] = {}
+        self.batches: list[int] = []
+        self.acked = 0
+        self.submitted = 0
+        self.beats = 0
+        self.awake = True
+        self.open = False
+        self._routes = itertools.count(1)
+        self.route = b""
+
+    def send(self, verb: Verb, *values: Any) -> None:
+        head = wire.encode(verb, *values)
+        self.desk.broker.client_message(self.route, [head], self.desk.now_s)
+
+    def hello(self, *, subscribe: bool = True, **about: Any) -> None:
+        self.desk.clients.pop(self.route, None)
+        self.route = b"c%s-%d" % (self.id, next(self._routes))
+        self.desk.clients[self.route] = self
+        self.submitted = self.beats = 0
+        self.send(Verb.HELLO, 1, 1, {"session": self.id, "name": "fake", "pid": 1, **about})
+        self.desk.settle()
+        if subscribe and self.replies and self.replies[-1][0] is Verb.WELCOME:
+            assert self.desk.broker.subscription(self.id)
+            self.desk.broker.subscribed(self.id)
+            self.desk.settle()
+
+    @property
+    def welcome(self) -> dict[str, Any]:
+        about: dict[str, Any] = [values[1] for verb, values in self.replies if verb is Verb.WELCOME][-1]
+        return about
+
+    def submit(
+        self,
+        *seqs: int,
+        origins: tuple[str, ...] = (UPSTREAM,),
+        kind: str = "dns",
+        flags: int = Flag.IDEMPOTENT,
+        span_ms: int = 5000,
+        priority: int = 1,
+        settle: bool = True,
+    ) -> None:
+        payloads = tuple(b"p%d" % seq for seq in seqs)
+        group = Group(kind, origins, span_ms, int(flags), priority, None, None, seqs, payloads)
+        self.submitted += 1
+        self.send(Verb.SUBMIT, self.submitted, self.acked, [group])
+        if settle:
+            self.desk.settle()
+
+    def take(self, verb: Verb, values: list[Any], blobs: list[bytes]) -> None:
+        if verb is Verb.OPEN:
+            self.open = True
+        elif verb is Verb.RESULTS:
+            self.batches.append(values[1])
+            flat = wire.decode_blob(blobs[0])
+            for seq, code, data in zip(flat[0::3], flat[1::3], flat[2::3], strict=True):
+                if seq not in self.outcomes:  # docs/protocol.md: later results are ignored
+                    self.outcomes[seq] = [(code, data)]
+
+    def heartbeat(self) -> None:
+        self.beats += 1
+        self.send(Verb.HEARTBEAT, self.beats, 0, self.acked)
+
+    def acknowledge(self) -> None:
+        self.acked = max(self.batches, default=0)
+        self.heartbeat()
+
+    def code(self, seq: int) -> int:
+        """The one outcome of ``seq``."""
+        assert len(self.outcomes.get(seq, ())) == 1, self.outcomes.get(seq)
+        return self.outcomes[seq][0][0]
+
+    def error(self, seq: int) -> dict[str, Any]:
+        return wire.decode_error(self.outcomes[seq][0][1])
+
+
+class FakeWorker:
+    """Holds its leases until told to answer."""
+
+    def __init__(self, desk: Desk, id_: bytes, kinds: tuple[tuple[Any, ...], ...]) -> None:
+        self.desk = desk
+        self.id = id_
+        self.kinds = kinds
+        self.rejects: list[int] = []
+        self.leases: list[LeaseGroup] = []
+        self.cancelled: list[tuple[bytes, int]] = []
+        self.grants: dict[str, tuple[int, int]] = {}
+        self.delivered = 0
+        self.unreceived: dict[int, tuple[list[tuple[bytes, tuple[int, ...]]], tuple[bytes, ...]]] = {}
+        self.seen = 0
+        self.beats = 0
+        self.numbered = 0
+        self.awake = True
+        self.cpu_percent = 0.0
+        self.epoch = 0
+        self._routes = itertools.count(1)
+        self.route = b""
+
+    def send(self, verb: Verb, *values: Any, blobs: tuple[bytes, ...] = ()) -> None:
+        head = wire.encode(verb, *values)
+        self.desk.broker.worker_message(self.route, [head, *blobs], self.desk.now_s)
+
+    def hello(self, **about: Any) -> None:
+        self.desk.workers.pop(self.route, None)
+        self.route = b"w%s-%d" % (self.id, next(self._routes))
+        self.desk.workers[self.route] = self
+        self.seen = self.beats = self.numbered = 0
+        self.send(
+            Verb.HELLO, 1, 1, {"worker": self.id, "name": "fake", "pid": 1, "kinds": self.kinds, **about}
+        )
+        self.desk.settle()
+
+    def take(self, verb: Verb, values: list[Any]) -> None:
+        if verb is Verb.WELCOME:
+            self.epoch = values[1]["epoch"]
+        elif verb is Verb.REJECT:
+            self.rejects.append(values[0])
+        elif verb is Verb.HEARTBEAT:
+            self.seen, self.delivered = values[2], values[4]
+            self.unreceived = {n: sent for n, sent in self.unreceived.items() if n > values[3]}
+        elif verb is Verb.LEASE:
+            self.leases += values[2]
+        elif verb is Verb.CANCEL:
+            self.cancelled += [(session, seq) for session, seqs in values[2] for seq in seqs]
+        elif verb is Verb.GRANT:
+            self.grants[values[2]] = (values[3], values[4])
+
+    def held(self) -> list[int]:
+        return [seq for lease in self.leases for seq in lease.seqs]
+
+    def heartbeat(self) -> None:
+        self.beats += 1
+        sample = {"cpu_percent": self.cpu_percent}
+        self.send(Verb.HEARTBEAT, self.epoch, self.seen, self.beats, sample)
+
+    def answer(self, *seqs: int, session: bytes | None = None) -> None:
+        """Send results for these seqs (all held ones by default) in one RESULTS."""
+        wanted = set(seqs or self.held())
+        groups, blobs, kept = [], [], []
+        for lease in self.leases:
+            mine = tuple(seq for seq in lease.seqs if seq in wanted)
+            if session is not None and lease.session != session:
+                mine = ()
+            if mine:
+                flat: list[Any] = []
+                for seq in mine:
+                    self.desk.executions.append((lease.session, seq))
+                    flat += (seq, 0, b"answer %d" % seq)
+                groups.append((lease.session, mine))
+                blobs.append(wire.encode_blob(flat))
+            rest = [pair for pair in zip(lease.seqs, lease.payloads, strict=True) if pair[0] not in mine]
+            if rest:
+                kept.append(
+                    lease._replace(seqs=tuple(s for s, _ in rest), payloads=tuple(p for _, p in rest))
+                )
+        self.leases = kept
+        if groups:
+            self._report(groups, tuple(blobs))
+
+    def _report(self, groups: list[tuple[bytes, tuple[int, ...]]], blobs: tuple[bytes, ...]) -> None:
+        self.numbered += 1
+        self.unreceived[self.numbered] = (groups, blobs)
+        self.send(Verb.RESULTS, self.epoch, self.seen, self.numbered, groups, blobs=blobs)
+        self.desk.settle()
+
+    def reconnect(self) -> None:
+        """Say HELLO again with all it holds, and send again what may not have arrived."""
+        finished = list(self.unreceived.values())
+        held = [(lease.session, lease.seqs) for lease in self.leases]
+        held += [group for groups, _ in finished for group in groups]
+        self.unreceived = {}
+        self.hello(epoch=self.epoch, held=held)
+        for groups, blobs in finished:
+            self._report(groups, blobs)
+
+    def _drop(self, seqs: tuple[int, ...]) -> list[tuple[bytes, tuple[int, ...]]]:
+        groups = []
+        for lease in self.leases:
+            mine = tuple(seq for seq in lease.seqs if seq in seqs)
+            if mine:
+                groups.append((lease.session, mine))
+        self.leases = [
+            lease._replace(
+                seqs=tuple(s for s in lease.seqs if s not in seqs),
+                payloads=tuple(p for s, p in zip(lease.seqs, lease.payloads, strict=True) if s not in seqs),
+            )
+            for lease in self.leases
+            if not set(lease.seqs) <= set(seqs)
+        ]
+        return groups
+
+    def give_back(self, *seqs: int) -> None:
+        self.send(Verb.RETURN, self.epoch, self.seen, self._drop(seqs))
+        self.desk.settle()
+
+    def fail(self, *seqs: int, code: int, sent: bool) -> None:
+        details = wire.encode_error("it failed")
+        failed = [Failed(session, mine, code, sent, details) for session, mine in self._drop(seqs)]
+        self.send(Verb.RETRY, self.epoch, self.seen, failed)
+        self.desk.settle()
+
+    def die(self) -> None:
+        """Its process has exited, and the supervisor says so."""
+        del self.desk.workers[self.route]
+        self.send(Verb.DEAD, self.id)
+        self.desk.settle()
