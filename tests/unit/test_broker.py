@@ -6,13 +6,13 @@ import random
 from collections import Counter
 
 import pytest
-from support.fake_peers import DNS, TCP, UPSTREAM, Desk
 
 from reqpool import wire
 from reqpool.errors import Code
 from reqpool.wire import Flag, Reject, Verb
 from reqpool_broker import session as session_module
 from reqpool_broker.queue import QUANTUM
+from support.fake_peers import DNS, TCP, UPSTREAM, Desk
 
 ONCE = Flag(0)
 
