@@ -1,0 +1,63 @@
+"""A reqpool cluster as users run it (``reqpool up``), with the pids of its parts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import processes
+from .peers import ending
+from .run import TESTS_FOLDER
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running cluster: its intake's URL, and who plays which role in it."""
+
+    url: str
+    supervisor_pid: int
+    roles: processes.Roles
+
+
+@contextmanager
+def cluster(workers: int) -> Iterator[Cluster]:
+    """Run a cluster with so many workers, and wait until ``reqpool status`` calls it well."""
+    with tempfile.TemporaryDirectory() as folder_name:
+        folder = Path(folder_name)
+        url = f"ipc://{folder}/reqpool.sock"
+        program = [sys.executable, "-m", "reqpool_ops"]
+        log_path = folder / "up.log"
+        with log_path.open("wb") as log:
+            command = [*program, "up", "--workers", str(workers), "--bind", url]
+            up = subprocess.Popen(command, cwd=TESTS_FOLDER, stdout=log, stderr=log)
+            with ending(up):
+                deadline_s = time.monotonic() + 30
+                while not _is_well(program, url):
+                    if up.poll() is not None or time.monotonic() > deadline_s:
+                        raise RuntimeError(f"the cluster did not start:\n{log_path.read_text()}")
+                    time.sleep(0.1)
+                yield Cluster(url, up.pid, _roles(up.pid, workers))
+
+
+def _is_well(program: list[str], url: str) -> bool:
+    asked = subprocess.run([*program, "status", "--url", url], capture_output=True, timeout=30, check=False)
+    return asked.returncode == 0
+
+
+def _roles(supervisor_pid: int, workers: int) -> dict[str, list[int]]:
+    roles: dict[str, list[int]] = {"broker": [], "workers": []}
+    for process in processes.descendants(supervisor_pid):
+        words = process.cmdline()
+        if "reqpool_broker" in words:
+            roles["broker"].append(process.pid)
+        elif "reqpool_workers" in words:
+            roles["workers"].append(process.pid)
+    if len(roles["broker"]) != 1 or len(roles["workers"]) != workers:
+        raise RuntimeError(f"expected one broker and {workers} workers, found {roles}")
+    return roles
