@@ -1,0 +1,208 @@
+"""A real broker process and raw sockets: what anybody may throw at its three doors."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from reqpool import wire
+from reqpool.wire import Flag, Group, Reject, Verb
+
+PATIENCE_MS = 10_000
+
+
+class RawBroker:
+    """A broker process, and sockets to it that close themselves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "reqpool_broker", "--bind", f"ipc://{folder}/intake"],
+            stdout=subprocess.PIPE,
+        )
+        assert self.process.stdout is not None
+        self.urls = json.loads(self.process.stdout.readline())
+        self.context = zmq.Context()
+        self._sockets: list[zmq.Socket[bytes]] = []
+
+    def socket(self, kind: int, door: str) -> zmq.Socket[bytes]:
+        socket = self.context.socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RCVTIMEO, PATIENCE_MS)
+        socket.connect(self.urls[door])
+        self._sockets.append(socket)
+        return socket
+
+    def close(self) -> None:
+        for socket in self._sockets:
+            socket.close(linger=0)
+        self.context.term()
+        self.process.terminate()
+        assert self.process.wait(10) == 0
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+class RawSession:
+    """A client that works: it notices whether the others' noise disturbs it."""
+
+    def __init__(self, broker: RawBroker) -> None:
+        self.id = os.urandom(16)
+        self.dealer = broker.socket(zmq.DEALER, "intake")
+        self.dealer.send(wire.encode(Verb.HELLO, 1, 1, {"session": self.id, "name": "raw", "pid": 1}))
+        verb, _ = wire.decode(self.dealer.recv(), wire.BROKER_TO_CLIENT)
+        assert verb is Verb.WELCOME
+        self.sub = broker.socket(zmq.SUB, "results")
+        self.sub.subscribe(self.id)
+        assert self.published()[0] is Verb.OPEN
+        self.submitted = 0
+
+    def published(self) -> tuple[Verb, list[Any], list[bytes]]:
+        frames = self.sub.recv_multipart()
+        verb, values = wire.decode(frames[1], wire.PUBLISHED)
+        return verb, values, frames[2:]
+
+    def ask(self, seq: int) -> None:
+        """Submit one request that no worker will take, and see it end in the queue."""
+        self.submitted += 1
+        group = Group("dns", ("dns://127.0.0.1:1",), 50, Flag.IDEMPOTENT, 1, None, None, (seq,), (b"?",))
+        self.dealer.send(wire.encode(Verb.SUBMIT, self.submitted, 0, [group]))
+        while True:
+            verb, _, blobs = self.published()
+            if verb is Verb.RESULTS:
+                assert wire.decode_blob(blobs[0])[0] == seq
+                return
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[RawBroker]:
+    raw = RawBroker(tmp_path)
+    yield raw
+    raw.close()
+
+
+def report(broker: RawBroker) -> dict[str, Any]:
+    dealer = broker.socket(zmq.DEALER, "intake")
+    dealer.send(wire.encode(Verb.STATUS, {}))
+    _, values = wire.decode(dealer.recv(), wire.BROKER_TO_CLIENT)
+    about: dict[str, Any] = values[0]
+    return about
+
+
+def noise(chance: random.Random) -> list[bytes]:
+    """Random bytes, truncated messages, right verbs with wrong fields."""
+    whole = wire.encode(Verb.SUBMIT, 1, 0, [("dns", ("o",), 5, 1, 1, None, None, (1,), (b"x",))])
+    return chance.choice(
+        [
+            [chance.randbytes(chance.randrange(1, 60))],
+            [whole[: chance.randrange(1, len(whole))]],
+            [wire.encode(chance.choice(list(Verb)), *[chance.choice([None, -1, "x", b"", {}, []])] * 5)],
+            [whole, b"one frame too many"],
+            [b""],
+        ]
+    )
+
+
+@pytest.mark.parametrize("door", ["intake", "workers"])
+def test_noise_is_counted_and_answered_and_disturbs_nobody(broker: RawBroker, door: str) -> None:
+    session = RawSession(broker)
+    chance = random.Random(7)
+    stranger = broker.socket(zmq.DEALER, door)
+    schema = wire.BROKER_TO_CLIENT if door == "intake" else wire.BROKER_TO_WORKER
+    for round_ in range(20):
+        for _ in range(25):
+            stranger.send_multipart(noise(chance))
+        session.ask(round_)
+    verb, values = wire.decode(stranger.recv(), schema)
+    assert (verb, values[0]) == (Verb.REJECT, Reject.MALFORMED)
+    assert report(broker)["counters"]["malformed"][door] >= 400
+
+
+def test_noise_of_a_session_does_not_end_it(broker: RawBroker) -> None:
+    session = RawSession(broker)
+    chance = random.Random(8)
+    for _ in range(200):
+        session.dealer.send_multipart([*noise(chance)[:1], b"second frame"])
+    session.ask(1)
+
+
+def test_results_socket_gives_nothing_to_who_has_no_session(broker: RawBroker) -> None:
+    session = RawSession(broker)
+    nosy = [broker.socket(zmq.SUB, "results") for _ in range(4)]
+    for sub, topic in zip(nosy, [b"", session.id[:4], os.urandom(16), session.id + b"\0"], strict=True):
+        sub.subscribe(topic)
+    rude = broker.socket(zmq.XSUB, "results")
+    for junk in (b"", b"\x07junk", b"\x01", b"\x00" + session.id, b"\x01" * 500):
+        rude.send(junk)
+    for seq in range(20):
+        session.ask(seq)
+    for sub in nosy:
+        assert not sub.poll(0)
+    assert report(broker)["counters"]["malformed"]["results"] >= 4
+
+
+def test_unsubscribing_somebody_elses_topic_changes_nothing(broker: RawBroker) -> None:
+    session = RawSession(broker)
+    rude = broker.socket(zmq.XSUB, "results")
+    for _ in range(50):
+        rude.send(b"\x00" + session.id)
+    for seq in range(5):
+        session.ask(seq)
+
+
+@pytest.mark.parametrize("door", ["intake", "workers"])
+def test_oversized_message_costs_its_sender_the_connection(broker: RawBroker, door: str) -> None:
+    session = RawSession(broker)
+    stranger = broker.socket(zmq.DEALER, door)
+    monitor = stranger.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    stranger.send(bytes(wire.MAX_MESSAGE_BYTES + 1), copy=False)
+    assert monitor.poll(PATIENCE_MS)
+    stranger.disable_monitor()
+    monitor.close()
+    session.ask(1)
+
+
+def test_submissions_out_of_order_are_refused_and_the_session_lives(broker: RawBroker) -> None:
+    session = RawSession(broker)
+    session.submitted = 4
+    group = Group("dns", ("dns://127.0.0.1:1",), 50, 1, 1, None, None, (9,), (b"?",))
+    session.dealer.send(wire.encode(Verb.SUBMIT, 6, 0, [group]))
+    verb, values = wire.decode(session.dealer.recv(), wire.BROKER_TO_CLIENT)
+    assert (verb, values[0]) == (Verb.REJECT, Reject.GAP)
+    session.submitted = 0
+    session.ask(1)
+
+
+def test_port_in_use_is_said_in_one_line() -> None:
+    context = zmq.Context()
+    taken = context.socket(zmq.ROUTER)
+    port = taken.bind_to_random_port("tcp://127.0.0.1")
+    outcome = subprocess.run(
+        [sys.executable, "-m", "reqpool_broker", "--bind", f"tcp://127.0.0.1:{port}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    taken.close(linger=0)
+    context.term()
+    assert outcome.returncode == 2
+    assert outcome.stderr.strip() == (
+        f"reqpool broker: cannot bind tcp://127.0.0.1:{port}: Address already in use"
+    )
+
+
+def test_results_socket_is_where_welcome_says(broker: RawBroker) -> None:
+    dealer = broker.socket(zmq.DEALER, "intake")
+    dealer.send(wire.encode(Verb.HELLO, 1, 1, {"session": os.urandom(16)}))
+    _, values = wire.decode(dealer.recv(), wire.BROKER_TO_CLIENT)
+    folder = broker.urls["intake"].rpartition("/")[0]
+    assert f"{folder}/{values[1]['results']}" == broker.urls["results"]
