@@ -1,0 +1,402 @@
+"""The future of one request; it is also the request's entry in the pending table and the outbox.
+
+A ``concurrent.futures.Future`` to everybody who looks (``wait``, ``as_completed``,
+``asyncio.wrap_future``), but without the ``Condition`` that one makes at birth: that costs 2 µs and
+1.6 kB a request, and most requests are never waited for. The rules that make it safe without:
+
+* Whoever takes the request out of ``pending`` (one dict operation) ends it; nobody else may.
+* The ender looks for a condition *after* taking it out. None there: the state changes without a lock.
+  One there: the state changes, and waiters are told, under it.
+* Whoever makes a condition looks into ``pending`` *after* making it. The request still there: its ender
+  will find the condition. Gone: the change is only a few bytecodes away, and is waited for.
+
+So a waiter that saw the old state is always told, and one that saw the new state never is:
+``concurrent.futures.wait`` counts on both.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from . import wire
+from .errors import BY_CODE, Code, PoolError, ProtocolError, UsageError
+from .kinds import Route
+
+if TYPE_CHECKING:
+    import asyncio
+
+T = TypeVar("T")
+
+_UNDECODED: Any = object()
+
+
+class Owner(Protocol):
+    """What a future needs of the stub it came from."""
+
+    session_hex: str
+    pending: dict[int, Future[Any]]
+
+    def cancel(self, future: Future[Any]) -> bool:
+        """End it as cancelled if it has not ended; False if it has."""
+
+    def check_wait(self) -> None:
+        """Raise UsageError if this thread must not wait for a request of this stub."""
+
+    def end_if_abandoned(self, future: Future[Any]) -> None:
+        """End it if this is a forked child, where nobody else will."""
+
+    def report_callback_error(self, future: Future[Any]) -> None:
+        """Log and count the exception being handled."""
+
+
+class Future(concurrent.futures.Future[T]):
+    """What ``pool.dns(...)`` and the others return: the answer to come.
+
+    Has the whole API of :class:`concurrent.futures.Future`, and can be awaited in any asyncio loop.
+    All methods may be called from any thread. Not made by users.
+    """
+
+    # The short names without underscore belong to the stub: slots, because there is one of these for
+    # every request and the stub reads them in its loops.
+    __slots__ = (
+        "_code",
+        "_data",
+        "_ended_s",
+        "_owner",
+        "_state",
+        "_value",
+        "callback",
+        "connection",
+        "deadline_s",
+        "payload",
+        "priority",
+        "resubmitted",
+        "route",
+        "seq",
+        "submitted_s",
+    )
+
+    # Made in the instance's dict when first needed; these are what is seen until then.
+    _made_condition: threading.Condition | None = None
+    _made_callbacks: deque[Callable[[Any], object]] | None = None
+
+    def __init__(
+        self,
+        owner: Owner,
+        seq: int,
+        route: Route,
+        payload: bytes,
+        submitted_s: float,
+        deadline_s: float,
+        priority: int,
+        callback: Callable[[Any], object] | None,
+    ) -> None:
+        # Not calling super().__init__() is the point: see the top of this file.
+        self._owner = owner
+        self._state: str = PENDING
+        self._code = 0
+        self._data: Any = None
+        self._value: Any = _UNDECODED
+        self._ended_s = 0.0
+        self.seq = seq
+        self.route = route
+        self.payload = payload
+        self.submitted_s = submitted_s
+        self.deadline_s = deadline_s
+        self.priority = priority
+        self.callback = callback
+        self.connection = 0
+        """Number of the connection it was last sent on, 0 if never sent."""
+        self.resubmitted = 0
+        """Flag.RESUBMITTED once it may be known to a broker that was lost."""
+
+    # --- state ------------------------------------------------------------------------------------
+
+    @property
+    def request_id(self) -> str:
+        """``"<session hex>-<sequence>"``, as in errors and in the pool's own logs."""
+        return f"{self._owner.session_hex}-{self.seq}"
+
+    def done(self) -> bool:
+        """Return True if the request has ended: with a result, an error, or cancelled."""
+        return self._state is not PENDING
+
+    def running(self) -> bool:
+        """Return False: whether a worker has it just now is not known here."""
+        return False
+
+    def cancelled(self) -> bool:
+        """Return True if :meth:`cancel`, or closing the pool, ended it."""
+        return self._state is CANCELLED_AND_NOTIFIED
+
+    def cancel(self) -> bool:
+        """End the request as cancelled, unless it has ended already.
+
+        The cluster is told; if the request is on its way to the upstream it may still act on it.
+        Callbacks run on the pool's delivery thread.
+
+        Returns:
+            True if it is cancelled (now or before), False if it had ended otherwise.
+        """
+        return self._owner.cancel(self) or self._state is CANCELLED_AND_NOTIFIED
+
+    def __repr__(self) -> str:
+        if self._state is PENDING:
+            outcome = "pending"
+        elif self._state is CANCELLED_AND_NOTIFIED:
+            outcome = "cancelled"
+        else:
+            outcome = Code(self._code).name if self._code in BY_CODE or not self._code else str(self._code)
+        return f"<reqpool.Future #{self.seq} {outcome.lower()}>"
+
+    # --- outcome ----------------------------------------------------------------------------------
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the answer and return it, decoded on first look.
+
+        Args:
+            timeout: seconds to wait here, or None until the request ends: its own timeout ends it.
+
+        Raises:
+            PoolError: the request's own error.
+            TimeoutError: not ended after ``timeout`` seconds; the request goes on.
+            UsageError: called inside a callback of the same pool for an unfinished request.
+        """
+        if self._state is PENDING:
+            self._wait(timeout)
+        value = self._value
+        if value is _UNDECODED:
+            value = self._settle()
+        if self._code:
+            try:
+                raise value
+            finally:
+                del self, value  # a traceback's frame that holds its own exception is a cycle
+        return value  # type: ignore[no-any-return]
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the end and return the error, or None if there is an answer.
+
+        Args:
+            timeout: as in :meth:`result`.
+
+        Raises:
+            Cancelled: the request was cancelled.
+            TimeoutError: as in :meth:`result`.
+            UsageError: as in :meth:`result`.
+        """
+        if self._state is PENDING:
+            self._wait(timeout)
+        if self._value is _UNDECODED:
+            self._settle()
+        if self._state is CANCELLED_AND_NOTIFIED:
+            raise self._value
+        return self._value if self._code else None
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if self._state is PENDING:
+            import asyncio  # here: 50 ms that programs which never await are spared
+
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+
+            def end_waiter() -> None:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+            def wake(_: Any) -> None:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(end_waiter)
+
+            self.add_done_callback(wake)
+            try:
+                yield from waiter
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        return self.result()
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Call ``fn(future)`` when the request has ended; at once, on this thread, if it has.
+
+        Args:
+            fn: runs once, on the pool's delivery thread; what it raises is logged and counted.
+        """
+        self.__dict__.setdefault("_made_callbacks", deque()).append(fn)
+        if self._state is not PENDING:
+            self.run_callbacks()
+
+    def set_result(self, result: Any) -> None:
+        """Raise UsageError: only the pool ends a request."""
+        raise UsageError("only the pool itself ends a request")
+
+    set_exception = set_result  # type: ignore[assignment]
+    set_running_or_notify_cancel = None  # type: ignore[assignment]
+
+    def _settle(self) -> Any:
+        """Decode the answer, or build the error, and keep it."""
+        code, data = self._code, self._data
+        if code == 0:
+            try:
+                value = self.route.kind.decode(data)
+            except PoolError as error:
+                value = self._fill(error)
+                self._value, self._code = value, error.code
+                return value
+        else:
+            value = self._make_error(code, data)
+        self._value = value
+        self._data = None
+        return value
+
+    def _make_error(self, code: int, data: bytes) -> PoolError:
+        try:
+            about = wire.decode_error(data)
+        except ProtocolError as error:
+            about = {"text": f"a result with code {code} that cannot be read: {error}"}
+        retry_after_ms = about.get("retry_after_ms")
+        return self._fill(
+            BY_CODE.get(code, PoolError)(
+                str(about.get("text", "")),
+                origin=about.get("origin"),
+                phase=about.get("phase"),
+                attempts=about.get("attempts", 0),
+                sent=about.get("sent"),
+                retry_after_s=retry_after_ms / 1000 if isinstance(retry_after_ms, int) else None,
+            )
+        )
+
+    def _fill(self, error: PoolError) -> PoolError:
+        error.request_id = self.request_id
+        error.origin = error.origin or self.route.origins[0]
+        if self._ended_s:
+            error.elapsed_s = self._ended_s - self.submitted_s
+        return error
+
+    def _wait(self, timeout: float | None) -> None:
+        if timeout is not None and timeout <= 0:
+            raise TimeoutError("the request has not ended yet")
+        self._owner.check_wait()
+        give_up_s = None if timeout is None else time.monotonic() + timeout
+        condition = self._condition
+        with condition:
+            while self._state is PENDING:
+                left_s = None if give_up_s is None else give_up_s - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    raise TimeoutError(f"the request has not ended after {timeout} s")
+                condition.wait(left_s)
+
+    # --- for the one who took it out of pending ---------------------------------------------------
+
+    def end(self, state: str, code: int, data: Any, now_s: float) -> None:
+        """End the request. Only for whoever took it out of ``pending``, once."""
+        self._code = code
+        self._data = data
+        self._ended_s = now_s
+        condition = self._made_condition
+        if condition is None:
+            self._state = state
+        else:
+            self.end_waited(condition, state)
+
+    def end_waited(self, condition: threading.Condition, state: str) -> None:
+        """The last step of :meth:`end` when somebody may wait."""
+        with condition:
+            self._state = state
+            for waiter in self._waiters:
+                if state is FINISHED and not self._code:
+                    waiter.add_result(self)
+                elif state is FINISHED:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_cancelled(self)
+            condition.notify_all()
+
+    @classmethod
+    def refused(cls, error: UsageError) -> Future[Any]:
+        """Return an ended future for a request that was never one."""
+        nothing: Any = None
+        future: Future[Any] = Future(_NOBODY, 0, nothing, b"", 0.0, 0.0, 1, None)
+        future._value = error
+        future.end(FINISHED, error.code, None, 0.0)
+        return future
+
+    def abandon(self, code: int, data: bytes) -> None:
+        """End the request in a forked child: its callbacks are the parent's to run."""
+        self.callback = None
+        # Another thread of the parent may have held the condition, or be half way through the deque.
+        self.__dict__.pop("_made_condition", None)
+        self.__dict__.pop("_made_callbacks", None)
+        self.end(FINISHED, code, data, time.monotonic())
+
+    def has_callbacks(self) -> bool:
+        """Return True if :meth:`run_callbacks` has something to run."""
+        return self.callback is not None or self._made_callbacks is not None
+
+    def run_callbacks(self) -> None:
+        """Run what has not run; each is taken out first, so two threads here run none twice."""
+        callback = self.callback
+        if callback is not None:
+            self.callback = None
+            self._run(callback)
+        added = self._made_callbacks
+        while added:
+            try:
+                callback = added.popleft()
+            except IndexError:
+                break
+            self._run(callback)
+
+    def _run(self, callback: Callable[[Future[T]], object]) -> None:
+        try:
+            callback(self)
+        except BaseException:
+            # Also SystemExit: a callback has no thread of its own that it could end.
+            self._owner.report_callback_error(self)
+
+    # --- what concurrent.futures.wait and as_completed reach for ----------------------------------
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        condition: threading.Condition = self.__dict__.setdefault("_made_condition", threading.Condition())
+        if self.seq not in self._owner.pending:
+            while self._state is PENDING:
+                self._owner.end_if_abandoned(self)
+                time.sleep(0)
+        return condition
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        waiters: list[Any] = self.__dict__.setdefault("_made_waiters", [])
+        return waiters
+
+
+class _Nobody:
+    """The owner of futures that ended before they began."""
+
+    session_hex = ""
+
+    def __init__(self) -> None:
+        self.pending: dict[int, Future[Any]] = {}
+
+    def cancel(self, future: Future[Any]) -> bool:
+        return False
+
+    def check_wait(self) -> None:
+        pass
+
+    def end_if_abandoned(self, future: Future[Any]) -> None:
+        pass
+
+    def report_callback_error(self, future: Future[Any]) -> None:
+        logging.getLogger("reqpool").exception("callback of a refused request raised")
+
+
+_NOBODY = _Nobody()

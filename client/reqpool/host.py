@@ -1,0 +1,93 @@
+"""What the process around us does: fork, exit, and gevent's patches.
+
+A ZeroMQ context is not usable after fork(), and none of the parent's threads exist in the child: each
+process has its own context, made when first needed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from typing import Protocol
+
+import zmq
+
+from .errors import UsageError
+
+EXIT_SECONDS = 1.0
+"""How long each stub may take to say goodbye at interpreter exit."""
+
+
+class Running(Protocol):
+    """A stub with threads."""
+
+    def abandon(self) -> None:
+        """In a forked child: end all futures; threads and sockets are the parent's."""
+
+    def shut_down(self, timeout_s: float) -> None:
+        """At exit: end all futures without callbacks, and the I/O thread."""
+
+
+class _Host:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self.running: set[Running] = set()
+
+
+_host = _Host()
+
+
+def start_lock() -> threading.Lock:
+    """Return the lock under which stubs are started; a forked child has a fresh one."""
+    return _host.lock
+
+
+def context() -> zmq.Context[zmq.Socket[bytes]]:
+    """Return this process's ZeroMQ context. Hold :func:`start_lock`."""
+    if _host.context is None:
+        _host.context = zmq.Context()
+    return _host.context
+
+
+def started(stub: Running) -> None:
+    """Note a stub whose threads run. Hold :func:`start_lock`."""
+    _host.running.add(stub)
+
+
+def stopped(stub: Running) -> None:
+    """Forget it."""
+    _host.running.discard(stub)
+
+
+def check_unpatched() -> None:
+    """Raise UsageError if gevent has replaced what our threads are made of."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None:
+        return
+    patched = [name for name in ("threading", "select", "queue") if monkey.is_module_patched(name)]
+    if patched:
+        raise UsageError(
+            f"gevent has patched {', '.join(patched)}, and a pool needs real threads: use "
+            "gevent.monkey.patch_all(thread=False, select=False, queue=False), or a process without gevent"
+        )
+
+
+def _in_child() -> None:
+    global _host
+    parents = _host
+    _host = _Host()
+    for stub in list(parents.running):
+        stub.abandon()
+    # pyzmq closes neither sockets nor contexts of another pid: dropping them here is safe.
+
+
+def _at_exit() -> None:
+    for stub in list(_host.running):
+        stub.shut_down(EXIT_SECONDS)
+
+
+os.register_at_fork(after_in_child=_in_child)
+atexit.register(_at_exit)

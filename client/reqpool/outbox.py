@@ -1,0 +1,74 @@
+"""From a queue of futures to the groups of one SUBMIT: sans-IO."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from concurrent.futures._base import PENDING
+from typing import Any
+
+from . import wire
+from .future import Future
+
+BUCKETS_PER_S = 64
+"""Requests whose deadlines lie in the same 1/64 s share a group, and the later end as its deadline."""
+
+
+def next_batch(queue: deque[Future[Any]], connection: int, now_s: float) -> tuple[list[Any], float]:
+    """Take the requests of one SUBMIT off the queue's left end and group them.
+
+    Other threads may append to ``queue`` meanwhile. What has ended, or was sent on this connection
+    already, is dropped.
+
+    Args:
+        queue: what to send, oldest first.
+        connection: number of the connection they will be sent on, from 1.
+        now_s: monotonic clock; spans are counted from here.
+
+    Returns:
+        The groups in :class:`~reqpool.wire.Group`'s order, none if nothing was left to send, and the
+        earliest deadline among them (at most 1/64 s early).
+    """
+    groups: dict[tuple[Any, ...], tuple[list[int], list[bytes]]] = {}
+    last_key: tuple[Any, ...] | None = None
+    seqs: list[int] = []
+    payloads: list[bytes] = []
+    count = size = 0
+    popleft = queue.popleft
+    while queue and count < wire.MAX_BATCH_REQUESTS:
+        future = popleft()
+        if future._state is not PENDING or future.connection == connection:
+            continue
+        payload = future.payload
+        size += len(payload)
+        if size > wire.MAX_BATCH_BYTES and count:
+            queue.appendleft(future)
+            break
+        count += 1
+        future.connection = connection
+        key = (future.route, future.priority, int(future.deadline_s * BUCKETS_PER_S), future.resubmitted)
+        if key != last_key:
+            last_key = key
+            seqs, payloads = groups.setdefault(key, ([], []))
+        seqs.append(future.seq)
+        payloads.append(payload)
+    earliest_s = math.inf
+    entries = []
+    for (route, priority, bucket, resubmitted), (seqs, payloads) in groups.items():
+        earliest_s = min(earliest_s, bucket / BUCKETS_PER_S)
+        # From the bucket's end and rounded up: nobody is timed out before the span that was asked for.
+        span_ms = math.ceil(((bucket + 1) / BUCKETS_PER_S - now_s) * 1000)
+        entries.append(
+            (
+                route.kind.name,
+                route.origins,
+                min(max(span_ms, 0), wire.MAX_SPAN_MS),
+                resubmitted | (wire.Flag.IDEMPOTENT if route.idempotent else 0),
+                priority,
+                None,
+                None,
+                seqs,
+                payloads,
+            )
+        )
+    return entries, earliest_s

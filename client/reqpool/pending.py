@@ -1,0 +1,69 @@
+"""Requests that have not ended, and when to look for those whose time is up: sans-IO.
+
+There is no timer per request. One sweep looks at all of them when the earliest may be due; between
+two sweeps everything that was answered has gone for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from . import wire
+from .future import Future
+
+SWEEP_INTERVAL_S = 0.05
+"""Shortest span between two sweeps: bounds what they cost while many requests time out."""
+CLUSTER_GRACE_S = wire.CLUSTER_GRACE_MS / 1000
+
+
+class Pending:
+    """The table, and its next due moment.
+
+    Attributes:
+        futures: sequence number to future. ``futures.pop(seq, None)`` is the claim to end a request:
+            one dict operation, from any thread.
+        due_s: when to sweep next, or infinity.
+    """
+
+    __slots__ = ("_swept_s", "due_s", "futures")
+
+    def __init__(self) -> None:
+        self.futures: dict[int, Future[Any]] = {}
+        self.due_s = math.inf
+        self._swept_s = -math.inf
+
+    def expect(self, due_s: float) -> None:
+        """Sweep at ``due_s`` at the latest. Only the I/O thread may call it."""
+        if due_s < self.due_s:
+            self.due_s = max(due_s, self._swept_s + SWEEP_INTERVAL_S)
+
+    def sweep(self, now_s: float, unreached_from_s: float | None, grace_s: float) -> list[Future[Any]]:
+        """Take out what is due, and set the next due moment. Only the I/O thread may call it.
+
+        Args:
+            now_s: monotonic clock.
+            unreached_from_s: when the first dial was, if no broker was ever reached; else None.
+            grace_s: how long a request is kept while no broker was ever reached.
+
+        Returns:
+            The futures taken out: the caller ends them.
+        """
+        taken = []
+        earliest_s = math.inf
+        for future in list(self.futures.values()):
+            due_s = future.deadline_s + CLUSTER_GRACE_S
+            if unreached_from_s is not None:
+                due_s = min(due_s, max(future.submitted_s, unreached_from_s) + grace_s)
+            if due_s > now_s:
+                earliest_s = min(earliest_s, due_s)
+            elif self.futures.pop(future.seq, None) is not None:
+                taken.append(future)
+        self._swept_s = now_s
+        self.due_s = max(earliest_s, now_s + SWEEP_INTERVAL_S)
+        return taken
+
+    def take_all(self) -> list[Future[Any]]:
+        """Take everything out. From any thread."""
+        pop = self.futures.pop
+        return [future for seq in list(self.futures) if (future := pop(seq, None)) is not None]

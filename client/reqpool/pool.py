@@ -1,0 +1,396 @@
+"""The pool: what an application holds."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import lru_cache
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import address, host, kinds, wire
+from .delivery import Handoff
+from .embedded import Embedded
+from .errors import UsageError
+from .future import Future
+from .kinds import Kind, Route
+from .stats import Stats
+from .stub import Stub
+
+if TYPE_CHECKING:
+    from .kinds.dns_answer import DnsAnswer
+
+Item = TypeVar("Item")
+T = TypeVar("T")
+Callback = Callable[[Future[T]], object]
+
+MAX_TIMEOUT_S = wire.MAX_SPAN_MS / 1000
+CLOSE_SECONDS = 5.0
+"""How long closing without draining waits for callbacks that run."""
+
+
+class Pool:
+    """A door to a pool of workers: hand in a request, get called back.
+
+    Opens no socket and starts no thread before its first request, so it can be made at import, before
+    a server forks; each process then has a session of its own. All methods may be called from any
+    thread. Use it in a ``with`` block or call :meth:`close`; a pool that is merely dropped ends by
+    itself when its last request has ended, and at interpreter exit what is pending is cancelled.
+
+    Options of every request:
+
+    * ``timeout``: seconds until it ends with RequestTimeout, over 0, at most 24 h; None: the pool's.
+    * ``callback``: called with the ended future on the pool's delivery thread, or in its executor.
+    * ``priority``: 0 first, 1 default, 2 last; strict for each upstream.
+    * ``block``: if ``max_pending`` requests are pending, wait for room for at most ``timeout``,
+      instead of raising Overloaded.
+
+    Every submitting method raises UsageError if the request is wrong or the pool is closed, and
+    Overloaded if there is no room.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        timeout: float = 5.0,
+        max_pending: int = 100_000,
+        executor: concurrent.futures.Executor | None = None,
+        workers: int | None = None,
+    ) -> None:
+        """Make a pool.
+
+        Args:
+            url: the broker's, ``tcp://host:port`` or ``ipc:///path``. None: ``$REQPOOL_URL``, and
+                without that a private broker and workers of this process, ended with it.
+            timeout: seconds, for requests that give none.
+            max_pending: requests that may be pending at a time in this process, from 1.
+            executor: runs the callbacks; None: one thread of the pool's own.
+            workers: worker processes of a private cluster, from 1; None: by the number of CPUs.
+
+        Raises:
+            UsageError: a bad URL or option, or gevent has patched threads.
+        """
+        host.check_unpatched()
+        url = url or os.environ.get("REQPOOL_URL") or None
+        if url is not None:
+            address.check(url)
+            if workers is not None:
+                raise UsageError("workers= is for a pool without a URL: a shared one has its own")
+        elif workers is None:
+            workers = max(1, min(4, (os.cpu_count() or 1) - 1))
+        elif type(workers) is not int or workers < 1:
+            raise UsageError(f"workers={workers!r}: a number from 1")
+        if type(max_pending) is not int or max_pending < 1:
+            raise UsageError(f"max_pending={max_pending!r}: a number from 1")
+        self._url = url
+        self._timeout_s = _checked_timeout(timeout)
+        self._max_pending = max_pending
+        self._executor = executor
+        self._workers = workers or 0
+        self._embedded: Embedded | None = None
+        self._stub: Stub | None = None
+        self._finalizer: weakref.finalize[Any, Pool] | None = None
+        self._closed = False
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def dns(
+        self,
+        name: str,
+        rtype: str | int = "A",
+        *,
+        server: str | Sequence[str] | None = None,
+        timeout: float | None = None,
+        callback: Callback[DnsAnswer] | None = None,
+        priority: int = 1,
+        block: bool = False,
+    ) -> Future[DnsAnswer]:
+        """Look a name up.
+
+        Args:
+            name: the name; IDNA is applied.
+            rtype: record type, by name or number.
+            server: ``host[:port]``, or 1 to 8 of them, tried in turn; None: the system's.
+            timeout: see :class:`Pool`, as are the others.
+            callback: …
+            priority: …
+            block: …
+
+        Returns:
+            The future of the answer. NXDOMAIN and the like are answers, with an ``rcode``.
+        """
+        route, payload = kinds.find("dns").encode(server, name, rtype=rtype)
+        return self._submit(route, payload, timeout, callback, priority, block)
+
+    def udp(
+        self,
+        address: str,
+        data: bytes,
+        *,
+        timeout: float | None = None,
+        callback: Callback[bytes] | None = None,
+        priority: int = 1,
+        idempotent: bool | None = None,
+        block: bool = False,
+    ) -> Future[bytes]:
+        """Send a datagram to ``host:port`` and get the datagram that answers it.
+
+        Args:
+            address: ``host:port``.
+            data: the datagram.
+            timeout: see :class:`Pool`, as are the others.
+            callback: …
+            priority: …
+            idempotent: may it be sent more than once? None: no.
+            block: …
+        """
+        route, payload = kinds.find("udp").encode(address, data)
+        if idempotent is not None:
+            route = _with_idempotence(route, idempotent)
+        return self._submit(route, payload, timeout, callback, priority, block)
+
+    def tcp(
+        self,
+        address: str,
+        data: bytes,
+        *,
+        until: bytes | None = None,
+        length: int | None = None,
+        max_bytes: int | None = None,
+        timeout: float | None = None,
+        callback: Callback[bytes] | None = None,
+        priority: int = 1,
+        idempotent: bool | None = None,
+        block: bool = False,
+    ) -> Future[bytes]:
+        """Send bytes to ``host:port`` and get bytes: until a delimiter, a length, or close.
+
+        Args:
+            address: ``host:port``.
+            data: what to send.
+            until: the answer ends with these bytes, which are part of it.
+            length: the answer has this many bytes. Neither: it ends when the peer closes.
+            max_bytes: a longer answer is BadResponse; None: the kind's limit.
+            timeout: see :class:`Pool`, as are the others.
+            callback: …
+            priority: …
+            idempotent: may it be sent more than once? None: no.
+            block: …
+        """
+        options = {} if max_bytes is None else {"max_bytes": max_bytes}
+        route, payload = kinds.find("tcp").encode(address, data, until=until, length=length, **options)
+        if idempotent is not None:
+            route = _with_idempotence(route, idempotent)
+        return self._submit(route, payload, timeout, callback, priority, block)
+
+    def submit(
+        self,
+        kind: str | Kind,
+        target: Any,
+        payload: Any,
+        *,
+        timeout: float | None = None,
+        callback: Callback[Any] | None = None,
+        priority: int = 1,
+        idempotent: bool | None = None,
+        block: bool = False,
+        **options: Any,
+    ) -> Future[Any]:
+        """Submit a request of any kind: the door that ``dns`` and the others use.
+
+        Args:
+            kind: registered name, or the kind itself.
+            target: which upstream, as the kind takes it.
+            payload: what to ask, as the kind takes it.
+            timeout: see :class:`Pool`, as are the others.
+            callback: …
+            priority: …
+            idempotent: may it run more than once? None: what the kind says.
+            block: …
+            **options: the kind's own.
+        """
+        if isinstance(kind, str):
+            kind = kinds.find(kind)
+        route, data = kind.encode(target, payload, **options)
+        if idempotent is not None:
+            route = _with_idempotence(route, idempotent)
+        return self._submit(route, data, timeout, callback, priority, block)
+
+    def map(
+        self,
+        method: Callable[..., Future[T]],
+        items: Iterable[Item],
+        *,
+        window: int = 256,
+        **options: Any,
+    ) -> Generator[tuple[Item, Future[T]], None, None]:
+        """Submit one request per item and yield them as they end; a window is kept in flight.
+
+        ``for name, future in pool.map(pool.dns, names, server="192.0.2.1"): …``
+
+        Args:
+            method: e.g. ``pool.dns``; called with the item and ``options``.
+            items: read as the window has room, on the thread that iterates.
+            window: requests in flight at a time, from 1.
+            **options: for ``method``, but no ``callback`` and no ``block``.
+
+        Yields:
+            Each item and its ended future, in the order in which they end. An item that ``method``
+            refuses with UsageError comes with a future that raises it. Leaving the loop early
+            cancels what is in flight.
+
+        Raises:
+            UsageError: a bad window, or iterated inside a callback of this pool.
+        """
+        if type(window) is not int or window < 1:
+            raise UsageError(f"window={window!r}: a number from 1")
+        ended = Handoff()
+        asked: dict[Future[T], Item] = {}
+        source = iter(items)
+        exhausted = False
+        try:
+            while True:
+                while not exhausted and len(asked) < window:
+                    try:
+                        item = next(source)
+                    except StopIteration:
+                        exhausted = True
+                        break
+                    try:
+                        asked[method(item, callback=ended, block=True, **options)] = item
+                    except UsageError as error:
+                        if self._closed:
+                            raise
+                        yield item, Future.refused(error)
+                if not asked:
+                    return
+                if ended.empty() and self._stub is not None:
+                    self._stub.check_wait()
+                future = ended.get()
+                yield asked.pop(future), future
+        finally:
+            for future in asked:
+                future.cancel()
+
+    # --- the pool itself ------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Return the counts of this process's session; cheap, and never waits."""
+        stub = self._stub
+        if stub is None or stub.abandoned:
+            return Stats(self._url or "", "closed" if self._closed else "unused")
+        return stub.stats()
+
+    def close(self, drain: bool = True, timeout: float | None = None) -> None:
+        """End the pool's session, and a private cluster. Doing it again does nothing.
+
+        Inside a callback it does not wait: the pool ends when the callbacks have.
+
+        Args:
+            drain: wait until everything pending has ended and its callbacks have run; else it is
+                cancelled.
+            timeout: seconds to drain at most, then the rest is cancelled; None: every request has a
+                timeout of its own.
+        """
+        with host.start_lock():
+            self._closed = True
+            stub = self._stub
+        if stub is None or stub.abandoned:
+            if self._embedded is not None:
+                self._embedded.stop()
+            return
+        now_s = time.monotonic()
+        if not drain:
+            stub.begin_close(-math.inf)
+            stub.join(CLOSE_SECONDS)
+        else:
+            stub.begin_close(math.inf if timeout is None else now_s + timeout)
+            stub.join(None if timeout is None else timeout + CLOSE_SECONDS)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # An exception on its way out, Ctrl-C above all, does not wait for what nobody will look at.
+        self.close(drain=error is None)
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return f"<reqpool.Pool {stats.url or 'embedded'} {stats.state}, {stats.pending} pending>"
+
+    # --- inner ----------------------------------------------------------------------------------
+
+    def _submit(
+        self,
+        route: Route,
+        payload: bytes,
+        timeout: float | None,
+        callback: Callback[Any] | None,
+        priority: int,
+        block: bool,
+    ) -> Future[Any]:
+        timeout_s = self._timeout_s if timeout is None else _checked_timeout(timeout)
+        if len(payload) > wire.MAX_PAYLOAD_BYTES:
+            raise UsageError(
+                f"the request has {len(payload)} bytes, {wire.MAX_PAYLOAD_BYTES} are the most",
+                origin=route.origins[0],
+            )
+        if priority != 1 and priority not in (0, 2):
+            raise UsageError(f"priority={priority!r}: 0 (first), 1 or 2 (last)")
+        while True:
+            stub = self._stub
+            if stub is None or stub.abandoned:
+                stub = self._open()
+            future = stub.submit(route, payload, timeout_s, callback, priority, block)
+            if future is not None:
+                return future
+            if not stub.abandoned:
+                self._closed = True
+                raise UsageError("the pool is closed")
+
+    def _open(self) -> Stub:
+        """Start this process's session."""
+        with host.start_lock():
+            if self._closed:
+                raise UsageError("the pool is closed")
+            stub = self._stub
+            if stub is not None and not stub.abandoned:
+                return stub
+            if self._url is None and self._embedded is None:
+                self._embedded = Embedded(self._workers)
+            url = self._embedded.url if self._embedded is not None else self._url
+            if url is None:
+                raise UsageError("no URL")
+            stub = Stub(url, embedded=self._embedded, max_pending=self._max_pending, executor=self._executor)
+            stub.start()
+            if self._finalizer is not None:
+                self._finalizer.detach()
+            self._finalizer = weakref.finalize(self, stub.begin_close, math.inf)
+            self._finalizer.atexit = False
+            self._stub = stub
+            return stub
+
+
+def _checked_timeout(timeout: float) -> float:
+    try:
+        timeout_s = float(timeout)
+    except (TypeError, ValueError):
+        timeout_s = math.nan
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise UsageError(f"timeout={timeout!r}: seconds, over 0 and at most 24 h")
+    return timeout_s
+
+
+@lru_cache(4096)
+def _with_idempotence(route: Route, idempotent: bool) -> Route:
+    return route if route.idempotent is idempotent else Route(route.kind, route.origins, idempotent)

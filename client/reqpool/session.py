@@ -1,0 +1,340 @@
+"""One client's session with a broker, docs/protocol.md#a-clients-session: sans-IO.
+
+The stub that owns the sockets and the clock calls :class:`Session` with what it received and with the
+time; what is to be done comes back as a list of actions, to be done in order.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+from . import wire
+from .errors import ProtocolError
+from .wire import Reject, Verb
+
+BACKOFF_FIRST_S = 0.05
+BACKOFF_MOST_S = 1.0
+BATCHES_PER_ACK = 8
+"""Result batches after which an acknowledgement is sent without waiting for the next heartbeat."""
+
+
+class State(Enum):
+    """Where the session stands."""
+
+    CLOSED = auto()
+    GREETING = auto()
+    SUBSCRIBING = auto()
+    OPEN = auto()
+
+
+class Event(Enum):
+    """What moves a session."""
+
+    DIAL = auto()
+    WELCOME = auto()
+    PUBLICATION = auto()
+    LOSS = auto()
+
+
+# Every move there is. Anything published proves the subscription, so an OPEN that got lost is made up
+# for by the next heartbeat.
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.CLOSED, Event.DIAL): State.GREETING,
+    (State.GREETING, Event.WELCOME): State.SUBSCRIBING,
+    (State.GREETING, Event.LOSS): State.CLOSED,
+    (State.SUBSCRIBING, Event.PUBLICATION): State.OPEN,
+    (State.SUBSCRIBING, Event.LOSS): State.CLOSED,
+    (State.OPEN, Event.PUBLICATION): State.OPEN,
+    (State.OPEN, Event.LOSS): State.CLOSED,
+}
+
+
+class Dial(NamedTuple):
+    """Open a new DEALER and send ``hello``."""
+
+    hello: bytes
+
+
+class Subscribe(NamedTuple):
+    """Open a fresh SUB to the results socket that WELCOME named, below the session's id."""
+
+    results: str
+
+
+class Opened(NamedTuple):
+    """Submit everything pending.
+
+    Attributes:
+        new_life: the broker does not know the session's earlier requests: what was sent before is
+            marked as resubmitted, but for ``never_ran``.
+        never_ran: ranges of sequence numbers, ends included, that the broker dropped unrun.
+    """
+
+    new_life: bool
+    never_ran: tuple[tuple[int, int], ...]
+
+
+class Send(NamedTuple):
+    """Send one head through the DEALER."""
+
+    frame: bytes
+
+
+class Results(NamedTuple):
+    """Complete these: seq, code, data, seq, code, data, …"""
+
+    flat: tuple[Any, ...]
+
+
+class Lost(NamedTuple):
+    """Close both sockets, linger 0."""
+
+    text: str
+
+
+Action = Dial | Subscribe | Opened | Send | Results | Lost
+
+
+class Session:
+    """The client's end of a session.
+
+    Attributes:
+        state: see :class:`State`.
+        connection: counts dials; 0 before the first.
+        first_dial_s: when the first dial was, or None.
+        ever_open: True once a broker was reached.
+        reconnects: how many times it was opened again.
+        refusal: why a broker refuses this client for good (versions), or None.
+        trouble: what went wrong last, for error texts; empty if nothing.
+        ignored: messages that were illegal, or stale.
+        repeated: result batches that came twice.
+        gaps: times a missing batch was asked for.
+    """
+
+    def __init__(
+        self, session_id: bytes, name: str, pid: int, random_unit: Callable[[], float] = random.random
+    ):
+        self.state = State.CLOSED
+        self.connection = 0
+        self.first_dial_s: float | None = None
+        self.ever_open = False
+        self.reconnects = 0
+        self.refusal: str | None = None
+        self.trouble = ""
+        self.ignored = 0
+        self.repeated = 0
+        self.gaps = 0
+        self._about: dict[str, Any] = {"session": session_id, "name": name, "pid": pid}
+        self._random_unit = random_unit
+        self._failures = 0
+        self._next_dial_s = -math.inf
+        self._epoch: int | None = None
+        self._received = 0
+        self._acked = 0
+        self._submits = 0
+        self._heartbeats = 0
+        self._broker_heartbeat = 0
+        self._seen = 0
+        self._heartbeat_s = wire.HEARTBEAT_MS / 1000
+        self._liveness_s = wire.LIVENESS_MS / 1000
+        self._next_heartbeat_s = math.inf
+        self._heard_s = 0.0
+        self._seen_moved_s = 0.0
+        self._gap_asked_s = -math.inf
+        self._new_life = False
+        self._never_ran: tuple[tuple[int, int], ...] = ()
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    @property
+    def due_s(self) -> float:
+        """When :meth:`tick` has something to do next."""
+        if self.state is State.CLOSED:
+            return self._next_dial_s
+        return min(
+            self._next_heartbeat_s, self._heard_s + self._liveness_s, self._seen_moved_s + self._liveness_s
+        )
+
+    def tick(self, now_s: float) -> list[Action]:
+        """Do what is due: dial, heartbeat, or give the connection up. Read the sockets before."""
+        if self.state is State.CLOSED:
+            return self._dial(now_s) if now_s >= self._next_dial_s else []
+        if now_s >= self._heard_s + self._liveness_s:
+            return self._lose(now_s, f"nothing heard for {now_s - self._heard_s:.1f} s")
+        if now_s >= self._seen_moved_s + self._liveness_s:
+            return self._lose(now_s, f"the broker has not heard us for {now_s - self._seen_moved_s:.1f} s")
+        if now_s >= self._next_heartbeat_s:
+            return [self._heartbeat(now_s)]
+        return []
+
+    # --- what came in -------------------------------------------------------------------------------
+
+    def received(self, head: bytes, now_s: float) -> list[Action]:
+        """Take one message of the intake socket.
+
+        Raises:
+            ProtocolError: it is illegal here; nothing has changed but ``ignored``.
+        """
+        try:
+            verb, fields = wire.decode(head, wire.BROKER_TO_CLIENT)
+            if verb is Verb.WELCOME:
+                return self._welcome(now_s, *fields)
+            if verb is Verb.REJECT:
+                return self._rejected(now_s, *fields)
+            raise ProtocolError(f"{verb.name} was not asked for")
+        except ProtocolError:
+            self.ignored += 1
+            raise
+
+    def published(self, head: bytes, blob: bytes | None, now_s: float) -> list[Action]:
+        """Take one message of the results socket, without its topic.
+
+        Raises:
+            ProtocolError: it is illegal here; nothing has changed but ``ignored``.
+        """
+        try:
+            verb, fields = wire.decode(head, wire.PUBLISHED)
+            if verb is Verb.RESULTS and blob is None:
+                raise ProtocolError("RESULTS without a blob")
+            if fields[0] != self._epoch:
+                raise ProtocolError(f"{verb.name} of epoch {fields[0]}, expected {self._epoch}")
+            # The blob is read before anything changes; a repeated one is read in vain, but is rare.
+            flat = wire.decode_blob(blob) if verb is Verb.RESULTS and blob is not None else ()
+            if verb is Verb.GOODBYE:
+                return self._lose(now_s, f"the broker stops: {fields[1]}")
+            actions = self._heard(now_s)
+        except ProtocolError:
+            self.ignored += 1
+            raise
+        if verb is Verb.RESULTS:
+            self._results(fields[1], flat, now_s, actions)
+        elif verb is Verb.HEARTBEAT:
+            _, number, seen, _, latest = fields
+            self._broker_heartbeat = max(number, self._broker_heartbeat)
+            if seen != self._seen:
+                self._seen = seen
+                self._seen_moved_s = now_s
+            if latest > self._received:
+                self._gap(now_s, actions)
+        return actions
+
+    # --- what goes out ------------------------------------------------------------------------------
+
+    def submit(self, groups: list[Any]) -> bytes:
+        """Number a SUBMIT and put the acknowledgement on it. Only when open."""
+        self._submits += 1
+        self._acked = self._received
+        return wire.encode(Verb.SUBMIT, self._submits, self._received, groups)
+
+    # --- moves --------------------------------------------------------------------------------------
+
+    def _move(self, event: Event) -> None:
+        target = TRANSITIONS.get((self.state, event))
+        if target is None:
+            raise ProtocolError(f"{event.name.lower()} while {self.state.name.lower()}")
+        self.state = target
+
+    def _dial(self, now_s: float) -> list[Action]:
+        self._move(Event.DIAL)
+        self.connection += 1
+        if self.first_dial_s is None:
+            self.first_dial_s = now_s
+        self._submits = self._heartbeats = self._seen = 0
+        self._next_heartbeat_s = math.inf
+        self._heard_s = self._seen_moved_s = now_s
+        about = {**self._about, "received": self._received}
+        return [Dial(wire.encode(Verb.HELLO, wire.LOWEST_VERSION, wire.VERSION, about))]
+
+    def _welcome(self, now_s: float, version: int, about: dict[str, Any]) -> list[Action]:
+        epoch = wire.uint(about.get("epoch"))
+        results = wire.text(about.get("results"))
+        heartbeat_ms = wire.uint(about.get("heartbeat_ms"))
+        liveness_ms = wire.uint(about.get("liveness_ms"))
+        resumed = wire.boolean(about.get("resumed", False))
+        workers = wire.array(wire.identity)(about.get("workers", ()))
+        never_ran = wire.array(_seq_range)(about.get("never_ran", ()))
+        if not wire.LOWEST_VERSION <= version <= wire.VERSION or not 0 < heartbeat_ms < liveness_ms:
+            raise ProtocolError(f"WELCOME to version {version}, heartbeat {heartbeat_ms}/{liveness_ms} ms")
+        self._move(Event.WELCOME)
+        if not resumed or epoch != self._epoch:
+            self._new_life = True
+            self._received = self._broker_heartbeat = 0
+            self._never_ran += tuple(never_ran)
+        self._acked = self._received
+        self._epoch = self._about["epoch"] = epoch
+        self._about["workers"] = workers
+        self.refusal = None
+        self._heartbeat_s = heartbeat_ms / 1000
+        self._liveness_s = liveness_ms / 1000
+        self._heard_s = self._seen_moved_s = now_s
+        self._next_heartbeat_s = now_s + self._heartbeat_s
+        return [Subscribe(results)]
+
+    def _rejected(self, now_s: float, code: int, text: str, about: dict[str, Any]) -> list[Action]:
+        if code == Reject.MALFORMED:
+            # Nothing has changed at the broker; if it was a SUBMIT, the next one shows a gap.
+            raise ProtocolError(f"the broker could not read a message of ours: {text}")
+        if code == Reject.VERSION:
+            text = (
+                f"it speaks protocol versions {about.get('lowest', '?')} to {about.get('highest', '?')}, "
+                f"this client {wire.LOWEST_VERSION} to {wire.VERSION}"
+            )
+            self.refusal = text
+        return self._lose(now_s, text)
+
+    def _heard(self, now_s: float) -> list[Action]:
+        was_open = self.state is State.OPEN
+        self._move(Event.PUBLICATION)
+        self._heard_s = now_s
+        if was_open:
+            return []
+        self._failures = 0
+        self.trouble = ""
+        self._seen_moved_s = now_s
+        self.reconnects += self.ever_open
+        self.ever_open = True
+        opened = Opened(self._new_life, self._never_ran)
+        self._new_life = False
+        self._never_ran = ()
+        return [opened]
+
+    def _results(self, number: int, flat: tuple[Any, ...], now_s: float, actions: list[Action]) -> None:
+        if number <= self._received:
+            self.repeated += 1
+        elif number > self._received + 1:
+            self._gap(now_s, actions)
+        else:
+            self._received = number
+            self._gap_asked_s = -math.inf
+            actions.append(Results(flat))
+            if number - self._acked >= BATCHES_PER_ACK:
+                actions.append(self._heartbeat(now_s))
+
+    def _gap(self, now_s: float, actions: list[Action]) -> None:
+        # Every batch that follows the missing one shows the same gap: ask once, then now and then.
+        if now_s >= self._gap_asked_s + self._heartbeat_s:
+            self._gap_asked_s = now_s
+            self.gaps += 1
+            actions.append(Send(wire.encode(Verb.RESEND, self._received)))
+
+    def _heartbeat(self, now_s: float) -> Send:
+        self._heartbeats += 1
+        self._acked = self._received
+        self._next_heartbeat_s = now_s + self._heartbeat_s
+        return Send(wire.encode(Verb.HEARTBEAT, self._heartbeats, self._broker_heartbeat, self._received))
+
+    def _lose(self, now_s: float, text: str) -> list[Action]:
+        self._move(Event.LOSS)
+        self.trouble = text
+        span_s = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 10))
+        self._failures += 1
+        # Jittered, so that the clients of a broker that died do not come back all at once.
+        self._next_dial_s = now_s + span_s * (0.5 + 0.5 * self._random_unit())
+        return [Lost(text)]
+
+
+_seq_range = wire.record(lambda first, last: (first, last), wire.uint, wire.uint)
