@@ -46,7 +46,7 @@ class Kind(ABC):
 
     name: ClassVar[str]
 
-    # *args beside **options is what lets a type checker accept any options of a subclass (typing spec, "...").
+    # *args beside **options: so a type checker lets a subclass name options of its own (typing spec, "...").
     @abstractmethod
     def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes]:
         """Check a request and encode it.
