@@ -1,0 +1,85 @@
+"""``python -m reqpool_workers --broker URL``: run one worker process.
+
+Exit status: 0 after a drain or when the parent has gone, 130 or 143 when told twice, 2 for wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+from types import FrameType
+
+from reqpool.errors import PoolError
+from reqpool.wire import WORKER_ID_BYTES
+
+from .protocols import load
+from .worker import Worker
+
+
+def _identity(text: str) -> bytes:
+    identity = bytes.fromhex(text)
+    if len(identity) != WORKER_ID_BYTES:
+        raise ValueError
+    return identity
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a worker until it is told to stop. Signals: once drains, twice ends at once."""
+    parser = argparse.ArgumentParser(prog="python -m reqpool_workers", description="Run one reqpool worker.")
+    parser.add_argument("--broker", required=True, metavar="URL", help="the broker's workers socket")
+    parser.add_argument("--name", default="worker", help="name shown to people")
+    parser.add_argument("--id", type=_identity, default=None, metavar="HEX", help="worker id, 32 hex digits")
+    parser.add_argument(
+        "--parent-pid", type=int, default=None, metavar="PID", help="end when this process ends"
+    )
+    parser.add_argument("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        format=f"%(asctime)s {options.name} %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    log = logging.getLogger("reqpool_workers")
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    try:
+        worker = Worker(
+            options.broker,
+            options.id or os.urandom(WORKER_ID_BYTES),
+            options.name,
+            load(),
+            options.parent_pid,
+        )
+    except PoolError as error:
+        log.error("%s", error)
+        return 2
+    except ProcessLookupError:
+        log.info("the parent process has gone")
+        return 0
+    told: list[int] = []
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        # Handlers only queue; the loop acts.
+        told.append(number)
+        if len(told) == 1:
+            worker.drain()
+        else:
+            worker.stop()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    # Requests are freed by their reference counts; the collector would only walk tens of thousands of them in
+    # flight, again and again. What was made at start stays anyway.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    worker.run()
+    return 128 + told[1] if len(told) > 1 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""What the worker has been leased and what became of it. Sans-IO.
+
+Every request a worker holds is in exactly one session's ``held``; it leaves through exactly one of
+:meth:`Ledger.finish`, :meth:`~Ledger.conclude`, :meth:`~Ledger.fail`, :meth:`~Ledger.give_back` and
+:meth:`~Ledger.forget`. What is to be told the broker about it gathers here until the end of the loop's turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from reqpool import wire
+from reqpool.errors import Code
+from reqpool.wire import Failed, Flag, LeaseGroup
+
+from .protocols import Ask
+
+
+class Dropped(NamedTuple):
+    """Where a request was when it was taken away: ``phase``, and could the upstream have acted on it?"""
+
+    phase: str
+    sent: bool
+
+
+class Upstream(Protocol):
+    """Whoever talks to one origin: ``datagrams.py``, ``streams.py``."""
+
+    def drop(self, request: Request, reason: str) -> Dropped:
+        """Stop working for a request; nothing is reported for it. ``reason`` is that of a close."""
+
+    def resend(self, lease: Lease, now_s: float) -> float | None:
+        """Send again what is unanswered and due; return when to be called next, or None."""
+
+
+class Session:
+    """What is held for one client.
+
+    Attributes:
+        held: sequence number to request, all that still run.
+        ready: flat results (seq, code, data, …) of requests that may run more than once.
+        ready_once: the same of the others, whose results are kept longer.
+    """
+
+    __slots__ = ("held", "identity", "ready", "ready_once")
+
+    def __init__(self, identity: bytes) -> None:
+        self.identity = identity
+        self.held: dict[int, Request] = {}
+        self.ready: list[Any] = []
+        self.ready_once: list[Any] = []
+
+
+class Lease:
+    """Requests that came together: one deadline and one schedule for all of them.
+
+    Attributes:
+        live: how many of ``requests`` have not ended.
+        rto_s: seconds until unanswered datagrams are sent again; 0 if never.
+        resend_s: instant of that, or of the deadline if never.
+        resent: how often the unanswered ones were sent again.
+    """
+
+    __slots__ = (
+        "attempt",
+        "began_s",
+        "deadline_s",
+        "idempotent",
+        "live",
+        "origin",
+        "ready",
+        "requests",
+        "resend_s",
+        "resent",
+        "rto_s",
+        "session",
+        "span_s",
+        "upstream",
+    )
+
+    def __init__(self, session: Session, group: LeaseGroup, now_s: float) -> None:
+        self.session = session
+        self.origin = group.origin
+        self.attempt = group.attempt
+        self.idempotent = bool(group.flags & Flag.IDEMPOTENT)
+        self.ready = session.ready if self.idempotent else session.ready_once
+        self.span_s = group.span_ms / 1000
+        self.began_s = now_s
+        self.deadline_s = now_s + self.span_s
+        self.resend_s = self.deadline_s
+        self.rto_s = 0.0
+        self.resent = 0
+        self.requests: list[Request] = []
+        self.live = 0
+        self.upstream: Upstream | None = None
+
+    def unended(self) -> list[Request]:
+        """The requests that have not ended; the others are let go of."""
+        held = self.session.held
+        self.requests = [request for request in self.requests if held.get(request.seq) is request]
+        return self.requests
+
+
+class Request(Ask):
+    """One request.
+
+    Attributes:
+        place: the socket or connection that has it, or None while it waits for one.
+    """
+
+    __slots__ = ("lease", "place", "seq")
+
+    def __init__(self, seq: int, payload: bytes, lease: Lease) -> None:
+        self.seq = seq
+        self.payload = payload
+        self.lease = lease
+        self.place: Any = None
+
+    @property
+    def live(self) -> bool:
+        """Has it not ended yet?"""
+        return self.lease.session.held.get(self.seq) is self
+
+
+class Ledger:
+    """All sessions' requests, and the news for the broker."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[bytes, Session] = {}
+        self.dirty: list[Session] = []
+        """Sessions with results that were not reported yet."""
+        self.failures: list[Failed] = []
+        """For RETRY."""
+        self.returns: list[tuple[bytes, tuple[int, ...]]] = []
+        """For RETURN."""
+        self.done = 0
+        self.failed = 0
+        self.ignored = 0
+        self.resent = 0
+
+    def admit(self, group: LeaseGroup, now_s: float) -> Lease:
+        """Take a lease group on. What is already held (the broker could not know) is left out."""
+        session = self.sessions.get(group.session)
+        if session is None:
+            session = self.sessions[group.session] = Session(group.session)
+        lease = Lease(session, group, now_s)
+        held = session.held
+        requests = lease.requests
+        for seq, payload in zip(group.seqs, group.payloads, strict=True):
+            if seq not in held:
+                held[seq] = request = Request(seq, payload, lease)
+                requests.append(request)
+        lease.live = len(requests)
+        return lease
+
+    def finish(self, request: Request, code: int, data: bytes) -> None:
+        """A request has its outcome."""
+        lease = request.lease
+        session = lease.session
+        del session.held[request.seq]
+        lease.live -= 1
+        if not lease.live:
+            lease.requests = []  # they point back at the lease: no cycle is left for the collector
+        if not session.ready and not session.ready_once:
+            self.dirty.append(session)
+        lease.ready += (request.seq, code, data)
+        self.done += 1
+
+    def conclude(
+        self, request: Request, code: Code, text: str, *, phase: str | None = None, sent: bool | None = None
+    ) -> None:
+        """A request has failed for good."""
+        lease = request.lease
+        data = wire.encode_error(text, origin=lease.origin, phase=phase, attempts=lease.attempt, sent=sent)
+        self.finish(request, code, data)
+        self.failed += 1
+
+    def fail(self, requests: list[Request], code: Code, text: str, *, phase: str, sent: bool) -> None:
+        """This attempt at requests of one lease has failed; the broker may have another.
+
+        What must not be repeated and may have been acted on is reported as a result: a RETRY that got lost
+        with its connection would make it run again.
+        """
+        if not requests:
+            return
+        lease = requests[0].lease
+        if sent and not lease.idempotent:
+            for request in requests:
+                self.conclude(request, code, text, phase=phase, sent=sent)
+            return
+        details = wire.encode_error(text, origin=lease.origin, phase=phase, attempts=lease.attempt, sent=sent)
+        seqs = self._let_go(requests)
+        self.failures.append(Failed(lease.session.identity, seqs, code, sent, details))
+        self.failed += len(seqs)
+
+    def give_back(self, requests: list[Request]) -> None:
+        """Hand back requests of one lease that were not sent upstream."""
+        if requests:
+            self.returns.append((requests[0].lease.session.identity, self._let_go(requests)))
+
+    def forget(self, request: Request) -> None:
+        """Nobody wants to hear of this request any more."""
+        self._let_go([request])
+
+    def find(self, session: bytes, seqs: Iterable[int]) -> list[Request]:
+        """The requests among these that are still held."""
+        held = self.sessions[session].held if session in self.sessions else {}
+        return [held[seq] for seq in seqs if seq in held]
+
+    def leases(self) -> list[Lease]:
+        """Every lease with a request that has not ended."""
+        found = {
+            id(request.lease): request.lease
+            for session in self.sessions.values()
+            for request in session.held.values()
+        }
+        return list(found.values())
+
+    @property
+    def empty(self) -> bool:
+        """Is nothing held, and everything told?"""
+        return not self.sessions and not self.failures and not self.returns
+
+    def held(self) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+        """What still runs, for HELLO."""
+        for session in self.sessions.values():
+            if session.held:
+                yield session.identity, tuple(session.held)
+
+    def take_results(self) -> list[tuple[bytes, list[Any], bool]]:
+        """Take what has been finished: (session, flat results, may they run again?)."""
+        taken = []
+        for session in self.dirty:
+            if session.ready:
+                taken.append((session.identity, session.ready.copy(), True))
+                session.ready.clear()
+            if session.ready_once:
+                taken.append((session.identity, session.ready_once.copy(), False))
+                session.ready_once.clear()
+            self._tidy(session)
+        self.dirty.clear()
+        return taken
+
+    def take_returns(self) -> list[tuple[bytes, tuple[int, ...]]]:
+        """Take what is to be handed back."""
+        taken, self.returns = self.returns, []
+        return taken
+
+    def take_failures(self) -> list[Failed]:
+        """Take the attempts that failed."""
+        taken, self.failures = self.failures, []
+        return taken
+
+    def _let_go(self, requests: list[Request]) -> tuple[int, ...]:
+        lease = requests[0].lease
+        session = lease.session
+        seqs = tuple(request.seq for request in requests)
+        for seq in seqs:
+            del session.held[seq]
+        lease.live -= len(seqs)
+        if not lease.live:
+            lease.requests = []
+        self._tidy(session)
+        return seqs
+
+    def _tidy(self, session: Session) -> None:
+        """Forget a session of which nothing is left."""
+        if not session.held and not session.ready and not session.ready_once:
+            self.sessions.pop(session.identity, None)

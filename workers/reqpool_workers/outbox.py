@@ -1,0 +1,142 @@
+"""Results on their way to the broker: numbered, and kept until they have arrived. Sans-IO."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from reqpool import wire
+from reqpool.wire import MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
+
+
+class Part(NamedTuple):
+    """Results of one session in one message; ``repeatable``: may their requests run more than once?"""
+
+    session: bytes
+    seqs: tuple[int, ...]
+    blob: bytes
+    repeatable: bool
+
+
+class Batch(NamedTuple):
+    """One RESULTS message."""
+
+    number: int
+    parts: list[Part]
+
+
+class Outbox:
+    """Batches, from the turn that made them until the broker, or the client, has them.
+
+    Args:
+        max_bytes: what may be kept. Past it, results of requests that may run again are not kept any longer
+            once they are sent; with the others over it, :attr:`full` is true and no lease should be taken.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._number = 0
+        self._bytes = 0
+        self._unreceived: deque[Batch] = deque()
+        self._undelivered: deque[Batch] = deque()
+
+    @property
+    def full(self) -> bool:
+        """Is there no room for more results?"""
+        return self._bytes > self._max_bytes
+
+    @property
+    def kept_bytes(self) -> int:
+        """Size of all that is kept."""
+        return self._bytes
+
+    def pack(self, results: Iterable[tuple[bytes, list[Any], bool]]) -> list[Batch]:
+        """Make numbered batches of (session, flat results, repeatable), keep them, return them."""
+        batches: list[Batch] = []
+        parts: list[Part] = []
+        size = 0
+        for session, flat, repeatable in results:
+            for chunk in _chunks(flat):
+                blob = wire.encode_blob(chunk)
+                if parts and size + len(blob) > MAX_BATCH_BYTES:
+                    batches.append(self._numbered(parts))
+                    parts, size = [], 0
+                parts.append(Part(session, tuple(chunk[0::3]), blob, repeatable))
+                size += len(blob)
+        if parts:
+            batches.append(self._numbered(parts))
+        if self.full:
+            self._make_room()
+        return batches
+
+    def received(self, number: int) -> None:
+        """The broker has all batches up to ``number``."""
+        while self._unreceived and self._unreceived[0].number <= number:
+            batch = self._unreceived.popleft()
+            once = self._strip(batch.parts)
+            if once:
+                self._undelivered.append(Batch(batch.number, once))
+
+    def delivered(self, number: int) -> None:
+        """The clients have all batches up to ``number``."""
+        while self._undelivered and self._undelivered[0].number <= number:
+            self._bytes -= sum(len(part.blob) for part in self._undelivered.popleft().parts)
+
+    def restart(self) -> None:
+        """A new connection: what is kept is to be sent again, numbered anew by :meth:`renumbered`."""
+        self._undelivered.extend(self._unreceived)
+        self._unreceived, self._undelivered = self._undelivered, deque()
+        self._number = 0
+
+    def renumbered(self) -> list[Batch]:
+        """Number all that is kept from 1 and return it for sending."""
+        kept, self._unreceived = self._unreceived, deque()
+        self._number = 0
+        self._bytes = 0
+        return [self._numbered(batch.parts) for batch in kept]
+
+    def held(self) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+        """The requests whose results are kept, for HELLO."""
+        for batches in (self._undelivered, self._unreceived):
+            for batch in batches:
+                for part in batch.parts:
+                    yield part.session, part.seqs
+
+    def _numbered(self, parts: list[Part]) -> Batch:
+        self._number += 1
+        batch = Batch(self._number, parts)
+        self._unreceived.append(batch)
+        self._bytes += sum(len(part.blob) for part in parts)
+        return batch
+
+    def _make_room(self) -> None:
+        """Let go of the oldest results whose requests may run again, as many as it takes."""
+        kept: deque[Batch] = deque()
+        while self._unreceived:
+            batch = self._unreceived.popleft()
+            if self.full:
+                batch = Batch(batch.number, self._strip(batch.parts))
+            if batch.parts:
+                kept.append(batch)
+        self._unreceived = kept
+
+    def _strip(self, parts: list[Part]) -> list[Part]:
+        """Only those parts that must not run again; the others' bytes are free."""
+        self._bytes -= sum(len(part.blob) for part in parts if part.repeatable)
+        return [part for part in parts if not part.repeatable]
+
+
+def _chunks(flat: list[Any]) -> Iterator[list[Any]]:
+    """Cut flat results into parts of at most 512 results and, one larger result aside, 1 MiB."""
+    if len(flat) <= 3 * MAX_BATCH_REQUESTS and sum(map(len, flat[2::3])) <= MAX_BATCH_BYTES:
+        yield flat
+        return
+    begin = size = 0
+    for at in range(0, len(flat), 3):
+        length = len(flat[at + 2])
+        if at > begin and (at - begin == 3 * MAX_BATCH_REQUESTS or size + length > MAX_BATCH_BYTES):
+            yield flat[begin:at]
+            begin, size = at, 0
+        size += length
+    yield flat[begin:]

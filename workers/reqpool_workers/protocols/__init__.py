@@ -1,0 +1,267 @@
+"""The worker half of a kind: how to talk to an upstream. Sans-IO: bytes in, events out, bytes to send.
+
+A kind is an object of :class:`DatagramKind` or :class:`StreamKind`, registered under the kind's name in the
+entry-point group ``reqpool.worker_kinds``; :func:`load` finds them. Neither a protocol nor a kind ever
+touches a socket, a clock or a thread, so each is tested by feeding it bytes, whole and one by one.
+"""
+
+from __future__ import annotations
+
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from reqpool.errors import Code, UsageError
+from reqpool.wire import KindInfo
+
+
+class Address(NamedTuple):
+    """Where to connect to: ``family`` is ``socket.AF_*``, ``sockaddr`` what ``socket.connect`` takes."""
+
+    family: int
+    sockaddr: Any
+
+
+def numeric_address(origin: str) -> Address:
+    """Read ``scheme://host:port`` with a numeric IPv4 or IPv6 host, or ``localhost`` (127.0.0.1).
+
+    Raises:
+        UsageError: for a host name (the loop cannot look it up without blocking), or no port.
+    """
+    try:
+        parts = urlsplit(origin)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UsageError(f"malformed origin: {error}", origin=origin) from error
+    if not host or not port:
+        raise UsageError("an origin needs a host and a port, e.g. dns://127.0.0.1:53", origin=origin)
+    if host == "localhost":
+        host = "127.0.0.1"
+    try:
+        # With these flags getaddrinfo only parses: no file is read, no packet is sent (getaddrinfo(3)).
+        found = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        )
+    except (socket.gaierror, UnicodeError) as error:
+        raise UsageError(
+            f"{host!r} is not a numeric address; names are not looked up", origin=origin
+        ) from error
+    return Address(found[0][0], found[0][4])
+
+
+class Ask:
+    """A request as a protocol sees it.
+
+    Attributes:
+        payload: what the client half encoded.
+        key: free for the protocol that holds the request, e.g. a datagram's id.
+        note: free as well.
+    """
+
+    __slots__ = ("key", "note", "payload")
+
+    payload: bytes
+    key: Any
+    note: Any
+
+
+# --- datagrams ------------------------------------------------------------------------------------
+
+
+class DatagramProtocol(ABC):
+    """What goes over one connected datagram socket."""
+
+    @property
+    @abstractmethod
+    def open_requests(self) -> Sequence[Any]:
+        """The requests asked and not yet answered."""
+
+    @abstractmethod
+    def ask(self, request: Any) -> bytes:
+        """Take a request (an :class:`Ask`) and return the datagram to send.
+
+        Raises:
+            UsageError: if its payload is malformed; nothing is remembered then.
+        """
+
+    @abstractmethod
+    def again(self, request: Any) -> bytes:
+        """Return the datagram of an open request once more."""
+
+    @abstractmethod
+    def feed(self, datagram: bytes) -> tuple[Any, bool] | None:
+        """Match a datagram.
+
+        Returns:
+            The request it answers, which is open no longer, and whether the answer was cut short and must
+            be asked for again over a stream. None for a datagram that answers nothing: it is counted and
+            ignored, since anybody can send one.
+        """
+
+    @abstractmethod
+    def forget(self, request: Any) -> None:
+        """The request is no longer wanted; a late answer to it must match nothing."""
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """The outcome of the oldest unanswered request of a connection: a result's ``code`` and ``data``."""
+
+    code: int
+    data: bytes
+
+
+class Output(NamedTuple):
+    """Bytes to be sent now: the next step of a handshake, a reply to a ping."""
+
+    data: bytes
+
+
+class Ready(NamedTuple):
+    """The handshake is over; requests may be sent."""
+
+
+Event = Answer | Output | Ready
+
+
+class StreamProtocol(ABC):
+    """What goes over one stream connection. Answers come in the order of the requests."""
+
+    @abstractmethod
+    def connected(self) -> Sequence[Event]:
+        """The connection stands. Returns ``[Ready()]``, or the first step of the handshake."""
+
+    @abstractmethod
+    def send(self, request: Any) -> bytes:
+        """Return the bytes that ask for ``request`` (an :class:`Ask`).
+
+        Raises:
+            UsageError: if its payload is malformed; the connection goes on as if nothing had been asked.
+        """
+
+    @abstractmethod
+    def feed(self, data: bytes) -> Sequence[Event]:
+        """Take bytes from the peer.
+
+        Raises:
+            PoolError: if the connection cannot go on. The oldest unanswered request ends with this error
+                (``BadResponse``: the answer is not one), the others as lost with the connection.
+        """
+
+    @abstractmethod
+    def eof(self) -> Sequence[Event]:
+        """The peer has closed its side. Whatever is then still unanswered was lost.
+
+        Raises:
+            PoolError: as in :meth:`feed`.
+        """
+
+    @property
+    @abstractmethod
+    def reusable(self) -> bool:
+        """May the connection, with nothing unanswered, serve another request?"""
+
+
+# --- kinds ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WorkerKind:
+    """What both sorts have in common.
+
+    Attributes:
+        name: the kind's name, as in the entry point.
+        limit: default cap per origin for the whole pool: connections, or requests in flight where there are
+            none.
+        address: reads an origin; raises UsageError.
+    """
+
+    name: str
+    limit: int
+    address: Callable[[str], Address]
+
+    @property
+    def info(self) -> KindInfo:
+        """How the worker's HELLO describes this kind."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class DatagramKind(WorkerKind):
+    """A kind that asks by datagram.
+
+    Attributes:
+        protocol: makes the protocol of one socket.
+        requests_per_socket: requests after which a socket, and with it the source port, is replaced.
+        repeats: send a datagram again while its answer is missing?
+        stream: makes the protocol of a connection on which a cut-short answer is asked for again, from
+            origin and payload; None if the kind has no such thing.
+    """
+
+    protocol: Callable[[], DatagramProtocol]
+    requests_per_socket: int
+    repeats: bool
+    stream: Callable[[str, bytes], StreamProtocol] | None = None
+
+    @property
+    def info(self) -> KindInfo:
+        return KindInfo(self.name, False, self.limit, 1)
+
+
+@dataclass(frozen=True)
+class StreamKind(WorkerKind):
+    """A kind that asks over connections, which the broker grants.
+
+    Attributes:
+        protocol: makes the protocol of one connection from the origin and the payload of the request it is
+            opened for (credentials travel there).
+        depth: requests that may be unanswered on one connection.
+    """
+
+    protocol: Callable[[str, bytes], StreamProtocol]
+    depth: int = 1
+
+    @property
+    def info(self) -> KindInfo:
+        return KindInfo(self.name, True, self.limit, self.depth)
+
+
+def load() -> dict[str, WorkerKind]:
+    """Import every registered worker half.
+
+    Raises:
+        UsageError: if an entry point does not hold a kind of its own name.
+    """
+    kinds: dict[str, WorkerKind] = {}
+    for entry in entry_points(group="reqpool.worker_kinds"):
+        kind = entry.load()
+        if not isinstance(kind, WorkerKind) or kind.name != entry.name:
+            raise UsageError(
+                f"entry point {entry.name!r} of reqpool.worker_kinds holds {kind!r}, not its kind"
+            )
+        kinds[entry.name] = kind
+    return kinds
+
+
+__all__ = [
+    "Address",
+    "Answer",
+    "Ask",
+    "Code",
+    "DatagramKind",
+    "DatagramProtocol",
+    "Event",
+    "Output",
+    "Ready",
+    "StreamKind",
+    "StreamProtocol",
+    "WorkerKind",
+    "load",
+    "numeric_address",
+]

@@ -1,0 +1,47 @@
+"""One datagram out, the first datagram back. The payload is what is sent, the result what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from . import DatagramKind, DatagramProtocol, numeric_address
+
+
+class OneDatagram(DatagramProtocol):
+    """One request on a connected socket of its own, so that no answer can be another request's."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self) -> None:
+        self._request: Any = None
+
+    @property
+    def open_requests(self) -> Sequence[Any]:
+        return [] if self._request is None else [self._request]
+
+    def ask(self, request: Any) -> bytes:
+        self._request = request
+        return self.again(request)
+
+    def again(self, request: Any) -> bytes:
+        payload: bytes = request.payload
+        return payload
+
+    def feed(self, datagram: bytes) -> tuple[Any, bool] | None:
+        request, self._request = self._request, None
+        return None if request is None else (request, False)
+
+    def forget(self, request: Any) -> None:
+        self._request = None
+
+
+WORKER_KIND = DatagramKind(
+    name="udp",
+    limit=256,
+    address=numeric_address,
+    protocol=OneDatagram,
+    requests_per_socket=1,
+    # Nobody said that the upstream may be asked twice.
+    repeats=False,
+)

@@ -1,0 +1,389 @@
+"""The worker: joins the broker's socket, the loop, the upstreams and the ledger."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import zmq
+
+from reqpool import wire
+from reqpool.errors import Code, ProtocolError, UsageError
+from reqpool.wire import LeaseGroup, Reject, Verb
+
+from .broker_socket import MESSAGES_PER_TURN, BrokerSocket
+from .datagrams import DatagramOrigin
+from .ledger import Lease, Ledger, Request
+from .link import Link, LinkState
+from .loop import READABLE, Loop
+from .outbox import Batch, Outbox
+from .protocols import DatagramKind, StreamKind, WorkerKind
+from .sample import Sampler
+from .streams import StreamOrigin
+
+log = logging.getLogger(__name__)
+
+KEPT_RESULTS_BYTES = 64 << 20
+TEND_S = 1.0
+LEASE_LOOK_S = 1.0
+"""Longest time until a lease's timer notices that all of it has ended."""
+
+Origin = DatagramOrigin | StreamOrigin
+
+
+class Worker:
+    """One worker. Everything but :meth:`drain` and :meth:`stop` belongs to the thread that calls :meth:`run`.
+
+    Args:
+        broker_url: the broker's workers socket.
+        identity: 16 random bytes, or those the supervisor chose.
+        name: for people.
+        kinds: by name.
+        parent_pid: process with which this one ends, or None.
+
+    Raises:
+        ProcessLookupError: if the parent is gone already.
+    """
+
+    def __init__(
+        self,
+        broker_url: str,
+        identity: bytes,
+        name: str,
+        kinds: Mapping[str, WorkerKind],
+        parent_pid: int | None = None,
+    ) -> None:
+        self.loop = Loop()
+        self.ledger = Ledger()
+        self.outbox = Outbox(KEPT_RESULTS_BYTES)
+        self._url = broker_url
+        self._identity = identity
+        self._name = name
+        self._kinds = kinds
+        self._link = Link(self.loop.now_s)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket: BrokerSocket | None = None
+        self._origins: dict[tuple[str, str], Origin] = {}
+        self._grants: dict[str, tuple[int, int]] = {}
+        self._unanswered_grants: dict[str, int] = {}
+        self._sampler = Sampler(self.loop, self.ledger)
+        self._draining = False
+        self._drain_s = 0.0
+        self._turn_s = self.loop.now_s
+        self._parent_fd = -1 if parent_pid is None else os.pidfd_open(parent_pid)
+        if self._parent_fd >= 0:
+            self.loop.register(self._parent_fd, self._on_parent_exit, READABLE)
+        self._handlers: dict[Verb, Callable[..., None]] = {
+            Verb.WELCOME: self._on_welcome,
+            Verb.REJECT: self._on_reject,
+            Verb.HEARTBEAT: self._on_heartbeat,
+            Verb.LEASE: self._on_lease,
+            Verb.CANCEL: self._on_cancel,
+            Verb.GRANT: self._on_grant,
+            Verb.UNPIN: self._on_unpin,
+            Verb.DRAIN: self._on_drain,
+        }
+
+    def run(self) -> None:
+        """Serve until drained or stopped; closes every fd."""
+        self.loop.at(self.loop.now_s, self._dial)
+        self.loop.at(self.loop.now_s, self._beat)
+        self.loop.at(self.loop.now_s + TEND_S, self._tend)
+        goodbye = False
+        try:
+            self.loop.run(self._end_turn)
+            goodbye = self._draining and self.ledger.empty
+        finally:
+            for origin in list(self._origins.values()):
+                origin.close("the worker ends")
+            if self._socket is not None:
+                self._socket.close(goodbye=goodbye)
+            if self._parent_fd >= 0:
+                self.loop.unregister(self._parent_fd)
+                os.close(self._parent_fd)
+            self.loop.close()
+            self._context.term()
+
+    def drain(self) -> None:
+        """Hand back what was not sent upstream, finish the rest, say GOODBYE, end. From any thread."""
+        self.loop.wake(self._drain)
+
+    def stop(self) -> None:
+        """End now. From any thread."""
+        self.loop.wake(self.loop.stop)
+
+    # --- each turn ---------------------------------------------------------------------------------
+
+    def _end_turn(self) -> bool:
+        """Read the broker's messages, send it this turn's news. Returns True if more can be read."""
+        now_s = time.monotonic()
+        if now_s - self._turn_s > self._link.liveness_s and self._socket is not None:
+            # Stopped for a while, or starved: what lies in the socket is old, the broker has given us up.
+            self._hang_up(f"nothing was done for {now_s - self._turn_s:.1f} s", now_s)
+        self._turn_s = now_s
+        more = self._socket is not None and self._converse()
+        if self._draining and self._drained(now_s):
+            if self._link.state is LinkState.LIVE:
+                self._say(Verb.GOODBYE)
+            self.loop.stop()
+        return more
+
+    def _converse(self) -> bool:
+        for _ in range(MESSAGES_PER_TURN):
+            if self._socket is None:
+                return False
+            if not self._socket.readable:
+                break
+            self._take(self._socket.receive())
+        self._report()
+        return self._socket is not None and self._socket.readable
+
+    def _take(self, frames: list[bytes]) -> None:
+        # The clock is read after the message: a process stopped in between must not believe it.
+        now_s = time.monotonic()
+        try:
+            verb, values = wire.decode(frames[0], wire.BROKER_TO_WORKER)
+            if verb not in (Verb.WELCOME, Verb.REJECT):
+                epoch, seen, *values = values
+                if self._link.state is LinkState.GREETING:
+                    return  # of this socket, but meant for whoever had its route before
+                if not self._link.fresh(epoch, seen, now_s):
+                    self._hang_up(f"a stale {verb.name}", now_s)
+                    return
+            self._handlers[verb](now_s, *values)
+        except ProtocolError as error:
+            self.ledger.ignored += 1
+            log.warning("ignored a malformed message: %s", error.text)
+
+    def _report(self) -> None:
+        """Send what has gathered. Order: results first, so that nothing can be said to be missing."""
+        if self._link.state is not LinkState.LIVE:
+            return
+        ledger = self.ledger
+        if ledger.dirty:
+            for batch in self.outbox.pack(ledger.take_results()):
+                self._send_batch(batch)
+        if ledger.returns:
+            self._say(Verb.RETURN, ledger.take_returns())
+        if ledger.failures:
+            self._say(Verb.RETRY, ledger.take_failures())
+        if self._unanswered_grants:
+            self._answer_grants()
+
+    def _send_batch(self, batch: Batch) -> None:
+        groups = [(part.session, part.seqs) for part in batch.parts]
+        self._say(Verb.RESULTS, batch.number, groups, blobs=[part.blob for part in batch.parts])
+
+    def _say(self, verb: Verb, *values: Any, blobs: list[bytes] | None = None) -> None:
+        if self._socket is not None:
+            head = wire.encode(verb, self._link.epoch, self._link.seen, *values)
+            self._socket.send([head, *blobs] if blobs else [head])
+
+    # --- timers ------------------------------------------------------------------------------------
+
+    def _beat(self, now_s: float) -> float:
+        link = self._link
+        if link.silent(now_s):
+            self._hang_up("the broker is silent", now_s)
+        if link.state is LinkState.LIVE:
+            origins = {name: origin.counts for (_, name), origin in self._origins.items()}
+            sample = self._sampler.take(now_s, origins, self._draining)
+            self._say(Verb.HEARTBEAT, link.beat(now_s), sample)
+        return now_s + link.heartbeat_s
+
+    def _tend(self, now_s: float) -> float:
+        for key, origin in list(self._origins.items()):
+            origin.tend(now_s)
+            if origin.deserted:
+                del self._origins[key]
+        return now_s + TEND_S
+
+    def _watch(self, lease: Lease, now_s: float) -> float | None:
+        """A lease's timer: send again, or end what is late."""
+        if not lease.live or lease.upstream is None:
+            return None
+        if now_s < lease.deadline_s:
+            again_s = lease.upstream.resend(lease, now_s)
+            due_s = lease.deadline_s if again_s is None else min(again_s, lease.deadline_s)
+            return min(due_s, now_s + LEASE_LOOK_S)
+        late: dict[tuple[str, bool], list[Request]] = {}
+        for request in lease.unended():
+            # A drop may close a connection, and with it end requests of the same lease.
+            if request.live:
+                late.setdefault(lease.upstream.drop(request, "timeout"), []).append(request)
+        text = f"no answer within {lease.span_s:.3f} s"
+        for (phase, sent), requests in late.items():
+            unended = [request for request in requests if request.live]
+            self.ledger.fail(unended, Code.TIMEOUT, text, phase=phase, sent=sent)
+        return None
+
+    # --- the conversation --------------------------------------------------------------------------
+
+    def _dial(self, now_s: float) -> None:
+        """A timer's: HELLO over a new socket."""
+        # What HELLO does not list as held never arrived, to the broker: it leases it again by itself.
+        self.ledger.take_returns()
+        self.ledger.take_failures()
+        if self.ledger.dirty:
+            self.outbox.pack(self.ledger.take_results())
+        self.outbox.restart()
+        slots = []
+        self._grants.clear()
+        self._unanswered_grants.clear()
+        for (_, name), origin in self._origins.items():
+            if isinstance(origin, StreamOrigin):
+                origin.grant(min(origin.pool.slots, origin.held))
+                if origin.held:
+                    slots.append((name, origin.held))
+        about: dict[str, Any] = {
+            "worker": self._identity,
+            "name": self._name,
+            "pid": os.getpid(),
+            "kinds": [kind.info for kind in self._kinds.values()],
+            "held": [*self.ledger.held(), *self.outbox.held()],
+            "slots": slots,
+        }
+        if self._link.epoch is not None:
+            about["epoch"] = self._link.epoch
+        self._socket = BrokerSocket(self._context, self.loop, self._url)
+        self._socket.send([wire.encode(Verb.HELLO, wire.LOWEST_VERSION, wire.VERSION, about)])
+        self._link.greeted(now_s)
+
+    def _hang_up(self, why: str, now_s: float) -> None:
+        """Close the socket and never read it again; a timer dials anew."""
+        log.warning("hung up: %s", why)
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._link.lost(now_s)
+        self.loop.at(self._link.dial_s, self._dial)
+
+    def _on_welcome(self, now_s: float, _version: int, about: dict[str, Any]) -> None:
+        if self._link.state is not LinkState.GREETING:
+            raise ProtocolError("WELCOME without HELLO")
+        epoch, heartbeat_ms, liveness_ms = (
+            wire.uint(about.get(name)) for name in ("epoch", "heartbeat_ms", "liveness_ms")
+        )
+        self._link.welcomed(epoch, heartbeat_ms, liveness_ms, now_s)
+        log.info("welcomed by the broker, epoch %d", epoch)
+        self._say(Verb.HEARTBEAT, self._link.beat(now_s), self._sampler.take(now_s, {}, self._draining))
+        for batch in self.outbox.renumbered():
+            self._send_batch(batch)
+
+    def _on_reject(self, now_s: float, code: int, text: str, _about: dict[str, Any]) -> None:
+        name = Reject(code).name if code in set(Reject) else str(code)
+        self._hang_up(f"rejected by the broker ({name}): {text}", now_s)
+
+    def _on_heartbeat(self, now_s: float, number: int, received: int, delivered: int) -> None:
+        self._link.heartbeat(number)
+        self.outbox.received(received)
+        self.outbox.delivered(delivered)
+
+    def _on_lease(self, now_s: float, groups: list[LeaseGroup]) -> None:
+        refuse = self._draining or self.outbox.full
+        for group in groups:
+            lease = self.ledger.admit(group, now_s)
+            if not lease.requests:
+                continue
+            if refuse:
+                self.ledger.give_back(lease.requests)
+                continue
+            try:
+                origin = self._origin(group.kind, group.origin)
+            except UsageError as error:
+                for request in lease.requests:
+                    self.ledger.conclude(request, Code.USAGE, error.text, sent=False)
+                continue
+            lease.upstream = origin
+            origin.submit(lease, now_s)
+            if lease.live:
+                due_s = min(lease.resend_s, now_s + LEASE_LOOK_S)
+                self.loop.at(due_s, partial(self._watch, lease))
+
+    def _on_cancel(self, _now_s: float, groups: list[tuple[bytes, tuple[int, ...]]]) -> None:
+        for session, seqs in groups:
+            for request in self.ledger.find(session, seqs):
+                if request.live and request.lease.upstream is not None:
+                    request.lease.upstream.drop(request, "cancelled")
+                    self.ledger.forget(request)
+
+    def _on_grant(self, _now_s: float, name: str, grant: int, slots: int) -> None:
+        if grant < self._grants.get(name, (0, 0))[0]:
+            return
+        self._grants[name] = (grant, slots)
+        self._unanswered_grants[name] = grant
+        for origin in self._origins.values():
+            if origin.name == name and isinstance(origin, StreamOrigin):
+                origin.grant(slots)
+
+    def _answer_grants(self) -> None:
+        """GRANTED for each grant that is kept by now."""
+        held: dict[str, int] = {}
+        for origin in self._origins.values():
+            if isinstance(origin, StreamOrigin) and origin.name in self._unanswered_grants:
+                held[origin.name] = origin.held
+        for name, grant in list(self._unanswered_grants.items()):
+            slots = self._grants[name][1]
+            if held.get(name, 0) <= slots:
+                del self._unanswered_grants[name]
+                self._say(Verb.GRANTED, name, grant, held.get(name, 0))
+                if not slots:
+                    del self._grants[name]
+
+    def _on_unpin(self, _now_s: float, _session: bytes, _pin: int) -> None:
+        """Nothing is pinned in this version."""
+
+    def _on_drain(self, _now_s: float) -> None:
+        self._drain()
+
+    # --- the end -----------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        if self._draining:
+            return
+        self._draining = True
+        self._drain_s = time.monotonic()
+        log.info("draining")
+        for origin in self._origins.values():
+            for request in origin.unsent():
+                if request.live:
+                    origin.drop(request, "drain")
+                    self.ledger.give_back([request])
+        if self._link.state is LinkState.LIVE:
+            # Now, not with the next regular one: the broker leases to us until it knows.
+            sample = self._sampler.take(self.loop.now_s, {}, True)
+            self._say(Verb.HEARTBEAT, self._link.beat(time.monotonic()), sample)
+
+    def _drained(self, now_s: float) -> bool:
+        """Is nothing left to do, or nobody there to be told of it?"""
+        if self._link.state is LinkState.LIVE or any(self.ledger.held()):
+            return self.ledger.empty
+        return now_s - self._drain_s > self._link.liveness_s
+
+    def _on_parent_exit(self, _mask: int) -> None:
+        log.info("the parent process has gone")
+        self.loop.stop()
+
+    def _origin(self, kind_name: str, name: str) -> Origin:
+        """The origin, made at its first lease.
+
+        Raises:
+            UsageError: for a kind nobody registered, or an origin that cannot be read.
+        """
+        origin = self._origins.get((kind_name, name))
+        if origin is not None:
+            return origin
+        kind = self._kinds.get(kind_name)
+        if isinstance(kind, DatagramKind):
+            origin = DatagramOrigin(self.loop, self.ledger, kind, name)
+        elif isinstance(kind, StreamKind):
+            origin = StreamOrigin(self.loop, self.ledger, kind, name)
+            origin.grant(self._grants.get(name, (0, 0))[1])
+        else:
+            raise UsageError(f"this worker has no kind {kind_name!r}", origin=name)
+        self._origins[kind_name, name] = origin
+        return origin
