@@ -60,6 +60,7 @@ if [ ${#missing[@]} -gt 0 ]; then
         if apt_install "${packages[@]}"; then missing=(); else why="apt-get failed"; fi
     fi
     if [ ${#missing[@]} -gt 0 ]; then
+        export REQPOOL_NO_INSTALL=1 # the tests skip instead of failing
         say "left out ($why): the tests that need ${missing[*]} (apt-get install ${packages[*]});"
         say "pytest's summary names each of them as SKIPPED"
     fi

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import IO
 
-BOOT_FAILURE = 3
-"""Exit status of a broker or worker that could not start (gunicorn's number for the same)."""
+BOOT_FAILURE = 2
+"""Exit status of a broker or worker that could not start: wrong arguments, or an address it cannot have."""
 QUICK_S = 5.0
 """A child that lived shorter than this failed quickly."""
 MANY_FAILURES = 4

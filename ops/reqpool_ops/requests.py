@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from typing import Any
+
+from dnslib import QTYPE
 
 import reqpool
 
@@ -66,8 +69,9 @@ def unescape(text: str) -> bytes:
 def run_dns(options: argparse.Namespace) -> int:
     """Look up a name and print the answer's records as dig does."""
     with pool(options.url) as opened:
+        started_s = time.perf_counter()
         future = opened.dns(options.name, options.type, server=options.server, timeout=options.timeout)
-        return show_dns(future.result())
+        return show_dns(future.result(), time.perf_counter() - started_s)
 
 
 def run_udp(options: argparse.Namespace) -> int:
@@ -91,10 +95,11 @@ def run_tcp(options: argparse.Namespace) -> int:
         return show_bytes(future.result())
 
 
-def show_dns(answer: Any) -> int:
-    """Print an answer's records as dig does, or its code when it is not NOERROR."""
-    for record in answer.records:
-        print(record)
+def show_dns(answer: reqpool.DnsAnswer, elapsed_s: float) -> int:
+    """Print an answer as dig does: a line per record, and one on the whole."""
+    for record in answer.message.rr:
+        print(record.rname, record.ttl, "IN", QTYPE.get(record.rtype), record.rdata, sep="\t")
+    print(f";; {answer.rcode}, {len(answer.records)} records, {elapsed_s * 1000:.1f} ms")
     return 0
 
 

@@ -29,7 +29,11 @@ class StatusClient:
         self.socket.maxmsgsize = wire.MAX_MESSAGE_BYTES
         # A broker that starts in a moment is found in a moment; libzmq's own first try is after 100 ms.
         self.socket.reconnect_ivl = 50
-        self.socket.connect(url)
+        try:
+            self.socket.connect(url)
+        except zmq.ZMQError:
+            self.close()
+            raise
 
     def ask(self) -> None:
         """Send the question; an answer may come some day."""

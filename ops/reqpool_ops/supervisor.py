@@ -330,7 +330,11 @@ class Supervisor:
             return
         said = json.loads(line)
         first = not self._urls
-        self._urls = {name: said[name] for name in ("intake", "results", "workers")}
+        # A dual-stack socket names its IPv4 address in the mapped form (RFC 4291, 2.5.5.2).
+        self._urls = {
+            name: said[name].replace("[::ffff:127.0.0.1]", "127.0.0.1")
+            for name in ("intake", "results", "workers")
+        }
         self._broker_ready = True
         self._asked_s = self._answered_s = now_s
         self._intake = StatusClient(self._urls["intake"], self._context)

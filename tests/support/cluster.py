@@ -1,7 +1,7 @@
 """A real cluster for tests: ``python -m reqpool_ops up`` in a temporary folder.
 
-    with cluster(tmp_path, workers=2) as pool_url_and_more:
-        pool = reqpool.Pool(pool_url_and_more.url)
+    with cluster(tmp_path, workers=2) as running:
+        pool = reqpool.Pool(running.url)
 
 At exit it is stopped as a user would stop it, and looked at: every process gone, no socket left behind, no
 traceback in the log.
@@ -15,8 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,10 @@ import psutil
 from reqpool.errors import BrokerUnavailable
 from reqpool_ops import status
 
+from .wait import wait_until
+
 START_WITHIN_S = 20.0
 STOP_WITHIN_S = 25.0
-
-
-def wait_until(condition: Callable[[], Any], within_s: float = 10.0, what: str = "") -> Any:
-    """Return the condition's first true value.
-
-    Raises:
-        AssertionError: if it had none within `within_s` seconds.
-    """
-    deadline_s = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline_s, f"not within {within_s} s: {what or condition}"
-        time.sleep(0.01)
-    return value
 
 
 class Cluster:

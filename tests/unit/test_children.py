@@ -1,0 +1,44 @@
+"""When a dead child is started again."""
+
+from __future__ import annotations
+
+import pytest
+
+from reqpool_ops.children import BOOT_FAILURE, LONGEST_DELAY_S, MANY_FAILURES, Backoff
+
+
+def longest() -> Backoff:
+    return Backoff(jitter=lambda: 1.0)
+
+
+def test_a_child_that_lived_well_is_replaced_at_once() -> None:
+    backoff = longest()
+    assert backoff.delay_s(3600.0, -9) <= 0.1
+    assert backoff.failures == 0
+
+
+def test_quick_failures_slow_down_and_reach_a_bound() -> None:
+    backoff = longest()
+    delays_s = [backoff.delay_s(0.1, 1) for _ in range(12)]
+    assert delays_s == sorted(delays_s)
+    assert delays_s[0] <= 0.1
+    assert delays_s[MANY_FAILURES] >= 2.0
+    assert delays_s[-1] == LONGEST_DELAY_S
+
+
+def test_a_boot_failure_is_quick_however_long_it_took() -> None:
+    backoff = longest()
+    backoff.delay_s(60.0, BOOT_FAILURE)
+    assert backoff.failures == 1
+
+
+def test_a_good_life_ends_the_slow_down() -> None:
+    backoff = longest()
+    for _ in range(10):
+        backoff.delay_s(0.1, 1)
+    assert backoff.delay_s(100.0, 1) <= 0.1
+
+
+@pytest.mark.parametrize("jitter", [0.0, 1.0])
+def test_delays_are_jittered_by_half(jitter: float) -> None:
+    assert Backoff(jitter=lambda: jitter).delay_s(100.0, 1) == pytest.approx(0.05 * (0.5 + jitter / 2))

@@ -1,0 +1,147 @@
+"""The command line: usage, exit statuses, errors in one line."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import reqpool
+from reqpool_ops import cli, requests, runtime
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("REQPOOL_URL", raising=False)
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        yield f"tcp://127.0.0.1:{free.getsockname()[1]}"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "reqpool_ops", *arguments], capture_output=True, text=True, timeout=30
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (), ("nonsense",), ("up", "--workers", "0"), ("up", "--workers", "x"), ("up", "--workers", "257"),
+        ("up", "--embedded"), ("up", "--parent-pid", "1"), ("dns",), ("udp", "127.0.0.1:5"),
+        ("tcp", "127.0.0.1:5", "x", "--until", "y", "--length", "3"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    assert exit_.value.code == 2
+    assert "usage: reqpool" in capsys.readouterr().err
+
+
+def test_status_without_a_broker_is_3(nobody: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--url", nobody]) == 3
+    assert capsys.readouterr().err == f"reqpool: no broker answers at {nobody}\n"
+
+
+def test_status_looks_where_the_environment_says(
+    nobody: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQPOOL_URL", nobody)
+    assert cli.main(["status"]) == 3
+    assert nobody in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("dns", "a" * 64 + ".example"),
+        ("dns", "example.com", "NONSENSE", "--server", "127.0.0.1:5300"),
+        ("dns", "example.com", "--server", "127.0.0.1:x"),
+        ("udp", "nowhere", "x"),
+        ("udp", "127.0.0.1:5", r"\x0"),
+        ("tcp", "127.0.0.1:99999", "x"),
+        ("tcp", "127.0.0.1:5", "x", "--length", "0"),
+        ("udp", "127.0.0.1:5", "x", "--timeout", "-1"),
+    ],
+)
+def test_a_bad_request_is_one_line_and_1(arguments: tuple[str, ...], nobody: str) -> None:
+    done = run(*arguments, "--url", nobody)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("reqpool: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_dead_url_is_said_within_seconds(nobody: str) -> None:
+    done = run("udp", "127.0.0.1:5555", "hello", "--url", nobody)
+    assert done.returncode == 1
+    assert done.stderr.startswith("reqpool: ")
+    assert nobody.removeprefix("tcp://") in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("hello", b"hello"), (r"a\n", b"a\n"), (r"\x00\xff", b"\x00\xff"), (r"\\n", b"\\n"),
+        ("né", "né".encode()), ("€", "€".encode()), ("", b""),
+    ],
+)  # fmt: skip
+def test_escapes_stand_for_bytes(text: str, data: bytes) -> None:
+    assert requests.unescape(text) == data
+
+
+@pytest.mark.parametrize("text", ["\\", r"\x0", "€\\xff"])
+def test_bad_escapes_are_refused(text: str) -> None:
+    with pytest.raises(reqpool.UsageError):
+        requests.unescape(text)
+
+
+@pytest.mark.parametrize("bind", ["tcp://0.0.0.0:5570", "nonsense"])
+def test_up_refuses_a_bad_bind_in_one_line(bind: str) -> None:
+    done = run("up", "--bind", bind)
+    assert done.returncode == 1
+    assert done.stderr.startswith("reqpool: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_up_refuses_a_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        done = run("up", "--bind", url)
+    assert (done.returncode, done.stderr) == (1, f"reqpool: {url}: the port is in use by another program\n")
+
+
+def test_up_refuses_a_folder_open_to_others(tmp_path: Path) -> None:
+    runtime.folder_path().mkdir()
+    runtime.folder_path().chmod(0o755)
+    done = run("up")
+    assert done.returncode == 1
+    assert "chmod 700" in done.stderr
+
+
+def test_a_missing_server_extra_is_said(tmp_path: Path) -> None:
+    (tmp_path / "psutil.py").write_text("raise ModuleNotFoundError('no psutil', name='psutil')")
+    done = subprocess.run(
+        [sys.executable, "-m", "reqpool_ops", "status"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    assert done.stderr == "reqpool: psutil is missing: pip install 'reqpool[server]'\n"
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    program = f"{sys.executable} -m reqpool_ops --help | true"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,169 @@
+"""The supervisor over children that fail: scripts stand in for broker and workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support.wait import wait_until
+
+BROKER = """
+import json, os, sys, time, zmq
+from reqpool import wire
+socket = zmq.Context().socket(zmq.ROUTER)
+url = sys.argv[sys.argv.index("--bind") + 1]
+socket.bind(url)
+print(json.dumps({"intake": url, "results": url, "workers": url, "pid": os.getpid(), "epoch": 1}), flush=True)
+parent = os.pidfd_open(int(sys.argv[sys.argv.index("--parent-pid") + 1]))
+poller = zmq.Poller()
+poller.register(socket, zmq.POLLIN)
+poller.register(parent, zmq.POLLIN)
+while parent not in dict(poller.poll()):
+    route, head = socket.recv_multipart()
+    print("head", head.hex(), file=sys.stderr, flush=True)
+    socket.send_multipart([route, wire.encode(wire.Verb.STATUS, {"epoch": 1, "workers": []})])
+"""
+SLEEP = "import os, select, sys; select.select([os.pidfd_open(int(sys.argv[-1]))], [], [])"
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True);" + SLEEP
+
+RUN = """
+import logging, sys
+from reqpool_ops.runtime import CannotStart
+from reqpool_ops.supervisor import Plan, Supervisor
+logging.basicConfig(level=logging.INFO)
+try:
+    sys.exit(Supervisor(Plan(sys.argv[1], 2, None, 1.0, ["-c", sys.argv[2]], ["-c", sys.argv[3]])).run())
+except CannotStart as error:
+    sys.exit(f"cannot start: {error}")
+"""
+
+
+class Supervised:
+    """A supervisor in a process of its own."""
+
+    def __init__(self, folder: Path, broker: str, worker: str) -> None:
+        self.log_path = folder / "log"
+        self.socket_path = folder / "pool.sock"
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", RUN, f"ipc://{self.socket_path}", broker, worker], stderr=log
+            )
+
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
+
+    def said(self, text: str) -> None:
+        wait_until(lambda: text in self.log(), 15.0, text)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="rp-") as short:
+        yield Path(short)
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[type[Supervised]]:
+    started: list[Supervised] = []
+
+    class Kept(Supervised):
+        def __init__(self, broker: str, worker: str) -> None:
+            super().__init__(folder, broker, worker)
+            started.append(self)
+
+    yield Kept  # type: ignore[misc]
+    for supervised in started:
+        if supervised.process.poll() is None:
+            supervised.process.kill()
+            supervised.process.wait()
+        print(supervised.log())
+
+
+def test_workers_that_fail_at_once_do_not_crash_loop(start: type[Supervised]) -> None:
+    supervised = start(BROKER, "import sys; sys.exit(2)")
+    supervised.said("worker-1 has failed 5 times in a row")
+    supervised.said("worker-2 has failed 5 times in a row")
+    assert supervised.log().count("could not start (exit status 2)") <= 14
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.process.wait(10) == 0
+
+
+def test_a_broker_that_cannot_start_ends_the_supervisor(start: type[Supervised]) -> None:
+    supervised = start("import sys; sys.exit('no room')", SLEEP)
+    assert supervised.process.wait(10) == 1
+    assert "no room" in supervised.log()
+    assert "the broker exited with status 1 before it was ready" in supervised.log()
+
+
+def test_an_ended_worker_is_reported_dead_to_the_broker(start: type[Supervised]) -> None:
+    supervised = start(BROKER, SLEEP)
+    wait_until(lambda: len(supervised.children()) == 3)
+    worker = supervised.children()[1]
+    identity = worker.cmdline()[worker.cmdline().index("--id") + 1]
+    worker.kill()
+    supervised.said(f"head 9226c410{identity}")  # [38 DEAD, bin 16 bytes]
+    wait_until(lambda: len(supervised.children()) == 3)
+    replacement = supervised.children()[-1].cmdline()
+    assert worker.pid not in [child.pid for child in supervised.children()]
+    assert replacement[replacement.index("--id") + 1] != identity
+
+
+def test_a_worker_that_never_says_hello_is_replaced(start: type[Supervised]) -> None:
+    supervised = start(BROKER, SLEEP)
+    supervised.said("lives but is silent for 7.5 s; killed")
+
+
+def test_the_second_signal_ends_at_once(start: type[Supervised]) -> None:
+    supervised = start(BROKER, DEAF)
+    wait_until(lambda: supervised.log().count("deaf") == 2)
+    children = supervised.children()
+    supervised.process.send_signal(signal.SIGINT)
+    supervised.said("SIGINT: stopping")
+    supervised.process.send_signal(signal.SIGINT)
+    assert supervised.process.wait(5) == 1
+    assert not any(child.is_running() for child in children)
+    assert not supervised.socket_path.exists()
+
+
+def test_children_that_do_not_stop_are_killed(start: type[Supervised]) -> None:
+    supervised = start(BROKER, DEAF)
+    wait_until(lambda: supervised.log().count("deaf") == 2)
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.process.wait(10) == 0
+    assert "did not finish within 1 s; killed" in supervised.log()
+
+
+def test_a_second_supervisor_of_one_address_is_refused(start: type[Supervised], folder: Path) -> None:
+    first = start(BROKER, SLEEP)
+    first.said("the pool is up")
+    other = subprocess.run(
+        [sys.executable, "-c", RUN, f"ipc://{first.socket_path}", BROKER, SLEEP],
+        capture_output=True,
+        text=True,
+    )
+    assert other.returncode == 1
+    assert f"already running at ipc://{first.socket_path} (pid {first.process.pid})" in other.stderr
+    assert first.socket_path.exists()
+
+
+def test_what_a_killed_supervisor_leaves_is_no_obstacle(start: type[Supervised]) -> None:
+    first = start(BROKER, SLEEP)
+    first.said("the pool is up")
+    children = first.children()
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.process.wait()
+    psutil.wait_procs(children, timeout=10)
+    assert first.socket_path.exists()
+    second = start(BROKER, SLEEP)
+    second.said("the pool is up")
