@@ -16,6 +16,8 @@ from reqpool.wire import Failed, Flag, LeaseGroup
 
 from .protocols import Ask
 
+IDEMPOTENT = int(Flag.IDEMPOTENT)
+
 
 class Dropped(NamedTuple):
     """Where a request was when it was taken away: ``phase``, and could the upstream have acted on it?"""
@@ -83,7 +85,7 @@ class Lease:
         self.session = session
         self.origin = group.origin
         self.attempt = group.attempt
-        self.idempotent = bool(group.flags & Flag.IDEMPOTENT)
+        self.idempotent = bool(group.flags & IDEMPOTENT)
         self.ready = session.ready if self.idempotent else session.ready_once
         self.span_s = group.span_ms / 1000
         self.began_s = now_s

@@ -42,6 +42,8 @@ class Link:
         """Number of the last broker heartbeat."""
         self.number = 0
         """Number of our last heartbeat."""
+        self.answered = 0
+        """Number of our last heartbeat that the broker has seen."""
         self.dial_s = now_s
         self.heartbeat_s = HEARTBEAT_MS / 1000
         self.liveness_s = LIVENESS_MS / 1000
@@ -54,7 +56,7 @@ class Link:
         """HELLO has been sent over a new socket."""
         self.state = LinkState.GREETING
         self._heard_s = now_s
-        self.seen = self.number = 0
+        self.seen = self.number = self.answered = 0
         self._sent.clear()
 
     def welcomed(self, epoch: int, heartbeat_ms: int, liveness_ms: int, now_s: float) -> None:
@@ -102,6 +104,7 @@ class Link:
         elif self._welcomed_s < oldest_s:
             return False
         self._heard_s = now_s
+        self.answered = max(self.answered, seen)
         return True
 
     def silent(self, now_s: float) -> bool:

@@ -24,7 +24,7 @@ class Sampler:
         self._due_s = 0.0
         self._figures: dict[str, Any] = {}
 
-    def take(self, now_s: float, origins: dict[str, list[int]], draining: bool) -> dict[str, Any]:
+    def take(self, now_s: float, origins: dict[str, list[int]]) -> dict[str, Any]:
         """Return the sample to send now; psutil's part is at most :data:`SAMPLE_S` old."""
         if now_s >= self._due_s:
             self._due_s = now_s + SAMPLE_S
@@ -45,6 +45,5 @@ class Sampler:
             "failed": ledger.failed,
             "retransmitted": ledger.resent,
             "ignored": ledger.ignored,
-            "draining": draining,
             "origins": origins,
         }

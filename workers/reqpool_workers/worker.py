@@ -73,6 +73,7 @@ class Worker:
         self._sampler = Sampler(self.loop, self.ledger)
         self._draining = False
         self._drain_s = 0.0
+        self._drain_beat = 0
         self._turn_s = self.loop.now_s
         self._parent_fd = -1 if parent_pid is None else os.pidfd_open(parent_pid)
         if self._parent_fd >= 0:
@@ -190,10 +191,14 @@ class Worker:
         if link.silent(now_s):
             self._hang_up("the broker is silent", now_s)
         if link.state is LinkState.LIVE:
-            origins = {name: origin.counts for (_, name), origin in self._origins.items()}
-            sample = self._sampler.take(now_s, origins, self._draining)
-            self._say(Verb.HEARTBEAT, link.beat(now_s), sample)
+            self._beat_now(now_s)
         return now_s + link.heartbeat_s
+
+    def _beat_now(self, now_s: float) -> int:
+        origins = {name: origin.counts for (_, name), origin in self._origins.items()}
+        number = self._link.beat(now_s)
+        self._say(Verb.HEARTBEAT, number, self._sampler.take(now_s, origins))
+        return number
 
     def _tend(self, now_s: float) -> float:
         for key, origin in list(self._origins.items()):
@@ -270,7 +275,9 @@ class Worker:
         )
         self._link.welcomed(epoch, heartbeat_ms, liveness_ms, now_s)
         log.info("welcomed by the broker, epoch %d", epoch)
-        self._say(Verb.HEARTBEAT, self._link.beat(now_s), self._sampler.take(now_s, {}, self._draining))
+        self._beat_now(now_s)
+        if self._draining:
+            self._announce_drain()
         for batch in self.outbox.renumbered():
             self._send_batch(batch)
 
@@ -354,15 +361,21 @@ class Worker:
                     origin.drop(request, "drain")
                     self.ledger.give_back([request])
         if self._link.state is LinkState.LIVE:
-            # Now, not with the next regular one: the broker leases to us until it knows.
-            sample = self._sampler.take(self.loop.now_s, {}, True)
-            self._say(Verb.HEARTBEAT, self._link.beat(time.monotonic()), sample)
+            self._announce_drain()
+
+    def _announce_drain(self) -> None:
+        """Say DRAIN, and a heartbeat: once the broker has seen that, no lease is on its way any more."""
+        self._say(Verb.DRAIN)
+        self._drain_beat = self._beat_now(time.monotonic())
 
     def _drained(self, now_s: float) -> bool:
-        """Is nothing left to do, or nobody there to be told of it?"""
-        if self._link.state is LinkState.LIVE or any(self.ledger.held()):
-            return self.ledger.empty
-        return now_s - self._drain_s > self._link.liveness_s
+        """Is nothing left to do and nothing on its way here, or nobody there to be told of it?"""
+        link = self._link
+        if any(self.ledger.held()):
+            return False
+        if link.state is LinkState.LIVE and self.ledger.empty and link.answered >= self._drain_beat:
+            return True
+        return now_s - self._drain_s > link.liveness_s
 
     def _on_parent_exit(self, _mask: int) -> None:
         log.info("the parent process has gone")
