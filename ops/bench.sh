@@ -4,6 +4,7 @@
 # Prints one table, writes bench-<kind>.json; exit status 0 if every bar holds.
 set -eu
 cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin  # knotd; not on every user's path
 
 case "${1:-}" in
     dns) kind=$1; shift ;;

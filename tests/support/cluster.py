@@ -35,6 +35,7 @@ class Cluster:
 
     Attributes:
         url: the broker's intake.
+        runtime_dir: its ``$XDG_RUNTIME_DIR``.
         log_path: what supervisor, broker and workers wrote to stderr.
         supervisor: the ``reqpool up`` process.
     """
@@ -42,6 +43,7 @@ class Cluster:
     def __init__(self, folder: Path, bind: str, workers: int, arguments: Sequence[str]) -> None:
         self.url = bind
         self.workers = workers
+        self.runtime_dir = str(folder)
         self.log_path = folder / "cluster.log"
         with self.log_path.open("ab") as log:
             self.supervisor = subprocess.Popen(
@@ -52,7 +54,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"XDG_RUNTIME_DIR": str(folder)},
+                env=os.environ | {"XDG_RUNTIME_DIR": self.runtime_dir},
             )  # fmt: skip
 
     def report(self) -> dict[str, Any]:

@@ -1,0 +1,144 @@
+"""``reqpool up`` with real processes: what dies or hangs is replaced, and nothing is left at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import reqpool
+from support.cluster import Cluster, cluster
+from support.dns_peer import UdpPeer, echo
+from support.ports import free_port
+from support.wait import wait_until
+
+
+def reqpool_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "reqpool_ops", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=os.environ | environment,
+    )
+
+
+@pytest.fixture
+def running() -> Iterator[Cluster]:
+    with cluster(workers=2) as started:
+        yield started
+
+
+def test_a_killed_worker_is_replaced_and_requests_go_on(running: Cluster) -> None:
+    before = running.worker_pids
+    with UdpPeer(echo) as peer, reqpool.Pool(running.url) as pool:
+        assert pool.udp(peer.address, b"one").result(10) == b"one"
+        os.kill(before[0], signal.SIGKILL)
+        assert pool.udp(peer.address, b"two").result(10) == b"two"
+        wait_until(lambda: before[0] not in running.worker_pids, 15.0)
+        after = wait_until(lambda: len(pids := running.worker_pids) == 2 and pids, 15.0)
+        assert before[1] in after
+        assert pool.udp(peer.address, b"three").result(10) == b"three"
+    assert f"worker-1 (pid {before[0]}) was killed by SIGKILL" in running.log()
+
+
+def test_a_hung_worker_is_killed_and_replaced(running: Cluster) -> None:
+    frozen = running.worker_pids[0]
+    os.kill(frozen, signal.SIGSTOP)
+    wait_until(lambda: not psutil.pid_exists(frozen), 20.0, "the frozen worker is gone")
+    wait_until(lambda: len(running.live_workers()) == 2, 15.0)
+    assert frozen not in running.worker_pids
+
+
+def test_status_names_what_is_not_well_while_a_worker_hangs(running: Cluster) -> None:
+    assert reqpool_command("status", "--url", running.url).returncode == 0
+    frozen = running.worker_pids[0]
+    os.kill(frozen, signal.SIGSTOP)
+    ill = wait_until(
+        lambda: (done := reqpool_command("status", "--url", running.url)).returncode == 1 and done, 15.0
+    )
+    assert ill.stdout.startswith("Not well: ")
+    assert "worker-1" in ill.stdout.splitlines()[0] or "1 of 2 workers" in ill.stdout.splitlines()[0]
+    os.kill(frozen, signal.SIGCONT)
+
+
+def test_a_killed_broker_is_replaced_at_the_same_url(running: Cluster) -> None:
+    broker, workers = running.broker_pid, running.worker_pids
+    with UdpPeer(echo) as peer, reqpool.Pool(running.url) as pool:
+        assert pool.udp(peer.address, b"one").result(10) == b"one"
+        os.kill(broker, signal.SIGKILL)
+        assert pool.udp(peer.address, b"two", timeout=20).result(25) == b"two"
+    wait_until(lambda: len(running.live_workers()) == 2, 15.0)
+    assert running.broker_pid != broker
+    assert running.worker_pids == workers  # they came back by themselves
+
+
+def test_a_frozen_broker_is_replaced(running: Cluster) -> None:
+    frozen = running.broker_pid
+    os.kill(frozen, signal.SIGSTOP)
+    wait_until(lambda: not psutil.pid_exists(frozen), 25.0, "the frozen broker is gone")
+    wait_until(lambda: len(running.live_workers()) == 2, 15.0)
+
+
+def test_nothing_outlives_a_killed_supervisor() -> None:
+    with tempfile.TemporaryDirectory(prefix="rp-") as folder:
+        started = Cluster(Path(folder), f"ipc://{folder}/pool.sock", 2, ())
+        started.wait_ready()
+        children = started.children()
+        started.kill()
+        _, left = psutil.wait_procs(children, timeout=10)
+        assert not left
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_everything_in_order(number: signal.Signals) -> None:
+    with cluster(workers=1) as started:
+        started.supervisor.send_signal(number)
+        assert started.supervisor.wait(20) == 0
+        assert f"{number.name}: stopping" in started.log()
+
+
+def test_a_stop_lets_requests_finish() -> None:
+    with UdpPeer(echo, held=True) as peer, cluster(workers=1) as started, reqpool.Pool(started.url) as pool:
+        future = pool.udp(peer.address, b"slow", timeout=10)
+        wait_until(lambda: sum(worker["in_flight"] for worker in started.live_workers()) == 1)
+        started.supervisor.send_signal(signal.SIGTERM)
+        wait_until(lambda: "SIGTERM: stopping" in started.log())
+        peer.release()
+        assert future.result(10) == b"slow"
+
+
+def test_a_cluster_on_a_tcp_port_works_and_is_there_once() -> None:
+    with cluster(workers=1, bind=f"tcp://127.0.0.1:{free_port()}") as started, UdpPeer(echo) as peer:
+        with reqpool.Pool(started.url) as pool:
+            assert pool.udp(peer.address, b"hello").result(10) == b"hello"
+        second = reqpool_command("up", "--bind", started.url, XDG_RUNTIME_DIR=started.runtime_dir)
+        assert second.returncode == 1
+        assert f"already running at {started.url} (pid " in second.stderr
+
+
+def test_an_embedded_cluster_goes_when_its_parent_is_killed() -> None:
+    with tempfile.TemporaryDirectory(prefix="rp-") as outer:
+        folder = Path(outer, "own")
+        folder.mkdir(mode=0o700)
+        parent = subprocess.Popen(["sleep", "60"])
+        embedded = subprocess.Popen(
+            [
+                sys.executable, "-m", "reqpool_ops", "up", "--embedded", "--parent-pid", str(parent.pid),
+                "--bind", f"ipc://{folder}/intake", "--workers", "1",
+            ]
+        )  # fmt: skip
+        wait_until(lambda: len(psutil.Process(embedded.pid).children()) == 2)
+        children = psutil.Process(embedded.pid).children()
+        parent.kill()
+        parent.wait()
+        embedded.wait(10)
+        assert not any(child.is_running() for child in children)
+        assert not folder.exists()
