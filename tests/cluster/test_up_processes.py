@@ -41,7 +41,7 @@ def test_a_killed_worker_is_replaced_and_requests_go_on(running: Cluster) -> Non
     with UdpPeer(echo) as peer, reqpool.Pool(running.url) as pool:
         assert pool.udp(peer.address, b"one").result(10) == b"one"
         os.kill(before[0], signal.SIGKILL)
-        assert pool.udp(peer.address, b"two").result(10) == b"two"
+        assert pool.udp(peer.address, b"two", idempotent=True).result(10) == b"two"
         wait_until(lambda: before[0] not in running.worker_pids, 15.0)
         after = wait_until(lambda: len(pids := running.worker_pids) == 2 and pids, 15.0)
         assert before[1] in after
@@ -74,7 +74,8 @@ def test_a_killed_broker_is_replaced_at_the_same_url(running: Cluster) -> None:
     with UdpPeer(echo) as peer, reqpool.Pool(running.url) as pool:
         assert pool.udp(peer.address, b"one").result(10) == b"one"
         os.kill(broker, signal.SIGKILL)
-        assert pool.udp(peer.address, b"two", timeout=20).result(25) == b"two"
+        two = pool.udp(peer.address, b"two", timeout=20, idempotent=True)
+        assert two.result(25) == b"two"
     wait_until(lambda: len(running.live_workers()) == 2, 15.0)
     assert running.broker_pid != broker
     assert running.worker_pids == workers  # they came back by themselves
