@@ -137,7 +137,7 @@ class KnotServer:
         config.write_text(_CONFIG.format(folder=folder, host=self.host, port=self.port, zone=ZONE))
         (folder / "zone").write_text(zone_text())
         with (folder / "log").open("wb") as log:
-            # setpriv (util-linux) ends knotd with this process, also when this one is killed (prctl(2), PDEATHSIG).
+            # setpriv (util-linux) lets knotd end with this process however that ends: prctl(2), PDEATHSIG.
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", program, "-c", str(config)],
                 stdin=subprocess.DEVNULL,
@@ -164,18 +164,31 @@ class KnotServer:
         if self._folder is not None:
             self._folder.cleanup()
 
+    def exchange(self, query: bytes, *, tcp: bool = False, timeout_s: float = 1.0) -> bytes:
+        """Send a query as it is, return the answer as it is.
+
+        Raises:
+            OSError: if none comes.
+        """
+        kind = socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
+        with socket.socket(socket.AF_INET, kind) as sock:
+            sock.settimeout(timeout_s)
+            sock.connect((self.host, self.port))
+            if not tcp:
+                sock.send(query)
+                return sock.recv(65_535)
+            sock.sendall(len(query).to_bytes(2, "big") + query)
+            with sock.makefile("rb") as stream:
+                return stream.read(int.from_bytes(stream.read(2), "big"))
+
     def query(self, name: str, rtype: str = "A", timeout_s: float = 1.0) -> dnslib.DNSRecord:
         """Ask it by plain UDP and dnslib: what a test compares with.
 
         Raises:
             OSError: if it does not answer.
         """
-        question = dnslib.DNSRecord.question(name, rtype)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(timeout_s)
-            sock.connect((self.host, self.port))
-            sock.send(bytes(question.pack()))
-            return dnslib.DNSRecord.parse(sock.recv(65_535))
+        question = bytes(dnslib.DNSRecord.question(name, rtype).pack())
+        return dnslib.DNSRecord.parse(self.exchange(question, timeout_s=timeout_s))
 
     def log(self) -> str:
         """Return what it has logged."""

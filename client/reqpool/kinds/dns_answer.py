@@ -308,7 +308,7 @@ def _type_name(number: int) -> str:
     if name is None:
         import dnslib
 
-        name = str(dnslib.QTYPE.get(number))
+        name = str(dnslib.QTYPE[number])
     return name
 
 

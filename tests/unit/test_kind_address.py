@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reqpool.errors import UsageError
+from reqpool.kinds import resolvconf
+from reqpool.kinds.address import canonical_address
+from reqpool.kinds.resolvconf import FALLBACK, ResolvConf
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("127.0.0.1:53", "127.0.0.1:53"),
+        ("127.0.0.1:65535", "127.0.0.1:65535"),
+        ("[::1]:5300", "[::1]:5300"),
+        ("[0:0:0:0:0:0:0:1]:5300", "[::1]:5300"),
+        ("[2001:DB8::1]:1", "[2001:db8::1]:1"),
+        ("localhost:80", "127.0.0.1:80"),
+        ("LOCALHOST:80", "127.0.0.1:80"),
+    ],
+)
+def test_an_upstream_has_one_spelling(text: str, canonical: str) -> None:
+    assert canonical_address(text) == canonical
+    assert canonical_address(canonical) == canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [("9.9.9.9", "9.9.9.9:53"), ("::1", "[::1]:53"), ("[::1]", "[::1]:53"), ("9.9.9.9:5", "9.9.9.9:5")],
+)
+def test_a_default_port_fills_in(text: str, canonical: str) -> None:
+    assert canonical_address(text, 53) == canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("127.0.0.1", "has no port"),
+        ("[::1]", "has no port"),
+        ("127.0.0.1:", "port ''"),
+        ("127.0.0.1:0", "port '0'"),
+        ("127.0.0.1:65536", "port '65536'"),
+        ("127.0.0.1:-1", "port '-1'"),
+        ("127.0.0.1:5３", "1 to 65535"),
+        ("127.0.0.1:" + "9" * 5000, "1 to 65535"),
+        ("127.0.0.1:http", "port 'http'"),
+        (":53", "has no host"),
+        ("", "has no host"),
+        ("256.0.0.1:53", "not an IPv4 address"),
+        ("1.2.3:53", "not an IPv4 address"),
+        ("::1:53:", "not an IPv6 address"),
+        ("[::1:53", "unmatched bracket"),
+        ("[::1]53", "unmatched bracket"),
+        ("[1.2.3.4]:53", "brackets are for IPv6"),
+        ("example.com:80", "later version"),
+        ("tcp://127.0.0.1:80", "is a URL"),
+        (("127.0.0.1", 53), "not tuple"),
+        (b"127.0.0.1:53", "not bytes"),
+        (None, "not NoneType"),
+    ],
+)
+def test_a_bad_address_is_named_with_the_way_out(text: object, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        canonical_address(text)
+    assert says in str(caught.value)
+
+
+# --- resolv.conf ---------------------------------------------------------------------------------
+
+
+def test_resolv_conf_is_read_as_glibc_does() -> None:
+    text = """
+    # comment
+    ; nameserver 9.9.9.8
+    nameserver 10.0.0.1
+    nameserver\t2001:db8::53 # trailing words are ignored
+    search example.com
+    nameserver not-an-address
+    nameserver fe80::1%eth0
+    nameserver 10.0.0.4
+    """
+    assert resolvconf.parse(text) == ("10.0.0.1:53", "[2001:db8::53]:53", "[fe80::1%eth0]:53")
+
+
+@pytest.mark.parametrize("text", ["", "search example.com\n", "nameserver\n", "nameserver nonsense\n"])
+def test_no_nameserver_line_means_the_local_machine(text: str) -> None:
+    assert resolvconf.parse(text) == FALLBACK
+
+
+def test_no_file_means_the_local_machine(tmp_path: Path) -> None:
+    assert ResolvConf(str(tmp_path / "none")).servers(0.0) == ("127.0.0.1:53",)
+
+
+def test_a_changed_file_is_seen_within_a_second_and_an_unchanged_one_gives_the_same_tuple(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 10.0.0.1\n")
+    conf = ResolvConf(str(path))
+    first = conf.servers(100.0)
+    assert first == ("10.0.0.1:53",)
+    path.write_text("nameserver 10.0.0.22\n")
+    assert conf.servers(100.9) is first
+    assert conf.servers(101.0) == ("10.0.0.22:53",)
+    assert conf.servers(105.0) is conf.servers(106.0)
+    path.unlink()
+    assert conf.servers(110.0) == FALLBACK
+    path.write_text("nameserver 10.0.0.22\n")
+    assert conf.servers(120.0) == ("10.0.0.22:53",)
