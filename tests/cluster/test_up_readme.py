@@ -1,0 +1,48 @@
+"""README is true: its example runs as printed, its commands exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.dns_peer import UdpPeer, echo
+from support.knot import KnotServer
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_example_runs_as_printed(knot: KnotServer) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    with UdpPeer(echo) as peer:
+        program = example.replace("127.0.0.1:5300", knot.address).replace("127.0.0.1:5555", peer.address)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert "b'hello'" in lines
+    assert "www.example.test NOERROR" in lines
+    assert "nowhere.example.test NXDOMAIN" in lines
+    assert any("192.0.2.1" in line for line in lines)
+
+
+def test_the_commands_exist() -> None:
+    scripts = set(re.findall(r"ops/[a-z-]+\.sh", README))
+    assert scripts >= {"ops/start-cluster.sh", "ops/test.sh"}
+    assert all((ROOT / script).stat().st_mode & 0o111 for script in scripts)
+    usage = subprocess.run(
+        [sys.executable, "-m", "reqpool_ops", "--help"], capture_output=True, text=True
+    ).stdout
+    for command in re.findall(r"\| `reqpool ([a-z]+)", README):
+        assert re.search(rf"^ +{command} ", usage, re.MULTILINE), command
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/protocol.md"]
+)
+def test_links_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / link).exists(), link
