@@ -42,7 +42,11 @@ def cluster(workers: int) -> Iterator[Cluster]:
                     if up.poll() is not None or time.monotonic() > deadline_s:
                         raise RuntimeError(f"the cluster did not start:\n{log_path.read_text()}")
                     time.sleep(0.1)
-                yield Cluster(url, up.pid, _roles(up.pid, workers))
+                try:
+                    yield Cluster(url, up.pid, _roles(up.pid, workers))
+                except BaseException:
+                    print(log_path.read_text(), file=sys.stderr)
+                    raise
 
 
 def _is_well(program: list[str], url: str) -> bool:

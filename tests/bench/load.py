@@ -102,7 +102,7 @@ def run_map(pool: reqpool.Pool, server: str, tally: Tally, size: int) -> None:
         while (name := tally.next()) is not None:
             yield name
 
-    for future in pool.map(names(), window=size, server=server, timeout=TIMEOUT_S):
+    for _, future in pool.map(pool.dns, names(), window=size, server=server, timeout=TIMEOUT_S):
         error = future.exception()
         if error is None:
             tally.done += 1

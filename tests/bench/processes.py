@@ -22,7 +22,11 @@ class Sample:
 
 
 def sample(roles: Roles) -> Sample:
-    """Read the CPU clocks of all processes of ``roles``; one that has ended counts nothing."""
+    """Read the CPU clocks of all processes of ``roles``.
+
+    Raises:
+        psutil.NoSuchProcess: if one has ended: what it spent is lost, so nothing can be said of the rest.
+    """
     cpu_s = {role: sum(map(_cpu_s, pids)) for role, pids in roles.items()}
     times = psutil.cpu_times()
     # guest is contained in user (proc(5)); steal is another machine's, so neither busy nor ours.
@@ -32,10 +36,7 @@ def sample(roles: Roles) -> Sample:
 
 
 def _cpu_s(pid: int) -> float:
-    try:
-        times = psutil.Process(pid).cpu_times()
-    except psutil.NoSuchProcess:
-        return 0.0
+    times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
 
 

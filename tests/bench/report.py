@@ -12,8 +12,9 @@ from typing import Any
 
 from .run import Figures
 
-ROLES = ("producer", "broker", "workers", "server")
-_WIDTH = 118
+ROLES = {"producer": 9, "broker": 8, "workers": 8, "server": 8}
+"""Columns of CPU µs and their widths."""
+_WIDTH = 120
 
 
 def median(rounds: Sequence[Figures]) -> Figures:
@@ -104,10 +105,10 @@ def _row_line(row: Row) -> str:
     figures = row.figures
     cells = [f"  {row.name:<36}", f"{figures.rate_per_s:>9,.0f}"]
     cells.append(f"{row.ratio:>7.2f}" if row.ratio is not None else " " * 7)
-    for role in ROLES:
-        cells.append(f"{figures.cpu_us[role]:>8.1f}" if role in figures.cpu_us else " " * 8)
+    for role, width in ROLES.items():
+        cells.append(f"{figures.cpu_us[role]:>{width}.1f}" if role in figures.cpu_us else " " * width)
     cells.append(f"{sum(figures.cpu_us.values()):>8.1f}")
-    cells.append(f"{figures.idle * 100:>5.0f}")
+    cells.append(f"{figures.idle * 100:>6.0f}")
     cells.append(f"{figures.p50_us:>8.0f}" if figures.p50_us is not None else " " * 8)
     cells.append(f"{figures.p99_us:>8.0f}" if figures.p99_us is not None else " " * 8)
     cells.append(f"{figures.lost:>6}")
@@ -115,17 +116,17 @@ def _row_line(row: Row) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def header() -> list[str]:
     """Return the table's head."""
     cells = (
-        f"  {'':<36}{'req/s':>9}{'ratio':>7}{'producer':>9}{'broker':>7}{'workers':>8}{'server':>8}{'sum':>8}"
+        f"  {'':<36}{'req/s':>9}{'ratio':>7}{'producer':>9}{'broker':>8}{'workers':>8}{'server':>8}{'sum':>8}"
     )
     return [
         f"{'':<52}{'CPU µs per request':^42}",
-        f"{cells}{'idle%':>5}{'p50 µs':>8}{'p99 µs':>8}{'lost':>6}",
+        f"{cells}{'idle%':>6}{'p50 µs':>8}{'p99 µs':>8}{'lost':>6}",
         "-" * _WIDTH,
     ]
 
