@@ -473,7 +473,7 @@ def decode_blob(frame: bytes) -> tuple[Any, ...]:
     """Decode a results blob into its flat tuple ``(seq, code, data, …)``.
 
     Raises:
-        ProtocolError: if it is not a whole number of (uint, uint8, bytes).
+        ProtocolError: if it is not a whole number of (uint, uint, bytes).
     """
     flat = unpack(frame)
     if (
@@ -482,6 +482,8 @@ def decode_blob(frame: bytes) -> tuple[Any, ...]:
         or not set(map(type, flat[0::3])) <= _INT
         or not set(map(type, flat[1::3])) <= _INT
         or not set(map(type, flat[2::3])) <= _BYTES
+        or min(flat[0::3], default=0) < 0
+        or min(flat[1::3], default=0) < 0
     ):
         raise ProtocolError("a blob is an array of seq, code, data triples")
     return flat
