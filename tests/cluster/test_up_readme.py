@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.dns_peer import UdpPeer, echo
 from support.knot import KnotServer
 
