@@ -24,9 +24,9 @@ def test_the_example_runs_as_printed(knot: KnotServer) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert "b'hello'" in lines
-    assert "www.example.test NOERROR" in lines
-    assert "nowhere.example.test NXDOMAIN" in lines
-    assert any("192.0.2.1" in line for line in lines)
+    assert any(line.startswith("www.example.test NOERROR") and "192.0.2.1" in line for line in lines)
+    assert "nowhere.example.test NXDOMAIN ()" in lines
+    assert any(line.startswith("<Future") for line in lines)
 
 
 def test_the_commands_exist() -> None:
