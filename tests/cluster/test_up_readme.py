@@ -26,7 +26,7 @@ def test_the_example_runs_as_printed(knot: KnotServer) -> None:
     assert "b'hello'" in lines
     assert any(line.startswith("www.example.test NOERROR") and "192.0.2.1" in line for line in lines)
     assert "nowhere.example.test NXDOMAIN ()" in lines
-    assert any(line.startswith("<Future") for line in lines)
+    assert any("Future" in line for line in lines)
 
 
 def test_the_commands_exist() -> None:
