@@ -6,7 +6,8 @@ A *script* takes a query and returns the datagrams to send back, none to many. S
         ...
     with DnsPeer(truncated, tcp=right) as peer:         # TC over UDP, the answer over TCP
 
-``peer.queries`` has all that came. Nothing sleeps: what is late waits for an event (:class:`Held`).
+``peer.queries`` has all that came. Nothing sleeps: what is late (``held=True``) waits for the
+:meth:`DnsPeer.release` of the test.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ class DnsPeer:
 
 
 class UdpPeer(DnsPeer):
-    """A UDP server of any protocol: the same thread, other scripts (``lambda data: [data]`` echoes)."""
+    """A UDP server of any protocol: the same thread, other scripts (:func:`echo`, say)."""
 
 
 def closed_port() -> str:

@@ -122,8 +122,8 @@ def floods(connection: Connection) -> None:
         connection.send(b"\x00" * 65_536)
 
 
-def greets_and_closes(connection: Connection) -> None:
-    """Close at once, without reading."""
+def closes_at_once(connection: Connection) -> None:
+    """Close without reading."""
 
 
 # --- peer ----------------------------------------------------------------------------------------

@@ -25,8 +25,9 @@ MAY_IMPORT = {
 }
 
 SANS_IO = {
-    "reqpool": {"wire.py", "errors.py", "pending.py"},
-    "reqpool_broker": {"state.py", "scheduler.py"},
+    "reqpool": {"wire.py", "errors.py", "pending.py", "session.py", "outbox.py"},
+    "reqpool_broker": {path.name for path in FOLDERS["reqpool_broker"].glob("*.py")}
+    - {"server.py", "__main__.py"},
     "reqpool_workers": {"protocols"},
 }
 """Cores: they know no socket, no thread and no clock."""
