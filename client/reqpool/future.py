@@ -363,19 +363,22 @@ class Future(concurrent.futures.Future[T]):
 
     # --- what concurrent.futures.wait and as_completed reach for ----------------------------------
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
+    def _make_condition(self) -> threading.Condition:
         condition: threading.Condition = self.__dict__.setdefault("_made_condition", threading.Condition())
-        if self.seq not in self._owner.pending:
+        # One that holds it has been here before; its ender may be waiting for it to let go.
+        if self.seq not in self._owner.pending and not condition._is_owned():  # type: ignore[attr-defined]
             while self._state is PENDING:
                 self._owner.end_if_abandoned(self)
                 time.sleep(0)
         return condition
 
-    @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]
+    def _make_waiters(self) -> list[Any]:
         waiters: list[Any] = self.__dict__.setdefault("_made_waiters", [])
         return waiters
+
+    if not TYPE_CHECKING:  # for type checkers they stay the base's attributes, as as_completed() wants them
+        _condition = property(_make_condition)
+        _waiters = property(_make_waiters)
 
 
 class _Nobody:

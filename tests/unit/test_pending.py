@@ -1,0 +1,185 @@
+"""Sweeping and grouping, by a fake clock."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from concurrent.futures._base import FINISHED
+from typing import Any
+
+import pytest
+
+from reqpool import address, wire
+from reqpool.errors import ProtocolError, UsageError
+from reqpool.future import _NOBODY, Future
+from reqpool.kinds import Kind, Route
+from reqpool.outbox import next_batch
+from reqpool.pending import CLUSTER_GRACE_S, SWEEP_INTERVAL_S, Pending
+
+
+class Plain(Kind):
+    name = "plain"
+
+    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes]:
+        return ONE, payload
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+
+ONE = Route(Plain(), ("plain://one",), False)
+TWO = Route(Plain(), ("plain://two",), True)
+
+
+def make(
+    seq: int, deadline_s: float = 5.0, route: Route = ONE, payload: bytes = b"p", priority: int = 1
+) -> Future[Any]:
+    return Future(_NOBODY, seq, route, payload, 0.0, deadline_s, priority, None)
+
+
+def table(*futures: Future[Any]) -> Pending:
+    pending = Pending()
+    pending.futures.update((future.seq, future) for future in futures)
+    return pending
+
+
+def batch(*futures: Future[Any], connection: int = 1, now_s: float = 0.0) -> list[wire.Group]:
+    groups, _ = next_batch(deque(futures), connection, now_s)
+    head = wire.encode(wire.Verb.SUBMIT, 1, 0, groups)
+    decoded: list[wire.Group] = wire.decode(head, wire.CLIENT_TO_BROKER)[1][2]
+    return decoded
+
+
+def test_a_sweep_takes_what_is_overdue_and_knows_when_to_come_again() -> None:
+    pending = table(make(1, 1.0), make(2, 2.0), make(3, 9.0))
+    now_s = 2.0 + CLUSTER_GRACE_S
+    assert [future.seq for future in pending.sweep(now_s, None, 1.5)] == [1, 2]
+    assert list(pending.futures) == [3]
+    assert pending.due_s == 9.0 + CLUSTER_GRACE_S
+
+
+def test_nothing_is_taken_before_its_deadline_and_the_clusters_grace() -> None:
+    pending = table(make(1, 1.0))
+    assert pending.sweep(1.0 + CLUSTER_GRACE_S - 0.001, None, 1.5) == []
+
+
+def test_while_no_broker_was_reached_the_connect_grace_counts_from_the_later_of_dial_and_submit() -> None:
+    pending = table(make(1, 60.0))
+    assert pending.sweep(1.9, 0.5, 1.5) == []
+    assert pending.due_s == 2.0
+    assert len(pending.sweep(2.0, 0.5, 1.5)) == 1
+
+
+def test_sweeps_keep_their_distance() -> None:
+    pending = table(make(1, 1.0))
+    pending.sweep(0.5, None, 1.5)
+    pending.expect(0.0)
+    assert pending.due_s == pytest.approx(0.5 + SWEEP_INTERVAL_S)
+    pending.expect(0.4)
+    assert pending.due_s == pytest.approx(0.5 + SWEEP_INTERVAL_S)
+
+
+def test_an_empty_table_is_never_due() -> None:
+    pending = table()
+    assert pending.due_s == math.inf
+    pending.sweep(1.0, None, 1.5)
+    assert pending.due_s == math.inf
+
+
+def test_requests_that_share_everything_share_a_group() -> None:
+    groups = batch(
+        make(1, 5.001),
+        make(2, 5.002),
+        make(3, 5.001, TWO),
+        make(4, 5.001),
+        make(5, 5.001, priority=0),
+        make(6, 7.0),
+    )
+    assert [group.seqs for group in groups] == [(1, 2, 4), (3,), (5,), (6,)]
+    assert [group.flags for group in groups] == [0, wire.Flag.IDEMPOTENT, 0, 0]
+    assert [group.priority for group in groups] == [1, 1, 0, 1]
+
+
+@pytest.mark.parametrize("deadline_s", [0.001, 0.5, 1.0, 4.999, 5.0, 3599.99, 86_400.0])
+def test_a_span_is_never_too_short_and_at_most_a_bucket_too_long(deadline_s: float) -> None:
+    [group] = batch(make(1, deadline_s))
+    most = wire.MAX_SPAN_MS
+    assert min(deadline_s * 1000, most) <= group.span_ms <= min(deadline_s * 1000 + 17, most)
+
+
+def test_a_span_that_is_over_is_zero() -> None:
+    assert batch(make(1, 1.0), now_s=3.0)[0].span_ms == 0
+
+
+def test_a_batch_is_bounded_in_count() -> None:
+    queue = deque(make(seq) for seq in range(1200))
+    sizes = []
+    while queue:
+        groups, _ = next_batch(queue, 1, 0.0)
+        sizes.append(sum(len(group[7]) for group in groups))
+    assert sizes == [512, 512, 176]
+
+
+def test_a_batch_is_bounded_in_bytes_and_a_larger_payload_travels_alone() -> None:
+    sizes = [600_000, 400_000, 100_000, 5_000_000, 1]
+    queue = deque(make(seq, payload=bytes(size)) for seq, size in enumerate(sizes))
+    batches = []
+    while queue:
+        groups, _ = next_batch(queue, 1, 0.0)
+        batches.append(list(groups[0][7]))
+    assert batches == [[0, 1], [2], [3], [4]]
+
+
+def test_what_has_ended_or_was_sent_on_this_connection_is_not_sent() -> None:
+    ended, sent, other = make(1), make(2), make(3)
+    ended.end(FINISHED, 0, b"", 0.0)
+    sent.connection = 2
+    other.connection = 1
+    other.resubmitted = wire.Flag.RESUBMITTED
+    [group] = batch(ended, sent, other, connection=2)
+    assert (group.seqs, group.flags) == ((3,), wire.Flag.RESUBMITTED)
+    assert next_batch(deque([ended]), 2, 0.0) == ([], math.inf)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["tcp://127.0.0.1:5570", "tcp://[::1]:1", "tcp://broker.example:65535", "ipc:///run/r/intake", "ipc://x"],
+)
+def test_good_urls(url: str) -> None:
+    assert address.check(url) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "localhost:5570", "http://h:1", "tcp://", "tcp://h", "tcp://h:", "tcp://h:0", "tcp://h:65536", "tcp://h:x",
+        "tcp://:5", "tcp://*:5", "tcp://::1:5", "tcp://a b:5", "tcp://u@h:5", "tcp://h/p:5", "tcp://h:٣", "ipc://",
+        "ipc://" + "x" * 108, "inproc://x", "udp://h:1", 5, b"tcp://h:1",
+    ],
+)  # fmt: skip
+def test_bad_urls_are_refused(url: Any) -> None:
+    with pytest.raises(UsageError):
+        address.check(url)
+
+
+@pytest.mark.parametrize(
+    ("dialled", "results", "derived"),
+    [
+        ("tcp://h:5570", "5571", "tcp://h:5571"),
+        ("tcp://[::1]:5570", "5571", "tcp://[::1]:5571"),
+        ("ipc:///run/r/intake", "results", "ipc:///run/r/results"),
+        ("ipc://intake", "results", "ipc://results"),
+        ("tcp://h:5570", "tcp://other:9", "tcp://other:9"),
+    ],
+)
+def test_the_results_socket_is_found_from_the_one_url(dialled: str, results: str, derived: str) -> None:
+    assert address.results_url(dialled, results) == derived
+
+
+@pytest.mark.parametrize(
+    ("dialled", "results"),
+    [("tcp://h:1", "x"), ("ipc:///r/i", "../x"), ("ipc:///r/i", "inproc://x")],
+)
+def test_a_results_socket_that_makes_no_url_is_an_illegal_welcome(dialled: str, results: str) -> None:
+    with pytest.raises(ProtocolError):
+        address.results_url(dialled, results)

@@ -1,0 +1,289 @@
+"""The client's session machine, by a fake clock."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import msgpack
+import pytest
+
+from reqpool import wire
+from reqpool.errors import ProtocolError
+from reqpool.session import (
+    BATCHES_PER_ACK,
+    TRANSITIONS,
+    Dial,
+    Event,
+    Lost,
+    Opened,
+    Results,
+    Send,
+    Session,
+    State,
+    Subscribe,
+)
+from reqpool.wire import Reject, Verb
+
+WELCOME = {
+    "epoch": 7,
+    "results": "5571",
+    "heartbeat_ms": 500,
+    "liveness_ms": 2_500,
+    "resumed": False,
+    "workers": [b"w" * 16],
+    "max_pending": 1000,
+    "never_ran": [],
+}
+
+
+def make() -> Session:
+    return Session(b"s" * 16, "test", 1, random_unit=lambda: 1.0)
+
+
+def welcome(**changes: Any) -> bytes:
+    return wire.encode(Verb.WELCOME, 1, {**WELCOME, **changes})
+
+
+def opened(session: Session, now_s: float = 0.0, **changes: Any) -> list[Any]:
+    session.tick(now_s)
+    session.received(welcome(**changes), now_s)
+    return session.published(wire.encode(Verb.OPEN, changes.get("epoch", 7)), None, now_s)
+
+
+def results(number: int, *flat: Any, epoch: int = 7) -> tuple[bytes, bytes]:
+    return wire.encode(Verb.RESULTS, epoch, number, 0), wire.encode_blob(list(flat))
+
+
+def heartbeat(number: int, seen: int, latest: int = 0, epoch: int = 7) -> bytes:
+    return wire.encode(Verb.HEARTBEAT, epoch, number, seen, 0, latest)
+
+
+def sent(action: Any) -> tuple[Verb, list[Any]]:
+    assert isinstance(action, Send)
+    return wire.decode(action.frame, wire.CLIENT_TO_BROKER)
+
+
+def test_first_connection_goes_through_every_state() -> None:
+    session = make()
+    [dial] = session.tick(0.0)
+    assert isinstance(dial, Dial)
+    verb, (lowest, highest, about) = wire.decode(dial.hello, wire.CLIENT_TO_BROKER)
+    assert (verb, lowest, highest) == (Verb.HELLO, wire.LOWEST_VERSION, wire.VERSION)
+    assert about["session"] == b"s" * 16
+    assert "epoch" not in about
+    assert about["received"] == 0
+    assert session.state is State.GREETING
+    assert session.received(welcome(), 0.1) == [Subscribe("5571")]
+    assert session.state is State.SUBSCRIBING
+    assert session.published(wire.encode(Verb.OPEN, 7), None, 0.2) == [Opened(True, ())]
+    assert session.state is State.OPEN
+    assert session.published(wire.encode(Verb.OPEN, 7), None, 0.2) == []
+
+
+def test_a_lost_open_is_made_up_for_by_a_heartbeat() -> None:
+    session = make()
+    session.tick(0.0)
+    session.received(welcome(), 0.0)
+    assert session.published(heartbeat(1, 0), None, 0.1) == [Opened(True, ())]
+
+
+@pytest.mark.parametrize("state", [State.GREETING, State.SUBSCRIBING, State.OPEN])
+def test_silence_ends_every_connected_state(state: State) -> None:
+    session = make()
+    session.tick(0.0)
+    if state is not State.GREETING:
+        session.received(welcome(), 0.0)
+    if state is State.OPEN:
+        session.published(wire.encode(Verb.OPEN, 7), None, 0.0)
+    assert not any(isinstance(action, Lost) for action in session.tick(2.4))
+    [lost] = session.tick(2.5)
+    assert isinstance(lost, Lost)
+    assert session.state is State.CLOSED
+
+
+def test_seen_that_does_not_move_is_a_loss_though_the_broker_is_heard() -> None:
+    session = make()
+    opened(session)
+    for step in range(1, 5):
+        session.published(heartbeat(step, 0), None, step * 0.5)
+        session.tick(step * 0.5)
+    session.published(heartbeat(5, 0), None, 2.49)
+    [lost] = session.tick(2.5)
+    assert isinstance(lost, Lost)
+    assert "has not heard us" in lost.text
+
+
+def test_an_open_session_lives_as_long_as_both_ways_work() -> None:
+    session = make()
+    opened(session)
+    for step in range(1, 100):
+        now_s = step * 0.5
+        actions = session.tick(now_s)
+        assert sent(actions[0]) == (Verb.HEARTBEAT, [step, step - 1, 0])
+        session.published(heartbeat(step, step), None, now_s)
+    assert session.state is State.OPEN
+
+
+def test_backoff_grows_to_a_second_and_is_reset_by_success() -> None:
+    session = make()
+    now_s, spans = 0.0, []
+    for _ in range(7):
+        session.tick(now_s)
+        session.received(wire.encode(Verb.REJECT, Reject.OVERLOADED, "full", {}), now_s)
+        spans.append(session.due_s - now_s)
+        assert session.tick(session.due_s - 0.001) == []
+        now_s = session.due_s
+    assert spans == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0])
+    opened(session, now_s)
+    session.received(wire.encode(Verb.REJECT, Reject.UNKNOWN, "who?", {}), now_s)
+    assert session.due_s - now_s == pytest.approx(0.05)
+
+
+def test_results_in_order_are_handed_on_and_repetitions_ignored() -> None:
+    session = make()
+    opened(session)
+    assert session.published(*results(1, 5, 0, b"x"), 0.1) == [Results((5, 0, b"x"))]
+    assert session.published(*results(1, 5, 0, b"x"), 0.1) == []
+    assert session.repeated == 1
+
+
+def test_a_gap_is_asked_for_once_then_again_after_a_heartbeat() -> None:
+    session = make()
+    opened(session)
+    session.published(*results(1, 5, 0, b"x"), 0.1)
+    [resend] = session.published(*results(3, 7, 0, b"z"), 0.2)
+    assert sent(resend) == (Verb.RESEND, [1])
+    assert session.published(*results(4, 8, 0, b"z"), 0.3) == []
+    assert len(session.published(*results(5, 9, 0, b"z"), 0.8)) == 1
+    assert session.published(*results(2, 6, 0, b"y"), 0.9) == [Results((6, 0, b"y"))]
+    assert session.published(*results(3, 7, 0, b"z"), 0.9) == [Results((7, 0, b"z"))]
+
+
+def test_a_heartbeat_shows_that_the_last_batch_is_missing() -> None:
+    session = make()
+    opened(session)
+    [resend] = session.published(heartbeat(1, 0, latest=1), None, 0.1)
+    assert sent(resend) == (Verb.RESEND, [0])
+
+
+def test_batches_are_acknowledged_in_time() -> None:
+    session = make()
+    opened(session)
+    for number in range(1, BATCHES_PER_ACK):
+        assert len(session.published(*results(number, number, 0, b""), 0.1)) == 1
+    actions = session.published(*results(BATCHES_PER_ACK, 99, 0, b""), 0.1)
+    assert sent(actions[1])[1][2] == BATCHES_PER_ACK
+
+
+def test_submits_are_numbered_and_carry_the_acknowledgement() -> None:
+    session = make()
+    opened(session)
+    session.published(*results(1, 1, 0, b""), 0.1)
+    group = ("udp", ("udp://h:1",), 10, 0, 1, None, None, [1], [b"x"])
+    for number in (1, 2):
+        _, fields = wire.decode(session.submit([group]), wire.CLIENT_TO_BROKER)
+        assert fields[:2] == [number, 1]
+
+
+def test_resuming_keeps_the_batch_number_and_starts_submits_anew() -> None:
+    session = make()
+    opened(session)
+    session.submit([])
+    session.published(*results(1, 1, 0, b""), 0.1)
+    session.tick(3.0)
+    [dial] = session.tick(4.0)
+    assert isinstance(dial, Dial)
+    _, (_, _, about) = wire.decode(dial.hello, wire.CLIENT_TO_BROKER)
+    assert (about["epoch"], about["received"], about["workers"]) == (7, 1, (b"w" * 16,))
+    session.received(welcome(resumed=True), 4.0)
+    assert session.published(wire.encode(Verb.OPEN, 7), None, 4.0) == [Opened(False, ())]
+    assert session.published(*results(2, 2, 0, b""), 4.1) == [Results((2, 0, b""))]
+    assert wire.decode(session.submit([]), wire.CLIENT_TO_BROKER)[1][0] == 1
+    assert session.reconnects == 1
+
+
+@pytest.mark.parametrize("changes", [{"epoch": 8}, {"epoch": 8, "resumed": True}, {"resumed": False}])
+def test_a_new_life_counts_batches_from_one(changes: dict[str, Any]) -> None:
+    session = make()
+    opened(session)
+    session.published(*results(1, 1, 0, b""), 0.1)
+    session.tick(3.0)
+    assert opened(session, 4.0, **changes) == [Opened(True, ())]
+    epoch = changes.get("epoch", 7)
+    assert session.published(*results(1, 2, 0, b"", epoch=epoch), 4.1) == [Results((2, 0, b""))]
+
+
+def test_a_new_life_that_never_opened_is_still_told_at_the_next_open() -> None:
+    session = make()
+    opened(session)
+    session.tick(3.0)
+    session.tick(4.0)
+    session.received(welcome(epoch=8, never_ran=[[3, 9]]), 4.0)
+    session.tick(7.0)
+    session.tick(8.0)
+    session.received(welcome(epoch=8, resumed=True), 8.0)
+    assert session.published(wire.encode(Verb.OPEN, 8), None, 8.0) == [Opened(True, ((3, 9),))]
+
+
+def test_a_refusal_for_versions_names_both_ranges_and_is_lifted_by_a_welcome() -> None:
+    session = make()
+    session.tick(0.0)
+    session.received(wire.encode(Verb.REJECT, Reject.VERSION, "", {"lowest": 4, "highest": 5}), 0.0)
+    assert session.refusal == "it speaks protocol versions 4 to 5, this client 1 to 1"
+    session.tick(1.0)
+    session.received(welcome(), 1.0)
+    assert session.refusal is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"\xc1",
+        wire.encode(Verb.OPEN, 8),
+        wire.encode(Verb.WELCOME, 1, {}),
+        wire.encode(Verb.RESULTS, 7, 1, 0),
+        msgpack.packb((5, 7, "x", 0, 0, 0)),
+    ],
+)
+def test_illegal_publications_are_counted_and_change_nothing(head: bytes) -> None:
+    session = make()
+    opened(session)
+    with pytest.raises(ProtocolError):
+        session.published(head, None, 1.0)
+    assert session.ignored == 1
+    assert session.state is State.OPEN
+    [lost] = session.tick(2.5)
+    assert isinstance(lost, Lost)
+
+
+@pytest.mark.parametrize("key", ["epoch", "results", "heartbeat_ms", "liveness_ms"])
+def test_a_welcome_that_lacks_or_garbles_a_field_is_refused(key: str) -> None:
+    for about in ({k: v for k, v in WELCOME.items() if k != key}, {**WELCOME, key: [1]}):
+        session = make()
+        session.tick(0.0)
+        with pytest.raises(ProtocolError):
+            session.received(wire.encode(Verb.WELCOME, 1, about), 0.0)
+        assert session.state is State.GREETING
+
+
+def test_a_broken_blob_moves_no_number() -> None:
+    session = make()
+    opened(session)
+    with pytest.raises(ProtocolError):
+        session.published(wire.encode(Verb.RESULTS, 7, 1, 0), b"\x92\x01\x02", 0.1)
+    assert session.published(*results(1, 5, 0, b"x"), 0.1) == [Results((5, 0, b"x"))]
+
+
+def test_every_move_not_in_the_table_is_a_protocol_error() -> None:
+    for state, event in itertools.product(State, Event):
+        session = make()
+        session.state = state
+        if (state, event) in TRANSITIONS:
+            session._move(event)
+            assert session.state is TRANSITIONS[state, event]
+        else:
+            with pytest.raises(ProtocolError):
+                session._move(event)
+            assert session.state is state
