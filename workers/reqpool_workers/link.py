@@ -53,7 +53,9 @@ class Link:
         self._pause_s = 0.0
 
     def greeted(self, now_s: float) -> None:
-        """HELLO has been sent over a new socket."""
+        """HELLO has been sent over a new socket. The spans are the default ones until WELCOME."""
+        self.heartbeat_s = HEARTBEAT_MS / 1000
+        self.liveness_s = LIVENESS_MS / 1000
         self.state = LinkState.GREETING
         self._heard_s = now_s
         self.seen = self.number = self.answered = 0

@@ -107,9 +107,14 @@ class Loop:
         heapq.heappush(self._timers, (due_s, self._timer_count, timer))
 
     def wake(self, call: Callable[[], None]) -> None:
-        """Have ``call`` run on the loop thread soon. Any thread and any signal handler may do this."""
+        """Have ``call`` run on the loop thread soon. Any thread and any signal handler may do this.
+
+        Once the loop is closed it does nothing: a signal may come as late as that.
+        """
         self._calls.append(call)
-        os.eventfd_write(self._wake_fd, 1)
+        wake_fd = self._wake_fd
+        if wake_fd >= 0:
+            os.eventfd_write(wake_fd, 1)
 
     def stop(self) -> None:
         """Leave :meth:`run` at the end of this turn."""
@@ -149,8 +154,9 @@ class Loop:
 
     def close(self) -> None:
         """Close the loop's own fds; those of others are theirs to close."""
-        self.unregister(self._wake_fd)
-        os.close(self._wake_fd)
+        wake_fd, self._wake_fd = self._wake_fd, -1
+        self.unregister(wake_fd)
+        os.close(wake_fd)
         self._epoll.close()
 
     def _sleep_s(self, more: bool, now_s: float) -> float:

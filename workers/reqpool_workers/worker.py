@@ -57,6 +57,8 @@ class Worker:
         kinds: Mapping[str, WorkerKind],
         parent_pid: int | None = None,
     ) -> None:
+        # First: it may raise, and there is nothing to be closed yet.
+        self._parent_fd = -1 if parent_pid is None else os.pidfd_open(parent_pid)
         self.loop = Loop()
         self.ledger = Ledger()
         self.outbox = Outbox(KEPT_RESULTS_BYTES)
@@ -75,7 +77,6 @@ class Worker:
         self._drain_s = 0.0
         self._drain_beat = 0
         self._turn_s = self.loop.now_s
-        self._parent_fd = -1 if parent_pid is None else os.pidfd_open(parent_pid)
         if self._parent_fd >= 0:
             self.loop.register(self._parent_fd, self._on_parent_exit, READABLE)
         self._handlers: dict[Verb, Callable[..., None]] = {
@@ -92,7 +93,6 @@ class Worker:
     def run(self) -> None:
         """Serve until drained or stopped; closes every fd."""
         self.loop.at(self.loop.now_s, self._dial)
-        self.loop.at(self.loop.now_s, self._beat)
         self.loop.at(self.loop.now_s + TEND_S, self._tend)
         goodbye = False
         try:
@@ -186,13 +186,21 @@ class Worker:
 
     # --- timers ------------------------------------------------------------------------------------
 
-    def _beat(self, now_s: float) -> float:
+    def _beat(self, socket: BrokerSocket, state: LinkState, now_s: float) -> float | None:
+        """Each heartbeat's timer, one for each state of each socket."""
         link = self._link
+        if self._socket is not socket or link.state is not state:
+            return None
         if link.silent(now_s):
             self._hang_up("the broker is silent", now_s)
-        if link.state is LinkState.LIVE:
+            return None
+        if state is LinkState.LIVE:
             self._beat_now(now_s)
         return now_s + link.heartbeat_s
+
+    def _start_beating(self, socket: BrokerSocket, now_s: float) -> None:
+        beat = partial(self._beat, socket, self._link.state)
+        self.loop.at(now_s + self._link.heartbeat_s, beat)
 
     def _beat_now(self, now_s: float) -> int:
         origins = {name: origin.counts for (_, name), origin in self._origins.items()}
@@ -257,6 +265,7 @@ class Worker:
         self._socket = BrokerSocket(self._context, self.loop, self._url)
         self._socket.send([wire.encode(Verb.HELLO, wire.LOWEST_VERSION, wire.VERSION, about)])
         self._link.greeted(now_s)
+        self._start_beating(self._socket, now_s)
 
     def _hang_up(self, why: str, now_s: float) -> None:
         """Close the socket and never read it again; a timer dials anew."""
@@ -268,13 +277,14 @@ class Worker:
         self.loop.at(self._link.dial_s, self._dial)
 
     def _on_welcome(self, now_s: float, _version: int, about: dict[str, Any]) -> None:
-        if self._link.state is not LinkState.GREETING:
+        if self._socket is None or self._link.state is not LinkState.GREETING:
             raise ProtocolError("WELCOME without HELLO")
         epoch, heartbeat_ms, liveness_ms = (
             wire.uint(about.get(name)) for name in ("epoch", "heartbeat_ms", "liveness_ms")
         )
         self._link.welcomed(epoch, heartbeat_ms, liveness_ms, now_s)
         log.info("welcomed by the broker, epoch %d", epoch)
+        self._start_beating(self._socket, now_s)
         self._beat_now(now_s)
         if self._draining:
             self._announce_drain()

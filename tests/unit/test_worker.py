@@ -1,0 +1,526 @@
+"""A whole worker between a broker played by the test and scripted upstreams on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import dnslib
+import msgpack
+import pytest
+
+from reqpool import wire
+from reqpool.errors import Code
+from reqpool.wire import Reject, Verb
+from reqpool_workers.protocols import load
+from reqpool_workers.worker import Worker
+from support import dns_peer, tcp_peer
+from support.dns_peer import DnsPeer
+from support.fake_worker_broker import SESSION, WORKER_ID, FakeBroker
+from support.leaks import no_leak
+from support.tcp_peer import TcpPeer
+from support.wait import wait_until
+
+
+def query(name: str = "example.com") -> bytes:
+    packed = dnslib.DNSRecord.question(name, "A")
+    packed.add_ar(dnslib.EDNS0(udp_len=1232))
+    return b"\0\0" + bytes(packed.pack())[2:]
+
+
+def tcp(
+    data: bytes, until: bytes | None = b"\n", length: int | None = None, max_bytes: int = 1 << 20
+) -> bytes:
+    packed: bytes = msgpack.packb([data, until, length, max_bytes])
+    return packed
+
+
+@pytest.fixture
+def broker() -> Iterator[FakeBroker]:
+    """A broker; what the test opened is closed when it is over."""
+    with no_leak(), FakeBroker() as broker:
+        yield broker
+
+
+def answered(data: bytes) -> str:
+    return str(dnslib.DNSRecord.parse(data).rr[0].rdata)
+
+
+# --- dns -------------------------------------------------------------------------------------------
+
+
+def test_leased_queries_are_answered(broker: FakeBroker) -> None:
+    with DnsPeer() as peer, broker.worker():
+        about = broker.welcome()
+        assert about["worker"] == WORKER_ID
+        assert ("dns", False, 256, 1) in about["kinds"]
+        assert about["held"] == ()
+        broker.lease("dns", f"dns://{peer.address}", {seq: query(f"n{seq}.test") for seq in range(300)})
+        results = broker.results(300)
+    assert {code for code, _ in results.values()} == {0}
+    for seq, (_, data) in results.items():
+        assert dnslib.DNSRecord.parse(data).q.qname == f"n{seq}.test"
+    assert len({port for _, port in peer.senders}) > 1
+    assert len({sent[:2] for sent in peer.queries}) > 250
+
+
+def test_ipv6_upstreams_are_reached(broker: FakeBroker) -> None:
+    import socket
+
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as peer, broker.worker():
+        peer.bind(("::1", 0))
+        peer.settimeout(10)
+        broker.welcome()
+        broker.lease("udp", f"udp://[::1]:{peer.getsockname()[1]}", {1: b"hello"})
+        data, sender = peer.recvfrom(100)
+        peer.sendto(data.upper(), sender)
+        assert broker.results(1) == {1: (0, b"HELLO")}
+
+
+@pytest.mark.parametrize("lie", [dns_peer.wrong_id, dns_peer.other_question, dns_peer.garbage, dns_peer.echo])
+def test_lies_are_ignored_and_the_true_answer_is_taken(broker: FakeBroker, lie: dns_peer.Script) -> None:
+    with DnsPeer(dns_peer.both(lie, dns_peer.right)) as peer, broker.worker() as worker:
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: query()})
+        assert answered(broker.results(1)[1][1]) == dns_peer.ADDRESS
+        assert worker.ledger.ignored >= 1
+
+
+def test_a_lost_query_is_sent_again_from_the_same_port_under_the_same_id(broker: FakeBroker) -> None:
+    with DnsPeer(dns_peer.after(2, dns_peer.silent, dns_peer.right)) as peer, broker.worker() as worker:
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: query()})
+        assert answered(broker.results(1)[1][1]) == dns_peer.ADDRESS
+        assert worker.ledger.resent == 2
+    assert len(set(peer.queries)) == 1
+    assert len(set(peer.senders)) == 1
+
+
+def test_an_answer_cut_short_is_asked_for_over_tcp(broker: FakeBroker) -> None:
+    with DnsPeer(dns_peer.truncated, tcp=dns_peer.right) as peer, broker.worker():
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {seq: query() for seq in range(5)})
+        results = broker.results(5)
+    assert {answered(data) for _, data in results.values()} == {dns_peer.ADDRESS}
+    assert len(peer.tcp_queries) == 5
+
+
+def test_cut_short_and_nobody_there_for_tcp_fails_the_attempt(broker: FakeBroker) -> None:
+    with DnsPeer(dns_peer.truncated) as peer, broker.worker():
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: query()})
+        failed = broker.failure()
+    assert (failed.session, failed.seqs, failed.code, failed.sent) == (
+        SESSION,
+        (1,),
+        Code.CONNECT_FAILED,
+        True,
+    )
+
+
+def test_a_lie_over_tcp_ends_the_request(broker: FakeBroker) -> None:
+    with DnsPeer(dns_peer.truncated, tcp=dns_peer.other_question) as peer, broker.worker():
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: query()})
+        assert broker.results(1)[1][0] == Code.BAD_RESPONSE
+
+
+def test_silence_ends_the_attempt_after_its_span_and_late_answers_are_ignored(broker: FakeBroker) -> None:
+    with DnsPeer(held=True) as peer, broker.worker() as worker:
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: query(), 2: query()}, span_ms=100, attempt=2)
+        failed = broker.failure()
+        assert (failed.seqs, failed.code, failed.sent) == ((1, 2), Code.TIMEOUT, True)
+        details = wire.decode_error(failed.details)
+        assert (details["phase"], details["attempts"]) == ("read", 2)
+        assert details["origin"] == f"dns://{peer.address}"
+        peer.release()
+        wait_until(lambda: worker.ledger.ignored >= 2)
+        assert worker.ledger.empty
+
+
+def test_a_refusing_server_fails_the_attempt_at_once(broker: FakeBroker) -> None:
+    with broker.worker():
+        broker.welcome()
+        broker.lease("dns", f"dns://{dns_peer.closed_port()}", {seq: query() for seq in range(500)})
+        seqs: set[int] = set()
+        while len(seqs) < 500:
+            for failed in broker.next(Verb.RETRY)[2]:
+                assert failed.code == Code.CONNECT_FAILED
+                seqs |= set(failed.seqs)
+
+
+def test_a_query_that_is_none_ends_alone(broker: FakeBroker) -> None:
+    with DnsPeer() as peer, broker.worker():
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: b"nonsense", 2: query()})
+        results = broker.results(2)
+    assert results[1][0] == Code.USAGE
+    assert results[2][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "origin"), [("dns", "dns://name.test:53"), ("gopher", "gopher://127.0.0.1:70")]
+)
+def test_what_the_worker_cannot_do_is_a_usage_error(broker: FakeBroker, kind: str, origin: str) -> None:
+    with broker.worker():
+        broker.welcome()
+        broker.lease(kind, origin, {1: query()})
+        code, data = broker.results(1)[1]
+    assert code == Code.USAGE
+    assert wire.decode_error(data)["origin"] == origin
+
+
+def test_sockets_are_replaced_after_their_share_of_requests(broker: FakeBroker) -> None:
+    kinds = load()
+    kinds["dns"] = replace(kinds["dns"], requests_per_socket=10)  # type: ignore[call-arg]
+    with DnsPeer() as peer, broker.worker(kinds) as worker:
+        broker.welcome()
+        for first in range(0, 200, 50):
+            broker.lease("dns", f"dns://{peer.address}", {first + n: query() for n in range(50)})
+            assert len(broker.results(50)) == 50
+        wait_until(lambda: worker.loop.fds <= 4 + 1)
+    assert len(set(peer.senders)) >= 19
+
+
+# --- udp -------------------------------------------------------------------------------------------
+
+
+def test_each_udp_request_has_its_own_port_and_leaves_no_fd(broker: FakeBroker) -> None:
+    with DnsPeer(lambda data: [data + b"!", b"second"]) as peer, broker.worker() as worker:
+        broker.welcome()
+        broker.lease("udp", f"udp://{peer.address}", {seq: b"%d" % seq for seq in range(50)}, flags=0)
+        assert broker.results(50) == {seq: (0, b"%d!" % seq) for seq in range(50)}
+        wait_until(lambda: worker.loop.fds == 1)
+    assert len(set(peer.senders)) == 50
+
+
+def test_a_udp_timeout_is_never_run_again_when_it_may_have_been_acted_on(broker: FakeBroker) -> None:
+    with DnsPeer(dns_peer.silent) as peer, broker.worker() as worker:
+        broker.welcome()
+        broker.lease("udp", f"udp://{peer.address}", {1: b"hello"}, flags=0, span_ms=300)
+        code, data = broker.results(1)[1]
+        assert (code, wire.decode_error(data)["sent"]) == (Code.TIMEOUT, True)
+        wait_until(lambda: worker.loop.fds == 1)
+    assert peer.queries == [b"hello"]
+
+
+def test_a_payload_too_large_for_a_datagram_is_a_usage_error(broker: FakeBroker) -> None:
+    with DnsPeer() as peer, broker.worker() as worker:
+        broker.welcome()
+        broker.lease("udp", f"udp://{peer.address}", {1: bytes(70_000)})
+        assert broker.results(1)[1][0] == Code.USAGE
+        wait_until(lambda: worker.loop.fds == 1)
+
+
+# --- tcp -------------------------------------------------------------------------------------------
+
+
+def test_requests_wait_for_a_grant_and_never_exceed_it(broker: FakeBroker) -> None:
+    with TcpPeer(tcp_peer.drips(b"ab\n")) as peer, broker.worker() as worker:
+        broker.welcome()
+        origin = f"tcp://{peer.address}"
+        broker.lease("tcp", origin, {seq: tcp(b"hello\n") for seq in range(6)})
+        wait_until(lambda: len(worker.ledger.find(SESSION, range(6))) == 6)
+        assert peer.accepted == 0
+        broker.say(Verb.GRANT, origin, 1, 2)
+        assert broker.next(Verb.GRANTED)[2:4] == [origin, 1]
+        peer.wait_accepted(2)
+        for _ in range(12):
+            assert peer.open <= 2
+            peer.go.release()
+        results = broker.results(6)
+        assert set(results.values()) == {(0, b"ab\n")}
+        assert peer.accepted == 6
+        wait_until(lambda: worker.loop.fds == 1)
+
+
+def test_a_grant_taken_back_is_answered_when_the_connections_are_gone(broker: FakeBroker) -> None:
+    with TcpPeer(tcp_peer.drips(b"a\n")) as peer, broker.worker():
+        broker.welcome()
+        origin = f"tcp://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 2)
+        assert broker.next(Verb.GRANTED)[3:] == [1, 0]
+        broker.lease("tcp", origin, {seq: tcp(b"hello\n") for seq in range(3)})
+        peer.wait_accepted(2)
+        broker.say(Verb.GRANT, origin, 2, 0)
+        broker.beat()
+        broker.next(Verb.HEARTBEAT)
+        broker.next(Verb.HEARTBEAT)
+        assert Verb.GRANTED not in [verb for verb, _, _ in broker.heard[-2:]]
+        peer.go.release()
+        peer.go.release()
+        assert broker.next(Verb.GRANTED)[2:] == [origin, 2, 0]
+        assert peer.accepted == 2
+        broker.say(Verb.GRANT, origin, 3, 1)
+        peer.wait_accepted(3)
+        peer.go.release()
+        assert (
+            len([seqs for verb, fields, _ in broker.heard if verb is Verb.RESULTS for seqs in fields[3]]) >= 1
+        )
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        (tcp_peer.answers(b"half"), Code.CONNECTION_LOST),
+        (tcp_peer.resets_after(b"half"), Code.CONNECTION_LOST),
+        (tcp_peer.resets_after(b""), Code.CONNECTION_LOST),
+    ],
+)
+def test_a_peer_that_breaks_off_after_the_request_was_sent(
+    broker: FakeBroker, script: tcp_peer.Script, code: Code
+) -> None:
+    with TcpPeer(script) as peer, broker.worker():
+        broker.welcome()
+        origin = f"tcp://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.lease("tcp", origin, {1: tcp(b"hello\n")})
+        failed = broker.failure()
+        assert (failed.code, failed.sent) == (code, True)
+        broker.lease("tcp", origin, {2: tcp(b"hello\n")}, flags=0)
+        assert broker.results(1)[2][0] == code
+
+
+def test_a_refusing_tcp_server_was_sent_nothing(broker: FakeBroker) -> None:
+    with broker.worker():
+        broker.welcome()
+        origin = f"tcp://{dns_peer.closed_port()}"
+        broker.say(Verb.GRANT, origin, 1, 2)
+        broker.lease("tcp", origin, {seq: tcp(b"hello\n") for seq in range(20)}, flags=0)
+        failed = [one for _ in range(1) for one in broker.next(Verb.RETRY)[2]]
+        assert {(one.code, one.sent) for one in failed} == {(Code.CONNECT_FAILED, False)}
+        assert wire.decode_error(failed[0].details)["phase"] == "connect"
+
+
+def test_an_endless_answer_is_cut_off_at_its_limit(broker: FakeBroker) -> None:
+    with TcpPeer(tcp_peer.floods) as peer, broker.worker():
+        broker.welcome()
+        origin = f"tcp://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.lease("tcp", origin, {1: tcp(b"hello\n", max_bytes=100_000)})
+        assert broker.results(1)[1][0] == Code.BAD_RESPONSE
+        peer.wait_all_closed()
+
+
+def test_a_large_request_and_answer_pass_through_in_pieces(broker: FakeBroker) -> None:
+    body = b"x" * (5 << 20) + b"\n"
+    with TcpPeer(tcp_peer.echo_until(b"\n")) as peer, broker.worker():
+        broker.welcome()
+        origin = f"tcp://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.lease("tcp", origin, {1: tcp(body, max_bytes=6 << 20)})
+        assert broker.results(1)[1] == (0, body)
+
+
+def test_timeouts_name_their_phase_and_free_the_connection_for_the_next(broker: FakeBroker) -> None:
+    with TcpPeer(tcp_peer.never_answers) as peer, broker.worker():
+        broker.welcome()
+        origin = f"tcp://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.lease("tcp", origin, {1: tcp(b"a\n"), 2: tcp(b"b\n")}, span_ms=200)
+        phases: dict[int, tuple[str, bool]] = {}
+        while len(phases) < 2:
+            for failed in broker.next(Verb.RETRY)[2]:
+                phases |= {
+                    seq: (wire.decode_error(failed.details)["phase"], failed.sent) for seq in failed.seqs
+                }
+        assert phases == {1: ("read", True), 2: ("queue", False)}
+        peer.wait_all_closed()
+        broker.lease("tcp", origin, {3: tcp(b"c\n")})
+        peer.wait_accepted(2)
+
+
+def test_a_cancelled_request_is_never_reported_and_its_connection_is_closed(broker: FakeBroker) -> None:
+    with TcpPeer(tcp_peer.never_answers) as peer, broker.worker() as worker:
+        broker.welcome()
+        origin = f"tcp://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.lease("tcp", origin, {1: tcp(b"a\n")}, flags=0)
+        peer.wait_accepted(1)
+        broker.say(Verb.CANCEL, [(SESSION, (1, 99))])
+        peer.wait_all_closed()
+        assert worker.ledger.empty
+    assert Verb.RESULTS not in [verb for verb, _, _ in broker.heard]
+
+
+# --- the conversation ------------------------------------------------------------------------------
+
+
+def test_after_a_stale_message_the_worker_says_hello_again_with_what_it_holds(broker: FakeBroker) -> None:
+    with DnsPeer() as peer, DnsPeer(held=True) as slow, broker.worker():
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: query()})
+        done = broker.results(1)
+        broker.lease("dns", f"dns://{slow.address}", {2: query()})
+        slow.wait_for_queries(1)
+        broker.seen = 1_000_000
+        broker.lease("dns", f"dns://{peer.address}", {3: query()})
+        about = broker.welcome()
+        assert about["epoch"] == broker.epoch
+        held = {seq for session, seqs in about["held"] for seq in seqs}
+        assert held == {1, 2}, "the stale lease must not be taken"
+        number, (group,) = broker.next(Verb.RESULTS)[2:]
+        assert (number, group) == (1, (SESSION, (1,)))
+        assert wire.decode_blob(broker.heard[-1][2][0])[2] == done[1][1]
+        slow.release()
+        assert set(broker.results(1)) == {2}
+    assert len(peer.queries) == 1
+
+
+def test_results_received_are_not_held_any_longer(broker: FakeBroker) -> None:
+    with DnsPeer() as peer, broker.worker() as worker:
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: query()})
+        broker.lease("dns", f"dns://{peer.address}", {2: query()}, flags=0)
+        broker.results(2)
+        broker.beat(received=2)
+        wait_until(lambda: list(worker.outbox.held()) == [(SESSION, (2,))])
+        broker.beat(received=2, delivered=2)
+        wait_until(lambda: not list(worker.outbox.held()))
+
+
+def test_a_silent_broker_is_dialled_anew() -> None:
+    with FakeBroker(liveness_ms=200) as broker, broker.worker():
+        broker.welcome()
+        assert broker.welcome()["epoch"] == broker.epoch
+
+
+def test_a_rejected_worker_says_hello_again(broker: FakeBroker) -> None:
+    with broker.worker():
+        broker.welcome()
+        for _ in range(3):
+            broker.send(wire.encode(Verb.REJECT, Reject.UNKNOWN, "who are you?", {}))
+            broker.welcome()
+
+
+def test_garbage_from_the_broker_is_counted_and_changes_nothing(broker: FakeBroker) -> None:
+    with DnsPeer() as peer, broker.worker() as worker:
+        broker.welcome()
+        for frame in (
+            b"",
+            b"\xc1",
+            b"\x91\x63",
+            wire.encode(Verb.LEASE, 7, 0),
+            wire.encode(Verb.SUBMIT, 1, 1, []),
+        ):
+            broker.send(frame)
+        broker.lease("dns", f"dns://{peer.address}", {1: query()})
+        assert broker.results(1)[1][0] == 0
+        assert worker.ledger.ignored == 5
+    assert len(broker.hellos) == 1
+
+
+def test_connections_are_reported_in_hello_and_none_is_opened_without_a_new_grant(broker: FakeBroker) -> None:
+    with TcpPeer(tcp_peer.drips(b"a\n")) as peer, broker.worker():
+        broker.welcome()
+        origin = f"tcp://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 3)
+        broker.lease("tcp", origin, {seq: tcp(b"hello\n") for seq in range(2)})
+        peer.wait_accepted(2)
+        broker.send(wire.encode(Verb.REJECT, Reject.UNKNOWN, "", {}))
+        assert broker.welcome()["slots"] == ((origin, 2),)
+        broker.lease("tcp", origin, {5: tcp(b"hello\n")})
+        broker.beat()
+        broker.next(Verb.HEARTBEAT)
+        assert peer.accepted == 2
+        broker.say(Verb.GRANT, origin, 1, 3)
+        peer.wait_accepted(3)
+
+
+# --- the end ---------------------------------------------------------------------------------------
+
+
+def test_a_drained_worker_returns_what_was_not_sent_finishes_the_rest_and_says_goodbye(
+    broker: FakeBroker,
+) -> None:
+    with TcpPeer(tcp_peer.drips(b"a\n")) as peer, broker.worker():
+        broker.welcome()
+        origin = f"tcp://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.lease("tcp", origin, {1: tcp(b"a\n"), 2: tcp(b"b\n"), 3: tcp(b"c\n")}, flags=0)
+        wait_until(lambda: peer.received == b"a\n")
+        broker.say(Verb.DRAIN)
+        returned = {seq for _, seqs in broker.next(Verb.RETURN)[2] for seq in seqs}
+        while len(returned) < 2:
+            returned |= {seq for _, seqs in broker.next(Verb.RETURN)[2] for seq in seqs}
+        assert returned == {2, 3}
+        assert Verb.DRAIN in [verb for verb, _, _ in broker.heard]
+        broker.lease("tcp", origin, {4: tcp(b"d\n")})
+        assert broker.next(Verb.RETURN)[2] == [(SESSION, (4,))]
+        peer.go.release()
+        assert set(broker.results(1)) == {1}
+        while worker_not_gone(broker):
+            broker.beat()
+    assert peer.received == b"a\n"
+
+
+def worker_not_gone(broker: FakeBroker) -> bool:
+    broker.next(Verb.HEARTBEAT, Verb.GOODBYE)
+    return broker.heard[-1][0] is not Verb.GOODBYE
+
+
+def start(broker: FakeBroker, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "reqpool_workers", "--broker", broker.url, "--id", WORKER_ID.hex(), *arguments]
+    )
+
+
+def test_sigterm_drains_the_process_and_it_exits_with_0(broker: FakeBroker) -> None:
+    with start(broker, "--name", "worker-7") as process, DnsPeer() as peer:
+        about = broker.welcome()
+        assert (about["worker"], about["name"], about["pid"]) == (WORKER_ID, "worker-7", process.pid)
+        broker.lease("dns", f"dns://{peer.address}", {1: query()})
+        broker.results(1)
+        process.send_signal(signal.SIGTERM)
+        broker.next(Verb.DRAIN)
+        while worker_not_gone(broker):
+            broker.beat()
+        assert process.wait(10) == 0
+
+
+def test_the_second_signal_ends_the_process_at_once(broker: FakeBroker) -> None:
+    with start(broker) as process, DnsPeer(dns_peer.silent) as peer:
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: query()}, span_ms=60_000)
+        peer.wait_for_queries(1)
+        process.send_signal(signal.SIGTERM)
+        broker.next(Verb.DRAIN)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 128 + signal.SIGINT
+
+
+def test_the_process_ends_with_its_parent(broker: FakeBroker) -> None:
+    with (
+        subprocess.Popen(["sleep", "60"]) as parent,
+        start(broker, "--parent-pid", str(parent.pid)) as process,
+    ):
+        broker.welcome()
+        parent.kill()
+        assert process.wait(10) == 0
+
+
+def test_a_stopped_process_believes_nothing_that_lay_in_its_socket() -> None:
+    with FakeBroker(liveness_ms=300) as broker, start(broker) as process, DnsPeer() as peer:
+        try:
+            broker.welcome()
+            os.kill(process.pid, signal.SIGSTOP)
+            broker.lease("dns", f"dns://{peer.address}", {1: query()}, flags=0)
+            with pytest.raises(AssertionError):
+                broker.next(Verb.HELLO, timeout_s=0.6)
+            os.kill(process.pid, signal.SIGCONT)
+            assert broker.welcome()["held"] == ()
+            assert peer.queries == []
+        finally:
+            process.kill()
+
+
+def test_a_worker_whose_parent_is_gone_does_not_start(broker: FakeBroker) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    with pytest.raises(ProcessLookupError):
+        Worker(broker.url, WORKER_ID, "x", {}, parent_pid=gone.pid)
