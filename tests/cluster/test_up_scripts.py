@@ -1,0 +1,146 @@
+"""``ops/start-cluster.sh`` and ``ops/test.sh`` as a newcomer meets them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support.wait import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+def is_installed() -> bool:
+    stamp = ROOT / ".venv/.installed-server"
+    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    return stamp.exists() and stamp.read_text() == f"{ROOT} {digest}  -\n"
+
+
+needs_venv = pytest.mark.skipif(not is_installed(), reason="needs the .venv that ops/test.sh makes")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="rp-") as short:
+        yield Path(short)
+
+
+def script(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(ROOT / "ops" / name), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        cwd="/",
+        env=os.environ | environment,
+    )
+
+
+@needs_venv
+def test_start_status_stop(folder: Path) -> None:
+    place = {"XDG_RUNTIME_DIR": str(folder)}
+    assert script("start-cluster.sh", "status", **place).returncode == 3
+    started = script("start-cluster.sh", "start", "--workers", "1", **place)
+    pid = int((folder / "reqpool/cluster.pid").read_text())
+    try:
+        assert (started.returncode, f"running (pid {pid})" in started.stderr) == (0, True)
+        processes = [psutil.Process(pid), *psutil.Process(pid).children()]
+        assert len(processes) == 3
+        assert script("start-cluster.sh", "status", **place).stdout.startswith("The pool is well.")
+        assert f"already running (pid {pid})" in script("start-cluster.sh", **place).stderr
+    finally:
+        stopped = script("start-cluster.sh", "stop", **place)
+    assert (stopped.returncode, "stopped" in stopped.stderr) == (0, True)
+    assert not any(is_working(process) for process in processes)
+    assert "not running" in script("start-cluster.sh", "stop", **place).stderr
+
+
+@needs_venv
+def test_a_pid_file_of_a_dead_cluster_is_no_obstacle(folder: Path) -> None:
+    (folder / "reqpool").mkdir(mode=0o700)
+    (folder / "reqpool/cluster.pid").write_text(f"{os.getpid()}\n")  # by now somebody else's
+    done = script("start-cluster.sh", "stop", XDG_RUNTIME_DIR=str(folder))
+    assert (done.returncode, "not running" in done.stderr) == (0, True)
+
+
+@needs_venv
+def test_the_demo_answers_everything_and_leaves_nothing() -> None:
+    before = {process.pid for process in psutil.process_iter()}
+    done = script("start-cluster.sh", "--demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("dns ", "udp ", "tcp "))]
+    table = [row for row in rows if "sent" not in row]
+    assert len(table) == 4
+    assert done.stdout.splitlines()[-5].split()[:4] == ["kind", "sent", "done", "failed"]
+    left = [process for process in psutil.process_iter() if process.pid not in before and is_ours(process)]
+    assert not left
+
+
+@needs_venv
+def test_ctrl_c_ends_the_demo_and_all_it_started() -> None:
+    with subprocess.Popen(
+        [str(ROOT / "ops/start-cluster.sh"), "--demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        assert demo.stdout is not None
+        assert demo.stdout.readline().startswith("pool: ")
+        children = psutil.Process(demo.pid).children(recursive=True)
+        demo.send_signal(signal.SIGINT)
+        _, said = demo.communicate(timeout=30)
+    assert (demo.returncode, said) == (130, "\nstopped\n")
+    wait_until(lambda: not any(child.is_running() for child in children))
+
+
+def is_working(process: psutil.Process) -> bool:
+    """Does it run? One that has ended may stay a zombie until init looks at it."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def is_ours(process: psutil.Process) -> bool:
+    try:
+        return str(ROOT) in " ".join(process.cmdline()) and "pytest" not in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("--demo", "x"), ("stop", "now")])
+@needs_venv
+def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
+    done = script("start-cluster.sh", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: ops/start-cluster.sh")
+
+
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [
+        ('[ "$2" = "import ensurepip, venv" ] && exit 1; exit 0', "apt-get install python3-venv"),
+        ('[ "$1" = -V ] && echo Python 3.9.2; exit 1', "Python >= 3.11 is needed"),
+    ],
+    ids=["without venv", "too old"],
+)
+def test_a_python_that_will_not_do_is_said(folder: Path, python: str, said: str) -> None:
+    shutil.copytree(ROOT / "ops", folder / "ops", ignore=shutil.ignore_patterns("reqpool_ops"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / "python").write_text(f"#!/bin/sh\n{python}\n")
+    (folder / "python").chmod(0o755)
+    done = subprocess.run(
+        [folder / "ops/start-cluster.sh", "--demo"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHON": str(folder / "python")},
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert not (folder / ".venv").exists()
