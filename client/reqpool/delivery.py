@@ -66,6 +66,6 @@ class Delivery:
     def _hand_over(self, executor: concurrent.futures.Executor, future: Future[Any]) -> None:
         try:
             executor.submit(future.run_callbacks)
-        except RuntimeError as error:
+        except Exception as error:
             self.errors += 1
             log.error("callback of request #%d not run: %s", future.seq, error)

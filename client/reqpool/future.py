@@ -26,7 +26,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from . import wire
-from .errors import BY_CODE, Code, PoolError, ProtocolError, UsageError
+from .errors import BY_CODE, BadResponse, Code, PoolError, ProtocolError, UsageError
 from .kinds import Route
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class Future(concurrent.futures.Future[T]):
         value = self._value
         if value is _UNDECODED:
             value = self._settle()
-        if self._code:
+        if isinstance(value, PoolError):  # which no answer is
             try:
                 raise value
             finally:
@@ -198,7 +198,7 @@ class Future(concurrent.futures.Future[T]):
             self._settle()
         if self._state is CANCELLED_AND_NOTIFIED:
             raise self._value
-        return self._value if self._code else None
+        return self._value if isinstance(self._value, PoolError) else None
 
     def __await__(self) -> Generator[Any, None, T]:
         if self._state is PENDING:
@@ -248,8 +248,11 @@ class Future(concurrent.futures.Future[T]):
                 value = self.route.kind.decode(data)
             except PoolError as error:
                 value = self._fill(error)
-                self._value, self._code = value, error.code
-                return value
+            except Exception as error:
+                value = self._fill(
+                    BadResponse(f"kind {self.route.kind.name!r} could not decode it: {error!r}")
+                )
+                value.__cause__ = error
         else:
             value = self._make_error(code, data)
         self._value = value
@@ -283,6 +286,7 @@ class Future(concurrent.futures.Future[T]):
     def _wait(self, timeout: float | None) -> None:
         if timeout is not None and timeout <= 0:
             raise TimeoutError("the request has not ended yet")
+        self._owner.end_if_abandoned(self)
         self._owner.check_wait()
         give_up_s = None if timeout is None else time.monotonic() + timeout
         condition = self._condition

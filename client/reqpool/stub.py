@@ -141,6 +141,8 @@ class Stub:
         pending = self.pending
         if len(pending) >= self._max_pending:
             self._wait_for_room(route, now_s + timeout_s if block else now_s)
+            if self.closing:
+                return None
         seq = self._next_seq()
         future: Future[Any] = Future(self, seq, route, payload, now_s, now_s + timeout_s, priority, callback)
         pending[seq] = future

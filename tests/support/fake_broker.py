@@ -159,7 +159,7 @@ class FakeBroker:
                 if time.monotonic() > give_up_s:
                     raise
                 time.sleep(0.01)
-        self._port = int(bytes(self._intake.last_endpoint).rpartition(b":")[2])
+        self._port = int(self._intake.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
         self._results_port = str(self._results.bind_to_random_port("tcp://127.0.0.1"))
         self._sessions = {}
 

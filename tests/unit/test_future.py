@@ -30,6 +30,8 @@ class Reversed(Kind):
         self.decoded += 1
         if data == b"bad":
             raise reqpool.BadResponse("cannot be read")
+        if data == b"bug":
+            raise KeyError("bug")
         return data[::-1]
 
 
@@ -110,6 +112,15 @@ def test_an_answer_that_cannot_be_read_is_an_error_that_knows_its_request() -> N
         future.result()
     assert caught.value.request_id == "ab" * 16 + "-1"
     assert future.exception() is caught.value
+
+
+def test_a_kind_that_fails_to_decode_gives_an_error_of_the_tree() -> None:
+    owner = Owner()
+    future = owner.make()
+    owner.end(future, data=b"bug")
+    error = future.exception()
+    assert isinstance(error, reqpool.BadResponse)
+    assert isinstance(error.__cause__, KeyError)
 
 
 @pytest.mark.parametrize("code", sorted(BY_CODE))
@@ -193,10 +204,10 @@ def test_concurrent_futures_wait_and_as_completed_take_them() -> None:
     owner.end(futures[0])
     done, not_done = concurrent.futures.wait(futures, timeout=0.01)
     assert (done, not_done) == ({futures[0]}, set(futures[1:]))
-    waiting = in_thread(lambda: [f.seq for f in concurrent.futures.as_completed(futures, 10)])
+    waiting = in_thread(lambda: list(concurrent.futures.as_completed(futures, 10)))
     for future in futures[1:]:
         owner.end(future)
-    assert sorted(waiting.result(10)) == [1, 2, 3, 4]
+    assert set(waiting.result(10)) == set(futures)
     first = [owner.make(9), owner.make(10)]
     waiting = in_thread(lambda: concurrent.futures.wait(first, 10, concurrent.futures.FIRST_COMPLETED))
     owner.end(first[1], 20, b"\x80")

@@ -73,11 +73,11 @@ def test_first_connection_goes_through_every_state() -> None:
     assert about["session"] == b"s" * 16
     assert "epoch" not in about
     assert about["received"] == 0
-    assert session.state is State.GREETING
+    assert session.state.name == "GREETING"
     assert session.received(welcome(), 0.1) == [Subscribe("5571")]
-    assert session.state is State.SUBSCRIBING
+    assert session.state.name == "SUBSCRIBING"
     assert session.published(wire.encode(Verb.OPEN, 7), None, 0.2) == [Opened(True, ())]
-    assert session.state is State.OPEN
+    assert session.state.name == "OPEN"
     assert session.published(wire.encode(Verb.OPEN, 7), None, 0.2) == []
 
 
@@ -92,7 +92,7 @@ def test_a_lost_open_is_made_up_for_by_a_heartbeat() -> None:
 def test_silence_ends_every_connected_state(state: State) -> None:
     session = make()
     session.tick(0.0)
-    if state is not State.GREETING:
+    if state in (State.SUBSCRIBING, State.OPEN):
         session.received(welcome(), 0.0)
     if state is State.OPEN:
         session.published(wire.encode(Verb.OPEN, 7), None, 0.0)
