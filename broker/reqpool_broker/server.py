@@ -90,7 +90,7 @@ class Server:
         try:
             socket.bind(url)
         except zmq.ZMQError as error:
-            raise UsageError(f"cannot bind {url}: {os.strerror(error.errno)}") from error
+            raise UsageError(f"cannot bind {url}: {os.strerror(error.errno or 0)}") from error
         return socket
 
     def run(self, stop: Callable[[], bool]) -> int:

@@ -52,7 +52,7 @@ class Watch:
             self._heard_s = dict.fromkeys(self._heard_s, now_s)
         self._epoch, self._last_report_s = report.get("epoch"), now_s
         for worker in report.get("workers", ()):
-            identity, silent_s = worker.get("id"), worker.get("since_heartbeat_s")
+            identity, silent_s = bytes.fromhex(worker.get("id", "")), worker.get("since_heartbeat_s")
             if identity in self._heard_s and silent_s is not None:
                 self._heard_s[identity] = max(self._heard_s[identity], now_s - silent_s)
         return [identity for identity, heard_s in self._heard_s.items() if now_s - heard_s > HUNG_AFTER_S]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from reqpool_broker.worker import Worker
 from reqpool_ops import health
 
 ONE, TWO = b"1" * 16, b"2" * 16
@@ -27,7 +28,8 @@ def report(*workers: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def heard(identity: bytes, silent_s: float, epoch: int = 7) -> dict[str, Any]:
-    return report(worker(id=identity, since_heartbeat_s=silent_s), epoch=epoch)
+    """A report as the broker itself writes it: the two must mean the same by a worker's id."""
+    return report(Worker(identity, "worker-1", 1, 0.0).report(silent_s), epoch=epoch)
 
 
 def test_a_pool_with_all_its_workers_is_well() -> None:
