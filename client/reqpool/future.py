@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -48,6 +49,12 @@ class Owner(Protocol):
 
     def check_wait(self) -> None:
         """Raise UsageError if this thread must not wait for a request of this stub."""
+
+    def lead(self, future: Future[Any], until_s: float) -> None:
+        """Do the I/O on this thread until the future has ended or ``until_s``, where that is quicker."""
+
+    def watch(self) -> None:
+        """Somebody looks for ends without leading: see that the I/O thread is at its work."""
 
     def end_if_abandoned(self, future: Future[Any]) -> None:
         """End it if this is a forked child, where nobody else will."""
@@ -126,6 +133,8 @@ class Future(concurrent.futures.Future[T]):
 
     def done(self) -> bool:
         """Return True if the request has ended: with a result, an error, or cancelled."""
+        if self._state is PENDING:
+            self._owner.watch()
         return self._state is not PENDING
 
     def running(self) -> bool:
@@ -230,7 +239,9 @@ class Future(concurrent.futures.Future[T]):
             fn: runs once, on the pool's delivery thread; what it raises is logged and counted.
         """
         self.__dict__.setdefault("_made_callbacks", deque()).append(fn)
-        if self._state is not PENDING:
+        if self._state is PENDING:
+            self._owner.watch()
+        else:
             self.run_callbacks()
 
     def set_result(self, result: Any) -> None:
@@ -289,6 +300,9 @@ class Future(concurrent.futures.Future[T]):
         self._owner.end_if_abandoned(self)
         self._owner.check_wait()
         give_up_s = None if timeout is None else time.monotonic() + timeout
+        self._owner.lead(self, math.inf if give_up_s is None else give_up_s)
+        if self._state is not PENDING:
+            return
         condition = self._condition
         with condition:
             while self._state is PENDING:
@@ -369,6 +383,7 @@ class Future(concurrent.futures.Future[T]):
 
     def _make_condition(self) -> threading.Condition:
         condition: threading.Condition = self.__dict__.setdefault("_made_condition", threading.Condition())
+        self._owner.watch()
         # One that holds it has been here before; its ender may be waiting for it to let go.
         if self.seq not in self._owner.pending and not condition._is_owned():  # type: ignore[attr-defined]
             while self._state is PENDING:
@@ -397,6 +412,12 @@ class _Nobody:
         return False
 
     def check_wait(self) -> None:
+        pass
+
+    def lead(self, future: Future[Any], until_s: float) -> None:
+        pass
+
+    def watch(self) -> None:
         pass
 
     def end_if_abandoned(self, future: Future[Any]) -> None:

@@ -134,6 +134,7 @@ class Session:
         self._next_dial_s = -math.inf
         self._epoch: int | None = None
         self._received = 0
+        self._settled = 0
         self._acked = 0
         self._submits = 0
         self._heartbeats = 0
@@ -222,6 +223,15 @@ class Session:
                 self._gap(now_s, actions)
         return actions
 
+    def settle(self) -> None:
+        """Note that the results returned last have reached their futures."""
+        self._settled = self._received
+
+    def interrupted(self, now_s: float) -> list[Action]:
+        """Begin anew from what is settled: something was cut short, and where is not known."""
+        self._received = self._settled
+        return [] if self.state is State.CLOSED else self._lose(now_s, "a signal handler raised in mid-turn")
+
     # --- what goes out ------------------------------------------------------------------------------
 
     def submit(self, groups: list[Any]) -> bytes:
@@ -262,7 +272,7 @@ class Session:
         self._move(Event.WELCOME)
         if not resumed or epoch != self._epoch:
             self._new_life = True
-            self._received = self._broker_heartbeat = 0
+            self._received = self._settled = self._broker_heartbeat = 0
             self._never_ran += tuple(never_ran)
         self._acked = self._received
         self._epoch = self._about["epoch"] = epoch

@@ -4,9 +4,11 @@ Facts it relies on:
 
 * ``ZMQ_FD`` is edge-triggered (zmq_getsockopt(3)): after every send or receive ``EVENTS`` is read again
   before sleeping, else a message that came in meanwhile waits for the next unrelated event.
-* A ZeroMQ socket belongs to one thread: here the I/O thread. Other threads append to a deque, and write
-  to an eventfd only if that thread sleeps. It says that it is about to (``idle``), *then* looks into
-  the deque once more; they append, *then* look at ``idle``: one of the two sees the other.
+  A socket that was only read from, until EAGAIN, needs no such look: the fd tells of what comes later.
+* A ZeroMQ socket belongs to one thread at a time: the one that takes the turn, see :mod:`.driver`. Other
+  threads append to a deque, and write to an eventfd only if that thread sleeps. It says that it is about to
+  (``idle``), *then* looks into the deque once more; they append, *then* look at ``idle``: one of the two
+  sees the other.
 * What sits in an old socket's pipe may be delivered later, to the next broker: on loss both sockets
   are closed with linger 0 and new ones opened.
 """
@@ -32,6 +34,7 @@ import zmq
 
 from . import address, host, wire
 from .delivery import Delivery
+from .driver import Driver
 from .embedded import Embedded
 from .errors import Code, Overloaded, ProtocolError, UsageError
 from .future import Future
@@ -42,6 +45,9 @@ from .session import Action, Dial, Lost, Opened, Results, Send, Session, State, 
 from .stats import Stats
 
 log = logging.getLogger("reqpool")
+
+_POLLIN, _POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)
+# As plain ints: the operators of enum.IntFlag take microseconds.
 
 MESSAGES_PER_TURN = 64
 """Most messages read from a socket, and batches sent, before timers are looked at again."""
@@ -101,11 +107,16 @@ class Stub:
         self._delivery = Delivery(executor)
         self._intake: zmq.Socket[bytes] | None = None
         self._results: zmq.Socket[bytes] | None = None
+        self._intake_fd = self._results_fd = -1
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Closed with the last reference, not with the thread: a late wake() must not hit another file.
         weakref.finalize(self, os.close, self._wake_fd).atexit = False
         self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._readable: set[int] = set()
+        self._intake_sent = False
+        self._taken: list[Future[Any] | None] = []
+        self._driver = Driver()
         self._context = host.context()
         self._thread = threading.Thread(target=self._run, name="reqpool-io", daemon=True)
 
@@ -149,6 +160,11 @@ class Stub:
         self._outbox.append(future)
         if self._idle:
             self._wake()
+        elif self._driver.parked:
+            if callback is None:
+                self._driver.serve(self._serve)
+            else:
+                self._driver.unpark()
         # The thread says that it has stopped and then empties the table: it saw this one, or is seen here.
         if self.stopped and pending.pop(seq, None) is not None:
             return None
@@ -162,8 +178,18 @@ class Stub:
         self._cancels.append(future)
         if self._idle:
             self._wake()
+        self._driver.unpark()
         self._after_end([future])
         return True
+
+    def lead(self, future: Future[Any], until_s: float) -> None:
+        """See :class:`~reqpool.future.Owner`."""
+        if len(self.pending) == 1 and not self.stopped:
+            self._driver.lead(self, lambda: future._state is not PENDING or self._finished(), until_s)
+
+    def watch(self) -> None:
+        """See :class:`~reqpool.future.Owner`."""
+        self._driver.unpark()
 
     def check_wait(self) -> None:
         """See :class:`~reqpool.future.Owner`."""
@@ -211,6 +237,7 @@ class Stub:
         self.closing = True
         self._drain_until_s = drain_until_s
         os.eventfd_write(self._wake_fd, 1)
+        self._driver.unpark()
         with self._room:
             self._room.notify_all()
 
@@ -260,7 +287,7 @@ class Stub:
         ending = wire.encode_error("the pool was closed")
         try:
             while not self._finished():
-                self._turn()
+                self._driver.turn(self)
             self._say_goodbye()
         except Exception:
             # A fault of ours must not leave anybody waiting.
@@ -279,48 +306,86 @@ class Stub:
     def _finished(self) -> bool:
         return self.closing and (not self.pending or monotonic() >= self._drain_until_s)
 
-    def _turn(self) -> None:
+    def is_waiting(self) -> bool:
+        """See :class:`~reqpool.driver.Loop`."""
+        return bool(self.pending or self._outbox or self._cancels or self.closing)
+
+    def is_lone(self) -> bool:
+        """See :class:`~reqpool.driver.Loop`."""
+        if self._cancels or self.closing or len(self.pending) > 1:
+            return False
+        return not any(
+            future.has_callbacks() or future._made_condition is not None
+            for future in list(self.pending.values())
+        )
+
+    def _serve(self) -> None:
+        self._flush(monotonic())
+
+    def turn(self, until_s: float) -> None:
+        """What time asks for, what is to be sent, sleep, what has come in. For the driver only."""
         now_s = monotonic()
-        self._receive(now_s)
+        if self._driver.disturbed:
+            self._put_in_order(now_s)
         self._act(self._session.tick(now_s), now_s)
         self._expire(now_s)
         self._flush(now_s)
-        if self._busy():
+        if not self._look() and not self._sleep(min(until_s, self._due_s(now_s))):
             return
+        self._receive(monotonic())
+
+    def _look(self) -> bool:
+        """Is there more to be read or sent at once? Reads EVENTS where that is needed before a sleep."""
+        if self._intake_sent and self._intake is not None:
+            self._intake_sent = False
+            events = _events(self._intake)
+            self._blocked = not events & _POLLOUT
+            if events & _POLLIN:
+                self._readable.add(self._intake_fd)
+        return bool(self._readable) or (not self._blocked and bool(self._backlog or self._outbox))
+
+    def _sleep(self, until_s: float) -> bool:
+        """Sleep until a socket can be read, or a wake-up, or ``until_s``; False if there was work at once."""
         self._idle = True
         if (self._outbox and not self._blocked) or self._cancels or (self.closing and not self.pending):
             self._idle = False
-            return
+            return False
+        ready = self._epoll.poll(max(0.0, until_s - monotonic()))
+        self._idle = False
+        for fd, _ in ready:
+            if fd == self._wake_fd:
+                os.eventfd_read(fd)
+            else:
+                self._readable.add(fd)
+        return True
+
+    def _due_s(self, now_s: float) -> float:
         due_s = min(self._session.due_s, self._table.due_s)
         if self.closing:
             due_s = min(due_s, self._drain_until_s)
         if self._embedded is not None and not self._session.ever_open:
             due_s = min(due_s, now_s + EMBEDDED_POLL_S)
-        ready = self._epoll.poll(max(0.0, due_s - monotonic()))
-        self._idle = False
-        for fd, _ in ready:
-            if fd == self._wake_fd:
-                os.eventfd_read(fd)
+        return due_s
 
-    def _busy(self) -> bool:
-        """Is there more to do at once? Reads EVENTS, as it must be before every sleep."""
-        results, intake = self._results, self._intake
-        if results is not None and _events(results) & zmq.POLLIN:
-            return True
-        self._blocked = False
-        if intake is not None:
-            events = _events(intake)
-            if events & zmq.POLLIN:
-                return True
-            self._blocked = not events & zmq.POLLOUT
-        return not self._blocked and bool(self._backlog or self._outbox)
+    def _put_in_order(self, now_s: float) -> None:
+        """An exception cut a turn short: resume from what is sure."""
+        self._driver.disturbed = False
+        taken = [future for future in self._taken if future is not None]
+        self._taken.clear()
+        # The broker publishes the batch again, as it was not acknowledged.
+        self.pending.update((future.seq, future) for future in taken if future._state is PENDING)
+        self._after_end([future for future in taken if future._state is not PENDING])
+        self._act(self._session.interrupted(now_s), now_s)
 
     def _receive(self, now_s: float) -> None:
-        for socket in (self._results, self._intake):
+        readable, self._readable = self._readable, set()
+        if self._blocked and self._intake is not None:
+            # The fd told of room, perhaps: POLLOUT is not asked for by itself.
+            self._intake_sent = True
+        for socket, fd in ((self._results, self._results_fd), (self._intake, self._intake_fd)):
+            if socket is None or socket.closed or fd not in readable:
+                continue
             for _ in range(MESSAGES_PER_TURN):
-                # Both are closed when one of them brings the session's loss.
-                if socket is None or socket.closed:
-                    break
                 try:
                     frames = socket.recv_multipart(zmq.NOBLOCK)
                 except zmq.Again:
@@ -337,16 +402,22 @@ class Stub:
                     log.warning("ignored a message of the broker at %s: %s", self._url, error)
                     continue
                 self._act(actions, now_s)
+                # Both are closed when one of them brings the session's loss.
+                if socket.closed:
+                    break
+            else:
+                self._readable.add(fd)
 
     def _act(self, actions: list[Action], now_s: float) -> None:
         for action in actions:
             match action:
                 case Results(flat):
                     self._complete(flat, now_s)
+                    self._session.settle()
                 case Send(frame):
                     self._send(frame)
                 case Dial(hello):
-                    self._intake = self._open(zmq.DEALER, self._url)
+                    self._intake, self._intake_fd = self._open(zmq.DEALER, self._url)
                     self._send(hello)
                 case Subscribe(results):
                     try:
@@ -354,14 +425,14 @@ class Stub:
                     except ProtocolError as error:
                         log.error("the broker at %s: %s", self._url, error)
                         return
-                    self._results = self._open(zmq.SUB, url)
+                    self._results, self._results_fd = self._open(zmq.SUB, url)
                 case Opened():
                     self._resubmit(action)
                 case Lost(text):
                     log.info("connection to the broker at %s lost: %s", self._url, text)
                     self._close_sockets(0)
 
-    def _open(self, kind: int, url: str) -> zmq.Socket[bytes]:
+    def _open(self, kind: int, url: str) -> tuple[zmq.Socket[bytes], int]:
         socket: zmq.Socket[bytes] = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
@@ -373,19 +444,22 @@ class Stub:
         if kind == zmq.SUB:
             socket.setsockopt(zmq.SUBSCRIBE, self._session_id)
         socket.connect(url)
-        self._epoll.register(socket.FD, select.EPOLLIN)
-        return socket
+        fd = int(socket.FD)
+        self._epoll.register(fd, select.EPOLLIN)
+        return socket, fd
 
     def _close_sockets(self, linger_ms: int) -> None:
-        for socket in (self._intake, self._results):
+        for socket, fd in ((self._intake, self._intake_fd), (self._results, self._results_fd)):
             if socket is not None:
-                self._epoll.unregister(socket.FD)
+                self._epoll.unregister(fd)
                 socket.close(linger_ms)
         self._intake = self._results = None
+        self._readable.clear()
         self._backlog.clear()
 
     def _send(self, frame: bytes) -> None:
         if self._intake is not None:
+            self._intake_sent = True
             try:
                 self._intake.send(frame, zmq.NOBLOCK)
             except zmq.Again:
@@ -413,11 +487,14 @@ class Stub:
             # They stay in the table, all of which is submitted when the session opens.
             while self._outbox:
                 future = self._outbox.popleft()
-                table.expect(self._due_s(future))
+                table.expect(self._end_s(future))
         for queue in (self._backlog, self._outbox):
             for _ in range(MESSAGES_PER_TURN):
                 intake = self._intake
-                if not queue or intake is None or not _events(intake) & zmq.POLLOUT:
+                if not queue or intake is None:
+                    break
+                self._intake_sent = True
+                if not _events(intake) & _POLLOUT:
                     break
                 groups, earliest_s = next_batch(queue, session.connection, now_s)
                 if groups:
@@ -431,7 +508,7 @@ class Stub:
             if sent and session.state is State.OPEN:
                 self._send(wire.encode(wire.Verb.CANCEL, sent))
 
-    def _due_s(self, future: Future[Any]) -> float:
+    def _end_s(self, future: Future[Any]) -> float:
         due_s = future.deadline_s + CLUSTER_GRACE_S
         unreached_from_s = self._unreached_from_s()
         if unreached_from_s is not None:
@@ -447,11 +524,12 @@ class Stub:
 
     def _complete(self, flat: tuple[Any, ...], now_s: float) -> None:
         self._batches_in += 1
-        pop = self.pending.pop
+        # One call from pending to a list that outlives this frame: an exception in between (a signal
+        # handler's, on a thread that leads) must not lose what was taken out.
+        taken = self._taken
+        taken.extend(map(self.pending.pop, flat[0::3], itertools.repeat(None)))
         with_callbacks = []
-        fields = iter(flat)
-        for seq, code, data in zip(fields, fields, fields, strict=True):
-            future = pop(seq, None)
+        for future, code, data in zip(taken, flat[1::3], flat[2::3], strict=True):
             if future is None:
                 continue
             if code or future._made_condition is not None:
@@ -467,6 +545,7 @@ class Stub:
                 with_callbacks.append(future)
         if with_callbacks and not self._silent:
             self._delivery.put(with_callbacks)
+        taken.clear()
         if self._room_wanted:
             self._tell_room()
 

@@ -72,6 +72,12 @@ class Owner:
     def check_wait(self) -> None:
         pass
 
+    def lead(self, future: Future[Any], until_s: float) -> None:
+        pass
+
+    def watch(self) -> None:
+        pass
+
     def end_if_abandoned(self, future: Future[Any]) -> None:
         pass
 
