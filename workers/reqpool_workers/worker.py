@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 KEPT_RESULTS_BYTES = 64 << 20
 TEND_S = 1.0
 LEASE_LOOK_S = 1.0
-"""Longest time until a lease's timer notices that all of it has ended."""
+"""Longest time until it is noticed that all of a lease has ended."""
 
 Origin = DatagramOrigin | StreamOrigin
 
@@ -77,6 +78,8 @@ class Worker:
         self._drain_s = 0.0
         self._drain_beat = 0
         self._turn_s = self.loop.now_s
+        self._watched: list[Lease] = []
+        self._watch_s = math.inf
         if self._parent_fd >= 0:
             self.loop.register(self._parent_fd, self._on_parent_exit, READABLE)
         self._handlers: dict[Verb, Callable[..., None]] = {
@@ -215,14 +218,36 @@ class Worker:
                 del self._origins[key]
         return now_s + TEND_S
 
-    def _watch(self, lease: Lease, now_s: float) -> float | None:
-        """A lease's timer: send again, or end what is late."""
-        if not lease.live or lease.upstream is None:
-            return None
-        if now_s < lease.deadline_s:
-            again_s = lease.upstream.resend(lease, now_s)
-            due_s = lease.deadline_s if again_s is None else min(again_s, lease.deadline_s)
-            return min(due_s, now_s + LEASE_LOOK_S)
+    def _watch_lease(self, lease: Lease, now_s: float) -> None:
+        """See that a new lease is looked at in time. One timer does for all: most leases end before."""
+        self._watched.append(lease)
+        due_s = min(lease.resend_s, lease.deadline_s, now_s + LEASE_LOOK_S)
+        if due_s < self._watch_s:
+            self._watch_s = due_s
+            self.loop.at(due_s, partial(self._watch, due_s))
+
+    def _watch(self, due_s: float, now_s: float) -> float | None:
+        """The leases' timer: send again, or end what is late. The only place where leases expire."""
+        if due_s != self._watch_s:
+            return None  # an earlier one has been set since, and set the next
+        watched, self._watched = self._watched, []
+        next_s = now_s + LEASE_LOOK_S
+        for lease in watched:
+            if now_s >= lease.deadline_s:
+                self._expire(lease)
+            elif lease.live and lease.upstream is not None:
+                again_s = lease.upstream.resend(lease, now_s)
+                next_s = min(next_s, lease.deadline_s, lease.deadline_s if again_s is None else again_s)
+                self._watched.append(lease)
+        self._watch_s = math.inf
+        if self._watched:
+            self._watch_s = next_s
+            self.loop.at(next_s, partial(self._watch, next_s))
+        return None
+
+    def _expire(self, lease: Lease) -> None:
+        if lease.upstream is None:
+            return
         late: dict[tuple[str, bool], list[Request]] = {}
         for request in lease.unended():
             # A drop may close a connection, and with it end requests of the same lease.
@@ -232,7 +257,6 @@ class Worker:
         for (phase, sent), requests in late.items():
             unended = [request for request in requests if request.live]
             self.ledger.fail(unended, Code.TIMEOUT, text, phase=phase, sent=sent)
-        return None
 
     # --- the conversation --------------------------------------------------------------------------
 
@@ -318,8 +342,7 @@ class Worker:
             lease.upstream = origin
             origin.submit(lease, now_s)
             if lease.live:
-                due_s = min(lease.resend_s, now_s + LEASE_LOOK_S)
-                self.loop.at(due_s, partial(self._watch, lease))
+                self._watch_lease(lease, now_s)
 
     def _on_cancel(self, _now_s: float, groups: list[tuple[bytes, tuple[int, ...]]]) -> None:
         for session, seqs in groups:
