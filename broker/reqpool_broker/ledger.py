@@ -348,8 +348,10 @@ class Ledger:
         """An attempt failed: lease it again where that makes sense, else make the error final."""
         for lease, pairs in _pull(worker, session, failed.seqs).items():
             self._release(lease, len(pairs))
-            if lease.origin is not None:
-                lease.origin.failed += len(pairs)
+            if lease.origin is None:
+                self._disown(lease, pairs, sent=failed.sent)
+                continue
+            lease.origin.failed += len(pairs)
             if self._may_rerun(lease, failed, now_s):
                 self._requeue(lease, pairs, now_s, tried=lease.tried, lost=True)
             else:
@@ -381,8 +383,7 @@ class Ledger:
         for lease, pairs in _pull(worker, session, seqs).items():
             self._release(lease, len(pairs))
             if lease.origin is None:
-                for seq, _ in pairs:
-                    del session.open[seq]
+                self._disown(lease, pairs, sent=False)
                 continue
             self._requeue(lease, pairs, now_s, tried=lease.tried - 1, lost=False)
 
@@ -395,12 +396,10 @@ class Ledger:
             dead: certain death: what must not be repeated ends with OUTCOME_UNKNOWN, slots are free.
         """
         for lease in list(worker.leases):
-            session, pairs = lease.terms.session, list(lease.requests.items())
+            pairs = list(lease.requests.items())
             if lease.origin is None:
                 if dead:
-                    # Known only by the worker's report, so the client still has to say what it was.
-                    for seq, _ in pairs:
-                        del session.open[seq]
+                    self._disown(lease, pairs, sent=True)
                     lease.requests.clear()
                     self._release(lease, len(pairs))
             elif lease.terms.idempotent:
@@ -419,6 +418,14 @@ class Ledger:
         if dead:
             worker.grants.clear()
         self.wake()
+
+    def _disown(self, lease: Lease, pairs: list[tuple[int, bytes]], *, sent: bool) -> None:
+        """Known only by a worker's report, and lost there: the client still has to say what it was."""
+        session = lease.terms.session
+        for seq, _ in pairs:
+            del session.open[seq]
+            if sent:
+                session.doubtful.add(seq)
 
     def adopt(self, worker: Worker, terms: Terms, requests: dict[int, bytes]) -> None:
         """Book a lease that an earlier life of the broker gave; without a kind nobody has claimed it yet."""

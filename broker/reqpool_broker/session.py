@@ -55,6 +55,9 @@ class Session:
         held: groups submitted again after a broker's restart, until the old workers have reported.
         awaited: worker ids that have not reported yet, while ``held`` is not empty.
         hold_until_s: when waiting for them ends.
+        unaccounted: one of them died, and nobody knows what it had done.
+        doubtful: seqs that a worker of the broker's earlier life reported as held and then lost, perhaps
+            after it had sent them upstream.
         ended: the client is gone for good; what runs finishes unheard.
         resumed: at its last HELLO the session was known, so all it ever submitted is known too.
         epoch_changed: at its last HELLO it came from an earlier life of the broker.
@@ -81,6 +84,8 @@ class Session:
         self.held: list[tuple[wire.Group, float]] = []
         self.awaited: set[bytes] = set()
         self.hold_until_s = 0.0
+        self.unaccounted = False
+        self.doubtful: set[int] = set()
         self.ended = False
         self.resumed = False
         self.epoch_changed = False
@@ -118,10 +123,20 @@ class Session:
     @property
     def knows_all(self) -> bool:
         """Is a request that is not known here certain never to have run?"""
-        return self.resumed or (self.epoch_changed and not self.awaited)
+        return self.resumed or (self.epoch_changed and not self.awaited and not self.unaccounted)
 
-    def surely_never_ran(self, seq: int) -> bool:
-        return any(first <= seq <= last for first, last in self.never_ran)
+    def may_have_run(self, seq: int) -> bool:
+        """Of a request that is submitted again and not known here: has it perhaps been sent upstream?"""
+        if seq in self.doubtful:
+            return True
+        return not self.knows_all and not any(first <= seq <= last for first, last in self.never_ran)
+
+    def drop_held(self, seqs: Iterable[int]) -> None:
+        """These have ended while they were held back."""
+        if self.held:
+            gone = set(seqs)
+            kept = ((_without(group, gone), due_s) for group, due_s in self.held)
+            self.held = [(group, due_s) for group, due_s in kept if group.seqs]
 
     @property
     def has_room(self) -> bool:
@@ -173,3 +188,8 @@ class Session:
             "age_s": round(now_s - self.created_s, 3),
             "silent_s": round(now_s - self.last_heard_s, 3),
         }
+
+
+def _without(group: wire.Group, gone: set[int]) -> wire.Group:
+    pairs = [pair for pair in zip(group.seqs, group.payloads, strict=True) if pair[0] not in gone]
+    return group._replace(seqs=tuple(s for s, _ in pairs), payloads=tuple(p for _, p in pairs))

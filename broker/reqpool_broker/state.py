@@ -68,6 +68,7 @@ class Broker:
         self._session_at: dict[bytes, Session] = {}
         self._worker_at: dict[bytes, Worker] = {}
         self._reported: set[bytes] = set()
+        self._died_unheard: set[bytes] = set()
         self._tombstones: OrderedDict[bytes, list[tuple[int, int]]] = OrderedDict()
         self._rates = {"submitted_per_s": 0.0, "done_per_s": 0.0}
         self._rated = (now_s, 0, 0)
@@ -145,7 +146,8 @@ class Broker:
         if resumed:
             self._acknowledge(session, received)
         elif epoch_changed:
-            session.awaited = named - self._reported
+            session.awaited = named - self._reported - self._died_unheard
+            session.unaccounted = not named.isdisjoint(self._died_unheard)
             session.hold_until_s = now_s + self.liveness_s
         session.never_ran = self._tombstones.pop(id_, [])
         welcome = {
@@ -205,8 +207,8 @@ class Broker:
             pairs = dict(zip(seqs, payloads, strict=True))
             seqs = tuple(seq for seq in pairs if seq in unknown)
             payloads = tuple(pairs[seq] for seq in seqs)
-            if group.flags & Flag.RESUBMITTED and not terms.idempotent and not session.knows_all:
-                lost = tuple(seq for seq in seqs if not session.surely_never_ran(seq))
+            if group.flags & Flag.RESUBMITTED and not terms.idempotent:
+                lost = tuple(seq for seq in seqs if session.may_have_run(seq))
                 text = "the pool lost track of it; it may or may not have run"
                 self.ledger.fail(session, lost, Code.OUTCOME_UNKNOWN, text, origin=group.origins[0])
                 pairs = {seq: pairs[seq] for seq in seqs if seq not in set(lost)}
@@ -251,10 +253,7 @@ class Broker:
 
     def _cancel(self, session: Session, seqs: tuple[int, ...], now_s: float) -> None:
         self.ledger.drop(session, seqs)
-        if session.held:
-            gone = set(seqs)
-            session.held = [(_without(group, gone), due_s) for group, due_s in session.held]
-            session.held = [(group, due_s) for group, due_s in session.held if group.seqs]
+        session.drop_held(seqs)
 
     def _resend(self, session: Session, after: int, now_s: float) -> None:
         if session.subscribed:
@@ -349,7 +348,7 @@ class Broker:
         self.outbox.workers.append([route, wire.encode(Verb.WELCOME, version, welcome)])
         self.ledger.hold_slots(worker, slots)
         self._take_held(worker, held, now_s, foreign=about.get("epoch") != self.epoch)
-        self._settle_awaited(id_, now_s)
+        self._settle_awaited(id_, now_s, accounted=True)
 
     def _take_held(self, worker: Worker, held: dict[bytes, set[int]], now_s: float, *, foreign: bool) -> None:
         self.ledger.reconcile(worker, held, now_s)
@@ -365,11 +364,11 @@ class Broker:
                 for seq in unknown:
                     self.ledger.cancel_at(worker, session_id, seq)
 
-    def _settle_awaited(self, worker_id: bytes, now_s: float) -> None:
-        self._reported.add(worker_id)
+    def _settle_awaited(self, worker_id: bytes, now_s: float, *, accounted: bool) -> None:
         for session in self.sessions.values():
             if worker_id in session.awaited:
                 session.awaited.discard(worker_id)
+                session.unaccounted |= not accounted
                 if not session.awaited:
                     self._release_held(session, now_s)
 
@@ -393,6 +392,8 @@ class Broker:
                 continue
             if self.ledger.finish(worker, session, seqs):
                 self.ledger.publish(session, blob, seqs, worker)
+                # Once the client has acknowledged them, nothing here would know any more that they have run.
+                session.drop_held(seqs)
             if session.ended and not session.open:
                 self.sessions.pop(session_id, None)
 
@@ -434,7 +435,9 @@ class Broker:
         worker = self.ledger.workers.get(worker_id)
         if worker is not None:
             self._forget_worker(worker, now_s)
-        self._settle_awaited(worker_id, now_s)
+        if worker_id not in self._reported:
+            self._died_unheard.add(worker_id)
+            self._settle_awaited(worker_id, now_s, accounted=False)
 
     def _disconnect(self, worker: Worker) -> None:
         if worker.route is not None:
@@ -585,11 +588,6 @@ def _tuple(value: Any) -> tuple[Any, ...]:
     if type(value) is not tuple:
         raise ProtocolError(f"expected an array, got {type(value).__name__}")
     return value
-
-
-def _without(group: wire.Group, gone: set[int]) -> wire.Group:
-    pairs = [pair for pair in zip(group.seqs, group.payloads, strict=True) if pair[0] not in gone]
-    return group._replace(seqs=tuple(s for s, _ in pairs), payloads=tuple(p for _, p in pairs))
 
 
 def _ranges(seqs: Iterable[int]) -> list[tuple[int, int]]:

@@ -28,6 +28,7 @@ from .wait import wait_until
 
 START_WITHIN_S = 20.0
 STOP_WITHIN_S = 25.0
+PROGRAM = ("-m", "reqpool_ops")
 
 
 class Cluster:
@@ -40,7 +41,14 @@ class Cluster:
         supervisor: the ``reqpool up`` process.
     """
 
-    def __init__(self, folder: Path, bind: str, workers: int, arguments: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bind: str,
+        workers: int,
+        arguments: Sequence[str],
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
         self.url = bind
         self.workers = workers
         self.runtime_dir = str(folder)
@@ -48,7 +56,7 @@ class Cluster:
         with self.log_path.open("ab") as log:
             self.supervisor = subprocess.Popen(
                 [
-                    sys.executable, "-P", "-m", "reqpool_ops", "up",
+                    sys.executable, "-P", *program, "up",
                     "--bind", bind, "--workers", str(workers), *arguments,
                 ],
                 stdin=subprocess.DEVNULL,
@@ -82,6 +90,32 @@ class Cluster:
 
         wait_until(ready, START_WITHIN_S, "all workers live")
 
+    def wait_settled(self, timeout_s: float = 15.0) -> dict[str, Any]:
+        """Wait until every worker is live and nothing waits or runs anywhere; return the broker's report."""
+
+        def settled() -> dict[str, Any]:
+            try:
+                report = self.report()
+            except BrokerUnavailable:
+                return {}
+            well = sum(worker["state"] == "live" for worker in report["workers"]) == self.workers
+            busy = [
+                *(worker["in_flight"] for worker in report["workers"]),
+                *(session["pending"] for session in report["sessions"]),
+                *(origin[what] for origin in report["origins"].values() for what in ("queued", "in_flight")),
+            ]
+            return report if well and not any(busy) else {}
+
+        try:
+            return wait_until(settled, timeout_s, "settled")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.report()}") from None
+
+    def holder(self) -> int:
+        """Return the pid of the one worker that has requests in flight."""
+        (worker,) = (worker for worker in self.live_workers() if worker["in_flight"])
+        return int(worker["pid"])
+
     def children(self) -> list[psutil.Process]:
         """Return the supervisor's children: the broker and the workers."""
         return psutil.Process(self.supervisor.pid).children()
@@ -114,7 +148,12 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(
-    folder: Path | None = None, *, workers: int = 2, bind: str | None = None, arguments: Sequence[str] = ()
+    folder: Path | None = None,
+    *,
+    workers: int = 2,
+    bind: str | None = None,
+    arguments: Sequence[str] = (),
+    program: Sequence[str] = PROGRAM,
 ) -> Iterator[Cluster]:
     """Run a cluster and check at exit that it leaves nothing behind.
 
@@ -124,10 +163,11 @@ def cluster(
         workers: how many.
         bind: where; None takes an ipc socket in a folder of its own.
         arguments: more for ``reqpool up``.
+        program: what to run ``up`` of.
     """
     with tempfile.TemporaryDirectory(prefix="rp-") as short:
         place = folder or Path(short)
-        running = Cluster(place, bind or f"ipc://{short}/pool.sock", workers, arguments)
+        running = Cluster(place, bind or f"ipc://{short}/pool.sock", workers, arguments, program)
         seen: list[psutil.Process] = []
         try:
             running.wait_ready()

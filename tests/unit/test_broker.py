@@ -297,10 +297,12 @@ def test_connection_slots_never_exceed_the_limit_while_owners_change() -> None:
     assert first.grants[origin][1] == 8
     assert len(first.held()) == 16
     others = [desk.worker(TCP) for _ in range(3)]
+    workers = [first, *others]
+    for worker in workers:
+        worker.cpu_percent = 60.0  # so that all four stay owners, whichever ranks last
     desk.broker.ledger.origins[origin].owner_count = 4
     desk.pass_time(1.5)
     ledger = desk.broker.ledger
-    workers = [first, *others]
 
     def reserved() -> int:
         return sum(
