@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .session import Session
     from .worker import Worker
 
+_IDEMPOTENT = int(Flag.IDEMPOTENT)
+"""As a plain int, like all flags on the request path: the operators of enum.IntFlag take microseconds."""
+
 
 class Terms:
     """What requests of one submitted group have in common; never changes.
@@ -53,7 +56,7 @@ class Terms:
 
     @property
     def idempotent(self) -> bool:
-        return bool(self.flags & Flag.IDEMPOTENT)
+        return bool(self.flags & _IDEMPOTENT)
 
 
 class Group:

@@ -28,6 +28,7 @@ MAX_TOMBSTONES = 1_000
 WORKER_FORGET_S = 600.0
 """How long a silent worker's connection slots stay reserved when nobody reports its death."""
 OVERLOAD_RETRY_MS = 250
+_RESUBMITTED = int(Flag.RESUBMITTED)
 
 
 class Broker:
@@ -190,7 +191,7 @@ class Broker:
         for group in groups:
             self.ledger.submitted += len(group.seqs)
             deadline_s = now_s + group.span_ms / 1000
-            if group.flags & Flag.RESUBMITTED and session.awaited and now_s < session.hold_until_s:
+            if group.flags & _RESUBMITTED and session.awaited and now_s < session.hold_until_s:
                 session.held.append((group, deadline_s))
             else:
                 self._admit(session, group, deadline_s, now_s)
@@ -201,13 +202,13 @@ class Broker:
         terms = Terms(
             session, group.kind, group.origins, group.flags, group.priority, group.trace, deadline_s
         )
-        if session.resubmitting or not fresh or group.flags & Flag.RESUBMITTED:
+        if session.resubmitting or not fresh or group.flags & _RESUBMITTED:
             self._claim(session, terms, group)
             unknown = session.unknown(seqs)
             pairs = dict(zip(seqs, payloads, strict=True))
             seqs = tuple(seq for seq in pairs if seq in unknown)
             payloads = tuple(pairs[seq] for seq in seqs)
-            if group.flags & Flag.RESUBMITTED and not terms.idempotent:
+            if group.flags & _RESUBMITTED and not terms.idempotent:
                 lost = tuple(seq for seq in seqs if session.may_have_run(seq))
                 text = "the pool lost track of it; it may or may not have run"
                 self.ledger.fail(session, lost, Code.OUTCOME_UNKNOWN, text, origin=group.origins[0])

@@ -10,6 +10,7 @@ from typing import Any
 from . import wire
 from .future import Future
 
+_IDEMPOTENT = int(wire.Flag.IDEMPOTENT)
 BUCKETS_PER_S = 64
 """Requests whose deadlines lie in the same 1/64 s share a group, and the later end as its deadline."""
 
@@ -63,7 +64,7 @@ def next_batch(queue: deque[Future[Any]], connection: int, now_s: float) -> tupl
                 route.kind.name,
                 route.origins,
                 min(max(span_ms, 0), wire.MAX_SPAN_MS),
-                resubmitted | (wire.Flag.IDEMPOTENT if route.idempotent else 0),
+                resubmitted | (_IDEMPOTENT if route.idempotent else 0),
                 priority,
                 None,
                 None,

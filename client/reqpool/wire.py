@@ -82,6 +82,9 @@ class Verb(IntEnum):
     STATUS = 48
 
 
+_VERBS = {int(verb): verb for verb in Verb}
+
+
 class Flag(IntFlag):
     """Bits of a request group's ``flags``."""
 
@@ -415,10 +418,13 @@ BROKER_TO_WORKER: Schema = {
 # --- encode and decode ---------------------------------------------------------------------------
 
 
+# One for all: making a Packer costs more than packing a head. Its pack() holds the GIL from end to end.
+_pack: Callable[[Any], bytes] = msgpack.Packer().pack
+
+
 def encode(verb: Verb, *values: Any) -> bytes:
     """Encode one head: ``[verb, *values]``. NamedTuples become arrays."""
-    packed: bytes = msgpack.packb((int(verb), *values))
-    return packed
+    return _pack((verb._value_, *values))
 
 
 def unpack(frame: bytes) -> Any:
@@ -449,24 +455,25 @@ def decode(frame: bytes, schema: Schema) -> tuple[Verb, list[Any]]:
     head = unpack(frame)
     if type(head) is not tuple or not head or type(head[0]) is not int:
         raise ProtocolError("a head is an array that begins with a verb")
-    layout = schema.get(head[0])  # type: ignore[call-overload]
-    if layout is None:
+    verb = _VERBS.get(head[0])
+    layout = None if verb is None else schema.get(verb)
+    if verb is None or layout is None:
         raise ProtocolError(f"verb {head[0]} is not sent in this direction")
     if len(head) <= len(layout):
-        raise ProtocolError(f"{Verb(head[0]).name} has {len(head) - 1} fields, needs {len(layout)}")
+        raise ProtocolError(f"{verb.name} has {len(head) - 1} fields, needs {len(layout)}")
+    name = ""
     values = []
-    for position, (name, check) in enumerate(layout, 1):
-        try:
-            values.append(check(head[position]))
-        except ProtocolError as error:
-            raise ProtocolError(f"{Verb(head[0]).name}.{name}: {error.text}") from error
-    return Verb(head[0]), values
+    try:
+        for (name, check), value in zip(layout, head[1:], strict=False):  # noqa: B007  (the error names it)
+            values.append(check(value))
+    except ProtocolError as error:
+        raise ProtocolError(f"{verb.name}.{name}: {error.text}") from error
+    return verb, values
 
 
 def encode_blob(entries: Iterable[Any]) -> bytes:
     """Encode results for one session: a flat array ``seq, code, data, seq, code, data, …``."""
-    packed: bytes = msgpack.packb(entries if type(entries) in (list, tuple) else list(entries))
-    return packed
+    return _pack(entries if type(entries) in (list, tuple) else list(entries))
 
 
 def decode_blob(frame: bytes) -> tuple[Any, ...]:
@@ -503,8 +510,7 @@ def encode_error(
         "text": text, "origin": origin, "phase": phase,
         "attempts": attempts, "sent": sent, "retry_after_ms": retry_after_ms,
     }  # fmt: skip
-    packed: bytes = msgpack.packb({key: value for key, value in about.items() if value is not None})
-    return packed
+    return _pack({key: value for key, value in about.items() if value is not None})
 
 
 def decode_error(data: bytes) -> dict[str, Any]:
