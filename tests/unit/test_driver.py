@@ -1,0 +1,254 @@
+"""Who turns the I/O loop: lone requests led by their own thread, and every way out of that."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import reqpool
+from reqpool.driver import Driver
+from reqpool.kinds import Kind, Route
+from reqpool.wire import Verb
+from support.fake_broker import FakeBroker, silence
+from support.wait import wait_until
+
+
+class Plain(Kind):
+    name = "plain"
+
+    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes]:
+        return ROUTE, payload
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+
+KIND = Plain()
+ROUTE = Route(KIND, ("plain://once",), False)
+
+
+class Turns:
+    """Notes which threads turn the loop."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.threads: list[str] = []
+        lead = Driver.lead
+
+        def noted(driver: Driver, loop: Any, ended: Any, until_s: float) -> None:
+            class Noting:
+                @staticmethod
+                def turn(until_s: float) -> None:
+                    self.threads.append(threading.current_thread().name)
+                    loop.turn(until_s)
+
+                is_waiting, is_lone = loop.is_waiting, loop.is_lone
+
+            lead(driver, Noting, ended, until_s)
+
+        monkeypatch.setattr(Driver, "lead", noted)
+
+
+@pytest.fixture
+def broker() -> Iterator[FakeBroker]:
+    with FakeBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def pool(broker: FakeBroker) -> Iterator[reqpool.Pool]:
+    with reqpool.Pool(broker.url) as pool:
+        yield pool
+        pool.close(drain=False)
+
+
+def ask(pool: reqpool.Pool, payload: bytes = b"x", **options: Any) -> Any:
+    return pool.submit(KIND, "", payload, **options)
+
+
+def lone(pool: reqpool.Pool, times: int = 1) -> None:
+    for number in range(times):
+        assert ask(pool, b"%d" % number).result(10) == b"%d" % number
+
+
+def led(pool: reqpool.Pool, turns: Turns) -> None:
+    """Bring the pool to where this thread leads."""
+
+    def leads() -> bool:
+        lone(pool)
+        return threading.current_thread().name in turns.threads
+
+    wait_until(leads, 10, "this thread to lead")
+    turns.threads.clear()
+
+
+def test_lone_requests_are_led_by_the_thread_that_waits(
+    pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Turns(monkeypatch)
+    led(pool, turns)
+    lone(pool, 50)
+    assert len(turns.threads) >= 25
+    assert set(turns.threads) == {threading.current_thread().name}
+
+
+def test_a_callback_after_lone_requests_comes_without_anybody_waiting(
+    pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    led(pool, Turns(monkeypatch))
+    for number in range(20):
+        lone(pool)
+        called = threading.Event()
+        ask(pool, b"%d" % number, callback=lambda _, called=called: called.set())
+        assert called.wait(10)
+
+
+@pytest.mark.parametrize("look", ["done", "wait", "await", "callback"])
+def test_ends_are_seen_however_one_looks(
+    pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    led(pool, Turns(monkeypatch))
+    for _ in range(10):
+        lone(pool)
+        future = ask(pool)
+        if look == "done":
+            wait_until(future.done, 10)
+        elif look == "wait":
+            assert concurrent.futures.wait([future], 10).done == {future}
+        elif look == "await":
+
+            async def awaited(future: Any = future) -> Any:
+                return await future
+
+            asyncio.run(awaited())
+        else:
+            called = threading.Event()
+            future.add_done_callback(lambda _, called=called: called.set())
+            assert called.wait(10)
+
+
+def test_the_session_stays_alive_after_the_last_lone_request(
+    broker: FakeBroker, pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    led(pool, Turns(monkeypatch))
+
+    def heartbeats() -> int:
+        return sum(verb is Verb.HEARTBEAT for verb, _ in broker.heads)
+
+    before = heartbeats()
+    wait_until(lambda: heartbeats() > before + 3 * broker.liveness_ms / broker.heartbeat_ms, 10)
+    lone(pool)
+    assert pool.stats().reconnects == 0
+
+
+def test_a_leader_that_gives_up_leaves_its_request_to_the_thread(
+    broker: FakeBroker, pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    led(pool, Turns(monkeypatch))
+    broker.answer = silence
+    future = ask(pool, timeout=0.5)
+    with pytest.raises(TimeoutError, match="not ended after"):
+        future.result(0.05)
+    called = threading.Event()
+    future.add_done_callback(lambda _: called.set())
+    assert called.wait(10)
+    with pytest.raises(reqpool.RequestTimeout):
+        future.result()
+
+
+def test_a_leader_serves_what_other_threads_submit(
+    broker: FakeBroker, pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Turns(monkeypatch)
+    led(pool, turns)
+    answer = broker.answer
+    broker.answer = lambda seq, payload: None if payload == b"slow" else answer(seq, payload)
+    slow = ask(pool, b"slow", timeout=20)
+
+    def wait() -> None:
+        with pytest.raises(reqpool.Cancelled):
+            slow.result()
+
+    leader = threading.Thread(target=wait, name="leader")
+    leader.start()
+    wait_until(lambda: "leader" in turns.threads or slow._made_condition is not None, 10)
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        answers = threads.map(lambda n: ask(pool, b"%d" % n).result(10), range(100))
+        assert list(answers) == [b"%d" % n for n in range(100)]
+    slow.cancel()
+    leader.join(10)
+    assert not leader.is_alive()
+
+
+def test_closing_ends_a_leaders_wait(
+    broker: FakeBroker, pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Turns(monkeypatch)
+    led(pool, turns)
+    broker.answer = silence
+    future = ask(pool, timeout=60)
+    outcome: list[BaseException] = []
+
+    def wait() -> None:
+        with pytest.raises(reqpool.Cancelled) as raised:
+            future.result()
+        outcome.append(raised.value)
+
+    leader = threading.Thread(target=wait, name="leader")
+    leader.start()
+    wait_until(lambda: "leader" in turns.threads, 10)
+    pool.close(drain=False)
+    leader.join(10)
+    assert len(outcome) == 1
+
+
+class Alarm(Exception):
+    """Raised by a signal handler, as timeouts in some servers are."""
+
+
+def test_a_signal_handler_that_raises_while_leading_loses_nothing(
+    pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    led(pool, Turns(monkeypatch))
+    armed = False
+
+    def ring(signum: int, frame: FrameType | None) -> None:
+        if armed:
+            raise Alarm
+
+    chance = random.Random(11)
+    before = signal.signal(signal.SIGALRM, ring)
+    waiting = []
+    rung = 0
+    try:
+        give_up_s = time.monotonic() + 30
+        while rung < 60 and time.monotonic() < give_up_s:
+            payload = b"%d" % len(waiting)
+            future = ask(pool, payload)
+            waiting.append((payload, future))
+            try:
+                armed = True
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00002, 0.0008))
+                future.result(10)
+                armed = False
+            except Alarm:
+                armed = False
+                rung += 1
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert rung >= 10
+    for payload, future in waiting:
+        assert future.result(10) == payload
+    stats = pool.stats()
+    assert stats.pending == 0
+    lone(pool, 20)
