@@ -7,10 +7,7 @@ ZeroMQ facts it relies on (libzmq 4.3.5):
 - ``XPUB_NODROP``: a full pipe gives EAGAIN for that topic, instead of dropping in silence, and POLLOUT stays
   set. What could not be sent is in the session's unacknowledged batches: the client asks for it (RESEND).
 - ``ROUTER_MANDATORY``: a message to a peer that has gone is an error (EHOSTUNREACH), not dropped in silence.
-- ``ZMQ_FD`` is edge-triggered in meaning: it becomes readable when something has changed, and a send takes
-  that note away like a receive does. So after every send ``EVENTS`` is read before the next sleep; a socket
-  that was only read from, until EAGAIN, needs no look: the fd itself tells of what comes later. Each look
-  costs two system calls, and ``zmq_poll`` would make six of them at every turn.
+- ``ZMQ_FD`` is edge-triggered: see :mod:`reqpool.sockets` for when a socket must be asked before sleeping.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from typing import Any
 import psutil
 import zmq
 
-from reqpool import wire
+from reqpool import sockets, wire
 from reqpool.errors import UsageError
 
 from .state import Broker
@@ -39,8 +36,6 @@ MESSAGES_PER_TURN = 64
 SLEPT_EXIT = 75
 """Exit status of a broker that was frozen for longer than the liveness span: start a new one."""
 SAMPLE_SPAN_S = 1.0
-_POLLIN = int(zmq.POLLIN)
-"""As a plain int: the operators of enum.IntFlag take microseconds."""
 
 
 class Server:
@@ -73,6 +68,7 @@ class Server:
             "results": _endpoint(self._results),
             "workers": _endpoint(self._workers),
         }
+        self._fds = {socket: int(socket.FD) for socket in (self._intake, self._results, self._workers)}
         self._process = psutil.Process()
         self._process.cpu_percent()
         self._sample: dict[str, Any] = {}
@@ -107,9 +103,9 @@ class Server:
         """
         broker, clock = self.broker, time.monotonic
         takers: dict[int, Callable[[float], bool]] = {
-            int(self._intake.FD): lambda now_s: _drain(self._intake, broker.client_message, now_s),
-            int(self._workers.FD): lambda now_s: _drain(self._workers, broker.worker_message, now_s),
-            int(self._results.FD): self._take_subscriptions,
+            self._fds[self._intake]: lambda now_s: _drain(self._intake, broker.client_message, now_s),
+            self._fds[self._workers]: lambda now_s: _drain(self._workers, broker.worker_message, now_s),
+            self._fds[self._results]: self._take_subscriptions,
         }
         epoll = select.epoll()
         for fd in takers:
@@ -150,10 +146,9 @@ class Server:
         """Read subscriptions; returns True if more may be there."""
         results, broker = self._results, self.broker
         for _ in range(MESSAGES_PER_TURN):
-            try:
-                message = results.recv(zmq.NOBLOCK)
-            except zmq.Again:
+            if not sockets.readable(results):
                 return False
+            message = b"".join(sockets.receive(results))
             topic = message[1:]
             if message[:1] == b"\x01":
                 if broker.subscription(topic):
@@ -176,8 +171,8 @@ class Server:
         ):
             if messages:
                 _send_all(socket, messages)
-                if int(socket.EVENTS) & _POLLIN:
-                    unread.add(int(socket.FD))
+                if sockets.readable(socket):
+                    unread.add(self._fds[socket])
         return unread
 
     def _take_sample(self) -> None:
@@ -199,12 +194,10 @@ def _drain(
     socket: zmq.Socket[bytes], take: Callable[[bytes, list[bytes], float], None], now_s: float
 ) -> bool:
     """Read messages; returns True if more may be there."""
-    recv = socket.recv_multipart
     for _ in range(MESSAGES_PER_TURN):
-        try:
-            frames = recv(zmq.NOBLOCK)
-        except zmq.Again:
+        if not sockets.readable(socket):
             return False
+        frames = sockets.receive(socket)
         take(frames[0], frames[1:], now_s)
     return True
 
@@ -212,7 +205,7 @@ def _drain(
 def _send_all(socket: zmq.Socket[bytes], messages: list[list[bytes]]) -> None:
     for frames in messages:
         try:
-            socket.send_multipart(frames, zmq.NOBLOCK)
+            sockets.send(socket, frames)
         except zmq.Again:
             # Only the results socket has a mark. The batch is kept, and the client will miss it.
             continue

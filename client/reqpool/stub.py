@@ -2,9 +2,7 @@
 
 Facts it relies on:
 
-* ``ZMQ_FD`` is edge-triggered (zmq_getsockopt(3)): after every send or receive ``EVENTS`` is read again
-  before sleeping, else a message that came in meanwhile waits for the next unrelated event.
-  A socket that was only read from, until EAGAIN, needs no such look: the fd tells of what comes later.
+* ``ZMQ_FD`` is edge-triggered: see :mod:`.sockets` for when a socket must be asked before sleeping.
 * A ZeroMQ socket belongs to one thread at a time: the one that takes the turn, see :mod:`.driver`. Other
   threads append to a deque, and write to an eventfd only if that thread sleeps. It says that it is about to
   (``idle``), *then* looks into the deque once more; they append, *then* look at ``idle``: one of the two
@@ -32,7 +30,7 @@ from typing import Any
 
 import zmq
 
-from . import address, host, wire
+from . import address, host, sockets, wire
 from .delivery import Delivery
 from .driver import Driver
 from .embedded import Embedded
@@ -45,9 +43,6 @@ from .session import Action, Dial, Lost, Opened, Results, Send, Session, State, 
 from .stats import Stats
 
 log = logging.getLogger("reqpool")
-
-_POLLIN, _POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)
-# As plain ints: the operators of enum.IntFlag take microseconds.
 
 MESSAGES_PER_TURN = 64
 """Most messages read from a socket, and batches sent, before timers are looked at again."""
@@ -338,9 +333,9 @@ class Stub:
         """Is there more to be read or sent at once? Reads EVENTS where that is needed before a sleep."""
         if self._intake_sent and self._intake is not None:
             self._intake_sent = False
-            events = _events(self._intake)
-            self._blocked = not events & _POLLOUT
-            if events & _POLLIN:
+            readable, writable = sockets.events(self._intake)
+            self._blocked = not writable
+            if readable:
                 self._readable.add(self._intake_fd)
         return bool(self._readable) or (not self._blocked and bool(self._backlog or self._outbox))
 
@@ -386,10 +381,9 @@ class Stub:
             if socket is None or socket.closed or fd not in readable:
                 continue
             for _ in range(MESSAGES_PER_TURN):
-                try:
-                    frames = socket.recv_multipart(zmq.NOBLOCK)
-                except zmq.Again:
+                if not sockets.readable(socket):
                     break
+                frames = sockets.receive(socket)
                 try:
                     if socket is self._intake:
                         actions = self._session.received(frames[0], now_s)
@@ -494,7 +488,7 @@ class Stub:
                 if not queue or intake is None:
                     break
                 self._intake_sent = True
-                if not _events(intake) & _POLLOUT:
+                if not sockets.events(intake)[1]:
                     break
                 groups, earliest_s = next_batch(queue, session.connection, now_s)
                 if groups:
@@ -614,11 +608,6 @@ class Stub:
         with self._room:
             self._room_wanted = False
             self._room.notify_all()
-
-
-def _events(socket: zmq.Socket[bytes]) -> int:
-    events = socket.getsockopt(zmq.EVENTS)
-    return events if isinstance(events, int) else 0
 
 
 _CANCELLED = wire.encode_error("cancelled by the caller")

@@ -1,24 +1,15 @@
-"""The ZeroMQ socket to the broker, made fit for an epoll loop.
-
-``ZMQ_FD`` is edge-triggered in meaning: it becomes readable when something has *changed*, and reading
-``EVENTS`` takes that note away (zmq_getsockopt(3)), as do send and receive. A message that arrives while this
-thread is sending leaves the fd silent. So the fd only wakes the loop; whether there is anything to read is
-asked of ``EVENTS`` before the loop sleeps, after the last send. Without that, throughput collapses while the
-CPU idles. In a turn in which neither the fd nor a send gave cause, it is not asked: that is two
-system calls.
-"""
+"""The ZeroMQ socket to the broker, made fit for an epoll loop: see :mod:`reqpool.sockets` for why."""
 
 from __future__ import annotations
 
 import zmq
 
+from reqpool import sockets
 from reqpool.wire import MAX_MESSAGE_BYTES
 
 from .loop import READABLE, Loop
 
 MESSAGES_PER_TURN = 16
-POLLIN = int(zmq.POLLIN)
-"""As a plain int: the operators of enum.IntFlag take 2 µs."""
 GOODBYE_LINGER_MS = 1_000
 
 
@@ -48,18 +39,18 @@ class BrokerSocket:
     def send(self, frames: list[bytes]) -> None:
         """Queue one message; never blocks."""
         self._stirred = True
-        self._socket.send_multipart(frames, zmq.NOBLOCK)
+        sockets.send(self._socket, frames)
 
     @property
     def readable(self) -> bool:
         """Is a message there? Must be asked before each sleep."""
         if self._stirred:
-            self._stirred = bool(int(self._socket.getsockopt(zmq.EVENTS)) & POLLIN)
+            self._stirred = sockets.readable(self._socket)
         return self._stirred
 
     def receive(self) -> list[bytes]:
         """Take the frames of one message; only when :attr:`readable`."""
-        return self._socket.recv_multipart(zmq.NOBLOCK)
+        return sockets.receive(self._socket)
 
     def close(self, *, goodbye: bool = False) -> None:
         """Close it; with ``goodbye`` what was sent still goes out, for a second at most."""
