@@ -216,7 +216,7 @@ class Supervisor:
         wake_s = min(now_s + ASK_EVERY_S, self._phase_until_s, *(child.due_s for child in self._wanted()))
         ready = dict(poller.poll(int(max(0.0, wake_s - now_s) * 1000) + 1))
         if self._parent_fd in ready:
-            log.warning("the parent process is gone; ending")
+            log.info("the parent process is gone; ending")
             self._phase, self._status = Phase.OVER, 1
 
     def _wanted(self) -> list[Child]:

@@ -116,6 +116,20 @@ class Cluster:
         (worker,) = (worker for worker in self.live_workers() if worker["in_flight"])
         return int(worker["pid"])
 
+    @contextlib.contextmanager
+    def no_fds_left(self) -> Iterator[None]:
+        """Fail if after the block, and when all is settled, a worker holds more fds than before it."""
+
+        def fds() -> list[int]:
+            return [worker["sample"].get("fds", 0) for worker in self.live_workers()]
+
+        wait_until(lambda: len(fds()) == self.workers and all(fds()), 5.0, "a sample of every worker")
+        before = max(fds())
+        yield
+        self.wait_settled()
+        # An idle datagram socket is closed after 2 s, and a sample comes every 0.5 s.
+        wait_until(lambda: len(fds()) == self.workers and max(fds()) <= before, 10.0, f"{before} fds again")
+
     def children(self) -> list[psutil.Process]:
         """Return the supervisor's children: the broker and the workers."""
         return psutil.Process(self.supervisor.pid).children()
