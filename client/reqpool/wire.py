@@ -72,6 +72,7 @@ class Verb(IntEnum):
     RESEND = 18
     RESULTS = 19
     UNPIN = 20
+    WORKERS = 21
     LEASE = 32
     RETURN = 33
     RETRY = 34
@@ -382,6 +383,7 @@ PUBLISHED: Schema = {
         ("epoch", uint), ("number", uint), ("seen", uint), ("acked", uint), ("latest", uint),
     ),
     Verb.RESULTS: (("epoch", uint), ("number", uint), ("acked", uint)),
+    Verb.WORKERS: (("epoch", uint), ("workers", array(identity))),
     Verb.GOODBYE: (("epoch", uint), ("text", text)),
 }  # fmt: skip
 """Results socket, XPUB -> SUB, below the session id as topic."""

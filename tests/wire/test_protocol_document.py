@@ -27,6 +27,7 @@ SAMPLES: dict[str, Any] = {
     "map": {"key": 1},
     "bin16": bytes(16),
     "array of uint": (1, 2),
+    "array of bin16": (bytes(16),),
     "array of [session bin16, seqs]": ((bytes(16), (1,)),),
     "array of *group*": ((("dns", ("dns://127.0.0.1:53",), 1, 0, 0, None, None, (1,), (b"",))),),
     "array of *failed*": ((bytes(16), (1,), 20, True, b""),),
