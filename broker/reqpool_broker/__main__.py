@@ -12,6 +12,13 @@ from reqpool.errors import UsageError
 
 from . import server
 
+AWAIT_HELP = "ids of the workers of the broker that this one replaces"
+
+
+def identities(text: str) -> frozenset[bytes]:
+    """Parse ids of workers: hex, with commas between."""
+    return frozenset(bytes.fromhex(word) for word in text.split(",") if word)
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="reqpool_broker", description="Run one reqpool broker.")
@@ -19,11 +26,18 @@ def main() -> int:
     parser.add_argument("--results", metavar="URL", help="results socket (default: beside the intake)")
     parser.add_argument("--workers-url", metavar="URL", help="workers socket (default: beside the intake)")
     parser.add_argument("--advertise", metavar="URL", help="results URL told to clients")
+    parser.add_argument("--await", type=identities, dest="predecessors", metavar="HEX,HEX", help=AWAIT_HELP)
     parser.add_argument("--parent-pid", type=int, metavar="PID", help="stop when this process is gone")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s broker %(levelname)s %(message)s")
     try:
-        served = server.Server(arguments.bind, arguments.results, arguments.workers_url, arguments.advertise)
+        served = server.Server(
+            arguments.bind,
+            arguments.results,
+            arguments.workers_url,
+            arguments.advertise,
+            arguments.predecessors,
+        )
     except UsageError as error:
         print(f"reqpool broker: {error}", file=sys.stderr)
         return 2

@@ -47,6 +47,7 @@ class Server:
             if the intake's was 0, or ``results`` in the same folder.
         workers: URL for the workers socket; None as for ``results`` (the port after the next, ``workers``).
         advertise: what WELCOME says of the results socket, where it is not what the clients can derive.
+        predecessors: see :class:`~.state.Broker`.
 
     Raises:
         UsageError: if a URL cannot be bound; names it and why.
@@ -58,6 +59,7 @@ class Server:
         results: str | None = None,
         workers: str | None = None,
         advertise: str | None = None,
+        predecessors: frozenset[bytes] | None = None,
     ) -> None:
         self._context = zmq.Context()
         self._intake = self._socket(zmq.ROUTER, intake)
@@ -73,7 +75,8 @@ class Server:
         self._process.cpu_percent()
         self._sample: dict[str, Any] = {}
         self._lag_s = 0.0
-        self.broker = Broker(advertise or _last_part(self.urls["results"]), time.monotonic())
+        told = advertise or _last_part(self.urls["results"])
+        self.broker = Broker(told, time.monotonic(), predecessors=predecessors)
 
     def _socket(self, kind: int, url: str) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)

@@ -38,6 +38,8 @@ class Broker:
         epoch: number of this life; random, so that no two lives share one.
         results: what WELCOME says of the results socket.
         now_s: monotonic seconds, as in all methods.
+        predecessors: ids of the workers of the life before this one, as whoever started both knows them; None
+            if nobody knows: then a session's own list counts, which lacks those that came after its WELCOME.
 
     Attributes:
         outbox: what to send; the caller empties it after each :meth:`flush` or :meth:`tick`.
@@ -51,6 +53,7 @@ class Broker:
         now_s: float,
         *,
         epoch: int | None = None,
+        predecessors: frozenset[bytes] | None = None,
         heartbeat_ms: int = wire.HEARTBEAT_MS,
         liveness_ms: int = wire.LIVENESS_MS,
         session_expiry_ms: int = wire.SESSION_EXPIRY_MS,
@@ -70,6 +73,7 @@ class Broker:
         self._worker_at: dict[bytes, Worker] = {}
         self._reported: set[bytes] = set()
         self._died_unheard: set[bytes] = set()
+        self._predecessors = predecessors
         self._tombstones: OrderedDict[bytes, list[tuple[int, int]]] = OrderedDict()
         self._rates = {"submitted_per_s": 0.0, "done_per_s": 0.0}
         self._rated = (now_s, 0, 0)
@@ -147,8 +151,9 @@ class Broker:
         if resumed:
             self._acknowledge(session, received)
         elif epoch_changed:
-            session.awaited = named - self._reported - self._died_unheard
-            session.unaccounted = not named.isdisjoint(self._died_unheard)
+            earlier = named if self._predecessors is None else self._predecessors
+            session.awaited = set(earlier - self._reported - self._died_unheard)
+            session.unaccounted = not earlier.isdisjoint(self._died_unheard)
             session.hold_until_s = now_s + self.liveness_s
         session.never_ran = self._tombstones.pop(id_, [])
         welcome = {

@@ -42,6 +42,8 @@ BROKER_HUNG_S = 10.0
 ASK_EVERY_S = 1.0
 STOP_S = 2.0
 """What the broker gets to say goodbye."""
+RECENT_S = 5.0
+"""How long a worker's death may not have reached every client as the end of what it held."""
 REMEMBERED_DEAD = 256
 """Ids of ended workers that a new broker is told of."""
 
@@ -110,6 +112,8 @@ class Supervisor:
         self._answered_s = 0.0
         self._watch = health.Watch()
         self._dead: collections.deque[bytes] = collections.deque(maxlen=REMEMBERED_DEAD)
+        self._killed_s: dict[bytes, float] = {}
+        self._orphans: list[bytes] = []
 
     def run(self) -> int:
         """Run until told to stop.
@@ -173,6 +177,7 @@ class Supervisor:
         arguments = [*self._plan.broker, "--bind", self._urls.get("intake", self._plan.url)]
         if self._urls:  # a replacement takes the same places: clients and workers come back by themselves
             arguments += ["--results", self._urls["results"], "--workers-url", self._urls["workers"]]
+            arguments += ["--await", ",".join(identity.hex() for identity in self._orphans)]
         arguments += ["--parent-pid", str(os.getpid())]
         self._said, self._broker_ready = b"", False
         self._broker.start(arguments, now_s, subprocess.PIPE)
@@ -253,14 +258,22 @@ class Supervisor:
                 continue
             if child is self._broker:
                 self._hang_up()
+                self._orphans = self._holders(now_s)
             else:
                 self._watch.ended(child.id)
                 self._dead.append(child.id)
+                if status != 0:  # one that ended in order had given everything back
+                    self._killed_s[child.id] = now_s
                 self._report_dead(child.id)
             if self._phase is Phase.RUNNING:
                 self._plan_next(child, pid, status, now_s)
             elif status != 0:
                 log.warning("%s (pid %d) %s while stopping", child.name, pid, ended(status))
+
+    def _holders(self, now_s: float) -> list[bytes]:
+        """Ids of the workers that may hold, or have sent upstream, what a broker just gone had leased."""
+        self._killed_s = {worker: at_s for worker, at_s in self._killed_s.items() if now_s - at_s < RECENT_S}
+        return [*self._killed_s, *(worker.id for worker in self._workers if worker.process is not None)]
 
     def _plan_next(self, child: Child, pid: int, status: int, now_s: float) -> None:
         if child is self._broker and not self._urls:

@@ -247,6 +247,27 @@ def test_requests_in_flight_at_a_killed_broker_are_answered(running: Cluster, po
     ends.check(lookups + datagrams)
 
 
+def test_a_new_broker_waits_for_workers_that_the_client_never_heard_of(
+    running: Cluster, pool: reqpool.Pool
+) -> None:
+    with UdpPeer(echo, held=True) as peer, UdpPeer(echo) as quick:
+        assert pool.udp(quick.address, b"hello").result() == b"hello"  # its session names the present workers
+        before = running.worker_pids
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(pids := running.worker_pids) == 2 and not {*pids} & {*before}, 15.0)
+        datagrams = [b"%d" % number for number in range(IN_FLIGHT_CAP)]
+        futures = [pool.udp(peer.address, datagram) for datagram in datagrams]
+        peer.wait_for_queries(IN_FLIGHT_CAP)
+        os.kill(running.broker_pid, signal.SIGKILL)
+        wait_until(lambda: pool.stats().reconnects == 1 and pool.stats().state == "open", 15.0)
+        peer.release()
+        assert [future.result(30) for future in futures] == [
+            b"%d" % number for number in range(IN_FLIGHT_CAP)
+        ]
+        assert set(Counter(peer.queries).values()) == {1}
+
+
 def test_a_broker_that_was_frozen_comes_back_as_a_new_epoch(running: Cluster, pool: reqpool.Pool) -> None:
     epoch, broker = running.report()["epoch"], running.broker_pid
     ends = Ends()

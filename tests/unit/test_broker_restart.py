@@ -6,6 +6,7 @@ import pytest
 
 from reqpool.errors import Code
 from reqpool.wire import Flag
+from reqpool_broker.state import Broker
 from support.fake_peers import Desk, FakeClient, FakeWorker
 
 ONCE = Flag(0)
@@ -87,4 +88,19 @@ def test_a_failed_attempt_is_judged_when_its_client_says_what_it_was() -> None:
     client.submit(2, flags=Flag.IDEMPOTENT | AGAIN)
     assert client.code(1) == Code.OUTCOME_UNKNOWN
     assert sorted(holder.held() + other.held()) == [2, 3]
+    desk.check_books()
+
+
+def test_the_supervisors_list_of_workers_counts_where_there_is_one() -> None:
+    desk, holder, other, client = restarted(1)
+    desk.broker = Broker("5571", desk.now_s, epoch=78, predecessors=frozenset({holder.id}))
+    other.reconnect()
+    client.hello(
+        epoch=77, workers=(b"long dead".ljust(16),)
+    )  # its WELCOME was before the present workers came
+    client.submit(1, flags=ONCE | AGAIN)
+    client.submit(2, flags=ONCE | AGAIN)
+    assert other.held() == []
+    holder.reconnect()
+    assert sorted(holder.held() + other.held()) == [1, 2]
     desk.check_books()
