@@ -263,7 +263,7 @@ class Supervisor:
                 self._watch.ended(child.id)
                 self._dead.append(child.id)
                 if status != 0:  # one that ended in order had given everything back
-                    self._killed_s[child.id] = now_s
+                    self._killed_s = self._killed_of_late(now_s) | {child.id: now_s}
                 self._report_dead(child.id)
             if self._phase is Phase.RUNNING:
                 self._plan_next(child, pid, status, now_s)
@@ -272,8 +272,11 @@ class Supervisor:
 
     def _holders(self, now_s: float) -> list[bytes]:
         """Ids of the workers that may hold, or have sent upstream, what a broker just gone had leased."""
-        self._killed_s = {worker: at_s for worker, at_s in self._killed_s.items() if now_s - at_s < RECENT_S}
-        return [*self._killed_s, *(worker.id for worker in self._workers if worker.process is not None)]
+        alive = (worker.id for worker in self._workers if worker.process is not None)
+        return [*self._killed_of_late(now_s), *alive]
+
+    def _killed_of_late(self, now_s: float) -> dict[bytes, float]:
+        return {worker: at_s for worker, at_s in self._killed_s.items() if now_s - at_s < RECENT_S}
 
     def _plan_next(self, child: Child, pid: int, status: int, now_s: float) -> None:
         if child is self._broker and not self._urls:
