@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from enum import IntEnum
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Code(IntEnum):
@@ -30,6 +30,10 @@ class Code(IntEnum):
     UPSTREAM_REFUSED = 34
 
 
+BY_CODE: dict[int, type[PoolError]] = {}
+"""Code to exception; filled below, by each class that has a code."""
+
+
 class PoolError(Exception):
     """Root of everything reqpool raises.
 
@@ -43,7 +47,12 @@ class PoolError(Exception):
         retry_after_s: after ``Overloaded``, how long to wait before trying again.
     """
 
-    code: Code = Code.PROTOCOL
+    code: ClassVar[Code] = Code.PROTOCOL
+
+    def __init_subclass__(cls, *, code: Code | None = None) -> None:
+        if code is not None:
+            cls.code = code
+            BY_CODE[code] = cls
 
     def __init__(
         self,
@@ -88,103 +97,57 @@ class PoolError(Exception):
         return (type(self), (self.text,), dict(self.__dict__))
 
 
-class UsageError(PoolError, ValueError):
+class UsageError(PoolError, ValueError, code=Code.USAGE):
     """The caller broke the contract: a bad name, target, payload or order of calls."""
 
-    code = Code.USAGE
 
-
-class ProtocolError(PoolError):
+class ProtocolError(PoolError, code=Code.PROTOCOL):
     """A peer of ours (client, broker or worker) sent an illegal frame."""
-
-    code = Code.PROTOCOL
 
 
 class ClusterError(PoolError):
     """The pool itself, not the upstream, could not carry the request through."""
 
 
-class BrokerUnavailable(ClusterError):
+class BrokerUnavailable(ClusterError, code=Code.BROKER_UNAVAILABLE):
     """No broker answers at the URL, or it refuses this client (a version, say)."""
 
-    code = Code.BROKER_UNAVAILABLE
 
-
-class Overloaded(ClusterError):
+class Overloaded(ClusterError, code=Code.OVERLOADED):
     """A bound was reached; nothing was queued. ``retry_after_s`` says how long to wait."""
 
-    code = Code.OVERLOADED
 
-
-class WorkerLost(ClusterError):
+class WorkerLost(ClusterError, code=Code.WORKER_LOST):
     """Workers died under an idempotent request until its attempts were used up."""
 
-    code = Code.WORKER_LOST
 
-
-class OutcomeUnknown(ClusterError):
+class OutcomeUnknown(ClusterError, code=Code.OUTCOME_UNKNOWN):
     """The worker holding a request that must not be repeated is gone: it may or may not have run."""
 
-    code = Code.OUTCOME_UNKNOWN
 
-
-class Cancelled(ClusterError, concurrent.futures.CancelledError):
+class Cancelled(ClusterError, concurrent.futures.CancelledError, code=Code.CANCELLED):
     """The caller cancelled the request, or closed the pool without draining it."""
 
-    code = Code.CANCELLED
 
-
-class RequestTimeout(PoolError, TimeoutError):
+class RequestTimeout(PoolError, TimeoutError, code=Code.TIMEOUT):
     """The request's time was up; ``phase`` says where it was spent."""
 
-    code = Code.TIMEOUT
 
-
-class UpstreamError(PoolError):
+class UpstreamError(PoolError, code=Code.UPSTREAM):
     """The upstream failed."""
 
-    code = Code.UPSTREAM
 
-
-class ConnectFailed(UpstreamError):
+class ConnectFailed(UpstreamError, code=Code.CONNECT_FAILED):
     """No connection to the upstream came about (refused, unreachable, bad TLS)."""
 
-    code = Code.CONNECT_FAILED
 
-
-class ConnectionLost(UpstreamError):
+class ConnectionLost(UpstreamError, code=Code.CONNECTION_LOST):
     """The upstream closed or reset the connection before its answer was complete."""
 
-    code = Code.CONNECTION_LOST
 
-
-class BadResponse(UpstreamError):
+class BadResponse(UpstreamError, code=Code.BAD_RESPONSE):
     """The upstream's answer was malformed, or larger than allowed."""
 
-    code = Code.BAD_RESPONSE
 
-
-class UpstreamRefused(UpstreamError):
+class UpstreamRefused(UpstreamError, code=Code.UPSTREAM_REFUSED):
     """The pool's policy for this upstream refuses the request."""
-
-    code = Code.UPSTREAM_REFUSED
-
-
-BY_CODE: dict[int, type[PoolError]] = {
-    cls.code: cls
-    for cls in (
-        UsageError,
-        ProtocolError,
-        BrokerUnavailable,
-        Overloaded,
-        WorkerLost,
-        OutcomeUnknown,
-        Cancelled,
-        RequestTimeout,
-        UpstreamError,
-        ConnectFailed,
-        ConnectionLost,
-        BadResponse,
-        UpstreamRefused,
-    )
-}
