@@ -80,14 +80,17 @@ class Web:
 @contextlib.contextmanager
 def web_app(log: Path, *options: str, **environment: str) -> Iterator[Web]:
     address = f"127.0.0.1:{free_port()}"
-    command = ["gunicorn", "support.web_app:app", "--bind", address, "--workers", str(WEB_WORKERS), *options]
+    command = [
+        "gunicorn", "support.web_app:app", "--pythonpath", str(TESTS), "--bind", address,
+        "--workers", str(WEB_WORKERS), *options,
+    ]  # fmt: skip
     # Read from the folder it runs in; names that a version does not know are ignored.
     (log.parent / "gunicorn.conf.py").write_text('control_socket_disable = True\nloglevel = "warning"\n')
     with log.open("wb") as out:
         master = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=log.parent,
-            env=os.environ | {"PYTHONPATH": str(TESTS), **environment},
+            env=os.environ | environment,
             stdout=out,
             stderr=out,
         )
