@@ -44,8 +44,8 @@ class Server:
     Args:
         intake: URL to bind for clients, ``tcp://host:port`` or ``ipc://path``. Port 0 takes a free one.
         results: URL for the results socket; None puts it beside the intake: the next port, a free port
-            if the intake's was 0, or ``results`` in the same folder.
-        workers: URL for the workers socket; None as for ``results`` (the port after the next, ``workers``).
+            if the intake's was 0, or the intake's path with ``.results`` behind it.
+        workers: URL for the workers socket; None as for ``results`` (the port after the next, ``.workers``).
         advertise: what WELCOME says of the results socket, where it is not what the clients can derive.
         predecessors: see :class:`~.state.Broker`.
 
@@ -222,7 +222,8 @@ def _send_all(socket: zmq.Socket[bytes], messages: list[list[bytes]]) -> None:
 def _beside(url: str, offset: int, name: str) -> str:
     scheme, _, rest = url.partition("://")
     if scheme == "ipc":
-        return f"ipc://{os.path.join(os.path.dirname(rest), name)}"
+        # Derived from the whole name: two clusters may share a folder, and nobody else's file is `x.sock.results`.
+        return f"ipc://{rest}.{name}"
     host, _, port = rest.rpartition(":")
     if not port.isdigit():
         raise UsageError(f"cannot bind {url}: expected tcp://host:port or ipc://path")

@@ -11,6 +11,7 @@ Facts this file relies on:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import ipaddress
@@ -24,8 +25,12 @@ from typing import Any
 
 SOCKET_NAME = "reqpool.sock"
 MAX_SOCKET_PATH_BYTES = 107
-SOCKET_SUFFIX_BYTES = len(".results")
-"""Room for what the broker appends to the intake's path to name its other two sockets."""
+LOCK_START = '{"pid": '
+"""How the lock file of a cluster that was killed begins; that of one that ended is empty."""
+SUFFIXES = ("", ".results", ".workers")
+"""What the broker appends to the intake's path to name its three sockets."""
+MAX_PORT = 65535 - 2
+"""The highest port for the intake: the broker takes the two above it, too."""
 
 
 class CannotStart(Exception):
@@ -59,14 +64,26 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        about = folder.lstat()
     except OSError as error:
         raise CannotStart(f"cannot make the runtime folder {folder}: {error.strerror}") from error
+    check_folder(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that `folder` is ours and closed to others, and is no link.
+
+    Raises:
+        CannotStart: if it is not.
+    """
+    try:
+        about = folder.lstat()
+    except OSError as error:
+        raise CannotStart(f"{folder}: {error.strerror}") from error
     if not stat.S_ISDIR(about.st_mode):
-        raise CannotStart(f"{folder} is not a folder; remove it, or set XDG_RUNTIME_DIR")
+        raise CannotStart(f"{folder} is not a folder; use another (XDG_RUNTIME_DIR, --bind)")
     if about.st_uid != os.geteuid():
         raise CannotStart(
-            f"{folder} belongs to user id {about.st_uid}; set XDG_RUNTIME_DIR to a folder of yours"
+            f"{folder} belongs to user id {about.st_uid}; use a folder of yours (XDG_RUNTIME_DIR, --bind)"
         )
     if about.st_mode & 0o077:
         mode = stat.S_IMODE(about.st_mode)
@@ -80,18 +97,24 @@ def check_bind(url: str) -> str:
     """Check an intake URL somebody wants to bind and return it in its plain form.
 
     Raises:
-        CannotStart: if it is no ipc or tcp URL, the path is too long, or it reaches beyond loopback.
+        CannotStart: if it is no ipc or tcp URL, the path is too long, its folder is not ours or open to others,
+            there are no two ports above it, or it reaches beyond loopback.
     """
     scheme, separator, rest = url.partition("://")
     if scheme == "ipc" and separator and rest:
         if rest.startswith("@"):
             raise CannotStart(f"{url}: abstract sockets are open to every user; give a path")
-        path = os.path.abspath(rest)
-        if len(os.fsencode(path)) + SOCKET_SUFFIX_BYTES > MAX_SOCKET_PATH_BYTES:
+        plain = f"ipc://{os.path.abspath(rest)}"
+        longest = max(socket_paths(plain), key=lambda path: len(os.fsencode(path)))
+        length = len(os.fsencode(longest))
+        if length > MAX_SOCKET_PATH_BYTES:
             raise CannotStart(
-                f"{url}: a socket's path has room for {MAX_SOCKET_PATH_BYTES} bytes; give a shorter one"
+                f"{longest} is {length} bytes long, a socket's path at most {MAX_SOCKET_PATH_BYTES}; "
+                "bind a shorter path"
             )
-        return f"ipc://{path}"
+        # A link may lead there, as /var/run does; what counts is who can enter the place it leads to.
+        check_folder(longest.parent.resolve())
+        return plain
     if scheme == "tcp" and separator:
         host, port = split_tcp(url)
         return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
@@ -124,7 +147,10 @@ def split_tcp(url: str) -> tuple[str, int]:
             f"{url}: {host} reaches beyond this machine, and there is no authentication yet: "
             "anybody who reaches the port could use the pool. Bind tcp://127.0.0.1:PORT or ipc:///PATH"
         )
-    return host, 0 if port == "*" else int(port)
+    number = 0 if port == "*" else int(port)
+    if number > MAX_PORT:
+        raise CannotStart(f"{url}: the broker takes the two ports above it, too; give {MAX_PORT} at most")
+    return host, number
 
 
 def ipc_path(url: str) -> Path | None:
@@ -132,16 +158,47 @@ def ipc_path(url: str) -> Path | None:
     return Path(url.removeprefix("ipc://")) if url.startswith("ipc://") else None
 
 
+def socket_paths(url: str) -> list[Path]:
+    """Return the paths of the three sockets of the cluster whose intake is `url`; none for tcp."""
+    path = ipc_path(url)
+    return [] if path is None else [path.with_name(path.name + suffix) for suffix in SUFFIXES]
+
+
+def remove_sockets(url: str) -> None:
+    """Remove the socket files of the cluster whose intake is `url`, and nothing that is no socket."""
+    for path in socket_paths(url):
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(path.lstat().st_mode):
+                path.unlink()
+
+
 def check_free(url: str) -> None:
-    """Check that nobody listens at `url`, and remove the socket file of somebody who no longer does.
+    """Check that nobody listens at the three addresses of `url`, and remove what the dead have left there.
+
+    Nothing is removed before all three have been looked at.
 
     Raises:
         CannotStart: if somebody listens, or something that is no socket is in the way.
     """
-    path = ipc_path(url)
-    if path is None:
-        host, port = split_tcp(url)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if ipc_path(url) is None:
+        check_ports(url)
+        return
+    for path in socket_paths(url):
+        listener = listening_pid(path)
+        if listener is not None:
+            raise CannotStart(f"already running at ipc://{path} (pid {listener})")
+    remove_sockets(url)
+
+
+def check_ports(url: str) -> None:
+    """Check that the port of a tcp URL and the two above it are free.
+
+    Raises:
+        CannotStart: if one is not.
+    """
+    host, first = split_tcp(url)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in range(first, first + len(SUFFIXES)):
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as libzmq does
             try:
@@ -149,13 +206,8 @@ def check_free(url: str) -> None:
                 probe.listen(1)
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
-                    raise CannotStart(f"{url}: the port is in use by another program") from error
-                raise CannotStart(f"{url}: {error.strerror}") from error
-        return
-    listener = listening_pid(path)
-    if listener is not None:
-        raise CannotStart(f"already running at {url} (pid {listener})")
-    path.unlink(missing_ok=True)
+                    raise CannotStart(f"{url}: port {port} is in use by another program") from error
+                raise CannotStart(f"{url}: port {port}: {error.strerror}") from error
 
 
 def listening_pid(path: Path) -> int | None:
@@ -223,13 +275,14 @@ class Lock:
 
     Args:
         url: the intake, as :func:`check_bind` gave it.
-        about: what :func:`read_lock` is to return.
+        pid: of the supervisor, for :func:`read_lock`.
+        workers: how many it keeps, likewise.
 
     Raises:
-        CannotStart: if another supervisor holds it.
+        CannotStart: if another supervisor holds it, or the file is somebody else's.
     """
 
-    def __init__(self, url: str, about: dict[str, Any]) -> None:
+    def __init__(self, url: str, pid: int, workers: int) -> None:
         path = lock_path(url)
         try:
             if ipc_path(url) is None:
@@ -237,7 +290,7 @@ class Lock:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise CannotStart(f"cannot write {path}: {error.strerror}") from error
-        self._file = os.fdopen(fd, "r+")
+        self._file = os.fdopen(fd, "r+", errors="replace")
         for attempt in range(5):
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -250,8 +303,12 @@ class Lock:
                     pid = holder.get("pid", "unknown")
                     raise CannotStart(f"already running at {url} (pid {pid})") from error
                 time.sleep(0.02)
+        if self._file.read(len(LOCK_START)) not in ("", LOCK_START):
+            self._file.close()  # a file of this name that somebody else made is not ours to empty
+            raise CannotStart(f"{path} is in the way and is no lock; remove it or bind elsewhere")
+        self._file.seek(0)
         self._file.truncate()
-        json.dump(about, self._file)
+        json.dump({"pid": pid, "workers": workers}, self._file)
         self._file.flush()
 
     def close(self) -> None:

@@ -143,7 +143,7 @@ class Supervisor:
         url = self._plan.url
         if url.endswith((":0", ":*")):  # any free port: there is nobody to collide with
             return
-        self._lock = runtime.Lock(url, {"pid": os.getpid(), "url": url, "workers": self._plan.workers})
+        self._lock = runtime.Lock(url, os.getpid(), self._plan.workers)
         try:
             runtime.check_free(url)
         except CannotStart:
@@ -365,9 +365,9 @@ class Supervisor:
             log.info("the broker is back (pid %d)", self._broker.pid)
 
     def _broker_is_up(self, now_s: float) -> None:
-        url, pid = self._urls["intake"], os.getpid()
+        url = self._urls["intake"]
         if self._lock is None:
-            self._lock = runtime.Lock(url, {"pid": pid, "url": url, "workers": self._plan.workers})
+            self._lock = runtime.Lock(url, os.getpid(), self._plan.workers)
         for worker in self._workers:
             worker.due_s = now_s
         log.info("the pool is up at %s: broker and %d workers", url, self._plan.workers)
@@ -430,10 +430,7 @@ class Supervisor:
     def _clean_up(self) -> None:
         self._hang_up()
         self._context.term()
-        for url in {self._plan.url, *self._urls.values()}:
-            path = runtime.ipc_path(url)
-            if path is not None:
-                path.unlink(missing_ok=True)
+        runtime.remove_sockets(self._plan.url)
         if self._lock is not None:
             self._lock.close()
         if self._plan.embedded_parent_pid is not None:

@@ -143,3 +143,44 @@ def test_an_embedded_cluster_goes_when_its_parent_is_killed() -> None:
         embedded.wait(10)
         assert not any(child.is_running() for child in children)
         assert not folder.exists()
+
+
+def test_two_clusters_share_a_folder_with_files_of_the_user() -> None:
+    with tempfile.TemporaryDirectory(prefix="rp-") as folder, UdpPeer(echo) as peer:
+        for name in ("results", "workers"):
+            Path(folder, name).write_text("precious")
+        with (
+            cluster(workers=1, bind=f"ipc://{folder}/one.sock") as one,
+            cluster(workers=1, bind=f"ipc://{folder}/two.sock") as two,
+        ):
+            for started in (one, two):
+                with reqpool.Pool(started.url) as pool:
+                    assert pool.udp(peer.address, b"hello").result(10) == b"hello"
+            os.kill(one.broker_pid, signal.SIGKILL)  # its successor takes its own places again
+            with reqpool.Pool(two.url) as pool:
+                assert pool.udp(peer.address, b"hello").result(10) == b"hello"
+            with reqpool.Pool(one.url) as pool:
+                assert pool.udp(peer.address, b"hello").result(10) == b"hello"
+        left = sorted(path.name for path in Path(folder).iterdir())
+        assert left == ["one.sock.lock", "results", "two.sock.lock", "workers"]
+        assert Path(folder, "results").read_text() == Path(folder, "workers").read_text() == "precious"
+
+
+def test_what_stands_in_the_way_of_any_of_the_three_sockets_is_left_alone() -> None:
+    with tempfile.TemporaryDirectory(prefix="rp-") as folder:
+        Path(folder, "one.sock.workers").write_text("precious")
+        done = reqpool_command("up", "--bind", f"ipc://{folder}/one.sock")
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"reqpool: {folder}/one.sock.workers is in the way and is no socket; remove it or bind elsewhere\n"
+        )
+        assert Path(folder, "one.sock.workers").read_text() == "precious"
+
+
+def test_an_explicit_path_in_an_open_folder_is_refused() -> None:
+    with tempfile.TemporaryDirectory(prefix="rp-") as folder:
+        Path(folder).chmod(0o711)
+        done = reqpool_command("up", "--bind", f"ipc://{folder}/one.sock")
+        assert (done.returncode, done.stderr) == (
+            1, f"reqpool: {folder} is open to others (mode 0711); chmod 700 it\n",
+        )  # fmt: skip

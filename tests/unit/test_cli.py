@@ -118,7 +118,10 @@ def test_up_refuses_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         done = run("up", "--bind", url)
-    assert (done.returncode, done.stderr) == (1, f"reqpool: {url}: the port is in use by another program\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"reqpool: {url}: port {url.rpartition(':')[2]} is in use by another program\n",
+    )
 
 
 def test_up_refuses_a_folder_open_to_others(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from reqpool_ops import runtime
 from reqpool_ops.runtime import CannotStart
+from support.ports import free_port
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_a_bind_beyond_loopback_is_refused(url: str) -> None:
     "url",
     [
         "", "x", "tcp://", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "tcp://127.0.0.1:65536", "tcp://:5570",
-        "ipc://", "udp://127.0.0.1:1", "ipc://@abstract", "ipc:///" + "x" * 110,
+        "ipc://", "udp://127.0.0.1:1", "ipc://@abstract",
     ],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(url: str) -> None:
@@ -51,12 +52,101 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         ("tcp://localhost:5570", "tcp://127.0.0.1:5570"),
         ("tcp://127.0.0.1:*", "tcp://127.0.0.1:0"),
         ("tcp://[::1]:5570", "tcp://[::1]:5570"),
-        ("ipc:///run/x.sock", "ipc:///run/x.sock"),
-        ("ipc://x.sock", f"ipc://{os.getcwd()}/x.sock"),
     ],
 )
 def test_an_address_gets_its_plain_form(url: str, plain: str) -> None:
     assert runtime.check_bind(url) == plain
+
+
+def test_a_path_gets_its_plain_form(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(short)
+    assert runtime.check_bind("ipc://x.sock") == f"ipc://{short}/x.sock"
+    assert runtime.check_bind(f"ipc://{short}/./x.sock") == f"ipc://{short}/x.sock"
+
+
+def test_a_path_has_room_for_the_longest_of_the_three_sockets(short: Path) -> None:
+    room = 107 - len(f"{short}/.results")
+    assert runtime.check_bind(f"ipc://{short}/{'x' * room}")
+    with pytest.raises(CannotStart, match=r"xx\.(results|workers) .* at most 107"):
+        runtime.check_bind(f"ipc://{short}/{'x' * (room + 1)}")
+
+
+@pytest.mark.parametrize("port", ["65534", "65535"])
+def test_a_port_without_two_more_above_it_is_refused(port: str) -> None:
+    assert runtime.check_bind("tcp://127.0.0.1:65533") == "tcp://127.0.0.1:65533"
+    with pytest.raises(CannotStart, match="the two ports above it.*65533 at most"):
+        runtime.check_bind(f"tcp://127.0.0.1:{port}")
+
+
+def test_an_explicit_path_in_a_folder_open_to_others_is_refused(short: Path) -> None:
+    folder = short / "shop"
+    folder.mkdir()
+    folder.chmod(0o755)
+    with pytest.raises(CannotStart, match=rf"{folder} is open to others \(mode 0755\); chmod 700 it"):
+        runtime.check_bind(f"ipc://{folder}/x.sock")
+    (short / "link").symlink_to(folder)
+    with pytest.raises(CannotStart, match=f"{folder} is open to others"):
+        runtime.check_bind(f"ipc://{short}/link/x.sock")
+    folder.chmod(0o700)
+    assert runtime.check_bind(f"ipc://{short}/link/x.sock") == f"ipc://{short}/link/x.sock"
+
+
+def test_an_explicit_path_in_a_folder_that_is_not_there_is_refused(short: Path) -> None:
+    with pytest.raises(CannotStart, match=f"{short}/nowhere: No such file"):
+        runtime.check_bind(f"ipc://{short}/nowhere/x.sock")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_an_explicit_path_in_a_folder_of_somebody_else_is_refused(short: Path) -> None:
+    (short / "theirs").mkdir(mode=0o700)
+    os.chown(short / "theirs", 65534, 65534)
+    with pytest.raises(CannotStart, match="belongs to user id 65534"):
+        runtime.check_bind(f"ipc://{short}/theirs/x.sock")
+
+
+@pytest.mark.parametrize("name", ["pool.sock", "pool.sock.results", "pool.sock.workers"])
+def test_each_of_the_three_sockets_is_looked_at_before_any_is_removed(short: Path, name: str) -> None:
+    url = f"ipc://{short}/pool.sock"
+    for stale in runtime.socket_paths(url):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(stale))
+    (short / name).unlink()
+    (short / name).write_text("precious")
+    with pytest.raises(CannotStart, match=f"{name} is in the way and is no socket"):
+        runtime.check_free(url)
+    assert (short / name).read_text() == "precious"
+    assert len(list(short.iterdir())) == 3
+    (short / name).unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(short / name))
+        listener.listen()
+        with pytest.raises(CannotStart, match=rf"already running at .*{name} \(pid {os.getpid()}\)"):
+            runtime.check_free(url)
+    runtime.check_free(url)
+    assert list(short.iterdir()) == []
+
+
+def test_only_sockets_are_removed(short: Path) -> None:
+    url = f"ipc://{short}/pool.sock"
+    (short / "pool.sock.results").write_text("precious")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(short / "pool.sock"))
+    runtime.remove_sockets(url)
+    assert [path.name for path in short.iterdir()] == ["pool.sock.results"]
+
+
+def test_a_lock_file_that_is_none_is_left_alone(short: Path) -> None:
+    (short / "pool.sock.lock").write_text("precious")
+    with pytest.raises(CannotStart, match=r"pool\.sock\.lock is in the way and is no lock"):
+        runtime.Lock(f"ipc://{short}/pool.sock", 4711, 2)
+    assert (short / "pool.sock.lock").read_text() == "precious"
+
+
+def test_the_lock_of_a_killed_cluster_is_no_obstacle(short: Path) -> None:
+    (short / "pool.sock.lock").write_text('{"pid": 4711, "workers": 12}')
+    lock = runtime.Lock(f"ipc://{short}/pool.sock", 4712, 2)
+    assert runtime.read_lock(f"ipc://{short}/pool.sock") == {"pid": 4712, "workers": 2}
+    lock.close()
 
 
 def test_the_folder_is_made_for_this_user_alone(short: Path) -> None:
@@ -122,29 +212,43 @@ def test_a_file_that_is_no_socket_is_left_alone(short: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_port_in_use_is_said() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        with pytest.raises(CannotStart, match=f":{port}: the port is in use"):
-            runtime.check_free(f"tcp://127.0.0.1:{port}")
-    runtime.check_free(f"tcp://127.0.0.1:{port}")
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_a_port_in_use_is_said_of_each_of_the_three(offset: int) -> None:
+    first = three_free_ports()
+    url = f"tcp://127.0.0.1:{first}"
+    with socket.create_server(("127.0.0.1", first + offset)):
+        with pytest.raises(CannotStart, match=rf"{url}: port {first + offset} is in use"):
+            runtime.check_free(url)
+    runtime.check_free(url)
+
+
+def three_free_ports() -> int:
+    """Return the first of three adjacent ports that are free now."""
+    while True:
+        first = free_port()
+        try:
+            for port in (first + 1, first + 2):
+                socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return first
 
 
 def test_a_lock_is_held_once_and_tells_who_holds_it(short: Path) -> None:
     url = f"ipc://{short}/pool.sock"
     assert runtime.read_lock(url) is None
-    lock = runtime.Lock(url, {"pid": 4711, "workers": 2})
+    lock = runtime.Lock(url, 4711, 2)
     assert runtime.read_lock(url) == {"pid": 4711, "workers": 2}
     with pytest.raises(CannotStart, match=r"already running at .* \(pid 4711\)"):
-        runtime.Lock(url, {})
+        runtime.Lock(url, 4712, 2)
     lock.close()
     assert runtime.read_lock(url) is None
-    runtime.Lock(url, {}).close()
+    runtime.Lock(url, 4712, 2).close()
 
 
 def test_the_lock_of_a_tcp_cluster_is_in_the_runtime_folder(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
-    runtime.Lock("tcp://127.0.0.1:5570", {}).close()
+    runtime.Lock("tcp://127.0.0.1:5570", 4711, 2).close()
     assert (short / "reqpool" / "tcp-127.0.0.1-5570.lock").exists()
