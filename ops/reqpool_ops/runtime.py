@@ -97,8 +97,8 @@ def check_bind(url: str) -> str:
     """Check an intake URL somebody wants to bind and return it in its plain form.
 
     Raises:
-        CannotStart: if it is no ipc or tcp URL, the path is too long, its folder is not ours or open to others,
-            there are no two ports above it, or it reaches beyond loopback.
+        CannotStart: if it is no ipc or tcp URL, the path is too long, its folder is not ours or
+            open to others, there are no two ports above it, or it reaches beyond loopback.
     """
     scheme, separator, rest = url.partition("://")
     if scheme == "ipc" and separator and rest:

@@ -74,7 +74,7 @@ def test_a_path_has_room_for_the_longest_of_the_three_sockets(short: Path) -> No
 @pytest.mark.parametrize("port", ["65534", "65535"])
 def test_a_port_without_two_more_above_it_is_refused(port: str) -> None:
     assert runtime.check_bind("tcp://127.0.0.1:65533") == "tcp://127.0.0.1:65533"
-    with pytest.raises(CannotStart, match="the two ports above it.*65533 at most"):
+    with pytest.raises(CannotStart, match=r"the two ports above it.*65533 at most"):
         runtime.check_bind(f"tcp://127.0.0.1:{port}")
 
 
@@ -216,9 +216,11 @@ def test_a_file_that_is_no_socket_is_left_alone(short: Path) -> None:
 def test_a_port_in_use_is_said_of_each_of_the_three(offset: int) -> None:
     first = three_free_ports()
     url = f"tcp://127.0.0.1:{first}"
-    with socket.create_server(("127.0.0.1", first + offset)):
-        with pytest.raises(CannotStart, match=rf"{url}: port {first + offset} is in use"):
-            runtime.check_free(url)
+    with (
+        socket.create_server(("127.0.0.1", first + offset)),
+        pytest.raises(CannotStart, match=rf"{url}: port {first + offset} is in use"),
+    ):
+        runtime.check_free(url)
     runtime.check_free(url)
 
 
