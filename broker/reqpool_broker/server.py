@@ -222,7 +222,7 @@ def _send_all(socket: zmq.Socket[bytes], messages: list[list[bytes]]) -> None:
 def _beside(url: str, offset: int, name: str) -> str:
     scheme, _, rest = url.partition("://")
     if scheme == "ipc":
-        # Derived from the whole name: two clusters may share a folder, and nobody else's file is `x.sock.results`.
+        # Derived from the whole name: several clusters, and other files, may share the folder.
         return f"ipc://{rest}.{name}"
     host, _, port = rest.rpartition(":")
     if not port.isdigit():
