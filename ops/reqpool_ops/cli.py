@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from reqpool.errors import BrokerUnavailable, PoolError
 
 from . import runtime
+from .reading import plain
 
 DEFAULT_WORKERS = min(os.cpu_count() or 1, 4)
 EMBEDDED_DRAIN_S = 2.0
@@ -120,7 +121,7 @@ def run_status(options: argparse.Namespace) -> int:
         supervisor["pid"] = lock["pid"]
     if options.json:
         report |= {"well": not ailments, "ailments": ailments, "supervisor": supervisor}
-        print(json.dumps(report, default=lambda value: value.hex()))
+        print(json.dumps(plain(report)))
     else:
         print(status.render(report, ailments, supervisor))
     return 1 if ailments else 0

@@ -13,6 +13,8 @@ import psutil
 
 from reqpool import wire
 
+from .reading import maps, members, number, text
+
 HUNG_AFTER_S = 3 * wire.LIVENESS_MS / 1000
 """A worker whose process lives but that has been silent for this long is killed and replaced."""
 REPORT_GAP_S = 2.0
@@ -51,10 +53,15 @@ class Watch:
         if report.get("epoch") != self._epoch or now_s - self._last_report_s > REPORT_GAP_S:
             self._heard_s = dict.fromkeys(self._heard_s, now_s)
         self._epoch, self._last_report_s = report.get("epoch"), now_s
-        for worker in report.get("workers", ()):
-            identity, silent_s = bytes.fromhex(worker.get("id", "")), worker.get("since_heartbeat_s")
-            if identity in self._heard_s and silent_s is not None:
-                self._heard_s[identity] = max(self._heard_s[identity], now_s - silent_s)
+        silent = {
+            worker.get("id"): number(worker.get("since_heartbeat_s"))
+            for worker in maps(report.get("workers"))
+            if isinstance(worker.get("id"), str)
+        }
+        for identity, heard_s in self._heard_s.items():
+            silent_s = silent.get(identity.hex())
+            if silent_s is not None:
+                self._heard_s[identity] = max(heard_s, now_s - silent_s)
         return [identity for identity, heard_s in self._heard_s.items() if now_s - heard_s > HUNG_AFTER_S]
 
 
@@ -69,26 +76,26 @@ def judge(report: Mapping[str, Any], expected_workers: int | None) -> list[str]:
         One sentence per ailment; empty if the pool is well.
     """
     ailments = []
-    workers = report.get("workers", ())
+    workers = maps(report.get("workers"))
     live = sum(worker.get("state") == "live" for worker in workers)
     if expected_workers is not None and live < expected_workers:
         ailments.append(f"{live} of {expected_workers} workers are live")
     elif not live:
         ailments.append("no worker is live")
     for worker in workers:
-        name, state = worker.get("name"), worker.get("state")
-        silent_s = worker.get("since_heartbeat_s") or 0.0
+        name, state = text(worker.get("name")), text(worker.get("state"))
+        silent_s = number(worker.get("since_heartbeat_s")) or 0.0
         if silent_s * 1000 > wire.LIVENESS_MS:
             ailments.append(f"{name} has been silent for {silent_s:.1f} s")
         elif state not in ("live", "draining"):
             ailments.append(f"{name} is {state}")
-        ailments += lag(name, worker.get("sample") or {})
-    return ailments + lag("broker", report.get("broker") or {})
+        ailments += lag(name, members(worker.get("sample")))
+    return ailments + lag("broker", members(report.get("broker")))
 
 
-def lag(name: Any, sample: Mapping[str, Any]) -> list[str]:
+def lag(name: str, sample: Mapping[str, Any]) -> list[str]:
     """Say it if a process's loop took too long for one turn."""
-    lag_ms = sample.get("loop_lag_ms") or 0.0
+    lag_ms = number(sample.get("loop_lag_ms")) or 0.0
     return [f"{name}'s loop lags by {lag_ms:.0f} ms"] if lag_ms > LAG_LIMIT_MS else []
 
 

@@ -11,6 +11,8 @@ import zmq
 from reqpool import wire
 from reqpool.errors import BrokerUnavailable, ProtocolError
 
+from .reading import maps, members, number, text
+
 ANSWER_WITHIN_S = 1.5
 """A broker that does not answer within this span is not well; `status` ends within 2 s in all."""
 
@@ -101,32 +103,29 @@ def render(report: Mapping[str, Any], ailments: Sequence[str], supervisor: Mappi
         ailments: what :func:`reqpool_ops.health.judge` made of it.
         supervisor: the psutil sample of the supervisor with its ``pid``, if it runs here.
     """
-    parts = ["The pool is well." if not ailments else "Not well: " + "; ".join(ailments) + "."]
-    rates, counters = report.get("rates") or {}, report.get("counters") or {}
-    submitted, done = rates.get("submitted_per_s", 0.0), rates.get("done_per_s", 0.0)
+    parts = ["The pool is well." if not ailments else "Not well: " + text("; ".join(ailments)) + "."]
+    rates, counters = members(report.get("rates")), members(report.get("counters"))
+    submitted, done = (number(rates.get(key)) or 0.0 for key in ("submitted_per_s", "done_per_s"))
     parts.append(
-        f"up {span(report.get('uptime_s'))}, epoch {report.get('epoch')}, "
+        f"up {span(report.get('uptime_s'))}, epoch {text(report.get('epoch'))}, "
         f"{submitted:,.0f} requests/s in, {done:,.0f} results/s out"
     )
-    parts.append("  ".join(f"{name} {value}" for name, value in flat(counters)))
+    parts.append("  ".join(f"{text(name)} {text(value)}" for name, value in flat(counters)))
     parts.append(table(PROCESS_HEAD, processes(report, supervisor)))
     origins = [
-        (
-            name,
-            *(about.get(key, 0) for key in ("queued", "in_flight", "limit")),
-            *connections(about.get("connections")),
-            *(about.get(key, 0) for key in ("owners", "done", "failed")),
-        )
-        for name, about in sorted((report.get("origins") or {}).items())
+        (name, *(members(about).get(key) for key in ORIGIN_KEYS))
+        for name, about in sorted(members(report.get("origins")).items())
     ]
     parts.append(table(ORIGIN_HEAD, origins))
     sessions = [
         (
-            session.get("name"), session.get("pid"), session.get("pending"),
-            session.get("queued"), session.get("unacked"), span(session.get("age_s")),
+            session.get("name"),
+            *(session.get(key) for key in SESSION_KEYS),
+            decimal(session.get("silent_s")),
+            span(session.get("age_s")),
         )
-        for session in report.get("sessions") or ()
-    ]  # fmt: skip
+        for session in maps(report.get("sessions"))
+    ]
     parts.append(table(SESSION_HEAD, sessions))
     return "\n\n".join(part for part in parts if part)
 
@@ -135,8 +134,12 @@ PROCESS_HEAD = (
     "process", "pid", "state", "CPU %", "RSS MB", "fds", "threads", "lag ms", "busy %",
     "in flight", "silent s",
 )  # fmt: skip
-ORIGIN_HEAD = ("origin", "queued", "in flight", "limit", "granted", "held", "owners", "done", "failed")
-SESSION_HEAD = ("session", "pid", "pending", "queued", "unacked", "age")
+ORIGIN_KEYS = ("queued", "in_flight", "limit", "granted", "reserved", "owners", "done", "failed")
+"""What the broker reports of an origin, and the table shows."""
+ORIGIN_HEAD = ("origin", *(key.replace("_", " ") for key in ORIGIN_KEYS))
+SESSION_KEYS = ("pid", "pending", "unacked", "done")
+"""What the broker reports of a session, and the table shows as it is."""
+SESSION_HEAD = ("session", *SESSION_KEYS, "silent s", "age")
 
 
 def processes(report: Mapping[str, Any], supervisor: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
@@ -144,17 +147,15 @@ def processes(report: Mapping[str, Any], supervisor: Mapping[str, Any] | None) -
     rows = []
     if supervisor is not None:
         rows.append(("supervisor", supervisor.get("pid"), "live", *figures(supervisor), "", ""))
-    broker = report.get("broker") or {}
-    rows.append(("broker", broker.get("pid", ""), "live", *figures(broker), "", ""))
-    for worker in sorted(report.get("workers") or (), key=lambda worker: str(worker.get("name"))):
-        figures_now = figures(worker.get("sample") or {})
-        silent_s = decimal(worker.get("since_heartbeat_s"))
+    broker = members(report.get("broker"))
+    rows.append(("broker", broker.get("pid"), "live", *figures(broker), "", ""))
+    for worker in sorted(maps(report.get("workers")), key=lambda worker: text(worker.get("name"))):
         rows.append(
             (
                 *(worker.get(key) for key in ("name", "pid", "state")),
-                *figures_now,
+                *figures(members(worker.get("sample"))),
                 worker.get("in_flight"),
-                silent_s,
+                decimal(worker.get("since_heartbeat_s")),
             )
         )
     return rows
@@ -162,20 +163,14 @@ def processes(report: Mapping[str, Any], supervisor: Mapping[str, Any] | None) -
 
 def figures(sample: Mapping[str, Any]) -> tuple[str, ...]:
     """Return one process's sample as cells; what is not known stays empty."""
-    rss_bytes, busy = sample.get("rss_bytes"), sample.get("busy")
     return (
         decimal(sample.get("cpu_percent")),
-        decimal(None if rss_bytes is None else rss_bytes / 1e6),
-        str(sample.get("fds", "")),
-        str(sample.get("threads", "")),
+        decimal(sample.get("rss_bytes"), 1e-6),
+        count(sample.get("fds")),
+        count(sample.get("threads")),
         decimal(sample.get("loop_lag_ms")),
-        decimal(None if busy is None else busy * 100),
+        decimal(sample.get("busy"), 100),
     )
-
-
-def connections(about: Any) -> tuple[Any, Any]:
-    """Return granted and held connections of an origin; connectionless kinds have none."""
-    return (about.get("granted", 0), about.get("held", 0)) if isinstance(about, Mapping) else ("", "")
 
 
 def flat(counters: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -187,13 +182,21 @@ def flat(counters: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
             yield f"{prefix}{name}", value
 
 
-def decimal(value: float | None) -> str:
-    """Return a figure with one decimal, empty if unknown."""
-    return "" if value is None else f"{value:.1f}"
+def decimal(value: Any, factor: float = 1.0) -> str:
+    """Return a figure times `factor` with one decimal, empty if it is none."""
+    figure = number(value)
+    return "" if figure is None else f"{figure * factor:.1f}"
 
 
-def span(seconds: float | None) -> str:
-    """Return a span as people say it: ``45 s``, ``3 min``, ``2.5 h``."""
+def count(value: Any) -> str:
+    """Return a whole figure, empty if it is none."""
+    figure = number(value)
+    return "" if figure is None else f"{figure:.0f}"
+
+
+def span(value: Any) -> str:
+    """Return a span in seconds as people say it: ``45 s``, ``3 min``, ``2.5 h``."""
+    seconds = number(value)
     if seconds is None:
         return "?"
     if seconds < 120:
@@ -205,7 +208,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return aligned columns, the first to the left, others to the right; empty without rows."""
     if not rows:
         return ""
-    cells = [list(head)] + [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [list(head)] + [[text(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     lines = []
     for row in cells:

@@ -55,6 +55,22 @@ def test_what_is_not_well_is_named(ailing: dict[str, Any], expected: int | None,
     assert health.judge(ailing, expected) == [said]
 
 
+@pytest.mark.parametrize("nonsense", ["abc", b"x", None, [1], {"a": 1}, float("nan"), float("inf"), True])
+def test_figures_that_are_none_are_ignored(nonsense: Any) -> None:
+    odd = worker(since_heartbeat_s=nonsense, sample={"loop_lag_ms": nonsense})
+    assert health.judge(report(odd, broker={"loop_lag_ms": nonsense}), 1) == []
+    assert health.judge(report(worker(sample=nonsense), broker=nonsense), 1) == []
+    assert health.judge({"workers": nonsense}, None) == ["no worker is live"]
+    watch = health.Watch()
+    watch.started(ONE, 100.0)
+    assert watch.hung(report({"id": nonsense}, {"id": ONE.hex(), "since_heartbeat_s": nonsense}), 101.0) == []
+
+
+def test_names_cannot_move_the_cursor() -> None:
+    said = health.judge(report(worker("x\x1b[2J\n\u202e", state="a\rb")), 1)
+    assert said[-1] == r"x\x1b[2J\n\u202e is a\rb"
+
+
 def test_a_draining_worker_is_no_ailment_of_its_own() -> None:
     assert health.judge(report(worker(), worker("worker-2", state="draining")), 1) == []
 

@@ -1,0 +1,52 @@
+"""Reading a report whose figures and names come from other processes, and may be anything.
+
+Whoever may connect can send a worker's sample or a session's name. A figure that is none is unknown, and text
+is shown so that it cannot move a terminal's cursor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, None for everything else."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return value
+    return None
+
+
+def members(value: Any) -> Mapping[str, Any]:
+    """Return a map, an empty one for everything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def maps(value: Any) -> list[Mapping[str, Any]]:
+    """Return the maps in an array; empty for everything else."""
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, (list, tuple)) else []
+
+
+def text(value: Any) -> str:
+    """Return a value as one line of text, its control characters as escapes (``\\x1b``); empty for None."""
+    shown = "" if value is None else value if isinstance(value, str) else str(value)
+    if shown.isprintable():
+        return shown
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in shown
+    )
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: ids in hex, numbers that are none as null."""
+    if isinstance(value, Mapping):
+        return {text(plain(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, float):
+        return number(value)
+    return value if value is None or isinstance(value, (str, int)) else text(value)
