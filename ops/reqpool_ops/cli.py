@@ -7,6 +7,7 @@ no broker that answers.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import logging
 import os
@@ -52,14 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+BIND_HELP = (
+    "where clients dial in: ipc:///PATH in a 0700 folder (takes PATH.results and PATH.workers, too) or "
+    "tcp://127.0.0.1:PORT (takes the two ports above it, too); default: {}"
+)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each sets ``run``."""
     top = argparse.ArgumentParser(prog="reqpool", description="An asynchronous request pool as a service.")
+    top.add_argument(
+        "--version", action="version", version=f"reqpool {importlib.metadata.version('reqpool')}"
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     up = commands.add_parser("up", help="run a broker and its workers in the foreground")
     up.add_argument("--workers", type=worker_count, default=DEFAULT_WORKERS, metavar="N")
-    up.add_argument("--bind", metavar="URL", help=f"where clients dial in (default {runtime.default_url()})")
+    up.add_argument("--bind", metavar="URL", help=BIND_HELP.format(runtime.default_url().replace("%", "%%")))
     up.add_argument("--embedded", action="store_true", help="end with the process --parent-pid names")
     up.add_argument("--parent-pid", type=int, metavar="PID")
     up.set_defaults(run=run_up, usage=up.error)

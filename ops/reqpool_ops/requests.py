@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from typing import Any
@@ -13,6 +14,12 @@ from dnslib import QTYPE
 import reqpool
 
 from . import runtime
+from .reading import text as printable
+
+ESCAPES = {rb"\n": b"\n", rb"\r": b"\r", rb"\t": b"\t", rb"\0": b"\0", rb"\\": b"\\"}
+ESCAPES_TEXT = r"\n, \r, \t, \0, \\, \xNN"
+ESCAPE = re.compile(rb"\\(?:x[0-9a-fA-F]{2}|[0-9]+|[\x00-\x7f]|[\x80-\xff]+|\Z)")
+"""One escape, right or wrong. Digits go together: ``\\012`` would be octal elsewhere, and is wrong here."""
 
 
 def add_commands(commands: Any) -> None:
@@ -27,7 +34,9 @@ def add_commands(commands: Any) -> None:
     tcp = commands.add_parser("tcp", help="send bytes and print what comes back")
     for command in (udp, tcp):
         command.add_argument("address", metavar="HOST:PORT")
-        command.add_argument("data", metavar="DATA", help=r"text; \n, \t, \\, \x00 … stand for bytes")
+        command.add_argument(
+            "data", metavar="DATA", help=f"text, sent as UTF-8; {ESCAPES_TEXT} stand for bytes"
+        )
     ends = tcp.add_mutually_exclusive_group()
     ends.add_argument("--until", metavar="DATA", help=r"read up to and with these bytes, e.g. '\n'")
     ends.add_argument("--length", metavar="N", type=int, help="read this many bytes (default: until close)")
@@ -50,20 +59,24 @@ def pool(url: str | None) -> reqpool.Pool:
 
 
 def unescape(text: str) -> bytes:
-    r"""Return the bytes a command-line argument stands for; ``\n``, ``\x00`` and so on are escapes.
+    r"""Return the bytes a command-line argument stands for: UTF-8, but for the escapes.
 
     Raises:
         UsageError: if an escape is malformed.
     """
-    # backslashreplace keeps what latin-1 lacks; unicode_escape then reads it back as one character.
-    try:
-        decoded = text.encode("latin-1", "backslashreplace").decode("unicode_escape")
-    except UnicodeDecodeError as error:
-        raise reqpool.UsageError(f"{text!r}: {error.reason}") from error
-    try:
-        return decoded.encode("latin-1") if "\\x" in text else decoded.encode()
-    except UnicodeEncodeError as error:
-        raise reqpool.UsageError(f"{text!r} mixes \\x bytes with characters beyond latin-1") from error
+    # surrogateescape: bytes that are no UTF-8 come from the shell as lone surrogates (PEP 383).
+    return ESCAPE.sub(unescaped, text.encode(errors="surrogateescape"))
+
+
+def unescaped(match: re.Match[bytes]) -> bytes:
+    """Return the byte that one escape stands for; see :func:`unescape`."""
+    escape = match[0]
+    if escape in ESCAPES:
+        return ESCAPES[escape]
+    if escape[1:2] == b"x" and len(escape) == 4:
+        return bytes.fromhex(escape[2:].decode())
+    whole, wrong = (printable(part.decode(errors="replace")) for part in (match.string, escape))
+    raise reqpool.UsageError(f"{whole}: {wrong} is no escape; there are {ESCAPES_TEXT}")
 
 
 def run_dns(options: argparse.Namespace) -> int:
@@ -76,21 +89,19 @@ def run_dns(options: argparse.Namespace) -> int:
 
 def run_udp(options: argparse.Namespace) -> int:
     """Send a datagram."""
+    data = unescape(options.data)
     with pool(options.url) as opened:
-        future = opened.udp(options.address, unescape(options.data), timeout=options.timeout)
+        future = opened.udp(options.address, data, timeout=options.timeout)
         return show_bytes(future.result())
 
 
 def run_tcp(options: argparse.Namespace) -> int:
     """Send bytes over TCP."""
+    data = unescape(options.data)
     until = None if options.until is None else unescape(options.until)
     with pool(options.url) as opened:
         future = opened.tcp(
-            options.address,
-            unescape(options.data),
-            until=until,
-            length=options.length,
-            timeout=options.timeout,
+            options.address, data, until=until, length=options.length, timeout=options.timeout
         )
         return show_bytes(future.result())
 

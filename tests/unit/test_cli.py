@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import reqpool
-from reqpool_ops import cli, requests, runtime
+from reqpool_ops import cli, reading, requests, runtime
 
 
 @pytest.fixture(autouse=True)
@@ -93,17 +94,35 @@ def test_a_dead_url_is_said_within_seconds(nobody: str) -> None:
     ("text", "data"),
     [
         ("hello", b"hello"), (r"a\n", b"a\n"), (r"\x00\xff", b"\x00\xff"), (r"\\n", b"\\n"),
-        ("né", "né".encode()), ("€", "€".encode()), ("", b""),
+        ("né", "né".encode()), ("€", "€".encode()), ("", b""), (r"ü\xff", "ü".encode() + b"\xff"),
+        (r"€\xffé\n", "€".encode() + b"\xff" + "é\n".encode()), (r"\t\r\0\\x00", b"\t\r\0\\x00"),
+        ("\udcff", b"\xff"),  # a byte that is no UTF-8, as the shell passed it
     ],
 )  # fmt: skip
 def test_escapes_stand_for_bytes(text: str, data: bytes) -> None:
     assert requests.unescape(text) == data
 
 
-@pytest.mark.parametrize("text", ["\\", r"\x0", "€\\xff"])
-def test_bad_escapes_are_refused(text: str) -> None:
-    with pytest.raises(reqpool.UsageError):
+@pytest.mark.parametrize(
+    ("text", "escape"),
+    [
+        ("\\", "\\"), (r"a\x0", r"\x"), (r"\xg0", r"\x"), (r"\777", r"\777"), (r"\q", r"\q"),
+        (r"\u20ac", r"\u"), (r"\00", r"\00"), (r"\012x", r"\012"), ("a\\\n", r"\\n"), ("\\é", r"\é"),
+    ],
+)  # fmt: skip
+def test_bad_escapes_are_refused(text: str, escape: str) -> None:
+    with pytest.raises(reqpool.UsageError) as error:
         requests.unescape(text)
+    assert (
+        error.value.text == f"{reading.text(text)}: {escape} is no escape; there are {requests.ESCAPES_TEXT}"
+    )
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"reqpool {importlib.metadata.version('reqpool')}\n"
 
 
 @pytest.mark.parametrize("bind", ["tcp://0.0.0.0:5570", "nonsense"])
