@@ -14,6 +14,7 @@ from reqpool.wire import MAX_BATCH_BYTES, MAX_BATCH_REQUESTS, Verb
 
 from . import scheduler
 from .origin import SUSPECT_SPAN_S, Origin
+from .origins import Origins
 from .outbox import Outbox
 from .requests import Group, Lease, Terms
 from .session import Session
@@ -25,8 +26,6 @@ LEASE_GRACE_S = 0.1
 """How long past a deadline a worker may still report it; the client waits twice as long."""
 GRANT_IDLE_S = 10.0
 """How long an unused grant stands before its connections are asked back."""
-ORIGIN_IDLE_S = 300.0
-"""How long an unused origin's counters are kept."""
 
 
 class Ledger:
@@ -36,7 +35,7 @@ class Ledger:
         epoch: this broker's life.
         outbox: where messages go.
         workers: by id.
-        origins: by name.
+        origins: the table of origins.
         membership: changes whenever a worker comes, goes or changes its state.
     """
 
@@ -44,13 +43,12 @@ class Ledger:
         self.epoch = epoch
         self.outbox = outbox
         self.workers: dict[bytes, Worker] = {}
-        self.origins: dict[str, Origin] = {}
+        self.origins = Origins()
         self.membership = 0
         self.submitted = 0
         self.done = 0
         self.failed: dict[str, int] = {}
         self.requeued = 0
-        self._ready: dict[Origin, None] = {}
         self._leases: dict[Worker, list[wire.LeaseGroup]] = {}
         self._cancels: dict[Worker, dict[bytes, list[int]]] = {}
         self._next_lease_due_s = float("inf")
@@ -62,7 +60,7 @@ class Ledger:
 
     def wake(self) -> None:
         """Look at every queue at the next :meth:`lease`."""
-        self._ready.update((origin, None) for origin in self.origins.values() if origin.queue.waiting)
+        self.origins.wake()
 
     # --- results and verdicts ---------------------------------------------------------------------
 
@@ -103,15 +101,19 @@ class Ledger:
     def conclude(self, session: Session, seqs: Iterable[int], code: int, data: bytes) -> None:
         """Publish one encoded verdict for requests that are no longer open."""
         numbers = tuple(seqs)
-        if not numbers:
-            return
         name = Code(code).name.lower() if code in Code._value2member_map_ else str(code)
-        self.failed[name] = self.failed.get(name, 0) + len(numbers)
+        self._count_failed(name, len(numbers))
         session.done += len(numbers)
-        flat: list[object] = []
-        for seq in numbers:
-            flat += (seq, code, data)
-        self.publish(session, wire.encode_blob(flat), numbers)
+        for start in range(0, len(numbers), MAX_BATCH_REQUESTS):
+            chunk = numbers[start : start + MAX_BATCH_REQUESTS]
+            flat: list[object] = []
+            for seq in chunk:
+                flat += (seq, code, data)
+            self.publish(session, wire.encode_blob(flat), chunk)
+
+    def _count_failed(self, name: str, count: int) -> None:
+        if count:
+            self.failed[name] = self.failed.get(name, 0) + count
 
     # --- queueing ---------------------------------------------------------------------------------
 
@@ -127,33 +129,25 @@ class Ledger:
             text = f"no worker serves kind {terms.kind!r}; served: {served}"
             self.fail(terms.session, group.seqs, Code.USAGE, text, sent=False)
             return
-        origin = self._next_origin(terms, group.tried, now_s)
-        origin.queue.push(group, front=front)
+        self.origins.push(self._next_origin(terms, group.tried, now_s), group, front=front)
         terms.session.open.update(dict.fromkeys(group.seqs, group))
-        self._ready[origin] = None
 
     def _next_origin(self, terms: Terms, tried: int, now_s: float) -> Origin:
         names = terms.origins
-        first = self.origin(names[tried % len(names)], terms.kind, now_s)
+        first = self.origins.get(terms.kind, names[tried % len(names)], now_s)
         if first.suspect_until_s > now_s and tried == 0:
             for name in names[1:]:
-                other = self.origin(name, terms.kind, now_s)
+                other = self.origins.get(terms.kind, name, now_s)
                 if other.suspect_until_s <= now_s:
                     return other
         return first
-
-    def origin(self, name: str, kind: str, now_s: float) -> Origin:
-        origin = self.origins.get(name)
-        if origin is None:
-            origin = self.origins[name] = Origin(name, kind, now_s)
-        return origin
 
     # --- leasing ----------------------------------------------------------------------------------
 
     def lease(self, now_s: float) -> None:
         """Hand out what may be handed out; called once per turn, however many messages came."""
-        for origin in list(self._ready):
-            del self._ready[origin]
+        ready, self.origins.ready = self.origins.ready, {}
+        for origin in ready:
             if origin.queue.waiting:
                 self._lease_origin(origin, now_s)
         outbox = self.outbox.workers
@@ -241,18 +235,19 @@ class Ledger:
         }
         wanted = -(-(origin.queue.waiting + origin.in_flight) // kind.depth)
         for worker, level in scheduler.slots(kind.limit, wanted, owners, reserved).items():
-            self._set_grant(worker, origin.name, level)
+            self._set_grant(worker, origin, level)
 
-    def _set_grant(self, worker: Worker, origin: str, level: int) -> None:
-        grant = worker.grants.get(origin)
+    def _set_grant(self, worker: Worker, origin: Origin, level: int) -> None:
+        grant = worker.grants.get(origin.name)
         if worker.route is None or (grant.slots if grant else 0) == level:
             return
         if grant is None:
-            grant = worker.grants[origin] = Grant()
+            grant = worker.grants[origin.name] = Grant()
+            origin.granted = True
         grant.number += 1
         grant.slots = level
         grant.reserved = max(grant.reserved, level)
-        head = wire.encode(Verb.GRANT, self.epoch, worker.heartbeat_seen, origin, grant.number, level)
+        head = wire.encode(Verb.GRANT, self.epoch, worker.heartbeat_seen, origin.name, grant.number, level)
         self.outbox.workers.append([worker.route, head])
 
     def granted(self, worker: Worker, origin: str, number: int, held: int) -> None:
@@ -263,8 +258,9 @@ class Ledger:
         grant.reserved = grant.slots
         if not grant.slots:
             del worker.grants[origin]
-        if origin in self.origins:
-            self._ready[self.origins[origin]] = None
+        for named in self.origins.named(origin):
+            named.granted = any(origin in other.grants for other in self.workers.values())
+            self.origins.ready[named] = None
 
     def hold_slots(self, worker: Worker, held: dict[str, int]) -> None:
         """After a worker's HELLO: exactly the connections it names are open; no earlier grant stands."""
@@ -275,8 +271,12 @@ class Ledger:
 
     # --- ends -------------------------------------------------------------------------------------
 
-    def finish(self, worker: Worker, session: Session, seqs: tuple[int, ...]) -> int:
-        """End requests whose results ``worker`` sent; returns how many were still open."""
+    def finish(self, worker: Worker, session: Session, seqs: tuple[int, ...], failed: int) -> int:
+        """End requests whose results ``worker`` sent, ``failed`` of them errors.
+
+        Returns:
+            How many were still open.
+        """
         pop = session.open.pop
         last: Lease | None = None
         count = fresh = 0
@@ -303,7 +303,12 @@ class Ledger:
             self._release(last, count, worker)
             fresh += count
         session.done += fresh
-        self.done += fresh
+        if failed:
+            failed = min(failed, fresh)
+            self._count_failed("upstream", failed)
+            if last is not None and last.origin is not None:
+                last.origin.failed += failed
+        self.done += fresh - failed
         return fresh
 
     def _release(self, lease: Lease, count: int, by: Worker | None = None) -> None:
@@ -314,7 +319,9 @@ class Ledger:
             if by is not None:
                 origin.done += count
             if origin.queue.waiting:
-                self._ready[origin] = None
+                self.origins.ready[origin] = None
+            elif not origin.in_flight:
+                self.origins.settle(origin)
         if not lease.requests:
             del lease.worker.leases[lease]
 
@@ -335,7 +342,7 @@ class Ledger:
     def forget(self, session: Session) -> list[int]:
         """Drop what a session has waiting; returns those seqs. What runs goes on."""
         dropped: list[int] = []
-        for origin in self.origins.values():
+        for origin in self.origins.queued():
             for group in origin.queue.forget(session):
                 for seq in group.waiting():
                     del session.open[seq]
@@ -430,11 +437,12 @@ class Ledger:
     def adopt(self, worker: Worker, terms: Terms, requests: dict[int, bytes]) -> None:
         """Book a lease that an earlier life of the broker gave; without a kind nobody has claimed it yet."""
         now_s = terms.session.last_heard_s
-        origin = self.origin(terms.origins[0], terms.kind, now_s) if terms.origins else None
+        origin = self.origins.get(terms.kind, terms.origins[0], now_s) if terms.origins else None
         lease = Lease(terms, origin, worker, requests, 1, 1)
         terms.session.open.update(dict.fromkeys(requests, lease))
         worker.leases[lease] = None
         if origin is not None:
+            self.origins.use(origin)
             origin.leased(worker, len(requests))
         self._next_lease_due_s = min(self._next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
 
@@ -446,39 +454,51 @@ class Ledger:
             if missing:
                 self.hand_back(worker, session, missing, now_s)
 
-    def _end(self, lease: Lease, pairs: list[tuple[int, bytes]], code: Code, text: str) -> None:
+    def _end(
+        self,
+        lease: Lease,
+        pairs: list[tuple[int, bytes]],
+        code: Code,
+        text: str,
+        *,
+        phase: str | None = None,
+    ) -> None:
         session = lease.terms.session
         for seq, _ in pairs:
             del session.open[seq]
         name = lease.origin.name if lease.origin else None
-        self.fail(session, (seq for seq, _ in pairs), code, text, origin=name, attempts=lease.attempt)
+        seqs = [seq for seq, _ in pairs]
+        self.fail(session, seqs, code, text, origin=name, phase=phase, attempts=lease.attempt)
 
     # --- time -------------------------------------------------------------------------------------
 
     def expire(self, now_s: float) -> None:
         """End what is past its deadline: the broker's one place for it."""
-        for origin in self.origins.values():
+        for origin in self.origins.queued():
             if origin.queue.next_due_s <= now_s:
-                for group in origin.queue.expire(now_s):
-                    self._expire_group(origin, group)
+                self._expire_queue(origin, now_s)
         if self._next_lease_due_s <= now_s:
             self._expire_leases(now_s)
 
-    def _expire_group(self, origin: Origin, group: Group) -> None:
-        session = group.terms.session
-        seqs = group.waiting()
-        for seq in seqs:
-            del session.open[seq]
-        self.fail(
-            session,
-            seqs,
-            Code.TIMEOUT,
-            "its time was up before a worker could take it",
-            origin=origin.name,
-            phase="queue",
-            attempts=group.attempts,
-            sent=None if group.attempts else False,
-        )
+    def _expire_queue(self, origin: Origin, now_s: float) -> None:
+        late: dict[tuple[Session, int], list[int]] = {}
+        for group in origin.queue.expire(now_s):
+            session = group.terms.session
+            seqs = group.waiting()
+            late.setdefault((session, group.attempts), []).extend(seqs)
+            for seq in seqs:
+                del session.open[seq]
+        for (session, attempts), seqs in late.items():
+            self.fail(
+                session,
+                seqs,
+                Code.TIMEOUT,
+                "its time was up before a worker could take it",
+                origin=origin.name,
+                phase="queue",
+                attempts=attempts,
+                sent=None if attempts else False,
+            )
 
     def _expire_leases(self, now_s: float) -> None:
         next_due_s = float("inf")
@@ -500,25 +520,35 @@ class Ledger:
                     text = "the worker that holds it is silent; it may or may not have run"
                     self._end(lease, pairs, Code.OUTCOME_UNKNOWN, text)
                 else:
-                    self._end(lease, pairs, Code.TIMEOUT, "its worker gave no answer in time")
+                    text = "its worker gave no answer in time"
+                    self._end(lease, pairs, Code.TIMEOUT, text, phase="read")
         self._next_lease_due_s = next_due_s
 
     def adapt(self, now_s: float) -> None:
         """Once a second: owners follow the load, idle grants are asked back, idle origins forgotten."""
-        for origin in list(self.origins.values()):
+        for origin in self.origins:
             if not origin.idle:
                 origin.last_used_s = now_s
                 owners = origin.owners(self.workers, self.membership)
-                able = sum(w.state == "live" and origin.kind in w.kinds for w in self.workers.values())
+                able = sum(w.able and origin.kind in w.kinds for w in self.workers.values())
                 origin.adapt(able, owners)
-                self._ready[origin] = None
-                continue
-            holders = [worker for worker in self.workers.values() if origin.name in worker.grants]
-            if now_s - origin.last_used_s > GRANT_IDLE_S:
-                for worker in holders:
-                    self._set_grant(worker, origin.name, 0)
-            if now_s - origin.last_used_s > ORIGIN_IDLE_S and not holders:
-                del self.origins[origin.name]
+                self.origins.ready[origin] = None
+            elif origin.granted and now_s - origin.last_used_s > GRANT_IDLE_S:
+                for worker in self.workers.values():
+                    if origin.name in worker.grants:
+                        self._set_grant(worker, origin, 0)
+        self.origins.forget_old(now_s)
+
+    def report_origins(self, most: int) -> dict[str, dict[str, object]]:
+        """The origins with the most to do, for the status report."""
+        busiest = sorted(
+            self.origins, key=lambda o: (o.queue.waiting + o.in_flight, o.last_used_s), reverse=True
+        )
+        report: dict[str, dict[str, object]] = {}
+        for origin in busiest[:most]:
+            name = origin.name if origin.name not in report else f"{origin.name} ({origin.kind})"
+            report[name] = self.report_origin(origin)
+        return report
 
     def report_origin(self, origin: Origin) -> dict[str, object]:
         """One origin for the status report."""

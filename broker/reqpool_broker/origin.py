@@ -21,6 +21,7 @@ class Origin:
         by_worker: the same for each worker that has any.
         owner_count: how many workers share it.
         suspect_until_s: until when it is tried last.
+        granted: some worker has connection slots for it.
     """
 
     def __init__(self, name: str, kind: str, now_s: float) -> None:
@@ -31,6 +32,7 @@ class Origin:
         self.by_worker: dict[Worker, int] = {}
         self.owner_count = 1
         self.suspect_until_s = 0.0
+        self.granted = False
         self.last_used_s = now_s
         self.done = 0
         self.failed = 0
@@ -46,7 +48,7 @@ class Origin:
             membership: changes whenever a worker comes, goes or changes its state.
         """
         if self._ranked_at != membership:
-            able = [w for w in workers.values() if w.state == "live" and w.route and self.kind in w.kinds]
+            able = [worker for worker in workers.values() if worker.able and self.kind in worker.kinds]
             self._ranking = scheduler.ranking(self.name, able)
             self._ranked_at = membership
         return self._ranking[: self.owner_count]

@@ -16,6 +16,8 @@ from .session import Session
 
 QUANTUM = 64
 """Requests a session may have leased before the next one's turn."""
+EMPTIED_LIMIT = 64
+"""Groups that may be empty, everything in them having been cancelled, before they are looked for."""
 
 
 class FairQueue:
@@ -26,7 +28,7 @@ class FairQueue:
         next_due_s: no group's deadline is earlier than this.
     """
 
-    __slots__ = ("_levels", "next_due_s", "waiting")
+    __slots__ = ("_emptied", "_levels", "next_due_s", "waiting")
 
     def __init__(self) -> None:
         # One per priority, session -> its groups, in the order of turns. OrderedDict, because a plain
@@ -35,6 +37,7 @@ class FairQueue:
             OrderedDict() for _ in range(LOWEST_PRIORITY + 1)
         ]
         self.waiting = 0
+        self._emptied = 0
         self.next_due_s = float("inf")
 
     def __iter__(self) -> Iterator[Group]:
@@ -60,6 +63,21 @@ class FairQueue:
         """Note that one request of a waiting group has ended (its seq is no longer open)."""
         group.gone += 1
         self.waiting -= 1
+        if group.gone == len(group.seqs) - group.start:
+            group.empty()
+            self._emptied += 1
+            # A group leaves when its turn comes, which may be long from now: so now and then all that are
+            # empty leave together, often enough that what is kept for them is bounded by what waits.
+            if self._emptied > EMPTIED_LIMIT and self._emptied > self.waiting:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        self._emptied = 0
+        for level in self._levels:
+            for session in list(level):
+                level[session] = deque(group for group in level[session] if not group.exhausted)
+                if not level[session]:
+                    del level[session]
 
     def take(self, most: int) -> tuple[Group, tuple[int, ...], tuple[bytes, ...]] | None:
         """Take up to ``most`` requests of the group whose turn it is.
@@ -123,4 +141,4 @@ class FairQueue:
 
     def _remove(self, group: Group) -> None:
         self.waiting -= len(group.seqs) - group.start - group.gone
-        group.terms.session.queued_bytes -= sum(map(len, group.payloads[group.start :]))
+        group.terms.session.queued_bytes -= group.waiting_bytes

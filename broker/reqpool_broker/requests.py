@@ -112,6 +112,17 @@ class Group:
         return seqs, payloads
 
     @property
+    def waiting_bytes(self) -> int:
+        """Payload bytes from ``start`` on, those of requests that have ended meanwhile included."""
+        return sum(map(len, self.payloads[self.start :]))
+
+    def empty(self) -> None:
+        """Let go of the payloads: all that waited here have ended."""
+        self.terms.session.queued_bytes -= self.waiting_bytes
+        self.seqs, self.payloads = (), ()
+        self.start = self.gone = 0
+
+    @property
     def exhausted(self) -> bool:
         return self.start >= len(self.seqs)
 

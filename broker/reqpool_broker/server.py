@@ -33,6 +33,8 @@ TICK_S = 0.05
 """How often time is looked at."""
 MESSAGES_PER_TURN = 64
 """Messages read from one socket before the others get their turn."""
+PEER_MESSAGES = 512
+"""High-water mark per peer."""
 SLEPT_EXIT = 75
 """Exit status of a broker that was frozen for longer than the liveness span: start a new one."""
 SAMPLE_SPAN_S = 1.0
@@ -62,9 +64,10 @@ class Server:
         predecessors: frozenset[bytes] | None = None,
     ) -> None:
         self._context = zmq.Context()
-        self._intake = self._socket(zmq.ROUTER, intake)
-        self._results = self._socket(zmq.XPUB, results or _beside(intake, 1, "results"))
-        self._workers = self._socket(zmq.ROUTER, workers or _beside(intake, 2, "workers"))
+        self._intake = self._socket(zmq.ROUTER, intake, PEER_MESSAGES)
+        self._results = self._socket(zmq.XPUB, results or _beside(intake, 1, "results"), PEER_MESSAGES)
+        # Towards workers credit is the bound; a mark would only lose leases.
+        self._workers = self._socket(zmq.ROUTER, workers or _beside(intake, 2, "workers"), 0)
         self.urls = {
             "intake": _endpoint(self._intake),
             "results": _endpoint(self._results),
@@ -78,16 +81,17 @@ class Server:
         told = advertise or _last_part(self.urls["results"])
         self.broker = Broker(told, time.monotonic(), predecessors=predecessors)
 
-    def _socket(self, kind: int, url: str) -> zmq.Socket[bytes]:
+    def _socket(self, kind: int, url: str, send_mark: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
         socket.setsockopt(zmq.IPV6, 1)
-        # Bounds are kept above ZeroMQ (credit, acknowledgements): a mark here would only drop or block.
-        socket.setsockopt(zmq.RCVHWM, 0)
+        # Per peer: one that sends faster than is read is slowed down by its own connection; for one that
+        # does not read, replies are dropped (EAGAIN).
+        socket.setsockopt(zmq.RCVHWM, PEER_MESSAGES)
+        socket.setsockopt(zmq.SNDHWM, send_mark)
         if kind == zmq.ROUTER:
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            socket.setsockopt(zmq.SNDHWM, 0)
         else:
             socket.setsockopt(zmq.XPUB_MANUAL, 1)
             socket.setsockopt(zmq.XPUB_NODROP, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,9 @@ ROOM_BYTES = 16 << 20
 """The same in bytes of results."""
 MAX_PENDING = 200_000
 """Requests held for one session."""
+MAX_UNACKED_BATCHES = 4 * ROOM_BATCHES
+"""Unacknowledged result batches, the broker's own verdicts included, past which it submits nothing more."""
+MAX_SEQ = 2**64
 MAX_QUEUED_BYTES = 256 << 20
 """Payload bytes waiting for one session."""
 
@@ -55,13 +59,13 @@ class Session:
         held: groups submitted again after a broker's restart, until the old workers have reported.
         awaited: worker ids that have not reported yet, while ``held`` is not empty.
         hold_until_s: when waiting for them ends.
+        nameless: nobody knows who the old workers were, so that all may have reported cannot be known.
         unaccounted: one of them died, and nobody knows what it had done.
         doubtful: seqs that a worker of the broker's earlier life reported as held and then lost, perhaps
             after it had sent them upstream.
         ended: the client is gone for good; what runs finishes unheard.
         resumed: at its last HELLO the session was known, so all it ever submitted is known too.
         epoch_changed: at its last HELLO it came from an earlier life of the broker.
-        resubmitting: what it submits may be known already.
         never_ran: ranges of seqs that were dropped from the queue when the session expired.
     """
 
@@ -84,13 +88,12 @@ class Session:
         self.held: list[tuple[wire.Group, float]] = []
         self.awaited: set[bytes] = set()
         self.hold_until_s = 0.0
+        self.nameless = False
         self.unaccounted = False
         self.doubtful: set[int] = set()
         self.ended = False
         self.resumed = False
         self.epoch_changed = False
-        self.resubmitting = False
-        self._settled_by = 0
         self.never_ran: list[tuple[int, int]] = []
         self.done = 0
 
@@ -109,8 +112,8 @@ class Session:
                 batch._replace(number=number) for number, batch in enumerate(self.unacked, 1)
             )
             self.published = len(self.unacked)
-        self.resubmitting = True
-        self._settled_by = self.published
+        self.awaited = set()
+        self.nameless = self.unaccounted = False
 
     def end(self) -> None:
         """The client is gone."""
@@ -123,13 +126,27 @@ class Session:
     @property
     def knows_all(self) -> bool:
         """Is a request that is not known here certain never to have run?"""
-        return self.resumed or (self.epoch_changed and not self.awaited and not self.unaccounted)
+        if not self.epoch_changed:
+            return self.resumed
+        return not (self.awaited or self.nameless or self.unaccounted)
 
     def may_have_run(self, seq: int) -> bool:
         """Of a request that is submitted again and not known here: has it perhaps been sent upstream?"""
         if seq in self.doubtful:
             return True
-        return not self.knows_all and not any(first <= seq <= last for first, last in self.never_ran)
+        if self.knows_all:
+            return False
+        place = bisect_right(self.never_ran, (seq, MAX_SEQ)) - 1
+        return place < 0 or seq > self.never_ran[place][1]
+
+    def must_hold(self, now_s: float) -> bool:
+        """Has what is submitted again to wait for reports of the broker's earlier workers?"""
+        return now_s < self.hold_until_s and bool(self.awaited or self.nameless)
+
+    @property
+    def pending(self) -> int:
+        """Requests held for it in all."""
+        return len(self.open) + sum(len(group.seqs) for group, _ in self.held)
 
     def drop_held(self, seqs: Iterable[int]) -> None:
         """These have ended while they were held back."""
@@ -165,9 +182,6 @@ class Session:
             batch = unacked.popleft()
             self.unacked_bytes -= len(batch.blob)
             done.append(batch)
-        if self.resubmitting and number >= self._settled_by and not self.held:
-            # Its client has every result from before its last HELLO, so it resubmits none of those.
-            self.resubmitting = False
         return done
 
     def unknown(self, seqs: Iterable[int]) -> set[int]:
@@ -182,7 +196,7 @@ class Session:
             "id": self.id.hex()[:8],
             "name": self.name,
             "pid": self.pid,
-            "pending": len(self.open),
+            "pending": self.pending,
             "unacked": len(self.unacked),
             "done": self.done,
             "age_s": round(now_s - self.created_s, 3),

@@ -19,15 +19,27 @@ from reqpool.wire import Flag, Reject, Verb
 from .ledger import Ledger
 from .outbox import Outbox
 from .requests import Group, Lease, Terms
-from .session import MAX_PENDING, MAX_QUEUED_BYTES, Session
+from .session import MAX_PENDING, MAX_QUEUED_BYTES, MAX_UNACKED_BATCHES, Session
+from .succession import Succession
 from .worker import Worker
 
 MAX_SESSIONS = 10_000
+MAX_WORKERS = 1_000
+MAX_ALL_PENDING = 10 * MAX_PENDING
+"""Requests held for all sessions together, before those that hold many are refused more."""
+MAX_ALL_QUEUED_BYTES = 4 * MAX_QUEUED_BYTES
+"""The same in bytes of payloads."""
+MAX_REPORTED = 200
+"""Sessions, and origins, in a status report at most: those with the most to do."""
+MAX_RANGES = 1_000
+"""Ranges of dropped seqs remembered of one expired session; with more it is told of none."""
 MAX_TOMBSTONES = 1_000
 """Expired sessions of which the broker still knows what it dropped."""
 WORKER_FORGET_S = 600.0
 """How long a silent worker's connection slots stay reserved when nobody reports its death."""
 OVERLOAD_RETRY_MS = 250
+CONFIRM_BYTES = 4 << 20
+"""Results of a worker after which it is told at once that they have arrived, and may let go of them."""
 _RESUBMITTED = int(Flag.RESUBMITTED)
 
 
@@ -71,9 +83,7 @@ class Broker:
         self._results = results
         self._session_at: dict[bytes, Session] = {}
         self._worker_at: dict[bytes, Worker] = {}
-        self._reported: set[bytes] = set()
-        self._died_unheard: set[bytes] = set()
-        self._predecessors = predecessors
+        self._succession = Succession(predecessors)
         self._tombstones: OrderedDict[bytes, list[tuple[int, int]]] = OrderedDict()
         self._rates = {"submitted_per_s": 0.0, "done_per_s": 0.0}
         self._rated = (now_s, 0, 0)
@@ -131,12 +141,18 @@ class Broker:
         id_ = wire.identity(about.get("session"))
         epoch = wire.optional_uint(about.get("epoch"))
         received = wire.uint(about.get("received", 0))
-        named = {wire.identity(item) for item in _tuple(about.get("workers", ()))}
+        named = set(wire.array(wire.identity)(about.get("workers", ())))
+        name = wire.text(about.get("name", ""))[:200]
+        pid = wire.uint(about.get("pid", 0))
         session = self.sessions.get(id_)
+        if session is None and len(self.sessions) >= MAX_SESSIONS:
+            self._reject(self.outbox.intake, route, Reject.OVERLOADED, "too many sessions")
+            return
+        previous = self._session_at.pop(route, None)
+        if previous is not None and previous is not session:
+            previous.route = None
+            self._end_session(previous)
         if session is None:
-            if len(self.sessions) >= MAX_SESSIONS:
-                self._reject(self.outbox.intake, route, Reject.OVERLOADED, "too many sessions")
-                return
             session = self.sessions[id_] = Session(id_, now_s)
             resumed = False
         else:
@@ -146,14 +162,14 @@ class Broker:
         self._session_at[route] = session
         epoch_changed = epoch is not None and epoch != self.epoch
         session.begin(route, resumed=resumed, epoch_changed=epoch_changed, now_s=now_s)
-        session.name = wire.text(about.get("name", ""))[:200]
-        session.pid = wire.uint(about.get("pid", 0))
+        session.name, session.pid = name, pid
         if resumed:
             self._acknowledge(session, received)
         elif epoch_changed:
-            earlier = named if self._predecessors is None else self._predecessors
-            session.awaited = set(earlier - self._reported - self._died_unheard)
-            session.unaccounted = not earlier.isdisjoint(self._died_unheard)
+            heirs = self._succession.heirs(named)
+            session.awaited = heirs.awaited
+            session.nameless = not heirs.known
+            session.unaccounted = not heirs.accounted
             session.hold_until_s = now_s + self.liveness_s
         session.never_ran = self._tombstones.pop(id_, [])
         welcome = {
@@ -162,7 +178,7 @@ class Broker:
             "heartbeat_ms": self.heartbeat_ms,
             "liveness_ms": round(self.liveness_s * 1000),
             "resumed": resumed,
-            "workers": [worker.id for worker in self.ledger.workers.values() if worker.state != "suspect"],
+            "workers": self._worker_ids(),
             "max_pending": MAX_PENDING,
             "never_ran": session.never_ran,
         }
@@ -191,12 +207,16 @@ class Broker:
                 text = f"SUBMIT {number} came after {session.submitted}"
                 self._reject(self.outbox.intake, session.route, Reject.GAP, text)
             return
-        session.submitted = number
         self._acknowledge(session, acked)
+        if len(session.unacked) > MAX_UNACKED_BATCHES and session.route is not None:
+            text = f"{len(session.unacked)} batches of results are not acknowledged"
+            self._reject(self.outbox.intake, session.route, Reject.OVERLOADED, text)
+            return
+        session.submitted = number
         for group in groups:
             self.ledger.submitted += len(group.seqs)
             deadline_s = now_s + group.span_ms / 1000
-            if group.flags & _RESUBMITTED and session.awaited and now_s < session.hold_until_s:
+            if group.flags & _RESUBMITTED and session.must_hold(now_s) and session.pending < MAX_PENDING:
                 session.held.append((group, deadline_s))
             else:
                 self._admit(session, group, deadline_s, now_s)
@@ -207,7 +227,7 @@ class Broker:
         terms = Terms(
             session, group.kind, group.origins, group.flags, group.priority, group.trace, deadline_s
         )
-        if session.resubmitting or not fresh or group.flags & _RESUBMITTED:
+        if group.flags & _RESUBMITTED or not fresh:
             self._claim(session, terms, group)
             unknown = session.unknown(seqs)
             pairs = dict(zip(seqs, payloads, strict=True))
@@ -224,16 +244,25 @@ class Broker:
         if group.pin is not None:
             text = "this broker holds no connections for a session yet: submit without a pin"
             self.ledger.fail(session, seqs, Code.USAGE, text, origin=group.origins[0], sent=False)
-        elif (
-            len(session.open) + len(seqs) > MAX_PENDING
-            or session.queued_bytes + sum(map(len, payloads)) > MAX_QUEUED_BYTES
-        ):
-            text = f"the broker holds {len(session.open)} requests of this session"
+        elif not self._has_room(session, len(seqs), sum(map(len, payloads))):
+            text = f"the broker holds {session.pending} requests of this session, or too much in all"
             self.ledger.fail(
                 session, seqs, Code.OVERLOADED, text, sent=False, retry_after_ms=OVERLOAD_RETRY_MS
             )
         else:
             self.ledger.enqueue(Group(terms, seqs, payloads), now_s)
+
+    def _has_room(self, session: Session, count: int, size_bytes: int) -> bool:
+        """May the session queue so much more? The sums over all are only made for those that hold much."""
+        pending, queued_bytes = len(session.open) + count, session.queued_bytes + size_bytes
+        if pending > MAX_PENDING or queued_bytes > MAX_QUEUED_BYTES:
+            return False
+        if pending > MAX_PENDING // 10 and sum(len(s.open) for s in self.sessions.values()) > MAX_ALL_PENDING:
+            return False
+        return (
+            queued_bytes <= MAX_QUEUED_BYTES // 10
+            or sum(s.queued_bytes for s in self.sessions.values()) <= MAX_ALL_QUEUED_BYTES
+        )
 
     def _claim(self, session: Session, terms: Terms, group: wire.Group) -> None:
         """Learn from its client what a request is that so far only a worker's report had named."""
@@ -321,7 +350,7 @@ class Broker:
         if verb is Verb.GOODBYE:
             self._forget_worker(worker, now_s)
         elif verb is Verb.RESULTS:
-            self._worker_results(worker, blobs, *rest)
+            self._worker_results(worker, blobs, now_s, *rest)
         else:
             self._on_worker[verb](worker, *rest, now_s)
 
@@ -338,14 +367,19 @@ class Broker:
         held = wire.held(about.get("held", ()))
         slots = wire.slots(about.get("slots", ()))
         worker = self.ledger.workers.get(id_)
+        if worker is None and len(self.ledger.workers) >= MAX_WORKERS:
+            self._reject(self.outbox.workers, route, Reject.OVERLOADED, "too many workers")
+            return
+        previous = self._worker_at.pop(route, None)
+        if previous is not None and previous is not worker:
+            previous.route = None
         if worker is None:
             worker = self.ledger.workers[id_] = Worker(id_, name, pid, now_s)
         if worker.route is not None:
             self._worker_at.pop(worker.route, None)
         self._worker_at[route] = worker
         worker.connect(route, name, pid, kinds, now_s)
-        self._reported.add(id_)
-        self.ledger.change_membership()
+        self._change_membership()
         welcome = {
             "epoch": self.epoch,
             "heartbeat_ms": self.heartbeat_ms,
@@ -354,13 +388,23 @@ class Broker:
         self.outbox.workers.append([route, wire.encode(Verb.WELCOME, version, welcome)])
         self.ledger.hold_slots(worker, slots)
         self._take_held(worker, held, now_s, foreign=about.get("epoch") != self.epoch)
+        self._succession.report(id_)
         self._settle_awaited(id_, now_s, accounted=True)
+
+    def _worker_ids(self) -> list[bytes]:
+        return [worker.id for worker in self.ledger.workers.values() if worker.state != "suspect"]
+
+    def _change_membership(self) -> None:
+        """A worker came, went or changed its state: owners are worked out anew, and clients told."""
+        self.ledger.change_membership()
+        head = wire.encode(Verb.WORKERS, self.epoch, self._worker_ids())
+        self.outbox.results += [[s.id, head] for s in self.sessions.values() if s.subscribed]
 
     def _take_held(self, worker: Worker, held: dict[bytes, set[int]], now_s: float, *, foreign: bool) -> None:
         self.ledger.reconcile(worker, held, now_s)
         for session_id, seqs in held.items():
             session = self.sessions.get(session_id)
-            if session is None and foreign:
+            if session is None and foreign and len(self.sessions) < MAX_SESSIONS:
                 session = self.sessions[session_id] = Session(session_id, now_s)
             unknown = seqs if session is None else session.unknown(seqs)
             if session is not None and foreign and unknown:
@@ -375,15 +419,16 @@ class Broker:
             if worker_id in session.awaited:
                 session.awaited.discard(worker_id)
                 session.unaccounted |= not accounted
-                if not session.awaited:
+                if not session.must_hold(now_s):
                     self._release_held(session, now_s)
 
     def _worker_results(
         self,
         worker: Worker,
         blobs: list[bytes],
+        now_s: float,
         number: int,
-        groups: list[tuple[bytes, tuple[int, ...]]],
+        groups: list[tuple[bytes, tuple[int, ...], int]],
     ) -> None:
         if number != worker.received + 1:
             if number > worker.received and worker.route is not None:
@@ -392,11 +437,14 @@ class Broker:
                 self._reject(self.outbox.workers, route, Reject.GAP, f"RESULTS {number} came too early")
             return
         worker.received = number
-        for (session_id, seqs), blob in zip(groups, blobs, strict=True):
+        worker.unconfirmed_bytes += sum(map(len, blobs))
+        if worker.unconfirmed_bytes > CONFIRM_BYTES:
+            self._beat(worker, now_s)
+        for (session_id, seqs, failed), blob in zip(groups, blobs, strict=True):
             session = self.sessions.get(session_id)
             if session is None:
                 continue
-            if self.ledger.finish(worker, session, seqs):
+            if self.ledger.finish(worker, session, seqs, failed):
                 self.ledger.publish(session, blob, seqs, worker)
                 # Once the client has acknowledged them, nothing here would know any more that they have run.
                 session.drop_held(seqs)
@@ -406,8 +454,16 @@ class Broker:
     def _worker_heartbeat(self, worker: Worker, number: int, sample: dict[str, Any], now_s: float) -> None:
         worker.heartbeat_seen = number
         worker.sample = sample
+        full = sample.get("full") is True
+        if full != worker.full:
+            worker.full = full
+            self._change_membership()
 
     def _return(self, worker: Worker, groups: Iterable[tuple[bytes, tuple[int, ...]]], now_s: float) -> None:
+        if worker.state == "live" and not worker.full:
+            # It has no room. Until a heartbeat says otherwise, or the two would play ping-pong.
+            worker.full = True
+            self._change_membership()
         for session_id, seqs in groups:
             session = self.sessions.get(session_id)
             if session is not None:
@@ -427,22 +483,21 @@ class Broker:
 
     def _drain(self, worker: Worker, now_s: float) -> None:
         worker.state = "draining"
-        self.ledger.change_membership()
+        self._change_membership()
 
     def _forget_worker(self, worker: Worker, now_s: float) -> None:
         """It said GOODBYE, or is dead: it holds nothing any more."""
         self._disconnect(worker)
         worker.state = "suspect"
-        self.ledger.change_membership()
-        self.ledger.abandon(worker, now_s, dead=True)
         self.ledger.workers.pop(worker.id, None)
+        self._change_membership()
+        self.ledger.abandon(worker, now_s, dead=True)
 
     def _dead(self, now_s: float, worker_id: bytes) -> None:
         worker = self.ledger.workers.get(worker_id)
         if worker is not None:
             self._forget_worker(worker, now_s)
-        if worker_id not in self._reported:
-            self._died_unheard.add(worker_id)
+        if self._succession.die(worker_id):
             self._settle_awaited(worker_id, now_s, accounted=False)
 
     def _disconnect(self, worker: Worker) -> None:
@@ -515,18 +570,23 @@ class Broker:
                 )
                 self.outbox.results.append([session.id, head])
         for worker in self.ledger.workers.values():
-            if worker.route is not None:
-                worker.heartbeats_sent += 1
-                worker.heartbeat_times.append((worker.heartbeats_sent, now_s))
-                head = wire.encode(
-                    Verb.HEARTBEAT,
-                    self.epoch,
-                    worker.heartbeat_seen,
-                    worker.heartbeats_sent,
-                    worker.received,
-                    worker.delivered,
-                )
-                self.outbox.workers.append([worker.route, head])
+            self._beat(worker, now_s)
+
+    def _beat(self, worker: Worker, now_s: float) -> None:
+        if worker.route is None:
+            return
+        worker.unconfirmed_bytes = 0
+        worker.heartbeats_sent += 1
+        worker.heartbeat_times.append((worker.heartbeats_sent, now_s))
+        head = wire.encode(
+            Verb.HEARTBEAT,
+            self.epoch,
+            worker.heartbeat_seen,
+            worker.heartbeats_sent,
+            worker.received,
+            worker.undelivered,
+        )
+        self.outbox.workers.append([worker.route, head])
 
     def _watch_workers(self, now_s: float) -> None:
         for worker in list(self.ledger.workers.values()):
@@ -536,7 +596,7 @@ class Broker:
             elif silent_s > self.liveness_s and worker.state != "suspect":
                 self._disconnect(worker)
                 worker.state = "suspect"
-                self.ledger.change_membership()
+                self._change_membership()
                 self.ledger.abandon(worker, now_s, dead=False)
 
     def _watch_sessions(self, now_s: float) -> None:
@@ -551,7 +611,8 @@ class Broker:
 
     def _expire_session(self, session: Session) -> None:
         waiting = self.ledger.forget(session)
-        self._tombstones[session.id] = _ranges(waiting)
+        ranges = _ranges(waiting)
+        self._tombstones[session.id] = ranges if len(ranges) <= MAX_RANGES else []
         while len(self._tombstones) > MAX_TOMBSTONES:
             self._tombstones.popitem(last=False)
         self._end_session(session)
@@ -565,14 +626,17 @@ class Broker:
     def report(self, now_s: float) -> dict[str, Any]:
         """What ``reqpool status`` shows."""
         ledger = self.ledger
+        busiest = sorted(self.sessions.values(), key=lambda session: session.pending, reverse=True)
         return {
             "epoch": self.epoch,
             "uptime_s": round(now_s - self.started_s, 3),
             "broker": self.sample,
             "liveness_ms": round(self.liveness_s * 1000),
-            "sessions": [session.report(now_s) for session in self.sessions.values()],
+            "sessions": [session.report(now_s) for session in busiest[:MAX_REPORTED]],
+            "sessions_total": len(self.sessions),
             "workers": [worker.report(now_s) for worker in ledger.workers.values()],
-            "origins": {origin.name: ledger.report_origin(origin) for origin in ledger.origins.values()},
+            "origins": ledger.report_origins(MAX_REPORTED),
+            "origins_total": len(ledger.origins),
             "rates": self._rates,
             "counters": {
                 "submitted": ledger.submitted,
@@ -588,12 +652,6 @@ def _only(frames: list[bytes]) -> bytes:
     if len(frames) != 1:
         raise ProtocolError(f"expected one frame, got {len(frames)}")
     return frames[0]
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    if type(value) is not tuple:
-        raise ProtocolError(f"expected an array, got {type(value).__name__}")
-    return value
 
 
 def _ranges(seqs: Iterable[int]) -> list[tuple[int, int]]:

@@ -49,6 +49,8 @@ class Worker:
         parts: ``base + number`` of a RESULTS to how many batches published from it are not yet
             acknowledged by their clients.
         sample: the psutil figures of its last heartbeat.
+        unconfirmed_bytes: results received since the last heartbeat to it.
+        full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
     """
 
     def __init__(self, id_: bytes, name: str, pid: int, now_s: float) -> None:
@@ -70,6 +72,13 @@ class Worker:
         self.base = 0
         self.parts: dict[int, int] = {}
         self.sample: dict[str, Any] = {}
+        self.full = False
+        self.unconfirmed_bytes = 0
+
+    @property
+    def able(self) -> bool:
+        """May it be leased more?"""
+        return self.state == "live" and self.route is not None and not self.full
 
     def connect(self, route: bytes, name: str, pid: int, kinds: dict[str, KindInfo], now_s: float) -> None:
         """Begin a new connection: heartbeats and RESULTS count from 1 again."""
@@ -78,6 +87,7 @@ class Worker:
         self.pid = pid
         self.kinds = kinds
         self.state = "live"
+        self.full = False
         self.welcomed_s = self.last_heard_s = now_s
         self.heartbeat_seen = self.heartbeats_sent = 0
         self.heartbeat_times.clear()
@@ -95,9 +105,9 @@ class Worker:
         return True
 
     @property
-    def delivered(self) -> int:
-        """Number of the last RESULTS of which every client has acknowledged its part."""
-        return next(iter(self.parts)) - 1 - self.base if self.parts else self.received
+    def undelivered(self) -> list[int]:
+        """Numbers of received RESULTS of which some client has not acknowledged its part."""
+        return [number - self.base for number in self.parts]
 
     def part_published(self) -> int:
         """Note that a batch was published from the RESULTS just received; returns its unique number."""

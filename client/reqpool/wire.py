@@ -49,6 +49,10 @@ MAX_PAYLOAD_BYTES = 16 << 20
 """Largest payload of one request."""
 MAX_MESSAGE_BYTES = 64 << 20
 """ZMQ_MAXMSGSIZE of every socket: libzmq drops the connection that sends more."""
+MAX_SUBMIT_BYTES = 32 << 20
+"""Most payload bytes in one SUBMIT."""
+MAX_SLOTS = 1_000_000
+"""Most connections, requests in flight or requests on a connection that a kind may ask for."""
 MAX_SPAN_MS = 24 * 3600 * 1000
 """Longest timeout that can be asked for."""
 MAX_ORIGIN_CHARS = 1024
@@ -276,6 +280,17 @@ def array(check: Check) -> Check:
     return checked
 
 
+def bounded(most: int) -> Check:
+    """An unsigned integer from 1 to ``most``."""
+
+    def checked(value: Any) -> int:
+        if not 0 < uint(value) <= most:
+            raise _fail(f"expected a number from 1 to {most}")
+        return int(value)
+
+    return checked
+
+
 def record(make: Callable[..., Any], *checks: Check) -> Check:
     """An array with one element per check; further elements are ignored (a later version's)."""
 
@@ -290,6 +305,8 @@ def record(make: Callable[..., Any], *checks: Check) -> Check:
 def _payloads(value: Any) -> tuple[bytes, ...]:
     if type(value) is not tuple or set(map(type, value)) != _BYTES:
         raise _fail("expected payloads: a non-empty array of bytes")
+    if max(map(len, value)) > MAX_PAYLOAD_BYTES:
+        raise _fail("a payload is over 16 MiB")
     return value
 
 
@@ -328,12 +345,25 @@ _lease_group = record(
     _matched(LeaseGroup),
     identity, text, origin, _span, uint, uint, optional_uint, optional_blob, seqs, _payloads,
 )  # fmt: skip
+
+
+def _groups(value: Any) -> list[Group]:
+    groups: list[Group] = array(_group)(value)
+    if sum(len(group.seqs) for group in groups) > MAX_BATCH_REQUESTS:
+        raise _fail("more than 512 requests in one message")
+    if sum(sum(map(len, group.payloads)) for group in groups) > MAX_SUBMIT_BYTES:
+        raise _fail("payloads of more than 32 MiB in one message")
+    return groups
+
+
 _failed = record(Failed, identity, seqs, uint, boolean, blob)
 _session_seqs = record(lambda session, numbers: (session, numbers), identity, seqs)
 
-_kinds = array(record(KindInfo, text, boolean, uint, uint))
+_session_results = record(lambda *values: values, identity, seqs, uint)
+_count = bounded(MAX_SLOTS)
+_kinds = array(record(KindInfo, text, boolean, _count, _count))
 _held = array(record(lambda session, numbers: (session, set(numbers)), identity, seqs))
-_slots = array(record(lambda name, count: (name, count), origin, uint))
+_slots = array(record(lambda name, count: (name, count), origin, _count))
 
 
 def kinds(value: Any) -> dict[str, KindInfo]:
@@ -361,7 +391,7 @@ Schema = Mapping[Verb, tuple[tuple[str, Check], ...]]
 CLIENT_TO_BROKER: Schema = {
     Verb.HELLO: (("lowest", uint), ("highest", uint), ("about", fields)),
     Verb.HEARTBEAT: (("number", uint), ("seen", uint), ("acked", uint)),
-    Verb.SUBMIT: (("number", uint), ("acked", uint), ("groups", array(_group))),
+    Verb.SUBMIT: (("number", uint), ("acked", uint), ("groups", _groups)),
     Verb.CANCEL: (("seqs", seqs),),
     Verb.RESEND: (("after", uint),),
     Verb.UNPIN: (("pin", uint),),
@@ -391,7 +421,7 @@ PUBLISHED: Schema = {
 WORKER_TO_BROKER: Schema = {
     Verb.HELLO: (("lowest", uint), ("highest", uint), ("about", fields)),
     Verb.HEARTBEAT: (("epoch", uint), ("seen", uint), ("number", uint), ("sample", fields)),
-    Verb.RESULTS: (("epoch", uint), ("seen", uint), ("number", uint), ("groups", array(_session_seqs))),
+    Verb.RESULTS: (("epoch", uint), ("seen", uint), ("number", uint), ("groups", array(_session_results))),
     Verb.RETURN: (("epoch", uint), ("seen", uint), ("groups", array(_session_seqs))),
     Verb.RETRY: (("epoch", uint), ("seen", uint), ("groups", array(_failed))),
     Verb.GRANTED: (("epoch", uint), ("seen", uint), ("origin", origin), ("grant", uint), ("held", uint)),
@@ -406,7 +436,8 @@ BROKER_TO_WORKER: Schema = {
     Verb.WELCOME: (("version", uint), ("about", fields)),
     Verb.REJECT: (("code", uint), ("text", text), ("about", fields)),
     Verb.HEARTBEAT: (
-        ("epoch", uint), ("seen", uint), ("number", uint), ("received", uint), ("delivered", uint),
+        ("epoch", uint), ("seen", uint), ("number", uint), ("received", uint),
+        ("undelivered", array(uint)),
     ),
     Verb.LEASE: (("epoch", uint), ("seen", uint), ("groups", array(_lease_group))),
     Verb.CANCEL: (("epoch", uint), ("seen", uint), ("groups", array(_session_seqs))),

@@ -89,13 +89,13 @@ class Desk:
                     key = (lease.origin, worker)
                     in_flight[key] = in_flight.get(key, 0) + len(lease.requests)
             assert worker.in_flight == held
-        for origin in ledger.origins.values():
+        for origin in ledger.origins:
             by_worker = {w: n for (o, w), n in in_flight.items() if o is origin}
             assert origin.by_worker == by_worker
             assert origin.in_flight == sum(by_worker.values())
             assert origin.queue.waiting == sum(len(group.waiting()) for group in origin.queue)
         waiting_bytes: dict[Any, int] = {}
-        for origin in ledger.origins.values():
+        for origin in ledger.origins:
             for group in origin.queue:
                 session = group.terms.session
                 size_bytes = sum(map(len, group.payloads[group.start :]))
@@ -125,6 +125,7 @@ class FakeClient:
         self.beats = 0
         self.awake = True
         self.open = False
+        self.workers: tuple[bytes, ...] = ()
         self._routes = itertools.count(1)
         self.route = b""
 
@@ -169,6 +170,8 @@ class FakeClient:
     def take(self, verb: Verb, values: list[Any], blobs: list[bytes]) -> None:
         if verb is Verb.OPEN:
             self.open = True
+        elif verb is Verb.WORKERS:
+            self.workers = tuple(values[1])
         elif verb is Verb.RESULTS:
             self.batches.append(values[1])
             flat = wire.decode_blob(blobs[0])
@@ -204,8 +207,8 @@ class FakeWorker:
         self.leases: list[LeaseGroup] = []
         self.cancelled: list[tuple[bytes, int]] = []
         self.grants: dict[str, tuple[int, int]] = {}
-        self.delivered = 0
-        self.unreceived: dict[int, tuple[list[tuple[bytes, tuple[int, ...]]], tuple[bytes, ...]]] = {}
+        self.undelivered: list[int] = []
+        self.unreceived: dict[int, tuple[list[tuple[bytes, tuple[int, ...], int]], tuple[bytes, ...]]] = {}
         self.seen = 0
         self.beats = 0
         self.numbered = 0
@@ -235,7 +238,7 @@ class FakeWorker:
         elif verb is Verb.REJECT:
             self.rejects.append(values[0])
         elif verb is Verb.HEARTBEAT:
-            self.seen, self.delivered = values[2], values[4]
+            self.seen, self.undelivered = values[2], values[4]
             self.unreceived = {n: sent for n, sent in self.unreceived.items() if n > values[3]}
         elif verb is Verb.LEASE:
             self.leases += values[2]
@@ -265,7 +268,7 @@ class FakeWorker:
                 for seq in mine:
                     self.desk.executions.append((lease.session, seq))
                     flat += (seq, 0, b"answer %d" % seq)
-                groups.append((lease.session, mine))
+                groups.append((lease.session, mine, 0))
                 blobs.append(wire.encode_blob(flat))
             rest = [pair for pair in zip(lease.seqs, lease.payloads, strict=True) if pair[0] not in mine]
             if rest:
@@ -286,7 +289,7 @@ class FakeWorker:
         """Say HELLO again with all it holds, and send again what may not have arrived."""
         finished = list(self.unreceived.values())
         held = [(lease.session, lease.seqs) for lease in self.leases]
-        held += [group for groups, _ in finished for group in groups]
+        held += [group[:2] for groups, _ in finished for group in groups]
         self.unreceived = {}
         self.hello(epoch=self.epoch, held=held)
         for groups, blobs in finished:

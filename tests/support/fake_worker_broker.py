@@ -95,10 +95,10 @@ class FakeBroker:
         self.beat()
         return self.hellos[-1]
 
-    def beat(self, received: int = 0, delivered: int = 0) -> None:
+    def beat(self, received: int = 0, undelivered: tuple[int, ...] = ()) -> None:
         """Send a heartbeat."""
         self.number += 1
-        self.say(Verb.HEARTBEAT, self.number, received, delivered)
+        self.say(Verb.HEARTBEAT, self.number, received, undelivered)
 
     def lease(
         self,
@@ -135,7 +135,7 @@ class FakeBroker:
         found: dict[int, tuple[int, bytes]] = {}
         while len(found) < count:
             groups = self.next(Verb.RESULTS)[3]
-            for (_, seqs), blob in zip(groups, self.heard[-1][2], strict=True):
+            for (_, seqs, _), blob in zip(groups, self.heard[-1][2], strict=True):
                 flat = wire.decode_blob(blob)
                 assert flat[0::3] == seqs
                 found |= dict(zip(flat[0::3], zip(flat[1::3], flat[2::3], strict=True), strict=True))

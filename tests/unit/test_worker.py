@@ -365,7 +365,7 @@ def test_after_a_stale_message_the_worker_says_hello_again_with_what_it_holds(br
         held = {seq for session, seqs in about["held"] for seq in seqs}
         assert held == {1, 2}, "the stale lease must not be taken"
         number, (group,) = broker.next(Verb.RESULTS)[2:]
-        assert (number, group) == (1, (SESSION, (1,)))
+        assert (number, group) == (1, (SESSION, (1,), 0))
         assert wire.decode_blob(broker.heard[-1][2][0])[2] == done[1][1]
         slow.release()
         assert set(broker.results(1)) == {2}
@@ -378,9 +378,9 @@ def test_results_received_are_not_held_any_longer(broker: FakeBroker) -> None:
         broker.lease("dns", f"dns://{peer.address}", {1: query()})
         broker.lease("dns", f"dns://{peer.address}", {2: query()}, flags=0)
         broker.results(2)
-        broker.beat(received=2)
+        broker.beat(received=2, undelivered=(1, 2))
         wait_until(lambda: list(worker.outbox.held()) == [(SESSION, (2,))])
-        broker.beat(received=2, delivered=2)
+        broker.beat(received=2)
         wait_until(lambda: not list(worker.outbox.held()))
 
 

@@ -52,9 +52,25 @@ def test_repeatable_results_go_when_received_the_others_when_delivered() -> None
     assert held(outbox) == {A: {2, 3}}
     outbox.received(2)
     assert held(outbox) == {A: {2}}
-    outbox.delivered(2)
+    outbox.undelivered([1])
+    assert held(outbox) == {A: {2}}
+    outbox.undelivered([])
     assert held(outbox) == {}
     assert outbox.kept_bytes == 0
+
+
+def test_one_slow_client_keeps_only_its_own_results() -> None:
+    outbox = Outbox(1 << 20)
+    for session in (A, B):
+        outbox.pack([(session, flat(1), False)])
+    outbox.received(2)
+    outbox.undelivered([1])
+    assert held(outbox) == {A: {1}}
+
+
+def test_failures_are_counted_for_the_broker() -> None:
+    (batch,) = Outbox(1 << 20).pack([(A, [1, 0, b"", 2, 32, b"", 3, 20, b""], True)])
+    assert batch.parts[0].failed == 2
 
 
 def test_what_is_kept_is_numbered_anew_in_the_next_connection() -> None:
@@ -68,7 +84,7 @@ def test_what_is_kept_is_numbered_anew_in_the_next_connection() -> None:
     assert [(batch.number, batch.parts[0].seqs) for batch in again] == [(1, (1,)), (2, (2,)), (3, (3,))]
     assert outbox.pack([(A, flat(4), True)])[0].number == 4
     outbox.received(4)
-    outbox.delivered(4)
+    outbox.undelivered([])
     assert outbox.kept_bytes == 0
 
 
@@ -82,5 +98,5 @@ def test_over_the_bound_only_what_must_not_be_repeated_fills_it() -> None:
     assert held(outbox) == {A: {2, 3}}
     assert outbox.full
     outbox.received(3)
-    outbox.delivered(3)
+    outbox.undelivered([])
     assert not outbox.full

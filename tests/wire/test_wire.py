@@ -75,19 +75,19 @@ FAILED = st.builds(Failed, ID, SEQS, UINT, st.booleans(), st.binary(max_size=20)
 NAMED: dict[str, st.SearchStrategy[Any]] = {
     "about": ABOUT, "query": ABOUT, "report": ABOUT, "sample": ABOUT,
     "text": TEXT, "origin": ORIGIN, "session": ID, "worker": ID, "seqs": SEQS,
+    "workers": st.lists(ID, max_size=3), "undelivered": st.lists(UINT, max_size=3),
 }  # fmt: skip
 GROUPS: dict[Verb, st.SearchStrategy[Any]] = {
     Verb.SUBMIT: groups(),
     Verb.LEASE: lease_groups(),
     Verb.RETRY: FAILED,
+    Verb.RESULTS: st.tuples(ID, SEQS, UINT),
 }
 
 
 def values_of(schema: Schema, verb: Verb) -> st.SearchStrategy[tuple[Any, ...]]:
     """Make legal values for a head, from its fields' names."""
-    record = {Verb.SUBMIT: groups(), Verb.LEASE: lease_groups(), Verb.RETRY: FAILED}.get(
-        verb, st.tuples(ID, SEQS)
-    )
+    record = GROUPS.get(verb, st.tuples(ID, SEQS))
     return st.tuples(
         *[
             st.lists(record, max_size=3) if name == "groups" else NAMED.get(name, UINT)
@@ -176,6 +176,7 @@ def accepts(check: wire.Check, value: Any) -> bool:
 LEGAL_TYPES: dict[str, set[type]] = {
     "groups": {tuple}, "seqs": {tuple}, "about": {dict}, "query": {dict}, "report": {dict}, "sample": {dict},
     "text": {str}, "origin": {str}, "session": {bytes}, "worker": {bytes},
+    "workers": {tuple}, "undelivered": {tuple},
 }  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zmq
 
 from reqpool import sockets
-from reqpool.wire import MAX_MESSAGE_BYTES
 
 from .loop import READABLE, Loop
 
@@ -26,7 +25,6 @@ class BrokerSocket:
         self._loop = loop
         self._socket = context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         # What can be in the pipe is bounded by what was leased; a bound here would only lose messages.
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 50)

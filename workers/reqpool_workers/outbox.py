@@ -7,14 +7,21 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from reqpool import wire
+from reqpool.errors import Code
 from reqpool.wire import MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
 
 
 class Part(NamedTuple):
-    """Results of one session in one message; ``repeatable``: may their requests run more than once?"""
+    """Results of one session in one message.
+
+    Attributes:
+        failed: how many of them are errors.
+        repeatable: may their requests run more than once?
+    """
 
     session: bytes
     seqs: tuple[int, ...]
+    failed: int
     blob: bytes
     repeatable: bool
 
@@ -62,7 +69,9 @@ class Outbox:
                 if parts and size + len(blob) > MAX_BATCH_BYTES:
                     batches.append(self._numbered(parts))
                     parts, size = [], 0
-                parts.append(Part(session, tuple(chunk[0::3]), blob, repeatable))
+                codes = chunk[1::3]
+                failed = len(codes) - codes.count(Code.OK)
+                parts.append(Part(session, tuple(chunk[0::3]), failed, blob, repeatable))
                 size += len(blob)
         if parts:
             batches.append(self._numbered(parts))
@@ -78,10 +87,14 @@ class Outbox:
             if once:
                 self._undelivered.append(Batch(batch.number, once))
 
-    def delivered(self, number: int) -> None:
-        """The clients have all batches up to ``number``."""
-        while self._undelivered and self._undelivered[0].number <= number:
-            self._bytes -= sum(len(part.blob) for part in self._undelivered.popleft().parts)
+    def undelivered(self, numbers: Iterable[int]) -> None:
+        """Of what has been received, the clients have all but these batches."""
+        if self._undelivered:
+            missing = set(numbers)
+            kept = deque(batch for batch in self._undelivered if batch.number in missing)
+            gone = (batch for batch in self._undelivered if batch.number not in missing)
+            self._bytes -= sum(len(part.blob) for batch in gone for part in batch.parts)
+            self._undelivered = kept
 
     def restart(self) -> None:
         """A new connection: what is kept is to be sent again, numbered anew by :meth:`renumbered`."""

@@ -179,13 +179,17 @@ class Worker:
             self._answer_grants()
 
     def _send_batch(self, batch: Batch) -> None:
-        groups = [(part.session, part.seqs) for part in batch.parts]
+        groups = [(part.session, part.seqs, part.failed) for part in batch.parts]
         self._say(Verb.RESULTS, batch.number, groups, blobs=[part.blob for part in batch.parts])
 
     def _say(self, verb: Verb, *values: Any, blobs: list[bytes] | None = None) -> None:
         if self._socket is not None:
             head = wire.encode(verb, self._link.epoch, self._link.seen, *values)
-            self._socket.send([head, *blobs] if blobs else [head])
+            try:
+                self._socket.send([head, *blobs] if blobs else [head])
+            except zmq.Again:
+                # The pipe has gone, as after a message the broker would not take; all is kept for HELLO.
+                self._hang_up("nothing can be sent", time.monotonic())
 
     # --- timers ------------------------------------------------------------------------------------
 
@@ -208,7 +212,8 @@ class Worker:
     def _beat_now(self, now_s: float) -> int:
         origins = {name: origin.counts for (_, name), origin in self._origins.items()}
         number = self._link.beat(now_s)
-        self._say(Verb.HEARTBEAT, number, self._sampler.take(now_s, origins))
+        sample = self._sampler.take(now_s, origins)
+        self._say(Verb.HEARTBEAT, number, {**sample, "full": self.outbox.full})
         return number
 
     def _tend(self, now_s: float) -> float:
@@ -319,10 +324,10 @@ class Worker:
         name = Reject(code).name if code in set(Reject) else str(code)
         self._hang_up(f"rejected by the broker ({name}): {text}", now_s)
 
-    def _on_heartbeat(self, now_s: float, number: int, received: int, delivered: int) -> None:
+    def _on_heartbeat(self, now_s: float, number: int, received: int, undelivered: list[int]) -> None:
         self._link.heartbeat(number)
         self.outbox.received(received)
-        self.outbox.delivered(delivered)
+        self.outbox.undelivered(undelivered)
 
     def _on_lease(self, now_s: float, groups: list[LeaseGroup]) -> None:
         refuse = self._draining or self.outbox.full

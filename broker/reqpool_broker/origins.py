@@ -1,0 +1,93 @@
+"""The table of origins: which are busy, which may be forgotten. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .origin import Origin
+from .requests import Group
+
+IDLE_SPAN_S = 300.0
+"""How long an unused origin's counters are kept."""
+MAX_IDLE = 1_024
+"""Unused origins kept at most: a crawl over a million servers must not be remembered."""
+
+
+class Origins:
+    """Origins by kind and name.
+
+    By both, so that a request of a kind nobody serves cannot stand in the way of another kind's.
+
+    Attributes:
+        ready: those to be looked at at the next leasing, in order (a dict used as an ordered set).
+    """
+
+    def __init__(self) -> None:
+        self.ready: dict[Origin, None] = {}
+        self._all: dict[tuple[str, str], Origin] = {}
+        self._queued: dict[Origin, None] = {}
+        self._idle: dict[Origin, None] = {}
+
+    def __iter__(self) -> Iterator[Origin]:
+        return iter(self._all.values())
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def get(self, kind: str, name: str, now_s: float) -> Origin:
+        """Find an origin; a new one if there is none."""
+        origin = self._all.get((kind, name))
+        if origin is None:
+            origin = self._all[kind, name] = Origin(name, kind, now_s)
+            self._idle[origin] = None
+        return origin
+
+    def named(self, name: str) -> list[Origin]:
+        """All origins of this name, whatever their kind. Slow."""
+        return [origin for origin in self._all.values() if origin.name == name]
+
+    def push(self, origin: Origin, group: Group, *, front: bool) -> None:
+        """Let a group wait for an origin."""
+        origin.queue.push(group, front=front)
+        self.use(origin)
+        self._queued[origin] = None
+        self.ready[origin] = None
+
+    def use(self, origin: Origin) -> None:
+        """Note that an origin is idle no longer."""
+        self._idle.pop(origin, None)
+
+    def queued(self) -> list[Origin]:
+        """Those that something waits for."""
+        gone = [origin for origin in self._queued if not origin.queue.waiting]
+        for origin in gone:
+            del self._queued[origin]
+            self.settle(origin)
+        return list(self._queued)
+
+    def wake(self) -> None:
+        """Look at every queue at the next leasing."""
+        self.ready.update(dict.fromkeys(self.queued()))
+
+    def settle(self, origin: Origin) -> None:
+        """Note that an origin may have become idle; the longest idle one over the bound is forgotten."""
+        if not origin.idle or origin in self._idle:
+            return
+        self._idle[origin] = None
+        if len(self._idle) > MAX_IDLE:
+            for oldest in self._idle:
+                if not oldest.granted:
+                    self._forget(oldest)
+                    return
+
+    def forget_old(self, now_s: float) -> None:
+        """Forget the counters of origins that have not been used for long."""
+        for origin in list(self._idle):
+            if now_s - origin.last_used_s > IDLE_SPAN_S and not origin.granted:
+                self._forget(origin)
+
+    def _forget(self, origin: Origin) -> None:
+        del self._idle[origin]
+        del self._all[origin.kind, origin.name]
+        self.ready.pop(origin, None)
+        self._queued.pop(origin, None)
