@@ -17,7 +17,8 @@ TEXT
 }
 
 alive() { # is $1 the pid of a supervisor?
-    [ -n "${1:-}" ] && tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null | grep -q ' reqpool_ops up '
+    # Redirections are made from left to right: the complaint that there is no such process goes first.
+    [ -n "${1:-}" ] && tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -q ' reqpool_ops up '
 }
 
 wait_gone() { # wait_gone PID SECONDS
@@ -30,25 +31,27 @@ wait_gone() { # wait_gone PID SECONDS
 
 start() {
     if alive "$pid"; then
-        say "already running (pid $pid)"
+        say "already running (pid $pid)${*:+, so '$*' has no effect: stop it first}"
         return
     fi
+    local log=$folder/cluster.log old
+    old=$(wc -c 2>/dev/null <"$log" || echo 0)
     # A session of its own: it outlives this terminal.
-    setsid "$py" -P -m reqpool_ops up "$@" >>"$folder/cluster.log" 2>&1 </dev/null &
+    setsid "$py" -P -m reqpool_ops up "$@" >>"$log" 2>&1 </dev/null &
     pid=$!
     echo "$pid" >"$folder/cluster.pid"
     for _ in $(seq 100); do
         if "$py" -P -m reqpool_ops status --url "$url" >/dev/null 2>&1; then
-            say "running (pid $pid) at $url, log in $folder/cluster.log"
+            say "running (pid $pid) at $url, log in $log"
             return
         fi
         alive "$pid" || [ -e "/proc/$pid" ] || break
         sleep 0.1
     done
-    tail -n 5 "$folder/cluster.log" >&2
-    if alive "$pid"; then fail "started (pid $pid), but not well yet; see $folder/cluster.log"; fi
+    tail -c "+$((old + 1))" "$log" | tail -n 5 >&2
+    if alive "$pid"; then fail "started (pid $pid), but not well yet; see $log"; fi
     rm -f "$folder/cluster.pid"
-    fail "did not start; see $folder/cluster.log"
+    fail "did not start; see $log"
 }
 
 stop() {

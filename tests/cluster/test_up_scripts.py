@@ -56,12 +56,30 @@ def test_start_status_stop(folder: Path) -> None:
         processes = [psutil.Process(pid), *psutil.Process(pid).children()]
         assert len(processes) == 3
         assert script("start-cluster.sh", "status", **place).stdout.startswith("The pool is well.")
-        assert f"already running (pid {pid})" in script("start-cluster.sh", **place).stderr
+        assert script("start-cluster.sh", **place).stderr == f"start-cluster.sh: already running (pid {pid})\n"
+        again = script("start-cluster.sh", "start", "--workers", "3", **place)
+        assert again.returncode == 0
+        assert again.stderr == (
+            f"start-cluster.sh: already running (pid {pid}), so '--workers 3' has no effect: stop it first\n"
+        )
     finally:
         stopped = script("start-cluster.sh", "stop", **place)
     assert (stopped.returncode, "stopped" in stopped.stderr) == (0, True)
     assert not any(is_working(process) for process in processes)
     assert "not running" in script("start-cluster.sh", "stop", **place).stderr
+
+
+@needs_venv
+@pytest.mark.parametrize("command", [("start",), ()])
+def test_a_start_that_fails_says_why_and_nothing_else(folder: Path, command: tuple[str, ...]) -> None:
+    (folder / "reqpool").mkdir(mode=0o700)
+    (folder / "reqpool/cluster.log").write_text("an old story\n")
+    done = script("start-cluster.sh", *command, "--workers", "x", XDG_RUNTIME_DIR=str(folder))
+    assert done.returncode == 1
+    assert "'x' is no number of workers" in done.stderr
+    assert "old story" not in done.stderr
+    assert "/proc/" not in done.stderr
+    assert not (folder / "reqpool/cluster.pid").exists()
 
 
 @needs_venv
