@@ -60,6 +60,7 @@ class Child:
         process: the process, None while there is none.
         pidfd: readable when the process has ended; -1 while there is none.
         started_s: when it was started, monotonic.
+        signals: sent to the process by us.
         due_s: when to start the next one, monotonic; infinity while there is a process, or none is wanted.
     """
 
@@ -70,6 +71,7 @@ class Child:
         self.pidfd = -1
         self.started_s = 0.0
         self.due_s = math.inf
+        self.signals: set[int] = set()
         self.backoff = Backoff()
 
     @property
@@ -99,6 +101,7 @@ class Child:
             process_group=0,
         )
         self.pidfd = os.pidfd_open(self.process.pid)
+        self.signals = set()
         self.started_s = now_s
         self.due_s = math.inf
 
@@ -110,6 +113,7 @@ class Child:
     def signal(self, number: int) -> None:
         """Send a signal; nothing if there is no process."""
         if self.process is not None:
+            self.signals.add(number)
             self.process.send_signal(number)
 
     def reap(self) -> int | None:

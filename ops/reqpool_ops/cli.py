@@ -20,8 +20,8 @@ from . import runtime
 from .reading import plain
 
 DEFAULT_WORKERS = min(os.cpu_count() or 1, 4)
-EMBEDDED_DRAIN_S = 2.0
-"""An embedded cluster's parent has waited for its requests already; it waits 5 s for us to end."""
+EMBEDDED_DRAIN_S = 0.5
+"""An embedded cluster's only client has waited for its requests already, and closed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

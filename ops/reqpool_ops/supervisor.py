@@ -91,6 +91,8 @@ class Supervisor:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        # An embedded cluster is stopped when its only client has closed: what still runs has no reader.
+        self._late_level = logging.WARNING if plan.embedded_parent_pid is None else logging.INFO
         self._phase = Phase.RUNNING
         self._phase_until_s = float("inf")
         self._status = 0
@@ -267,7 +269,7 @@ class Supervisor:
                 self._report_dead(child.id)
             if self._phase is Phase.RUNNING:
                 self._plan_next(child, pid, status, now_s)
-            elif status != 0:
+            elif status != 0 and -status not in child.signals:  # else that is how it was told to end
                 log.warning("%s (pid %d) %s while stopping", child.name, pid, ended(status))
 
     def _holders(self, now_s: float) -> list[bytes]:
@@ -405,8 +407,9 @@ class Supervisor:
         if self._phase is Phase.DRAINING:
             left = [worker for worker in self._workers if worker.process is not None]
             if left and late:
-                log.warning(
-                    "%s did not finish within %.0f s; killed",
+                log.log(
+                    self._late_level,
+                    "%s did not finish within %g s; killed",
                     ", ".join(w.name for w in left),
                     self._plan.drain_s,
                 )
@@ -417,7 +420,7 @@ class Supervisor:
                 self._enter(Phase.STOPPING, now_s)
         elif self._phase is Phase.STOPPING and (self._broker.process is None or late):
             if self._broker.process is not None:
-                log.warning("the broker did not stop within %.0f s; killed", STOP_S)
+                log.log(self._late_level, "the broker did not stop within %g s; killed", STOP_S)
             self._phase = Phase.OVER
 
     def _kill_all(self) -> None:

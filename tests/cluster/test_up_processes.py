@@ -15,7 +15,7 @@ import pytest
 
 import reqpool
 from support.cluster import Cluster, cluster
-from support.dns_peer import UdpPeer, echo
+from support.dns_peer import UdpPeer, echo, silent
 from support.ports import free_port
 from support.wait import wait_until
 
@@ -143,6 +143,33 @@ def test_an_embedded_cluster_goes_when_its_parent_is_killed() -> None:
         embedded.wait(10)
         assert not any(child.is_running() for child in children)
         assert not folder.exists()
+
+
+def test_an_embedded_pool_closes_promptly_and_silently_over_a_silent_upstream() -> None:
+    program = """
+import sys, time, reqpool
+pool = reqpool.Pool()
+future = pool.udp(sys.argv[1], b"hello", timeout=20)
+sys.stdin.readline()
+began_s = time.monotonic()
+pool.close(timeout=0.5)
+print(time.monotonic() - began_s, future.done())
+"""
+    with (
+        UdpPeer(silent) as peer,
+        subprocess.Popen(
+            [sys.executable, "-c", program, peer.address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as app,
+    ):
+        peer.wait_for_queries(1)
+        said, complaints = app.communicate("\n", timeout=30)
+    elapsed_s, done = said.split()
+    assert (app.returncode, complaints, done) == (0, "", "True")
+    assert float(elapsed_s) < 2.0
 
 
 def test_two_clusters_share_a_folder_with_files_of_the_user() -> None:

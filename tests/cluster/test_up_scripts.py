@@ -56,12 +56,11 @@ def test_start_status_stop(folder: Path) -> None:
         processes = [psutil.Process(pid), *psutil.Process(pid).children()]
         assert len(processes) == 3
         assert script("start-cluster.sh", "status", **place).stdout.startswith("The pool is well.")
-        assert script("start-cluster.sh", **place).stderr == f"start-cluster.sh: already running (pid {pid})\n"
+        running = f"start-cluster.sh: already running (pid {pid})"
+        assert script("start-cluster.sh", **place).stderr == f"{running}\n"
         again = script("start-cluster.sh", "start", "--workers", "3", **place)
         assert again.returncode == 0
-        assert again.stderr == (
-            f"start-cluster.sh: already running (pid {pid}), so '--workers 3' has no effect: stop it first\n"
-        )
+        assert again.stderr == f"{running}, so '--workers 3' has no effect: stop it first\n"
     finally:
         stopped = script("start-cluster.sh", "stop", **place)
     assert (stopped.returncode, "stopped" in stopped.stderr) == (0, True)

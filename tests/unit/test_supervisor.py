@@ -144,6 +144,26 @@ def test_children_that_do_not_stop_are_killed(start: type[Supervised]) -> None:
     assert "did not finish within 1 s; killed" in supervised.log()
 
 
+def test_children_told_to_stop_while_they_boot_are_no_warning(start: type[Supervised]) -> None:
+    supervised = start(BROKER, SLEEP)  # SLEEP does not catch SIGTERM, as a child that is still starting
+    wait_until(lambda: len(supervised.children()) == 3)
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.process.wait(10) == 0
+    assert "WARNING" not in supervised.log()
+
+
+def test_a_child_that_dies_of_something_else_while_stopping_is_said(start: type[Supervised]) -> None:
+    supervised = start(BROKER, DEAF)
+    wait_until(lambda: supervised.log().count("deaf") == 2)
+    workers = supervised.children()[1:]
+    supervised.process.send_signal(signal.SIGTERM)
+    supervised.said("SIGTERM: stopping")
+    workers[0].send_signal(signal.SIGSEGV)
+    supervised.said(f"worker-1 (pid {workers[0].pid}) was killed by SIGSEGV while stopping")
+    assert supervised.process.wait(10) == 0
+    assert f"worker-2 (pid {workers[1].pid})" not in supervised.log()
+
+
 def test_a_second_supervisor_of_one_address_is_refused(start: type[Supervised], folder: Path) -> None:
     first = start(BROKER, SLEEP)
     first.said("the pool is up")
