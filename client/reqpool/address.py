@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 import posixpath
+import re
 
 from .errors import ProtocolError, UsageError
 
 MAX_IPC_PATH_BYTES = 107
 """sun_path holds 108 with its NUL: unix(7)."""
+LONGEST_IPC_SUFFIX = ".results"
+"""What the broker's other sockets are called after the intake's path: this, or ``.workers``."""
+
+# What zmq_connect(3) takes (libzmq, socket_base.cpp), without its wildcards. A name is ASCII: IDNA is not
+# applied to brokers.
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._-]+)?\]")
 
 
 def check(url: str) -> str:
-    """Return the URL if a client can dial it.
+    """Return the URL if a client can dial it, and what the broker has beside it.
 
     Raises:
         UsageError: naming what is wrong with it.
     """
+    return _check(url, MAX_IPC_PATH_BYTES - len(LONGEST_IPC_SUFFIX))
+
+
+def _check(url: str, most_bytes: int) -> str:
     if not isinstance(url, str):
         raise UsageError(f"a broker's URL is a str, not {type(url).__name__}")
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ("tcp", "ipc"):
         raise UsageError(f"{url!r} is no broker's URL: use tcp://host:port or ipc:///path")
     if scheme == "ipc":
-        if not rest or "\0" in rest or len(rest.encode()) > MAX_IPC_PATH_BYTES:
-            raise UsageError(f"{url!r}: an ipc path has 1 to {MAX_IPC_PATH_BYTES} bytes")
+        try:
+            path = rest.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{url!r}: an ipc path is UTF-8") from error
+        if rest in ("", "@", "*") or b"\0" in path or len(path) > most_bytes:
+            raise UsageError(f"{url!r}: an ipc path has 1 to {most_bytes} bytes")
         return url
     host, _, port = rest.rpartition(":")
-    if not host or host == "*" or any(c.isspace() or c in "/;@" for c in host):
-        raise UsageError(f"{url!r} names no host: use tcp://host:port")
-    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+    if ":" in host and not host.startswith("["):
         raise UsageError(f"{url!r}: put an IPv6 address in brackets, tcp://[::1]:port")
+    if not _HOST.fullmatch(host):
+        raise UsageError(f"{url!r} names no host: use tcp://host:port, an ASCII name or an address")
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise UsageError(f"{url!r}: the port is a number from 1 to 65535")
     return url
@@ -50,6 +65,6 @@ def results_url(dialled: str, results: str) -> str:
     else:
         derived = "ipc://" + posixpath.join(posixpath.dirname(dialled.removeprefix("ipc://")), results)
     try:
-        return check(derived)
+        return _check(derived, MAX_IPC_PATH_BYTES)
     except UsageError as error:
         raise ProtocolError(f"WELCOME.results: {error}") from error

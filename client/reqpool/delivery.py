@@ -8,6 +8,7 @@ import threading
 from queue import SimpleQueue
 from typing import Any
 
+from .errors import UsageError
 from .future import Future
 
 log = logging.getLogger("reqpool")
@@ -43,6 +44,14 @@ class Delivery:
     def is_current_thread(self) -> bool:
         """Return True inside a callback."""
         return self._thread.ident == threading.get_ident()
+
+    def check_wait(self) -> None:
+        """Raise UsageError inside a callback: waiting there would stop all the others."""
+        if self.is_current_thread():
+            raise UsageError(
+                "waiting inside a callback for an unfinished request would stop all callbacks: "
+                "give that request a callback of its own, or the pool an executor"
+            )
 
     def stop(self) -> None:
         """End the thread after what was put before."""

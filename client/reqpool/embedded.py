@@ -11,6 +11,7 @@ import tempfile
 import threading
 from importlib.util import find_spec
 
+from . import address
 from .errors import UsageError
 
 STOP_SECONDS = 5.0
@@ -33,7 +34,8 @@ class Embedded:
             workers: number of worker processes, from 1.
 
         Raises:
-            UsageError: if the ``[server]`` extra is not installed.
+            UsageError: if the ``[server]`` extra is not installed, or the folder for temporary files lies
+                too deep for a socket's path.
         """
         missing = [name for name in ("reqpool_ops", "psutil") if find_spec(name) is None]
         if missing:
@@ -45,6 +47,11 @@ class Embedded:
         self._folder = tempfile.mkdtemp(prefix="reqpool-")  # 0700
         self._lock = threading.Lock()
         self.url = f"ipc://{self._folder}/intake"
+        try:
+            address.check(self.url)
+        except UsageError as error:
+            os.rmdir(self._folder)
+            raise UsageError(f"no socket can be made in TMPDIR: {error.text}") from error
         command = [sys.executable, "-m", "reqpool_ops", "up", "--embedded", "--bind", self.url]
         command += ["--workers", str(workers), "--parent-pid", str(self._owner_pid)]
         try:

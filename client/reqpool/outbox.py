@@ -15,7 +15,9 @@ BUCKETS_PER_S = 64
 """Requests whose deadlines lie in the same 1/64 s share a group, and the later end as its deadline."""
 
 
-def next_batch(queue: deque[Future[Any]], connection: int, now_s: float) -> tuple[list[Any], float]:
+def next_batch(
+    queue: deque[Future[Any]], connection: int, now_s: float, most: int = wire.MAX_BATCH_REQUESTS
+) -> tuple[list[Any], float]:
     """Take the requests of one SUBMIT off the queue's left end and group them.
 
     Other threads may append to ``queue`` meanwhile. What has ended, or was sent on this connection
@@ -25,6 +27,7 @@ def next_batch(queue: deque[Future[Any]], connection: int, now_s: float) -> tupl
         queue: what to send, oldest first.
         connection: number of the connection they will be sent on, from 1.
         now_s: monotonic clock; spans are counted from here.
+        most: requests to take at most.
 
     Returns:
         The groups in :class:`~reqpool.wire.Group`'s order, none if nothing was left to send, and the
@@ -36,7 +39,7 @@ def next_batch(queue: deque[Future[Any]], connection: int, now_s: float) -> tupl
     payloads: list[bytes] = []
     count = size = 0
     popleft = queue.popleft
-    while queue and count < wire.MAX_BATCH_REQUESTS:
+    while queue and count < most:
         future = popleft()
         if future._state is not PENDING or future.connection == connection:
             continue

@@ -7,6 +7,8 @@ two sweeps everything that was answered has gone for nothing.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from typing import Any
 
 from . import wire
@@ -67,3 +69,12 @@ class Pending:
         """Take everything out. From any thread."""
         pop = self.futures.pop
         return [future for seq in list(self.futures) if (future := pop(seq, None)) is not None]
+
+
+def within(seqs: Iterable[int], ranges: Iterable[tuple[int, int]]) -> set[int]:
+    """Return those sequence numbers that lie in one of the ranges, ends included; in any order, both."""
+    ordered = sorted(seqs)
+    found: set[int] = set()
+    for first, last in ranges:
+        found.update(ordered[bisect_left(ordered, first) : bisect_right(ordered, last)])
+    return found

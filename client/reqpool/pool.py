@@ -46,6 +46,7 @@ class Pool:
     * ``timeout``: seconds until it ends with RequestTimeout, over 0, at most 24 h; None: the pool's.
     * ``callback``: called with the ended future on the pool's delivery thread, or in its executor.
     * ``priority``: 0 first, 1 default, 2 last; strict for each upstream.
+    * ``idempotent``: may it be sent more than once? None: what the kind says; udp and tcp say no.
     * ``block``: if ``max_pending`` requests are pending, wait for room for at most ``timeout``,
       instead of raising Overloaded.
 
@@ -87,6 +88,8 @@ class Pool:
             raise UsageError(f"workers={workers!r}: a number from 1")
         if type(max_pending) is not int or max_pending < 1:
             raise UsageError(f"max_pending={max_pending!r}: a number from 1")
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            raise UsageError(f"executor={executor!r}: a concurrent.futures.Executor")
         self._url = url
         self._timeout_s = _checked_timeout(timeout)
         self._max_pending = max_pending
@@ -146,13 +149,13 @@ class Pool:
             timeout: see :class:`Pool`, as are the others.
             callback: …
             priority: …
-            idempotent: may it be sent more than once? None: no.
+            idempotent: …
             block: …
         """
-        route, payload = kinds.find("udp").encode(address, data)
-        if idempotent is not None:
-            route = _with_idempotence(route, idempotent)
-        return self._submit(route, payload, timeout, callback, priority, block)
+        return self.submit(
+            "udp", address, data,
+            timeout=timeout, callback=callback, priority=priority, idempotent=idempotent, block=block,
+        )  # fmt: skip
 
     def tcp(
         self,
@@ -179,14 +182,14 @@ class Pool:
             timeout: see :class:`Pool`, as are the others.
             callback: …
             priority: …
-            idempotent: may it be sent more than once? None: no.
+            idempotent: …
             block: …
         """
         options = {} if max_bytes is None else {"max_bytes": max_bytes}
-        route, payload = kinds.find("tcp").encode(address, data, until=until, length=length, **options)
-        if idempotent is not None:
-            route = _with_idempotence(route, idempotent)
-        return self._submit(route, payload, timeout, callback, priority, block)
+        return self.submit(
+            "tcp", address, data, until=until, length=length, **options,
+            timeout=timeout, callback=callback, priority=priority, idempotent=idempotent, block=block,
+        )  # fmt: skip
 
     def submit(
         self,
@@ -210,7 +213,7 @@ class Pool:
             timeout: see :class:`Pool`, as are the others.
             callback: …
             priority: …
-            idempotent: may it run more than once? None: what the kind says.
+            idempotent: …
             block: …
             **options: the kind's own.
         """
@@ -218,6 +221,8 @@ class Pool:
             kind = kinds.find(kind)
         route, data = kind.encode(target, payload, **options)
         if idempotent is not None:
+            if type(idempotent) is not bool:
+                raise UsageError(f"idempotent={idempotent!r}: True, False or None")
             route = _with_idempotence(route, idempotent)
         return self._submit(route, data, timeout, callback, priority, block)
 
@@ -340,13 +345,18 @@ class Pool:
         block: bool,
     ) -> Future[Any]:
         timeout_s = self._timeout_s if timeout is None else _checked_timeout(timeout)
+        # What is wrong here would make the whole message illegal, and all requests in it.
+        if type(payload) is not bytes:
+            raise UsageError(f"kind {route.kind.name!r} encoded the request as {type(payload).__name__}")
         if len(payload) > wire.MAX_PAYLOAD_BYTES:
             raise UsageError(
                 f"the request has {len(payload)} bytes, {wire.MAX_PAYLOAD_BYTES} are the most",
                 origin=route.origins[0],
             )
-        if priority != 1 and priority not in (0, 2):
+        if type(priority) is not int or not 0 <= priority <= wire.LOWEST_PRIORITY:
             raise UsageError(f"priority={priority!r}: 0 (first), 1 or 2 (last)")
+        if callback is not None and not callable(callback):
+            raise UsageError(f"callback={callback!r}: it cannot be called")
         while True:
             stub = self._stub
             if stub is None or stub.abandoned:
@@ -383,7 +393,8 @@ class Pool:
 
 def _checked_timeout(timeout: float) -> float:
     try:
-        timeout_s = float(timeout)
+        # float() reads text, and takes True for a second.
+        timeout_s = math.nan if isinstance(timeout, (bool, str, bytes)) else float(timeout)
     except (TypeError, ValueError):
         timeout_s = math.nan
     if not 0 < timeout_s <= MAX_TIMEOUT_S:

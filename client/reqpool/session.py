@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ BACKOFF_FIRST_S = 0.05
 BACKOFF_MOST_S = 1.0
 BATCHES_PER_ACK = 8
 """Result batches after which an acknowledgement is sent without waiting for the next heartbeat."""
+MOST_WORKERS = 1000
+"""Workers named in HELLO at most: the last that were heard of."""
 
 
 class State(Enum):
@@ -29,6 +32,8 @@ class State(Enum):
     GREETING = auto()
     SUBSCRIBING = auto()
     OPEN = auto()
+    TRACING = auto()
+    """Open, but the broker could not read a message: nothing is submitted until it is known which."""
 
 
 class Event(Enum):
@@ -37,6 +42,7 @@ class Event(Enum):
     DIAL = auto()
     WELCOME = auto()
     PUBLICATION = auto()
+    UNREAD = auto()
     LOSS = auto()
 
 
@@ -49,7 +55,10 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.SUBSCRIBING, Event.PUBLICATION): State.OPEN,
     (State.SUBSCRIBING, Event.LOSS): State.CLOSED,
     (State.OPEN, Event.PUBLICATION): State.OPEN,
+    (State.OPEN, Event.UNREAD): State.TRACING,
     (State.OPEN, Event.LOSS): State.CLOSED,
+    (State.TRACING, Event.PUBLICATION): State.TRACING,
+    (State.TRACING, Event.LOSS): State.CLOSED,
 }
 
 
@@ -66,15 +75,12 @@ class Subscribe(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Submit everything pending.
+    """Submit everything pending; what was sent before is marked as resubmitted, but for ``never_ran``.
 
     Attributes:
-        new_life: the broker does not know the session's earlier requests: what was sent before is
-            marked as resubmitted, but for ``never_ran``.
         never_ran: ranges of sequence numbers, ends included, that the broker dropped unrun.
     """
 
-    new_life: bool
     never_ran: tuple[tuple[int, int], ...]
 
 
@@ -96,7 +102,19 @@ class Lost(NamedTuple):
     text: str
 
 
-Action = Dial | Subscribe | Opened | Send | Results | Lost
+class Unread(NamedTuple):
+    """The broker could not read the SUBMIT that held these: submit them one by one, or if it is one, end it.
+
+    Attributes:
+        seqs: their sequence numbers.
+        text: what the broker said of it.
+    """
+
+    seqs: list[int]
+    text: str
+
+
+Action = Dial | Subscribe | Opened | Send | Results | Lost | Unread
 
 
 class Session:
@@ -108,7 +126,7 @@ class Session:
         first_dial_s: when the first dial was, or None.
         ever_open: True once a broker was reached.
         reconnects: how many times it was opened again.
-        refusal: why a broker refuses this client for good (versions), or None.
+        refusal: why there is no point in waiting (no common version, a URL that cannot be dialled), or None.
         trouble: what went wrong last, for error texts; empty if nothing.
         ignored: messages that were illegal, or stale.
         repeated: result batches that came twice.
@@ -133,10 +151,14 @@ class Session:
         self._failures = 0
         self._next_dial_s = -math.inf
         self._epoch: int | None = None
+        self._workers: dict[bytes, None] = {}
         self._received = 0
         self._settled = 0
         self._acked = 0
         self._submits = 0
+        self._unacked: deque[tuple[int, list[Any]]] = deque()
+        self._unread_text = ""
+        self._trace_from = 0
         self._heartbeats = 0
         self._broker_heartbeat = 0
         self._seen = 0
@@ -146,7 +168,6 @@ class Session:
         self._heard_s = 0.0
         self._seen_moved_s = 0.0
         self._gap_asked_s = -math.inf
-        self._new_life = False
         self._never_ran: tuple[tuple[int, int], ...] = ()
 
     # --- time ---------------------------------------------------------------------------------------
@@ -212,9 +233,15 @@ class Session:
             self.ignored += 1
             raise
         if verb is Verb.RESULTS:
+            self._acknowledged(fields[2])
             self._results(fields[1], flat, now_s, actions)
+        elif verb is Verb.WORKERS:
+            self._know(fields[1])
         elif verb is Verb.HEARTBEAT:
-            _, number, seen, _, latest = fields
+            _, number, seen, acked, latest = fields
+            self._acknowledged(acked)
+            if self.state is State.TRACING and seen >= self._trace_from:
+                return self._traced(now_s)
             self._broker_heartbeat = max(number, self._broker_heartbeat)
             if seen != self._seen:
                 self._seen = seen
@@ -232,13 +259,27 @@ class Session:
         self._received = self._settled
         return [] if self.state is State.CLOSED else self._lose(now_s, "a signal handler raised in mid-turn")
 
+    def give_up(self, now_s: float, text: str) -> list[Action]:
+        """Note that what an action asked for cannot be dialled, and why."""
+        self.refusal = text
+        return self._lose(now_s, text)
+
     # --- what goes out ------------------------------------------------------------------------------
 
     def submit(self, groups: list[Any]) -> bytes:
-        """Number a SUBMIT and put the acknowledgement on it. Only when open."""
-        self._submits += 1
+        """Number a SUBMIT and put the acknowledgement on it. Only when open.
+
+        Raises:
+            TypeError: something in it cannot be encoded; nothing has changed.
+            ValueError: likewise.
+            OverflowError: likewise.
+        """
+        number = self._submits + 1
+        frame = wire.encode(Verb.SUBMIT, number, self._received, groups)
+        self._submits = number
         self._acked = self._received
-        return wire.encode(Verb.SUBMIT, self._submits, self._received, groups)
+        self._unacked.append((number, groups))
+        return frame
 
     # --- moves --------------------------------------------------------------------------------------
 
@@ -254,9 +295,12 @@ class Session:
         if self.first_dial_s is None:
             self.first_dial_s = now_s
         self._submits = self._heartbeats = self._seen = 0
+        self._unacked.clear()
         self._next_heartbeat_s = math.inf
         self._heard_s = self._seen_moved_s = now_s
         about = {**self._about, "received": self._received}
+        if self._epoch is not None:
+            about |= {"epoch": self._epoch, "workers": list(self._workers)}
         return [Dial(wire.encode(Verb.HELLO, wire.LOWEST_VERSION, wire.VERSION, about))]
 
     def _welcome(self, now_s: float, version: int, about: dict[str, Any]) -> list[Action]:
@@ -271,12 +315,13 @@ class Session:
             raise ProtocolError(f"WELCOME to version {version}, heartbeat {heartbeat_ms}/{liveness_ms} ms")
         self._move(Event.WELCOME)
         if not resumed or epoch != self._epoch:
-            self._new_life = True
             self._received = self._settled = self._broker_heartbeat = 0
             self._never_ran += tuple(never_ran)
         self._acked = self._received
-        self._epoch = self._about["epoch"] = epoch
-        self._about["workers"] = workers
+        if epoch != self._epoch:
+            self._workers.clear()
+        self._epoch = epoch
+        self._know(workers)
         self.refusal = None
         self._heartbeat_s = heartbeat_ms / 1000
         self._liveness_s = liveness_ms / 1000
@@ -285,9 +330,16 @@ class Session:
         return [Subscribe(results)]
 
     def _rejected(self, now_s: float, code: int, text: str, about: dict[str, Any]) -> list[Action]:
+        if code in (Reject.MALFORMED, Reject.GAP) and self.state is State.TRACING:
+            # What was under way behind the unread SUBMIT: it comes again on the next connection.
+            return []
         if code == Reject.MALFORMED:
-            # Nothing has changed at the broker; if it was a SUBMIT, the next one shows a gap.
-            raise ProtocolError(f"the broker could not read a message of ours: {text}")
+            if self.state is not State.OPEN or not self._unacked:
+                raise ProtocolError(f"the broker could not read a message of ours: {text}")
+            self._move(Event.UNREAD)
+            self._unread_text = text
+            self._trace_from = self._heartbeats + 1
+            return [self._heartbeat(now_s)]
         if code == Reject.VERSION:
             text = (
                 f"it speaks protocol versions {about.get('lowest', '?')} to {about.get('highest', '?')}, "
@@ -297,7 +349,7 @@ class Session:
         return self._lose(now_s, text)
 
     def _heard(self, now_s: float) -> list[Action]:
-        was_open = self.state is State.OPEN
+        was_open = self.state is not State.SUBSCRIBING
         self._move(Event.PUBLICATION)
         self._heard_s = now_s
         if was_open:
@@ -307,8 +359,7 @@ class Session:
         self._seen_moved_s = now_s
         self.reconnects += self.ever_open
         self.ever_open = True
-        opened = Opened(self._new_life, self._never_ran)
-        self._new_life = False
+        opened = Opened(self._never_ran)
         self._never_ran = ()
         return [opened]
 
@@ -331,6 +382,27 @@ class Session:
             self.gaps += 1
             actions.append(Send(wire.encode(Verb.RESEND, self._received)))
 
+    def _acknowledged(self, number: int) -> None:
+        unacked = self._unacked
+        while unacked and unacked[0][0] <= number:
+            unacked.popleft()
+
+    def _traced(self, now_s: float) -> list[Action]:
+        # The broker has seen a heartbeat that was sent after everything else, so what it has not processed
+        # by now it never will, and the first of that is what it could not read.
+        actions = self._lose(now_s, f"the broker could not read a message of ours: {self._unread_text}")
+        if self._unacked:
+            _, groups = self._unacked[0]
+            actions.append(Unread(seqs_of(groups), self._unread_text))
+        return actions
+
+    def _know(self, workers: list[bytes]) -> None:
+        for worker in workers:
+            self._workers.pop(worker, None)
+            self._workers[worker] = None
+        for worker in list(self._workers)[:-MOST_WORKERS]:
+            del self._workers[worker]
+
     def _heartbeat(self, now_s: float) -> Send:
         self._heartbeats += 1
         self._acked = self._received
@@ -345,6 +417,11 @@ class Session:
         # Jittered, so that the clients of a broker that died do not come back all at once.
         self._next_dial_s = now_s + span_s * (0.5 + 0.5 * self._random_unit())
         return [Lost(text)]
+
+
+def seqs_of(groups: list[Any]) -> list[int]:
+    """Return the sequence numbers in the groups of a SUBMIT."""
+    return [seq for group in groups for seq in wire.Group(*group).seqs]
 
 
 _seq_range = wire.record(lambda first, last: (first, last), wire.uint, wire.uint)

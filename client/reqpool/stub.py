@@ -1,14 +1,8 @@
-"""The client's side of one session at work: its table, its I/O thread and its sockets.
+"""The client's side of one session at work: its table, its queues and its I/O thread.
 
-Facts it relies on:
-
-* ``ZMQ_FD`` is edge-triggered: see :mod:`.sockets` for when a socket must be asked before sleeping.
-* A ZeroMQ socket belongs to one thread at a time: the one that takes the turn, see :mod:`.driver`. Other
-  threads append to a deque, and write to an eventfd only if that thread sleeps. It says that it is about to
-  (``idle``), *then* looks into the deque once more; they append, *then* look at ``idle``: one of the two
-  sees the other.
-* What sits in an old socket's pipe may be delivered later, to the next broker: on loss both sockets
-  are closed with linger 0 and new ones opened.
+One thread at a time takes the turn, see :mod:`.driver`, and with it the sockets. Other threads append to a
+deque, and wake that thread only if it sleeps. It says that it is about to (``idle``), *then* looks into the
+deque once more; they append, *then* look at ``idle``: one of the two sees the other.
 """
 
 from __future__ import annotations
@@ -18,10 +12,8 @@ import itertools
 import logging
 import math
 import os
-import select
 import sys
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
@@ -30,24 +22,22 @@ from typing import Any
 
 import zmq
 
-from . import address, host, sockets, wire
+from . import address, host, wire
 from .delivery import Delivery
 from .driver import Driver
 from .embedded import Embedded
-from .errors import Code, Overloaded, ProtocolError, UsageError
+from .ends import Ends
+from .errors import Code, Overloaded, ProtocolError
 from .future import Future
 from .kinds import Route
+from .link import MESSAGES_PER_TURN, Link
 from .outbox import next_batch
-from .pending import CLUSTER_GRACE_S, Pending
-from .session import Action, Dial, Lost, Opened, Results, Send, Session, State, Subscribe
+from .pending import CLUSTER_GRACE_S, Pending, within
+from .session import Action, Dial, Lost, Opened, Results, Send, Session, State, Subscribe, Unread, seqs_of
 from .stats import Stats
 
 log = logging.getLogger("reqpool")
 
-MESSAGES_PER_TURN = 64
-"""Most messages read from a socket, and batches sent, before timers are looked at again."""
-SEND_QUEUE_MESSAGES = 256
-"""ZMQ_SNDHWM of the intake socket: what is over it stays in the outbox."""
 EMBEDDED_POLL_S = 0.05
 """How often a starting embedded cluster is looked at."""
 GOODBYE_LINGER_MS = 200
@@ -87,32 +77,19 @@ class Stub:
         self._next_seq: Callable[[], int] = itertools.count(1).__next__
         self._outbox: deque[Future[Any]] = deque()
         self._backlog: deque[Future[Any]] = deque()
+        self._alone: deque[Future[Any]] = deque()
+        self._suspects: set[int] = set()
         self._cancels: deque[Future[Any]] = deque()
-        self._room = threading.Condition()
-        self._room_wanted = False
         self.closing = False
         self.stopped = False
         self.abandoned = False
         self._idle = False
-        self._blocked = False
-        self._silent = False
         self._drain_until_s = math.inf
-        self._completed = self._failed = self._timeouts = self._cancelled = 0
         self._batches_in = self._batches_out = 0
         self._delivery = Delivery(executor)
-        self._intake: zmq.Socket[bytes] | None = None
-        self._results: zmq.Socket[bytes] | None = None
-        self._intake_fd = self._results_fd = -1
-        self._epoll = select.epoll()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Closed with the last reference, not with the thread: a late wake() must not hit another file.
-        weakref.finalize(self, os.close, self._wake_fd).atexit = False
-        self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._readable: set[int] = set()
-        self._intake_sent = False
-        self._taken: list[Future[Any] | None] = []
+        self._ends = Ends(self.pending, self._delivery)
+        self._link = Link(host.context(), self._session_id)
         self._driver = Driver()
-        self._context = host.context()
         self._thread = threading.Thread(target=self._run, name="reqpool-io", daemon=True)
 
     def start(self) -> None:
@@ -174,7 +151,7 @@ class Stub:
         if self._idle:
             self._wake()
         self._driver.unpark()
-        self._after_end([future])
+        self._ends.told([future])
         return True
 
     def lead(self, future: Future[Any], until_s: float) -> None:
@@ -188,11 +165,7 @@ class Stub:
 
     def check_wait(self) -> None:
         """See :class:`~reqpool.future.Owner`."""
-        if self._delivery.is_current_thread():
-            raise UsageError(
-                "waiting inside a callback for an unfinished request would stop all callbacks: "
-                "give that request a callback of its own, or the pool an executor"
-            )
+        self._delivery.check_wait()
 
     def end_if_abandoned(self, future: Future[Any]) -> None:
         """See :class:`~reqpool.future.Owner`."""
@@ -207,17 +180,16 @@ class Stub:
     def stats(self) -> Stats:
         """Return a snapshot."""
         pending = len(self.pending)
-        ended = self._completed + self._failed + self._timeouts + self._cancelled
-        session = self._session
+        session, ends = self._session, self._ends
         return Stats(
             url=self._url,
             state="closed" if self.stopped else session.state.name.lower(),
             pending=pending,
-            submitted=ended + pending,
-            completed=self._completed,
-            failed=self._failed,
-            timeouts=self._timeouts,
-            cancelled=self._cancelled,
+            submitted=ends.completed + ends.failed + ends.timeouts + ends.cancelled + pending,
+            completed=ends.completed,
+            failed=ends.failed,
+            timeouts=ends.timeouts,
+            cancelled=ends.cancelled,
             callback_errors=self._delivery.errors,
             batches_in=self._batches_in,
             batches_out=self._batches_out,
@@ -231,10 +203,9 @@ class Stub:
         """Take nothing more; end what is pending at ``drain_until_s`` (monotonic). From any thread."""
         self.closing = True
         self._drain_until_s = drain_until_s
-        os.eventfd_write(self._wake_fd, 1)
+        self._link.wake()
         self._driver.unpark()
-        with self._room:
-            self._room.notify_all()
+        self._ends.tell_room()
 
     def join(self, timeout_s: float | None) -> None:
         """Wait for both threads' end; inside a callback not at all."""
@@ -244,7 +215,7 @@ class Stub:
 
     def shut_down(self, timeout_s: float) -> None:
         """See :class:`~reqpool.host.Running`."""
-        self._silent = True
+        self._ends.silent = True
         self.begin_close(-math.inf)
         self._thread.join(timeout_s)
 
@@ -256,25 +227,19 @@ class Stub:
 
     def _wake(self) -> None:
         self._idle = False
-        os.eventfd_write(self._wake_fd, 1)
+        self._link.wake()
 
     def _wait_for_room(self, route: Route, give_up_s: float) -> None:
-        with self._room:
-            while True:
-                # First said, then looked: whoever makes room looks the other way round.
-                self._room_wanted = True
-                if len(self.pending) < self._max_pending or self.closing:
-                    return
-                left_s = give_up_s - monotonic()
-                if left_s <= 0:
-                    raise Overloaded(
-                        f"{self._max_pending} requests are pending in this pool (max_pending)",
-                        origin=route.origins[0],
-                        sent=False,
-                        retry_after_s=RETRY_AFTER_S,
-                    )
-                self.check_wait()
-                self._room.wait(left_s)
+        def has_room() -> bool:
+            return len(self.pending) < self._max_pending or self.closing
+
+        if not self._ends.wait_for_room(has_room, give_up_s):
+            raise Overloaded(
+                f"{self._max_pending} requests are pending in this pool (max_pending)",
+                origin=route.origins[0],
+                sent=False,
+                retry_after_s=RETRY_AFTER_S,
+            )
 
     # --- the I/O thread -------------------------------------------------------------------------
 
@@ -290,9 +255,8 @@ class Stub:
             ending = wire.encode_error("the pool's I/O thread failed, see the log")
         finally:
             self.closing = self.stopped = True
-            self._end(self._table.take_all(), CANCELLED_AND_NOTIFIED, Code.CANCELLED, ending)
-            self._close_sockets(GOODBYE_LINGER_MS)
-            self._epoll.close()
+            self._ends.end(self._table.take_all(), CANCELLED_AND_NOTIFIED, Code.CANCELLED, ending)
+            self._link.close(GOODBYE_LINGER_MS)
             self._delivery.stop()
             if self._embedded is not None:
                 self._embedded.stop()
@@ -325,33 +289,22 @@ class Stub:
         self._act(self._session.tick(now_s), now_s)
         self._expire(now_s)
         self._flush(now_s)
-        if not self._look() and not self._sleep(min(until_s, self._due_s(now_s))):
+        has_more = self._link.has_messages() or (not self._link.blocked and self._has_batches())
+        if not has_more and not self._sleep(min(until_s, self._due_s(now_s))):
             return
         self._receive(monotonic())
 
-    def _look(self) -> bool:
-        """Is there more to be read or sent at once? Reads EVENTS where that is needed before a sleep."""
-        if self._intake_sent and self._intake is not None:
-            self._intake_sent = False
-            readable, writable = sockets.events(self._intake)
-            self._blocked = not writable
-            if readable:
-                self._readable.add(self._intake_fd)
-        return bool(self._readable) or (not self._blocked and bool(self._backlog or self._outbox))
+    def _has_batches(self) -> bool:
+        return bool(self._backlog or self._alone or self._outbox)
 
     def _sleep(self, until_s: float) -> bool:
-        """Sleep until a socket can be read, or a wake-up, or ``until_s``; False if there was work at once."""
+        """Sleep until something may have come in, or ``until_s``; False if there was work at once."""
         self._idle = True
-        if (self._outbox and not self._blocked) or self._cancels or (self.closing and not self.pending):
+        if (self._outbox and not self._link.blocked) or self._cancels or (self.closing and not self.pending):
             self._idle = False
             return False
-        ready = self._epoll.poll(max(0.0, until_s - monotonic()))
+        self._link.sleep(until_s - monotonic())
         self._idle = False
-        for fd, _ in ready:
-            if fd == self._wake_fd:
-                os.eventfd_read(fd)
-            else:
-                self._readable.add(fd)
         return True
 
     def _due_s(self, now_s: float) -> float:
@@ -365,142 +318,123 @@ class Stub:
     def _put_in_order(self, now_s: float) -> None:
         """An exception cut a turn short: resume from what is sure."""
         self._driver.disturbed = False
-        taken = [future for future in self._taken if future is not None]
-        self._taken.clear()
-        # The broker publishes the batch again, as it was not acknowledged.
-        self.pending.update((future.seq, future) for future in taken if future._state is PENDING)
-        self._after_end([future for future in taken if future._state is not PENDING])
+        self._ends.recover()
         self._act(self._session.interrupted(now_s), now_s)
 
     def _receive(self, now_s: float) -> None:
-        readable, self._readable = self._readable, set()
-        if self._blocked and self._intake is not None:
-            # The fd told of room, perhaps: POLLOUT is not asked for by itself.
-            self._intake_sent = True
-        for socket, fd in ((self._results, self._results_fd), (self._intake, self._intake_fd)):
-            if socket is None or socket.closed or fd not in readable:
+        session = self._session
+        for from_intake, frames in self._link.messages():
+            try:
+                if from_intake:
+                    actions = session.received(frames[0], now_s)
+                elif len(frames) < 2:
+                    raise ProtocolError("a publication without a head")
+                else:
+                    actions = session.published(frames[1], frames[2] if len(frames) > 2 else None, now_s)
+            except ProtocolError as error:
+                log.warning("ignored a message of the broker at %s: %s", self._url, error)
                 continue
-            for _ in range(MESSAGES_PER_TURN):
-                if not sockets.readable(socket):
-                    break
-                frames = sockets.receive(socket)
-                try:
-                    if socket is self._intake:
-                        actions = self._session.received(frames[0], now_s)
-                    elif len(frames) < 2:
-                        raise ProtocolError("a publication without a head")
-                    else:
-                        blob = frames[2] if len(frames) > 2 else None
-                        actions = self._session.published(frames[1], blob, now_s)
-                except ProtocolError as error:
-                    log.warning("ignored a message of the broker at %s: %s", self._url, error)
-                    continue
-                self._act(actions, now_s)
-                # Both are closed when one of them brings the session's loss.
-                if socket.closed:
-                    break
-            else:
-                self._readable.add(fd)
+            self._act(actions, now_s)
 
     def _act(self, actions: list[Action], now_s: float) -> None:
         for action in actions:
             match action:
                 case Results(flat):
-                    self._complete(flat, now_s)
+                    self._batches_in += 1
+                    self._ends.complete(flat, now_s)
                     self._session.settle()
                 case Send(frame):
-                    self._send(frame)
+                    self._link.send(frame)
                 case Dial(hello):
-                    self._intake, self._intake_fd = self._open(zmq.DEALER, self._url)
-                    self._send(hello)
+                    try:
+                        self._link.dial(self._url, hello)
+                    except zmq.ZMQError as error:
+                        self._act(self._session.give_up(now_s, f"cannot be dialled: {error}"), now_s)
                 case Subscribe(results):
                     try:
-                        url = address.results_url(self._url, results)
-                    except ProtocolError as error:
-                        log.error("the broker at %s: %s", self._url, error)
-                        return
-                    self._results, self._results_fd = self._open(zmq.SUB, url)
-                case Opened():
-                    self._resubmit(action)
+                        self._link.subscribe(address.results_url(self._url, results))
+                    except (zmq.ZMQError, ProtocolError) as error:
+                        text = f"its results socket cannot be dialled: {error}"
+                        self._act(self._session.give_up(now_s, text), now_s)
+                case Opened(never_ran):
+                    self._resubmit(never_ran)
                 case Lost(text):
                     log.info("connection to the broker at %s lost: %s", self._url, text)
-                    self._close_sockets(0)
-
-    def _open(self, kind: int, url: str) -> tuple[zmq.Socket[bytes], int]:
-        socket: zmq.Socket[bytes] = self._context.socket(kind)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
-        socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-        socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
-        if "[" in url:
-            socket.setsockopt(zmq.IPV6, 1)
-        if kind == zmq.SUB:
-            socket.setsockopt(zmq.SUBSCRIBE, self._session_id)
-        socket.connect(url)
-        fd = int(socket.FD)
-        self._epoll.register(fd, select.EPOLLIN)
-        return socket, fd
-
-    def _close_sockets(self, linger_ms: int) -> None:
-        for socket, fd in ((self._intake, self._intake_fd), (self._results, self._results_fd)):
-            if socket is not None:
-                self._epoll.unregister(fd)
-                socket.close(linger_ms)
-        self._intake = self._results = None
-        self._readable.clear()
-        self._backlog.clear()
-
-    def _send(self, frame: bytes) -> None:
-        if self._intake is not None:
-            self._intake_sent = True
-            try:
-                self._intake.send(frame, zmq.NOBLOCK)
-            except zmq.Again:
-                # A heartbeat or the like that finds the queue full: liveness tells what comes of it.
-                log.debug("the broker at %s takes no more for now", self._url)
+                    self._link.hang_up()
+                case Unread(seqs, text):
+                    self._separate(seqs, f"the broker could not read it: {text}")
 
     def _say_goodbye(self) -> None:
         if self._session.state is State.OPEN:
             self._flush(monotonic())
-            self._send(wire.encode(wire.Verb.GOODBYE))
+            self._link.send(wire.encode(wire.Verb.GOODBYE))
 
-    def _resubmit(self, opened: Opened) -> None:
+    # --- what goes out --------------------------------------------------------------------------
+
+    def _resubmit(self, never_ran: tuple[tuple[int, int], ...]) -> None:
         pending = list(self.pending.values())
-        if opened.new_life:
-            for future in pending:
-                never_ran = any(first <= future.seq <= last for first, last in opened.never_ran)
-                if future.connection and not never_ran:
-                    future.resubmitted = int(wire.Flag.RESUBMITTED)
+        unrun = within((future.seq for future in pending), never_ran) if never_ran else ()
+        for future in pending:
+            if future.connection and future.seq not in unrun:
+                future.resubmitted = int(wire.Flag.RESUBMITTED)
+        suspects = self._suspects
         # Some are in the outbox as well: each is sent once per connection.
-        self._backlog = deque(pending)
+        self._backlog = deque(future for future in pending if future.seq not in suspects)
+        self._alone = deque(future for future in pending if future.seq in suspects)
+        self._suspects = {future.seq for future in self._alone}
+
+    def _separate(self, seqs: list[int], text: str) -> None:
+        """A SUBMIT of these is illegal: end the one, or send each in one of its own to find out which."""
+        if len(seqs) == 1:
+            future = self.pending.pop(seqs[0], None)
+            if future is not None:
+                data = wire.encode_error(text, phase="cluster", sent=False)
+                self._ends.end([future], FINISHED, Code.PROTOCOL, data)
+            return
+        self._suspects.update(seqs)
+        for seq in seqs:
+            future = self.pending.get(seq)
+            if future is not None:
+                future.connection = 0
+                self._alone.append(future)
 
     def _flush(self, now_s: float) -> None:
-        session, table = self._session, self._table
+        session, table, link = self._session, self._table, self._link
         if session.state is not State.OPEN:
             # They stay in the table, all of which is submitted when the session opens.
+            self._backlog.clear()
+            self._alone.clear()
             while self._outbox:
                 future = self._outbox.popleft()
                 table.expect(self._end_s(future))
-        for queue in (self._backlog, self._outbox):
+        for queue, most in (
+            (self._backlog, wire.MAX_BATCH_REQUESTS),
+            (self._alone, 1),
+            (self._outbox, wire.MAX_BATCH_REQUESTS),
+        ):
             for _ in range(MESSAGES_PER_TURN):
-                intake = self._intake
-                if not queue or intake is None:
+                if not queue or not link.has_room():
                     break
-                self._intake_sent = True
-                if not sockets.events(intake)[1]:
-                    break
-                groups, earliest_s = next_batch(queue, session.connection, now_s)
+                groups, earliest_s = next_batch(queue, session.connection, now_s, most)
                 if groups:
-                    self._send(session.submit(groups))
-                    self._batches_out += 1
+                    self._submit(groups)
                     table.expect(earliest_s + CLUSTER_GRACE_S)
         if self._cancels:
             cancelled = [self._cancels.popleft() for _ in range(len(self._cancels))]
-            self._cancelled += len(cancelled)
+            self._ends.cancelled += len(cancelled)
             sent = [future.seq for future in cancelled if future.connection == session.connection]
             if sent and session.state is State.OPEN:
-                self._send(wire.encode(wire.Verb.CANCEL, sent))
+                link.send(wire.encode(wire.Verb.CANCEL, sent))
+
+    def _submit(self, groups: list[Any]) -> None:
+        try:
+            frame = self._session.submit(groups)
+        except (TypeError, ValueError, OverflowError) as error:
+            # A kind's fault. One request must not end the others.
+            self._separate(seqs_of(groups), str(error))
+            return
+        self._link.send(frame)
+        self._batches_out += 1
 
     def _end_s(self, future: Future[Any]) -> float:
         due_s = future.deadline_s + CLUSTER_GRACE_S
@@ -514,42 +448,14 @@ class Stub:
         session = self._session
         return None if session.ever_open or self._embedded is not None else session.first_dial_s
 
-    # --- ends of requests -----------------------------------------------------------------------
-
-    def _complete(self, flat: tuple[Any, ...], now_s: float) -> None:
-        self._batches_in += 1
-        # One call from pending to a list that outlives this frame: an exception in between (a signal
-        # handler's, on a thread that leads) must not lose what was taken out.
-        taken = self._taken
-        taken.extend(map(self.pending.pop, flat[0::3], itertools.repeat(None)))
-        with_callbacks = []
-        for future, code, data in zip(taken, flat[1::3], flat[2::3], strict=True):
-            if future is None:
-                continue
-            if code or future._made_condition is not None:
-                self._count(code)
-                future.end(FINISHED, code, data, now_s)
-            else:
-                # Future.end(), written out: this is the loop that every answer passes.
-                self._completed += 1
-                future._data = data
-                future._state = FINISHED
-            future.payload = b""
-            if future.callback is not None or future._made_callbacks is not None:
-                with_callbacks.append(future)
-        if with_callbacks and not self._silent:
-            self._delivery.put(with_callbacks)
-        taken.clear()
-        if self._room_wanted:
-            self._tell_room()
+    # --- what is overdue, or hopeless -------------------------------------------------------------
 
     def _expire(self, now_s: float) -> None:
         session = self._session
         if not self.pending:
             return
         if session.refusal is not None:
-            text = f"the broker at {self._url} refuses this client: {session.refusal}"
-            self._end_all(Code.BROKER_UNAVAILABLE, text)
+            self._end_all(Code.BROKER_UNAVAILABLE, f"the broker at {self._url}: {session.refusal}")
         elif self._embedded is not None and session.state is not State.OPEN:
             ended = self._embedded.exit_text()
             if ended is not None:
@@ -564,7 +470,7 @@ class Stub:
         for future in overdue:
             timed_out = now_s >= future.deadline_s + CLUSTER_GRACE_S
             code = Code.TIMEOUT if timed_out else Code.BROKER_UNAVAILABLE
-            self._end([future], FINISHED, code, timeout_sent if future.connection else timeout_unsent)
+            self._ends.end([future], FINISHED, code, timeout_sent if future.connection else timeout_unsent)
 
     def _trouble(self) -> str:
         session = self._session
@@ -578,36 +484,9 @@ class Stub:
         return f"no broker answers at {self._url}{last}: is `reqpool up` running there?"
 
     def _end_all(self, code: Code, text: str) -> None:
-        self._end(self._table.take_all(), FINISHED, code, wire.encode_error(text, phase="cluster", sent=None))
-
-    def _end(self, futures: list[Future[Any]], state: str, code: Code, data: bytes) -> None:
-        now_s = monotonic()
-        for future in futures:
-            self._count(code)
-            future.end(state, code, data, now_s)
-        self._after_end(futures)
-
-    def _count(self, code: int) -> None:
-        if code == Code.OK:
-            self._completed += 1
-        elif code == Code.TIMEOUT:
-            self._timeouts += 1
-        elif code == Code.CANCELLED:
-            self._cancelled += 1
-        else:
-            self._failed += 1
-
-    def _after_end(self, futures: list[Future[Any]]) -> None:
-        with_callbacks = [future for future in futures if future.has_callbacks()]
-        if with_callbacks and not self._silent:
-            self._delivery.put(with_callbacks)
-        if self._room_wanted:
-            self._tell_room()
-
-    def _tell_room(self) -> None:
-        with self._room:
-            self._room_wanted = False
-            self._room.notify_all()
+        self._ends.end(
+            self._table.take_all(), FINISHED, code, wire.encode_error(text, phase="cluster", sent=None)
+        )
 
 
 _CANCELLED = wire.encode_error("cancelled by the caller")

@@ -96,7 +96,7 @@ class Flag(IntFlag):
     IDEMPOTENT = 1
     """May run more than once."""
     RESUBMITTED = 2
-    """The stub sent it before, to a broker it has lost since."""
+    """The stub sent it before, on an earlier connection."""
 
 
 class Reject(IntEnum):

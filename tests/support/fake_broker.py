@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 
 from reqpool import wire
+from reqpool.errors import ProtocolError
 from reqpool.wire import Reject, Verb
 
 Answer = Callable[[int, bytes], tuple[int, bytes] | None]
@@ -53,6 +54,8 @@ class FakeBroker:
         repeat: publish every result batch twice.
         reject: what to answer HELLO with, instead of WELCOME.
         never_ran: for the next WELCOMEs.
+        unreadable: payloads that make a SUBMIT malformed.
+        results_port: what WELCOME says of the results socket.
     """
 
     heartbeat_ms = 50
@@ -67,6 +70,7 @@ class FakeBroker:
         self.repeat = False
         self.reject: tuple[int, str, dict[str, Any]] | None = None
         self.never_ran: list[tuple[int, int]] = []
+        self.unreadable: set[bytes] = set()
         self.epoch = 1
         self._context = zmq.Context()
         self._orders: SimpleQueue[tuple[Callable[[], Any], Reply[Any]]] = SimpleQueue()
@@ -160,7 +164,7 @@ class FakeBroker:
                     raise
                 time.sleep(0.01)
         self._port = int(self._intake.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
-        self._results_port = str(self._results.bind_to_random_port("tcp://127.0.0.1"))
+        self.results_port = str(self._results.bind_to_random_port("tcp://127.0.0.1"))
         self._sessions = {}
 
     def _close(self) -> None:
@@ -230,8 +234,14 @@ class FakeBroker:
                 )
 
     def _message(self, route: bytes, head: bytes) -> None:
-        verb, fields = wire.decode(head, wire.CLIENT_TO_BROKER)
-        self.heads.append((verb, fields))
+        try:
+            verb, fields = wire.decode(head, wire.CLIENT_TO_BROKER)
+            self.heads.append((verb, fields))
+            if verb is Verb.SUBMIT and any(self.unreadable.intersection(g.payloads) for g in fields[2]):
+                raise ProtocolError("gibberish")
+        except ProtocolError as error:
+            self._intake.send_multipart([route, wire.encode(Verb.REJECT, Reject.MALFORMED, error.text, {})])
+            return
         if verb is Verb.HELLO:
             self._hello(route, fields[2])
             return
@@ -257,7 +267,7 @@ class FakeBroker:
         session.kept = [(number, blob) for number, blob in session.kept if number > about["received"]]
         welcome = {
             "epoch": self.epoch,
-            "results": self._results_port,
+            "results": self.results_port,
             "heartbeat_ms": self.heartbeat_ms,
             "liveness_ms": self.liveness_ms,
             "resumed": resumed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from concurrent.futures._base import FINISHED
 from typing import Any
@@ -14,7 +15,7 @@ from reqpool.errors import ProtocolError, UsageError
 from reqpool.future import _NOBODY, Future
 from reqpool.kinds import Kind, Route
 from reqpool.outbox import next_batch
-from reqpool.pending import CLUSTER_GRACE_S, SWEEP_INTERVAL_S, Pending
+from reqpool.pending import CLUSTER_GRACE_S, SWEEP_INTERVAL_S, Pending, within
 
 
 class Plain(Kind):
@@ -141,9 +142,50 @@ def test_what_has_ended_or_was_sent_on_this_connection_is_not_sent() -> None:
     assert next_batch(deque([ended]), 2, 0.0) == ([], math.inf)
 
 
+def test_a_batch_is_as_small_as_is_asked() -> None:
+    queue = deque(make(seq) for seq in range(3))
+    assert [group[7] for group in next_batch(queue, 1, 0.0, 1)[0]] == [[0]]
+    assert [group[7] for group in next_batch(queue, 1, 0.0)[0]] == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "inside"),
+    [
+        ((), set()),
+        (((1, 3),), {2}),
+        (((2, 2), (9, 9)), {2, 9}),
+        (((5, 20), (3, 30), (7, 8)), {5, 7, 9}),
+        (((9, 2),), set()),
+        (((0, 2**64),), {2, 5, 7, 9}),
+    ],
+)
+def test_what_lies_in_given_ranges_is_found(ranges: tuple[tuple[int, int], ...], inside: set[int]) -> None:
+    futures = [make(seq) for seq in (9, 2, 7, 5)]
+    assert within([future.seq for future in futures], ranges) == inside
+
+
+def test_many_ranges_and_many_requests_do_not_multiply() -> None:
+    began_s = time.process_time()
+    seqs = range(0, 200_000, 2)
+    ranges = tuple((seq, seq) for seq in range(1, 200_000))
+    assert within(seqs, ranges) == set(seqs) - {0}
+    assert time.process_time() - began_s < 5.0
+
+
 @pytest.mark.parametrize(
     "url",
-    ["tcp://127.0.0.1:5570", "tcp://[::1]:1", "tcp://broker.example:65535", "ipc:///run/r/intake", "ipc://x"],
+    [
+        "tcp://127.0.0.1:5570",
+        "tcp://[::1]:1",
+        "tcp://broker.example:65535",
+        "ipc:///run/r/intake",
+        "ipc://x",
+        "tcp://a_b-c.d:1",
+        "tcp://[fe80::1%eth0]:1",
+        "ipc:///tmp/ü",
+        "ipc://@abstract",
+        "ipc://" + "x" * 99,
+    ],
 )
 def test_good_urls(url: str) -> None:
     assert address.check(url) == url
@@ -154,7 +196,8 @@ def test_good_urls(url: str) -> None:
     [
         "", "localhost:5570", "http://h:1", "tcp://", "tcp://h", "tcp://h:", "tcp://h:0", "tcp://h:65536", "tcp://h:x",
         "tcp://:5", "tcp://*:5", "tcp://::1:5", "tcp://a b:5", "tcp://u@h:5", "tcp://h/p:5", "tcp://h:٣", "ipc://",
-        "ipc://" + "x" * 108, "inproc://x", "udp://h:1", 5, b"tcp://h:1",
+        "ipc://" + "x" * 100, "inproc://x", "udp://h:1", 5, b"tcp://h:1", "tcp://über:1", "tcp://-a:1", "tcp://a!:1",
+        "tcp://a,b:1", "tcp://[]:1", "tcp://[x]:1", "tcp://a[b:1", "ipc:///tmp/\udcff", "ipc://@", "tcp://\udcff:1",
     ],
 )  # fmt: skip
 def test_bad_urls_are_refused(url: Any) -> None:
@@ -170,6 +213,7 @@ def test_bad_urls_are_refused(url: Any) -> None:
         ("ipc:///run/r/intake", "results", "ipc:///run/r/results"),
         ("ipc://intake", "results", "ipc://results"),
         ("tcp://h:5570", "tcp://other:9", "tcp://other:9"),
+        ("ipc://" + "x" * 99, "x" * 99 + ".results", "ipc://" + "x" * 99 + ".results"),
     ],
 )
 def test_the_results_socket_is_found_from_the_one_url(dialled: str, results: str, derived: str) -> None:
@@ -178,7 +222,13 @@ def test_the_results_socket_is_found_from_the_one_url(dialled: str, results: str
 
 @pytest.mark.parametrize(
     ("dialled", "results"),
-    [("tcp://h:1", "x"), ("ipc:///r/i", "../x"), ("ipc:///r/i", "inproc://x")],
+    [
+        ("tcp://h:1", "x"),
+        ("ipc:///r/i", "../x"),
+        ("ipc:///r/i", "inproc://x"),
+        ("ipc:///r/i", "x" * 106),
+        ("tcp://h:1", "tcp://über:1"),
+    ],
 )
 def test_a_results_socket_that_makes_no_url_is_an_illegal_welcome(dialled: str, results: str) -> None:
     with pytest.raises(ProtocolError):

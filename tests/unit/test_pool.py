@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 import reqpool
-from reqpool import wire
+from reqpool import address, wire
 from reqpool.embedded import Embedded
 from reqpool.errors import Code
 from reqpool.kinds import Kind, Route
@@ -126,7 +127,9 @@ def test_what_the_cluster_never_answers_times_out_here(broker: FakeBroker, pool:
     assert pool.stats().timeouts == 1
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 86_401, "soon", None, []])
+@pytest.mark.parametrize(
+    "timeout", [0, -1, float("nan"), float("inf"), 86_401, "soon", "5", b"5", True, None, []]
+)
 def test_a_timeout_is_checked_where_it_is_given(timeout: Any) -> None:
     with pytest.raises(reqpool.UsageError):
         reqpool.Pool("tcp://127.0.0.1:1", timeout=timeout)
@@ -136,7 +139,7 @@ def test_a_timeout_is_checked_where_it_is_given(timeout: Any) -> None:
 
 
 def test_bad_options_are_refused_at_the_call() -> None:
-    for options in ({"max_pending": 0}, {"workers": 2}, {"max_pending": "x"}):
+    for options in ({"max_pending": 0}, {"workers": 2}, {"max_pending": "x"}, {"executor": 5}):
         with pytest.raises(reqpool.UsageError):
             reqpool.Pool("tcp://127.0.0.1:1", **options)
     with pytest.raises(reqpool.UsageError):
@@ -145,6 +148,14 @@ def test_bad_options_are_refused_at_the_call() -> None:
         calls: tuple[Callable[[], Any], ...] = (
             lambda: ask(pool, bytes(wire.MAX_PAYLOAD_BYTES + 1)),
             lambda: ask(pool, priority=3),
+            lambda: ask(pool, priority=-1),
+            lambda: ask(pool, priority=1.0),
+            lambda: ask(pool, priority=0.0),
+            lambda: ask(pool, priority=True),
+            lambda: ask(pool, priority=False),
+            lambda: ask(pool, callback=5),
+            lambda: ask(pool, idempotent="yes"),
+            lambda: ask(pool, "text"),  # type: ignore[arg-type]
             lambda: pool.submit("nonsense", "x", b""),
             lambda: list(pool.map(pool.dns, [], window=0)),
         )
@@ -398,7 +409,7 @@ def test_a_new_epoch_gets_everything_pending_again_marked(broker: FakeBroker, po
     assert (about["epoch"], about["workers"]) == (1, (b"w" * 16,))
 
 
-def test_a_broker_that_knows_the_session_gets_everything_again_unmarked(
+def test_a_broker_that_knows_the_session_gets_everything_again_marked(
     broker: FakeBroker, pool: reqpool.Pool
 ) -> None:
     broker.answer = silence
@@ -407,7 +418,7 @@ def test_a_broker_that_knows_the_session_gets_everything_again_unmarked(
     broker.do(lambda: setattr(broker, "answer", echo))
     broker.restart(keep_epoch=True)
     assert future.result(10) == b"hello"
-    assert broker.submitted[future.seq] == [1, 1]
+    assert broker.submitted[future.seq] == [1, Flag.IDEMPOTENT | Flag.RESUBMITTED]
 
 
 def test_what_a_forgetful_broker_says_never_ran_is_not_marked(broker: FakeBroker, pool: reqpool.Pool) -> None:
@@ -420,6 +431,63 @@ def test_what_a_forgetful_broker_says_never_ran_is_not_marked(broker: FakeBroker
     for future in futures:
         future.result(10)
     assert [broker.submitted[future.seq][1] for future in futures] == [1, 1, 3]
+
+
+@pytest.mark.parametrize("target", ["repeatable", "once"])
+def test_only_the_request_that_the_broker_cannot_read_ends(
+    broker: FakeBroker, pool: reqpool.Pool, target: str
+) -> None:
+    ask(pool).result(5)
+    broker.unreadable = {b"bad", b"worse"}
+    payloads = [b"%d" % n for n in range(30)] + [b"bad"] + [b"%d" % n for n in range(30)] + [b"worse"]
+    futures = [ask(pool, payload, target, timeout=30) for payload in payloads]
+    for payload, future in zip(payloads, futures, strict=True):
+        if payload in broker.unreadable:
+            with pytest.raises(reqpool.ProtocolError, match="gibberish") as caught:
+                future.result(10)
+            assert caught.value.sent is False
+        else:
+            assert future.result(10) == payload
+    assert pool.stats().reconnects <= 5
+    assert ask(pool).result(5) == b"hello"
+
+
+def test_what_is_submitted_while_a_bad_request_is_looked_for_goes_on(
+    broker: FakeBroker, pool: reqpool.Pool
+) -> None:
+    ask(pool).result(5)
+    broker.unreadable = {b"bad"}
+    bad = ask(pool, b"bad", timeout=30)
+    answered = 0
+    while not bad.done():
+        assert ask(pool, b"good", timeout=10).result(10) == b"good"
+        answered += 1
+    assert isinstance(bad.exception(0), reqpool.ProtocolError)
+    assert answered
+
+
+class Broken(Plain):
+    """A kind of somebody else's that makes what msgpack cannot pack."""
+
+    name = "bro\udcffken"
+
+
+BROKEN = Route(Broken(), ("broken://x",), False)
+
+
+def test_a_request_that_cannot_be_encoded_ends_alone(
+    broker: FakeBroker, pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = Broken()
+    monkeypatch.setattr(kind, "encode", lambda target, payload: (BROKEN, payload))
+    broker.answer = lambda seq, payload: echo(seq, payload) if payload != b"never" else None
+    ask(pool, b"never", timeout=30)
+    futures = [pool.submit(kind, "x", b"x"), ask(pool, timeout=30), pool.submit(kind, "x", b"x")]
+    for broken in futures[::2]:
+        with pytest.raises(reqpool.ProtocolError, match="surrogate"):
+            broken.result(5)
+    assert futures[1].result(5) == b"hello"
+    assert pool.stats().reconnects == 0
 
 
 def test_reject_and_goodbye_make_a_new_connection(broker: FakeBroker, pool: reqpool.Pool) -> None:
@@ -465,6 +533,26 @@ def test_a_version_mismatch_is_said_at_once_with_both_ranges(broker: FakeBroker)
         for _ in range(2):
             with pytest.raises(reqpool.BrokerUnavailable, match=r"7 to 9.*1 to 1"):
                 ask(pool, timeout=30).result(1)
+
+
+def test_a_socket_that_cannot_be_dialled_ends_what_is_pending_and_not_the_thread(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    check = address.check
+    monkeypatch.setattr(address, "check", lambda url: url)
+    with reqpool.Pool("tcp://über:1") as pool:
+        for _ in range(2):
+            with pytest.raises(reqpool.BrokerUnavailable, match=r"tcp://über:1.*Invalid argument"):
+                ask(pool, timeout=30).result(5)
+    monkeypatch.setattr(address, "check", check)
+    broker.results_port = "tcp://über:1"
+    with reqpool.Pool(broker.url) as pool:
+        with pytest.raises(reqpool.BrokerUnavailable, match=r"tcp://127.*tcp://über:1"):
+            ask(pool, timeout=30).result(5)
+        port = str(broker.do(lambda: broker._results.get_string(zmq.LAST_ENDPOINT))).rpartition(":")[2]
+        broker.results_port = port
+        wait_until(lambda: ask(pool, timeout=5).exception(5) is None, 5)
+    assert "I/O thread" not in caplog.text
 
 
 def test_once_reached_a_lost_broker_is_waited_for_until_the_deadline() -> None:
@@ -666,6 +754,18 @@ def test_an_embedded_pool_without_the_server_extra_says_what_to_install(
     monkeypatch.setattr("reqpool.embedded.find_spec", lambda name: None if name == "psutil" else object())
     with reqpool.Pool() as pool, pytest.raises(reqpool.UsageError, match=r"reqpool\[server\]"):
         ask(pool)
+
+
+def test_an_embedded_pool_in_a_folder_too_deep_for_a_socket_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.delenv("REQPOOL_URL", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with reqpool.Pool() as pool, pytest.raises(reqpool.UsageError, match="TMPDIR"):
+        ask(pool)
+    assert not list(deep.iterdir())
 
 
 def test_an_embedded_cluster_that_dies_at_once_is_said_with_its_exit_status(

@@ -22,6 +22,7 @@ from reqpool.session import (
     Session,
     State,
     Subscribe,
+    Unread,
 )
 from reqpool.wire import Reject, Verb
 
@@ -55,8 +56,22 @@ def results(number: int, *flat: Any, epoch: int = 7) -> tuple[bytes, bytes]:
     return wire.encode(Verb.RESULTS, epoch, number, 0), wire.encode_blob(list(flat))
 
 
-def heartbeat(number: int, seen: int, latest: int = 0, epoch: int = 7) -> bytes:
-    return wire.encode(Verb.HEARTBEAT, epoch, number, seen, 0, latest)
+def heartbeat(number: int, seen: int, latest: int = 0, epoch: int = 7, acked: int = 0) -> bytes:
+    return wire.encode(Verb.HEARTBEAT, epoch, number, seen, acked, latest)
+
+
+def group(*seqs: int) -> tuple[Any, ...]:
+    return "udp", ("udp://h:1",), 10, 0, 1, None, None, list(seqs), [b"x"] * len(seqs)
+
+
+def redialled(session: Session, now_s: float) -> dict[str, Any]:
+    """Lose the connection by silence; return what the next HELLO says."""
+    [lost] = session.tick(now_s)
+    assert isinstance(lost, Lost)
+    [dial] = session.tick(now_s + 1.0)
+    assert isinstance(dial, Dial)
+    about: dict[str, Any] = wire.decode(dial.hello, wire.CLIENT_TO_BROKER)[1][2]
+    return about
 
 
 def sent(action: Any) -> tuple[Verb, list[Any]]:
@@ -76,7 +91,7 @@ def test_first_connection_goes_through_every_state() -> None:
     assert session.state.name == "GREETING"
     assert session.received(welcome(), 0.1) == [Subscribe("5571")]
     assert session.state.name == "SUBSCRIBING"
-    assert session.published(wire.encode(Verb.OPEN, 7), None, 0.2) == [Opened(True, ())]
+    assert session.published(wire.encode(Verb.OPEN, 7), None, 0.2) == [Opened(())]
     assert session.state.name == "OPEN"
     assert session.published(wire.encode(Verb.OPEN, 7), None, 0.2) == []
 
@@ -85,7 +100,7 @@ def test_a_lost_open_is_made_up_for_by_a_heartbeat() -> None:
     session = make()
     session.tick(0.0)
     session.received(welcome(), 0.0)
-    assert session.published(heartbeat(1, 0), None, 0.1) == [Opened(True, ())]
+    assert session.published(heartbeat(1, 0), None, 0.1) == [Opened(())]
 
 
 @pytest.mark.parametrize("state", [State.GREETING, State.SUBSCRIBING, State.OPEN])
@@ -180,9 +195,8 @@ def test_submits_are_numbered_and_carry_the_acknowledgement() -> None:
     session = make()
     opened(session)
     session.published(*results(1, 1, 0, b""), 0.1)
-    group = ("udp", ("udp://h:1",), 10, 0, 1, None, None, [1], [b"x"])
     for number in (1, 2):
-        _, fields = wire.decode(session.submit([group]), wire.CLIENT_TO_BROKER)
+        _, fields = wire.decode(session.submit([group(1)]), wire.CLIENT_TO_BROKER)
         assert fields[:2] == [number, 1]
 
 
@@ -191,13 +205,10 @@ def test_resuming_keeps_the_batch_number_and_starts_submits_anew() -> None:
     opened(session)
     session.submit([])
     session.published(*results(1, 1, 0, b""), 0.1)
-    session.tick(3.0)
-    [dial] = session.tick(4.0)
-    assert isinstance(dial, Dial)
-    _, (_, _, about) = wire.decode(dial.hello, wire.CLIENT_TO_BROKER)
+    about = redialled(session, 3.0)
     assert (about["epoch"], about["received"], about["workers"]) == (7, 1, (b"w" * 16,))
     session.received(welcome(resumed=True), 4.0)
-    assert session.published(wire.encode(Verb.OPEN, 7), None, 4.0) == [Opened(False, ())]
+    assert session.published(wire.encode(Verb.OPEN, 7), None, 4.0) == [Opened(())]
     assert session.published(*results(2, 2, 0, b""), 4.1) == [Results((2, 0, b""))]
     assert wire.decode(session.submit([]), wire.CLIENT_TO_BROKER)[1][0] == 1
     assert session.reconnects == 1
@@ -209,12 +220,12 @@ def test_a_new_life_counts_batches_from_one(changes: dict[str, Any]) -> None:
     opened(session)
     session.published(*results(1, 1, 0, b""), 0.1)
     session.tick(3.0)
-    assert opened(session, 4.0, **changes) == [Opened(True, ())]
+    assert opened(session, 4.0, **changes) == [Opened(())]
     epoch = changes.get("epoch", 7)
     assert session.published(*results(1, 2, 0, b"", epoch=epoch), 4.1) == [Results((2, 0, b""))]
 
 
-def test_a_new_life_that_never_opened_is_still_told_at_the_next_open() -> None:
+def test_what_never_ran_is_still_told_when_the_welcome_that_said_so_never_opened() -> None:
     session = make()
     opened(session)
     session.tick(3.0)
@@ -223,7 +234,104 @@ def test_a_new_life_that_never_opened_is_still_told_at_the_next_open() -> None:
     session.tick(7.0)
     session.tick(8.0)
     session.received(welcome(epoch=8, resumed=True), 8.0)
-    assert session.published(wire.encode(Verb.OPEN, 8), None, 8.0) == [Opened(True, ((3, 9),))]
+    assert session.published(wire.encode(Verb.OPEN, 8), None, 8.0) == [Opened(((3, 9),))]
+
+
+def names(*letters: str) -> list[bytes]:
+    return [letter.encode() * 16 for letter in letters]
+
+
+def test_hello_names_all_workers_of_the_epoch_and_of_no_other() -> None:
+    session = make()
+    opened(session, workers=names("a", "b"))
+    assert session.published(wire.encode(Verb.WORKERS, 7, names("b", "c")), None, 0.1) == []
+    assert redialled(session, 3.0)["workers"] == tuple(names("a", "b", "c"))
+    session.received(welcome(resumed=True, workers=names("d")), 4.0)
+    session.published(wire.encode(Verb.OPEN, 7), None, 4.0)
+    assert redialled(session, 7.0)["workers"] == tuple(names("a", "b", "c", "d"))
+    session.received(welcome(epoch=8, workers=names("e")), 8.0)
+    assert redialled(session, 11.0)["workers"] == tuple(names("e"))
+
+
+def test_hello_names_the_last_thousand_workers() -> None:
+    session = make()
+    opened(session)
+    many = [b"%016d" % number for number in range(1500)]
+    for worker in (*many, many[0]):
+        session.published(wire.encode(Verb.WORKERS, 7, [worker]), None, 0.1)
+    assert redialled(session, 3.0)["workers"] == (*many[501:], many[0])
+
+
+def test_a_submit_that_cannot_be_read_is_found_by_what_is_acknowledged_after_it() -> None:
+    session = make()
+    opened(session)
+    for number in range(1, 5):
+        session.submit([group(number * 10, number * 10 + 1), group(number * 10 + 2)])
+    session.published(heartbeat(1, 0, acked=1), None, 0.1)
+    [asked] = session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 0.2)
+    assert sent(asked)[0] is Verb.HEARTBEAT
+    own_number = sent(asked)[1][0]
+    for code in (Reject.GAP, Reject.GAP, Reject.MALFORMED):
+        assert session.received(wire.encode(Verb.REJECT, code, "gap", {}), 0.3) == []
+    # This one was on its way already when the broker found it.
+    assert session.published(heartbeat(2, own_number - 1, acked=1), None, 0.3) == []
+    assert session.state is State.TRACING
+    flat = session.published(wire.encode(Verb.RESULTS, 7, 1, 2), wire.encode_blob([10, 0, b""]), 0.3)
+    assert flat == [Results((10, 0, b""))]
+    lost, unread = session.published(heartbeat(3, own_number, latest=1, acked=2), None, 0.4)
+    assert isinstance(lost, Lost)
+    assert unread == Unread([30, 31, 32], "what?")
+    assert session.state is State.CLOSED
+
+
+def test_an_unread_message_that_was_no_submit_blames_none() -> None:
+    session = make()
+    opened(session)
+    session.submit([group(1)])
+    [asked] = session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 0.2)
+    actions = session.published(heartbeat(1, sent(asked)[1][0], acked=1), None, 0.4)
+    assert [type(action) for action in actions] == [Lost]
+
+
+def test_a_refusal_for_malformed_without_a_submit_is_noted_and_changes_nothing() -> None:
+    session = make()
+    opened(session)
+    session.submit([group(1)])
+    session.published(heartbeat(1, 0, acked=1), None, 0.1)
+    with pytest.raises(ProtocolError, match=r"what\?"):
+        session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 0.2)
+    assert session.state is State.OPEN
+
+
+def test_silence_while_tracing_is_a_loss_like_any_other() -> None:
+    session = make()
+    opened(session)
+    session.submit([group(1)])
+    session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 0.2)
+    redialled(session, 3.0)
+    session.received(welcome(resumed=True), 4.0)
+    assert session.published(wire.encode(Verb.OPEN, 7), None, 4.0) == [Opened(())]
+    # What was sent on the lost connection is nobody's fault on this one.
+    with pytest.raises(ProtocolError):
+        session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 4.1)
+
+
+def test_what_cannot_be_encoded_takes_no_number() -> None:
+    session = make()
+    opened(session)
+    with pytest.raises(TypeError):
+        session.submit([(*group(1)[:8], [object()])])
+    assert wire.decode(session.submit([group(1)]), wire.CLIENT_TO_BROKER)[1][0] == 1
+
+
+def test_giving_up_a_dial_is_a_refusal_until_a_welcome() -> None:
+    session = make()
+    session.tick(0.0)
+    [lost] = session.give_up(0.0, "cannot be dialled")
+    assert isinstance(lost, Lost)
+    assert session.refusal == "cannot be dialled"
+    assert session.state is State.CLOSED
+    assert 0.0 < session.due_s < 1.0
 
 
 def test_a_refusal_for_versions_names_both_ranges_and_is_lifted_by_a_welcome() -> None:
