@@ -110,8 +110,8 @@ class Server:
         """
         broker, clock = self.broker, time.monotonic
         takers: dict[int, Callable[[float], bool]] = {
-            self._fds[self._intake]: lambda now_s: _drain(self._intake, broker.client_message, now_s),
-            self._fds[self._workers]: lambda now_s: _drain(self._workers, broker.worker_message, now_s),
+            self._fds[self._intake]: lambda now_s: _drain(self._intake, broker.clients.message, now_s),
+            self._fds[self._workers]: lambda now_s: _drain(self._workers, broker.workers.message, now_s),
             self._fds[self._results]: self._take_subscriptions,
         }
         epoll = select.epoll()
@@ -143,7 +143,7 @@ class Server:
 
     def close(self) -> None:
         """Say goodbye and close the sockets; waits at most 200 ms for the goodbyes to leave."""
-        self.broker.goodbye("the broker is stopping")
+        self.broker.clients.goodbye("the broker is stopping")
         self._send()
         for socket in (self._intake, self._results, self._workers):
             socket.close(linger=200)
@@ -158,9 +158,9 @@ class Server:
             message = b"".join(sockets.receive(results))
             topic = message[1:]
             if message[:1] == b"\x01":
-                if broker.subscription(topic):
+                if broker.clients.subscription(topic):
                     results.setsockopt(zmq.SUBSCRIBE, topic)
-                    broker.subscribed(topic)
+                    broker.clients.subscribed(topic)
             elif message[:1] == b"\x00" and len(topic) == wire.SESSION_ID_BYTES:
                 results.setsockopt(zmq.UNSUBSCRIBE, topic)
             else:

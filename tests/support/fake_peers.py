@@ -21,9 +21,9 @@ _names = itertools.count(1)
 class Desk:
     """A broker, a clock, and who talks to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: int = 77) -> None:
         self.now_s = 1000.0
-        self.broker = Broker("5571", self.now_s, epoch=77)
+        self.broker = Broker("5571", self.now_s, epoch=epoch)
         self.clients: dict[bytes, FakeClient] = {}
         self.workers: dict[bytes, FakeWorker] = {}
         self.executions: list[tuple[bytes, int]] = []
@@ -131,7 +131,7 @@ class FakeClient:
 
     def send(self, verb: Verb, *values: Any) -> None:
         head = wire.encode(verb, *values)
-        self.desk.broker.client_message(self.route, [head], self.desk.now_s)
+        self.desk.broker.clients.message(self.route, [head], self.desk.now_s)
 
     def hello(self, *, subscribe: bool = True, **about: Any) -> None:
         self.desk.clients.pop(self.route, None)
@@ -141,8 +141,8 @@ class FakeClient:
         self.send(Verb.HELLO, 1, 1, {"session": self.id, "name": "fake", "pid": 1, **about})
         self.desk.settle()
         if subscribe and self.replies and self.replies[-1][0] is Verb.WELCOME:
-            assert self.desk.broker.subscription(self.id)
-            self.desk.broker.subscribed(self.id)
+            assert self.desk.broker.clients.subscription(self.id)
+            self.desk.broker.clients.subscribed(self.id)
             self.desk.settle()
 
     @property
@@ -220,7 +220,7 @@ class FakeWorker:
 
     def send(self, verb: Verb, *values: Any, blobs: tuple[bytes, ...] = ()) -> None:
         head = wire.encode(verb, *values)
-        self.desk.broker.worker_message(self.route, [head, *blobs], self.desk.now_s)
+        self.desk.broker.workers.message(self.route, [head, *blobs], self.desk.now_s)
 
     def hello(self, **about: Any) -> None:
         self.desk.workers.pop(self.route, None)

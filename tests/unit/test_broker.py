@@ -437,8 +437,7 @@ def test_new_epoch_waits_for_the_old_workers_and_runs_nothing_twice() -> None:
     old = Desk()
     worker, client = old.worker(), old.client()
     client.submit(1, 2, flags=ONCE)
-    desk = Desk()
-    desk.broker.epoch = desk.broker.ledger.epoch = 78
+    desk = Desk(epoch=78)
     worker.desk = client.desk = desk
     client.hello(epoch=77, workers=(worker.id,))
     client.submit(1, 2, 3, flags=ONCE | Flag.RESUBMITTED)
@@ -503,7 +502,7 @@ def test_goodbye_drops_what_waits_and_lets_the_rest_finish_unheard() -> None:
 def test_over_max_pending_single_requests_are_refused_with_a_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("reqpool_broker.state.MAX_PENDING", 10)
+    monkeypatch.setattr("reqpool_broker.clients.MAX_PENDING", 10)
     desk = Desk()
     client = desk.client()
     client.submit(*range(8))
@@ -527,9 +526,9 @@ def test_version_mismatch_names_both_ranges() -> None:
 def test_only_exact_session_ids_may_be_subscribed() -> None:
     desk = Desk()
     client = desk.client()
-    assert desk.broker.subscription(client.id)
+    assert desk.broker.clients.subscription(client.id)
     for topic in (b"", client.id[:8], client.id + b"x", b"z" * 16):
-        assert not desk.broker.subscription(topic)
+        assert not desk.broker.clients.subscription(topic)
 
 
 def test_garbage_is_counted_and_changes_nothing() -> None:
@@ -539,9 +538,9 @@ def test_garbage_is_counted_and_changes_nothing() -> None:
     noise = random.Random(4)
     for _ in range(300):
         frames = [noise.randbytes(noise.randrange(40)) for _ in range(noise.randrange(3))]
-        desk.broker.client_message(b"?", frames, desk.now_s)
-        desk.broker.client_message(client.route, frames, desk.now_s)
-        desk.broker.worker_message(worker.route, frames, desk.now_s)
+        desk.broker.clients.message(b"?", frames, desk.now_s)
+        desk.broker.clients.message(client.route, frames, desk.now_s)
+        desk.broker.workers.message(worker.route, frames, desk.now_s)
     assert desk.broker.malformed["intake"] == 600
     assert desk.broker.malformed["workers"] == 300
     desk.settle()

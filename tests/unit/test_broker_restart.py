@@ -19,8 +19,7 @@ def restarted(*seqs: int, flags: Flag = ONCE) -> tuple[Desk, FakeWorker, FakeWor
     holder, client = old.worker(), old.client()
     client.submit(*seqs, flags=flags)
     other = old.worker()
-    desk = Desk()
-    desk.broker.epoch = desk.broker.ledger.epoch = 78
+    desk = Desk(epoch=78)
     holder.desk = other.desk = client.desk = desk
     return desk, holder, other, client
 
@@ -104,3 +103,26 @@ def test_the_supervisors_list_of_workers_counts_where_there_is_one() -> None:
     holder.reconnect()
     assert sorted(holder.held() + other.held()) == [1, 2]
     desk.check_books()
+
+
+def test_without_any_name_of_the_old_workers_nothing_is_certain() -> None:
+    desk, holder, other, client = restarted(1, 2)
+    client.hello(epoch=77, workers=())
+    client.submit(1, 2, flags=ONCE | AGAIN)
+    assert client.outcomes == {}  # there is time for whoever holds them to report
+    other.reconnect()
+    desk.pass_time(desk.broker.liveness_s + 1.5)
+    assert [client.code(seq) for seq in (1, 2)] == [Code.OUTCOME_UNKNOWN] * 2
+    assert other.held() == []
+    assert holder.held() == [1, 2]
+
+
+def test_what_is_submitted_again_after_a_resume_and_answered_meanwhile_does_not_run_again() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    client.submit(1, flags=ONCE)
+    client.hello(epoch=77, received=0)
+    worker.answer(1)
+    client.submit(1, flags=ONCE | AGAIN)
+    assert worker.held() == []
+    assert client.code(1) == Code.OK

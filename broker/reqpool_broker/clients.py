@@ -1,0 +1,329 @@
+"""The broker's clients: sessions from HELLO to their end, and what they submit. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from reqpool import wire
+from reqpool.errors import Code, ProtocolError
+from reqpool.wire import Flag, Reject, Verb
+
+from .life import Life
+from .requests import Group, Lease, Terms
+from .session import MAX_PENDING, MAX_QUEUED_BYTES, MAX_UNACKED_BATCHES, Session
+from .worker import Worker
+
+MAX_SESSIONS = 10_000
+MAX_ALL_PENDING = 10 * MAX_PENDING
+"""Requests held for all sessions together, before those that hold many are refused more."""
+MAX_ALL_QUEUED_BYTES = 4 * MAX_QUEUED_BYTES
+"""The same in bytes of payloads."""
+MAX_RANGES = 1_000
+"""Ranges of dropped seqs remembered of one expired session; with more it is told of none."""
+MAX_TOMBSTONES = 1_000
+"""Expired sessions of which the broker still knows what it dropped."""
+OVERLOAD_RETRY_MS = 250
+_RESUBMITTED = int(Flag.RESUBMITTED)
+
+
+class Clients:
+    """The intake and results sockets' side of the broker.
+
+    Args:
+        life: shared with the workers' side.
+        results: what WELCOME says of the results socket.
+        report: makes the status report.
+    """
+
+    def __init__(self, life: Life, results: str, report: Callable[[float], dict[str, Any]]) -> None:
+        self._life = life
+        self._outbox = life.outbox
+        self._ledger = life.ledger
+        self.sessions = life.sessions
+        self._results = results
+        self._report = report
+        self._session_at: dict[bytes, Session] = {}
+        self._tombstones: OrderedDict[bytes, list[tuple[int, int]]] = OrderedDict()
+        self._on: dict[Verb, Callable[..., None]] = {
+            Verb.SUBMIT: self._submit,
+            Verb.HEARTBEAT: self._heartbeat,
+            Verb.CANCEL: self._cancel,
+            Verb.RESEND: self._resend,
+            Verb.UNPIN: self._unpin,
+        }
+
+    def message(self, route: bytes, frames: list[bytes], now_s: float) -> None:
+        """Take one message of the intake socket, its routing id split off."""
+        try:
+            verb, values = wire.decode(_only(frames), wire.CLIENT_TO_BROKER)
+            if verb is Verb.HELLO:
+                self._hello(route, now_s, *values)
+                return
+        except ProtocolError as error:
+            self._life.malformed["intake"] += 1
+            self._life.reject(self._outbox.intake, route, Reject.MALFORMED, error.text)
+            return
+        if verb is Verb.STATUS:
+            self._outbox.intake.append([route, wire.encode(Verb.STATUS, self._report(now_s))])
+            return
+        session = self._session_at.get(route)
+        if session is None:
+            if verb is not Verb.GOODBYE:
+                self._life.reject(self._outbox.intake, route, Reject.UNKNOWN, "unknown session: say HELLO")
+            return
+        session.last_heard_s = now_s
+        if verb is Verb.GOODBYE:
+            self._end_session(session)
+        else:
+            self._on[verb](session, *values, now_s)
+
+    def _hello(self, route: bytes, now_s: float, lowest: int, highest: int, about: dict[str, Any]) -> None:
+        version = self._life.common_version(self._outbox.intake, route, lowest, highest)
+        if version is None:
+            return
+        id_ = wire.identity(about.get("session"))
+        epoch = wire.optional_uint(about.get("epoch"))
+        received = wire.uint(about.get("received", 0))
+        named = set(wire.array(wire.identity)(about.get("workers", ())))
+        name = wire.text(about.get("name", ""))[:200]
+        pid = wire.uint(about.get("pid", 0))
+        session = self.sessions.get(id_)
+        if session is None and len(self.sessions) >= MAX_SESSIONS:
+            self._life.reject(self._outbox.intake, route, Reject.OVERLOADED, "too many sessions")
+            return
+        previous = self._session_at.pop(route, None)
+        if previous is not None and previous is not session:
+            previous.route = None
+            self._end_session(previous)
+        if session is None:
+            session = self.sessions[id_] = Session(id_, now_s)
+            resumed = False
+        else:
+            resumed = epoch == self._life.epoch and not session.ended
+        if session.route is not None:
+            self._session_at.pop(session.route, None)
+        self._session_at[route] = session
+        epoch_changed = epoch is not None and epoch != self._life.epoch
+        session.begin(route, resumed=resumed, epoch_changed=epoch_changed, now_s=now_s)
+        session.name, session.pid = name, pid
+        if resumed:
+            self._acknowledge(session, received)
+        elif epoch_changed:
+            heirs = self._life.succession.heirs(named)
+            session.awaited = heirs.awaited
+            session.nameless = not heirs.known
+            session.unaccounted = not heirs.accounted
+            session.hold_until_s = now_s + self._life.liveness_s
+        session.never_ran = self._tombstones.pop(id_, [])
+        welcome = {
+            "epoch": self._life.epoch,
+            "results": self._results,
+            "heartbeat_ms": self._life.heartbeat_ms,
+            "liveness_ms": round(self._life.liveness_s * 1000),
+            "resumed": resumed,
+            "workers": self._life.worker_ids(),
+            "max_pending": MAX_PENDING,
+            "never_ran": session.never_ran,
+        }
+        self._outbox.intake.append([route, wire.encode(Verb.WELCOME, version, welcome)])
+
+    def subscription(self, topic: bytes) -> bool:
+        """May somebody subscribe to ``topic``? Only to a session that said HELLO, and only exactly."""
+        session = self.sessions.get(topic)
+        if session is None or session.route is None:
+            self._life.malformed["results"] += 1
+            return False
+        return True
+
+    def subscribed(self, topic: bytes) -> None:
+        """The subscription stands: say OPEN, and publish what has not been acknowledged."""
+        session = self.sessions[topic]
+        session.subscribed = True
+        self._outbox.results.append([topic, wire.encode(Verb.OPEN, self._life.epoch)])
+        self._resend(session, 0, 0.0)
+
+    def _submit(
+        self, session: Session, number: int, acked: int, groups: list[wire.Group], now_s: float
+    ) -> None:
+        if number != session.submitted + 1:
+            if number > session.submitted and session.route is not None:
+                text = f"SUBMIT {number} came after {session.submitted}"
+                self._life.reject(self._outbox.intake, session.route, Reject.GAP, text)
+            return
+        self._acknowledge(session, acked)
+        if len(session.unacked) > MAX_UNACKED_BATCHES and session.route is not None:
+            text = f"{len(session.unacked)} batches of results are not acknowledged"
+            self._life.reject(self._outbox.intake, session.route, Reject.OVERLOADED, text)
+            return
+        session.submitted = number
+        for group in groups:
+            self._ledger.submitted += len(group.seqs)
+            deadline_s = now_s + group.span_ms / 1000
+            if group.flags & _RESUBMITTED and session.must_hold(now_s) and session.pending < MAX_PENDING:
+                session.held.append((group, deadline_s))
+            else:
+                self._admit(session, group, deadline_s, now_s)
+
+    def _admit(self, session: Session, group: wire.Group, deadline_s: float, now_s: float) -> None:
+        seqs, payloads = group.seqs, group.payloads
+        fresh = len(set(seqs)) == len(seqs) and session.open.keys().isdisjoint(seqs)
+        terms = Terms(
+            session, group.kind, group.origins, group.flags, group.priority, group.trace, deadline_s
+        )
+        if group.flags & _RESUBMITTED or not fresh:
+            self._claim(session, terms, group)
+            unknown = session.unknown(seqs)
+            pairs = dict(zip(seqs, payloads, strict=True))
+            seqs = tuple(seq for seq in pairs if seq in unknown)
+            payloads = tuple(pairs[seq] for seq in seqs)
+            if group.flags & _RESUBMITTED and not terms.idempotent:
+                lost = tuple(seq for seq in seqs if session.may_have_run(seq))
+                text = "the pool lost track of it; it may or may not have run"
+                self._ledger.fail(session, lost, Code.OUTCOME_UNKNOWN, text, origin=group.origins[0])
+                pairs = {seq: pairs[seq] for seq in seqs if seq not in set(lost)}
+                seqs, payloads = tuple(pairs), tuple(pairs.values())
+            if not seqs:
+                return
+        if group.pin is not None:
+            text = "this broker holds no connections for a session yet: submit without a pin"
+            self._ledger.fail(session, seqs, Code.USAGE, text, origin=group.origins[0], sent=False)
+        elif not self._has_room(session, len(seqs), sum(map(len, payloads))):
+            text = f"the broker holds {session.pending} requests of this session, or too much in all"
+            self._ledger.fail(
+                session, seqs, Code.OVERLOADED, text, sent=False, retry_after_ms=OVERLOAD_RETRY_MS
+            )
+        else:
+            self._ledger.enqueue(Group(terms, seqs, payloads), now_s)
+
+    def _has_room(self, session: Session, count: int, size_bytes: int) -> bool:
+        """May the session queue so much more? The sums over all are only made for those that hold much."""
+        pending, queued_bytes = len(session.open) + count, session.queued_bytes + size_bytes
+        if pending > MAX_PENDING or queued_bytes > MAX_QUEUED_BYTES:
+            return False
+        if pending > MAX_PENDING // 10 and sum(len(s.open) for s in self.sessions.values()) > MAX_ALL_PENDING:
+            return False
+        return (
+            queued_bytes <= MAX_QUEUED_BYTES // 10
+            or sum(s.queued_bytes for s in self.sessions.values()) <= MAX_ALL_QUEUED_BYTES
+        )
+
+    def _claim(self, session: Session, terms: Terms, group: wire.Group) -> None:
+        """Learn from its client what a request is that so far only a worker's report had named."""
+        claimed: dict[Worker, dict[int, bytes]] = {}
+        for seq, payload in zip(group.seqs, group.payloads, strict=True):
+            lease = session.open.get(seq)
+            if isinstance(lease, Lease) and lease.origin is None:
+                del lease.requests[seq]
+                if not lease.requests:
+                    del lease.worker.leases[lease]
+                claimed.setdefault(lease.worker, {})[seq] = payload
+        for worker, requests in claimed.items():
+            self._ledger.adopt(worker, terms, requests)
+
+    def settle_awaited(self, worker_id: bytes, now_s: float, *, accounted: bool) -> None:
+        """A worker of the earlier life has reported, or died: who waited for it may go on."""
+        for session in self.sessions.values():
+            if worker_id in session.awaited:
+                session.awaited.discard(worker_id)
+                session.unaccounted |= not accounted
+                if not session.must_hold(now_s):
+                    self._release_held(session, now_s)
+
+    def _release_held(self, session: Session, now_s: float) -> None:
+        held, session.held = session.held, []
+        for group, deadline_s in held:
+            self._admit(session, group, deadline_s, now_s)
+
+    def _heartbeat(self, session: Session, number: int, seen: int, acked: int, now_s: float) -> None:
+        session.heartbeat_seen = number
+        self._acknowledge(session, acked)
+
+    def _cancel(self, session: Session, seqs: tuple[int, ...], now_s: float) -> None:
+        self._ledger.drop(session, seqs)
+        session.drop_held(seqs)
+
+    def _resend(self, session: Session, after: int, now_s: float) -> None:
+        if session.subscribed:
+            for batch in session.unacked:
+                if batch.number > after:
+                    self._outbox.results.append(session.frames(batch, self._life.epoch))
+
+    def _unpin(self, session: Session, pin: int, now_s: float) -> None:
+        """Nothing is held in this version, so there is nothing to let go of."""
+
+    def _acknowledge(self, session: Session, number: int) -> None:
+        throttled = not session.has_room
+        for batch in session.acknowledge(number):
+            if batch.worker is not None:
+                batch.worker.part_delivered(batch.worker_number)
+        if throttled and session.has_room:
+            self._ledger.wake()
+
+    def _end_session(self, session: Session) -> None:
+        """The client is gone for good: what waits is dropped, what runs finishes unheard."""
+        if session.route is not None:
+            self._session_at.pop(session.route, None)
+        self._acknowledge(session, session.published)
+        session.end()
+        self._ledger.forget(session)
+        if not session.open:
+            self.sessions.pop(session.id, None)
+
+    def watch(self, now_s: float) -> None:
+        """Release what was held long enough; forget who was silent for too long."""
+        for session in list(self.sessions.values()):
+            if session.held and now_s >= session.hold_until_s:
+                self._release_held(session, now_s)
+            if session.ended:
+                if not session.open:
+                    self.sessions.pop(session.id, None)
+            elif now_s - session.last_heard_s > self._life.expiry_s:
+                self._expire_session(session)
+
+    def _expire_session(self, session: Session) -> None:
+        waiting = self._ledger.forget(session)
+        ranges = _ranges(waiting)
+        self._tombstones[session.id] = ranges if len(ranges) <= MAX_RANGES else []
+        while len(self._tombstones) > MAX_TOMBSTONES:
+            self._tombstones.popitem(last=False)
+        self._end_session(session)
+
+    def goodbye(self, text: str) -> None:
+        """A planned stop: tell every client."""
+        for session in self.sessions.values():
+            if session.subscribed:
+                self._outbox.results.append([session.id, wire.encode(Verb.GOODBYE, self._life.epoch, text)])
+
+    def beat(self) -> None:
+        """Send every session its heartbeat."""
+        for session in self.sessions.values():
+            if session.subscribed:
+                session.heartbeats_sent += 1
+                head = wire.encode(
+                    Verb.HEARTBEAT,
+                    self._life.epoch,
+                    session.heartbeats_sent,
+                    session.heartbeat_seen,
+                    session.submitted,
+                    session.published,
+                )
+                self._outbox.results.append([session.id, head])
+
+
+def _only(frames: list[bytes]) -> bytes:
+    if len(frames) != 1:
+        raise ProtocolError(f"expected one frame, got {len(frames)}")
+    return frames[0]
+
+
+def _ranges(seqs: Iterable[int]) -> list[tuple[int, int]]:
+    """Sorted ``(first, last)`` runs of sequence numbers."""
+    runs: list[tuple[int, int]] = []
+    for seq in sorted(seqs):
+        if runs and runs[-1][1] == seq - 1:
+            runs[-1] = (runs[-1][0], seq)
+        else:
+            runs.append((seq, seq))
+    return runs

@@ -1,0 +1,78 @@
+"""What both halves of the broker share: one life's number, books and spans. No I/O, no clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reqpool import wire
+from reqpool.wire import Reject, Verb
+
+from .ledger import Ledger
+from .outbox import Outbox
+from .session import Session
+from .succession import Succession
+
+
+class Life:
+    """One life of the broker.
+
+    Attributes:
+        epoch: its number.
+        outbox: what to send.
+        ledger: requests, origins, leases and grants.
+        sessions: by id.
+        succession: the workers of the life before.
+        malformed: illegal messages counted per socket.
+        heartbeat_ms: span between two heartbeats.
+        liveness_s: silence after which a peer counts as lost.
+        expiry_s: silence after which a session is forgotten.
+    """
+
+    def __init__(
+        self,
+        epoch: int,
+        predecessors: frozenset[bytes] | None,
+        heartbeat_ms: int,
+        liveness_ms: int,
+        session_expiry_ms: int,
+    ) -> None:
+        self.epoch = epoch
+        self.outbox = Outbox()
+        self.ledger = Ledger(epoch, self.outbox)
+        self.sessions: dict[bytes, Session] = {}
+        self.succession = Succession(predecessors)
+        self.malformed = {"intake": 0, "results": 0, "workers": 0}
+        self.heartbeat_ms = heartbeat_ms
+        self.liveness_s = liveness_ms / 1000
+        self.expiry_s = session_expiry_ms / 1000
+
+    def worker_ids(self) -> list[bytes]:
+        """The workers that may hold requests, as clients are told."""
+        return [worker.id for worker in self.ledger.workers.values() if worker.state != "suspect"]
+
+    def change_membership(self) -> None:
+        """A worker came, went or changed its state: owners are worked out anew, and clients told."""
+        self.ledger.change_membership()
+        head = wire.encode(Verb.WORKERS, self.epoch, self.worker_ids())
+        self.outbox.results += [[s.id, head] for s in self.sessions.values() if s.subscribed]
+
+    def common_version(self, out: list[list[bytes]], route: bytes, lowest: int, highest: int) -> int | None:
+        """The version to speak with a peer that speaks these; None, and REJECT, if there is none."""
+        if lowest <= wire.VERSION and highest >= wire.LOWEST_VERSION:
+            return min(highest, wire.VERSION)
+        ours = f"{wire.LOWEST_VERSION} to {wire.VERSION}"
+        text = f"this broker speaks protocol versions {ours}, the peer {lowest} to {highest}"
+        about = {"lowest": wire.LOWEST_VERSION, "highest": wire.VERSION}
+        self.reject(out, route, Reject.VERSION, text, about)
+        return None
+
+    @staticmethod
+    def reject(
+        out: list[list[bytes]],
+        route: bytes,
+        code: Reject,
+        text: str,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        """Say REJECT."""
+        out.append([route, wire.encode(Verb.REJECT, int(code), text, about or {})])

@@ -1,0 +1,248 @@
+"""The broker's workers: from HELLO to GOODBYE or death, and what they report. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from reqpool import wire
+from reqpool.errors import ProtocolError
+from reqpool.wire import Reject, Verb
+
+from .clients import MAX_SESSIONS, Clients
+from .life import Life
+from .requests import Terms
+from .session import Session
+from .worker import Worker
+
+MAX_WORKERS = 1_000
+WORKER_FORGET_S = 600.0
+"""How long a silent worker's connection slots stay reserved when nobody reports its death."""
+CONFIRM_BYTES = 4 << 20
+"""Results of a worker after which it is told at once that they have arrived, and may let go of them."""
+
+
+class Workers:
+    """The workers socket's side of the broker.
+
+    Args:
+        life: shared with the clients' side.
+        clients: who hear of reports that they wait for.
+    """
+
+    def __init__(self, life: Life, clients: Clients) -> None:
+        self._life = life
+        self._clients = clients
+        self._outbox = life.outbox
+        self._ledger = life.ledger
+        self.sessions = life.sessions
+        self._worker_at: dict[bytes, Worker] = {}
+        self._on: dict[Verb, Callable[..., None]] = {
+            Verb.HEARTBEAT: self._heartbeat,
+            Verb.RETURN: self._return,
+            Verb.RETRY: self._retry,
+            Verb.GRANTED: self._granted,
+            Verb.UNPIN: self._unpin,
+            Verb.DRAIN: self._drain,
+        }
+
+    def message(self, route: bytes, frames: list[bytes], now_s: float) -> None:
+        """Take one message of the workers socket, its routing id split off."""
+        try:
+            verb, values = wire.decode(frames[0] if frames else b"", wire.WORKER_TO_BROKER)
+            blobs = frames[1:]
+            if len(blobs) != (len(values[3]) if verb is Verb.RESULTS else 0):
+                raise ProtocolError(f"{verb.name} came with {len(blobs)} blobs")
+            if verb is Verb.HELLO:
+                self._hello(route, now_s, *values)
+                return
+        except ProtocolError as error:
+            self._life.malformed["workers"] += 1
+            self._life.reject(self._outbox.workers, route, Reject.MALFORMED, error.text)
+            return
+        if verb is Verb.DEAD:
+            self._dead(now_s, *values)
+            return
+        worker = self._worker_at.get(route)
+        if worker is None or worker.route != route:
+            if verb is not Verb.GOODBYE:
+                self._life.reject(self._outbox.workers, route, Reject.UNKNOWN, "unknown worker: say HELLO")
+            return
+        epoch, seen, *rest = values
+        if epoch != self._life.epoch or worker.is_stale(seen, now_s, self._life.liveness_s):
+            self._disconnect(worker)
+            self._life.reject(self._outbox.workers, route, Reject.UNKNOWN, "a stale message: say HELLO")
+            return
+        worker.last_heard_s = now_s
+        if verb is Verb.GOODBYE:
+            self._forget_worker(worker, now_s)
+        elif verb is Verb.RESULTS:
+            self._results(worker, blobs, now_s, *rest)
+        else:
+            self._on[verb](worker, *rest, now_s)
+
+    def _hello(self, route: bytes, now_s: float, lowest: int, highest: int, about: dict[str, Any]) -> None:
+        version = self._life.common_version(self._outbox.workers, route, lowest, highest)
+        if version is None:
+            return
+        id_ = wire.identity(about.get("worker"))
+        name = wire.text(about.get("name", ""))[:200]
+        pid = wire.uint(about.get("pid", 0))
+        kinds = wire.kinds(about.get("kinds", ()))
+        held = wire.held(about.get("held", ()))
+        slots = wire.slots(about.get("slots", ()))
+        worker = self._ledger.workers.get(id_)
+        if worker is None and len(self._ledger.workers) >= MAX_WORKERS:
+            self._life.reject(self._outbox.workers, route, Reject.OVERLOADED, "too many workers")
+            return
+        previous = self._worker_at.pop(route, None)
+        if previous is not None and previous is not worker:
+            previous.route = None
+        if worker is None:
+            worker = self._ledger.workers[id_] = Worker(id_, name, pid, now_s)
+        if worker.route is not None:
+            self._worker_at.pop(worker.route, None)
+        self._worker_at[route] = worker
+        worker.connect(route, name, pid, kinds, now_s)
+        self._life.change_membership()
+        welcome = {
+            "epoch": self._life.epoch,
+            "heartbeat_ms": self._life.heartbeat_ms,
+            "liveness_ms": round(self._life.liveness_s * 1000),
+        }
+        self._outbox.workers.append([route, wire.encode(Verb.WELCOME, version, welcome)])
+        self._ledger.hold_slots(worker, slots)
+        self._take_held(worker, held, now_s, foreign=about.get("epoch") != self._life.epoch)
+        self._life.succession.report(id_)
+        self._clients.settle_awaited(id_, now_s, accounted=True)
+
+    def _take_held(self, worker: Worker, held: dict[bytes, set[int]], now_s: float, *, foreign: bool) -> None:
+        self._ledger.reconcile(worker, held, now_s)
+        for session_id, seqs in held.items():
+            session = self.sessions.get(session_id)
+            if session is None and foreign and len(self.sessions) < MAX_SESSIONS:
+                session = self.sessions[session_id] = Session(session_id, now_s)
+            unknown = seqs if session is None else session.unknown(seqs)
+            if session is not None and foreign and unknown:
+                terms = Terms(session, "", (), 0, 0, None, now_s + self._life.expiry_s)
+                self._ledger.adopt(worker, terms, dict.fromkeys(unknown, b""))
+            else:
+                for seq in unknown:
+                    self._ledger.cancel_at(worker, session_id, seq)
+
+    def _results(
+        self,
+        worker: Worker,
+        blobs: list[bytes],
+        now_s: float,
+        number: int,
+        groups: list[tuple[bytes, tuple[int, ...], int]],
+    ) -> None:
+        if number != worker.received + 1:
+            if number > worker.received and worker.route is not None:
+                route = worker.route
+                self._disconnect(worker)
+                self._life.reject(self._outbox.workers, route, Reject.GAP, f"RESULTS {number} came too early")
+            return
+        worker.received = number
+        worker.unconfirmed_bytes += sum(map(len, blobs))
+        if worker.unconfirmed_bytes > CONFIRM_BYTES:
+            self._beat(worker, now_s)
+        for (session_id, seqs, failed), blob in zip(groups, blobs, strict=True):
+            session = self.sessions.get(session_id)
+            if session is None:
+                continue
+            if self._ledger.finish(worker, session, seqs, failed):
+                self._ledger.publish(session, blob, seqs, worker)
+                # Once the client has acknowledged them, nothing here would know any more that they have run.
+                session.drop_held(seqs)
+            if session.ended and not session.open:
+                self.sessions.pop(session_id, None)
+
+    def _heartbeat(self, worker: Worker, number: int, sample: dict[str, Any], now_s: float) -> None:
+        worker.heartbeat_seen = number
+        worker.sample = sample
+        full = sample.get("full") is True
+        if full != worker.full:
+            worker.full = full
+            self._life.change_membership()
+
+    def _return(self, worker: Worker, groups: Iterable[tuple[bytes, tuple[int, ...]]], now_s: float) -> None:
+        if worker.state == "live" and not worker.full:
+            # It has no room. Until a heartbeat says otherwise, or the two would play ping-pong.
+            worker.full = True
+            self._life.change_membership()
+        for session_id, seqs in groups:
+            session = self.sessions.get(session_id)
+            if session is not None:
+                self._ledger.hand_back(worker, session, seqs, now_s)
+
+    def _retry(self, worker: Worker, groups: Iterable[wire.Failed], now_s: float) -> None:
+        for failed in groups:
+            session = self.sessions.get(failed.session)
+            if session is not None:
+                self._ledger.retry(worker, session, failed, now_s)
+
+    def _granted(self, worker: Worker, origin: str, grant: int, held: int, now_s: float) -> None:
+        self._ledger.granted(worker, origin, grant, held)
+
+    def _unpin(self, worker: Worker, session: bytes, pin: int, now_s: float) -> None:
+        """Nothing is held in this version, so there is nothing to note."""
+
+    def _drain(self, worker: Worker, now_s: float) -> None:
+        worker.state = "draining"
+        self._life.change_membership()
+
+    def _forget_worker(self, worker: Worker, now_s: float) -> None:
+        """It said GOODBYE, or is dead: it holds nothing any more."""
+        self._disconnect(worker)
+        worker.state = "suspect"
+        self._ledger.workers.pop(worker.id, None)
+        self._life.change_membership()
+        self._ledger.abandon(worker, now_s, dead=True)
+
+    def _dead(self, now_s: float, worker_id: bytes) -> None:
+        worker = self._ledger.workers.get(worker_id)
+        if worker is not None:
+            self._forget_worker(worker, now_s)
+        if self._life.succession.die(worker_id):
+            self._clients.settle_awaited(worker_id, now_s, accounted=False)
+
+    def _disconnect(self, worker: Worker) -> None:
+        if worker.route is not None:
+            self._worker_at.pop(worker.route, None)
+            worker.route = None
+            self._ledger.change_membership()
+
+    def _beat(self, worker: Worker, now_s: float) -> None:
+        if worker.route is None:
+            return
+        worker.unconfirmed_bytes = 0
+        worker.heartbeats_sent += 1
+        worker.heartbeat_times.append((worker.heartbeats_sent, now_s))
+        head = wire.encode(
+            Verb.HEARTBEAT,
+            self._life.epoch,
+            worker.heartbeat_seen,
+            worker.heartbeats_sent,
+            worker.received,
+            worker.undelivered,
+        )
+        self._outbox.workers.append([worker.route, head])
+
+    def watch(self, now_s: float) -> None:
+        """Give up on who is silent."""
+        for worker in list(self._ledger.workers.values()):
+            silent_s = now_s - worker.last_heard_s
+            if silent_s > WORKER_FORGET_S:
+                self._forget_worker(worker, now_s)
+            elif silent_s > self._life.liveness_s and worker.state != "suspect":
+                self._disconnect(worker)
+                worker.state = "suspect"
+                self._life.change_membership()
+                self._ledger.abandon(worker, now_s, dead=False)
+
+    def beat(self, now_s: float) -> None:
+        """Send every worker its heartbeat."""
+        for worker in self._ledger.workers.values():
+            self._beat(worker, now_s)
