@@ -275,7 +275,7 @@ def test_a_submit_that_cannot_be_read_is_found_by_what_is_acknowledged_after_it(
         assert session.received(wire.encode(Verb.REJECT, code, "gap", {}), 0.3) == []
     # This one was on its way already when the broker found it.
     assert session.published(heartbeat(2, own_number - 1, acked=1), None, 0.3) == []
-    assert session.state is State.TRACING
+    assert session.state.name == "TRACING"
     flat = session.published(wire.encode(Verb.RESULTS, 7, 1, 2), wire.encode_blob([10, 0, b""]), 0.3)
     assert flat == [Results((10, 0, b""))]
     lost, unread = session.published(heartbeat(3, own_number, latest=1, acked=2), None, 0.4)
