@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -185,6 +186,19 @@ def test_sockets_are_replaced_after_their_share_of_requests(broker: FakeBroker) 
             assert len(broker.results(50)) == 50
         wait_until(lambda: worker.loop.fds <= 4 + 1)
     assert len(set(peer.senders)) >= 19
+
+
+def test_requests_for_which_there_is_no_fd_are_handed_back(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with DnsPeer() as peer, broker.worker():
+        broker.welcome()
+        monkeypatch.setattr("reqpool_workers.datagrams.DatagramSocket", none_left)
+        broker.lease("dns", f"dns://{peer.address}", {1: query(), 2: query()})
+        assert broker.next(Verb.RETURN)[2] == [(SESSION, (1, 2))]
 
 
 # --- udp -------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ SOCKET_IDLE_S = 2.0
 RECEIVE_BUFFER_BYTES = 1 << 20
 LARGEST_DATAGRAM_BYTES = 65_535
 
+OUT_OF_FDS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What a new socket may fail with on a busy machine."""
 FIRST_RTT_S = 0.1
 """Assumed until something was measured."""
 SHORTEST_RESEND_S = 0.2
@@ -238,7 +240,11 @@ class DatagramOrigin:
             try:
                 one = self._pick()
             except OSError as error:
-                self.fail(requests[begin:], error, sent=False)
+                if error.errno in OUT_OF_FDS:
+                    # Not the upstream's fault: the broker waits a heartbeat before it leases more here.
+                    self.ledger.give_back(requests[begin:])
+                else:
+                    self.fail(requests[begin:], error, sent=False)
                 return
             chunk = requests[begin : begin + min(CHUNK, one.left)]
             one.used_s = self.loop.now_s

@@ -210,15 +210,6 @@ class Ledger:
         held = self.sessions[session].held if session in self.sessions else {}
         return [held[seq] for seq in seqs if seq in held]
 
-    def leases(self) -> list[Lease]:
-        """Every lease with a request that has not ended."""
-        found = {
-            id(request.lease): request.lease
-            for session in self.sessions.values()
-            for request in session.held.values()
-        }
-        return list(found.values())
-
     @property
     def empty(self) -> bool:
         """Is nothing held, and everything told?"""
