@@ -114,7 +114,8 @@ class Supervisor:
         self._answered_s = 0.0
         self._watch = health.Watch()
         self._dead: collections.deque[bytes] = collections.deque(maxlen=REMEMBERED_DEAD)
-        self._killed_s: dict[bytes, float] = {}
+        # Of ended workers: a broker that answers after this time has settled what they held.
+        self._settled_s: dict[bytes, float] = {}
         self._orphans: list[bytes] = []
 
     def run(self) -> int:
@@ -260,25 +261,32 @@ class Supervisor:
                 continue
             if child is self._broker:
                 self._hang_up()
-                self._orphans = self._holders(now_s)
+                self._orphans = self._holders()
             else:
                 self._watch.ended(child.id)
                 self._dead.append(child.id)
-                if status != 0:  # one that ended in order had given everything back
-                    self._killed_s = self._killed_of_late(now_s) | {child.id: now_s}
+                self._remember(child.id, status, now_s)
                 self._report_dead(child.id)
             if self._phase is Phase.RUNNING:
                 self._plan_next(child, pid, status, now_s)
             elif status != 0 and -status not in child.signals:  # else that is how it was told to end
                 log.warning("%s (pid %d) %s while stopping", child.name, pid, ended(status))
 
-    def _holders(self, now_s: float) -> list[bytes]:
-        """Ids of the workers that may hold, or have sent upstream, what a broker just gone had leased."""
-        alive = (worker.id for worker in self._workers if worker.process is not None)
-        return [*self._killed_of_late(now_s), *alive]
+    def _remember(self, worker: bytes, status: int, now_s: float) -> None:
+        """Note the end of a worker: what it held is not settled before a broker has heard of it."""
+        # One that ended in order had given everything back, if a broker was there to take it.
+        orderly = status == 0 and self._undertaker is not None
+        kept = self._unsettled()[1 - REMEMBERED_DEAD :]
+        self._settled_s = {earlier: self._settled_s[earlier] for earlier in kept}
+        self._settled_s[worker] = now_s + (0.0 if orderly else RECENT_S)
 
-    def _killed_of_late(self, now_s: float) -> dict[bytes, float]:
-        return {worker: at_s for worker, at_s in self._killed_s.items() if now_s - at_s < RECENT_S}
+    def _unsettled(self) -> list[bytes]:
+        # Not "until some time has passed": a broker that hangs hears of nothing.
+        return [worker for worker, at_s in self._settled_s.items() if at_s > self._answered_s]
+
+    def _holders(self) -> list[bytes]:
+        """Ids of the workers that may hold, or have sent upstream, what a broker just gone had leased."""
+        return [*self._unsettled(), *(worker.id for worker in self._workers if worker.process is not None)]
 
     def _plan_next(self, child: Child, pid: int, status: int, now_s: float) -> None:
         if child is self._broker and not self._urls:
@@ -384,7 +392,7 @@ class Supervisor:
                 BROKER_HUNG_S,
             )
             self._broker.signal(signal.SIGKILL)
-            self._answered_s = now_s
+            self._hang_up()
         elif now_s - self._asked_s >= ASK_EVERY_S:
             self._asked_s = now_s
             with contextlib.suppress(zmq.Again):  # its silence speaks for itself

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,11 +35,20 @@ while parent not in dict(poller.poll()):
 SLEEP = "import os, select, sys; select.select([os.pidfd_open(int(sys.argv[-1]))], [], [])"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True);" + SLEEP
 
+ENDS_IN_ORDER = """
+import os, select, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+select.select([os.pidfd_open(int(sys.argv[-1]))], [], [])
+"""
+RECENT_S = 1.0
+
 RUN = """
 import logging, sys
+import reqpool_ops.supervisor
 from reqpool_ops.runtime import CannotStart
 from reqpool_ops.supervisor import Plan, Supervisor
 logging.basicConfig(level=logging.INFO)
+reqpool_ops.supervisor.RECENT_S = 1.0
 try:
     sys.exit(Supervisor(Plan(sys.argv[1], 2, None, 1.0, ["-c", sys.argv[2]], ["-c", sys.argv[3]])).run())
 except CannotStart as error:
@@ -117,6 +127,54 @@ def test_an_ended_worker_is_reported_dead_to_the_broker(start: type[Supervised])
     replacement = supervised.children()[-1].cmdline()
     assert worker.pid not in [child.pid for child in supervised.children()]
     assert replacement[replacement.index("--id") + 1] != identity
+
+
+def told_of(broker: psutil.Process) -> list[str]:
+    command = broker.cmdline()
+    return command[command.index("--await") + 1].split(",")
+
+
+def identity_of(worker: psutil.Process) -> str:
+    command = worker.cmdline()
+    return command[command.index("--id") + 1]
+
+
+@pytest.mark.parametrize("ends", ["killed", "in order"])
+def test_a_new_broker_is_told_of_workers_that_ended_while_the_old_one_hung(
+    start: type[Supervised], ends: str
+) -> None:
+    supervised = start(BROKER, SLEEP if ends == "killed" else ENDS_IN_ORDER)
+    wait_until(lambda: len(supervised.children()) == 3 and "head" in supervised.log())
+    broker, first, second = supervised.children()
+    wait_until(lambda: len(second.cmdline()) > 1)
+    gone, stays = identity_of(first), identity_of(second)
+    broker.suspend()
+    started_s = time.monotonic()
+    first.send_signal(signal.SIGKILL if ends == "killed" else signal.SIGTERM)
+    supervised.said(f"worker-1 (pid {first.pid})")
+    # Long enough for the death to be no news, had the broker been there to hear of it.
+    wait_until(lambda: time.monotonic() - started_s > RECENT_S + 0.1)
+    broker.kill()
+    supervised.said("the broker is back")
+    successor = next(child for child in supervised.children() if "--await" in child.cmdline())
+    assert {gone, stays} <= set(told_of(successor))
+
+
+def test_a_new_broker_is_not_told_of_workers_that_ended_long_ago(start: type[Supervised]) -> None:
+    supervised = start(BROKER, SLEEP)
+    wait_until(lambda: len(supervised.children()) == 3 and "head" in supervised.log())
+    broker, first, second = supervised.children()
+    gone = identity_of(first)
+    started_s = time.monotonic()
+    first.kill()
+    wait_until(lambda: time.monotonic() - started_s > RECENT_S + 1.2)  # it has answered since
+    broker.kill()
+    supervised.said("the broker is back")
+    successor = next(child for child in supervised.children() if "--await" in child.cmdline())
+    workers = [child for child in supervised.children() if "--id" in child.cmdline()]
+    assert sorted(told_of(successor)) == sorted(map(identity_of, workers))
+    assert gone not in told_of(successor)
+    assert identity_of(second) in told_of(successor)
 
 
 def test_a_worker_that_never_says_hello_is_replaced(start: type[Supervised]) -> None:
