@@ -38,6 +38,7 @@ DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('dea
 ENDS_IN_ORDER = """
 import os, select, signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("ready", flush=True)
 select.select([os.pidfd_open(int(sys.argv[-1]))], [], [])
 """
 RECENT_S = 1.0
@@ -120,13 +121,13 @@ def test_an_ended_worker_is_reported_dead_to_the_broker(start: type[Supervised])
     supervised = start(BROKER, SLEEP)
     wait_until(lambda: len(supervised.children()) == 3)
     worker = supervised.children()[1]
-    identity = worker.cmdline()[worker.cmdline().index("--id") + 1]
+    identity = identity_of(worker)
     worker.kill()
     supervised.said(f"head 9226c410{identity}")  # [38 DEAD, bin 16 bytes]
     wait_until(lambda: len(supervised.children()) == 3)
-    replacement = supervised.children()[-1].cmdline()
+    replacement = supervised.children()[-1]
     assert worker.pid not in [child.pid for child in supervised.children()]
-    assert replacement[replacement.index("--id") + 1] != identity
+    assert identity_of(replacement) != identity
 
 
 def told_of(broker: psutil.Process) -> list[str]:
@@ -135,7 +136,8 @@ def told_of(broker: psutil.Process) -> list[str]:
 
 
 def identity_of(worker: psutil.Process) -> str:
-    command = worker.cmdline()
+    # Between fork and exec it still has the supervisor's command line.
+    command = wait_until(lambda: "--id" in (command := worker.cmdline()) and command)
     return command[command.index("--id") + 1]
 
 
@@ -143,10 +145,9 @@ def identity_of(worker: psutil.Process) -> str:
 def test_a_new_broker_is_told_of_workers_that_ended_while_the_old_one_hung(
     start: type[Supervised], ends: str
 ) -> None:
-    supervised = start(BROKER, SLEEP if ends == "killed" else ENDS_IN_ORDER)
-    wait_until(lambda: len(supervised.children()) == 3 and "head" in supervised.log())
+    supervised = start(BROKER, ENDS_IN_ORDER)
+    wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
     broker, first, second = supervised.children()
-    wait_until(lambda: len(second.cmdline()) > 1)
     gone, stays = identity_of(first), identity_of(second)
     broker.suspend()
     started_s = time.monotonic()
