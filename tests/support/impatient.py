@@ -10,9 +10,6 @@ import sys
 
 from reqpool import wire
 
-# Before the broker is imported: there it is the default of an argument.
-wire.SESSION_EXPIRY_MS = 2_000
-
 
 def up() -> int:
     """Run a cluster whose broker is this file, too."""
@@ -34,4 +31,6 @@ def broker() -> int:
 
 
 if __name__ == "__main__":
+    # Before the broker is imported: there it is the default of an argument.
+    wire.SESSION_EXPIRY_MS = 2_000
     sys.exit(up() if "up" in sys.argv else broker())
