@@ -118,16 +118,19 @@ class Server:
         for fd in takers:
             epoll.register(fd, select.EPOLLIN)
         next_tick_s = next_sample_s = turn_s = clock()
-        unread = set(takers)
+        unread = list(takers)
         while not stop():
             wait_s = 0.0 if unread else max(0.0, next_tick_s - clock())
-            ready = unread.union(fd for fd, _ in epoll.poll(wait_s))
+            ready = unread
+            for fd, _ in epoll.poll(wait_s):
+                if fd not in ready:
+                    ready.append(fd)
             now_s = clock()
             if now_s - turn_s > broker.liveness_s + TICK_S:
                 # Frozen: what is queued here is old, and the others have moved on without us.
                 return SLEPT_EXIT
             turn_s = now_s
-            unread = {fd for fd in ready if takers[fd](now_s)}
+            unread = [fd for fd in ready if takers[fd](now_s)]
             if now_s >= next_tick_s:
                 next_tick_s = now_s + TICK_S
                 if now_s >= next_sample_s:
@@ -136,7 +139,7 @@ class Server:
                 broker.tick(now_s)
             else:
                 broker.flush(now_s)
-            unread.update(self._send())
+            self._send(unread)
             self._lag_s = max(self._lag_s, clock() - now_s)
         epoll.close()
         return 0
@@ -144,7 +147,7 @@ class Server:
     def close(self) -> None:
         """Say goodbye and close the sockets; waits at most 200 ms for the goodbyes to leave."""
         self.broker.clients.goodbye("the broker is stopping")
-        self._send()
+        self._send([])
         for socket in (self._intake, self._results, self._workers):
             socket.close(linger=200)
         self._context.term()
@@ -167,10 +170,9 @@ class Server:
                 broker.malformed["results"] += 1
         return True
 
-    def _send(self) -> set[int]:
-        """Send what the broker has decided; returns the fds of sockets that have become readable by now."""
+    def _send(self, unread: list[int]) -> None:
+        """Send what the broker has decided; adds the fds of sockets that have become readable by now."""
         outbox = self.broker.outbox
-        unread = set()
         for socket, messages in (
             (self._workers, outbox.workers),
             (self._results, outbox.results),
@@ -178,9 +180,9 @@ class Server:
         ):
             if messages:
                 _send_all(socket, messages)
-                if sockets.readable(socket):
-                    unread.add(self._fds[socket])
-        return unread
+                fd = self._fds[socket]
+                if fd not in unread and sockets.readable(socket):
+                    unread.append(fd)
 
     def _take_sample(self) -> None:
         process = self._process

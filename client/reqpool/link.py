@@ -128,7 +128,7 @@ class Link:
         if self._intake is not None:
             self._intake_sent = True
             try:
-                self._intake.send(frame, zmq.NOBLOCK)
+                sockets.send(self._intake, [frame])
             except zmq.Again:
                 # A heartbeat or the like that finds the queue full: liveness tells what comes of it.
                 log.debug("the broker takes no more for now")

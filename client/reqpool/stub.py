@@ -399,6 +399,8 @@ class Stub:
                 self._alone.append(future)
 
     def _flush(self, now_s: float) -> None:
+        if not (self._outbox or self._cancels or self._backlog or self._alone):
+            return
         session, table, link = self._session, self._table, self._link
         if session.state is not State.OPEN:
             # They stay in the table, all of which is submitted when the session opens.

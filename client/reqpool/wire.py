@@ -338,20 +338,86 @@ def _matched(make: type[Any]) -> Callable[..., Any]:
     return made
 
 
-_group = record(
+_explained_group = record(
     _matched(Group), text, _origins, _span, uint, _priority, optional_uint, optional_blob, seqs, _payloads
 )
-_lease_group = record(
+_explained_lease_group = record(
     _matched(LeaseGroup),
     identity, text, origin, _span, uint, uint, optional_uint, optional_blob, seqs, _payloads,
 )  # fmt: skip
 
 
+def _are_requests(numbers: Any, payloads: Any) -> bool:
+    return (
+        type(numbers) is tuple
+        and type(payloads) is tuple
+        and 0 < len(numbers) == len(payloads) <= MAX_BATCH_REQUESTS
+        and set(map(type, numbers)) == _INT
+        and min(numbers) >= 0
+        and set(map(type, payloads)) == _BYTES
+        and max(map(len, payloads)) <= MAX_PAYLOAD_BYTES
+    )
+
+
+def _group(value: Any) -> Group:
+    """What nearly every group looks like is accepted at once; the others are looked at field by field."""
+    if type(value) is tuple and len(value) >= 9:
+        kind, origins, span_ms, flags, priority, pin, trace, numbers, payloads = value[:9]
+        if (
+            pin is None
+            and trace is None
+            and type(kind) is str
+            and type(origins) is tuple
+            and len(origins) == 1
+            and type(origins[0]) is str
+            and 0 < len(origins[0]) <= MAX_ORIGIN_CHARS
+            and type(span_ms) is int
+            and 0 <= span_ms <= MAX_SPAN_MS
+            and type(flags) is int
+            and flags >= 0
+            and type(priority) is int
+            and 0 <= priority <= LOWEST_PRIORITY
+            and _are_requests(numbers, payloads)
+        ):
+            return Group._make(value[:9])
+    group: Group = _explained_group(value)
+    return group
+
+
+def _lease_group(value: Any) -> LeaseGroup:
+    """As :func:`_group`."""
+    if type(value) is tuple and len(value) >= 10:
+        session, kind, name, span_ms, flags, attempt, pin, trace, numbers, payloads = value[:10]
+        if (
+            pin is None
+            and trace is None
+            and type(session) is bytes
+            and len(session) == SESSION_ID_BYTES
+            and type(kind) is str
+            and type(name) is str
+            and 0 < len(name) <= MAX_ORIGIN_CHARS
+            and type(span_ms) is int
+            and 0 <= span_ms <= MAX_SPAN_MS
+            and type(flags) is int
+            and flags >= 0
+            and type(attempt) is int
+            and attempt >= 0
+            and _are_requests(numbers, payloads)
+        ):
+            return LeaseGroup._make(value[:10])
+    group: LeaseGroup = _explained_lease_group(value)
+    return group
+
+
 def _groups(value: Any) -> list[Group]:
     groups: list[Group] = array(_group)(value)
-    if sum(len(group.seqs) for group in groups) > MAX_BATCH_REQUESTS:
+    count = size_bytes = 0
+    for group in groups:
+        count += len(group.seqs)
+        size_bytes += sum(map(len, group.payloads))
+    if count > MAX_BATCH_REQUESTS:
         raise _fail("more than 512 requests in one message")
-    if sum(sum(map(len, group.payloads)) for group in groups) > MAX_SUBMIT_BYTES:
+    if size_bytes > MAX_SUBMIT_BYTES:
         raise _fail("payloads of more than 32 MiB in one message")
     return groups
 
