@@ -16,24 +16,10 @@ import pytest
 
 import reqpool
 from reqpool.driver import Driver
-from reqpool.kinds import Kind, Route
 from reqpool.wire import Verb
 from support.fake_broker import FakeBroker, silence
+from support.plain import KIND
 from support.wait import wait_until
-
-
-class Plain(Kind):
-    name = "plain"
-
-    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes]:
-        return ROUTE, payload
-
-    def decode(self, data: bytes) -> bytes:
-        return data
-
-
-KIND = Plain()
-ROUTE = Route(KIND, ("plain://once",), False)
 
 
 class Turns:

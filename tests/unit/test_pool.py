@@ -21,27 +21,11 @@ import reqpool
 from reqpool import address, wire
 from reqpool.embedded import Embedded
 from reqpool.errors import Code
-from reqpool.kinds import Kind, Route
+from reqpool.kinds import Route
 from reqpool.wire import Flag, Reject, Verb
 from support.fake_broker import FakeBroker, echo, silence
+from support.plain import KIND
 from support.wait import wait_until
-
-
-class Plain(Kind):
-    name = "plain"
-
-    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes]:
-        if options:
-            raise TypeError("no options")
-        return (REPEATABLE if target == "repeatable" else ONCE), payload
-
-    def decode(self, data: bytes) -> bytes:
-        return data
-
-
-KIND = Plain()
-ONCE = Route(KIND, ("plain://once",), False)
-REPEATABLE = Route(KIND, ("plain://repeatable",), True)
 
 
 def ask(pool: reqpool.Pool, payload: bytes = b"hello", target: str = "repeatable", **options: Any) -> Any:

@@ -172,7 +172,7 @@ class StreamProtocol(ABC):
 
 
 @dataclass(frozen=True)
-class WorkerKind:
+class WorkerKind(ABC):
     """What both sorts have in common.
 
     Attributes:
@@ -187,9 +187,9 @@ class WorkerKind:
     address: Callable[[str], Address]
 
     @property
+    @abstractmethod
     def info(self) -> KindInfo:
         """How the worker's HELLO describes this kind."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
