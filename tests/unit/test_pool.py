@@ -24,7 +24,7 @@ from reqpool.errors import Code
 from reqpool.kinds import Route
 from reqpool.wire import Flag, Reject, Verb
 from support.fake_broker import FakeBroker, echo, silence
-from support.plain import KIND
+from support.plain import KIND, Plain
 from support.wait import wait_until
 
 
