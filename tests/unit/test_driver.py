@@ -200,6 +200,8 @@ class Alarm(Exception):
     """Raised by a signal handler, as timeouts in some servers are."""
 
 
+# A handler may strike inside somebody's weakref callback, where Python can only report what it raises.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_handler_that_raises_while_leading_loses_nothing(
     pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
