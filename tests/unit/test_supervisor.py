@@ -29,7 +29,7 @@ poller.register(socket, zmq.POLLIN)
 poller.register(parent, zmq.POLLIN)
 while parent not in dict(poller.poll()):
     route, head = socket.recv_multipart()
-    print("head", head.hex(), file=sys.stderr, flush=True)
+    os.write(2, b"head " + head.hex().encode() + bytes([10]))  # in one piece, between the others' lines
     socket.send_multipart([route, wire.encode(wire.Verb.STATUS, {"epoch": 1, "workers": []})])
 """
 SLEEP = "import os, select, sys; select.select([os.pidfd_open(int(sys.argv[-1]))], [], [])"
