@@ -38,8 +38,6 @@ PEER_MESSAGES = 512
 SLEPT_EXIT = 75
 """Exit status of a broker that was frozen for longer than the liveness span: start a new one."""
 SAMPLE_SPAN_S = 1.0
-FIRST_SAMPLE_S = 0.2
-"""Over a shorter span the CPU share is mostly the clock tick's rounding, up to several hundred per cent."""
 
 
 class Server:
@@ -77,7 +75,6 @@ class Server:
         }
         self._fds = {socket: int(socket.FD) for socket in (self._intake, self._results, self._workers)}
         self._process = psutil.Process()
-        self._process.cpu_percent()
         self._sample: dict[str, Any] = {}
         self._lag_s = 0.0
         told = advertise or _last_part(self.urls["results"])
@@ -119,8 +116,7 @@ class Server:
         epoll = select.epoll()
         for fd in takers:
             epoll.register(fd, select.EPOLLIN)
-        next_tick_s = turn_s = clock()
-        next_sample_s = next_tick_s + FIRST_SAMPLE_S
+        next_tick_s = next_sample_s = turn_s = clock()
         unread = list(takers)
         while not stop():
             wait_s = 0.0 if unread else max(0.0, next_tick_s - clock())
@@ -192,7 +188,7 @@ class Server:
         with process.oneshot():
             self._sample = {
                 "pid": process.pid,
-                "cpu_percent": process.cpu_percent(),
+                "cpu_percent": process.cpu_percent(),  # since the last sample; 0.0 in the first
                 "rss_bytes": process.memory_info().rss,
                 "fds": process.num_fds(),
                 "threads": process.num_threads(),

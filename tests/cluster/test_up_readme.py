@@ -22,11 +22,10 @@ def test_the_example_runs_as_printed(knot: KnotServer) -> None:
         program = example.replace("127.0.0.1:5300", knot.address).replace("127.0.0.1:5555", peer.address)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    assert "b'hello'" in lines
-    assert any(line.startswith("www.example.test NOERROR") and "192.0.2.1" in line for line in lines)
-    assert "nowhere.example.test NXDOMAIN ()" in lines
-    assert any("Future" in line for line in lines)
+    # Not by lines: the callback prints on a thread of its own, and print() writes text and newline apart.
+    for said in ("b'hello'", "nowhere.example.test NXDOMAIN ()", "<reqpool.Future #1"):
+        assert said in done.stdout
+    assert re.search(r"www\.example\.test NOERROR .*192\.0\.2\.1", done.stdout)
 
 
 def test_the_commands_exist() -> None:
