@@ -119,10 +119,10 @@ class Pool:
             name: the name; IDNA is applied.
             rtype: record type, by name or number.
             server: ``host[:port]``, or 1 to 8 of them, tried in turn; None: the system's.
-            timeout: see :class:`Pool`, as are the others.
-            callback: …
-            priority: …
-            block: …
+            timeout: see :class:`Pool`.
+            callback: see :class:`Pool`.
+            priority: see :class:`Pool`.
+            block: see :class:`Pool`.
 
         Returns:
             The future of the answer. NXDOMAIN and the like are answers, with an ``rcode``.
@@ -146,11 +146,11 @@ class Pool:
         Args:
             address: ``host:port``.
             data: the datagram.
-            timeout: see :class:`Pool`, as are the others.
-            callback: …
-            priority: …
-            idempotent: …
-            block: …
+            timeout: see :class:`Pool`.
+            callback: see :class:`Pool`.
+            priority: see :class:`Pool`.
+            idempotent: see :class:`Pool`.
+            block: see :class:`Pool`.
         """
         return self.submit(
             "udp", address, data,
@@ -179,11 +179,11 @@ class Pool:
             until: the answer ends with these bytes, which are part of it.
             length: the answer has this many bytes. Neither: it ends when the peer closes.
             max_bytes: a longer answer is BadResponse; None: the kind's limit.
-            timeout: see :class:`Pool`, as are the others.
-            callback: …
-            priority: …
-            idempotent: …
-            block: …
+            timeout: see :class:`Pool`.
+            callback: see :class:`Pool`.
+            priority: see :class:`Pool`.
+            idempotent: see :class:`Pool`.
+            block: see :class:`Pool`.
         """
         options = {} if max_bytes is None else {"max_bytes": max_bytes}
         return self.submit(
@@ -210,11 +210,11 @@ class Pool:
             kind: registered name, or the kind itself.
             target: which upstream, as the kind takes it.
             payload: what to ask, as the kind takes it.
-            timeout: see :class:`Pool`, as are the others.
-            callback: …
-            priority: …
-            idempotent: …
-            block: …
+            timeout: see :class:`Pool`.
+            callback: see :class:`Pool`.
+            priority: see :class:`Pool`.
+            idempotent: see :class:`Pool`.
+            block: see :class:`Pool`.
             **options: the kind's own.
         """
         if isinstance(kind, str):
