@@ -1,0 +1,183 @@
+"""The upstreams the broker knows by name, and what it may do to each. No I/O, no clock.
+
+:mod:`.config_file` makes a :class:`Config` of ``reqpool.toml``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+
+import msgpack
+
+from reqpool.errors import UsageError
+from reqpool.kinds import Endpoint
+from reqpool.kinds.origin import upstream_of
+
+from .policy import Policy
+
+MAX_NAMED = 20
+"""Names that an error lists at most."""
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A service that is called, by its name in the configuration.
+
+    Attributes:
+        name: as in ``[upstreams.NAME]``.
+        kinds: names of the kinds that its URL's scheme belongs to.
+        endpoint: its origin, and the settings (secrets) a connection to it takes.
+        policy: what the pool may do to it.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    endpoint: Endpoint = field(repr=False)  # its settings hold the password
+    policy: Policy
+
+    @property
+    def key(self) -> str:
+        """What its limits are counted by: scheme, host and port."""
+        return upstream_of(self.endpoint.origin)
+
+
+class Config:
+    """All upstreams that have a name, and the policy of those that have none. Never changes.
+
+    Args:
+        upstreams: each with a name of its own. Those with one key share one limit, so theirs must be equal.
+        defaults: for upstreams that are not among them.
+
+    Attributes:
+        upstreams: by name.
+        defaults: as given.
+    """
+
+    def __init__(self, upstreams: Iterable[Upstream] = (), defaults: Policy | None = None) -> None:
+        self.upstreams: Mapping[str, Upstream] = MappingProxyType({up.name: up for up in upstreams})
+        self.defaults = defaults or Policy()
+        self._by_key: dict[str, list[Upstream]] = {}
+        self._by_place: dict[str, list[Upstream]] = {}
+        for upstream in self.upstreams.values():
+            self._by_key.setdefault(upstream.key, []).append(upstream)
+            self._by_place.setdefault(_split(upstream.endpoint.origin)[0], []).append(upstream)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Config):
+            return NotImplemented
+        return self.upstreams == other.upstreams and self.defaults == other.defaults
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def by_key(self, key: str) -> tuple[Upstream, ...]:
+        """The upstreams whose limits are counted together under this key; empty if none has a name."""
+        return tuple(self._by_key.get(key, ()))
+
+    def policy_of(self, origin: str) -> Policy:
+        """Return what the pool may do to an upstream.
+
+        Args:
+            origin: a resolved origin, or a key. Of two upstreams at one server the limits are equal, and the
+                rest may differ: with a key alone the rest is that of the first one.
+        """
+        found = self._by_place.get(_split(origin)[0]) or self._by_key.get(upstream_of(origin))
+        return found[0].policy if found else self.defaults
+
+    def resolve(self, kind: str, origin: str, settings: bytes) -> tuple[str, bytes]:
+        """Replace what a request says of an upstream by what the configuration knows of it.
+
+        A name (``@cache``, ``@cache?variant``) becomes the origin and settings it stands for. A URL that came
+        without settings and is the URL of a named upstream gets that one's: apps need not know the password.
+        If several upstreams with unequal settings have that URL, none is meant.
+
+        Args:
+            kind: the request's.
+            origin: the request's.
+            settings: the request's.
+
+        Raises:
+            UsageError: if there is no upstream of that name, or it is not of that kind; the text names those
+                there are.
+        """
+        if origin[:1] == "@":
+            name, _, variant = origin[1:].partition("?")
+            upstream = self.upstreams.get(name)
+            if upstream is None or kind not in upstream.kinds:
+                raise UsageError(self._why_not(kind, name))
+            return _joined(upstream.endpoint, variant)
+        if settings or not self._by_place:
+            return origin, settings
+        place, variant, _ = _split(origin)
+        endpoints = {up.endpoint for up in self._by_place.get(place, ()) if kind in up.kinds}
+        if len(endpoints) != 1:
+            return origin, settings
+        return _joined(endpoints.pop(), variant)
+
+    def _why_not(self, kind: str, name: str) -> str:
+        fitting = sorted(up.name for up in self.upstreams.values() if kind in up.kinds)
+        listed = ", ".join(fitting[:MAX_NAMED]) + (", …" if len(fitting) > MAX_NAMED else "")
+        known = f"its upstreams of kind {kind!r}: {listed}" if fitting else f"it has none of kind {kind!r}"
+        upstream = self.upstreams.get(name)
+        if upstream is None:
+            return f"the broker's configuration has no upstream {name!r}; {known}"
+        return (
+            f"upstream {name!r} ({upstream.key}) is for {' and '.join(upstream.kinds)}, not {kind!r}; {known}"
+        )
+
+
+EMPTY = Config()
+"""That of a broker without ``reqpool.toml``."""
+
+
+def changes(old: Config, new: Config) -> str:
+    """Say what is different, by name; empty if nothing is."""
+    said = []
+    for what, names in (
+        ("added", new.upstreams.keys() - old.upstreams.keys()),
+        ("removed", old.upstreams.keys() - new.upstreams.keys()),
+        (
+            "changed",
+            {n for n in old.upstreams.keys() & new.upstreams.keys() if old.upstreams[n] != new.upstreams[n]},
+        ),
+    ):
+        if names:
+            said.append(f"{what}: {', '.join(sorted(names))}")
+    if old.defaults != new.defaults:
+        said.append("changed: the defaults")
+    return "; ".join(said)
+
+
+def pack(config: Config) -> bytes:
+    """Write a configuration as :func:`unpack` reads it: the supervisor's word to its broker. Has the secrets."""
+    rows = [(up.name, up.kinds, tuple(up.endpoint), asdict(up.policy)) for up in config.upstreams.values()]
+    packed: bytes = msgpack.packb((rows, asdict(config.defaults)))
+    return packed
+
+
+def unpack(packed: bytes) -> Config:
+    """Read what :func:`pack` wrote."""
+    rows, defaults = msgpack.unpackb(packed)
+    return Config(
+        [
+            Upstream(name, tuple(kinds), Endpoint(*endpoint), Policy(**policy))
+            for name, kinds, endpoint, policy in rows
+        ],
+        Policy(**defaults),
+    )
+
+
+def _split(origin: str) -> tuple[str, str, str]:
+    """Split an origin into its place, its variant and its digest."""
+    public, _, digest = origin.partition("#")
+    place, _, variant = public.partition("?")
+    return place, variant, digest
+
+
+def _joined(endpoint: Endpoint, variant: str) -> tuple[str, bytes]:
+    """The endpoint's origin and settings; a variant that is asked for takes the place of its own."""
+    if not variant:
+        return endpoint
+    place, _, digest = _split(endpoint.origin)
+    return f"{place}?{variant}" + (f"#{digest}" if digest else ""), endpoint.settings
