@@ -1,4 +1,4 @@
-# Sourced by start-cluster.sh and test.sh, from the repository's root.
+# Sourced by start-cluster.sh, test.sh and bench.sh, from the repository's root.
 
 # ensure_venv EXTRA: make .venv if needed, repair a half-made one, install `-e .[EXTRA]` if pyproject.toml has
 # changed since the last time; sets $py.

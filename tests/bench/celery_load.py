@@ -7,6 +7,7 @@ from collections import deque
 
 from celery.result import AsyncResult
 
+from . import asked
 from .celery_app import look_up
 from .tally import Tally, ready
 
@@ -18,7 +19,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, required=True)
     options = parser.parse_args()
     look_up.delay(options.server, "h0.example.test").get(timeout=30)  # the worker is up
-    tally = Tally()
+    tally = Tally(asked.find("dns").targets)
     in_flight: deque[AsyncResult] = deque()
     tally.open(ready())
     while True:

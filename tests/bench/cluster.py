@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import processes
-from .peers import ending
-from .run import TESTS_FOLDER
+from .run import TESTS_FOLDER, ending
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,13 @@ class Cluster:
 
 
 @contextmanager
-def cluster(workers: int) -> Iterator[Cluster]:
-    """Run a cluster with so many workers, and wait until ``reqpool status`` calls it well."""
+def cluster(workers: int, config: str | None = None) -> Iterator[Cluster]:
+    """Run a cluster with so many workers, and wait until ``reqpool status`` calls it well.
+
+    Args:
+        workers: processes.
+        config: the text of its reqpool.toml; None: it has none.
+    """
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
         url = f"ipc://{folder}/reqpool.sock"
@@ -35,6 +39,10 @@ def cluster(workers: int) -> Iterator[Cluster]:
         log_path = folder / "up.log"
         with log_path.open("wb") as log:
             command = [*program, "up", "--workers", str(workers), "--bind", url]
+            if config is not None:
+                config_path = folder / "reqpool.toml"
+                config_path.write_text(config, encoding="utf-8")
+                command += ["--config", str(config_path)]
             up = subprocess.Popen(command, cwd=TESTS_FOLDER, stdout=log, stderr=log)
             with ending(up):
                 deadline_s = time.monotonic() + 30

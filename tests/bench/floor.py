@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import zmq
 
+from . import asked
 from .query import BareQuery
 from .tally import Tally, ready
 
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("what", choices=["ipc", "query"])
     parser.add_argument("--server")
     options = parser.parse_args()
-    tally = Tally()
+    tally = Tally(asked.find("dns").targets)
     if options.what == "ipc":
         _ipc(tally)
     else:

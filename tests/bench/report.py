@@ -33,7 +33,6 @@ def median(rounds: Sequence[Figures]) -> Figures:
         idle=statistics.median(figures.idle for figures in rounds),
         submitted=sum(figures.submitted for figures in rounds),
         lost=sum(figures.lost for figures in rounds),
-        records=sum(figures.records for figures in rounds),
         p50_us=statistics.median(p50s_us) if p50s_us else None,
         p99_us=statistics.median(p99s_us) if p99s_us else None,
         errors=errors,

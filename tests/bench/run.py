@@ -7,7 +7,8 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,10 @@ from typing import Any
 from . import processes
 
 TESTS_FOLDER = Path(__file__).resolve().parent.parent
+WATCH_INTERVAL_S = 0.05
+
+Watch = Callable[[processes.Roles], None]
+"""Looks at something again and again while the load runs; called with all roles, ``producer`` included."""
 
 
 class LoadFailed(RuntimeError):
@@ -40,7 +45,6 @@ class Figures:
     idle: float
     submitted: int
     lost: int
-    records: int = 0
     p50_us: float | None = None
     p99_us: float | None = None
     errors: dict[str, int] = field(default_factory=dict)
@@ -102,8 +106,28 @@ class Load:
         return heard
 
 
+@contextmanager
+def ending(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """End the process on leaving, kindly first."""
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 def measure(
-    loads: Sequence[Load], roles: processes.Roles, *, warm_s: float, measure_s: float, run_out_s: float = 60.0
+    loads: Sequence[Load],
+    roles: processes.Roles,
+    *,
+    warm_s: float,
+    measure_s: float,
+    run_out_s: float = 60.0,
+    watch: Watch | None = None,
 ) -> Figures:
     """Let ``loads`` run together and measure what happens between warming up and the end.
 
@@ -112,19 +136,32 @@ def measure(
         roles: pids of the other processes to account for.
         warm_s, measure_s: seconds of load before and inside the window.
         run_out_s: seconds given to what is still in flight at the end of the window.
+        watch: called from the moment all loads are ready until the window ends, every
+            ``WATCH_INTERVAL_S``; what it costs is the machine's time, too.
     """
     roles = {"producer": [load.pid for load in loads], **roles}
     for load in loads:
         load.hear(60)
+    if watch is not None:
+        watch(roles)
     start_s = time.monotonic() + warm_s
     end_s = start_s + measure_s
     for load in loads:
         load.say(f"go {start_s} {end_s}")
-    time.sleep(max(0.0, start_s - time.monotonic()))
+    _sleep_until(start_s, roles, watch)
     before = processes.sample(roles)
-    time.sleep(max(0.0, end_s - time.monotonic()))
+    _sleep_until(end_s, roles, watch)
     after = processes.sample(roles)
     return combine([load.hear(run_out_s) for load in loads], before, after)
+
+
+def _sleep_until(end_s: float, roles: processes.Roles, watch: Watch | None) -> None:
+    while (left_s := end_s - time.monotonic()) > 0:
+        if watch is None:
+            time.sleep(left_s)
+        else:
+            watch(roles)
+            time.sleep(min(left_s, WATCH_INTERVAL_S))
 
 
 def combine(
@@ -146,7 +183,6 @@ def combine(
         idle=processes.idle_between(before, after),
         submitted=sum(result["submitted"] for result in results),
         lost=sum(result["lost"] for result in results),
-        records=sum(result.get("records", 0) for result in results),
         p50_us=p50s_us[len(p50s_us) // 2] if p50s_us else None,
         p99_us=p99s_us[len(p99s_us) // 2] if p99s_us else None,
         errors=errors,

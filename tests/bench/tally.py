@@ -14,10 +14,8 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
-
-NAMES_COUNT = 10_000
-ZONE = "example.test"
 
 
 def ready() -> tuple[float, float]:
@@ -35,26 +33,28 @@ def percentile(sorted_values: list[float], fraction: float) -> float:
 
 
 class Tally:
-    """Hands out distinct names while the window is open and counts outcomes.
+    """Hands out targets in turn while the window is open and counts outcomes.
 
     The load runs from the moment of ``go``; only what completes between START and END is counted in
     ``in_window``, so that warming up and running out are not measured.
 
     Args:
-        first: index of the first name, so that many producers do not ask in lockstep.
+        targets: what to ask for, made beforehand: building strings is not what is measured.
+        share: which part of the targets to begin with, 0 to 1, so that many producers do not ask in
+            lockstep.
         count: end after so many requests, whatever the clock says; None: by the clock alone.
     """
 
-    def __init__(self, first: int = 0, count: int | None = None) -> None:
-        # Made beforehand: building strings is not what is measured.
-        self._names = [f"h{(first + i) % NAMES_COUNT}.{ZONE}" for i in range(NAMES_COUNT)]
+    def __init__(self, targets: Sequence[Any], share: float = 0.0, count: int | None = None) -> None:
+        first = int(len(targets) * share)
+        self._targets = [*targets[first:], *targets[:first]]
+        self._targets_count = len(targets)
         self._count = sys.maxsize if count is None else count
         self._start_s = self.end_s = 0.0
         self._done_at_start = self._done_at_end = 0
         self._started_s = self._ended_s = 0.0
         self.submitted = 0
         self.done = 0
-        self.records = 0
         self.errors: Counter[str] = Counter()
         self.latencies_s: list[float] = []
 
@@ -62,8 +62,8 @@ class Tally:
         """Set the window, as :func:`ready` returned it."""
         self._start_s, self.end_s = window
 
-    def next(self) -> str | None:
-        """Return the next name to ask for, or None when it is time to stop."""
+    def next(self) -> Any:
+        """Return the next target to ask for, or None when it is time to stop."""
         now_s = time.monotonic()
         if not self._started_s and now_s >= self._start_s:
             self._started_s, self._done_at_start = now_s, self.done
@@ -71,9 +71,9 @@ class Tally:
             if not self._ended_s:
                 self._ended_s, self._done_at_end = now_s, self.done
             return None
-        name = self._names[self.submitted % NAMES_COUNT]
+        target = self._targets[self.submitted % self._targets_count]
         self.submitted += 1
-        return name
+        return target
 
     def failed(self, error: BaseException) -> None:
         """Count a request that ended with an error."""
@@ -88,7 +88,6 @@ class Tally:
             "window_s": self._ended_s - self._started_s or self.end_s - self._start_s,
             "submitted": self.submitted,
             "done": self.done,
-            "records": self.records,
             "failed": failed,
             "lost": self.submitted - self.done,
             "errors": dict(self.errors.most_common(3)),

@@ -1,10 +1,8 @@
-"""What reqpool is compared with, where that needs more than a load process: Celery's cluster, and dnsperf."""
+"""Celery as a peer: a cluster of its own, with Redis as its broker."""
 
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,27 +15,7 @@ from pathlib import Path
 import redis
 
 from . import processes
-from .run import TESTS_FOLDER, Figures, Load, measure
-from .tally import NAMES_COUNT, ZONE
-
-
-def missing_programs() -> list[str]:
-    """Return the programs the benchmark needs and the machine lacks."""
-    return [name for name in ("knotd", "dnsperf", "redis-server") if shutil.which(name) is None]
-
-
-@contextmanager
-def ending(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """End the process on leaving, kindly first."""
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+from .run import TESTS_FOLDER, Figures, Load, ending, measure
 
 
 @dataclass(frozen=True)
@@ -97,39 +75,3 @@ def _wait_for_redis(path: Path) -> None:
             if time.monotonic() > deadline_s:
                 raise
             time.sleep(0.02)
-
-
-def dnsperf(server: str, window: int, server_pids: list[int], measure_s: float) -> Figures:
-    """Measure dnsperf, one client and one thread in C, as the limit of server and kernel."""
-    host, port = server.rsplit(":", 1)
-    with tempfile.NamedTemporaryFile("w", suffix=".names") as names:
-        names.writelines(f"h{i}.{ZONE} A\n" for i in range(NAMES_COUNT))
-        names.flush()
-        command = ["dnsperf", "-s", host, "-p", port, "-d", names.name, "-e", "-q", str(window)]
-        command += ["-l", str(max(1, round(measure_s)))]
-        roles = {"server": server_pids}
-        before = processes.sample(roles)
-        used = os.times()
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=measure_s + 30)
-        after = processes.sample(roles)
-        now = os.times()
-    completed = _figure(r"Queries completed:\s+(\d+)", done.stdout)
-    lost = _figure(r"Queries lost:\s+(\d+)", done.stdout)
-    own_s = now.children_user + now.children_system - used.children_user - used.children_system
-    return Figures(
-        rate_per_s=_figure(r"Queries per second:\s+([\d.]+)", done.stdout),
-        cpu_us={
-            "producer": own_s / completed * 1e6,
-            "server": processes.cpu_between(before, after)["server"] / completed * 1e6,
-        },
-        idle=processes.idle_between(before, after),
-        submitted=int(completed + lost),
-        lost=int(lost),
-    )
-
-
-def _figure(pattern: str, text: str) -> float:
-    found = re.search(pattern, text)
-    if found is None:
-        raise RuntimeError(f"dnsperf said nothing of {pattern}:\n{text}")
-    return float(found[1])

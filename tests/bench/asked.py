@@ -1,0 +1,128 @@
+"""What is asked of the upstreams, and what has to come back: one truth for every contestant and the servers.
+
+A *subject* names both, e.g. ``redis-get``. Answers are looked at by its ``check``, by ours and by the peers'
+loads alike; a wrong one counts as lost.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+COUNT = 10_000
+"""Names, keys and rows there are to ask for."""
+ZONE = "example.test"
+
+SMALL_BODY = bytes(range(33, 127)) + b"0123456789abcdefghijklmnopqrstuvwxyz"
+"""130 bytes: what an answer of a service that says little is like."""
+BIG_BODY = b"".join(b"%08d\n" % number for number in range(111_112))[: 1 << 20]
+BODIES = {"/small": SMALL_BODY, "/big": BIG_BODY}
+"""Files the web server has to have."""
+
+VALUE_BYTES = 100
+
+TABLE = """\
+CREATE TABLE bench (
+    id INT PRIMARY KEY, name VARCHAR(64) NOT NULL, price DECIMAL(10, 2) NOT NULL,
+    changed DATETIME NOT NULL, remark VARCHAR(64)
+)"""
+ONE_ROW = "SELECT id, name, price, changed, remark FROM bench WHERE id = %s"
+MANY_ROWS = "SELECT id, name, price, changed, remark FROM bench WHERE id >= %s ORDER BY id LIMIT 1000"
+MANY = 1_000
+
+Row = tuple[int, str, decimal.Decimal, datetime.datetime, str | None]
+
+
+class WrongAnswer(Exception):
+    """An upstream's answer is not the one that belongs to the request."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One sort of request.
+
+    Attributes:
+        targets: what to ask for, in turn; one item is one request.
+        check: called with a target and its answer in the kind's plain form: ``list[str]`` of addresses,
+            ``(status, body)``, the value as bytes, or a sequence of row tuples. Raises WrongAnswer.
+        sql: the statement, which takes the target as its one parameter; None for what is no SQL.
+    """
+
+    targets: Sequence[Any]
+    check: Callable[[Any, Any], None]
+    sql: str | None = None
+
+
+def value_of(key: str) -> bytes:
+    """Return the value that Redis has under ``key``."""
+    return key.encode("ascii").ljust(VALUE_BYTES, b".")
+
+
+def row_of(number: int) -> Row:
+    """Return the row with this id: a text, a sum, a date, often a NULL, as tables of businesses have."""
+    return (
+        number,
+        f"customer number {number}",
+        decimal.Decimal(number * 7) / 100,
+        datetime.datetime(2024, 1, 1) + datetime.timedelta(minutes=number),
+        None if number % 2 else f"remark {number}",
+    )
+
+
+def find(name: str) -> Subject:
+    """Return the subject of this name."""
+    return _SUBJECTS[name]()
+
+
+def _dns() -> Subject:
+    def check(_target: str, addresses: list[str]) -> None:
+        if not addresses:
+            raise WrongAnswer("no address")
+
+    return Subject([f"h{number}.{ZONE}" for number in range(COUNT)], check)
+
+
+def _http(path: str) -> Subject:
+    right = (200, BODIES[path])
+
+    def check(_target: str, answer: tuple[int, bytes]) -> None:
+        if answer != right:
+            raise WrongAnswer(f"status {answer[0]} and {len(answer[1])} bytes")
+
+    return Subject([path], check)
+
+
+def _redis() -> Subject:
+    # As redis-benchmark -r names its keys, so that it asks for the same.
+    keys = [f"key:{number:012}" for number in range(COUNT)]
+    values = {key: value_of(key) for key in keys}
+
+    def check(key: str, value: bytes) -> None:
+        if value != values[key]:
+            raise WrongAnswer(f"{value!r} for {key}")
+
+    return Subject(keys, check)
+
+
+def _rows(sql: str, count: int) -> Subject:
+    rows = [row_of(number) for number in range(COUNT)]
+
+    def check(first: int, answer: Sequence[Row]) -> None:
+        if len(answer) != count or list(answer) != rows[first : first + count]:
+            raise WrongAnswer(f"{len(answer)} rows from {first}, the first {answer[:1]!r}")
+
+    return Subject(range(COUNT - count + 1), check, sql)
+
+
+_SUBJECTS: dict[str, Callable[[], Subject]] = {
+    "dns": _dns,
+    "http-small": lambda: _http("/small"),
+    "http-big": lambda: _http("/big"),
+    "redis-get": _redis,
+    "mysql-one": lambda: _rows(ONE_ROW, 1),
+    "mysql-many": lambda: _rows(MANY_ROWS, MANY),
+}
+NAMES = tuple(_SUBJECTS)
