@@ -82,7 +82,7 @@ class Config:
             origin: a resolved origin, or a key. Of two upstreams at one server the limits are equal, and the
                 rest may differ: with a key alone the rest is that of the first one.
         """
-        found = self._by_place.get(_split(origin)[0]) or self._by_key.get(upstream_of(origin))
+        found = self._meant(origin) or self._by_key.get(upstream_of(origin))
         return found[0].policy if found else self.defaults
 
     def resolve(self, kind: str, origin: str, settings: bytes) -> tuple[str, bytes]:
@@ -109,11 +109,20 @@ class Config:
             return _joined(upstream.endpoint, variant)
         if settings or not self._by_place:
             return origin, settings
-        place, variant, _ = _split(origin)
-        endpoints = {up.endpoint for up in self._by_place.get(place, ()) if kind in up.kinds}
+        endpoints = {upstream.endpoint for upstream in self._meant(origin) if kind in upstream.kinds}
         if len(endpoints) != 1:
             return origin, settings
-        return _joined(endpoints.pop(), variant)
+        return _joined(endpoints.pop(), _split(origin)[1])
+
+    def _meant(self, origin: str) -> list[Upstream]:
+        """The upstreams with this URL. Variants of their own (a Unix socket's database) are part of it."""
+        place, variant, _ = _split(origin)
+        asked = variant.split("&")
+        return [
+            upstream
+            for upstream in self._by_place.get(place, ())
+            if all(own in asked for own in _variants(upstream.endpoint.origin))
+        ]
 
     def _why_not(self, kind: str, name: str) -> str:
         fitting = sorted(up.name for up in self.upstreams.values() if kind in up.kinds)
@@ -150,7 +159,7 @@ def changes(old: Config, new: Config) -> str:
 
 
 def pack(config: Config) -> bytes:
-    """Write a configuration as :func:`unpack` reads it: the supervisor's word to its broker. Has the secrets."""
+    """Write a configuration for :func:`unpack`, secrets and all: what a supervisor hands to its broker."""
     rows = [(up.name, up.kinds, tuple(up.endpoint), asdict(up.policy)) for up in config.upstreams.values()]
     packed: bytes = msgpack.packb((rows, asdict(config.defaults)))
     return packed
@@ -175,9 +184,15 @@ def _split(origin: str) -> tuple[str, str, str]:
     return place, variant, digest
 
 
+def _variants(origin: str) -> list[str]:
+    variant = _split(origin)[1]
+    return variant.split("&") if variant else []
+
+
 def _joined(endpoint: Endpoint, variant: str) -> tuple[str, bytes]:
-    """The endpoint's origin and settings; a variant that is asked for takes the place of its own."""
+    """The endpoint's origin and settings, with the variants that are asked for beside its own."""
     if not variant:
         return endpoint
     place, _, digest = _split(endpoint.origin)
-    return f"{place}?{variant}" + (f"#{digest}" if digest else ""), endpoint.settings
+    variants = dict.fromkeys((*_variants(endpoint.origin), *variant.split("&")))
+    return f"{place}?{'&'.join(variants)}" + (f"#{digest}" if digest else ""), endpoint.settings
