@@ -1,0 +1,383 @@
+"""``reqpool.toml``: reading and checking it. docs/operations.md has the table of its keys.
+
+All that is wrong with a file is said at once, each problem with file, line and key. What may be a password,
+and what stands where somebody may have put one, is never shown.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+import ssl
+import tomllib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import fields, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reqpool.errors import UsageError
+from reqpool.kinds import Endpoint, Kind, find
+from reqpool.kinds.origin import NAME, Tls
+
+from .config import Config, Upstream
+from .policy import Policy
+from .toml_lines import line_of, lines
+
+MAX_FILE_BYTES = 1 << 20
+
+
+class _Range(NamedTuple):
+    lowest: float
+    highest: int
+    what: str
+
+
+_COUNT = _Range(1, 1_000_000, "whole number")
+_SECONDS = _Range(0.001, 30 * 86_400, "number of seconds")
+_LIMITS: dict[str, _Range] = {
+    "max_connections": _COUNT,
+    "max_in_flight": _COUNT,
+    "queue_timeout_s": _SECONDS,
+    "connect_timeout_s": _SECONDS,
+    "read_timeout_s": _SECONDS,
+    "idle_timeout_s": _SECONDS,
+    "lifetime_s": _SECONDS,
+    "max_response_bytes": _Range(1, 48 << 20, "whole number of bytes"),
+    "retries": _Range(0, 10, "whole number"),
+    "pin_idle_timeout_s": _SECONDS,
+}
+_TEXTS = ("url", "password_env", "password_file")
+_TLS_TEXTS = ("ca", "cert", "key", "server_name")
+_NO_PASSWORD_HERE = (
+    "a password does not belong in this file: name an environment variable with password_env, or a file with "
+    "password_file"
+)
+
+Place = tuple[str, ...]
+"""Where something stands in the file: ``("upstreams", "cache", "url")``."""
+
+
+class ConfigError(UsageError):
+    """A configuration file that is not accepted; a line of the text for each problem, in the file's order."""
+
+
+class Installed(NamedTuple):
+    """The kinds that upstreams can be of.
+
+    Attributes:
+        kinds: those that were found.
+        broken: why others could not be loaded, by name.
+    """
+
+    kinds: tuple[Kind, ...]
+    broken: Mapping[str, str]
+
+
+def installed() -> Installed:
+    """Load every kind that is registered."""
+    kinds, broken = [], {}
+    for name in sorted(entry_points(group="reqpool.kinds").names):
+        try:
+            kinds.append(find(name))
+        except (
+            Exception
+        ) as error:  # anybody's package: one that is broken must not keep the others from working
+            broken[name] = f"{type(error).__name__}: {error}"
+    return Installed(tuple(kinds), broken)
+
+
+def load(path: str | os.PathLike[str]) -> Config:
+    """Read and check a file, and the files and environment variables that it names.
+
+    Args:
+        path: of the file; relative paths in it start at its folder.
+
+    Raises:
+        ConfigError: if anything about it is wrong.
+    """
+    file = os.fspath(path)
+    try:
+        with open(file, "rb") as opened:
+            raw = opened.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise ConfigError(f"{file}: over {MAX_FILE_BYTES} bytes; that is no configuration")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        number = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{file}:{number}: not UTF-8, which TOML is written in") from error
+    return read(text, file, os.environ)
+
+
+def read(text: str, file: str, environ: Mapping[str, str], known: Installed | None = None) -> Config:
+    """Check the text of a configuration file.
+
+    Args:
+        text: the file's.
+        file: its path, for errors and as the place where relative paths start.
+        environ: environment variables.
+        known: the kinds; None for those that are installed.
+
+    Raises:
+        ConfigError: if anything about it is wrong.
+    """
+    text = text.replace("\r\n", "\n")
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(_syntax(str(error), text, file)) from error
+    reader = _Reader(Path(file).absolute().parent, environ, known)
+    config = reader.config(tables)
+    if reader.problems:
+        found = lines(text)
+        placed = sorted((line_of(found, where), ".".join(where), why) for where, why in reader.problems)
+        raise ConfigError("\n".join(f"{file}:{line}: {where}: {why}" for line, where, why in placed))
+    return config
+
+
+def _syntax(said: str, text: str, file: str) -> str:
+    """Put what tomllib says of a syntax error into the form of the other problems."""
+    place = re.search(r" \(at line (\d+), column (\d+)\)$", said)
+    if place is None:
+        return f"{file}:{text.count(chr(10)) + 1}: {said}"
+    return f"{file}:{place[1]}: column {place[2]}: {said[: place.start()]}"
+
+
+class _Reader:
+    """Checks one file's tables and keeps what is wrong with them, by place."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str], known: Installed | None) -> None:
+        self.problems: list[tuple[Place, str]] = []
+        self._folder = folder
+        self._environ = environ
+        self._known = known
+
+    def config(self, tables: dict[str, Any]) -> Config:
+        self._check_keys((), tables, ("defaults", "upstreams"))
+        given = self._table(("defaults",), tables.get("defaults", {}))
+        self._check_keys(("defaults",), given, _LIMITS)
+        defaults = replace(Policy(), **self._limits(("defaults",), given))
+        upstreams = []
+        for name, table in self._table(("upstreams",), tables.get("upstreams", {})).items():
+            upstream = self._upstream(name, table, defaults)
+            if upstream is not None:
+                upstreams.append(upstream)
+        self._check_shared(upstreams)
+        return Config(upstreams, defaults)
+
+    def _upstream(self, name: str, about: object, defaults: Policy) -> Upstream | None:
+        """Read one table; None if anything about it is wrong."""
+        problems_before = len(self.problems)
+        at = ("upstreams", name)
+        if not NAME.fullmatch(name):
+            rule = "a letter, then letters, digits, '_', '.' and '-', 64 characters at most"
+            self._problem(at, f"is no name: {rule}")
+        table = self._table(at, about)
+        if table is not about:
+            return None
+        self._check_keys(at, table, (*_TEXTS, "tls", *_LIMITS))
+        texts = self._texts(at, table, _TEXTS)
+        kinds = self._kinds(at, table, texts)
+        policy = replace(defaults, **self._limits(at, table, kinds))
+        password = self._password(at, texts)
+        tls = self._tls((*at, "tls"), table["tls"]) if "tls" in table else None
+        if len(self.problems) > problems_before:
+            return None
+        endpoint = self._endpoint(at, kinds[0], texts["url"], password, tls)
+        return endpoint and Upstream(name, tuple(kind.name for kind in kinds), endpoint, policy)
+
+    def _kinds(self, at: Place, table: dict[str, Any], texts: dict[str, str]) -> list[Kind]:
+        """Find the kinds that a URL's scheme belongs to; empty, and a problem, if there are none."""
+        if "url" not in texts:
+            if "url" not in table:
+                self._problem(at, "has no url")
+            return []
+        at = (*at, "url")
+        scheme, separator, _ = texts["url"].partition("://")
+        if not separator:
+            self._problem(at, "is no URL; write it like redis://10.0.0.5:6379/0")
+            return []
+        if _has_password(texts["url"]):
+            self._problem(at, f"has a password in it; {_NO_PASSWORD_HERE}")
+            return []
+        if self._known is None:
+            self._known = installed()
+        kinds = [kind for kind in self._known.kinds if scheme.lower() in kind.schemes]
+        if not kinds:
+            schemes = {each for kind in self._known.kinds for each in kind.schemes}
+            broken = [f"kind {name!r} cannot be loaded ({why})" for name, why in self._known.broken.items()]
+            hint = "; ".join([_suggestion(scheme.lower(), schemes), *broken])
+            self._problem(
+                at, f"no kind that is installed has URLs that begin with {_shown(scheme)}://; {hint}"
+            )
+        return kinds
+
+    def _endpoint(
+        self, at: Place, kind: Kind, url: str, password: str | None, tls: Tls | None
+    ) -> Endpoint | None:
+        try:
+            return kind.endpoint(url, password=password, tls=tls)
+        except UsageError as error:
+            self._problem((*at, "url"), str(error))
+            return None
+
+    # --- secrets ---
+
+    def _password(self, at: Place, texts: dict[str, str]) -> str | None:
+        variable, file = texts.get("password_env"), texts.get("password_file")
+        if variable is not None and file is not None:
+            self._problem((*at, "password_file"), "password_env is given, too; give one of the two")
+        elif variable is not None:
+            # Its name is not shown: it may be the password itself, put in the wrong place.
+            password = self._environ.get(variable)
+            if password:
+                return password
+            state = "is not set" if password is None else "is empty"
+            self._problem((*at, "password_env"), f"the environment variable that it names {state}")
+        elif file is not None:
+            return self._password_of((*at, "password_file"), file)
+        return None
+
+    def _password_of(self, at: Place, file: str) -> str | None:
+        try:
+            with open(self._folder / file, encoding="utf-8") as opened:
+                password = opened.readline(65536).rstrip("\r\n")
+        except (OSError, ValueError) as error:
+            why = (isinstance(error, OSError) and error.strerror) or "it is not UTF-8"
+            self._problem(at, f"the file that it names: {why} (relative paths start at {self._folder})")
+            return None
+        if not password:
+            self._problem(at, "the first line of the file that it names is empty")
+        return password
+
+    def _tls(self, at: Place, about: object) -> Tls | None:
+        """Read a table ``tls``, and see whether the files that it names can be used."""
+        table = self._table(at, about)
+        self._check_keys(at, table, (*_TLS_TEXTS, "verify"))
+        texts = self._texts(at, table, _TLS_TEXTS)
+        verify = table.get("verify", True)
+        if not isinstance(verify, bool):
+            self._problem((*at, "verify"), f"{_shown(verify)} is neither true nor false")
+        if "key" in texts and "cert" not in texts:
+            self._problem((*at, "key"), "is of no use without cert")
+        paths = {name: str(self._folder / texts[name]) for name in ("ca", "cert", "key") if name in texts}
+        for name, path in paths.items():
+            try:
+                Path(path).read_text("ascii")
+            except (OSError, ValueError) as error:
+                why = (isinstance(error, OSError) and error.strerror) or "not a PEM file"
+                self._problem((*at, name), f"{path}: {why}")
+                return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            if "ca" in paths:
+                context.load_verify_locations(paths["ca"])
+        except ssl.SSLError as error:
+            self._problem((*at, "ca"), f"{paths['ca']}: no certificate in it ({error.reason or error})")
+        try:
+            if "cert" in paths:
+                # Without a password of ours OpenSSL would ask the terminal for one.
+                context.load_cert_chain(paths["cert"], paths.get("key"), password="")
+        except (ssl.SSLError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            self._problem((*at, "cert"), f"not a certificate and its key, unencrypted ({reason})")
+        return Tls(verify=bool(verify), server_name=texts.get("server_name"), **paths)
+
+    # --- values ---
+
+    def _limits(self, at: Place, table: dict[str, Any], kinds: Iterable[Kind] = ()) -> dict[str, Any]:
+        """The limits in a table that are right."""
+        limits = {}
+        for name, allowed in _LIMITS.items():
+            if name not in table:
+                continue
+            value = table[name]
+            whole = "whole" in allowed.what
+            fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            if fits and math.isfinite(value) and allowed.lowest <= value <= allowed.highest:
+                limits[name] = value
+            else:
+                rule = f"{allowed.what} from {allowed.lowest} to {allowed.highest}"
+                self._problem((*at, name), f"{_shown(value)} is no {rule}")
+        for kind in kinds:
+            wrong, right = ("max_in_flight", "max_connections")
+            if kind.connectionless:
+                wrong, right = right, wrong
+            if wrong in table:
+                has = "no connections" if kind.connectionless else "connections"
+                self._problem((*at, wrong), f"kind {kind.name!r} has {has}: its limit is {right}")
+                break
+        return limits
+
+    def _texts(self, at: Place, table: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
+        """The texts in a table that are right."""
+        texts = {}
+        for name in names:
+            value = table.get(name)
+            if isinstance(value, str) and value and "\0" not in value:
+                texts[name] = value
+            elif name in table:
+                self._problem((*at, name), "is empty" if value == "" else "is no text in quotes")
+        return texts
+
+    def _table(self, at: Place, about: object) -> dict[str, Any]:
+        """Return a table; an empty one if it is none."""
+        if isinstance(about, dict):
+            return about
+        self._problem(at, f"is no table; write [{'.'.join(at)}] above its keys")
+        return {}
+
+    def _check_keys(self, at: Place, table: dict[str, Any], known: Collection[str]) -> None:
+        for name in table.keys() - known:
+            if name in ("password", "token", "secret"):
+                self._problem((*at, name), _NO_PASSWORD_HERE)
+            else:
+                self._problem((*at, name), f"is unknown here; {_suggestion(name, known)}")
+
+    def _check_shared(self, upstreams: list[Upstream]) -> None:
+        """Limits are counted per server: upstreams at one server must have equal ones."""
+        first: dict[str, Upstream] = {}
+        for upstream in upstreams:
+            other = first.setdefault(upstream.key, upstream)
+            for name in ("max_connections", "max_in_flight"):
+                ours, theirs = getattr(upstream.policy, name), getattr(other.policy, name)
+                if ours != theirs:
+                    at = ("upstreams", upstream.name, name)
+                    said = "nothing" if theirs is None else theirs
+                    why = f"upstream {other.name!r} says {said}, and both are at {upstream.key}"
+                    self._problem(at, f"{why}, which has one limit: give both the same")
+
+    def _problem(self, at: Place, why: str) -> None:
+        self.problems.append((at, why))
+
+
+assert _LIMITS.keys() == {field.name for field in fields(Policy)}
+
+
+def _has_password(url: str) -> bool:
+    rest = url.partition("://")[2]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        return ":" in authority.rpartition("@")[0]
+    # One with a "/" in it ends the authority early, and what is left of it is no port.
+    port = authority.rpartition("]")[2].partition(":")[2]
+    return "@" in rest and bool(port) and not port.isdecimal()
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+def _shown(value: object) -> str:
+    """Write a value as TOML does, shortened."""
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "an array"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,0 +1,58 @@
+"""On which line of a TOML file each key stands. No I/O, no clock.
+
+tomllib does not say, nor does tomlkit (its issue 55). But TOML is a sequence of statements, each of which ends
+with a line: the first at which what has been read since the last statement parses. So it is tomllib that finds
+them, and nothing here has a notion of its own of quotes, dots or brackets.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def lines(text: str) -> dict[tuple[str, ...], int]:
+    """Find the line of every table and key.
+
+    Args:
+        text: of a whole file that tomllib accepts, with ``\\n`` at the line ends.
+
+    Returns:
+        Line numbers from 1, of the statement's beginning, by path.
+    """
+    found: dict[tuple[str, ...], int] = {}
+    header: tuple[str, ...] = ()
+    statement: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        statement.append(line)
+        try:
+            tables = tomllib.loads("\n".join(statement))
+        except tomllib.TOMLDecodeError:
+            continue  # it goes on: a text or an array over several lines
+        begun = number - len(statement) + 1
+        is_header = line.lstrip(" \t").startswith("[") and len(statement) == 1
+        paths = list(_paths(tables))
+        for path in paths:
+            found.setdefault(path if is_header else header + path, begun)
+        if is_header:
+            header = paths[-1]
+        statement = []
+    return found
+
+
+def line_of(found: Mapping[tuple[str, ...], int], path: tuple[str, ...]) -> int:
+    """Return a key's line; that of the table it should be in if there is none, else 1."""
+    while path and path not in found:
+        path = path[:-1]
+    return found.get(path, 1)
+
+
+def _paths(tables: Any) -> Iterator[tuple[str, ...]]:
+    """Every path in tables, each before those below it."""
+    if isinstance(tables, list):  # [[an array of tables]]: its items count as one
+        tables = tables[0] if tables else {}
+    if isinstance(tables, dict):
+        for name, below in tables.items():
+            yield (name,)
+            yield from ((name, *path) for path in _paths(below))
