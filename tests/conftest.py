@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from support.knot import KnotServer, find_knotd
+from support.memcached import SOURCES, MemcachedServer, find_memcached
+
+# The example of docs/kinds.md, which is not installed; what needs it installed installs it.
+sys.path.append(str(SOURCES))
 
 # Time limits per example fail on a loaded machine, for no fault of the code.
 settings.register_profile("reqpool", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -37,4 +42,16 @@ def knot() -> Iterator[KnotServer]:
             pytest.skip(reason)
         pytest.fail(reason)
     with KnotServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def memcached() -> Iterator[MemcachedServer]:
+    """A real memcached."""
+    if find_memcached() is None:
+        reason = "needs memcached (Debian: apt-get install memcached)"
+        if os.environ.get("REQPOOL_NO_INSTALL"):
+            pytest.skip(reason)
+        pytest.fail(reason)
+    with MemcachedServer() as server:
         yield server
