@@ -1,0 +1,211 @@
+"""Kind ``redis``: commands to Redis. Connections are shared by everybody who asks for the same thing.
+
+Three ways: one command; several as MULTI/EXEC, which stay together; or a session with a connection of its
+own, in which WATCH has a meaning. A command that waits (BLPOP) goes by kind ``redis-exclusive``, to a
+connection where nobody is behind it; so do sessions.
+
+Payload: the command as Redis takes it. Of MULTI/EXEC: ``M``, the number of replies (uint32, big-endian), and
+all commands. Answer: see :mod:`reqpool.kinds.redis_reply`.
+
+Origins: ``redis[s]://[user@]host:port/db`` and ``unix://[[user];db=n@]/path``; variants ``exclusive`` and
+``resp3``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+from urllib.parse import quote, unquote
+
+from ..errors import UsageError
+from . import Asked, Endpoint, Kind, Route, origin, redis_reply
+from .origin import Tls
+from .redis_commands import LOOK, READ, WAITS, named_use, pack, use_of
+
+PORTS = {"redis": 6379, "rediss": 6379, "unix": 0}
+"""Schemes, each with its default port; a socket's path has none."""
+MAX_SOCKET_PATH_BYTES = 107
+"""sun_path holds 108 with its NUL: unix(7)."""
+MULTI = b"M"
+"""Begins the payload of a MULTI/EXEC."""
+
+_MULTI_COMMAND, _EXEC_COMMAND = pack(("MULTI",)), pack(("EXEC",))
+
+
+class RedisKind(Kind):
+    """Client half of ``redis``."""
+
+    name: ClassVar[str] = "redis"
+    schemes: ClassVar[tuple[str, ...]] = tuple(PORTS)
+    _always: ClassVar[int] = 0
+    """Use that all commands have."""
+
+    def encode(
+        self, target: str, payload: Sequence[Any], *, tls: Tls | None = None, protocol: int = 2
+    ) -> tuple[Route, bytes, None]:
+        """Check and encode one command. Idempotent if Redis has it flagged as read-only.
+
+        Args:
+            target: ``redis://[user[:password]@]host[:port][/db]``, ``rediss://…`` (TLS),
+                ``unix://[user:password@]/path[?db=n]``, or an upstream's name in ``reqpool.toml``.
+            payload: the command, name and arguments: str, bytes, int, float.
+            tls: for ``rediss://``; None: verified by the system's authorities.
+            protocol: 2 or 3, of RESP.
+
+        Raises:
+            UsageError: if any of these is wrong, or the command would change or take over a connection that
+                others share; the text names it and the way out.
+        """
+        packed = pack(payload)
+        return _kept(target, tls, protocol, _use(payload, False) | self._always), packed, None
+
+    def encode_multi(
+        self, target: str, commands: Sequence[Sequence[Any]], *, tls: Tls | None = None, protocol: int = 2
+    ) -> tuple[Route, bytes, None]:
+        """Check and encode a transaction: MULTI, the commands, EXEC. Not idempotent.
+
+        The answer is EXEC's: a list with the reply of each command, RedisError in place of an error. If Redis
+        will not queue one of them, none runs and the answer is the RedisError of the first such.
+
+        Args:
+            target, tls, protocol: as for :meth:`encode`.
+            commands: at least one, each as ``payload`` there.
+
+        Raises:
+            UsageError: as for :meth:`encode`.
+        """
+        if type(commands) is not tuple and type(commands) is not list:
+            raise UsageError(f'commands are a list like [("INCR", "a"), ("INCR", "b")], not {commands!r}')
+        if not commands:
+            raise UsageError("a transaction has at least one command")
+        packed = [pack(command) for command in commands]
+        for command in commands:
+            _use(command, False)  # what waits elsewhere does not in a transaction
+        head = MULTI + (len(commands) + 2).to_bytes(4, "big")
+        return (
+            _kept(target, tls, protocol, self._always),
+            b"".join((head, _MULTI_COMMAND, *packed, _EXEC_COMMAND)),
+            None,
+        )
+
+    def pinned_route(
+        self, target: str, *, pin: int, opens: bool = False, tls: Tls | None = None, protocol: int = 2
+    ) -> Route:
+        """Make the route of a session: a connection of its own.
+
+        Args:
+            target, tls, protocol: as for :meth:`encode`.
+            pin, opens: see :class:`Route`.
+
+        Raises:
+            UsageError: as for :meth:`encode`.
+        """
+        route = _kept(target, tls, protocol, WAITS)
+        return Route(route.kind, route.origins, False, route.settings, pin, opens)
+
+    def encode_pinned(self, command: Sequence[Any]) -> tuple[bytes, None]:
+        """Check and encode a command of a session; WATCH, MULTI, EXEC and SELECT are for here.
+
+        Raises:
+            UsageError: as for :meth:`encode`.
+        """
+        packed = pack(command)
+        _use(command, True)
+        return packed, None
+
+    def decode(self, data: bytes, request: Asked) -> Any:
+        """Return the reply as a Python value, see :func:`redis_reply.decode`.
+
+        Raises:
+            RedisError: Redis answered with an error.
+            BadResponse: the answer cannot be read.
+        """
+        return redis_reply.decode(data)
+
+    def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
+        """Read a URL. See :meth:`Kind.endpoint`."""
+        return _endpoint(url, password, tls, ())
+
+
+class ExclusiveRedisKind(RedisKind):
+    """The same, on connections that have one command at a time."""
+
+    name: ClassVar[str] = "redis-exclusive"
+    _always: ClassVar[int] = WAITS
+
+
+def _use(command: Sequence[Any], pinned: bool) -> int:
+    name = command[0]
+    use = named_use(name if type(name) in (str, bytes) else pack((name,)))
+    return use_of(command, pinned) if use == LOOK else use
+
+
+def _kept(target: str, tls: Tls | None, protocol: int, use: int) -> Route:
+    try:
+        return _route(target, tls, protocol, use)
+    except TypeError as error:  # from lru_cache: something cannot be hashed
+        raise UsageError(
+            f"target is a string, tls= a reqpool.Tls, protocol= 2 or 3, not {(target, tls, protocol)!r}"
+        ) from error
+
+
+@lru_cache(maxsize=1024)
+def _route(target: str, tls: Tls | None, protocol: int, use: int) -> Route:
+    if protocol not in (2, 3):
+        raise UsageError(f"protocol={protocol!r}: 2 or 3")
+    variants = (("exclusive",) if use & WAITS else ()) + (("resp3",) if protocol == 3 else ())
+    name = origin.named(target)
+    if name is None:
+        found = _endpoint(target, None, tls, variants)
+    elif tls is not None:
+        raise UsageError(f"tls= is for URLs: what is called {target!r} has its own in reqpool.toml")
+    else:
+        found = Endpoint("?".join((name, "&".join(variants))) if variants else name, b"")
+    kind = EXCLUSIVE_KIND if use & WAITS else KIND
+    return Route(kind, (found.origin,), bool(use & READ), found.settings)
+
+
+def _endpoint(url: str, password: str | None, tls: Tls | None, variants: tuple[str, ...]) -> Endpoint:
+    parts = origin.parse(url, PORTS)
+    shown = origin.without_password(url)
+    if tls is not None and not isinstance(tls, Tls):
+        raise UsageError(f"tls={tls!r}: a reqpool.Tls")
+    if tls is not None and parts.scheme != "rediss":
+        raise UsageError(f"tls= is for rediss://, not for {shown!r}")
+    user = "" if parts.user is None else quote(parts.user, safe="") + "@"
+    if parts.scheme == "unix":
+        path = unquote(parts.path)
+        if parts.host or not path.startswith("/") or path.endswith("/"):
+            raise UsageError(f"{shown!r} names no socket: write unix:///run/redis/redis.sock")
+        if "\0" in path or len(path.encode()) > MAX_SOCKET_PATH_BYTES:
+            raise UsageError(f"{shown!r}: a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes")
+        option, _, db = parts.query.partition("=")
+        if option not in ("", "db"):
+            raise UsageError(f"{shown!r}: the only option is db, ?db=0")
+        # Not in the query, which is for variants, nor behind the path, by which limits are counted.
+        database = _database(db, shown)
+        if database:
+            user = f"{user[:-1]};db={database}@"
+        place = quote(path)
+    else:
+        if parts.query:
+            raise UsageError(f"{shown!r} has options, which are not known; the database is its path: /0")
+        place = f"{origin.netloc(parts.host, parts.port)}/{_database(parts.path.strip('/'), shown)}"
+    public = f"{parts.scheme}://{user}{place}"
+    if variants:
+        public += "?" + "&".join(variants)
+    secret = parts.password if password is None else password
+    return origin.endpoint(public, {"password": secret or None, "tls": (tls and tls.settings()) or None})
+
+
+def _database(text: str, url: str) -> int:
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise UsageError(f"{url!r}: database {text!r} is not a number from 0")
+    return int(text)
+
+
+KIND = RedisKind()
+EXCLUSIVE_KIND = ExclusiveRedisKind()

@@ -1,0 +1,196 @@
+"""Commands of Redis: which may run again, which wait, which change what others share; and how one is packed.
+
+Tables from ``COMMAND`` of Redis 7.0.15, its flags ``readonly`` and ``blocking``, checked against the
+installed server by a test. Commands not in them (a module's, say) are taken to change data, and to leave the
+connection as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from ..errors import UsageError
+
+READ_ONLY = frozenset({
+    "BITCOUNT", "BITFIELD_RO", "BITPOS", "DBSIZE", "DUMP", "EVALSHA_RO", "EVAL_RO", "EXISTS", "EXPIRETIME",
+    "FCALL_RO", "GEODIST", "GEOHASH", "GEOPOS", "GEORADIUSBYMEMBER_RO", "GEORADIUS_RO", "GEOSEARCH", "GET",
+    "GETBIT", "GETRANGE", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HRANDFIELD", "HSCAN",
+    "HSTRLEN", "HVALS", "KEYS", "LCS", "LINDEX", "LLEN", "LOLWUT", "LPOS", "LRANGE", "MGET", "PEXPIRETIME",
+    "PFCOUNT", "PTTL", "RANDOMKEY", "SCAN", "SCARD", "SDIFF", "SINTER", "SINTERCARD", "SISMEMBER",
+    "SMEMBERS", "SMISMEMBER", "SORT_RO", "SRANDMEMBER", "SSCAN", "STRLEN", "SUBSTR", "SUNION", "TOUCH",
+    "TTL", "TYPE", "XLEN", "XPENDING", "XRANGE", "XREAD", "XREVRANGE", "ZCARD", "ZCOUNT", "ZDIFF", "ZINTER",
+    "ZINTERCARD", "ZLEXCOUNT", "ZMSCORE", "ZRANDMEMBER", "ZRANGE", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZRANK",
+    "ZREVRANGE", "ZREVRANGEBYLEX", "ZREVRANGEBYSCORE", "ZREVRANK", "ZSCAN", "ZSCORE", "ZUNION",
+    "MEMORY USAGE", "OBJECT ENCODING", "OBJECT FREQ", "OBJECT IDLETIME", "OBJECT REFCOUNT",
+    "XINFO CONSUMERS", "XINFO GROUPS", "XINFO STREAM",
+})  # fmt: skip
+"""What only reads, and so may run more than once."""
+
+BLOCKING = frozenset({
+    "BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZMPOP", "BZPOPMAX", "BZPOPMIN", "WAIT", "WAITAOF",
+})  # fmt: skip
+"""What waits, and all that is pipelined behind it; also XREAD and XREADGROUP, if they say BLOCK."""
+
+_OTHER_CLIENT = "reqpool answers a request once: use a Redis client of its own for it"
+_IN_URL = "put them into the URL: redis://user:password@host:6379/0"
+_IN_SESSION = "use a session of its own: pool.redis_session(url)"
+
+REFUSED = {
+    "SUBSCRIBE": _OTHER_CLIENT,
+    "PSUBSCRIBE": _OTHER_CLIENT,
+    "SSUBSCRIBE": _OTHER_CLIENT,
+    "UNSUBSCRIBE": _OTHER_CLIENT,
+    "PUNSUBSCRIBE": _OTHER_CLIENT,
+    "SUNSUBSCRIBE": _OTHER_CLIENT,
+    "MONITOR": _OTHER_CLIENT,
+    "SYNC": _OTHER_CLIENT,
+    "PSYNC": _OTHER_CLIENT,
+    "REPLCONF": _OTHER_CLIENT,
+    "CLIENT REPLY": "the pool needs every reply",
+    "CLIENT TRACKING": _OTHER_CLIENT,
+    "CLIENT CACHING": _OTHER_CLIENT,
+    # RESET does not undo these two in Redis 7.0 (networking.c, clearClientConnectionState).
+    "CLIENT NO-EVICT": "use a Redis client of its own for it",
+    "CLIENT NO-TOUCH": "use a Redis client of its own for it",
+    "SCRIPT DEBUG": "use redis-cli --ldb",
+    "AUTH": f"user and password belong to the connection: {_IN_URL}",
+    "HELLO": f"it changes the connection: for RESP3 say protocol=3; as for user and password, {_IN_URL}",
+    "RESET": "the pool resets a session's connection by itself",
+    "QUIT": "connections are the pool's: close the session, or the pool",
+}
+"""What no connection of the pool takes, and the way out."""
+
+PINNED_ONLY = {
+    "SELECT": "put the database into the URL (redis://host:6379/1), or " + _IN_SESSION,
+    "MULTI": "send the commands together, pool.redis_multi(url, commands), or " + _IN_SESSION,
+    "EXEC": "send the commands together, pool.redis_multi(url, commands), or " + _IN_SESSION,
+    "DISCARD": _IN_SESSION,
+    "WATCH": _IN_SESSION,
+    "UNWATCH": _IN_SESSION,
+    "READONLY": _IN_SESSION,
+    "READWRITE": _IN_SESSION,
+    "ASKING": _IN_SESSION,
+    "CLIENT SETNAME": _IN_SESSION,
+    "CLIENT SETINFO": _IN_SESSION,
+}
+"""What changes the connection, but in a way that RESET undoes; and the way out if it is shared."""
+
+PLAIN, READ, WAITS, LOOK = 0, 1, 2, 4
+"""Uses: WAITS may come with READ. LOOK: the name alone does not say; see :func:`use_of`."""
+
+_CONTAINERS = frozenset(
+    name.partition(" ")[0] for table in (READ_ONLY, REFUSED, PINNED_ONLY) for name in table if " " in name
+)
+
+
+@lru_cache(maxsize=1024)
+def named_use(name: str | bytes) -> int:
+    """Tell a command's use by its name in any case.
+
+    Raises:
+        UsageError: if it is no name.
+    """
+    upper = _upper(name)
+    if not upper or any(character <= " " for character in upper):
+        raise UsageError(
+            f'{name!r} is not one word: write each in a string of its own: ("CONFIG", "GET", "*")'
+        )
+    if upper in REFUSED or upper in PINNED_ONLY or upper in _CONTAINERS or upper in ("XREAD", "XREADGROUP"):
+        return LOOK
+    return (READ if upper in READ_ONLY else PLAIN) | (WAITS if upper in BLOCKING else PLAIN)
+
+
+def use_of(command: Sequence[Any], pinned: bool) -> int:
+    """Tell the use of a command whose name alone does not say.
+
+    Args:
+        command: name and arguments.
+        pinned: is the connection the session's own?
+
+    Raises:
+        UsageError: if the pool's connections do not take it; the text has the way out.
+    """
+    name = _upper(command[0])
+    if name in _CONTAINERS and len(command) > 1:
+        name = f"{name} {_upper(command[1])}"
+    way_out = REFUSED.get(name) or (None if pinned else PINNED_ONLY.get(name))
+    if way_out is not None:
+        shared = " on a shared connection" if name in PINNED_ONLY else ""
+        raise UsageError(f"{name} is refused{shared}: {way_out}")
+    use = READ if name in READ_ONLY else PLAIN
+    if name in ("XREAD", "XREADGROUP"):
+        # Options come before STREAMS; XREADGROUP names group and consumer first, called who knows what.
+        for argument in command[4 if name == "XREADGROUP" else 1 :]:
+            word = _upper(argument)
+            if word == "STREAMS":
+                break
+            if word == "BLOCK":
+                return use | WAITS
+    return use
+
+
+def _upper(word: object) -> str:
+    if isinstance(word, str):
+        return word.upper()
+    return bytes(word).decode("latin-1").upper() if isinstance(word, (bytes, bytearray, memoryview)) else ""
+
+
+def pack(command: Sequence[Any]) -> bytes:
+    """Write a command as Redis takes it: an array of bulk strings.
+
+    Args:
+        command: name and arguments: str (sent as UTF-8), bytes, int or float (its shortest exact form).
+
+    Raises:
+        UsageError: if one of them is something else; the text names it.
+    """
+    if type(command) is not tuple and type(command) is not list:
+        raise UsageError(f'a command is a tuple like ("GET", "key"), not {command!r}')
+    # Nearly all commands are short ASCII text, and one str is quicker to build than many bytes.
+    text = f"*{len(command)}\r\n"
+    for argument in command:
+        if type(argument) is not str:
+            break
+        text += f"${len(argument)}\r\n{argument}\r\n"
+    else:
+        if text.isascii() and command:
+            return text.encode()
+    if not command:
+        raise UsageError('a command has at least a name: ("PING",)')
+    parts = [b"*%d\r\n" % len(command)]
+    for position, argument in enumerate(command):
+        write = _WRITE.get(type(argument))
+        try:
+            data = write(argument) if write is not None else _bytes_of(argument)
+        except ValueError as error:  # of str.encode, UnicodeEncodeError
+            raise UsageError(f"argument {position} of {command[0]!r} is {argument!r}: {error}") from error
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
+
+
+def _bytes_of(argument: object) -> bytes:
+    """Write an argument of no common type; a ValueError says what is wrong with it."""
+    match argument:
+        case bool() | None:
+            raise ValueError("Redis has no such value: give 0, 1 or a string")
+        # By the base's own methods: those of a subclass (an IntEnum, a float of numpy) may write no number.
+        case str():
+            return str.encode(argument)
+        case int():
+            return int.__repr__(argument).encode()
+        case float():
+            return float.__repr__(argument).encode()
+        case bytes() | bytearray() | memoryview():
+            return bytes(argument)
+    raise ValueError("give str, bytes, int or float")
+
+
+_WRITE: dict[type, Callable[[Any], bytes]] = {
+    str: str.encode,
+    bytes: bytes,
+    int: b"%d".__mod__,
+    float: lambda number: repr(number).encode(),
+}
+"""How an argument is written, by its type."""

@@ -1,0 +1,446 @@
+"""The worker half of redis, fed whole and byte by byte. No server."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import msgpack
+import pytest
+
+from reqpool.errors import BadResponse, ConnectFailed, UsageError
+from reqpool.kinds.redis import KIND
+from reqpool.kinds.redis_reply import MAX_DEPTH
+from reqpool_workers.protocols import READY, Address, Ask, Name, StreamProtocol
+from reqpool_workers.protocols.redis import (
+    EXCLUSIVE_WORKER_KIND,
+    MAX_LINE_BYTES,
+    WORKER_KIND,
+    RedisConnection,
+)
+
+ORIGIN = "redis://127.0.0.1:6379/0"
+MAX_BYTES = 1 << 20
+SETNAME = b"*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$7\r\nreqpool\r\n"
+
+
+def connection(origin: str = ORIGIN, max_bytes: int = MAX_BYTES, **settings: Any) -> RedisConnection:
+    return RedisConnection(origin, msgpack.packb(settings) if settings else b"", max_bytes)
+
+
+def ready(origin: str = ORIGIN, max_bytes: int = MAX_BYTES, asked: int = 0) -> RedisConnection:
+    """A connection after its handshake, with some commands unanswered."""
+    made = connection(origin, max_bytes)
+    made.connected()
+    replies = b"%0\r\n+OK\r\n" if "resp3" in origin else b"+OK\r\n"
+    assert made.feed(replies) == [READY]
+    for _ in range(asked):
+        made.send(ask(b"*1\r\n$4\r\nPING\r\n"))
+    return made
+
+
+def ask(payload: bytes) -> Ask:
+    request = Ask()
+    request.payload = payload
+    return request
+
+
+def ask_multi(*commands: tuple[Any, ...]) -> Ask:
+    return ask(KIND.encode_multi(ORIGIN, commands)[1])
+
+
+def fed(protocol: StreamProtocol, data: bytes, step: int) -> list[Any]:
+    events: list[Any] = []
+    for at in range(0, len(data), step):
+        events += protocol.feed(data[at : at + step])
+    return events
+
+
+# --- the handshake -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("origin", "settings", "commands"),
+    [
+        (ORIGIN, {}, ["CLIENT SETNAME reqpool"]),
+        (ORIGIN + "#d1", {"password": "pw"}, ["AUTH pw", "CLIENT SETNAME reqpool"]),
+        (
+            "redis://al%40ice@h:1/7#d1",
+            {"password": "p w"},
+            ["AUTH al@ice p w", "CLIENT SETNAME reqpool", "SELECT 7"],
+        ),
+        ("redis://alice@h:1/0", {}, ["AUTH alice ", "CLIENT SETNAME reqpool"]),
+        ("redis://h:1/0?resp3", {}, ["HELLO 3", "CLIENT SETNAME reqpool"]),
+        (
+            "redis://h:1/2?exclusive&resp3#d1",
+            {"password": "pw"},
+            ["HELLO 3 AUTH default pw", "CLIENT SETNAME reqpool", "SELECT 2"],
+        ),
+        ("unix:///run/redis.sock", {}, ["CLIENT SETNAME reqpool"]),
+        ("unix://;db=3@/run/redis.sock?exclusive", {}, ["CLIENT SETNAME reqpool", "SELECT 3"]),
+        (
+            "unix://al%3Bice;db=3@/run/redis.sock#d1",
+            {"password": "pw"},
+            ["AUTH al;ice pw", "CLIENT SETNAME reqpool", "SELECT 3"],
+        ),
+    ],
+)
+def test_the_handshake_says_who_and_where(origin: str, settings: Any, commands: list[str]) -> None:
+    (sent,) = connection(origin, **settings).connected()
+    assert isinstance(sent, bytes)
+    said = []
+    while sent:
+        head, _, sent = sent.partition(b"\r\n")
+        words = []
+        for _ in range(int(head[1:])):
+            length, _, sent = sent.partition(b"\r\n")
+            words.append(sent[: int(length[1:])].decode())
+            sent = sent[int(length[1:]) + 2 :]
+        said.append(" ".join(words))
+    assert said == commands
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+def test_the_connection_is_ready_when_all_of_it_is_answered(step: int) -> None:
+    made = connection("redis://u@h:1/3#d", password="pw")
+    made.connected()
+    assert fed(made, b"+OK\r\n+OK\r\n+OK\r", step) == []
+    assert made.feed(b"\n") == [READY]
+
+
+@pytest.mark.parametrize(
+    ("origin", "replies", "says"),
+    [
+        ("redis://u@h:1/0#d", b"-WRONGPASS invalid username-password pair\r\n", "AUTH: WRONGPASS invalid"),
+        ("redis://u@h:1/0#d", b"-ERR AUTH <password> called without any\r\n", "AUTH: ERR AUTH <password>"),
+        ("redis://h:1/0", b"-NOAUTH Authentication required.\r\n", "CLIENT SETNAME: NOAUTH"),
+        ("redis://h:1/0", b"-ERR max number of clients reached\r\n", "max number of clients"),
+        ("redis://h:1/0", b"-DENIED Redis is running in protected mode\r\n", "DENIED"),
+        ("redis://h:1/99", b"+OK\r\n-ERR DB index is out of range\r\n", "SELECT 99: ERR DB index"),
+        ("redis://h:1/1", b"+OK\r\n-NOPERM User default has no permissions\r\n", "SELECT 1: NOPERM"),
+        ("redis://h:1/0?resp3", b"-ERR unknown command 'HELLO'\r\n", "HELLO: ERR unknown command"),
+        ("redis://h:1/0?resp3", b"-WRONGPASS invalid\r\n", "HELLO: WRONGPASS"),
+    ],
+)  # fmt: skip
+def test_a_refused_handshake_says_which_step_and_why(origin: str, replies: bytes, says: str) -> None:
+    made = connection(origin, **({"password": "pw"} if "#" in origin else {}))
+    made.connected()
+    with pytest.raises(ConnectFailed, match=says):
+        made.feed(replies)
+
+
+@pytest.mark.parametrize(
+    "error", [b"-NOPERM no permissions to run client|setname\r\n", b"-ERR unknown command\r\n"]
+)
+def test_a_server_that_takes_no_name_is_good_enough(error: bytes) -> None:
+    made = connection("redis://h:1/1")
+    made.connected()
+    assert made.feed(error + b"+OK\r\n") == [READY]
+
+
+def test_more_than_was_asked_in_the_handshake_is_a_bad_response() -> None:
+    made = connection()
+    made.connected()
+    with pytest.raises(BadResponse, match="nobody asked"):
+        made.feed(b"+OK\r\n+OK\r\n")
+
+
+# --- replies -----------------------------------------------------------------------------------------
+
+BULK = b"$5\r\nhello\r\n"
+REPLIES2 = [
+    (BULK, b'"hello'),
+    (b"$0\r\n\r\n", b'"'),
+    (b"$4\r\n\r\n$1\r\n", b'"\r\n$1'),
+    (b"$-1\r\n", b"$-1\r\n"),
+    (b"*-1\r\n", b"*-1\r\n"),
+    (b"*0\r\n", b"*0\r\n"),
+    (b"+OK\r\n", b"+OK\r\n"),
+    (b"-ERR no\r\n", b"-ERR no\r\n"),
+    (b":-12\r\n", b":-12\r\n"),
+    (b"$5000\r\n" + b"v" * 5000 + b"\r\n", b'"' + b"v" * 5000),
+    (b"*3\r\n" + BULK + b"*2\r\n:1\r\n*0\r\n" + b"$-1\r\n", b"*3\r\n" + BULK + b"*2\r\n:1\r\n*0\r\n$-1\r\n"),
+]
+REPLIES3 = [
+    *REPLIES2,
+    (b"_\r\n", b"_\r\n"),
+    (b"#t\r\n", b"#t\r\n"),
+    (b",1.5e10\r\n", b",1.5e10\r\n"),
+    (b"(123456789012345678901234567890\r\n", b"(123456789012345678901234567890\r\n"),
+    (b"=8\r\ntxt:text\r\n", b"=8\r\ntxt:text\r\n"),
+    (b"!5\r\nERR x\r\n", b"!5\r\nERR x\r\n"),
+    (b"%1\r\n" + BULK + b"~2\r\n:1\r\n:2\r\n", b"%1\r\n" + BULK + b"~2\r\n:1\r\n:2\r\n"),
+    (b"|1\r\n+ttl\r\n:1\r\n" + BULK, b"|1\r\n+ttl\r\n:1\r\n" + BULK),
+]
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 4096, 1 << 20])
+@pytest.mark.parametrize(("origin", "replies"), [(ORIGIN, REPLIES2), (ORIGIN + "?resp3", REPLIES3)])
+def test_replies_come_one_by_one_however_they_are_cut(
+    origin: str, replies: list[tuple[bytes, bytes]], step: int
+) -> None:
+    made = ready(origin, asked=2 * len(replies))
+    data = b"".join(reply for reply, _ in replies) * 2
+    assert fed(made, data, step) == [(0, answer) for _, answer in replies] * 2
+    assert made.reusable
+    assert all(
+        type(answer) is bytes
+        for _, answer in fed(ready(origin, asked=len(replies)), data[: len(data) // 2], step)
+    )
+
+
+@pytest.mark.parametrize("cut", range(1, 11))
+def test_a_reply_has_begun_with_its_first_byte(cut: int) -> None:
+    made = ready(asked=1)
+    assert not made.begun
+    assert made.feed(BULK[:cut]) == []
+    assert made.begun
+    assert not made.reusable
+    assert made.feed(BULK[cut:]) == [(0, b'"hello')]
+    assert not made.begun
+
+
+def test_a_large_value_is_put_together_from_many_pieces() -> None:
+    value = bytes(range(256)) * (MAX_BYTES // 256)
+    made = ready(asked=2)
+    assert fed(made, b"$%d\r\n%b\r\n+OK\r\n" % (len(value), value), 65_536) == [
+        (0, b'"' + value),
+        (0, b"+OK\r\n"),
+    ]
+
+
+def test_a_long_list_is_put_together_in_linear_time() -> None:
+    count = 100_000
+    made = ready(max_bytes=16 << 20, asked=1)
+    data = b"*%d\r\n" % count + BULK * count
+    # Reading it anew with each piece would take count * pieces / 2 steps: minutes.
+    assert fed(made, data, 1_000) == [(0, data)]
+
+
+@pytest.mark.parametrize("step", [1, 1 << 20])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x16\x03\x01\x02\x00",
+        b"\r\n",
+        b"$5\r\nhel\r\n+OK\r\n",
+        b"$5\r\nhello!!",
+        b"$5x\r\nhello\r\n",
+        b"$1_0\r\n0123456789\r\n",
+        b"$+5\r\nhello\r\n",
+        b"$-2\r\n",
+        b"$" + b"0" * 100,
+        b"$99999999999\r\n",
+        b":1x\r\n",
+        b":\r\n",
+        b"+a\nb\r\n",
+        b"-a\rb\r\n",
+        b"*x\r\n",
+        b"*2\r\n:1\r\nx",
+        b"*1\r\n$5\r\nhello!!",
+        b"_\r\n",
+        b"#t\r\n",
+        b">1\r\n+pong\r\n",
+        b"%1\r\n:1\r\n:2\r\n",
+        b"*1\r\n_\r\n",
+    ],
+    ids=lambda data: repr(data[:20]),
+)
+def test_what_is_no_reply_is_a_bad_response(data: bytes, step: int) -> None:
+    with pytest.raises(BadResponse, match="not a reply of Redis"):
+        fed(ready(asked=9), data, step)
+
+
+def test_a_line_without_end_is_a_bad_response() -> None:
+    made = ready(max_bytes=4 << 20, asked=1)
+    assert fed(made, b"+" + b"x" * (MAX_LINE_BYTES - 1), 65_536) == []
+    with pytest.raises(BadResponse, match="not a reply of Redis"):
+        made.feed(b"x")
+
+
+@pytest.mark.parametrize(
+    "data", [b">1\r\n", b"(1x\r\n", b",x\r\n", b"#x\r\n", b"?\r\n", b"$?\r\n", b"*?\r\n"]
+)
+def test_resp3_has_its_own_rules(data: bytes) -> None:
+    made = ready(ORIGIN + "?resp3", asked=9)
+    if data == b">1\r\n":
+        assert made.feed(data) == []
+    else:
+        with pytest.raises(BadResponse, match="not a reply of Redis"):
+            made.feed(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"$1048609\r\n",
+        b"*349536\r\n",
+        b"*10\r\n" + (b"$300000\r\n" + bytes(300_000) + b"\r\n") * 4,
+        b"*2\r\n$1048570\r\n" + bytes(1_048_570) + b"\r\n$100\r\n",
+        b"*100000\r\n" + b":1\r\n" * 10 + b"*999999\r\n",
+    ],
+    ids=["string", "list", "sum", "last of a list", "list in a list"],
+)
+def test_a_reply_over_the_limit_is_a_bad_response_as_soon_as_that_is_clear(data: bytes) -> None:
+    for step in (65_536, len(data)):
+        with pytest.raises(BadResponse, match="larger than 1048576 bytes"):
+            fed(ready(asked=1), data, step)
+
+
+def test_a_value_of_just_the_limit_is_none_too_many() -> None:
+    made = ready(asked=1)
+    assert made.feed(b"$%d\r\n" % MAX_BYTES + bytes(MAX_BYTES) + b"\r\n") == [(0, b'"' + bytes(MAX_BYTES))]
+
+
+def test_arrays_in_arrays_without_end_are_a_bad_response() -> None:
+    assert ready(asked=1).feed(b"*1\r\n" * MAX_DEPTH + b":1\r\n") == [(0, b"*1\r\n" * MAX_DEPTH + b":1\r\n")]
+    with pytest.raises(BadResponse, match="over 128 arrays in each other"):
+        ready(asked=1).feed(b"*1\r\n" * (MAX_DEPTH + 1))
+
+
+# --- what nobody asked for ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data", [b"+OK\r\n", b"$5\r\nhel", b"*3\r\n$7\r\nmessage\r\n", b"-ERR shutting down\r\n"]
+)
+def test_what_nobody_asked_for_is_a_bad_response(data: bytes) -> None:
+    made = ready(asked=1)
+    assert made.feed(BULK) == [(0, b'"hello')]
+    with pytest.raises(BadResponse, match="nobody asked for"):
+        made.feed(data)
+
+
+def test_the_beginning_of_what_nobody_asked_for_ends_the_connection() -> None:
+    made = ready(asked=1)
+    assert made.feed(BULK + b"$5\r\nhel") == [(0, b'"hello')]
+    assert not made.reusable
+
+
+@pytest.mark.parametrize("step", [1, 100])
+def test_pushes_of_resp3_are_no_replies(step: int) -> None:
+    made = ready(ORIGIN + "?resp3", asked=2)
+    push = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"
+    assert fed(made, push + BULK + push + b":1\r\n" + push, step) == [(0, b'"hello'), (0, b":1\r\n")]
+    assert made.reusable
+    with pytest.raises(BadResponse, match="nobody asked for"):
+        made.feed(b":1\r\n")
+
+
+# --- MULTI/EXEC --------------------------------------------------------------------------------------
+
+QUEUED = b"+OK\r\n+QUEUED\r\n+QUEUED\r\n"
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+@pytest.mark.parametrize(
+    ("replies", "answer"),
+    [
+        (QUEUED + b"*2\r\n:1\r\n:2\r\n", b"*2\r\n:1\r\n:2\r\n"),
+        (QUEUED + b"*2\r\n-WRONGTYPE no\r\n:2\r\n", b"*2\r\n-WRONGTYPE no\r\n:2\r\n"),
+        (
+            b"+OK\r\n-ERR unknown command 'NO'\r\n+QUEUED\r\n-EXECABORT Transaction discarded\r\n",
+            b"-ERR unknown command 'NO'\r\n",
+        ),
+        (b"-LOADING a\r\n-LOADING b\r\n-LOADING c\r\n-ERR EXEC without MULTI\r\n", b"-LOADING a\r\n"),
+        (QUEUED + b"-EXECABORT why\r\n", b"-EXECABORT why\r\n"),
+    ],
+)
+def test_a_transaction_has_one_answer_among_others(replies: bytes, answer: bytes, step: int) -> None:
+    made = ready(asked=1)
+    request = ask_multi(("INCR", "a"), ("INCR", "b"))
+    assert made.send(request) == request.payload[5:]
+    made.send(ask(b"*1\r\n$4\r\nPING\r\n"))
+    made.send(request)
+    made.send(request)
+    data = b":7\r\n" + replies + b"+PONG\r\n" + replies + replies
+    assert fed(made, data, step) == [
+        (0, b":7\r\n"), (0, answer), (0, b"+PONG\r\n"), (0, answer), (0, answer),
+    ]  # fmt: skip
+    assert made.reusable
+    with pytest.raises(BadResponse, match="nobody asked for"):
+        made.feed(b":1\r\n")
+
+
+def test_a_transaction_has_begun_with_its_first_reply() -> None:
+    made = ready(asked=1)
+    made.send(ask_multi(("INCR", "a")))
+    assert not made.begun
+    made.feed(b":1\r\n")
+    assert not made.begun
+    made.feed(b"+OK\r\n")
+    assert made.begun
+
+
+@pytest.mark.parametrize(
+    "payload", [b"M", b"M\0\0\0\x03", b"M\0\0\0\x02*1\r\n$4\r\nPING\r\n", b"M\0\0\0\x09PING"]
+)
+def test_half_a_transaction_is_a_usage_error_and_changes_nothing(payload: bytes) -> None:
+    made = ready(asked=1)
+    with pytest.raises(UsageError, match="payload is not M"):
+        made.send(ask(payload))
+    assert made.feed(b":1\r\n") == [(0, b":1\r\n")]
+
+
+# --- letting go --------------------------------------------------------------------------------------
+
+
+def test_a_session_leaves_a_connection_as_it_was_found() -> None:
+    made = connection("redis://u@h:1/3#d", password="pw")
+    greeting = made.connected()[0]
+    made.feed(b"+OK\r\n+OK\r\n+OK\r\n")
+    assert made.hold() == [READY]
+    made.send(ask(b"*2\r\n$6\r\nSELECT\r\n$1\r\n9\r\n"))
+    made.feed(b"+OK\r\n")
+    assert made.release() == [b"*1\r\n$5\r\nRESET\r\n" + greeting]  # type: ignore[operator]
+    assert made.feed(b"+RESET\r\n+OK\r\n") == []
+    assert made.feed(b"+OK\r\n+OK\r\n") == [READY]
+    made.send(ask(b"*1\r\n$4\r\nPING\r\n"))
+    assert made.feed(b"+PONG\r\n") == [(0, b"+PONG\r\n")]
+
+
+def test_a_connection_in_doubt_is_closed_instead() -> None:
+    assert ready(asked=1).release() is None
+    half = ready(asked=1)
+    half.feed(b":1\r\n:")
+    assert half.release() is None
+
+
+def test_a_server_without_reset_closes_the_connection() -> None:
+    made = ready()
+    made.release()
+    with pytest.raises(ConnectFailed, match="at RESET: ERR unknown command"):
+        made.feed(b"-ERR unknown command 'RESET'\r\n+OK\r\n")
+
+
+# --- kinds -------------------------------------------------------------------------------------------
+
+
+def test_many_share_a_connection_unless_they_wait() -> None:
+    assert (WORKER_KIND.name, WORKER_KIND.depth, WORKER_KIND.limit) == ("redis", 128, 64)
+    assert (EXCLUSIVE_WORKER_KIND.name, EXCLUSIVE_WORKER_KIND.depth) == ("redis-exclusive", 1)
+
+
+@pytest.mark.parametrize(
+    ("origin", "address"),
+    [
+        ("redis://127.0.0.1:6379/0", Address(socket.AF_INET, ("127.0.0.1", 6379))),
+        ("redis://u@[::1]:7/3?exclusive#d", Address(socket.AF_INET6, ("::1", 7, 0, 0))),
+        ("rediss://cache.example:6379/0", Name("cache.example", 6379)),
+        ("unix:///run/my%20redis%3F.sock?exclusive", Address(socket.AF_UNIX, "/run/my redis?.sock")),
+        ("unix://u;db=3@/run/redis.sock#d", Address(socket.AF_UNIX, "/run/redis.sock")),
+    ],
+)
+def test_an_origin_says_where_to_connect(origin: str, address: Any) -> None:
+    assert WORKER_KIND.address(origin) == address
+    assert EXCLUSIVE_WORKER_KIND.address(origin) == address
+
+
+def test_rediss_is_secured_from_the_first_byte() -> None:
+    secured = WORKER_KIND.protocol(
+        "rediss://127.0.0.1:6379/0#d", msgpack.packb({"tls": {"verify": False}}), MAX_BYTES
+    )
+    assert not isinstance(secured, RedisConnection)
+    assert isinstance(WORKER_KIND.protocol(ORIGIN, b"", MAX_BYTES), RedisConnection)
