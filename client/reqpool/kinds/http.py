@@ -1,0 +1,351 @@
+"""Kind ``http``: a request to an HTTP/1.1 server. Its client half; answers are in ``http_response``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import urljoin
+
+from ..errors import BadResponse, UsageError
+from . import Asked, Endpoint, Followed, Kind, Route
+from .http_body import body as make_body
+from .http_content import ACCEPTED
+from .http_fields import Fields, authorization, basic, bearer, field, fields, is_token
+from .http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS
+from .http_response import HttpResponse
+from .http_url import PORTS, Place, place, split, target
+from .origin import Tls, endpoint, netloc, parse, without_password
+
+DEFAULT_MAX_BYTES = 16 << 20
+LARGEST_MAX_BYTES = 48 << 20
+"""What the pool carries of one answer at most."""
+MAX_REDIRECTS = 20
+"""As browsers have it (WHATWG Fetch, HTTP-redirect fetch)."""
+
+IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+"""RFC 9110 §9.2.2."""
+_WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
+"""Of these a server expects a length, though it be 0 (RFC 9110 §8.6)."""
+_OF_ONE_ORIGIN = frozenset(("authorization", "cookie", "proxy-authorization", "host"))
+"""Fields that are for the server they were given for."""
+_OF_A_BODY = frozenset(("content-encoding", "content-language", "content-location", "content-type"))
+
+_DEFAULTS = {
+    "user-agent": f"User-Agent: reqpool/{version('reqpool')}\r\n".encode(),
+    "accept": b"Accept: */*\r\n",
+    "accept-encoding": f"Accept-Encoding: {ACCEPTED}\r\n".encode(),
+}
+_ALL_DEFAULTS = b"".join(_DEFAULTS.values())
+
+_CACHED_URL_CHARACTERS = 1_000
+"""A longer URL is encoded anew each time: thousands of such would be megabytes."""
+
+
+class Note(NamedTuple):
+    """What a redirect, and the answer, need to know of a request.
+
+    Attributes:
+        method: in upper case.
+        url: whole, with its fragment, without user and password.
+        place: where it goes to.
+        fields: what was added to the defaults.
+        content: the body, or None.
+        tls: for https.
+        credentials: may those of the upstream's settings be sent?
+        max_bytes: largest body of the answer, as it comes and when decoded.
+    """
+
+    method: str
+    url: str
+    place: Place
+    fields: Fields
+    content: bytes | None
+    tls: Tls | None
+    credentials: bool
+    max_bytes: int
+
+
+class HttpKind(Kind):
+    """Client half of ``http``. What goes to the worker half stands in ``http_payload``."""
+
+    name: ClassVar[str] = "http"
+    schemes: ClassVar[tuple[str, ...]] = ("http", "https")
+
+    def encode(
+        self,
+        target: str,
+        payload: str = "GET",
+        *,
+        params: object = None,
+        headers: object = None,
+        json: object = None,
+        data: object = None,
+        files: object = None,
+        auth: object = None,
+        tls: Tls | None = None,
+        follow_redirects: bool = True,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> tuple[Route, bytes, Note]:
+        """Check a request and encode it.
+
+        Idempotent by its method: GET, HEAD, OPTIONS, TRACE, PUT and DELETE are.
+
+        Args:
+            target: ``http://host/path``, ``https://host/path``, or ``name/path`` with the name of an
+                upstream in the broker's config. User and password in it mean basic authentication.
+            payload: the method.
+            params: for the query: a mapping or a list of pairs, values str, bytes, numbers, or lists of such.
+            headers: a mapping or a list of pairs, instead of the default ones or beside them.
+            json: for the body: anything that JSON can write.
+            data: for the body: bytes, str, something with ``read()``, or a form (a mapping or a list of
+                pairs).
+            files: for a multipart body: name to content, (filename, content) or (filename, content, content
+                type).
+            auth: (user, password), or a bearer token.
+            tls: for https, also where only a redirect leads there; None: verified with the system's
+                authorities.
+            follow_redirects: False: a redirect is the answer.
+            max_bytes: largest body of the answer, as it comes and when decoded; from 1 byte to 48 MiB.
+
+        Raises:
+            UsageError: if any of these is wrong; the text names it and the way out.
+        """
+        if (
+            params is headers is json is data is files is auth is tls is None
+            and follow_redirects is True
+            and max_bytes == DEFAULT_MAX_BYTES
+            and type(target) is type(payload) is str
+            and len(target) <= _CACHED_URL_CHARACTERS
+        ):
+            return _plain(payload, target)
+        if type(follow_redirects) is not bool:
+            raise UsageError(f"follow_redirects={follow_redirects!r}: True or False")
+        if type(max_bytes) is not int or not 1 <= max_bytes <= LARGEST_MAX_BYTES:
+            raise UsageError(
+                f"max_bytes={max_bytes!r} is not a whole number of bytes from 1 to {LARGEST_MAX_BYTES}"
+            )
+        if tls is not None and not isinstance(tls, Tls):
+            raise UsageError(f"tls= is a reqpool.Tls, not {type(tls).__name__}")
+        return _encoded(
+            _method(payload),
+            target,
+            params,
+            headers,
+            (json, data, files),
+            auth,
+            tls,
+            follow_redirects,
+            max_bytes,
+        )
+
+    def decode(self, data: bytes, request: Asked) -> HttpResponse:
+        """Wrap an answer; it is read when it is looked at.
+
+        Raises:
+            BadResponse: if it is none.
+        """
+        note: Note = request.note
+        return HttpResponse.of(data, note.url, request.trail, request.elapsed_s, note.max_bytes)
+
+    def follow(self, data: bytes, request: Asked) -> Followed:
+        """Make the request that a redirect leads to, as browsers do (WHATWG Fetch) and RFC 9110 §15.4 has it.
+
+        303, and 301 and 302 after POST, make it a GET without a body. To another scheme, host or port go
+        neither credentials nor cookies nor a client certificate; from https to http no credentials of any
+        sort.
+
+        Raises:
+            BadResponse: too many redirects, or one that leads nowhere; the text says where.
+        """
+        note: Note = request.note
+        here = note.url
+        if note.place.origin.startswith("@"):
+            base, _, data = data.partition(b"\r\n")
+            here = base.decode() + here[len(note.place.shown) :]
+        answer = HttpResponse.of(data, note.url, request.trail, request.elapsed_s, note.max_bytes)
+        there = _location(here, answer)
+        if len(request.trail) >= MAX_REDIRECTS:
+            raise BadResponse(
+                f"more than {MAX_REDIRECTS} redirects, the last one to {without_password(there)}"
+            )
+        try:
+            route, payload, further = _redirected(note, here, there, answer.status)
+        except UsageError as error:
+            raise BadResponse(f"{note.url} redirects to what cannot be asked for: {error.text}") from error
+        return Followed(route, payload, further, answer)
+
+    def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
+        """Read the URL of an upstream; see :meth:`Kind.endpoint`.
+
+        With a user it means basic authentication, with a password alone a bearer token.
+
+        Raises:
+            UsageError: if it is wrong, or has a path or a query: those are the requests' own.
+        """
+        read = parse(url, PORTS)
+        if read.path not in ("", "/") or read.query:
+            raise UsageError(
+                f"{without_password(url)!r}: an upstream's URL has no path; each request brings its own"
+            )
+        secret = read.password if password is None else password
+        settings: dict[str, Any] = {}
+        if read.user is not None:
+            basic(read.user, secret or "")
+            settings = {"user": read.user, "password": secret or ""}
+        elif secret is not None:
+            bearer(secret)
+            settings = {"token": secret}
+        if tls is not None:
+            if read.scheme != "https":
+                raise UsageError(f"{without_password(url)!r}: tls is for https://")
+            settings["tls"] = tls.settings() or None
+        return endpoint(f"{read.scheme}://{netloc(read.host, read.port)}", settings)
+
+
+def _method(method: object) -> str:
+    if not isinstance(method, str) or not is_token(method):
+        raise UsageError(f"{method!r} is no HTTP method; write one like 'GET'")
+    method = method.upper()
+    if method == "CONNECT":
+        raise UsageError("CONNECT is for proxies: it makes a tunnel, not an answer")
+    return method
+
+
+# URLs repeat in real use; a hit costs a fraction of making the request anew.
+@lru_cache(maxsize=4096)
+def _plain(method: str, url: str) -> tuple[Route, bytes, Note]:
+    nothing = (None, None, None)
+    return _encoded(_method(method), url, None, None, nothing, None, None, True, DEFAULT_MAX_BYTES)
+
+
+def _encoded(
+    method: str,
+    url: str,
+    params: object,
+    headers: object,
+    content: tuple[object, object, object],
+    auth: object,
+    tls: Tls | None,
+    follow: bool,
+    max_bytes: int,
+) -> tuple[Route, bytes, Note]:
+    prefix, path, fragment = split(url)
+    where = place(KIND, prefix, tls)
+    given = [] if headers is None else fields(headers)
+    names = {name for name, _ in given}
+    if auth is not None:
+        if "authorization" in names:
+            raise UsageError("give auth= or the header Authorization, not both")
+        given.append(field("Authorization", authorization(auth)))
+    elif where.authorization and "authorization" not in names:
+        given.append(field("Authorization", where.authorization))
+    body = make_body(*content)
+    if body is not None:
+        if method == "TRACE":
+            raise UsageError("TRACE has no body (RFC 9110 §9.3.8)")
+        if body.content_type and "content-type" not in names:
+            given.append(field("Content-Type", body.content_type))
+    line = target(path, params)
+    note = Note(
+        method,
+        f"{where.shown}{line}{fragment}",
+        where,
+        given,
+        None if body is None else body.content,
+        tls,
+        True,
+        max_bytes,
+    )
+    return _request(note, line, follow)
+
+
+def _request(note: Note, line: str, follow: bool) -> tuple[Route, bytes, Note]:
+    """Write a request; ``line`` is the path and query of its URL."""
+    method, _, where, given, content, _, credentials, max_bytes = note
+    flags = HEAD if method == "HEAD" else 0
+    if follow:
+        flags |= FOLLOW
+    defaults = _ALL_DEFAULTS
+    host = f"Host: {where.host}\r\n" if where.host else ""
+    if given:
+        names = {name for name, _ in given}
+        if not names.isdisjoint(_DEFAULTS):
+            defaults = b"".join(default for name, default in _DEFAULTS.items() if name not in names)
+        if "authorization" in names:
+            credentials = False
+        if "host" in names:
+            host = ""
+    if not host and not any(name == "host" for name, _ in given):
+        flags |= NAMED
+    if not credentials:
+        flags |= NO_CREDENTIALS
+    length = ""
+    if content is not None or method in _WITH_BODY:
+        length = f"Content-Length: {len(content or b'')}\r\n"
+    payload = b"".join(
+        (
+            HEADER.pack(flags, max_bytes),
+            f"{method} {line} HTTP/1.1\r\n{host}".encode(),
+            defaults,
+            *[written for _, written in given],
+            length.encode(),
+            b"\r\n",
+            content or b"",
+        )
+    )
+    return where.idempotent if method in IDEMPOTENT else where.other, payload, note
+
+
+# --- redirects --------------------------------------------------------------------------------------
+
+
+def _location(here: str, answer: HttpResponse) -> str:
+    """Return the absolute URL that a redirect leads to; a fragment is inherited (RFC 9110 §10.2.2)."""
+    values = set(answer.headers.get_all("location"))
+    if len(values) != 1:
+        raise BadResponse(f"{answer.url} redirects to {len(values)} places at once")
+    location = values.pop().encode("latin-1")
+    try:
+        there = urljoin(here, location.decode("utf-8", "replace"))
+    except ValueError as error:
+        raise BadResponse(f"{answer.url} redirects to what is no URL: {location[:200]!r}") from error
+    _, mark, fragment = here.partition("#")
+    return f"{there}{mark}{fragment}" if mark and "#" not in there else there
+
+
+def _redirected(note: Note, here: str, there: str, status: int) -> tuple[Route, bytes, Note]:
+    scheme = there.partition(":")[0].lower()
+    if scheme not in PORTS:
+        raise BadResponse(
+            f"{note.url} redirects to {without_password(there)!r}: only http and https are followed"
+        )
+    method, given, content = note.method, note.fields, note.content
+    if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):
+        method, content = "GET", None
+        given = _without(given, _OF_A_BODY)
+    prefix, path, fragment = split(there)
+    before = place(KIND, split(here)[0], None)
+    where, tls, credentials = place(KIND, prefix, note.tls), note.tls, note.credentials
+    if where.origin == before.origin:
+        # Also back to a place that was called by its name, where the name is what stands for its settings.
+        where = note.place._replace(authorization=where.authorization)
+    else:
+        given = _without(given, _OF_ONE_ORIGIN)
+        credentials = False
+        if tls is not None:
+            tls = Tls(ca=tls.ca, verify=tls.verify)
+            where = place(KIND, prefix, tls)
+    if where.authorization and not (before.origin.startswith("https:") and scheme == "http"):
+        given = [*_without(given, frozenset(("authorization",))), field("Authorization", where.authorization)]
+    line = target(path)
+    url = f"{where.shown}{line}{fragment}"
+    return _request(Note(method, url, where, given, content, tls, credentials, note.max_bytes), line, True)
+
+
+def _without(given: Iterable[tuple[str, bytes]], names: frozenset[str]) -> Fields:
+    return [(name, line) for name, line in given if name not in names]
+
+
+KIND = HttpKind()

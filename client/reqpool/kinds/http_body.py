@@ -1,0 +1,142 @@
+"""Bodies of HTTP requests: bytes, text, forms, JSON, and files (multipart, RFC 7578)."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from .. import wire
+from ..errors import UsageError
+from .http_fields import field
+from .http_url import pairs, query
+
+FORM = "application/x-www-form-urlencoded"
+
+
+class RequestBody(NamedTuple):
+    """A body as it is sent.
+
+    Attributes:
+        content: its bytes.
+        content_type: what they are; empty if nothing is known of them.
+    """
+
+    content: bytes
+    content_type: str
+
+
+def body(json: object, data: object, files: object) -> RequestBody | None:
+    """Make the body of a request from what a caller gave; None if nothing.
+
+    Args:
+        json: anything that JSON can write; goes with neither of the others.
+        data: bytes; a str (UTF-8); an object with ``read()``, read here and now; or a form: a mapping or a
+            list of pairs.
+        files: a mapping or a list of pairs, each name with a content, (filename, content), or (filename,
+            content, content type); a content is bytes, str, or an object with ``read()``. With it ``data``
+            is a form.
+
+    Raises:
+        UsageError: if any of these is wrong; the text names it.
+    """
+    if json is not None:
+        if data is not None or files is not None:
+            raise UsageError("give json=, or data= and files=, not both")
+        return RequestBody(_json(json), "application/json")
+    if files is not None:
+        return _multipart(pairs(data, "data") if data is not None else (), files)
+    if data is None:
+        return None
+    if isinstance(data, Mapping | list | tuple):
+        return RequestBody(query(data).encode("ascii"), FORM)
+    if isinstance(data, str):
+        return RequestBody(_content(data, "data="), "text/plain; charset=utf-8")
+    return RequestBody(_content(data, "data="), "")
+
+
+def _json(value: object) -> bytes:
+    try:
+        return json_module.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"json= cannot be written as JSON: {error}") from error
+
+
+def _content(given: Any, what: str) -> bytes:
+    if isinstance(given, bytes):
+        return given
+    if isinstance(given, bytearray | memoryview):
+        return bytes(given)
+    if not isinstance(given, str) and callable(getattr(given, "read", None)):
+        given = given.read(wire.MAX_PAYLOAD_BYTES + 1)
+        if not isinstance(given, bytes | str):
+            raise UsageError(f"{what} read() gave {type(given).__name__}, not bytes")
+        if len(given) > wire.MAX_PAYLOAD_BYTES:
+            raise UsageError(
+                f"{what} has more than {wire.MAX_PAYLOAD_BYTES} bytes to read, which are the most"
+            )
+    if isinstance(given, str):
+        try:
+            return given.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{what} cannot be written in UTF-8: {error}") from error
+    if isinstance(given, bytes):
+        return given
+    raise UsageError(
+        f"{what} is bytes, str, something with read(), or a form (a mapping or a list of pairs), "
+        f"not {type(given).__name__}"
+    )
+
+
+def _multipart(fields: Iterable[tuple[str | bytes, str | bytes]], files: object) -> RequestBody:
+    # 128 random bits: no content has this line in it by accident, and nobody can put it there on purpose.
+    boundary = os.urandom(16).hex()
+    parts: list[bytes] = []
+    for name, value in fields:
+        about = b'Content-Disposition: form-data; name="%b"\r\n' % _quoted(name)
+        parts += (b"--%b\r\n" % boundary.encode(), about, b"\r\n", _content(value, "data="), b"\r\n")
+    for name, filename, content, content_type in _files(files):
+        about = b'Content-Disposition: form-data; name="%b"; filename="%b"\r\n' % (
+            _quoted(name),
+            _quoted(filename),
+        )
+        _, line = field("Content-Type", content_type)
+        parts += (b"--%b\r\n" % boundary.encode(), about, line, b"\r\n", content, b"\r\n")
+    parts.append(b"--%b--\r\n" % boundary.encode())
+    return RequestBody(b"".join(parts), f"multipart/form-data; boundary={boundary}")
+
+
+def _files(files: object) -> Iterable[tuple[str, str, bytes, str]]:
+    """Read ``files=``: name, filename, content and content type of each."""
+    items: Iterable[Any]
+    if isinstance(files, Mapping):
+        items = files.items()
+    elif isinstance(files, list | tuple):
+        items = files
+    else:
+        raise UsageError(f"files= is a mapping or a list of pairs, not {type(files).__name__}")
+    for item in items:
+        try:
+            name, file = item
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"files= has an item that is no pair: {item!r}") from error
+        if not isinstance(name, str):
+            raise UsageError(f"files= has a name that is no string: {name!r}")
+        about = file if isinstance(file, tuple) else (None, file)
+        if not 2 <= len(about) <= 3:
+            raise UsageError(f"files= {name!r}: give a content, or (filename, content[, content type])")
+        filename, content, *content_type = about
+        if filename is None:
+            path = getattr(content, "name", None)
+            filename = os.path.basename(path) if isinstance(path, str) else name
+        if not isinstance(filename, str):
+            raise UsageError(f"files= {name!r}: a filename is a string, not {type(filename).__name__}")
+        kind = content_type[0] if content_type else "application/octet-stream"
+        yield name, filename, _content(content, f"files= {name!r}"), kind
+
+
+def _quoted(text: str | bytes) -> bytes:
+    """Write a name or a filename for between quotes, as browsers do (WHATWG HTML, multipart/form-data)."""
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
+    return data.replace(b"\r", b"%0D").replace(b"\n", b"%0A").replace(b'"', b"%22")

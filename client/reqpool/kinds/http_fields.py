@@ -1,0 +1,178 @@
+"""Header fields of HTTP: those to be sent, checked; and those received, as a mapping. RFC 9110 §5."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ..errors import UsageError
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_IN_VALUES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+_OURS = {
+    "content-length": "it is made from the body",
+    "transfer-encoding": "bodies are sent with their length",
+    "upgrade": "other protocols are not spoken",
+    "keep-alive": "connections are the pool's affair",
+    "proxy-connection": "connections are the pool's affair",
+}
+
+Fields = list[tuple[str, bytes]]
+"""Fields to be sent: each name in lower case, and the whole line."""
+
+
+def is_token(text: str) -> bool:
+    """Is it a token (RFC 9110 §5.6.2), as methods and names of fields are?"""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def field(name: str, value: str | bytes) -> tuple[str, bytes]:
+    """Check a field and write its line.
+
+    Raises:
+        UsageError: if the name is no token, or the value has CR, LF, NUL or another control character in it,
+            or is a str that is not Latin-1. The text names the field, never the value: it may be a secret.
+    """
+    if not isinstance(name, str) or not is_token(name):
+        raise UsageError(f"{name!r} is no name of a header: letters, digits and !#$%&'*+-.^_`|~ are allowed")
+    if isinstance(value, str):
+        try:
+            value = value.encode("latin-1")
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"header {name}: its value is not Latin-1; encode it to bytes yourself"
+            ) from error
+    elif not isinstance(value, bytes):
+        raise UsageError(f"header {name}: its value is a str or bytes, not {type(value).__name__}")
+    if _NOT_IN_VALUES.search(value):
+        raise UsageError(f"header {name}: its value has a line break or another control character in it")
+    return name.lower(), b"".join((name.encode(), b": ", value.strip(b" \t"), b"\r\n"))
+
+
+def fields(headers: object) -> Fields:
+    """Check the headers that a caller gave.
+
+    Args:
+        headers: a mapping, or an iterable of (name, value), in which a name may come more than once.
+
+    Raises:
+        UsageError: as :func:`field`, and for fields that are not the caller's to set.
+    """
+    items: Iterable[Any]
+    if isinstance(headers, HttpHeaders):
+        items = headers.all
+    elif isinstance(headers, Mapping):
+        items = headers.items()
+    elif isinstance(headers, list | tuple):
+        items = headers
+    else:
+        raise UsageError(f"headers= is a mapping or a list of pairs, not {type(headers).__name__}")
+    checked: Fields = []
+    for item in items:
+        try:
+            name, value = item
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"headers= has an item that is no pair of name and value: {item!r}") from error
+        one = field(name, value)
+        checked.append(one)
+        why = _OURS.get(one[0])
+        if why is not None:
+            raise UsageError(f"header {name} cannot be given: {why}")
+        if one[0] == "connection" and value not in ("close", "keep-alive"):
+            raise UsageError("header Connection can be 'close' or 'keep-alive'")
+    if sum(name == "host" for name, _ in checked) > 1:
+        raise UsageError("header Host is given more than once")
+    return checked
+
+
+def basic(user: str, password: str) -> str:
+    """Return the header value of basic authentication (RFC 7617), in UTF-8.
+
+    Raises:
+        UsageError: for a colon in the user's name, or control characters.
+    """
+    if ":" in user:
+        raise UsageError("a user's name cannot have a colon in it (RFC 7617)")
+    pair = f"{user}:{password}".encode("utf-8", "surrogatepass")
+    if _NOT_IN_VALUES.search(pair):
+        raise UsageError("user or password has a control character in it (RFC 7617)")
+    return f"Basic {base64.b64encode(pair).decode()}"
+
+
+def bearer(token: str) -> str:
+    """Return the header value of a bearer token (RFC 6750).
+
+    Raises:
+        UsageError: if it is empty or has other characters than printable ASCII without spaces.
+    """
+    if not re.fullmatch(r"[!-~]+", token):
+        raise UsageError("a bearer token is printable ASCII without spaces")
+    return f"Bearer {token}"
+
+
+def authorization(auth: object) -> str:
+    """Return the header value for an ``auth=``: (user, password), or a bearer token.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    if isinstance(auth, str):
+        return bearer(auth)
+    if isinstance(auth, tuple | list) and len(auth) == 2 and all(isinstance(one, str) for one in auth):
+        return basic(*auth)
+    raise UsageError(f"auth= is (user, password), or a bearer token as str, not {type(auth).__name__}")
+
+
+class HttpHeaders(Mapping[str, str]):
+    """Headers of an answer: names in any case, values in Latin-1.
+
+    ``headers["accept"]`` joins the values of a name that comes more than once with ``", "`` (RFC 9110 §5.3);
+    for Set-Cookie, where that cannot be undone, use :meth:`get_all`.
+
+    Attributes:
+        all: every field as it came, in order.
+    """
+
+    __slots__ = ("_values", "all")
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self.all = tuple(fields)
+        values: dict[str, list[str]] = {}
+        for name, value in self.all:
+            values.setdefault(name.lower(), []).append(value)
+        self._values = values
+
+    @classmethod
+    def of_head(cls, head: bytes) -> HttpHeaders:
+        """Read the head of an answer, which has been checked; its first line is left out."""
+        found = []
+        for line in head.decode("latin-1").split("\r\n")[1:]:
+            name, colon, value = line.partition(":")
+            if colon:
+                found.append((name, value.strip(" \t")))
+        return cls(found)
+
+    def get_all(self, name: str) -> list[str]:
+        """Return each value of a name, in order; empty if there is none."""
+        return list(self._values.get(name.lower(), ()))
+
+    def __getitem__(self, name: str) -> str:
+        return ", ".join(self._values[name.lower()])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({name.lower(): name for name, _ in reversed(self.all)}.values())
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._values
+
+    def __repr__(self) -> str:
+        return f"HttpHeaders({list(self.all)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HttpHeaders, (self.all,)

@@ -1,0 +1,181 @@
+"""What ``pool.http`` gives: an answer, read when it is looked at."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from typing import Any
+
+from ..errors import BadResponse, HttpError
+from .http_content import decoded
+from .http_fields import HttpHeaders
+
+END = b"\r\n\r\n"
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([A-Za-z0-9._:+-]+)", re.IGNORECASE)
+
+
+class HttpResponse:
+    """An HTTP answer. Any status is one: see :meth:`raise_for_status`. May be looked at from any thread.
+
+    Attributes:
+        status: 200, 404, …
+        url: what answered: after redirects the last one; without user and password.
+        raw: the body as it came: its content codings not undone.
+        history: the answers that led here by redirect, the first one first.
+        elapsed_s: seconds from submission to this answer, redirects included.
+    """
+
+    __slots__ = (
+        "_content",
+        "_head",
+        "_headers",
+        "_max_bytes",
+        "elapsed_s",
+        "history",
+        "raw",
+        "status",
+        "url",
+    )
+
+    def __init__(
+        self,
+        head: bytes,
+        body: bytes,
+        url: str = "",
+        history: tuple[HttpResponse, ...] = (),
+        elapsed_s: float = 0.0,
+        max_bytes: int = 16 << 20,
+    ) -> None:
+        """Wrap an answer.
+
+        Args:
+            head: status line and fields, without the empty line.
+            body: without its framing.
+            url: see above.
+            history: see above.
+            elapsed_s: see above.
+            max_bytes: most that the body may be when decoded.
+
+        Raises:
+            BadResponse: if the head begins like no answer of HTTP/1.
+        """
+        number = head[9:12]
+        if not number.isdigit() or not head.startswith(b"HTTP/1."):
+            raise BadResponse(f"not an HTTP answer: {head[:40]!r}")
+        self.status = int(number)
+        self.url = url
+        self.raw = body
+        self.history = history
+        self.elapsed_s = elapsed_s
+        self._head = head
+        self._max_bytes = max_bytes
+        # Each is filled by one assignment: two threads that look at once do the work twice, no more.
+        self._headers: HttpHeaders | None = None
+        self._content: bytes | None = None
+
+    @classmethod
+    def of(
+        cls, data: bytes, url: str, history: tuple[HttpResponse, ...], elapsed_s: float, max_bytes: int
+    ) -> HttpResponse:
+        """Wrap what the worker half hands on: head, empty line, body.
+
+        Raises:
+            BadResponse: if that is not what it is.
+        """
+        end = data.find(END)
+        if end < 0:
+            raise BadResponse(f"not an HTTP answer: {data[:40]!r}")
+        return cls(data[:end], data[end + len(END) :], url, history, elapsed_s, max_bytes)
+
+    @property
+    def reason(self) -> str:
+        """The words behind the status, as the server wrote them; often empty."""
+        return self._head.partition(b"\r\n")[0][13:].decode("latin-1")
+
+    @property
+    def headers(self) -> HttpHeaders:
+        """The header fields."""
+        headers = self._headers
+        if headers is None:
+            headers = self._headers = HttpHeaders.of_head(self._head)
+        return headers
+
+    @property
+    def content(self) -> bytes:
+        """The body, its content codings undone.
+
+        Raises:
+            BadResponse: it is malformed, cut short, in a coding that is not known here, or longer than the
+                request's ``max_bytes``.
+        """
+        content = self._content
+        if content is None:
+            content = self.raw
+            if content and b"\r\ncontent-encoding:" in self._head.lower():
+                content = decoded(content, self.headers["content-encoding"], self._max_bytes)
+            self._content = content
+        return content
+
+    @property
+    def encoding(self) -> str:
+        """The charset that the server named, or UTF-8, also where Python has no such charset."""
+        named = _CHARSET.search(self.headers.get("content-type", ""))
+        if named is None:
+            return "utf-8"
+        try:
+            # Not all codecs are charsets; these three are what bytes can be asked to do.
+            "".encode(named[1])
+            b"".decode(named[1])
+            return codecs.lookup(named[1]).name
+        except (LookupError, ValueError):
+            return "utf-8"
+
+    @property
+    def text(self) -> str:
+        """The content as text, in :attr:`encoding`, without a byte order mark; what is malformed is replaced.
+
+        Raises:
+            BadResponse: see :attr:`content`.
+        """
+        text = self.content.decode(self.encoding, "replace")
+        return text.removeprefix("\ufeff")
+
+    def json(self) -> Any:
+        """Return the content read as JSON (RFC 8259: UTF-8; UTF-16 and UTF-32 are read, too).
+
+        Raises:
+            BadResponse: if it is not JSON; and see :attr:`content`.
+        """
+        try:
+            return json.loads(self.content)
+        except (ValueError, RecursionError) as error:
+            kind = self.headers.get("content-type", "no content type")
+            raise BadResponse(
+                f"the answer of {self.url} ({self.status}, {kind}) is not JSON: {error}"
+            ) from error
+
+    @property
+    def ok(self) -> bool:
+        """Is the status under 400?"""
+        return self.status < 400
+
+    def raise_for_status(self) -> HttpResponse:
+        """Return this answer, if its status is under 400.
+
+        Raises:
+            HttpError: else.
+        """
+        if self.status < 400:
+            return self
+        text = f"{self.status} {self.reason}".rstrip()
+        raise HttpError(
+            f"{text}: {self.url}", status=self.status, response=self, elapsed_s=self.elapsed_s, sent=True
+        )
+
+    def __repr__(self) -> str:
+        return f"<HttpResponse {self.status} {self.url} {len(self.raw)} bytes>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        about = (self._head, self.raw, self.url, self.history, self.elapsed_s, self._max_bytes)
+        return HttpResponse, about

@@ -1,0 +1,190 @@
+"""URLs of HTTP requests: which upstream, and what stands in the request line.
+
+The part up to the path repeats from request to request, so it is parsed once and kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+from ..errors import UsageError
+from . import Kind, Route
+from .http_fields import basic
+from .origin import NAME, Tls, endpoint, named, netloc, parse, without_password
+
+PORTS = {"http": 80, "https": 443}
+
+_PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)([^#]*)(#.*)?", re.DOTALL)
+_NAMED_PARTS = re.compile(rf"({NAME.pattern})((?:[/?][^#]*)?)(#.*)?", re.DOTALL)
+_UNCHANGED = r"[!$&-;=?-\[\]_a-z~]*"
+_PLAIN = re.compile(f"/{_UNCHANGED}(?:%[0-9A-Fa-f]{{2}}{_UNCHANGED})*")
+"""Path and query with which nothing has to be done."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+# What requests and urllib3 leave as it is, too; all else is percent-encoded as UTF-8 (RFC 3986 §2.1).
+_SAFE = "!#$%&'()*+,/:;=?@[]~"
+
+
+class Place(NamedTuple):
+    """Where requests go to.
+
+    Attributes:
+        origin: without settings; ``@name`` of an upstream called by its name.
+        shown: how a URL of it begins: without user and password, without the default port.
+        host: value of the Host header, empty where only the worker knows it.
+        authorization: header value that the URL's user and password ask for, or empty.
+        idempotent, other: the routes of requests that may be repeated, and of others.
+    """
+
+    origin: str
+    shown: str
+    host: str
+    authorization: str
+    idempotent: Route
+    other: Route
+
+
+@lru_cache(maxsize=1024)
+def place(kind: Kind, prefix: str, tls: Tls | None) -> Place:
+    """Read the part of a URL that is before its path.
+
+    Args:
+        kind: for the routes.
+        prefix: ``http://user:password@host:port``, or the name of an upstream.
+        tls: for https.
+
+    Raises:
+        UsageError: if it is wrong; the text names what.
+    """
+    name = named(prefix)
+    if name is not None:
+        if tls is not None:
+            raise UsageError(f"tls= is not for an upstream called by name ({prefix}): its config says it")
+        return Place(name, prefix, "", "", Route(kind, (name,), True), Route(kind, (name,), False))
+    if "\\" in prefix:  # browsers read it as a slash, so what is before it would be the host
+        raise UsageError(f"{without_password(prefix)!r} has a backslash in it")
+    url = parse(prefix, PORTS)
+    authorization = ""
+    if url.user is not None or url.password is not None:
+        authorization = basic(url.user or "", url.password or "")
+    host = netloc(url.host, url.port)
+    if url.port == PORTS[url.scheme]:
+        host = host.rpartition(":")[0]
+    public = f"{url.scheme}://{netloc(url.host, url.port)}"
+    secured = tls.settings() if tls is not None and url.scheme == "https" else {}
+    origin, settings = endpoint(public, {"tls": secured or None})
+    return Place(
+        public,
+        f"{url.scheme}://{host}",
+        host,
+        authorization,
+        Route(kind, (origin,), True, settings),
+        Route(kind, (origin,), False, settings),
+    )
+
+
+def split(url: object) -> tuple[str, str, str]:
+    """Split a URL into what is before its path, path with query, and fragment with its ``#``.
+
+    Raises:
+        UsageError: if it is neither ``http://…``, ``https://…`` nor ``name/path`` of an upstream's name.
+    """
+    if not isinstance(url, str):
+        raise UsageError(f"a URL is a string, not {type(url).__name__}")
+    found = _PARTS.fullmatch(url) or _NAMED_PARTS.fullmatch(url)
+    if found is None:
+        raise UsageError(
+            f"{without_password(url)!r} is no URL: write http://host/path, https://host/path, or name/path "
+            "with the name of an upstream in the broker's config"
+        )
+    prefix, path, fragment = found.groups()
+    return prefix, path, fragment or ""
+
+
+def target(path: str, params: object = None) -> str:
+    """Write path and query as they stand in the request line, in ASCII.
+
+    Args:
+        path: with its query; may be empty.
+        params: more for the query; see :func:`query`.
+
+    Raises:
+        UsageError: for control characters, or params that are none.
+    """
+    if params is not None:
+        more = query(params)
+        if more:
+            path = f"{path}{'&' if '?' in path else '?'}{more}"
+    if _PLAIN.fullmatch(path) and "/." not in path:
+        return path
+    if _CONTROL.search(path):
+        raise UsageError(f"the URL's path has a control character in it: {path!r}")
+    if not path.startswith("/"):
+        path = f"/{path}"
+    path = quote(_LONE_PERCENT.sub("%25", path), safe=_SAFE).replace("#", "%23")
+    path, mark, rest = path.partition("?")
+    return f"{_without_dots(path)}{mark}{rest}" if "/." in path else f"{path}{mark}{rest}"
+
+
+def query(params: object) -> str:
+    """Write parameters as a query or a form (``application/x-www-form-urlencoded``).
+
+    Args:
+        params: a mapping, or a list of pairs; a value is str, bytes, a number, or a list or tuple of such,
+            which repeats the name; None leaves it out. Or a str that is written already.
+
+    Raises:
+        UsageError: if it is anything else.
+    """
+    if isinstance(params, str):
+        return params
+    return urlencode([(name, value) for name, value in pairs(params, "params")])
+
+
+def pairs(given: object, what: str) -> list[tuple[str | bytes, str | bytes]]:
+    """Read names and values of a query, a form or a multipart body, one pair for each value.
+
+    Raises:
+        UsageError: if they are none; the text names ``what`` and the name.
+    """
+    items: Iterable[Any]
+    if isinstance(given, Mapping):
+        items = given.items()
+    elif isinstance(given, list | tuple):
+        items = given
+    else:
+        raise UsageError(f"{what}= is a mapping or a list of pairs, not {type(given).__name__}")
+    found: list[tuple[str | bytes, str | bytes]] = []
+    for item in items:
+        try:
+            name, value = item
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{what}= has an item that is no pair: {item!r}") from error
+        if not isinstance(name, str | bytes):
+            raise UsageError(f"{what}= has a name that is no string: {name!r}")
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(one, str | bytes):
+                found.append((name, one))
+            elif isinstance(one, int | float):
+                found.append((name, str(one)))
+            elif one is not None:
+                raise UsageError(f"{what}= {name!r} has a value of type {type(one).__name__}: give a str")
+    return found
+
+
+def _without_dots(path: str) -> str:
+    """Resolve ``.`` and ``..`` (RFC 3986 §5.2.4)."""
+    segments: list[str] = []
+    parts = path.split("/")[1:]
+    for part in parts:
+        if part == "..":
+            del segments[-1:]
+        elif part != ".":
+            segments.append(part)
+    if parts[-1] in (".", ".."):
+        segments.append("")
+    return "/" + "/".join(segments)

@@ -1,0 +1,284 @@
+"""HTTP/1.1 over one connection, one request at a time (RFC 9112).
+
+What payload, answer and settings look like stands in :mod:`reqpool.kinds.http_payload`.
+
+Some facts about llhttp this file relies on (httptools 0.9, strict as it is by default):
+
+* It does not know what was asked: after HEAD it takes the next answer for the body. So it is given heads
+  only, a fresh parser for each, and where a body ends is decided here.
+* It refuses what servers and proxies might read in different ways: bare CR and LF, folded lines, white space
+  before a colon, several or odd Content-Length, Content-Length beside Transfer-Encoding.
+* It takes any Transfer-Encoding, a status under 100, RTSP, HTTP/2.0, and empty lines in front.
+
+The empty line is looked for here; with the above refused, it is where the head ends for llhttp too.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import httptools
+
+from reqpool.errors import BadResponse, Code, UsageError
+from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, REDIRECTS
+
+from . import READY, Event, StreamKind, StreamProtocol, settings_of, stream_address
+from .http_body import Body, Chunked, Sized, UntilClose, too_long
+from .tls import wrap
+
+MAX_HEAD_BYTES = 64 << 10
+"""Largest head of an answer, with all 1xx heads before it."""
+
+_END = b"\r\n\r\n"
+_FRAMING = re.compile(
+    rb"\r\n(content-length|transfer-encoding|connection|location):[ \t]*([^\r]*)", re.IGNORECASE
+)
+_CHUNKED, _UNTIL_CLOSE = -1, -2
+_OK, _AGAIN = int(Code.OK), int(Code.AGAIN)
+_NO_CALLBACKS = object()
+_NOTHING: tuple[Event, ...] = ()
+_BODILESS = frozenset((204, 304))
+_PORTS = {"http": 80, "https": 443}
+
+
+class Http11(StreamProtocol):
+    """One connection.
+
+    Args:
+        base: URL of the upstream, ``http://host:port``.
+        host: what its ``Host`` header says.
+        authorization: value of the header that settings ask for, or empty.
+        limit: largest body in bytes, whatever a request says.
+    """
+
+    __slots__ = (
+        "_additions", "_asked", "_base", "_begun", "_body", "_flags", "_head", "_head_bytes", "_keep",
+        "_length", "_limit", "_most", "_parser", "_received", "_redirects", "_reusable", "_status",
+    )  # fmt: skip
+
+    def __init__(self, base: str, host: str, authorization: str, limit: int) -> None:
+        self._base = base.encode() + b"\r\n"
+        about_host = f"Host: {host}\r\n".encode()
+        credentials = f"Authorization: {authorization}\r\n".encode() if authorization else b""
+        # What is put in, by the two flags that say so.
+        self._additions = {
+            0: credentials,
+            NO_CREDENTIALS: b"",
+            NAMED: about_host + credentials,
+            NAMED | NO_CREDENTIALS: about_host,
+        }
+        self._most = limit
+        self._asked = False
+        self._begun = False
+        self._reusable = True
+        self._flags = 0
+        self._limit = 0
+        self._body: Body | None = None
+        # A head that has not come whole: its bytes, and the parser that has seen them.
+        self._received = bytearray()
+        self._parser: httptools.HttpResponseParser | None = None
+        self._head_bytes = 0
+        # The last head and what it says: that of the next answer is often the same to the byte.
+        self._head = b""
+        self._status = 0
+        self._length = 0
+        self._keep = False
+        self._redirects = False
+
+    def connected(self) -> Sequence[Event]:
+        return (READY,)
+
+    def send(self, request: Any) -> bytes:
+        payload: bytes = request.payload
+        if len(payload) <= HEADER.size:
+            raise UsageError("payload is not flags, limit and an HTTP request")
+        flags, limit = HEADER.unpack_from(payload)
+        data = payload[HEADER.size :]
+        addition = self._additions[flags & (NAMED | NO_CREDENTIALS)]
+        if addition:
+            line_end = data.find(b"\r\n") + 2
+            if line_end < 2:
+                raise UsageError("payload has no request line")
+            data = b"".join((data[:line_end], addition, data[line_end:]))
+        self._flags = flags
+        self._limit = min(limit, self._most)
+        self._asked = True
+        self._begun = False
+        self._head_bytes = 0
+        return data
+
+    def feed(self, data: bytes) -> Sequence[Event]:
+        if not self._asked:
+            raise BadResponse("the upstream sent something that nobody had asked for")
+        self._begun = True
+        body = self._body
+        if body is not None:
+            return self._end(body.answer(), not body.surplus) if body.feed(data) else _NOTHING
+        while self._has_head(data):
+            if self._received:
+                data = bytes(self._received)
+                self._received.clear()
+            if self._status >= 200:
+                return self._on_head(data)
+            data = self._skip(data)
+            if not data:
+                break
+        return _NOTHING
+
+    def eof(self) -> Sequence[Event]:
+        body = self._body
+        if isinstance(body, UntilClose):
+            return self._end(body.answer(), False)
+        return _NOTHING
+
+    @property
+    def reusable(self) -> bool:
+        return self._reusable
+
+    @property
+    def begun(self) -> bool:
+        return self._begun
+
+    # --- heads ----------------------------------------------------------------------------------
+
+    def _has_head(self, data: bytes) -> bool:
+        """Take bytes; return whether a whole head has come. Those of a part are kept in ``_received``."""
+        parser = self._parser
+        if parser is None:
+            if self._head and data.startswith(self._head):
+                return True
+            end = data.find(_END)
+            if end >= 0:
+                self._read_head(httptools.HttpResponseParser(_NO_CALLBACKS), data[: end + len(_END)])
+                return True
+            parser = self._parser = httptools.HttpResponseParser(_NO_CALLBACKS)
+        received = self._received
+        seen = len(received)
+        received += data
+        end = received.find(_END, max(0, seen + 1 - len(_END)))
+        if end >= 0:
+            self._read_head(parser, bytes(received[: end + len(_END)]), seen)
+            self._parser = None
+            return True
+        # What is wrong with it is said at once, not when the rest has come.
+        self._check(parser, received, data)
+        return False
+
+    def _read_head(self, parser: httptools.HttpResponseParser, head: bytes, seen: int = 0) -> None:
+        """Check a whole head, of which the parser has ``seen`` so many bytes, and keep what it says."""
+        self._check(parser, head, head[seen:])
+        length = _UNTIL_CLOSE
+        status = parser.get_status_code()
+        current = head.startswith(b"HTTP/1.1")
+        options = b""
+        located = False
+        for name, value in _FRAMING.findall(head):
+            size = len(name)
+            if size == 14:  # Content-Length
+                length = int(value)
+            elif size == 17:  # Transfer-Encoding
+                if value.strip().lower() != b"chunked" or length == _CHUNKED:
+                    raise BadResponse(f"the answer has a transfer coding that nobody asked for: {value!r}")
+                length = _CHUNKED
+            elif size == 10:  # Connection
+                options += value.lower()
+            elif value:
+                located = True
+        if not 100 <= status < 1000:
+            raise BadResponse(f"the answer's status is {status}")
+        # RFC 9112 §9.3; §6.1: chunks under 1.0 may be what somebody in between did not understand.
+        keep = current or (b"keep-alive" in options and length != _CHUNKED)
+        self._keep = keep and b"close" not in options
+        self._status = status
+        self._length = 0 if status in _BODILESS else length
+        self._redirects = located and status in REDIRECTS
+        self._head = head
+
+    def _check(self, parser: httptools.HttpResponseParser, head: bytes | bytearray, data: bytes) -> None:
+        """Feed a head's next bytes, ``data``, to its parser; ``head`` ends with them."""
+        if self._head_bytes + len(head) > MAX_HEAD_BYTES:
+            raise BadResponse(f"the head of the answer is longer than {MAX_HEAD_BYTES} bytes")
+        if not head.startswith(b"HTTP/1."[: len(head)]):
+            raise BadResponse(
+                f"the upstream does not speak HTTP/1: its answer begins with {bytes(head[:40])!r}"
+            )
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            raise BadResponse(f"the head of the answer is malformed: {error}") from error
+        except httptools.HttpParserUpgrade as error:
+            raise BadResponse("the upstream switched protocols, which nobody had asked for") from error
+
+    def _on_head(self, data: bytes) -> Sequence[Event]:
+        """A whole head has been read; ``data`` begins with it."""
+        head, length, limit = self._head, self._length, self._limit
+        start = len(head)
+        if self._flags & HEAD:
+            length = 0
+        missing = start + length - len(data)
+        if length >= 0:
+            if length > limit:
+                raise too_long(limit)
+            if missing == 0:
+                return self._end(data, True)
+            if missing < 0:
+                return self._end(data[:missing], False)
+            self._body = Sized(data, missing)
+            return _NOTHING
+        body = self._body = Chunked(head, limit) if length == _CHUNKED else UntilClose(head, limit)
+        if len(data) > start and body.feed(data[start:]):
+            return self._end(body.answer(), not body.surplus)
+        return _NOTHING
+
+    def _skip(self, data: bytes) -> bytes:
+        """Leave the 1xx head behind that ``data`` begins with; return the rest."""
+        if self._status == 101:
+            raise BadResponse("the upstream switched protocols, which nobody had asked for")
+        self._head_bytes += len(self._head)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise BadResponse(f"over {MAX_HEAD_BYTES} bytes of 1xx answers, and none that counts")
+        return data[len(self._head) :]
+
+    def _end(self, answer: bytes, clean: bool) -> Sequence[Event]:
+        """The answer is whole; ``clean``: it ended by its own framing, and nothing came behind it."""
+        self._reusable = self._keep and clean
+        self._asked = False
+        self._body = None
+        if self._redirects and self._flags & FOLLOW:
+            return ((_AGAIN, self._base + answer if self._flags & NAMED else answer),)
+        return ((_OK, answer),)
+
+
+def authorization(settings: dict[str, Any]) -> str:
+    """Return the ``Authorization`` header that settings ask for (RFC 7617, RFC 6750), or nothing."""
+    if settings.get("token") is not None:
+        return f"Bearer {settings['token']}"
+    if settings.get("user") is not None:
+        pair = f"{settings['user']}:{settings.get('password') or ''}"
+        return f"Basic {base64.b64encode(pair.encode()).decode()}"
+    return ""
+
+
+def protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:
+    """Make the protocol of one connection to ``http://host:port`` or ``https://host:port``.
+
+    Raises:
+        UsageError: if the settings are malformed.
+    """
+    given = settings_of(settings)
+    parts = urlsplit(origin)
+    host = parts.hostname or ""
+    shown = f"[{host}]" if ":" in host else host
+    if parts.port != _PORTS.get(parts.scheme):
+        shown += f":{parts.port}"
+    plain = Http11(f"{parts.scheme}://{parts.netloc}", shown, authorization(given), max_bytes)
+    if parts.scheme != "https":
+        return plain
+    return wrap(plain, given.get("tls") or {}, host, ("http/1.1",))
+
+
+WORKER_KIND = StreamKind(name="http", limit=64, address=stream_address, protocol=protocol)
