@@ -29,12 +29,15 @@ class Upstream:
         name: as in ``[upstreams.NAME]``.
         kinds: names of the kinds that its URL's scheme belongs to.
         endpoint: its origin, and the settings (secrets) a connection to it takes.
+        unnamed: what it is to those who ask for its URL, not its name: the same; but without password where
+            an answer can lead a client to a URL (an HTTP redirect), for then a stranger could use it.
         policy: what the pool may do to it.
     """
 
     name: str
     kinds: tuple[str, ...]
     endpoint: Endpoint = field(repr=False)  # its settings hold the password
+    unnamed: Endpoint = field(repr=False)
     policy: Policy
 
     @property
@@ -90,7 +93,7 @@ class Config:
 
         A name (``@cache``, ``@cache?variant``) becomes the origin and settings it stands for. A URL that came
         without settings and is the URL of a named upstream gets that one's: apps need not know the password.
-        If several upstreams with unequal settings have that URL, none is meant.
+        If several upstreams with unequal settings have that URL, none is meant. See :attr:`Upstream.unnamed`.
 
         Args:
             kind: the request's.
@@ -109,7 +112,7 @@ class Config:
             return _joined(upstream.endpoint, variant)
         if settings or not self._by_place:
             return origin, settings
-        endpoints = {upstream.endpoint for upstream in self._meant(origin) if kind in upstream.kinds}
+        endpoints = {upstream.unnamed for upstream in self._meant(origin) if kind in upstream.kinds}
         if len(endpoints) != 1:
             return origin, settings
         return _joined(endpoints.pop(), _split(origin)[1])
@@ -160,7 +163,10 @@ def changes(old: Config, new: Config) -> str:
 
 def pack(config: Config) -> bytes:
     """Write a configuration for :func:`unpack`, secrets and all: what a supervisor hands to its broker."""
-    rows = [(up.name, up.kinds, tuple(up.endpoint), asdict(up.policy)) for up in config.upstreams.values()]
+    rows = [
+        (up.name, up.kinds, tuple(up.endpoint), tuple(up.unnamed), asdict(up.policy))
+        for up in config.upstreams.values()
+    ]
     packed: bytes = msgpack.packb((rows, asdict(config.defaults)))
     return packed
 
@@ -170,8 +176,8 @@ def unpack(packed: bytes) -> Config:
     rows, defaults = msgpack.unpackb(packed)
     return Config(
         [
-            Upstream(name, tuple(kinds), Endpoint(*endpoint), Policy(**policy))
-            for name, kinds, endpoint, policy in rows
+            Upstream(name, tuple(kinds), Endpoint(*endpoint), Endpoint(*unnamed), Policy(**policy))
+            for name, kinds, endpoint, unnamed, policy in rows
         ],
         Policy(**defaults),
     )

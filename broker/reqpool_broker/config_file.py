@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reqpool.errors import UsageError
-from reqpool.kinds import Endpoint, Kind, find
+from reqpool.kinds import Kind, find
 from reqpool.kinds.origin import NAME, Tls
 
 from .config import Config, Upstream
@@ -145,7 +145,8 @@ def _syntax(said: str, text: str, file: str) -> str:
     """Put what tomllib says of a syntax error into the form of the other problems."""
     place = re.search(r" \(at line (\d+), column (\d+)\)$", said)
     if place is None:
-        return f"{file}:{text.count(chr(10)) + 1}: {said}"
+        last = len(text.split("\n")) - text.endswith("\n")
+        return f"{file}:{last}: {said.removesuffix(' (at end of document)')}"
     return f"{file}:{place[1]}: column {place[2]}: {said[: place.start()]}"
 
 
@@ -189,8 +190,15 @@ class _Reader:
         tls = self._tls((*at, "tls"), table["tls"]) if "tls" in table else None
         if len(self.problems) > problems_before:
             return None
-        endpoint = self._endpoint(at, kinds[0], texts["url"], password, tls)
-        return endpoint and Upstream(name, tuple(kind.name for kind in kinds), endpoint, policy)
+        url = texts["url"]
+        try:
+            endpoint = unnamed = kinds[0].endpoint(url, password=password, tls=tls)
+            if type(kinds[0]).follow is not Kind.follow:
+                unnamed = kinds[0].endpoint(re.sub("(?<=://)[^/?#]*@", "", url), tls=tls)
+        except UsageError as error:
+            self._problem((*at, "url"), str(error))
+            return None
+        return Upstream(name, tuple(kind.name for kind in kinds), endpoint, unnamed, policy)
 
     def _kinds(self, at: Place, table: dict[str, Any], texts: dict[str, str]) -> list[Kind]:
         """Find the kinds that a URL's scheme belongs to; empty, and a problem, if there are none."""
@@ -217,15 +225,6 @@ class _Reader:
                 at, f"no kind that is installed has URLs that begin with {_shown(scheme)}://; {hint}"
             )
         return kinds
-
-    def _endpoint(
-        self, at: Place, kind: Kind, url: str, password: str | None, tls: Tls | None
-    ) -> Endpoint | None:
-        try:
-            return kind.endpoint(url, password=password, tls=tls)
-        except UsageError as error:
-            self._problem((*at, "url"), str(error))
-            return None
 
     # --- secrets ---
 

@@ -1,8 +1,8 @@
 """On which line of a TOML file each key stands. No I/O, no clock.
 
-tomllib does not say, nor does tomlkit (its issue 55). But TOML is a sequence of statements, each of which ends
-with a line: the first at which what has been read since the last statement parses. So it is tomllib that finds
-them, and nothing here has a notion of its own of quotes, dots or brackets.
+tomllib does not say, nor does tomlkit (its issue 55). But TOML is a sequence of statements, each of which
+ends with a line: the first at which what has been read since the last statement parses. So it is tomllib that
+finds them, and nothing here has a notion of its own of quotes, dots or brackets.
 """
 
 from __future__ import annotations
