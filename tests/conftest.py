@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from support.knot import KnotServer, find_knotd
 from support.memcached import SOURCES, MemcachedServer, find_memcached
+from support.redis_server import RedisServer, find_redis
 
 # The example of docs/kinds.md, which is not installed; what needs it installed installs it.
 sys.path.append(str(SOURCES))
@@ -54,4 +55,16 @@ def memcached() -> Iterator[MemcachedServer]:
             pytest.skip(reason)
         pytest.fail(reason)
     with MemcachedServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A real Redis that everybody may log in to."""
+    if find_redis() is None:
+        reason = "needs redis-server (Debian: apt-get install redis-server)"
+        if os.environ.get("REQPOOL_NO_INSTALL"):
+            pytest.skip(reason)
+        pytest.fail(reason)
+    with RedisServer() as server:
         yield server
