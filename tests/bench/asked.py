@@ -18,7 +18,7 @@ ZONE = "example.test"
 
 SMALL_BODY = bytes(range(33, 127)) + b"0123456789abcdefghijklmnopqrstuvwxyz"
 """130 bytes: what an answer of a service that says little is like."""
-BIG_BODY = b"".join(b"%08d\n" % number for number in range(111_112))[: 1 << 20]
+BIG_BODY = b"".join(b"%08d\n" % number for number in range(116_509))[: 1 << 20]
 BODIES = {"/small": SMALL_BODY, "/big": BIG_BODY}
 """Files the web server has to have."""
 
@@ -48,12 +48,12 @@ class Subject:
         targets: what to ask for, in turn; one item is one request.
         check: called with a target and its answer in the kind's plain form: ``list[str]`` of addresses,
             ``(status, body)``, the value as bytes, or a sequence of row tuples. Raises WrongAnswer.
-        sql: the statement, which takes the target as its one parameter; None for what is no SQL.
+        sql: the statement, which takes the target as its one parameter; empty for what is no SQL.
     """
 
     targets: Sequence[Any]
     check: Callable[[Any, Any], None]
-    sql: str | None = None
+    sql: str = ""
 
 
 def value_of(key: str) -> bytes:

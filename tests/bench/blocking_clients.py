@@ -76,7 +76,7 @@ class PyMysql(BlockingClient):
 
         self.errors = (pymysql.Error, OSError)
         url = urlsplit(server)
-        self._sql = subject.sql or ""
+        self._sql = subject.sql
         self._connection = pymysql.connect(
             host=url.hostname,
             port=url.port or 3306,

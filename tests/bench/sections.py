@@ -32,12 +32,14 @@ class Service:
     Attributes:
         target: where it is, as the loads take it: ``host:port`` for dns, else its URL.
         pids: of all its processes.
-        port: of its TCP socket, 0 if it has none.
     """
 
     target: str
     pids: list[int]
-    port: int = 0
+
+    @property
+    def port(self) -> int:
+        return int(self.target.rpartition(":")[2].partition("/")[0])
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,14 @@ class Memory:
 
     Attributes:
         first, peak, last: bytes.
+        processes: how many they are.
     """
 
     def __init__(self) -> None:
         self.first: dict[str, int] = {}
         self.peak: dict[str, int] = {}
         self.last: dict[str, int] = {}
+        self.processes: dict[str, int] = {}
         self._next_s = 0.0
 
     def __call__(self, roles: processes.Roles) -> None:
@@ -64,4 +66,5 @@ class Memory:
         self._next_s = now_s + _MEMORY_EVERY_S
         self.last = processes.rss_bytes(roles)
         self.first = self.first or self.last
+        self.processes = {role: len(pids) for role, pids in roles.items()}
         self.peak = {role: max(held, self.peak.get(role, 0)) for role, held in self.last.items()}

@@ -1,0 +1,197 @@
+"""The benchmarks' arithmetic, and what they read of the tools they run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import asked, report, tools, watches
+from bench.processes import Sample
+from bench.report import Bar, Section
+from bench.run import Figures, combine
+from bench.sections import at_least, at_most, nothing_lost, rows
+from bench.tally import Tally
+
+WRK = """\
+Running 2s test @ http://127.0.0.1:8080/small
+  1 threads and 64 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency   553.85us  195.92us   6.21ms   83.59%
+    Req/Sec   116.63k     5.12k  124.33k    75.00%
+  Latency Distribution
+     50%  481.00us
+     75%  612.00us
+     90%  745.00us
+     99%    1.02ms
+  232310 requests in 2.00s, 82.20MB read
+Requests/sec: 116159.21
+Transfer/sec:     41.10MB
+"""
+WRK_ERRORS = WRK.replace(
+    "Requests/sec",
+    "  Socket errors: connect 1, read 2, write 3, timeout 4\n  Non-2xx or 3xx responses: 310\nRequests/sec",
+)
+REDIS_BENCHMARK = """\
+"test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms"
+"GET","115606.94","0.156","0.040","0.143","0.239","0.343","1.431"
+"""
+DNSPERF = """\
+Statistics:
+
+  Queries sent:         401234
+  Queries completed:    401227 (100.00%)
+  Queries lost:         7 (0.00%)
+
+  Run time (s):         2.000000
+  Queries per second:   250853.123456
+"""
+TCP = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 11 1 0000
+   1: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 12 1 0000
+   2: 0100007F:C350 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 13 1 0000
+   3: 0100007F:1F90 0100007F:C351 06 00000000:00000000 03:00000F3B 00000000     0        0 0 3 0000
+   4: 0100007F:1F90 0100007F:C352 01 00000000:00000000 00:00000000 00000000     0        0 14 1 0000
+"""
+
+
+def figures(rate_per_s: float, lost: int = 0, cpu_us: float = 1.0) -> Figures:
+    return Figures(rate_per_s, {"producer": cpu_us}, 0.25, submitted=100, lost=lost)
+
+
+def test_wrk_s_report_is_read() -> None:
+    said = tools.read_wrk(WRK)
+    assert (said.rate_per_s, said.completed, said.lost) == (116159.21, 232310, 0)
+    assert (said.p50_us, said.p99_us) == (481.0, 1020.0)
+
+
+def test_what_wrk_calls_errors_is_lost() -> None:
+    said = tools.read_wrk(WRK_ERRORS)
+    assert (said.completed, said.lost) == (232000, 320)
+
+
+def test_redis_benchmark_s_csv_is_read() -> None:
+    said = tools.read_redis_benchmark(REDIS_BENCHMARK, 20_000)
+    assert (said.rate_per_s, said.completed, said.lost) == (115606.94, 20_000, 0)
+    assert (said.p50_us, said.p99_us) == (143.0, 343.0)
+
+
+def test_dnsperf_s_statistics_are_read() -> None:
+    said = tools.read_dnsperf(DNSPERF)
+    assert (said.rate_per_s, said.completed, said.lost) == (250853.123456, 401227, 7)
+
+
+@pytest.mark.parametrize(
+    "read", [tools.read_wrk, tools.read_dnsperf, lambda text: tools.read_redis_benchmark(text, 1)]
+)
+def test_a_tool_that_says_something_else_is_no_figure(read) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(tools.UnknownOutput):
+        read("could not connect\n")
+
+
+def test_connections_are_counted_at_the_servers_end_and_only_established_ones() -> None:
+    assert watches.established(TCP.splitlines(), 0x1F90) == 2
+    assert watches.established(TCP.splitlines(), 0x1F91) == 0
+
+
+def test_only_what_completes_inside_the_window_counts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock_s = iter((100.0, 100.5, 101.0, 102.0, 103.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock_s))
+    tally = Tally(range(4), share=0.5)
+    tally.open((101.0, 103.0))
+    handed_out = []
+    while (target := tally.next()) is not None:
+        handed_out.append(target)
+        tally.done += 1
+    tally.report()
+    assert handed_out == [2, 3, 0, 1]
+    said = json.loads(capsys.readouterr().out)
+    assert (said["in_window"], said["window_s"], said["submitted"], said["lost"]) == (2, 2.0, 4, 0)
+
+
+def test_a_failed_request_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    tally = Tally(["a"], count=2)
+    tally.open((time.monotonic(), time.monotonic() + 60))
+    while tally.next() is not None:
+        tally.failed(asked.WrongAnswer("something else"))
+    tally.report()
+    said = json.loads(capsys.readouterr().out)
+    assert (said["lost"], said["errors"]) == (2, {"WrongAnswer: something else": 2})
+
+
+def test_cpu_and_rates_of_several_producers_are_one_measurement() -> None:
+    results = [
+        {"in_window": 1000, "window_s": 2.0, "submitted": 1500, "lost": 1, "errors": {"x": 1}, "p50_us": 5.0},
+        {"in_window": 3000, "window_s": 2.0, "submitted": 3500, "lost": 0, "errors": {}, "p50_us": 7.0},
+    ]
+    before = Sample(10.0, {"producer": 1.0, "server": 2.0}, 100.0, 200.0)
+    after = Sample(12.0, {"producer": 1.4, "server": 2.2}, 103.0, 204.0)
+    both = combine(results, before, after)
+    assert (both.rate_per_s, both.submitted, both.lost, both.errors) == (2000.0, 5000, 1, {"x": 1})
+    assert both.cpu_us == pytest.approx({"producer": 100.0, "server": 50.0})
+    assert (both.idle, both.p50_us, both.p99_us) == (0.25, 7.0, None)
+
+
+def test_rounds_are_told_as_medians_and_losses_as_a_sum() -> None:
+    median = report.median([figures(10, lost=1), figures(30, cpu_us=3.0), figures(20, lost=2, cpu_us=2.0)])
+    assert (median.rate_per_s, median.cpu_us, median.lost, median.submitted) == (
+        20,
+        {"producer": 2.0},
+        3,
+        300,
+    )
+
+
+def test_only_our_losses_miss_the_bar() -> None:
+    section = Section("s", "t", rows({"reqpool": figures(20), "peer": figures(10, lost=5)}, "reqpool"))
+    assert [row.ratio for row in section.rows] == [1.0, 2.0]
+    assert [bar.passed for bar in nothing_lost(section).bars] == [True]
+    section = Section("s", "t", rows({"reqpool": figures(20, lost=1)}, "reqpool"))
+    assert [bar.passed for bar in nothing_lost(section).bars] == [False]
+
+
+def test_the_verdict_is_that_of_the_bars_that_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verdict(*bars: Bar) -> bool:
+        passed: bool = report.finish([Section("s", "t", bars=list(bars))], {}, tmp_path / "bench.json")
+        written = json.loads((tmp_path / "bench.json").read_text())
+        assert written["passed"] == passed
+        return passed
+
+    assert verdict(at_least("x", 2.0, 2.0), at_most("y", 3.0, 1.0, counts=False))
+    assert not verdict(at_least("x", 1.9, 2.0))
+    assert not verdict(at_most("x", 2.1, 2.0))
+    assert "told  y" in "\n".join(Section("s", "t", bars=[at_most("y", 3.0, 1.0, counts=False)]).lines())
+
+
+@pytest.mark.parametrize(
+    ("subject", "right", "wrong"),
+    [
+        ("dns", ["10.0.0.0"], []),
+        ("http-small", (200, asked.SMALL_BODY), (200, asked.SMALL_BODY[:-1])),
+        ("http-big", (200, asked.BIG_BODY), (500, asked.BIG_BODY)),
+        ("redis-get", asked.value_of("key:000000000000"), asked.value_of("key:000000000001")),
+        ("redis-get", asked.value_of("key:000000000000"), None),
+        ("mysql-one", [asked.row_of(0)], [asked.row_of(1)]),
+        ("mysql-one", (asked.row_of(0),), ()),
+        ("mysql-many", [asked.row_of(n) for n in range(1000)], [asked.row_of(n) for n in range(999)]),
+    ],
+)
+def test_an_answer_that_is_not_the_targets_is_noticed(subject: str, right: object, wrong: object) -> None:
+    found = asked.find(subject)
+    found.check(found.targets[0], right)
+    with pytest.raises(asked.WrongAnswer):
+        found.check(found.targets[0], wrong)
+
+
+def test_what_is_asked_has_the_size_that_is_said() -> None:
+    assert (len(asked.SMALL_BODY), len(asked.BIG_BODY)) == (130, 1 << 20)
+    targets = asked.find("redis-get").targets
+    assert len(set(targets)) == asked.COUNT
+    assert {len(asked.value_of(key)) for key in targets[:3]} == {asked.VALUE_BYTES}
