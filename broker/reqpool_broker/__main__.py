@@ -6,11 +6,15 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 from reqpool.errors import UsageError
 
-from . import server
+from . import config_file, server
+from .config import EMPTY, Config, unpack
 
 AWAIT_HELP = "ids of the workers of the broker that this one replaces"
 
@@ -20,6 +24,15 @@ def identities(text: str) -> frozenset[bytes]:
     return frozenset(bytes.fromhex(word) for word in text.split(",") if word)
 
 
+def configuration(arguments: argparse.Namespace) -> Callable[[], Config] | None:
+    """Return what reads the configuration that the arguments name; None if they name none."""
+    if arguments.config is not None:
+        return lambda: config_file.load(arguments.config)
+    if arguments.checked_config is not None:
+        return lambda: unpack(Path(arguments.checked_config).read_bytes())
+    return None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="reqpool_broker", description="Run one reqpool broker.")
     parser.add_argument("--bind", required=True, metavar="URL", help="intake socket, tcp:// or ipc://")
@@ -27,23 +40,31 @@ def main() -> int:
     parser.add_argument("--workers-url", metavar="URL", help="workers socket (default: beside the intake)")
     parser.add_argument("--advertise", metavar="URL", help="results URL told to clients")
     parser.add_argument("--await", type=identities, dest="predecessors", metavar="HEX,HEX", help=AWAIT_HELP)
+    configs = parser.add_mutually_exclusive_group()
+    configs.add_argument("--config", metavar="PATH", help="reqpool.toml; read again at SIGHUP")
+    configs.add_argument("--checked-config", metavar="PATH", help="the same, as the supervisor packs it")
     parser.add_argument("--parent-pid", type=int, metavar="PID", help="stop when this process is gone")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s broker %(levelname)s %(message)s")
+    configure = configuration(arguments)
+    if configure is not None:  # until it can be caught: once we say that we are ready, one may come
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
+        config = EMPTY if configure is None else configure()
         served = server.Server(
             arguments.bind,
             arguments.results,
             arguments.workers_url,
             arguments.advertise,
             arguments.predecessors,
+            config,
         )
     except UsageError as error:
         print(f"reqpool broker: {error}", file=sys.stderr)
         return 2
     ready = {**served.urls, "pid": os.getpid(), "epoch": served.broker.epoch}
     print(json.dumps(ready), flush=True)
-    return server.run(served, arguments.parent_pid)
+    return server.run(served, arguments.parent_pid, configure)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ ZeroMQ facts it relies on (libzmq 4.3.5):
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import select
 import signal
@@ -27,6 +28,7 @@ import zmq
 from reqpool import sockets, wire
 from reqpool.errors import UsageError
 
+from .config import EMPTY, Config, changes
 from .state import Broker
 
 TICK_S = 0.05
@@ -39,6 +41,8 @@ SLEPT_EXIT = 75
 """Exit status of a broker that was frozen for longer than the liveness span: start a new one."""
 SAMPLE_SPAN_S = 1.0
 
+log = logging.getLogger("reqpool")
+
 
 class Server:
     """Three bound sockets around one :class:`~.state.Broker`.
@@ -49,7 +53,7 @@ class Server:
             if the intake's was 0, or the intake's path with ``.results`` behind it.
         workers: URL for the workers socket; None as for ``results`` (the port after the next, ``.workers``).
         advertise: what WELCOME says of the results socket, where it is not what the clients can derive.
-        predecessors: see :class:`~.state.Broker`.
+        predecessors, config: see :class:`~.state.Broker`.
 
     Raises:
         UsageError: if a URL cannot be bound; names it and why.
@@ -62,6 +66,7 @@ class Server:
         workers: str | None = None,
         advertise: str | None = None,
         predecessors: frozenset[bytes] | None = None,
+        config: Config = EMPTY,
     ) -> None:
         self._context = zmq.Context()
         self._intake = self._socket(zmq.ROUTER, intake, PEER_MESSAGES)
@@ -78,7 +83,7 @@ class Server:
         self._sample: dict[str, Any] = {}
         self._lag_s = 0.0
         told = advertise or _last_part(self.urls["results"])
-        self.broker = Broker(told, time.monotonic(), predecessors=predecessors)
+        self.broker = Broker(told, time.monotonic(), predecessors=predecessors, config=config)
 
     def _socket(self, kind: int, url: str, send_mark: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -100,8 +105,12 @@ class Server:
             raise UsageError(f"cannot bind {url}: {os.strerror(error.errno or 0)}") from error
         return socket
 
-    def run(self, stop: Callable[[], bool]) -> int:
+    def run(self, stop: Callable[[], bool], reload: Callable[[], Config | None]) -> int:
         """Serve until ``stop()`` is true; call it on the thread that made the server.
+
+        Args:
+            stop: asked once a turn; a turn ends after 50 ms at the latest.
+            reload: likewise; a configuration that it returns is taken.
 
         Returns:
             An exit status: 0, or :data:`SLEPT_EXIT` if the process was frozen and must come back as a
@@ -129,6 +138,9 @@ class Server:
                 # Frozen: what is queued here is old, and the others have moved on without us.
                 return SLEPT_EXIT
             turn_s = now_s
+            config = reload()
+            if config is not None:
+                broker.reconfigure(config, now_s)
             unread = [fd for fd in ready if takers[fd](now_s)]
             if now_s >= next_tick_s:
                 next_tick_s = now_s + TICK_S
@@ -255,9 +267,16 @@ def prepare_process() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def run(server: Server, parent_pid: int | None) -> int:
-    """Serve until SIGTERM, SIGINT or the parent's death."""
-    stopping = False
+def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] | None) -> int:
+    """Serve until SIGTERM, SIGINT or the parent's death.
+
+    Args:
+        server: the bound sockets.
+        parent_pid: whose death ends it, too.
+        configure: reads the configuration anew at each SIGHUP, or raises UsageError: then the old one stays.
+            None: SIGHUP does what it does by default.
+    """
+    stopping = reloading = False
     parent = os.pidfd_open(parent_pid) if parent_pid is not None else None
 
     def ask_to_stop(signum: int, frame: object) -> None:
@@ -266,6 +285,13 @@ def run(server: Server, parent_pid: int | None) -> int:
             sys.exit(1)
         stopping = True
 
+    def ask_to_reload(signum: int, frame: object) -> None:
+        nonlocal reloading
+        reloading = True
+
+    if configure is not None:
+        signal.signal(signal.SIGHUP, ask_to_reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
     watch = select.poll()
@@ -283,8 +309,21 @@ def run(server: Server, parent_pid: int | None) -> int:
         next_look_s = now_s + 0.5
         return bool(watch.poll(0))
 
+    def reload() -> Config | None:
+        nonlocal reloading
+        if not reloading or configure is None:
+            return None
+        reloading = False
+        try:
+            config = configure()
+        except UsageError as error:
+            log.error("the configuration stays as it was:\n%s", error)
+            return None
+        log.info("new configuration: %s", changes(server.broker.config, config) or "nothing changed")
+        return config
+
     prepare_process()
-    status = server.run(stop)
+    status = server.run(stop, reload)
     if status == 0:
         server.close()
     return status
