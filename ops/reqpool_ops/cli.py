@@ -57,6 +57,10 @@ BIND_HELP = (
     "where clients dial in: ipc:///PATH in a 0700 folder (takes PATH.results and PATH.workers, too) or "
     "tcp://127.0.0.1:PORT (takes the two ports above it, too); default: {}"
 )
+CONFIG_HELP = (
+    "reqpool.toml: names, limits and timeouts of upstreams (docs/operations.md); read again at SIGHUP; "
+    "default: $REQPOOL_CONFIG, else none"
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="run a broker and its workers in the foreground")
     up.add_argument("--workers", type=worker_count, default=DEFAULT_WORKERS, metavar="N")
     up.add_argument("--bind", metavar="URL", help=BIND_HELP.format(runtime.default_url().replace("%", "%%")))
+    up.add_argument("--config", metavar="PATH", help=CONFIG_HELP)
+    up.add_argument("--check", action="store_true", help="check the configuration, start nothing")
     up.add_argument("--embedded", action="store_true", help="end with the process --parent-pid names")
     up.add_argument("--parent-pid", type=int, metavar="PID")
     up.set_defaults(run=run_up, usage=up.error)
@@ -94,12 +100,28 @@ def worker_count(text: str) -> int:
 
 def run_up(options: argparse.Namespace) -> int:
     """Run a cluster until it is told to stop."""
+    from reqpool_broker.config_file import ConfigError
+
+    from .checked_config import CheckedConfig
     from .supervisor import Plan, Supervisor
 
     if options.embedded and (options.parent_pid is None or options.bind is None):
         options.usage("--embedded needs --parent-pid and --bind")
     if options.parent_pid is not None and not options.embedded:
         options.usage("--parent-pid belongs to --embedded")
+    path = options.config
+    if path is None and not options.embedded:
+        path = os.environ.get("REQPOOL_CONFIG") or None
+    if options.check and path is None:
+        options.usage("--check needs --config, or $REQPOOL_CONFIG")
+    try:
+        config = None if path is None else CheckedConfig(path)
+    except ConfigError as error:  # its lines begin with file and line
+        print(error, file=sys.stderr)
+        return 1
+    if options.check and config is not None:
+        print(f"{path}: {len(config.config.upstreams)} upstreams")
+        return 0
     logging.basicConfig(
         level=logging.WARNING if options.embedded else logging.INFO,
         format="%(asctime)s reqpool[%(process)d] %(levelname)s %(message)s",
@@ -108,9 +130,9 @@ def run_up(options: argparse.Namespace) -> int:
     if options.bind is None:
         runtime.make_folder(runtime.folder_path())
     url = runtime.check_bind(options.bind or runtime.default_url())
-    plan = Plan(url, options.workers)
+    plan = Plan(url, options.workers, config=config)
     if options.embedded:
-        plan = Plan(url, options.workers, options.parent_pid, EMBEDDED_DRAIN_S)
+        plan = Plan(url, options.workers, options.parent_pid, EMBEDDED_DRAIN_S, config=config)
     return Supervisor(plan).run()
 
 

@@ -3,9 +3,11 @@
 One thread, one poll. Signal handlers only queue (gunicorn's arbiter is the model). Everything is an event
 of the poll: a signal's byte, a child's pidfd, the parent's pidfd, the broker's first line, a report.
 
-    running --SIGINT, SIGTERM, SIGHUP--> draining --workers gone, or 10 s--> stopping --broker gone--> over
+    running --SIGINT, SIGTERM----------> draining --workers gone, or 10 s--> stopping --broker gone--> over
        |                                  |  second signal, or the parent is gone      |
        +----------------------------------+---------> everything is killed <-----------+
+
+SIGHUP has the configuration read again; without one it is as SIGTERM.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ from typing import IO
 import zmq
 
 from reqpool import wire
-from reqpool.errors import ProtocolError
+from reqpool.errors import ProtocolError, UsageError
 
 from . import health, runtime
+from .checked_config import CheckedConfig
 from .children import BOOT_FAILURE, MANY_FAILURES, Child
 from .runtime import CannotStart
 from .status import StatusClient
@@ -72,6 +75,7 @@ class Plan:
         drain_s: what workers get to finish what they run when the cluster stops.
         broker: the broker's module, and the workers'; arguments are added.
         worker: the same of a worker.
+        config: names and policies of upstreams, None if there are none. The supervisor closes it.
     """
 
     url: str
@@ -80,6 +84,7 @@ class Plan:
     drain_s: float = 10.0
     broker: list[str] = field(default_factory=lambda: ["-m", "reqpool_broker"])
     worker: list[str] = field(default_factory=lambda: ["-m", "reqpool_workers"])
+    config: CheckedConfig | None = None
 
 
 class Supervisor:
@@ -106,6 +111,8 @@ class Supervisor:
         self._said = b""
         self._urls: dict[str, str] = {}
         self._broker_ready = False
+        # What it has been started with is no longer what is to be.
+        self._config_changed = False
         # To the broker's present incarnation; None until it is ready.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._intake: StatusClient | None = None
@@ -182,7 +189,9 @@ class Supervisor:
             arguments += ["--results", self._urls["results"], "--workers-url", self._urls["workers"]]
             arguments += ["--await", ",".join(identity.hex() for identity in self._orphans)]
         arguments += ["--parent-pid", str(os.getpid())]
-        self._said, self._broker_ready = b"", False
+        if self._plan.config is not None:
+            arguments += ["--checked-config", self._plan.config.place]
+        self._said, self._broker_ready, self._config_changed = b"", False, False
         self._broker.start(arguments, now_s, subprocess.PIPE)
 
     def _start_worker(self, worker: Child, now_s: float) -> None:
@@ -234,13 +243,33 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             self._wake_out.recv(4096)
         while self._signals:
-            name = signal.Signals(self._signals.popleft()).name
-            if self._phase is Phase.RUNNING:
+            number = self._signals.popleft()
+            name = signal.Signals(number).name
+            if number == signal.SIGHUP and self._plan.config is not None:
+                self._reload(self._plan.config)
+            elif self._phase is Phase.RUNNING:
                 log.info("%s: stopping; once more to stop at once", name)
                 self._enter(Phase.DRAINING, now_s)
             elif self._phase is not Phase.OVER:
                 log.warning("%s again: ending at once", name)
                 self._phase, self._status = Phase.OVER, 1
+
+    def _reload(self, config: CheckedConfig) -> None:
+        try:
+            changed = config.reload()
+        except UsageError as error:
+            log.error("SIGHUP: the configuration stays as it was:\n%s", error)
+            return
+        log.info("SIGHUP: new configuration: %s", changed or "nothing changed")
+        if changed:
+            self._config_changed = True
+            self._tell_broker()
+
+    def _tell_broker(self) -> None:
+        """Have the broker take the changed configuration, as soon as it can take a signal."""
+        if self._config_changed and self._broker_ready:
+            self._config_changed = False
+            self._broker.signal(signal.SIGHUP)
 
     def _start_due(self, now_s: float) -> None:
         for child in self._wanted():
@@ -362,6 +391,7 @@ class Supervisor:
             for name in ("intake", "results", "workers")
         }
         self._broker_ready = True
+        self._tell_broker()
         self._asked_s = self._answered_s = now_s
         self._intake = StatusClient(self._urls["intake"], self._context)
         self._undertaker = self._context.socket(zmq.DEALER)
@@ -444,6 +474,8 @@ class Supervisor:
         runtime.remove_sockets(self._plan.url)
         if self._lock is not None:
             self._lock.close()
+        if self._plan.config is not None:
+            self._plan.config.close()
         if self._plan.embedded_parent_pid is not None:
             self._remove_embedded()
         if self._parent_fd >= 0:
