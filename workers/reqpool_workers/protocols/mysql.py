@@ -1,0 +1,56 @@
+"""Kind ``mysql``: where its upstreams are, and what a connection to one is made of."""
+
+from __future__ import annotations
+
+import socket
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from reqpool.errors import UsageError
+
+from . import Address, Name, StreamKind, StreamProtocol, settings_of, stream_address
+
+CONNECTIONS = 32
+"""Default cap per upstream; servers take 151 (``max_connections``) from all their clients together."""
+
+
+def address(origin: str) -> Address | Name:
+    """Read ``mysql://user@host:port/database``, or ``mysql://user@/database?socket=/path``.
+
+    Raises:
+        UsageError: if it names neither a host and a port nor a socket.
+    """
+    path = parse_qs(urlsplit(origin).query).get("socket")
+    return Address(socket.AF_UNIX, path[0]) if path else stream_address(origin)
+
+
+def protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:
+    """Make the protocol of one connection.
+
+    Args:
+        origin: as for :func:`address`; with the variant ``tls`` it speaks TLS or not at all.
+        settings: ``password`` str, ``tls`` map, each or both left out.
+        max_bytes: largest answer, packet headers included.
+
+    Raises:
+        UsageError: if PyMySQL is missing, or the origin or the settings are malformed.
+    """
+    try:
+        from .mysql_connection import MysqlConnection
+        from .mysql_login import Account
+    except ImportError as error:
+        raise UsageError(f"this worker lacks {error.name}: pip install 'reqpool[server]'") from error
+    given = settings_of(settings)
+    password = given.get("password", "")
+    tls = given.get("tls")
+    if not isinstance(password, str) or not (tls is None or isinstance(tls, dict)):
+        raise UsageError("malformed settings: password is a string, tls a map")
+    parts = urlsplit(origin)
+    account = Account(
+        user=unquote(parts.username or "").encode(),
+        password=password.encode(),
+        database=unquote(parts.path.removeprefix("/")).encode(),
+    )
+    return MysqlConnection(account, max_bytes, tls, parts.hostname or "")
+
+
+WORKER_KIND = StreamKind(name="mysql", limit=CONNECTIONS, address=address, protocol=protocol)

@@ -1,0 +1,227 @@
+"""Where an answer of MySQL ends: the text protocol's packets are counted off, not looked into.
+
+    FIRST --OK--> the end, or FIRST again if more results follow
+    FIRST --number of columns--> COLUMNS --each one--> [EOF] ROWS --each one--> ROWS
+    ROWS --OK or EOF--> as after OK          anything --ERR--> the end
+
+A connection's answers may be megabytes, so bytes are kept as they came and joined once; only a packet that
+has to be read whole (OK, EOF, ERR) waits in a buffer, and those are small.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from reqpool.errors import BadResponse, ConnectionLost
+
+from .mysql_packets import (
+    EOF,
+    ERR,
+    HEADER_BYTES,
+    LOCAL_INFILE,
+    MAX_PACKET_BYTES,
+    MORE_RESULTS,
+    OK,
+    ServerError,
+    Tracked,
+    read_eof,
+    read_error,
+    read_ok,
+)
+
+MAX_CONTROL_BYTES = 1 << 16
+"""Largest OK, EOF or ERR packet that is believed."""
+MAX_COLUMNS = 4096
+"""https://mariadb.com/kb/en/innodb-limitations/, and MySQL's "Limits on Table Column Count"."""
+_NEXT_NUMBER = 1 << 24
+_FIRST, _COLUMNS, _AFTER_COLUMNS, _ROWS = range(4)
+
+_word = struct.Struct("<I").unpack_from
+
+
+class AnswerScanner:
+    """Finds the end of one answer after the other.
+
+    Attributes:
+        status: the server's status flags as of the last answer; an ERR says nothing of them.
+        tracked: what the last answer's end tells of changes to the session.
+        error: the ERR packet that ended the last answer, or None.
+        begun: has a byte of the present answer come?
+        surplus: bytes came behind the last answer that belong to no request.
+    """
+
+    def __init__(self, max_bytes: int, deprecate_eof: bool, status: int) -> None:
+        """Scan answers.
+
+        Args:
+            max_bytes: largest answer, with its headers.
+            deprecate_eof: were EOF packets done away with at log-in (CLIENT_DEPRECATE_EOF)?
+            status: the status flags as of the log-in's end.
+        """
+        self._max_bytes = max_bytes
+        self._deprecate_eof = deprecate_eof
+        self.status = status
+        self.expect()
+
+    def expect(self) -> None:
+        """A command was sent: what comes now answers it."""
+        self.error: ServerError | None = None
+        self.tracked: Tracked = ()
+        self.begun = False
+        self.surplus = False
+        self._phase = _FIRST
+        self._number = _NEXT_NUMBER  # expected sequence number, where it stands in a header read as one word
+        self._columns = 0  # definitions still to come
+        self._continues = False  # the last packet was one of 0xFFFFFF bytes
+        self._skip = 0  # bytes of the present packet still to come
+        self._head = b""  # the begin of a packet that has to be seen whole
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def take(self, data: bytes) -> bytes | None:
+        """Take bytes from the server.
+
+        Returns:
+            The answer's packets as they came, if it is complete; of an answer that ends in an error the ERR
+            packet alone.
+
+        Raises:
+            BadResponse: if this is no answer, or a longer one than allowed.
+            ConnectionLost: if the server said good-bye instead.
+        """
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        self.begun = True
+        end = len(data)
+        at = self._skip
+        number = self._number
+        size = self._size
+        most = self._max_bytes - size
+        while at + HEADER_BYTES <= end:
+            if self._phase == _ROWS and not self._continues:
+                # The tight loop: a row of ordinary length is passed over.
+                while at + HEADER_BYTES < end:
+                    length = _word(data, at)[0] - number
+                    if not 0 < length < MAX_PACKET_BYTES or data[at + HEADER_BYTES] >= EOF:
+                        break
+                    at += HEADER_BYTES + length
+                    number = number + _NEXT_NUMBER & 0xFF000000
+                else:
+                    break
+            length = _word(data, at)[0] - number
+            if not 0 <= length <= MAX_PACKET_BYTES:
+                self._out_of_order(data, at, number)
+            after = at + HEADER_BYTES + length
+            if after > most:
+                raise BadResponse(f"the answer is longer than {self._max_bytes} bytes")
+            if self._continues:
+                pass
+            elif length == 0:
+                raise BadResponse("an empty packet where an answer or a row should be")
+            elif at + HEADER_BYTES == end:
+                break  # what it is stands in its first byte
+            elif self._read_whole(data[at + HEADER_BYTES], length):
+                if length > MAX_CONTROL_BYTES:
+                    raise BadResponse(f"a packet of {length} bytes where an answer should begin or end")
+                if after > end:
+                    break
+                if self._control(data[at + HEADER_BYTES : after]):
+                    return self._complete(data, at, after)
+            number = number + _NEXT_NUMBER & 0xFF000000
+            at = after
+            self._continues = length == MAX_PACKET_BYTES
+            if self._phase == _COLUMNS and not self._continues:
+                self._columns -= 1
+                if not self._columns:
+                    self._phase = _ROWS if self._deprecate_eof else _AFTER_COLUMNS
+        self._number = number
+        if at >= end:
+            self._skip = at - end
+        else:
+            self._skip = 0
+            self._head = data[at:]
+            data = data[:at]
+        if at > most:
+            raise BadResponse(f"the answer is longer than {self._max_bytes} bytes")
+        self._size = size + len(data)
+        self._pieces.append(data)
+        return None
+
+    def _read_whole(self, first: int, length: int) -> bool:
+        """Does this packet decide what comes next?"""
+        if self._phase in (_FIRST, _AFTER_COLUMNS) or first == ERR:
+            return True
+        if self._phase == _COLUMNS or first != EOF:
+            return False
+        # A row's first value may be one of 16 MB or more, whose length is written with the same first byte.
+        return length < (MAX_PACKET_BYTES if self._deprecate_eof else 9)
+
+    def _control(self, payload: bytes) -> bool:
+        """Act on a packet that was read whole; True if it is the answer's last."""
+        first = payload[0]
+        if first == ERR:
+            self.error = read_error(payload)
+            return True
+        if self._phase == _FIRST:
+            if first == LOCAL_INFILE:
+                raise BadResponse("the server asks for a file of ours (LOCAL INFILE), which nobody offered")
+            if first != OK:
+                self._columns = _column_count(payload)
+                self._phase = _COLUMNS
+                return False
+            self.status, self.tracked = read_ok(payload)
+        elif self._phase == _AFTER_COLUMNS:
+            if first != EOF:
+                raise BadResponse("no EOF packet after the columns")
+            self._phase = _ROWS
+            return False
+        else:
+            self.status, self.tracked = read_ok(payload) if self._deprecate_eof else read_eof(payload)
+        self._phase = _FIRST
+        return not self.status & MORE_RESULTS
+
+    def _complete(self, data: bytes, at: int, after: int) -> bytes:
+        self.begun = False
+        if after < len(data):
+            self.surplus = True
+            data = data[:after]
+        if self._size + after > self._max_bytes:
+            raise BadResponse(f"the answer is longer than {self._max_bytes} bytes")
+        if self.error is not None:
+            return data[at:]
+        if not self._pieces:
+            return data
+        pieces, self._pieces = self._pieces, []
+        pieces.append(data)
+        return b"".join(pieces)
+
+    def _out_of_order(self, data: bytes, at: int, number: int) -> None:
+        got, expected = data[at + 3], number >> 24
+        # A server that is shut down, or that ends an idle connection, says so unasked, with number 0.
+        if (
+            got == 0
+            and not self._pieces
+            and at == 0
+            and data[HEADER_BYTES : HEADER_BYTES + 1] in (b"", b"\xff")
+        ):
+            self.begun = False
+            raise ConnectionLost(f"the server ended the connection: {farewell(data)}")
+        raise BadResponse(f"packet {got} came where packet {expected} was due")
+
+
+def farewell(data: bytes) -> str:
+    """Return what a server says that ends a connection unasked."""
+    payload = data[HEADER_BYTES : HEADER_BYTES + (_word(data, 0)[0] & MAX_PACKET_BYTES)]
+    return str(read_error(payload)) if len(payload) > 2 else "it gave no reason"
+
+
+def _column_count(payload: bytes) -> int:
+    count = payload[0]
+    if count == 0xFC and len(payload) == 3:
+        count = int.from_bytes(payload[1:], "little")
+    elif count >= LOCAL_INFILE or len(payload) != 1:
+        raise BadResponse("an answer that begins with neither OK, ERR nor a number of columns")
+    if count > MAX_COLUMNS:
+        raise BadResponse(f"an answer of {count} columns")
+    return count

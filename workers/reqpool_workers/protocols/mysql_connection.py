@@ -1,0 +1,275 @@
+"""One connection to MySQL or MariaDB: statements in the text protocol, one at a time.
+
+Payload: byte 3 (COM_QUERY itself) and the SQL in UTF-8, sent as it is; or byte 0, SQL and parameters, see
+:mod:`.mysql_literals`. Answer: the server's packets as they came, headers included; of an answer that ends in
+an error the ERR packet alone.
+
+    log in --> shared <--release-- held
+                 |----hold--------->|
+
+A shared connection is everybody's. The client half refuses what would leave something behind on it; what
+comes about nevertheless (in a stored procedure, say) the server's status flags and session tracking show, and
+the connection is closed after that answer. Held for one session (a pin), it may be changed at will, and is
+reset afterwards, or closed if something might outlast the reset.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from reqpool.errors import BadResponse, Code, ConnectionLost, UsageError
+
+from . import READY, Event, StreamProtocol
+from .mysql_answer import AnswerScanner, farewell
+from .mysql_literals import render
+from .mysql_login import Account, Dialogue, Session, hold, log_in, release
+from .mysql_packets import (
+    AUTOCOMMIT,
+    DB_DROPPED,
+    DEPRECATE_EOF,
+    ERR,
+    HEADER_BYTES,
+    IN_TRANS,
+    MAX_PACKET_BYTES,
+    NO_BACKSLASH_ESCAPES,
+    TRACK_SCHEMA,
+    TRACK_STATE,
+    TRACK_VARIABLES,
+    Tracked,
+    changes,
+    packet,
+    tracked_variables,
+)
+from .tls import Tls
+
+MAX_DIALOGUE_BYTES = 1 << 16
+"""Largest packet of a log-in: a greeting or a public key is some hundred bytes."""
+UTF8 = frozenset((b"utf8mb4", b"utf8mb3", b"utf8"))
+"""Character sets that a session may be set to; the others would let a quote be a part of a character."""
+_NOT_SHARED = IN_TRANS | DB_DROPPED
+_OK = int(Code.OK)
+
+_ENDS_CONNECTION = frozenset((1053, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1317, 1927, 3169, 4031))
+"""Errors after which a connection serves nobody: the server shuts down (1053, 1079), the connection was
+killed (1927 MariaDB, 3169 MySQL, 1080) or idle for too long (4031), or broken (1152, 1158 to 1161, 1184).
+KILL QUERY (1317) leaves it open, but may come late and hit the next statement."""
+
+_COMMENTS = rb"(?is)\x03?(?:\s|/\*(?!M?!).*?\*/)*"
+_PLAIN = re.compile(
+    _COMMENTS
+    + rb"(?:select|insert|update|delete|replace|with|values|table|show|desc|describe|explain|create|drop"
+    rb"|alter|truncate|rename|grant|revoke|analyze|check|optimize|repair|load|kill|do|\()\b"
+)
+"""Statements that, having failed, leave nothing behind. One of another sort, a CALL say, may have begun a
+transaction before it failed, and an ERR packet tells of no state."""
+_UNDONE = re.compile(
+    _COMMENTS
+    + rb"(?!.*\brole\b)(?:set|use|create|drop|prepare|deallocate|lock|unlock|start|begin(?!\s+not)|commit"
+    rb"|rollback|savepoint|release|handler|flush)\b"
+)
+"""Statements whose effect on a session COM_RESET_CONNECTION undoes. SET ROLE's it does not (MariaDB
+10.11)."""
+
+
+class MysqlConnection(StreamProtocol):
+    """From the log-in to the last statement."""
+
+    def __init__(self, account: Account, max_bytes: int, tls: dict[str, Any] | None, host: str) -> None:
+        """Make the protocol of one connection.
+
+        Args:
+            account: who logs in.
+            max_bytes: largest answer, with its packets' headers.
+            tls: settings of TLS; None speaks plain.
+            host: the name in the server's certificate.
+        """
+        self._account = account
+        self._max_bytes = max_bytes
+        self._tls_settings = tls
+        self._host = host
+        self._tls: Tls | None = None
+        self._dialogue: Dialogue | None = None
+        self._received = b""  # the begin of a dialogue's packet
+        self._due = 0  # number of the dialogue's next packet
+        self._session: Session
+        self._scanner: AnswerScanner
+        self._statement = b""  # what is not yet answered
+        self._status = 0
+        self._backslashes = True
+        self._held = False
+        self._over = False  # nobody must use it again
+        self._lasting = False  # something may outlast a reset
+        self._elsewhere = False  # another database may be the current one
+
+    # --- statements -----------------------------------------------------------------------------
+
+    def send(self, request: Any) -> bytes:
+        payload: bytes = request.payload
+        if payload[:1] != b"\x03":
+            if payload[:1] != b"\x00":
+                raise UsageError("a payload of mysql begins with byte 0 or 3")
+            payload = b"\x03" + render(payload, self._backslashes)
+        self._statement = payload
+        self._scanner.expect()
+        if len(payload) < MAX_PACKET_BYTES:
+            data = len(payload).to_bytes(HEADER_BYTES, "little") + payload
+        else:
+            data = packet(payload)
+        return data if self._tls is None else self._tls.encrypt(data)
+
+    def feed(self, data: bytes) -> Sequence[Event]:
+        return self._take(data) if self._tls is None else self._take_sealed(self._tls, data)
+
+    def _take(self, data: bytes) -> Sequence[Event]:
+        if self._dialogue is not None:
+            return self._converse(data)
+        if not self._statement:
+            if data[HEADER_BYTES : HEADER_BYTES + 1] == b"\xff":
+                raise ConnectionLost(f"the server ended the connection: {farewell(data)}")
+            raise BadResponse("bytes came before anything was asked")
+        scanner = self._scanner
+        answer = scanner.take(data)
+        if answer is None:
+            return ()
+        if scanner.status != self._status or scanner.error or scanner.tracked or scanner.surplus:
+            self._judge()
+        self._statement = b""
+        return ((_OK, answer),)
+
+    def _take_sealed(self, tls: Tls, data: bytes) -> Sequence[Event]:
+        standing = tls.established
+        data, reply = tls.feed(data)
+        events: list[Event] = [reply] if reply else []
+        if tls.established and not standing:
+            events += self._go_on(None)
+        if data:
+            events += self._take(data)
+        if tls.closed:
+            self._over = True
+            if self._statement or self._dialogue is not None:
+                raise ConnectionLost("the server closed the connection")
+        return events
+
+    def eof(self) -> Sequence[Event]:
+        return ()
+
+    @property
+    def reusable(self) -> bool:
+        return not self._over
+
+    @property
+    def begun(self) -> bool:
+        return self._scanner.begun
+
+    def _judge(self) -> None:
+        """Look at what an answer tells of the session."""
+        scanner = self._scanner
+        status = self._status = scanner.status
+        self._backslashes = not status & NO_BACKSLASH_ESCAPES
+        error = scanner.error
+        changed = changes(scanner.tracked)
+        if scanner.surplus or (error is not None and error.number in _ENDS_CONNECTION):
+            self._over = True
+        elif not self._held:
+            self._over = (
+                bool(changed)
+                or not status & AUTOCOMMIT
+                or bool(status & _NOT_SHARED)
+                or (error is not None and not _PLAIN.match(self._statement))
+            )
+        else:
+            if TRACK_VARIABLES in changed and not _still_utf8(scanner.tracked):
+                self._over = True
+            if TRACK_SCHEMA in changed or status & DB_DROPPED:
+                self._elsewhere = True
+            if (TRACK_STATE in changed and not _UNDONE.match(self._statement)) or (
+                error is not None and not _PLAIN.match(self._statement) and not _UNDONE.match(self._statement)
+            ):
+                self._lasting = True
+
+    # --- dialogues ------------------------------------------------------------------------------
+
+    def connected(self) -> Sequence[Event]:
+        return self._begin(log_in(self._account, self._tls_settings is not None))
+
+    def hold(self) -> Sequence[Event]:
+        self._held = True
+        self._lasting = self._elsewhere = False
+        return self._begin(hold(self._session))
+
+    def release(self) -> Sequence[Event] | None:
+        if self._over or self._lasting or self._statement or self._dialogue or not self._session.tracks:
+            return None
+        if self._elsewhere and not self._account.database:
+            return None  # nothing makes a session one without a database again
+        self._held = False
+        return self._begin(release(self._session, self._account.database, elsewhere=self._elsewhere))
+
+    def _begin(self, dialogue: Dialogue) -> Sequence[Event]:
+        self._dialogue = dialogue
+        self._received = b""
+        self._due = 0
+        return self._go_on(None)
+
+    def _converse(self, data: bytes) -> list[Event]:
+        """Give the dialogue each packet that is complete."""
+        events: list[Event] = []
+        self._received += data
+        while len(self._received) > HEADER_BYTES and self._dialogue is not None:
+            length, number = int.from_bytes(self._received[:3], "little"), self._received[3]
+            if number != self._due:
+                if number == 0 and self._received[HEADER_BYTES] == ERR:
+                    raise ConnectionLost(f"the server ended the connection: {farewell(self._received)}")
+                raise BadResponse(f"packet {number} came where packet {self._due} was due")
+            if not 0 < length <= MAX_DIALOGUE_BYTES:
+                raise BadResponse(f"a packet of {length} bytes during the log-in")
+            end = HEADER_BYTES + length
+            if len(self._received) < end:
+                return events
+            payload, self._received = self._received[HEADER_BYTES:end], self._received[end:]
+            self._due = number + 1 & 0xFF
+            events += self._go_on((number, payload))
+        if self._received and self._dialogue is None:
+            raise BadResponse("bytes came before anything was asked")
+        return events
+
+    def _go_on(self, came: tuple[int, bytes] | None) -> list[Event]:
+        """Let the dialogue have a packet; None starts it, or tells it that TLS stands."""
+        if self._dialogue is None:
+            raise BadResponse("a TLS handshake that nobody waits for")
+        try:
+            step = self._dialogue.send(came)
+        except StopIteration as end:
+            self._dialogue = None
+            self._settle(end.value)
+            return [READY]
+        if isinstance(step, bytes):
+            if not step:
+                return []
+            self._due = step[HEADER_BYTES - 1] + 1 & 0xFF
+            return [step if self._tls is None else self._tls.encrypt(step)]
+        if self._received:
+            # Whoever sits between could have put it there, and we would take it for the server's own.
+            raise BadResponse("bytes came in clear where TLS was to begin")
+        self._tls = Tls(self._tls_settings or {}, self._host)
+        self._due = step.request[HEADER_BYTES - 1] + 2 & 0xFF  # the response takes the number between
+        return [step.request, self._tls.start()]
+
+    def _settle(self, session: Session) -> None:
+        self._session = session
+        deprecate_eof = bool(session.capabilities & DEPRECATE_EOF)
+        self._scanner = AnswerScanner(self._max_bytes, deprecate_eof, session.status)
+        self._status = session.status
+        self._backslashes = not session.status & NO_BACKSLASH_ESCAPES
+
+
+def _still_utf8(tracked: Tracked) -> bool:
+    return all(
+        value in UTF8
+        for about, piece in tracked
+        if about == TRACK_VARIABLES
+        for name, value in tracked_variables(piece).items()
+        if name.startswith(b"character_set_")
+    )

@@ -1,0 +1,85 @@
+"""Parameters of a statement, escaped for the connection that it goes over.
+
+Payload: byte 0, then msgpack ``[sql bin, [parameter, ...]]``, with a ``%s`` in ``sql`` for each parameter and
+``%%`` for a percent sign. A parameter is nil, bool, int, float, str, an array of such for ``IN %s``, or an
+extension:
+
+    1  decimal    digits, ASCII             4  date, datetime, time   as in a literal, ASCII
+    2  integer    one of over 64 bits       5  bytes                  themselves
+
+Whether a backslash escapes is a thing of the connection's (sql_mode NO_BACKSLASH_ESCAPES), told by its status
+flags; a doubled quote means a quote in either. That a quote's byte is never a part of a character, so that
+bytes may be replaced, is what utf8mb4 is for: in gbk or sjis a backslash's may be.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgpack
+
+from reqpool.errors import UsageError
+
+DECIMAL, INTEGER, TEMPORAL, BYTES = 1, 2, 4, 5
+
+_TEMPORAL = re.compile(rb"[0-9:. -]+")
+_NUMBER = re.compile(rb"-?[0-9]+(\.[0-9]+)?")
+
+
+def render(payload: bytes, backslashes: bool) -> bytes:
+    """Write the statement that a payload holds.
+
+    Args:
+        payload: see above.
+        backslashes: does a backslash escape the next character in a string (not NO_BACKSLASH_ESCAPES)?
+
+    Returns:
+        The SQL in UTF-8.
+
+    Raises:
+        UsageError: if the payload is malformed.
+    """
+    try:
+        # raw: a str comes as its bytes in UTF-8, which is what is wanted here.
+        sql, parameters = msgpack.unpackb(memoryview(payload)[1:], raw=True)
+        written: bytes = sql % tuple([_literal(value, backslashes) for value in parameters])
+    except UsageError:
+        raise
+    # ValueError is msgpack's and a wrong format's, TypeError a wrong number of parameters'.
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise UsageError(f"payload is not [sql, parameters]: {error}") from error
+    return written
+
+
+def _literal(value: Any, backslashes: bool) -> bytes:
+    kind = type(value)
+    data: bytes
+    if kind is bytes:
+        data = value.replace(b"\\", b"\\\\") if backslashes else value
+        return b"'" + data.replace(b"'", b"''") + b"'"
+    if kind is int:
+        return b"%d" % value
+    if value is None:
+        return b"NULL"
+    if kind is bool:
+        return b"1" if value else b"0"
+    if kind is float:
+        # With an exponent it is a DOUBLE; "1.1" would be a DECIMAL.
+        text = repr(value).encode()
+        return text if b"e" in text else text + b"e0"
+    if kind is msgpack.ExtType:
+        return _extension(value.code, value.data, backslashes)
+    if kind is list and value and not any(type(item) is list for item in value):
+        return b"(" + b",".join([_literal(item, backslashes) for item in value]) + b")"
+    raise UsageError(f"a parameter of type {kind.__name__} is none that MySQL takes")
+
+
+def _extension(code: int, data: bytes, backslashes: bool) -> bytes:
+    if code == BYTES:
+        return b"_binary" + _literal(data, backslashes)
+    if code == TEMPORAL and _TEMPORAL.fullmatch(data):
+        return b"'" + data + b"'"
+    if code in (DECIMAL, INTEGER) and _NUMBER.fullmatch(data):
+        return data
+    raise UsageError(f"a parameter of extension type {code} that cannot be read")

@@ -1,0 +1,381 @@
+"""The log-in: greeting, TLS, authentication, and what makes the session ours.
+
+A *dialogue* is a generator: it yields packets to send (framed; empty for none) or :class:`StartTls`, and is
+sent each packet that comes, as its sequence number and payload. It returns what the last OK said of the
+session, and raises ConnectFailed with a text that says which of the many things went wrong.
+
+Sources: dev.mysql.com/doc/dev/mysql-server, "Connection Phase"; mariadb.com/kb/en/connection; for
+caching_sha2 the page "Caching_sha2_password information", for ed25519
+mariadb.com/kb/en/authentication-plugin-ed25519.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+from pymysql import _auth
+from pymysql.constants import CLIENT
+
+from reqpool.errors import BadResponse, ConnectFailed, PoolError
+
+from .mysql_packets import (
+    COM_INIT_DB,
+    COM_QUERY,
+    COM_RESET_CONNECTION,
+    EOF,
+    ERR,
+    MAX_PACKET_BYTES,
+    OK,
+    SESSION_TRACK,
+    Reader,
+    length_encoded,
+    packet,
+    read_error,
+    read_ok,
+    reading,
+)
+
+
+class StartTls(NamedTuple):
+    """Send ``request`` in clear; what comes after it goes through TLS, both ways. None is sent when TLS
+    stands."""
+
+    request: bytes
+
+
+Dialogue = Generator[bytes | StartTls, Any, "Session"]
+
+UTF8MB4_GENERAL_CI = 45
+"""Known to every server since 5.5.3; SET NAMES then takes the server's own choice of collation."""
+
+# Not here: LOCAL_FILES (a server could ask for any file of the worker's), MULTI_STATEMENTS (an injected
+# second statement would run), COMPRESS, FOUND_ROWS (``affected`` counts rows that were changed, as PyMySQL
+# does).
+CAPABILITIES: int = (
+    CLIENT.LONG_PASSWORD
+    | CLIENT.LONG_FLAG
+    | CLIENT.PROTOCOL_41
+    | CLIENT.TRANSACTIONS
+    | CLIENT.SECURE_CONNECTION
+    | CLIENT.MULTI_RESULTS
+    | CLIENT.PS_MULTI_RESULTS
+    | CLIENT.PLUGIN_AUTH
+    | CLIENT.PLUGIN_AUTH_LENENC_CLIENT_DATA
+    | CLIENT.CONNECT_ATTRS
+    | CLIENT.SESSION_TRACK
+    | CLIENT.DEPRECATE_EOF
+)
+_ATTRIBUTES = {b"_client_name": b"reqpool", b"program_name": b"reqpool"}
+
+# autocommit may be off in the server's configuration; what is tracked, here the transaction above all, shows
+# that a statement left something behind on a connection that others use.
+_OURS = b"SET NAMES utf8mb4, autocommit=1"
+_TRACKED = (
+    _OURS + b", session_track_schema=1, session_track_state_change=1, session_track_transaction_info='STATE'"
+    b", session_track_system_variables='character_set_client,character_set_connection,character_set_results'"
+)
+_UNKNOWN_VARIABLE = 1193
+
+_FULL_AUTHENTICATION, _FAST_AUTHENTICATION_DONE = b"\x01\x04", b"\x01\x03"
+_ASK_PUBLIC_KEY = b"\x02"
+_SALT_BYTES = 20
+
+_WHICH = {
+    1040: "too many connections",
+    1044: "access denied to the database",
+    1045: "access denied",
+    1049: "unknown database",
+    1129: "host blocked",
+    1130: "host not allowed",
+    1203: "too many connections of this user",
+    1226: "too many connections of this user",
+    1251: "authentication method not supported",
+    1275: "authentication method not supported",
+    1524: "authentication method not loaded at the server",
+    1698: "access denied",
+    1862: "password expired",
+    3118: "account locked",
+    4151: "account locked",
+}
+"""What error numbers during a log-in mean, in a word; the server's text follows."""
+
+
+class Account(NamedTuple):
+    """Who logs in, and how.
+
+    Attributes:
+        user, database: in UTF-8; no database is empty.
+        password: in UTF-8, empty for none.
+    """
+
+    user: bytes
+    password: bytes
+    database: bytes
+
+
+class Session(NamedTuple):
+    """What a log-in, or another dialogue, leaves.
+
+    Attributes:
+        capabilities: the CLIENT_* flags in force.
+        tracks: does the server tell of changes to the session's state?
+        status: the status flags of the last OK.
+    """
+
+    capabilities: int
+    tracks: bool
+    status: int
+
+
+class Greeting(NamedTuple):
+    """The server's first packet."""
+
+    capabilities: int
+    salt: bytes
+    plugin: bytes
+
+
+def log_in(account: Account, tls: bool) -> Dialogue:
+    """Log in, up to a session that is ready for anybody's statements.
+
+    Args:
+        account: who.
+        tls: over TLS? Then never without.
+
+    Raises:
+        ConnectFailed: saying what the server refuses, or does not offer.
+        BadResponse: if it speaks another language.
+    """
+    number, payload = yield b""
+    if payload[:1] == bytes((ERR,)):
+        raise refused(payload)
+    greeting = read_greeting(payload)
+    capabilities = CAPABILITIES & greeting.capabilities
+    if account.database:
+        capabilities |= CLIENT.CONNECT_WITH_DB & greeting.capabilities
+    if not capabilities & CLIENT.PROTOCOL_41 or not capabilities & CLIENT.PLUGIN_AUTH:
+        raise ConnectFailed("the server is too old: it needs MySQL 5.5.7 or MariaDB 5.5 at least")
+    prelude = struct.pack("<IIB23x", capabilities, MAX_PACKET_BYTES, UTF8MB4_GENERAL_CI)
+    if tls:
+        if not greeting.capabilities & CLIENT.SSL:
+            raise ConnectFailed("TLS is asked for, and the server does not offer it")
+        capabilities |= CLIENT.SSL
+        prelude = struct.pack("<IIB23x", capabilities, MAX_PACKET_BYTES, UTF8MB4_GENERAL_CI)
+        number = number + 1 & 0xFF
+        yield StartTls(packet(prelude, number))
+    plugin = greeting.plugin if greeting.plugin in _FIRST_REPLIES else b"mysql_native_password"
+    reply = _FIRST_REPLIES[plugin](account, greeting.salt)
+    attributes = b"".join(length_encoded(part) for pair in _ATTRIBUTES.items() for part in pair)
+    response = b"".join(
+        (
+            prelude,
+            account.user,
+            b"\0",
+            length_encoded(reply) if capabilities & CLIENT.PLUGIN_AUTH_LENENC_CLIENT_DATA
+            else bytes((len(reply),)) + reply,
+            account.database + b"\0" if capabilities & CLIENT.CONNECT_WITH_DB else b"",
+            plugin + b"\0",
+            length_encoded(attributes) if capabilities & CLIENT.CONNECT_ATTRS else b"",
+        )
+    )  # fmt: skip
+    number, payload = yield packet(response, number + 1 & 0xFF)
+    status = yield from _authenticate(account, tls, plugin, greeting.salt, number, payload)
+    tracks = bool(capabilities & SESSION_TRACK)
+    return (yield from _make_ours(Session(capabilities, tracks, status)))
+
+
+def hold(session: Session) -> Dialogue:
+    """Make the session one caller's: what it asks is a transaction until it says COMMIT or ROLLBACK."""
+    status = yield from _command(b"%cSET autocommit=0" % COM_QUERY)
+    return session._replace(status=status)
+
+
+def release(session: Session, database: bytes, *, elsewhere: bool) -> Dialogue:
+    """Undo all that a holder did: transaction, variables, temporary tables, locks, prepared statements,
+    database.
+
+    Args:
+        session: as it was at log-in.
+        database: the one named at log-in.
+        elsewhere: may another database be the current one? COM_RESET_CONNECTION leaves that as it is.
+
+    Raises:
+        BadResponse: if the server does not do it; it was new in MySQL 5.7.3 and MariaDB 10.2.4.
+    """
+    yield from _command(bytes((COM_RESET_CONNECTION,)))
+    if elsewhere:
+        yield from _command(bytes((COM_INIT_DB,)) + database)
+    return (yield from _make_ours(session))
+
+
+def read_greeting(payload: bytes) -> Greeting:
+    """Read the server's first packet, protocol 10.
+
+    Raises:
+        BadResponse: if it is none.
+    """
+    if payload[:1] != b"\x0a":
+        raise BadResponse("the server's first packet is no greeting of MySQL's protocol 10")
+    reader = Reader(payload)
+    plugin = b""
+    with reading("greeting"):
+        reader.skip(1)
+        reader.until_nul()  # version
+        reader.skip(4)  # connection id
+        salt = reader.take(8)
+        reader.skip(1)
+        capabilities = reader.uint16()
+        if reader.left:
+            reader.skip(3)  # character set, status
+            capabilities |= reader.uint16() << 16
+            salt_bytes = reader.uint8()
+            reader.skip(10)
+            if capabilities & CLIENT.SECURE_CONNECTION:
+                salt += reader.take(max(12, salt_bytes - 9))
+                reader.skip(1)
+            if capabilities & CLIENT.PLUGIN_AUTH:
+                plugin = reader.take(reader.left).rstrip(b"\0")  # servers before 5.5.10 send no NUL
+    return Greeting(capabilities, salt[:_SALT_BYTES], plugin)
+
+
+def refused(payload: bytes) -> ConnectFailed:
+    """Make the error of an ERR packet that came during a log-in."""
+    error = read_error(payload)
+    which = _WHICH.get(error.number, "refused")
+    return ConnectFailed(f"{which}: {error}")
+
+
+# --- authentication -------------------------------------------------------------------------------
+
+
+def _authenticate(
+    account: Account, tls: bool, plugin: bytes, salt: bytes, number: int, payload: bytes
+) -> Generator[bytes, Any, int]:
+    """Go on until the server says OK, from the first packet after our response."""
+    switched = False
+    while True:
+        first = payload[0]
+        if first == OK:
+            return read_ok(payload)[0]
+        if first == ERR:
+            raise refused(payload)
+        if first == EOF:
+            if switched:
+                raise BadResponse("the server changes its authentication method a second time")
+            switched = True
+            plugin, salt = _switched_to(payload)
+            reply = _reply(plugin, account, salt, tls)
+        elif payload == _FULL_AUTHENTICATION and plugin == b"caching_sha2_password":
+            if tls:
+                reply = account.password + b"\0"
+            else:
+                number, payload = yield packet(_ASK_PUBLIC_KEY, number + 1 & 0xFF)
+                reply = _encrypted(account.password, salt, payload)
+        elif payload == _FAST_AUTHENTICATION_DONE and plugin == b"caching_sha2_password":
+            number, payload = yield b""
+            continue
+        else:
+            raise BadResponse(f"the server sends what {_printable(plugin)} has no place for")
+        number, payload = yield packet(reply, number + 1 & 0xFF)
+
+
+def _switched_to(payload: bytes) -> tuple[bytes, bytes]:
+    if len(payload) == 1:  # before 4.1 passwords were hashed in another way
+        return b"mysql_old_password", b""
+    plugin, _, salt = payload[1:].partition(b"\0")
+    return plugin, salt.removesuffix(b"\0")
+
+
+def _reply(plugin: bytes, account: Account, salt: bytes, tls: bool) -> bytes:
+    if plugin in _FIRST_REPLIES:
+        return _FIRST_REPLIES[plugin](account, salt)
+    if plugin == b"client_ed25519":
+        return _ed25519(account.password, salt)
+    if plugin == b"mysql_clear_password":
+        if not tls:
+            raise ConnectFailed(
+                "the server asks for the password in clear (mysql_clear_password), which is sent over TLS "
+                "only: use mysqls:// or tls="
+            )
+        return account.password + b"\0"
+    if plugin == b"mysql_old_password":
+        raise ConnectFailed(
+            "the server asks for mysql_old_password, which anybody who listens breaks: change the account's"
+        )
+    raise ConnectFailed(f"the server asks for the authentication method {_printable(plugin)}, not known here")
+
+
+def _native(account: Account, salt: bytes) -> bytes:
+    return bytes(_auth.scramble_native_password(account.password, salt))
+
+
+def _caching_sha2(account: Account, salt: bytes) -> bytes:
+    return bytes(_auth.scramble_caching_sha2(account.password, salt))
+
+
+# Methods with which a log-in can begin; the others come by the server's request to switch.
+_FIRST_REPLIES: dict[bytes, Callable[[Account, bytes], bytes]] = {
+    b"mysql_native_password": _native,
+    b"caching_sha2_password": _caching_sha2,
+}
+
+
+def _ed25519(password: bytes, salt: bytes) -> bytes:
+    try:
+        return bytes(_auth.ed25519_password(password, salt))
+    except RuntimeError as error:  # PyMySQL's word for a package that is not there
+        raise ConnectFailed(
+            f"client_ed25519: {error}; pip install 'reqpool[server]' at the worker"
+        ) from error
+
+
+def _encrypted(password: bytes, salt: bytes, payload: bytes) -> bytes:
+    if payload[:1] == bytes((ERR,)):
+        raise refused(payload)
+    if payload[:1] != b"\x01":
+        raise BadResponse("the server was asked for its public key and sent something else")
+    try:
+        return bytes(_auth.sha2_rsa_encrypt(password, salt, payload[1:]))
+    except RuntimeError as error:
+        raise ConnectFailed(
+            f"caching_sha2_password: {error}; pip install 'reqpool[server]' at the worker"
+        ) from error
+    except (ValueError, TypeError, AttributeError) as error:  # not PEM; a key of another sort
+        raise ConnectFailed(f"the server's public key cannot be used: {error}") from error
+
+
+def _printable(name: bytes) -> str:
+    return name[:64].decode("ascii", "backslashreplace")
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def _make_ours(session: Session) -> Generator[bytes, Any, Session]:
+    """Bring the session to what each of our statements relies on."""
+    if session.tracks:
+        _, payload = yield packet(bytes((COM_QUERY,)) + _TRACKED)
+        if payload[0] == OK:
+            return session._replace(status=read_ok(payload)[0])
+        # Servers that know the capability but not all of the variables.
+        if payload[0] != ERR or read_error(payload).number != _UNKNOWN_VARIABLE:
+            raise _unexpected(payload)
+        session = session._replace(tracks=False)
+    status = yield from _command(bytes((COM_QUERY,)) + _OURS)
+    return session._replace(status=status)
+
+
+def _command(payload: bytes) -> Generator[bytes, Any, int]:
+    """Send a command that is answered by OK."""
+    _, answer = yield packet(payload)
+    if answer[0] != OK:
+        raise _unexpected(answer)
+    return read_ok(answer)[0]
+
+
+def _unexpected(payload: bytes) -> PoolError:
+    if payload[0] == ERR:
+        return ConnectFailed(f"the session cannot be set up: {read_error(payload)}")
+    return BadResponse("the server answers neither OK nor ERR where the session is set up")
