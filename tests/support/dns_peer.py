@@ -16,7 +16,7 @@ import selectors
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dnslib
@@ -102,6 +102,42 @@ def refuses(rcode: int) -> Script:
         return [bytes(reply.pack())]
 
     return script
+
+
+def zone(records: Mapping[str, Sequence[tuple[str, str]]], *, ttl_s: int = 60) -> Script:
+    """Answer from a zone: ``zone({"www.test": [("CNAME", "web.test")], "web.test": [("A", "192.0.2.1")]})``.
+
+    Aliases are followed as a resolver does it; a name that is not there gets NXDOMAIN, and like a type that
+    is not there an SOA that lets it be remembered for ``ttl_s``.
+    """
+    known = {name.lower(): [*own] for name, own in records.items()}
+
+    def script(query: bytes) -> list[bytes]:
+        reply = dnslib.DNSRecord.parse(query).reply()
+        owner = str(reply.q.qname).rstrip(".").lower()
+        asked = dnslib.QTYPE[reply.q.qtype]
+        missing = owner not in known
+        while True:
+            own = known.get(owner, [])
+            found = [one for one in own if one[0] == asked] or [one for one in own if one[0] == "CNAME"]
+            for rtype, value in found:
+                rdata = getattr(dnslib, rtype)(value)
+                reply.add_answer(dnslib.RR(owner, getattr(dnslib.QTYPE, rtype), ttl=ttl_s, rdata=rdata))
+            if not found or found[0][0] == asked:
+                break
+            owner = found[0][1].lower()
+        if not found:
+            reply.header.rcode = dnslib.RCODE.NXDOMAIN if missing else dnslib.RCODE.NOERROR
+            soa = dnslib.SOA("ns.test", "hostmaster.test", (1, 3600, 600, 86400, ttl_s))
+            reply.add_auth(dnslib.RR("test", dnslib.QTYPE.SOA, ttl=ttl_s, rdata=soa))
+        return [bytes(reply.pack())]
+
+    return script
+
+
+def by_type(**scripts: Script) -> Script:
+    """Treat each type of question in its own way: ``by_type(A=right, AAAA=silent)``."""
+    return lambda query: scripts[dnslib.QTYPE[dnslib.DNSRecord.parse(query).q.qtype]](query)
 
 
 def both(first: Script, second: Script) -> Script:

@@ -1,0 +1,25 @@
+"""Names that a machine knows by itself: ``/etc/hosts`` (hosts(5))."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+Hosts = dict[str, tuple[str, ...]]
+"""Name, in lower case, to its addresses in the file's order."""
+
+
+def parse(text: str) -> Hosts:
+    """Read a hosts file; lines that make no sense are skipped, as glibc does."""
+    found: Hosts = {}
+    for line in text.splitlines():
+        address, *names = line.partition("#")[0].split() or [""]
+        try:
+            canonical = str(ip_address(address))
+        except ValueError:
+            continue
+        for name in names:
+            key = name.lower().rstrip(".")
+            known = found.get(key, ())
+            if canonical not in known:
+                found[key] = (*known, canonical)
+    return found
