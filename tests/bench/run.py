@@ -167,7 +167,11 @@ def _sleep_until(end_s: float, roles: processes.Roles, watch: Watch | None) -> N
 def combine(
     results: Sequence[Mapping[str, Any]], before: processes.Sample, after: processes.Sample
 ) -> Figures:
-    """Make one measurement of the producers' results and the clocks read around them."""
+    """Make one measurement of the producers' results and the clocks read around them.
+
+    Raises:
+        LoadFailed: if nothing came to a good end, of which nothing can be said.
+    """
     rate_per_s = sum(result["in_window"] / result["window_s"] for result in results)
     requests = rate_per_s * (after.at_s - before.at_s)
     cpu_s = processes.cpu_between(before, after)
@@ -177,6 +181,8 @@ def combine(
     for result in results:
         for text, count in result["errors"].items():
             errors[text] = errors.get(text, 0) + count
+    if not requests:
+        raise LoadFailed(f"nothing was completed; {errors or 'no errors'}")
     return Figures(
         rate_per_s=rate_per_s,
         cpu_us={role: seconds / requests * 1e6 for role, seconds in cpu_s.items()},

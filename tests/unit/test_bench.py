@@ -11,7 +11,7 @@ import pytest
 from bench import asked, report, tools, watches
 from bench.processes import Sample
 from bench.report import Bar, Section
-from bench.run import Figures, combine
+from bench.run import Figures, LoadFailed, combine
 from bench.sections import at_least, at_most, nothing_lost, rows
 from bench.tally import Tally
 
@@ -135,6 +135,13 @@ def test_cpu_and_rates_of_several_producers_are_one_measurement() -> None:
     assert (both.rate_per_s, both.submitted, both.lost, both.errors) == (2000.0, 5000, 1, {"x": 1})
     assert both.cpu_us == pytest.approx({"producer": 100.0, "server": 50.0})
     assert (both.idle, both.p50_us, both.p99_us) == (0.25, 7.0, None)
+
+
+def test_a_load_that_completes_nothing_has_no_figures() -> None:
+    results = [{"in_window": 0, "window_s": 2.0, "submitted": 9, "lost": 9, "errors": {"refused": 9}}]
+    sample = Sample(10.0, {"producer": 1.0}, 100.0, 200.0)
+    with pytest.raises(LoadFailed, match="refused"):
+        combine(results, sample, sample)
 
 
 def test_rounds_are_told_as_medians_and_losses_as_a_sum() -> None:
