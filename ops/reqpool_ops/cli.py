@@ -18,6 +18,7 @@ from reqpool.errors import BrokerUnavailable, PoolError
 
 from . import runtime
 from .reading import plain
+from .reading import text as printable
 
 DEFAULT_WORKERS = min(os.cpu_count() or 1, 4)
 EMBEDDED_DRAIN_S = 0.5
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.run(options)
     except (PoolError, runtime.CannotStart) as error:
-        print(f"reqpool: {error}", file=sys.stderr)
+        print(f"reqpool: {printable(str(error))}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("psutil", "reqpool_broker", "reqpool_workers"):

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import reqpool
-from reqpool_ops import cli, reading, requests, runtime
+from reqpool_ops import cli, reading, runtime
+from reqpool_ops.requests import raw
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +101,7 @@ def test_a_dead_url_is_said_within_seconds(nobody: str) -> None:
     ],
 )  # fmt: skip
 def test_escapes_stand_for_bytes(text: str, data: bytes) -> None:
-    assert requests.unescape(text) == data
+    assert raw.unescape(text) == data
 
 
 @pytest.mark.parametrize(
@@ -112,10 +113,8 @@ def test_escapes_stand_for_bytes(text: str, data: bytes) -> None:
 )  # fmt: skip
 def test_bad_escapes_are_refused(text: str, escape: str) -> None:
     with pytest.raises(reqpool.UsageError) as error:
-        requests.unescape(text)
-    assert (
-        error.value.text == f"{reading.text(text)}: {escape} is no escape; there are {requests.ESCAPES_TEXT}"
-    )
+        raw.unescape(text)
+    assert error.value.text == f"{reading.text(text)}: {escape} is no escape; there are {raw.ESCAPES_TEXT}"
 
 
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The example of docs/kinds.md as a third party's package: built, installed beside reqpool, against a real memcached."""
+"""The example of docs/kinds.md as a third party's package: built, installed, against a real memcached."""
 
 from __future__ import annotations
 

@@ -1,0 +1,150 @@
+"""``reqpool http``: one HTTP request, with the options of curl where they are the same."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import reqpool
+
+from ..reading import text as printable
+from . import secured
+from .pool import add_options, pool, show_bytes
+
+TIMEOUT_S = 30.0
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    http = commands.add_parser("http", help="send an HTTP request and print the answer's body")
+    http.add_argument(
+        "method", metavar="METHOD", nargs="?", help="default: GET, with DATA POST; it stands before the URL"
+    )
+    http.add_argument("target", metavar="URL", help="http:// or https://, or NAME/PATH of an upstream")
+    http.add_argument("-X", "--request", metavar="METHOD", help="the same, where it stands does not matter")
+    http.add_argument(
+        "-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="may be repeated"
+    )
+    http.add_argument(
+        "-d", "--data", metavar="DATA", action="append",
+        help="the body; @FILE: the file's contents, @-: standard input; repeated: joined with '&'",
+    )  # fmt: skip
+    http.add_argument("--json", action="store_true", help="DATA is JSON, and so should the answer be")
+    http.add_argument("-u", "--user", metavar="USER[:PASSWORD]", help="basic authorization")
+    http.add_argument("-i", "--include", action="store_true", help="print status and headers, too")
+    http.add_argument("-o", "--output", metavar="FILE", help="write the body there")
+    http.add_argument("-f", "--fail", action="store_true", help="a status from 400 on is an error")
+    http.add_argument("--no-redirect", action="store_true", help="a redirect is an answer")
+    http.add_argument("--max-bytes", metavar="N", type=int, help="longest body (default: 16 MiB)")
+    secured.add_options(http)
+    add_options(http, TIMEOUT_S)
+    http.set_defaults(run=run, usage=http.error)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Send the request and show the answer."""
+    if options.method and options.request:
+        options.usage("METHOD stands before the URL or behind -X, not both")
+    data = None if options.data is None else b"&".join(part(given) for given in options.data)
+    method = options.method or options.request or ("GET" if data is None else "POST")
+    target, auth = credentials(options)
+    bound = {} if options.max_bytes is None else {"max_bytes": options.max_bytes}
+    with pool(options.url) as opened:
+        future = opened.http(
+            method, target, headers=headers(options, data), data=data, auth=auth, tls=secured.tls(options),
+            follow_redirects=not options.no_redirect, timeout=options.timeout, **bound,
+        )  # fmt: skip
+        answer = future.result()
+    if options.fail:
+        answer.raise_for_status()
+    show(answer, options.include or method.upper() == "HEAD", options.output)
+    return 0
+
+
+def part(given: str) -> bytes:
+    """Return what one ``--data`` stands for."""
+    if given == "@-":
+        return sys.stdin.buffer.read()
+    if given.startswith("@"):
+        return secured.contents(given[1:])
+    return given.encode(errors="surrogateescape")
+
+
+def headers(options: argparse.Namespace, data: bytes | None) -> list[tuple[str, str]]:
+    """Return the headers to send; those that are given stand in for those that the body suggests.
+
+    Raises:
+        UsageError: if one has no colon, or the body is not the JSON it is said to be.
+    """
+    given = []
+    for line in options.header:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise reqpool.UsageError(f"{printable(line)!r} is no header; write it like 'Accept: text/plain'")
+        given.append((name.strip(), value.strip()))
+    suggested = []
+    if options.json:
+        suggested.append(("Accept", JSON))
+    if data is not None:
+        suggested.append(("Content-Type", JSON if options.json else FORM))
+        if options.json:
+            check_json(data)
+    names = {name.lower() for name, _ in given}
+    return given + [(name, value) for name, value in suggested if name.lower() not in names]
+
+
+def check_json(data: bytes) -> None:
+    """See that data is JSON.
+
+    Raises:
+        UsageError: if it is not.
+    """
+    try:
+        json.loads(data)
+    except ValueError as error:
+        raise reqpool.UsageError(f"--json, but the data is none: {printable(str(error))}") from error
+
+
+def credentials(options: argparse.Namespace) -> tuple[str, tuple[str, str] | str | None]:
+    """Return the URL and whom to send as: (user, password), a bearer token, or None.
+
+    A password goes only where a user is named, and what is in a password file for no user is a token. The
+    environment's alone is not enough: it may be meant for another command's upstream.
+    """
+    target: str = options.target
+    if options.user is not None:
+        user, colon, given = options.user.partition(":")
+        return target, (user, given if colon else secured.password(options) or "")
+    if secured.names_user(target):
+        return secured.with_password(target, secured.password(options)), None
+    return target, None if options.password_file is None else secured.password(options)
+
+
+def show(answer: reqpool.HttpResponse, head: bool, output: str | None) -> None:
+    """Print an answer.
+
+    Args:
+        answer: the answer.
+        head: print status and headers, too?
+        output: file for the body; None: standard output.
+
+    Raises:
+        UsageError: if the file cannot be written.
+    """
+    if head:
+        print(f"HTTP/1.1 {answer.status} {printable(answer.reason)}".rstrip())
+        for name, value in answer.headers.all:
+            print(f"{printable(name)}: {printable(value)}")
+        print()
+    if output is None or output == "-":
+        show_bytes(answer.content)
+        return
+    try:
+        with open(output, "wb") as file:
+            file.write(answer.content)
+    except (OSError, ValueError) as error:
+        raise reqpool.UsageError(f"{output}: {getattr(error, 'strerror', None) or error}") from error

@@ -1,0 +1,40 @@
+"""The pool that a command uses, and the options that all of them have."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import reqpool
+
+from .. import runtime
+
+DEFAULT_TIMEOUT_S = 5.0
+
+
+def add_options(command: argparse.ArgumentParser, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    """Add what every request can be told."""
+    command.add_argument(
+        "--timeout", type=float, default=timeout_s, metavar="SECONDS", help="default: %(default)g"
+    )
+    command.add_argument(
+        "--url", help="the pool (default: $REQPOOL_URL, this user's cluster, or one of its own)"
+    )
+
+
+def pool(url: str | None) -> reqpool.Pool:
+    """Open the pool a command is to use: the one named, this user's running one, or an embedded one."""
+    url = url or os.environ.get("REQPOOL_URL")
+    if not url and runtime.read_lock(runtime.default_url()) is not None:
+        url = runtime.default_url()
+    return reqpool.Pool(url) if url else reqpool.Pool()
+
+
+def show_bytes(data: bytes) -> None:
+    """Write an answer as it came; on a terminal, end the line."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    if data and sys.stdout.isatty() and not data.endswith(b"\n"):
+        sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()

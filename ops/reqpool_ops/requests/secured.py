@@ -1,0 +1,84 @@
+"""Passwords and TLS on the command line.
+
+Every user of a machine sees every process's arguments (ps), so a password in the URL is for tests; else it
+comes from ``$REQPOOL_PASSWORD``, which only the same user sees, or from a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from urllib.parse import quote
+
+import reqpool
+
+PASSWORD_VARIABLE = "REQPOOL_PASSWORD"
+
+_URL = re.compile(r"([a-z]+://)(?:([^/?#]*)@)?(.*)", re.DOTALL | re.IGNORECASE)
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of kinds with passwords and TLS."""
+    command.add_argument(
+        "--password-file",
+        metavar="FILE",
+        help=f"its first line is the password (else ${PASSWORD_VARIABLE}; in the URL all users can see it)",
+    )
+    tls = command.add_argument_group("TLS")
+    tls.add_argument("--ca", metavar="FILE", help="authorities to trust, PEM (default: the system's)")
+    tls.add_argument("--cert", metavar="FILE", help="a certificate of one's own, PEM")
+    tls.add_argument("--key", metavar="FILE", help="its key, PEM (default: in the same file)")
+    tls.add_argument("--insecure", action="store_true", help="take any certificate")
+
+
+def tls(options: argparse.Namespace) -> reqpool.Tls | None:
+    """Return what the TLS options say; None if nothing."""
+    if not (options.ca or options.cert or options.key or options.insecure):
+        return None
+    return reqpool.Tls(ca=options.ca, cert=options.cert, key=options.key, verify=not options.insecure)
+
+
+def password(options: argparse.Namespace) -> str | None:
+    """Return the password from the file or the environment; None if there is none.
+
+    Raises:
+        UsageError: if the file cannot be read.
+    """
+    if options.password_file is None:
+        return os.environ.get(PASSWORD_VARIABLE)
+    data = contents(options.password_file)
+    try:
+        return data.decode().partition("\n")[0].removesuffix("\r")
+    except UnicodeError as error:
+        raise reqpool.UsageError(f"{options.password_file}: not UTF-8") from error
+
+
+def contents(path: str) -> bytes:
+    """Return a file's contents.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise reqpool.UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def names_user(url: str) -> bool:
+    """Does a URL name a user, and no password?"""
+    found = _URL.fullmatch(url)
+    return found is not None and bool(found[2]) and ":" not in found[2]
+
+
+def with_password(url: str, secret: str | None) -> str:
+    """Return a URL with a password in it; one that has its own keeps it.
+
+    The name of an upstream in ``reqpool.toml`` stays as it is: the pool has its password.
+    """
+    found = _URL.fullmatch(url)
+    if secret is None or found is None or (found[2] and ":" in found[2]):
+        return url
+    return f"{found[1]}{found[2] or ''}:{quote(secret, safe='')}@{found[3]}"
