@@ -8,7 +8,7 @@ Some facts about llhttp this file relies on (httptools 0.9, strict as it is by d
   only, a fresh parser for each, and where a body ends is decided here.
 * It refuses what servers and proxies might read in different ways: bare CR and LF, folded lines, white space
   before a colon, several or odd Content-Length, Content-Length beside Transfer-Encoding.
-* It takes any Transfer-Encoding, a status under 100, RTSP, HTTP/2.0, and empty lines in front.
+* It takes any Transfer-Encoding, a status under 100, NUL beside it, RTSP, HTTP/2.0, and empty lines in front.
 
 The empty line is looked for here; with the above refused, it is where the head ends for llhttp too.
 """
@@ -34,6 +34,8 @@ MAX_HEAD_BYTES = 64 << 10
 """Largest head of an answer, with all 1xx heads before it."""
 
 _END = b"\r\n\r\n"
+_LINE_END = b"\r\n"
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t -~\x80-\xff]*)?\r\n")
 _FRAMING = re.compile(
     rb"\r\n(content-length|transfer-encoding|connection|location):[ \t]*([^\r]*)", re.IGNORECASE
 )
@@ -100,7 +102,7 @@ class Http11(StreamProtocol):
         data = payload[HEADER.size :]
         addition = self._additions[flags & (NAMED | NO_CREDENTIALS)]
         if addition:
-            line_end = data.find(b"\r\n") + 2
+            line_end = data.find(_LINE_END) + 2
             if line_end < 2:
                 raise UsageError("payload has no request line")
             data = b"".join((data[:line_end], addition, data[line_end:]))
@@ -171,6 +173,8 @@ class Http11(StreamProtocol):
     def _read_head(self, parser: httptools.HttpResponseParser, head: bytes, seen: int = 0) -> None:
         """Check a whole head, of which the parser has ``seen`` so many bytes, and keep what it says."""
         self._check(parser, head, head[seen:])
+        if not _STATUS_LINE.match(head):
+            raise BadResponse(f"the answer's first line is malformed: {head.partition(_LINE_END)[0][:80]!r}")
         length = _UNTIL_CLOSE
         status = parser.get_status_code()
         current = head.startswith(b"HTTP/1.1")
@@ -188,8 +192,6 @@ class Http11(StreamProtocol):
                 options += value.lower()
             elif value:
                 located = True
-        if not 100 <= status < 1000:
-            raise BadResponse(f"the answer's status is {status}")
         # RFC 9112 §9.3; §6.1: chunks under 1.0 may be what somebody in between did not understand.
         keep = current or (b"keep-alive" in options and length != _CHUNKED)
         self._keep = keep and b"close" not in options

@@ -87,7 +87,7 @@ class Chunked:
     """A body in chunks (RFC 9112 §7.1), read by llhttp.
 
     The parser gets a head of its own: what the real one says of upgrades and connections is not its affair.
-    It reads on behind the end as if another answer began there: so surplus bytes are noticed.
+    Behind the end it expects another answer: so surplus bytes are noticed.
     """
 
     __slots__ = (
@@ -113,8 +113,10 @@ class Chunked:
         self._parser.feed_data(_CHUNKED)
 
     def on_message_begin(self) -> None:
-        """llhttp: an answer begins; the first one is the made-up head's."""
-        self.surplus = self._ended
+        """llhttp: an answer begins; the first one is the made-up head's, and another stops the parser."""
+        if self._ended:
+            self.surplus = True
+            raise httptools.HttpParserError("bytes behind the end")
 
     def on_message_complete(self) -> None:
         """llhttp: the last chunk and the trailers have come."""
