@@ -49,11 +49,12 @@ def test_everything_resolv_conf_may_say() -> None:
     found = resolv_conf.parse(
         "nameserver 192.0.2.53\n"
         "nameserver 2001:db8::53\n"
+        "nameserver [127.0.0.1]:5300\n"
         "search One.test two.test.\n"
         "options ndots:2 timeout:3 attempts:4 rotate edns0\n"
     )
     assert found == ResolvConf(
-        ("192.0.2.53:53", "[2001:db8::53]:53"), ("one.test", "two.test"), 2, 3.0, 4, True
+        ("192.0.2.53:53", "[2001:db8::53]:53", "127.0.0.1:5300"), ("one.test", "two.test"), 2, 3.0, 4, True
     )
 
 

@@ -194,18 +194,25 @@ class Resolver:
         """The current step is over: take the next."""
         self._abandon(running)
         step = running.look_up.advance()
-        if isinstance(step, Step):
-            self._ask(running, step)
-            return
+        while isinstance(step, Step):
+            if self._ask(running, step):
+                return
+            step = running.look_up.advance()
         now_s = self._loop.now_s
         self._silent = {server: until_s for server, until_s in self._silent.items() if until_s > now_s}
         self._silent.update(dict.fromkeys(running.look_up.silent, now_s + SILENT_S))
         del self._running[running.host]
         self._tell(running.waiting, self._known.put(running.host, step, now_s))
 
-    def _ask(self, running: _Running, step: Step) -> None:
+    def _ask(self, running: _Running, step: Step) -> bool:
+        """Begin a step; False if it is over already."""
         now_s = self._loop.now_s
-        origin = self._origin(step.server)
+        try:
+            origin = self._origin(step.server)
+        except UsageError:  # a link-local address on an interface that is not there
+            for rtype in RTYPES:
+                running.look_up.take(rtype, "not an address of this machine's networks")
+            return False
         first = self._asked_count
         self._asked_count += len(RTYPES)
         group = LeaseGroup(
@@ -227,6 +234,7 @@ class Resolver:
         running.hurried = False
         origin.submit(lease, now_s)
         self._loop.at(min(lease.resend_s, lease.deadline_s), partial(self._watch, running, lease))
+        return True
 
     def _watch(self, running: _Running, lease: Lease, now_s: float) -> float | None:
         """A step's timer: send again, or go on when its time is up."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 
 from ..errors import UsageError
 from .address import canonical_address
@@ -13,6 +15,7 @@ MAX_SERVERS = 3
 """glibc's MAXNS: further nameserver lines have never been used by anybody."""
 FALLBACK = ("127.0.0.1:53",)
 """resolv.conf(5): without a nameserver line, the one on the local machine."""
+_WITH_PORT = re.compile(r"\[(.*)\]:([0-9]+)")
 
 
 class ResolvConf:
@@ -56,14 +59,18 @@ class ResolvConf:
 
 
 def parse(text: str) -> tuple[str, ...]:
-    """Read the nameserver lines of a resolv.conf; lines that make no sense are skipped, as glibc does."""
+    """Read the nameserver lines of a resolv.conf; lines that make no sense are skipped, as glibc does.
+
+    A server on another port is written as OpenBSD's resolv.conf(5) has it: ``nameserver [127.0.0.1]:5300``.
+    """
     servers: list[str] = []
     for line in text.splitlines():
         words = line.split()
         if len(words) >= 2 and words[0] == "nameserver":
-            try:
-                ip = canonical_address(f"[{words[1]}]" if ":" in words[1] else words[1], 53)
-            except UsageError:
-                continue
-            servers.append(ip)
+            host, port = words[1], "53"
+            with_port = _WITH_PORT.fullmatch(host)
+            if with_port:
+                host, port = with_port.groups()
+            with contextlib.suppress(UsageError):
+                servers.append(canonical_address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"))
     return tuple(servers[:MAX_SERVERS]) or FALLBACK
