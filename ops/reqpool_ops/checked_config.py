@@ -1,9 +1,9 @@
 """``reqpool.toml`` as it was when it was last found right, for the broker and for those that replace it.
 
 The supervisor reads and checks the file; the broker is handed what came of it. So what is checked is what
-runs, and a broker that is replaced starts with what its predecessor ran with, whatever has become of the file,
-of password files and of certificates meanwhile. It lies in memory (memfd_create(2)), never on disk: the secrets
-are in it.
+runs, and a broker that is replaced starts with what its predecessor ran with, whatever has become of the
+file, of password files and of certificates meanwhile. It lies in memory (memfd_create(2)), never on disk: the
+secrets are in it.
 """
 
 from __future__ import annotations
