@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.knot import KnotServer, find_knotd
+from support.mariadb import MariadbServer, find_mariadbd
 from support.memcached import SOURCES, MemcachedServer, find_memcached
 from support.redis_server import RedisServer, find_redis
 
@@ -67,4 +68,16 @@ def redis_server() -> Iterator[RedisServer]:
             pytest.skip(reason)
         pytest.fail(reason)
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariadbServer]:
+    """A real MariaDB with the users of :mod:`support.mariadb`."""
+    if find_mariadbd() is None:
+        reason = "needs mariadbd (Debian: apt-get install mariadb-server)"
+        if os.environ.get("REQPOOL_NO_INSTALL"):
+            pytest.skip(reason)
+        pytest.fail(reason)
+    with MariadbServer() as server:
         yield server

@@ -1,0 +1,235 @@
+"""A real MariaDB: mariadbd in a temporary folder, on a free loopback port and on a Unix socket.
+
+    with MariadbServer() as mariadb:
+        pool.mysql(mariadb.url(), "SELECT 1")
+        mariadb.run("KILL 7")  # by a connection of the test's own
+
+Users, with every privilege: ``app`` and ``odd`` (mysql_native_password), ``ed`` (ed25519), ``free`` (no
+password), ``secure`` (native, over TLS only); ``poor`` may do nothing. The databases ``test`` and ``bench``
+are there to use.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pymysql
+
+from .certificates import Pair
+from .ports import HOST, free_port
+from .wait import wait_until
+
+DATABASE = "test"
+PASSWORD = "secret"
+ODD_PASSWORD = "s3cret&p@ss/wörd"
+"""Of ``odd``: what it holds has to be percent-encoded in a URL."""
+
+INSTALL_WITHIN_S = 60.0
+START_WITHIN_S = 30.0
+STOP_WITHIN_S = 15.0
+
+# What a start does not need is left out, and what is written need not survive: 0.5 s to install, 0.2 s to
+# start.
+_SMALL = (
+    "--innodb-buffer-pool-size=16M",
+    "--innodb-log-file-size=4M",
+    "--innodb-data-file-path=ibdata1:4M:autoextend",
+    "--innodb-temp-data-file-path=ibtmp1:4M:autoextend",
+    "--innodb-flush-log-at-trx-commit=0",
+    "--innodb-doublewrite=0",
+    "--innodb-flush-method=nosync",
+    "--aria-pagecache-buffer-size=1M",
+)
+_SERVER = (
+    "--performance-schema=0",
+    "--skip-log-bin",
+    "--skip-name-resolve",
+    "--plugin-load-add=auth_ed25519",
+    "--max-connections=300",
+    "--max-allowed-packet=64M",
+    "--innodb-fast-shutdown=2",
+    "--innodb-buffer-pool-dump-at-shutdown=0",
+    "--local-infile=1",
+    "--character-set-server=latin1",
+)
+"""latin1 as default: that statements and answers are in utf8mb4 is then the connection's own doing."""
+
+
+def find_mariadbd() -> str | None:
+    """Return the path of mariadbd; Debian has it in /usr/sbin, which is not on every user's path."""
+    return shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin")
+
+
+class MariadbServer:
+    """A running mariadbd; a context manager.
+
+    Args:
+        options: further options of mariadbd, e.g. ``"--max-connections=3"``.
+        tls: certificate and key; None: it speaks no TLS.
+
+    Attributes:
+        host, port: where it listens.
+        address: the two in one.
+        socket: path of the Unix socket.
+    """
+
+    def __init__(self, *options: str, tls: Pair | None = None) -> None:
+        self._options = options
+        self._tls = tls
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.host = HOST
+        self.port = 0
+        self.socket = ""
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def url(
+        self, user: str = "app", password: str = PASSWORD, *, scheme: str = "mysql", database: str = DATABASE
+    ) -> str:
+        """Return a URL; an empty password is left out."""
+        secret = f":{quote(password, safe='')}" if password else ""
+        return f"{scheme}://{user}{secret}@{self.address}/{database}"
+
+    def __enter__(self) -> MariadbServer:
+        """Install it, start it, and wait until it answers.
+
+        Raises:
+            RuntimeError: if mariadbd is not installed or does not start; the text has its log.
+        """
+        program = find_mariadbd()
+        if program is None:
+            raise RuntimeError("mariadbd is not installed (Debian: apt-get install mariadb-server)")
+        self._folder = tempfile.TemporaryDirectory(prefix="reqpool-mariadb-")
+        folder = Path(self._folder.name)
+        data = folder / "data"
+        self._install(data)
+        self.port = free_port()
+        self.socket = str(folder / "mariadb.sock")
+        tls = [f"--ssl-cert={self._tls.cert}", f"--ssl-key={self._tls.key}"] if self._tls is not None else []
+        with (folder / "log").open("wb") as log:
+            # setpriv (util-linux): it ends with this process however that ends, prctl(2) PDEATHSIG.
+            self._process = subprocess.Popen(
+                [
+                    "setpriv", "--pdeathsig", "KILL", program, "--no-defaults", *_as_user(),
+                    f"--datadir={data}", f"--socket={self.socket}", f"--pid-file={folder}/pid",
+                    f"--bind-address={HOST}", f"--port={self.port}", *_SMALL, *_SERVER, *tls, *self._options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )  # fmt: skip
+        try:
+            wait_until(self._answers, START_WITHIN_S, "mariadbd answers")
+            self._make_users()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Stop it and remove its folder."""
+        self.stop()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    @property
+    def pid(self) -> int:
+        """The process id.
+
+        Raises:
+            RuntimeError: if it is not running.
+        """
+        if self._process is None:
+            raise RuntimeError("mariadbd is not running")
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Stop it as its administrator would: it says good-bye to its clients."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def connect(self, database: str | None = DATABASE) -> pymysql.Connection[Any]:
+        """Return a connection of the test's own, as root, by the Unix socket."""
+        return pymysql.connect(unix_socket=self.socket, user="root", database=database, autocommit=True)
+
+    def run(self, *statements: str, params: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+        """Run statements by a connection of the test's own; return the last one's rows."""
+        with self.connect() as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement, params)
+            return list(cursor.fetchall())
+
+    def connections(self, user: str = "app") -> list[int]:
+        """Return the ids of a user's connections."""
+        sql = "SELECT id FROM information_schema.processlist WHERE user = %s ORDER BY id"
+        return [row[0] for row in self.run(sql, params=(user,))]
+
+    def log(self) -> str:
+        """Return what it has logged."""
+        if self._folder is None:
+            return ""
+        return (Path(self._folder.name) / "log").read_text(errors="replace")
+
+    def _install(self, data: Path) -> None:
+        done = subprocess.run(
+            [
+                "mariadb-install-db", "--no-defaults", f"--datadir={data}", *_as_user(), "--skip-test-db",
+                "--auth-root-authentication-method=normal", "--skip-name-resolve", *_SMALL,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=INSTALL_WITHIN_S,
+            check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"mariadb-install-db failed:\n{done.stdout.decode(errors='replace')}")
+
+    def _answers(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            raise RuntimeError(f"mariadbd did not start:\n{self.log()}")
+        try:
+            self.connect(None).close()
+        except pymysql.err.OperationalError:  # nobody listens yet
+            return False
+        return True
+
+    def _make_users(self) -> None:
+        native, ed = "IDENTIFIED BY %s", "IDENTIFIED VIA ed25519 USING PASSWORD(%s)"
+        users = [
+            ("app", native, PASSWORD, ""),
+            ("odd", native, ODD_PASSWORD, ""),
+            ("ed", ed, PASSWORD, ""),
+            ("free", native, "", ""),
+            ("secure", native, PASSWORD, "REQUIRE SSL"),
+        ]
+        with self.connect(None) as connection, connection.cursor() as cursor:
+            for database in (DATABASE, "bench"):
+                cursor.execute(f"CREATE DATABASE {database} CHARACTER SET utf8mb4")
+            for user, how, password, require in users:
+                cursor.execute(f"CREATE USER {user} {how} {require}", (password,))
+                cursor.execute(f"GRANT ALL ON *.* TO {user}")
+            cursor.execute(f"CREATE USER poor {native}", (PASSWORD,))
+            cursor.execute("CREATE ROLE captain")
+            cursor.execute("GRANT captain TO app")
+
+
+def _as_user() -> list[str]:
+    """The option without which mariadbd refuses to run as root."""
+    return ["--user=root"] if os.geteuid() == 0 else []
