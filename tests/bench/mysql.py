@@ -16,13 +16,13 @@ from support.mariadb import MariadbServer
 from . import asked
 from .report import Section
 from .sections import Bench, Benchmark, Contestant, Service, at_least, at_most, nothing_lost
-from .services import IN_FLIGHT, MOST_PRODUCER_CPU_US, POOL, Library, one_producer, synchronous
+from .services import IN_FLIGHT, MOST_PRODUCER_CPU_US, POOL, THREADS, Library, one_producer, synchronous
 
 MANY_IN_FLIGHT = 32
 CONNECTIONS = 16
-"""Of the asynchronous peers' pools, and threads of PyMySQL's: more made none of them faster, less neither."""
+"""Of the asynchronous peers' pools: neither more nor fewer made them faster."""
 
-PYMYSQL = f"PyMySQL, {CONNECTIONS} threads"
+PYMYSQL = f"PyMySQL, {THREADS} threads"
 
 
 def one(bench: Bench) -> Section:
@@ -62,7 +62,7 @@ def peers(bench: Bench, subject: str, in_flight: int) -> dict[str, Contestant]:
     return {
         "asyncmy": lambda: bench.peer("async_load", "asyncmy", subject, *window),
         "aiomysql": lambda: bench.peer("async_load", "aiomysql", subject, *window),
-        PYMYSQL: lambda: bench.peer("thread_load", "pymysql", subject, "--threads", CONNECTIONS),
+        PYMYSQL: lambda: bench.peer("thread_load", "pymysql", subject, "--threads", THREADS),
     }
 
 
@@ -75,15 +75,13 @@ def producers(bench: Bench) -> Section:
 def serve() -> Iterator[Service]:
     """Run MariaDB, with the table in it."""
     with MariadbServer() as server:
-        connection = pymysql.connect(
-            host=server.host, port=server.port, user="app", password="secret", database="bench"
-        )
+        connection = pymysql.connect(host=server.host, port=server.port, user="free", database="bench")
         with connection, connection.cursor() as cursor:
             cursor.execute(asked.TABLE)
             rows = [asked.row_of(number) for number in range(asked.COUNT)]
             cursor.executemany("INSERT INTO bench VALUES (%s, %s, %s, %s, %s)", rows)
             connection.commit()
-        yield Service(server.url(database="bench"), [server.pid])
+        yield Service(server.url("free", "", database="bench"), [server.pid])
 
 
 BENCHMARK = Benchmark(

@@ -12,7 +12,8 @@ from .run import Figures, Watch
 from .sections import OURS, Bench, Contestant, at_most, nothing_lost, rows
 
 IN_FLIGHT = 200
-THREADS = 32
+THREADS = 8
+"""Of the blocking peers: more of them pass the GIL to and fro, and get less done."""
 PRODUCERS = 32
 MAX_CONNECTIONS = 8
 """The one limit for all producers together, as reqpool.toml says it."""
