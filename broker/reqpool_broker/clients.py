@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from reqpool import wire
-from reqpool.errors import Code, ProtocolError
+from reqpool.errors import Code, ProtocolError, UsageError
 from reqpool.wire import Flag, Reject, Verb
 
 from .life import Life
+from .pin import MAX_PINS, Pin
 from .requests import Group, Lease, Terms
 from .session import MAX_PENDING, MAX_QUEUED_BYTES, MAX_UNACKED_BATCHES, Session
 from .worker import Worker
@@ -168,9 +169,22 @@ class Clients:
 
     def _admit(self, session: Session, group: wire.Group, deadline_s: float, now_s: float) -> None:
         seqs, payloads = group.seqs, group.payloads
+        try:
+            group = self._resolved(group)
+        except UsageError as error:
+            self._ledger.fail(session, seqs, Code.USAGE, error.text, origin=group.origins[0], sent=False)
+            return
         fresh = len(set(seqs)) == len(seqs) and session.open.keys().isdisjoint(seqs)
         terms = Terms(
-            session, group.kind, group.origins, group.flags, group.priority, group.trace, deadline_s
+            session,
+            group.kind,
+            group.origins,
+            group.flags,
+            group.priority,
+            group.trace,
+            deadline_s,
+            group.settings,
+            group.pin,
         )
         if group.flags & _RESUBMITTED or not fresh:
             self._claim(session, terms, group)
@@ -186,16 +200,43 @@ class Clients:
                 seqs, payloads = tuple(pairs), tuple(pairs.values())
             if not seqs:
                 return
-        if group.pin is not None:
-            text = "this broker holds no connections for a session yet: submit without a pin"
-            self._ledger.fail(session, seqs, Code.USAGE, text, origin=group.origins[0], sent=False)
-        elif not self._has_room(session, len(seqs), sum(map(len, payloads))):
+        if not self._has_room(session, len(seqs), sum(map(len, payloads))):
             text = f"the broker holds {session.pending} requests of this session, or too much in all"
             self._ledger.fail(
                 session, seqs, Code.OVERLOADED, text, sent=False, retry_after_ms=OVERLOAD_RETRY_MS
             )
-        else:
+        elif terms.goes_to_pin:
+            self._ledger.lease_held(Group(terms, seqs, payloads), now_s)
+        elif group.pin is None or self._open_pin(session, terms, seqs, now_s):
             self._ledger.enqueue(Group(terms, seqs, payloads), now_s)
+
+    def _resolved(self, group: wire.Group) -> wire.Group:
+        """Put what the configuration knows in the place of names, and of URLs without passwords.
+
+        Raises:
+            UsageError: for a name it does not know.
+        """
+        config = self._ledger.origins.config
+        if not config.upstreams and group.origins[0][0] != "@":
+            return group
+        resolved = [config.resolve(group.kind, origin, group.settings) for origin in group.origins]
+        return group._replace(origins=tuple(name for name, _ in resolved), settings=resolved[0][1])
+
+    def _open_pin(self, session: Session, terms: Terms, seqs: tuple[int, ...], now_s: float) -> bool:
+        """Note the pin that these requests open; False, and an error for them, if that cannot be."""
+        text = ""
+        if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
+            text = "a pin is opened by one request to one upstream, which is not idempotent"
+        elif terms.pin in session.pins:
+            text = f"pin {terms.pin} is open already"
+        elif len(session.pins) >= MAX_PINS:
+            text = f"{MAX_PINS} connections are held for this session"
+        if text or terms.pin is None:
+            self._ledger.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)
+            return False
+        origin = self._ledger.origins.get(terms.kind, terms.origins[0], now_s)
+        session.pins[terms.pin] = Pin(session, terms.pin, origin)
+        return True
 
     def _has_room(self, session: Session, count: int, size_bytes: int) -> bool:
         """May the session queue so much more? The sums over all are only made for those that hold much."""
@@ -251,7 +292,7 @@ class Clients:
                     self._outbox.results.append(session.frames(batch, self._life.epoch))
 
     def _unpin(self, session: Session, pin: int, now_s: float) -> None:
-        """Nothing is held in this version, so there is nothing to let go of."""
+        self._ledger.unpin(session, pin, tell=True)
 
     def _acknowledge(self, session: Session, number: int) -> None:
         throttled = not session.has_room
@@ -266,6 +307,8 @@ class Clients:
         if session.route is not None:
             self._session_at.pop(session.route, None)
         self._acknowledge(session, session.published)
+        for pin in list(session.pins):
+            self._ledger.unpin(session, pin, tell=True)
         session.end()
         self._ledger.forget(session)
         if not session.open:

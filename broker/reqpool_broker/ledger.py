@@ -13,15 +13,17 @@ from reqpool.errors import Code
 from reqpool.wire import MAX_BATCH_BYTES, MAX_BATCH_REQUESTS, Verb
 
 from . import scheduler
+from .config import EMPTY, Config
 from .origin import SUSPECT_SPAN_S, Origin
 from .origins import Origins
 from .outbox import Outbox
+from .pin import Pin
+from .policy import Policy
 from .requests import Group, Lease, Terms
 from .session import Session
+from .upstream import Upstream
 from .worker import Grant, Worker
 
-MAX_ATTEMPTS = 3
-"""Leases an idempotent request may have behind it when a worker or a connection dies under it."""
 LEASE_GRACE_S = 0.1
 """How long past a deadline a worker may still report it; the client waits twice as long."""
 GRANT_IDLE_S = 10.0
@@ -39,11 +41,11 @@ class Ledger:
         membership: changes whenever a worker comes, goes or changes its state.
     """
 
-    def __init__(self, epoch: int, outbox: Outbox) -> None:
+    def __init__(self, epoch: int, outbox: Outbox, config: Config = EMPTY) -> None:
         self.epoch = epoch
         self.outbox = outbox
         self.workers: dict[bytes, Worker] = {}
-        self.origins = Origins()
+        self.origins = Origins(config)
         self.membership = 0
         self.submitted = 0
         self.done = 0
@@ -120,6 +122,9 @@ class Ledger:
     def enqueue(self, group: Group, now_s: float, *, front: bool = False) -> None:
         """Let a group wait for its next upstream, and mark its requests as waiting there."""
         terms = group.terms
+        if front and terms.pin is not None and not self._unhold(terms):
+            self._end_gone(terms, group.seqs)
+            return
         live = [worker for worker in self.workers.values() if worker.state == "live"]
         if live and not any(terms.kind in worker.kinds for worker in live):
             open_ = terms.session.open
@@ -129,7 +134,10 @@ class Ledger:
             text = f"no worker serves kind {terms.kind!r}; served: {served}"
             self.fail(terms.session, group.seqs, Code.USAGE, text, sent=False)
             return
-        self.origins.push(self._next_origin(terms, group.tried, now_s), group, front=front)
+        origin = self._next_origin(terms, group.tried, now_s)
+        if origin.policy.queue_timeout_s is not None:
+            group.due_s = min(group.due_s, now_s + origin.policy.queue_timeout_s)
+        self.origins.push(origin, group, front=front)
         terms.session.open.update(dict.fromkeys(group.seqs, group))
 
     def _next_origin(self, terms: Terms, tried: int, now_s: float) -> Origin:
@@ -169,20 +177,20 @@ class Ledger:
         if not owners:
             return
         kind = owners[0].kinds[origin.kind]
-        origin.limit = kind.limit
+        policy = origin.policy
+        limit = (policy.max_connections if kind.connections else policy.max_in_flight) or kind.limit
+        origin.limit = limit
         origin.last_used_s = now_s
         if kind.connections:
-            self._grant(origin, owners, kind)
+            self._grant(origin.upstream)
         queue = origin.queue
         while queue.waiting:
-            worker = scheduler.least_loaded(owners, origin.by_worker)
             if kind.connections:
-                # Twice what its connections take: without a prefetch each would idle for the broker's
-                # round trip between two requests.
-                grant = worker.grants.get(origin.name)
-                room = (grant.slots if grant else 0) * kind.depth * 2 - origin.by_worker.get(worker, 0)
+                worker = max(owners, key=lambda worker: origin.room(worker, kind.depth))
+                room = origin.room(worker, kind.depth)
             else:
-                room = kind.limit - origin.in_flight
+                worker = scheduler.least_loaded(owners, origin.by_worker)
+                room = limit - origin.upstream.in_flight
             if room <= 0:
                 return
             taken = queue.take(min(room, MAX_BATCH_REQUESTS))
@@ -200,11 +208,17 @@ class Ledger:
         now_s: float,
     ) -> None:
         terms = group.terms
+        if terms.pin is not None and not terms.goes_to_pin:
+            pin = terms.session.pins.get(terms.pin)
+            if pin is None or pin.worker is not None:
+                self._end_gone(terms, seqs)
+                return
+            pin.take(worker)
         requests = dict(zip(seqs, payloads, strict=True))
         lease = Lease(terms, origin, worker, requests, group.attempts + 1, group.tried + 1)
         terms.session.open.update(dict.fromkeys(seqs, lease))
         worker.leases[lease] = None
-        origin.leased(worker, len(seqs))
+        origin.leased(worker, len(seqs), pinned=terms.pin is not None)
         span_s = max(0.001, terms.deadline_s - now_s)
         untried = len(terms.origins) - group.tried
         if untried > 1:
@@ -218,37 +232,151 @@ class Ledger:
                 max(1, round(span_s * 1000)),
                 terms.flags,
                 lease.attempt,
-                None,
+                terms.pin,
                 terms.trace,
                 seqs,
                 payloads,
+                terms.settings,
             )
         )
 
+    # --- pins -------------------------------------------------------------------------------------
+
+    def lease_held(self, group: Group, now_s: float) -> None:
+        """Lease requests to the worker that holds their connection, at once: they wait for nobody else's."""
+        terms = group.terms
+        pin = terms.session.pins.get(terms.pin) if terms.pin is not None else None
+        if pin is None or pin.worker is None or pin.worker.route is None:
+            self._end_gone(terms, group.seqs)
+            return
+        pin.origin.last_used_s = now_s
+        self.origins.use(pin.origin)
+        self._hand(pin.origin, pin.worker, group, group.seqs, group.payloads, now_s)
+
+    def unpin(self, session: Session, number: int, *, tell: bool) -> None:
+        """A held connection is let go of, by its client, or by its worker (then there is nobody to ``tell``)."""
+        pin = session.pins.pop(number, None)
+        worker = pin.leave() if pin is not None else None
+        if pin is None or worker is None:
+            return
+        if tell and worker.route is not None:
+            head = wire.encode(Verb.UNPIN, self.epoch, worker.heartbeat_seen, session.id, number)
+            self.outbox.workers.append([worker.route, head])
+        self.origins.ready[pin.origin] = None
+        self.origins.settle(pin.origin)
+
+    def adopt_pin(self, worker: Worker, session: Session, number: int, kind: str, name: str) -> None:
+        """Book a held connection that a worker reports."""
+        now_s = session.last_heard_s
+        pin = Pin(session, number, self.origins.get(kind, name, now_s))
+        session.pins[number] = pin
+        pin.take(worker)
+        self.origins.use(pin.origin)
+
+    def _unhold(self, terms: Terms) -> bool:
+        """The first request of a pin was not run: no connection is held. False if it is not the first."""
+        pin = terms.session.pins.get(terms.pin) if terms.pin is not None else None
+        if pin is None or terms.goes_to_pin:
+            return False
+        pin.leave()
+        return True
+
+    def _end_gone(self, terms: Terms, seqs: Iterable[int]) -> None:
+        """End requests whose held connection is no more."""
+        numbers = tuple(seqs)
+        for seq in numbers:
+            terms.session.open.pop(seq, None)
+        text = "the connection held for this session is gone, and what was not committed with it"
+        self.fail(
+            terms.session,
+            numbers,
+            Code.CONNECTION_LOST,
+            text,
+            origin=terms.origins[0],
+            phase="queue",
+            sent=False,
+        )
+
+    # --- configuration ----------------------------------------------------------------------------
+
+    def reconfigure(self, config: Config) -> None:
+        """Take a new configuration; what did not change stays, open connections above all."""
+        self.origins.config = config
+        for upstream in self.origins.upstreams.values():
+            upstream.policy = config.policy_of(upstream.key)
+            for origin in upstream.origins:
+                origin.policy = config.policy_of(origin.name)
+                self.origins.ready[origin] = None
+            for (worker, name), grant in upstream.grants.items():
+                if grant.policy is not None and grant.policy != config.policy_of(name):
+                    self._send_grant(worker, name, grant)
+            if upstream.reserved > (upstream.policy.max_connections or upstream.reserved):
+                self._grant(upstream)
+
     # --- grants -----------------------------------------------------------------------------------
 
-    def _grant(self, origin: Origin, owners: list[Worker], kind: wire.KindInfo) -> None:
-        reserved = {
-            worker: grant.reserved
-            for worker in self.workers.values()
-            if (grant := worker.grants.get(origin.name)) is not None
-        }
-        wanted = -(-(origin.queue.waiting + origin.in_flight) // kind.depth)
-        for worker, level in scheduler.slots(kind.limit, wanted, owners, reserved).items():
-            self._set_grant(worker, origin, level)
+    def _grant(self, upstream: Upstream) -> None:
+        reserved: dict[str, dict[Worker, int]] = {}
+        for (worker, name), grant in upstream.grants.items():
+            reserved.setdefault(name, {})[worker] = grant.reserved
+        claims = []
+        limit = 0
+        for origin in upstream.origins:
+            owners = origin.owners(self.workers, self.membership)
+            holders = reserved.pop(origin.name, {})
+            wanted = 0
+            if owners:
+                kind = owners[0].kinds[origin.kind]
+                limit = max(limit, kind.limit)
+                wanted = origin.wanted(kind.depth)
+            claims.append(scheduler.Claim(origin.name, wanted, owners, holders))
+        # What a worker of an earlier broker holds for an origin that nobody has asked for since.
+        claims += [scheduler.Claim(name, 0, (), holders) for name, holders in reserved.items()]
+        for (worker, name), level in scheduler.slots(
+            upstream.policy.max_connections or limit, claims
+        ).items():
+            self._set_grant(worker, name, upstream, level)
 
-    def _set_grant(self, worker: Worker, origin: Origin, level: int) -> None:
-        grant = worker.grants.get(origin.name)
+    def _set_grant(self, worker: Worker, name: str, upstream: Upstream, level: int) -> None:
+        grant = worker.grants.get(name)
         if worker.route is None or (grant.slots if grant else 0) == level:
             return
         if grant is None:
-            grant = worker.grants[origin.name] = Grant()
-            origin.granted = True
+            grant = self._new_grant(worker, name, upstream)
         grant.number += 1
         grant.slots = level
         grant.reserved = max(grant.reserved, level)
-        head = wire.encode(Verb.GRANT, self.epoch, worker.heartbeat_seen, origin.name, grant.number, level)
+        self._send_grant(worker, name, grant)
+
+    def _send_grant(self, worker: Worker, name: str, grant: Grant) -> None:
+        if worker.route is None:
+            return
+        grant.policy = self.origins.config.policy_of(name)
+        head = wire.encode(
+            Verb.GRANT,
+            self.epoch,
+            worker.heartbeat_seen,
+            name,
+            grant.number,
+            grant.slots,
+            _told(grant.policy),
+        )
         self.outbox.workers.append([worker.route, head])
+
+    def _new_grant(self, worker: Worker, name: str, upstream: Upstream) -> Grant:
+        grant = worker.grants[name] = upstream.grants[worker, name] = Grant()
+        for origin in upstream.origins:
+            origin.granted |= origin.name == name
+        return grant
+
+    def _end_grant(self, worker: Worker, name: str) -> None:
+        del worker.grants[name]
+        upstream = self.origins.upstream(name)
+        del upstream.grants[worker, name]
+        for origin in upstream.origins:
+            if origin.name == name:
+                origin.granted = any(held == name for _, held in upstream.grants)
+        self.origins.desert(upstream)
 
     def granted(self, worker: Worker, origin: str, number: int, held: int) -> None:
         """Note a worker's confirmation: at most ``held`` connections are open under grant ``number``."""
@@ -256,17 +384,18 @@ class Ledger:
         if grant is None or number != grant.number or held > grant.slots:
             return
         grant.reserved = grant.slots
+        upstream = self.origins.upstream(origin)
         if not grant.slots:
-            del worker.grants[origin]
-        for named in self.origins.named(origin):
-            named.granted = any(origin in other.grants for other in self.workers.values())
-            self.origins.ready[named] = None
+            self._end_grant(worker, origin)
+        # Others at the same server may have waited for these slots.
+        self.origins.ready.update(dict.fromkeys(upstream.origins))
 
     def hold_slots(self, worker: Worker, held: dict[str, int]) -> None:
         """After a worker's HELLO: exactly the connections it names are open; no earlier grant stands."""
-        worker.grants.clear()
-        for origin, count in held.items():
-            grant = worker.grants[origin] = Grant()
+        for name in list(worker.grants):
+            self._end_grant(worker, name)
+        for name, count in held.items():
+            grant = self._new_grant(worker, name, self.origins.upstream(name))
             grant.slots = grant.reserved = count
 
     # --- ends -------------------------------------------------------------------------------------
@@ -315,7 +444,7 @@ class Ledger:
         """Take ``count`` requests, already out of ``lease.requests``, off the books."""
         origin = lease.origin
         if origin is not None:
-            origin.ended(lease.worker, count)
+            origin.ended(lease.worker, count, pinned=lease.terms.pin is not None)
             if by is not None:
                 origin.done += count
             if origin.queue.waiting:
@@ -369,13 +498,13 @@ class Ledger:
 
     def _may_rerun(self, lease: Lease, failed: wire.Failed, now_s: float) -> bool:
         terms = lease.terms
-        if terms.deadline_s <= now_s or (failed.sent and not terms.idempotent):
+        if terms.deadline_s <= now_s or terms.goes_to_pin or (failed.sent and not terms.idempotent):
             return False
         if lease.tried < len(terms.origins):
             if lease.origin is not None:
                 lease.origin.suspect_until_s = now_s + SUSPECT_SPAN_S
             return True
-        return failed.code == Code.CONNECTION_LOST and lease.attempt < MAX_ATTEMPTS
+        return failed.code == Code.CONNECTION_LOST and lease.attempt < _max_attempts(lease)
 
     def _requeue(
         self, lease: Lease, pairs: list[tuple[int, bytes]], now_s: float, *, tried: int, lost: bool
@@ -412,7 +541,7 @@ class Ledger:
             elif lease.terms.idempotent:
                 lease.requests.clear()
                 self._release(lease, len(pairs))
-                if lease.attempt < MAX_ATTEMPTS:
+                if lease.attempt < _max_attempts(lease):
                     self._requeue(lease, pairs, now_s, tried=lease.tried - 1, lost=True)
                 else:
                     text = f"{lease.attempt} workers were lost while they held it"
@@ -423,7 +552,11 @@ class Ledger:
                 text = "the worker that held it died; it may or may not have run"
                 self._end(lease, pairs, Code.OUTCOME_UNKNOWN, text)
         if dead:
-            worker.grants.clear()
+            for name in list(worker.grants):
+                self._end_grant(worker, name)
+            for pin in list(worker.pins):
+                pin.leave()
+                pin.session.pins.pop(pin.number, None)
         self.wake()
 
     def _disown(self, lease: Lease, pairs: list[tuple[int, bytes]], *, sent: bool) -> None:
@@ -443,7 +576,7 @@ class Ledger:
         worker.leases[lease] = None
         if origin is not None:
             self.origins.use(origin)
-            origin.leased(worker, len(requests))
+            origin.leased(worker, len(requests), pinned=terms.pin is not None)
         self._next_lease_due_s = min(self._next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
 
     def reconcile(self, worker: Worker, held: dict[bytes, set[int]], now_s: float) -> None:
@@ -481,19 +614,22 @@ class Ledger:
             self._expire_leases(now_s)
 
     def _expire_queue(self, origin: Origin, now_s: float) -> None:
-        late: dict[tuple[Session, int], list[int]] = {}
+        late: dict[tuple[Session, int, bool], list[int]] = {}
         for group in origin.queue.expire(now_s):
             session = group.terms.session
             seqs = group.waiting()
-            late.setdefault((session, group.attempts), []).extend(seqs)
+            late.setdefault((session, group.attempts, group.terms.deadline_s > now_s), []).extend(seqs)
             for seq in seqs:
                 del session.open[seq]
-        for (session, attempts), seqs in late.items():
+        for (session, attempts, early), seqs in late.items():
+            span_s = origin.policy.queue_timeout_s
             self.fail(
                 session,
                 seqs,
                 Code.TIMEOUT,
-                "its time was up before a worker could take it",
+                f"no connection within {span_s:g} s (queue timeout of this upstream)"
+                if early
+                else "its time was up before a worker could take it",
                 origin=origin.name,
                 phase="queue",
                 attempts=attempts,
@@ -536,7 +672,7 @@ class Ledger:
             elif origin.granted and now_s - origin.last_used_s > GRANT_IDLE_S:
                 for worker in self.workers.values():
                     if origin.name in worker.grants:
-                        self._set_grant(worker, origin, 0)
+                        self._set_grant(worker, origin.name, origin.upstream, 0)
         self.origins.forget_old(now_s)
 
     def report_origins(self, most: int) -> dict[str, dict[str, object]]:
@@ -555,6 +691,9 @@ class Ledger:
         grants = [w.grants[origin.name] for w in self.workers.values() if origin.name in w.grants]
         return {
             "kind": origin.kind,
+            "upstream": origin.upstream.key,
+            "names": [named.name for named in self.origins.config.by_key(origin.upstream.key)],
+            "pinned": sum(origin.pins.values()),
             "queued": origin.queue.waiting,
             "in_flight": origin.in_flight,
             "limit": origin.limit,
@@ -564,6 +703,25 @@ class Ledger:
             "done": origin.done,
             "failed": origin.failed,
         }
+
+
+def _max_attempts(lease: Lease) -> int:
+    """Leases an idempotent request may have behind it when a worker or a connection dies under it."""
+    return 1 + (lease.origin.policy.retries if lease.origin is not None else 0)
+
+
+def _told(policy: Policy) -> dict[str, int]:
+    """A policy as GRANT says it, docs/protocol.md#policy."""
+    about = {
+        "connect_ms": round(policy.connect_timeout_s * 1000),
+        "idle_ms": round(policy.idle_timeout_s * 1000),
+        "lifetime_ms": round(policy.lifetime_s * 1000),
+        "pin_idle_ms": round(policy.pin_idle_timeout_s * 1000),
+        "max_bytes": policy.max_response_bytes,
+    }
+    if policy.read_timeout_s is not None:
+        about["read_ms"] = round(policy.read_timeout_s * 1000)
+    return about
 
 
 def _drop_waiting(group: Group) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from reqpool import wire
 from reqpool.wire import Reject, Verb
 
+from .config import Config
 from .ledger import Ledger
 from .outbox import Outbox
 from .session import Session
@@ -35,10 +36,11 @@ class Life:
         heartbeat_ms: int,
         liveness_ms: int,
         session_expiry_ms: int,
+        config: Config,
     ) -> None:
         self.epoch = epoch
         self.outbox = Outbox()
-        self.ledger = Ledger(epoch, self.outbox)
+        self.ledger = Ledger(epoch, self.outbox, config)
         self.sessions: dict[bytes, Session] = {}
         self.succession = Succession(predecessors)
         self.malformed = {"intake": 0, "results": 0, "workers": 0}

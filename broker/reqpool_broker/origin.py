@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import scheduler
 from .queue import FairQueue
+from .upstream import Upstream
 from .worker import Worker
 
 SUSPECT_SPAN_S = 10.0
@@ -11,25 +12,32 @@ SUSPECT_SPAN_S = 10.0
 
 
 class Origin:
-    """One upstream.
+    """One way to an upstream.
 
     Attributes:
         name: e.g. ``dns://127.0.0.1:53``.
         kind: name of the kind.
+        upstream: the server, with which others may lead.
         queue: what waits.
         in_flight: requests leased.
-        by_worker: the same for each worker that has any.
+        by_worker: the same for each worker that has any, without those on held connections.
+        pins: connections held for sessions, for each worker that has any.
         owner_count: how many workers share it.
         suspect_until_s: until when it is tried last.
         granted: some worker has connection slots for it.
+        policy: how requests to it and connections there are treated.
+        limit: what the upstream may have at a time, as last worked out.
     """
 
-    def __init__(self, name: str, kind: str, now_s: float) -> None:
+    def __init__(self, name: str, kind: str, upstream: Upstream, now_s: float) -> None:
         self.name = name
         self.kind = kind
+        self.upstream = upstream
+        self.policy = upstream.policy
         self.queue = FairQueue()
         self.in_flight = 0
         self.by_worker: dict[Worker, int] = {}
+        self.pins: dict[Worker, int] = {}
         self.owner_count = 1
         self.suspect_until_s = 0.0
         self.granted = False
@@ -58,14 +66,19 @@ class Origin:
         shares = [worker.cpu_share() for worker in owners]
         self.owner_count = scheduler.owner_count(self.owner_count, shares, max(1, available))
 
-    def leased(self, worker: Worker, count: int) -> None:
+    def leased(self, worker: Worker, count: int, *, pinned: bool = False) -> None:
         self.in_flight += count
-        self.by_worker[worker] = self.by_worker.get(worker, 0) + count
+        self.upstream.in_flight += count
         worker.in_flight += count
+        if not pinned:
+            self.by_worker[worker] = self.by_worker.get(worker, 0) + count
 
-    def ended(self, worker: Worker, count: int) -> None:
+    def ended(self, worker: Worker, count: int, *, pinned: bool = False) -> None:
         self.in_flight -= count
+        self.upstream.in_flight -= count
         worker.in_flight -= count
+        if pinned:
+            return
         left = self.by_worker[worker] - count
         if left:
             self.by_worker[worker] = left
@@ -74,4 +87,19 @@ class Origin:
 
     @property
     def idle(self) -> bool:
-        return not (self.queue.waiting or self.in_flight)
+        return not (self.queue.waiting or self.in_flight or self.pins)
+
+    def wanted(self, depth: int) -> int:
+        """Connections that the load could use now, ``depth`` requests on each, and those that are held."""
+        shared = self.queue.waiting + sum(self.by_worker.values())
+        return -(-shared // depth) + sum(self.pins.values())
+
+    def room(self, worker: Worker, depth: int) -> int:
+        """How many requests a worker may be leased beside what it has.
+
+        Twice what its connections take: without a prefetch each would idle for the broker's round trip between
+        two requests.
+        """
+        grant = worker.grants.get(self.name)
+        slots = (grant.slots if grant else 0) - self.pins.get(worker, 0)
+        return max(0, slots) * depth * 2 - self.by_worker.get(worker, 0)

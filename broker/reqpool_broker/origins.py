@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from reqpool.kinds.origin import upstream_of
+
+from .config import EMPTY, Config
 from .origin import Origin
 from .requests import Group
+from .upstream import Upstream
 
 IDLE_SPAN_S = 300.0
 """How long an unused origin's counters are kept."""
@@ -20,9 +24,13 @@ class Origins:
 
     Attributes:
         ready: those to be looked at at the next leasing, in order (a dict used as an ordered set).
+        config: names and policies of upstreams.
+        upstreams: by key.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config = EMPTY) -> None:
+        self.config = config
+        self.upstreams: dict[str, Upstream] = {}
         self.ready: dict[Origin, None] = {}
         self._all: dict[tuple[str, str], Origin] = {}
         self._queued: dict[Origin, None] = {}
@@ -38,9 +46,25 @@ class Origins:
         """Find an origin; a new one if there is none."""
         origin = self._all.get((kind, name))
         if origin is None:
-            origin = self._all[kind, name] = Origin(name, kind, now_s)
+            upstream = self.upstream(name)
+            origin = self._all[kind, name] = Origin(name, kind, upstream, now_s)
+            origin.policy = self.config.policy_of(name)
+            upstream.origins[origin] = None
             self._idle[origin] = None
         return origin
+
+    def upstream(self, name: str) -> Upstream:
+        """Find the upstream that an origin's name leads to; a new one if there is none."""
+        key = upstream_of(name)
+        upstream = self.upstreams.get(key)
+        if upstream is None:
+            upstream = self.upstreams[key] = Upstream(key, self.config.policy_of(key))
+        return upstream
+
+    def desert(self, upstream: Upstream) -> None:
+        """Forget an upstream if nothing is known of it any more."""
+        if upstream.deserted:
+            self.upstreams.pop(upstream.key, None)
 
     def named(self, name: str) -> list[Origin]:
         """All origins of this name, whatever their kind. Slow."""
@@ -91,3 +115,5 @@ class Origins:
         del self._all[origin.kind, origin.name]
         self.ready.pop(origin, None)
         self._queued.pop(origin, None)
+        del origin.upstream.origins[origin]
+        self.desert(origin.upstream)

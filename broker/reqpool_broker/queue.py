@@ -25,7 +25,7 @@ class FairQueue:
 
     Attributes:
         waiting: requests in the queue that have not ended.
-        next_due_s: no group's deadline is earlier than this.
+        next_due_s: no group's waiting ends earlier than this.
     """
 
     __slots__ = ("_emptied", "_levels", "next_due_s", "waiting")
@@ -56,8 +56,8 @@ class FairQueue:
             groups.append(group)
         terms.session.queued_bytes += sum(map(len, group.payloads))
         self.waiting += len(group.seqs)
-        if terms.deadline_s < self.next_due_s:
-            self.next_due_s = terms.deadline_s
+        if group.due_s < self.next_due_s:
+            self.next_due_s = group.due_s
 
     def drop(self, group: Group) -> None:
         """Note that one request of a waiting group has ended (its seq is no longer open)."""
@@ -110,19 +110,19 @@ class FairQueue:
             del level[session]
 
     def expire(self, now_s: float) -> list[Group]:
-        """Remove and return the groups whose deadline has passed; call when ``next_due_s`` has."""
+        """Remove and return the groups that have waited long enough; call when ``next_due_s`` has passed."""
         expired = []
         next_due_s = float("inf")
         for level in self._levels:
             for session in list(level):
                 kept: deque[Group] = deque()
                 for group in level[session]:
-                    if group.terms.deadline_s <= now_s:
+                    if group.due_s <= now_s:
                         expired.append(group)
                         self._remove(group)
                     else:
                         kept.append(group)
-                        next_due_s = min(next_due_s, group.terms.deadline_s)
+                        next_due_s = min(next_due_s, group.due_s)
                 if kept:
                     level[session] = kept
                 else:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 _IDEMPOTENT = int(Flag.IDEMPOTENT)
+_OPENS = int(Flag.OPENS)
 """As a plain int, like all flags on the request path: the operators of enum.IntFlag take microseconds."""
 
 
@@ -30,11 +31,13 @@ class Terms:
         origins: upstreams to try in turn.
         flags: :class:`reqpool.wire.Flag` bits.
         priority: 0 (first) to 2 (last).
+        pin: number of the held connection they are for, or None.
         trace: trace context or None.
+        settings: what the worker needs for a connection.
         deadline_s: broker-monotonic instant at which the requests end in any case.
     """
 
-    __slots__ = ("deadline_s", "flags", "kind", "origins", "priority", "session", "trace")
+    __slots__ = ("deadline_s", "flags", "kind", "origins", "pin", "priority", "session", "settings", "trace")
 
     def __init__(
         self,
@@ -45,6 +48,8 @@ class Terms:
         priority: int,
         trace: bytes | None,
         deadline_s: float,
+        settings: bytes = b"",
+        pin: int | None = None,
     ) -> None:
         self.session = session
         self.kind = kind
@@ -52,11 +57,18 @@ class Terms:
         self.flags = flags
         self.priority = priority
         self.trace = trace
+        self.settings = settings
+        self.pin = pin
         self.deadline_s = deadline_s
 
     @property
     def idempotent(self) -> bool:
         return bool(self.flags & _IDEMPOTENT)
+
+    @property
+    def goes_to_pin(self) -> bool:
+        """Are they for a connection that is held already, and so for no other?"""
+        return self.pin is not None and not self.flags & _OPENS
 
 
 class Group:
@@ -68,12 +80,13 @@ class Group:
         tried: how many of ``terms.origins`` they have been tried at.
         seqs: sequence numbers; those before ``start`` have been taken.
         payloads: one for each of ``seqs``.
+        due_s: when waiting ends, at the deadline or before.
         start: index of the first that waits.
         gone: how many from ``start`` on have ended while they waited (cancelled, expired).
         queue: where it waits, None before that.
     """
 
-    __slots__ = ("attempts", "gone", "payloads", "queue", "seqs", "start", "terms", "tried")
+    __slots__ = ("attempts", "due_s", "gone", "payloads", "queue", "seqs", "start", "terms", "tried")
 
     def __init__(
         self,
@@ -88,6 +101,7 @@ class Group:
         self.payloads = payloads
         self.attempts = attempts
         self.tried = tried
+        self.due_s = terms.deadline_s
         self.start = 0
         self.gone = 0
         self.queue: FairQueue | None = None

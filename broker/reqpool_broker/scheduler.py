@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
 from .worker import Worker
 
@@ -45,34 +46,70 @@ def least_loaded(owners: Sequence[Worker], in_flight: Mapping[Worker, int]) -> W
     return min(owners, key=lambda worker: in_flight.get(worker, 0))
 
 
-def slots(
-    limit: int, wanted: int, owners: Sequence[Worker], reserved: Mapping[Worker, int]
-) -> dict[Worker, int]:
-    """Decide the level of each worker's grant for one origin.
+class Claim(NamedTuple):
+    """What one origin asks of its upstream's connections.
+
+    Attributes:
+        name: the origin's.
+        wanted: connections that its load could use now.
+        owners: who should hold them.
+        reserved: slots for it that workers, owners or not, may hold now.
+    """
+
+    name: str
+    wanted: int
+    owners: Sequence[Worker]
+    reserved: Mapping[Worker, int]
+
+
+def shares(limit: int, wanted: Sequence[int]) -> list[int]:
+    """Divide ``limit`` fairly: nobody gets more than it wants, and who wants more gets no less than the others.
+
+    A connection that does not divide goes to one more in each place, from the front (max-min fairness).
+    """
+    given = [0] * len(wanted)
+    left = limit
+    hungry = [place for place, want in enumerate(wanted) if want > 0]
+    while hungry and left > 0:
+        each = max(1, left // len(hungry))
+        for place in hungry:
+            more = min(each, wanted[place] - given[place], left)
+            given[place] += more
+            left -= more
+        hungry = [place for place in hungry if given[place] < wanted[place]]
+    return given
+
+
+def slots(limit: int, claims: Sequence[Claim]) -> dict[tuple[Worker, str], int]:
+    """Decide the level of each worker's grant for each origin of one upstream.
 
     What is reserved elsewhere counts until its holder confirms that it is closed, so the sum of what is
     reserved never exceeds ``limit`` at any moment, whoever freezes or dies.
 
     Args:
-        limit: most connections to the origin in the whole pool.
-        wanted: connections that the load could use now.
-        owners: who should hold them.
-        reserved: slots that workers, owners or not, may hold now.
+        limit: most connections to the upstream in the whole pool.
+        claims: one for each origin that leads there.
 
     Returns:
-        Slots for each owner, and 0 for each other holder.
+        Slots for each owner by worker and origin name, and for each other holder that has any to give up.
     """
-    levels = {worker: 0 for worker in reserved if worker not in owners}
-    if not owners:
-        return levels
-    share, rest = divmod(min(wanted, limit), len(owners))
-    fair = {worker: share + (place < rest) for place, worker in enumerate(owners)}
+    fair: dict[tuple[Worker, str], int] = {}
+    for claim, total in zip(claims, shares(limit, [claim.wanted for claim in claims]), strict=True):
+        share, rest = divmod(total, len(claim.owners)) if claim.owners else (0, 0)
+        for place, worker in enumerate(claim.owners):
+            fair[worker, claim.name] = share + (place < rest)
+    reserved = {(worker, claim.name): n for claim in claims for worker, n in claim.reserved.items()}
     free = max(0, limit - sum(reserved.values()))
-    short = sum(max(0, fair[worker] - reserved.get(worker, 0)) for worker in owners) > free
-    for worker in owners:
-        holds = reserved.get(worker, 0)
-        more = min(max(0, fair[worker] - holds), free)
+    short = sum(max(0, share - reserved.get(who, 0)) for who, share in fair.items()) > free
+    levels: dict[tuple[Worker, str], int] = {}
+    for claim in claims:
+        for worker in claim.reserved:
+            if worker not in claim.owners and (claim.owners or short):
+                levels[worker, claim.name] = 0
+    for who, share in fair.items():
+        holds = reserved.get(who, 0)
+        more = min(max(0, share - holds), free)
         free -= more
         # Who holds more than its share gives it up only when somebody else goes short.
-        levels[worker] = fair[worker] if short and holds > fair[worker] else holds + more
+        levels[who] = share if short and holds > share else holds + more
     return levels

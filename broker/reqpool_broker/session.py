@@ -11,6 +11,7 @@ from reqpool import wire
 from reqpool.wire import Verb
 
 if TYPE_CHECKING:
+    from .pin import Pin
     from .requests import Group, Lease
     from .worker import Worker
 
@@ -67,6 +68,7 @@ class Session:
         resumed: at its last HELLO the session was known, so all it ever submitted is known too.
         epoch_changed: at its last HELLO it came from an earlier life of the broker.
         never_ran: ranges of seqs that were dropped from the queue when the session expired.
+        pins: connections held for it, by the number its client gave them.
     """
 
     def __init__(self, id_: bytes, now_s: float) -> None:
@@ -95,6 +97,7 @@ class Session:
         self.resumed = False
         self.epoch_changed = False
         self.never_ran: list[tuple[int, int]] = []
+        self.pins: dict[int, Pin] = {}
         self.done = 0
 
     def begin(self, route: bytes, *, resumed: bool, epoch_changed: bool, now_s: float) -> None:

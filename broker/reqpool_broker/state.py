@@ -13,6 +13,7 @@ from typing import Any
 from reqpool import wire
 
 from .clients import Clients
+from .config import EMPTY, Config
 from .life import Life
 from .workers import Workers
 
@@ -32,6 +33,7 @@ class Broker:
         heartbeat_ms: span between two heartbeats.
         liveness_ms: silence after which a peer counts as lost.
         session_expiry_ms: silence after which a session is forgotten.
+        config: names and policies of upstreams.
 
     Attributes:
         clients: the intake and results sockets' side.
@@ -50,9 +52,10 @@ class Broker:
         heartbeat_ms: int = wire.HEARTBEAT_MS,
         liveness_ms: int = wire.LIVENESS_MS,
         session_expiry_ms: int = wire.SESSION_EXPIRY_MS,
+        config: Config = EMPTY,
     ) -> None:
         self.epoch = random.SystemRandom().getrandbits(48) | 1 if epoch is None else epoch
-        self._life = Life(self.epoch, predecessors, heartbeat_ms, liveness_ms, session_expiry_ms)
+        self._life = Life(self.epoch, predecessors, heartbeat_ms, liveness_ms, session_expiry_ms, config)
         self.outbox = self._life.outbox
         self.ledger = self._life.ledger
         self.sessions = self._life.sessions
@@ -66,6 +69,15 @@ class Broker:
         self._rated = (now_s, 0, 0)
         self._next_heartbeat_s = now_s
         self._next_second_s = now_s
+
+    @property
+    def config(self) -> Config:
+        """Names and policies of upstreams."""
+        return self.ledger.origins.config
+
+    def reconfigure(self, config: Config, now_s: float) -> None:
+        """Take a new configuration. What it does not change goes on as it was; call :meth:`flush` after it."""
+        self.ledger.reconfigure(config)
 
     def flush(self, now_s: float) -> None:
         """Decide what the messages taken since the last flush ask for; once per turn of the loop."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from reqpool.wire import KindInfo
 
 if TYPE_CHECKING:
+    from .pin import Pin
+    from .policy import Policy
     from .requests import Lease
 
 State = Literal["live", "draining", "suspect"]
@@ -22,12 +24,14 @@ class Grant:
         number: counts up with every GRANT sent.
         slots: what the last GRANT allows.
         reserved: what the worker may hold as far as is certain: the most that any GRANT since its last
-            confirmed one allowed. The sum over all workers never exceeds the origin's limit.
+            confirmed one allowed. The sum over all workers and origins never exceeds the upstream's limit.
+        policy: what the last GRANT said besides, None if none was sent.
     """
 
-    __slots__ = ("number", "reserved", "slots")
+    __slots__ = ("number", "policy", "reserved", "slots")
 
     def __init__(self) -> None:
+        self.policy: Policy | None = None
         self.number = 0
         self.slots = 0
         self.reserved = 0
@@ -44,6 +48,7 @@ class Worker:
         leases: what it holds, in the order of leasing (a dict used as an ordered set).
         in_flight: requests in those leases.
         grants: origin name to its connection slots.
+        pins: connections it holds for sessions (a dict used as an ordered set).
         received: number of the last RESULTS processed without a gap.
         base: RESULTS of earlier connections; ``base + number`` is unique in the worker's life.
         parts: ``base + number`` of a RESULTS to how many batches published from it are not yet
@@ -63,6 +68,7 @@ class Worker:
         self.leases: dict[Lease, None] = {}
         self.in_flight = 0
         self.grants: dict[str, Grant] = {}
+        self.pins: dict[Pin, None] = {}
         self.welcomed_s = now_s
         self.last_heard_s = now_s
         self.heartbeat_seen = 0

@@ -91,6 +91,7 @@ class Workers:
         kinds = wire.kinds(about.get("kinds", ()))
         held = wire.held(about.get("held", ()))
         slots = wire.slots(about.get("slots", ()))
+        pins = wire.pins(about.get("pins", ()))
         worker = self._ledger.workers.get(id_)
         if worker is None and len(self._ledger.workers) >= MAX_WORKERS:
             self._life.reject(self._outbox.workers, route, Reject.OVERLOADED, "too many workers")
@@ -112,7 +113,9 @@ class Workers:
         }
         self._outbox.workers.append([route, wire.encode(Verb.WELCOME, version, welcome)])
         self._ledger.hold_slots(worker, slots)
-        self._take_held(worker, held, now_s, foreign=about.get("epoch") != self._life.epoch)
+        foreign = about.get("epoch") != self._life.epoch
+        self._take_held(worker, held, now_s, foreign=foreign)
+        self._take_pins(worker, pins, now_s, foreign=foreign)
         self._life.succession.report(id_)
         self._clients.settle_awaited(id_, now_s, accounted=True)
 
@@ -129,6 +132,27 @@ class Workers:
             else:
                 for seq in unknown:
                     self._ledger.cancel_at(worker, session_id, seq)
+
+    def _take_pins(
+        self, worker: Worker, pins: list[tuple[bytes, int, str, str]], now_s: float, *, foreign: bool
+    ) -> None:
+        """Bring what is known of held connections in line with what the worker holds."""
+        reported = {(session_id, number) for session_id, number, _, _ in pins}
+        for pin in list(worker.pins):
+            if (pin.session.id, pin.number) not in reported:
+                self._ledger.unpin(pin.session, pin.number, tell=False)
+        for session_id, number, kind, name in pins:
+            session = self.sessions.get(session_id)
+            if session is None and foreign and len(self.sessions) < MAX_SESSIONS:
+                session = self.sessions[session_id] = Session(session_id, now_s)
+            pin_known = session.pins.get(number) if session is not None else None
+            if pin_known is not None and pin_known.worker is worker:
+                continue
+            if session is not None and foreign and pin_known is None:
+                self._ledger.adopt_pin(worker, session, number, kind, name)
+            elif worker.route is not None:
+                head = wire.encode(Verb.UNPIN, self._life.epoch, worker.heartbeat_seen, session_id, number)
+                self._outbox.workers.append([worker.route, head])
 
     def _results(
         self,
@@ -187,7 +211,9 @@ class Workers:
         self._ledger.granted(worker, origin, grant, held)
 
     def _unpin(self, worker: Worker, session: bytes, pin: int, now_s: float) -> None:
-        """Nothing is held in this version, so there is nothing to note."""
+        known = self.sessions.get(session)
+        if known is not None and (held := known.pins.get(pin)) is not None and held.worker is worker:
+            self._ledger.unpin(known, pin, tell=False)
 
     def _drain(self, worker: Worker, now_s: float) -> None:
         worker.state = "draining"

@@ -18,10 +18,13 @@ from .errors import (
     ClusterError,
     ConnectFailed,
     ConnectionLost,
+    HttpError,
+    MysqlError,
     OutcomeUnknown,
     Overloaded,
     PoolError,
     ProtocolError,
+    RedisError,
     RequestTimeout,
     UpstreamError,
     UpstreamRefused,
@@ -31,7 +34,11 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .future import Future
+    from .held import MysqlSession, RedisSession
     from .kinds.dns_answer import DnsAnswer
+    from .kinds.http_response import HttpResponse
+    from .kinds.mysql_result import MysqlResult
+    from .kinds.origin import Tls
     from .pool import Pool
     from .stats import Stats
 
@@ -44,13 +51,21 @@ __all__ = [
     "ConnectionLost",
     "DnsAnswer",
     "Future",
+    "HttpError",
+    "HttpResponse",
+    "MysqlError",
+    "MysqlResult",
+    "MysqlSession",
     "OutcomeUnknown",
     "Overloaded",
     "Pool",
     "PoolError",
     "ProtocolError",
+    "RedisError",
+    "RedisSession",
     "RequestTimeout",
     "Stats",
+    "Tls",
     "UpstreamError",
     "UpstreamRefused",
     "UsageError",
@@ -58,7 +73,17 @@ __all__ = [
 ]
 
 # Broker and workers import reqpool.wire and reqpool.errors: they need none of these, nor their memory.
-_LAZY = {"DnsAnswer": "kinds.dns_answer", "Future": "future", "Pool": "pool", "Stats": "stats"}
+_LAZY = {
+    "DnsAnswer": "kinds.dns_answer",
+    "Future": "future",
+    "HttpResponse": "kinds.http_response",
+    "MysqlResult": "kinds.mysql_result",
+    "MysqlSession": "held",
+    "Pool": "pool",
+    "RedisSession": "held",
+    "Stats": "stats",
+    "Tls": "kinds.origin",
+}
 
 
 def __getattr__(name: str) -> Any:

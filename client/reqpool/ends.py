@@ -13,6 +13,8 @@ from .delivery import Delivery
 from .errors import Code
 from .future import Future
 
+_AGAIN = int(Code.AGAIN)
+
 
 class Ends:
     """Ends requests that were taken out of the table of those pending.
@@ -23,6 +25,8 @@ class Ends:
         timeouts: with RequestTimeout.
         cancelled: cancelled ones.
         silent: run no more callbacks.
+        again: requests that go on, each with the answer it has so far; no longer in the table. The caller of
+            :meth:`complete` empties it.
     """
 
     def __init__(self, pending: dict[int, Future[Any]], delivery: Delivery) -> None:
@@ -34,6 +38,7 @@ class Ends:
         """
         self.completed = self.failed = self.timeouts = self.cancelled = 0
         self.silent = False
+        self.again: list[tuple[Future[Any], bytes]] = []
         self._pending = pending
         self._delivery = delivery
         self._taken: list[Future[Any] | None] = []
@@ -58,11 +63,15 @@ class Ends:
             if future is None:
                 continue
             if code or future._made_condition is not None:
+                if code == _AGAIN:
+                    self.again.append((future, data))
+                    continue
                 self._count(code)
                 future.end(FINISHED, code, data, now_s)
             else:
                 # Future.end(), written out: this is the loop that every answer passes.
                 self.completed += 1
+                future._ended_s = now_s
                 future._data = data
                 future._state = FINISHED
             future.payload = b""
@@ -78,6 +87,8 @@ class Ends:
         """Put in order what an exception left half done in :meth:`complete`."""
         taken = [future for future in self._taken if future is not None]
         self._taken.clear()
+        taken += [future for future, _ in self.again]
+        self.again.clear()
         # The broker publishes the batch again, as it was not acknowledged.
         self._pending.update((future.seq, future) for future in taken if future._state is PENDING)
         self.told([future for future in taken if future._state is not PENDING])

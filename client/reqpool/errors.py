@@ -17,6 +17,8 @@ class Code(IntEnum):
     OK = 0
     USAGE = 1
     PROTOCOL = 2
+    AGAIN = 3
+    """No end: the client half of the kind makes a further request of the answer (a redirect, say)."""
     BROKER_UNAVAILABLE = 10
     OVERLOADED = 11
     WORKER_LOST = 12
@@ -151,3 +153,46 @@ class BadResponse(UpstreamError, code=Code.BAD_RESPONSE):
 
 class UpstreamRefused(UpstreamError, code=Code.UPSTREAM_REFUSED):
     """The pool's policy for this upstream refuses the request."""
+
+
+class HttpError(UpstreamError):
+    """An HTTP answer's status says that it failed; raised by ``HttpResponse.raise_for_status`` alone.
+
+    Attributes:
+        status: 400 or more.
+        response: the :class:`~reqpool.HttpResponse`.
+    """
+
+    def __init__(self, text: str = "", *, status: int = 0, response: Any = None, **about: Any) -> None:
+        super().__init__(text, **about)
+        self.status = status
+        self.response = response
+
+
+class RedisError(UpstreamError):
+    """Redis answered with an error.
+
+    Attributes:
+        reply_code: its first word: ``ERR``, ``WRONGTYPE``, ``MOVED``, ``LOADING``, ``READONLY`` …
+    """
+
+    def __init__(self, text: str = "", *, reply_code: str = "ERR", **about: Any) -> None:
+        super().__init__(text, **about)
+        self.reply_code = reply_code
+
+
+class MysqlError(UpstreamError):
+    """MySQL or MariaDB answered with an error.
+
+    Attributes:
+        number: the server's, e.g. 1062 (duplicate entry).
+        sqlstate: five characters, e.g. ``"23000"``.
+    """
+
+    def __init__(self, text: str = "", *, number: int = 0, sqlstate: str = "HY000", **about: Any) -> None:
+        super().__init__(text, **about)
+        self.number = number
+        self.sqlstate = sqlstate
+
+    def __str__(self) -> str:
+        return f"{self.number} ({self.sqlstate}): {super().__str__()}"

@@ -82,6 +82,7 @@ class Future(concurrent.futures.Future[T]):
         "callback",
         "connection",
         "deadline_s",
+        "note",
         "payload",
         "priority",
         "resubmitted",
@@ -93,6 +94,8 @@ class Future(concurrent.futures.Future[T]):
     # Made in the instance's dict when first needed; these are what is seen until then.
     _made_condition: threading.Condition | None = None
     _made_callbacks: deque[Callable[[Any], object]] | None = None
+    trail: tuple[Any, ...] = ()
+    """See :class:`~reqpool.kinds.Asked`."""
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class Future(concurrent.futures.Future[T]):
         deadline_s: float,
         priority: int,
         callback: Callable[[Any], object] | None,
+        note: Any = None,
     ) -> None:
         # Not calling super().__init__() is the point: see the top of this file.
         self._owner = owner
@@ -119,6 +123,7 @@ class Future(concurrent.futures.Future[T]):
         self.deadline_s = deadline_s
         self.priority = priority
         self.callback = callback
+        self.note = note
         self.connection = 0
         """Number of the connection it was last sent on, 0 if never sent."""
         self.resubmitted = 0
@@ -130,6 +135,11 @@ class Future(concurrent.futures.Future[T]):
     def request_id(self) -> str:
         """``"<session hex>-<sequence>"``, as in errors and in the pool's own logs."""
         return f"{self._owner.session_hex}-{self.seq}"
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from submission to the end; so far, while it is pending."""
+        return (self._ended_s or time.monotonic()) - self.submitted_s
 
     def done(self) -> bool:
         """Return True if the request has ended: with a result, an error, or cancelled."""
@@ -256,7 +266,7 @@ class Future(concurrent.futures.Future[T]):
         code, data = self._code, self._data
         if code == 0:
             try:
-                value = self.route.kind.decode(data)
+                value = self.route.kind.decode(data, self)
             except PoolError as error:
                 value = self._fill(error)
             except Exception as error:
@@ -386,7 +396,8 @@ class Future(concurrent.futures.Future[T]):
         self._owner.watch()
         # One that holds it has been here before; its ender may be waiting for it to let go.
         if self.seq not in self._owner.pending and not condition._is_owned():  # type: ignore[attr-defined]
-            while self._state is PENDING:
+            # One that goes on under another number comes back there.
+            while self._state is PENDING and self.seq not in self._owner.pending:
                 self._owner.end_if_abandoned(self)
                 time.sleep(0)
         return condition

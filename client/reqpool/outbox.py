@@ -11,6 +11,7 @@ from . import wire
 from .future import Future
 
 _IDEMPOTENT = int(wire.Flag.IDEMPOTENT)
+_OPENS = int(wire.Flag.OPENS)
 BUCKETS_PER_S = 64
 """Requests whose deadlines lie in the same 1/64 s share a group, and the later end as its deadline."""
 
@@ -67,12 +68,13 @@ def next_batch(
                 route.kind.name,
                 route.origins,
                 min(max(span_ms, 0), wire.MAX_SPAN_MS),
-                resubmitted | (_IDEMPOTENT if route.idempotent else 0),
+                resubmitted | (_IDEMPOTENT if route.idempotent else 0) | (_OPENS if route.opens else 0),
                 priority,
-                None,
+                route.pin,
                 None,
                 seqs,
                 payloads,
+                route.settings,
             )
         )
     return entries, earliest_s

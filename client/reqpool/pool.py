@@ -7,10 +7,9 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from . import address, host, kinds, wire
 from .delivery import Handoff
@@ -18,22 +17,18 @@ from .embedded import Embedded
 from .errors import UsageError
 from .future import Future
 from .kinds import Kind, Route
+from .requests import Callback, Requests
 from .stats import Stats
 from .stub import Stub
 
-if TYPE_CHECKING:
-    from .kinds.dns_answer import DnsAnswer
-
 Item = TypeVar("Item")
 T = TypeVar("T")
-Callback = Callable[[Future[T]], object]
-
 MAX_TIMEOUT_S = wire.MAX_SPAN_MS / 1000
 CLOSE_SECONDS = 5.0
 """How long closing without draining waits for callbacks that run."""
 
 
-class Pool:
+class Pool(Requests):
     """A door to a pool of workers: hand in a request, get called back.
 
     Opens no socket and starts no thread before its first request, so it can be made at import, before
@@ -102,95 +97,6 @@ class Pool:
 
     # --- requests -------------------------------------------------------------------------------
 
-    def dns(
-        self,
-        name: str,
-        rtype: str | int = "A",
-        *,
-        server: str | Sequence[str] | None = None,
-        timeout: float | None = None,
-        callback: Callback[DnsAnswer] | None = None,
-        priority: int = 1,
-        block: bool = False,
-    ) -> Future[DnsAnswer]:
-        """Look a name up.
-
-        Args:
-            name: the name; IDNA is applied.
-            rtype: record type, by name or number.
-            server: ``host[:port]``, or 1 to 8 of them, tried in turn; None: the system's.
-            timeout: see :class:`Pool`.
-            callback: see :class:`Pool`.
-            priority: see :class:`Pool`.
-            block: see :class:`Pool`.
-
-        Returns:
-            The future of the answer. NXDOMAIN and the like are answers, with an ``rcode``.
-        """
-        route, payload = kinds.find("dns").encode(server, name, rtype=rtype)
-        return self._submit(route, payload, timeout, callback, priority, block)
-
-    def udp(
-        self,
-        address: str,
-        data: bytes,
-        *,
-        timeout: float | None = None,
-        callback: Callback[bytes] | None = None,
-        priority: int = 1,
-        idempotent: bool | None = None,
-        block: bool = False,
-    ) -> Future[bytes]:
-        """Send a datagram to ``host:port`` and get the datagram that answers it.
-
-        Args:
-            address: ``host:port``.
-            data: the datagram.
-            timeout: see :class:`Pool`.
-            callback: see :class:`Pool`.
-            priority: see :class:`Pool`.
-            idempotent: see :class:`Pool`.
-            block: see :class:`Pool`.
-        """
-        return self.submit(
-            "udp", address, data,
-            timeout=timeout, callback=callback, priority=priority, idempotent=idempotent, block=block,
-        )  # fmt: skip
-
-    def tcp(
-        self,
-        address: str,
-        data: bytes,
-        *,
-        until: bytes | None = None,
-        length: int | None = None,
-        max_bytes: int | None = None,
-        timeout: float | None = None,
-        callback: Callback[bytes] | None = None,
-        priority: int = 1,
-        idempotent: bool | None = None,
-        block: bool = False,
-    ) -> Future[bytes]:
-        """Send bytes to ``host:port`` and get bytes: until a delimiter, a length, or close.
-
-        Args:
-            address: ``host:port``.
-            data: what to send.
-            until: the answer ends with these bytes, which are part of it.
-            length: the answer has this many bytes. Neither: it ends when the peer closes.
-            max_bytes: a longer answer is BadResponse; None: the kind's limit.
-            timeout: see :class:`Pool`.
-            callback: see :class:`Pool`.
-            priority: see :class:`Pool`.
-            idempotent: see :class:`Pool`.
-            block: see :class:`Pool`.
-        """
-        options = {} if max_bytes is None else {"max_bytes": max_bytes}
-        return self.submit(
-            "tcp", address, data, until=until, length=length, **options,
-            timeout=timeout, callback=callback, priority=priority, idempotent=idempotent, block=block,
-        )  # fmt: skip
-
     def submit(
         self,
         kind: str | Kind,
@@ -219,12 +125,10 @@ class Pool:
         """
         if isinstance(kind, str):
             kind = kinds.find(kind)
-        route, data = kind.encode(target, payload, **options)
+        route, data, note = kind.encode(target, payload, **options)
         if idempotent is not None:
-            if type(idempotent) is not bool:
-                raise UsageError(f"idempotent={idempotent!r}: True, False or None")
-            route = _with_idempotence(route, idempotent)
-        return self._submit(route, data, timeout, callback, priority, block)
+            route = kinds.with_idempotence(route, idempotent)
+        return self.ask(route, data, note, timeout, callback, priority, block)
 
     def map(
         self,
@@ -335,15 +239,28 @@ class Pool:
 
     # --- inner ----------------------------------------------------------------------------------
 
-    def _submit(
+    def take_pin(self) -> tuple[Stub, int]:
+        """Return this process's session and a new number for a held connection. For :class:`~.held.Held`."""
+        stub = self._stub
+        if stub is None or stub.abandoned:
+            stub = self._open()
+        return stub, stub.new_pin()
+
+    def has_session(self, stub: Stub | None) -> bool:
+        """Is this still the process's session? For :class:`~.held.Held`."""
+        return stub is not None and stub is self._stub and not stub.abandoned
+
+    def ask(
         self,
         route: Route,
         payload: bytes,
+        note: Any,
         timeout: float | None,
         callback: Callback[Any] | None,
         priority: int,
         block: bool,
     ) -> Future[Any]:
+        """See :class:`~.requests.Requests`."""
         timeout_s = self._timeout_s if timeout is None else _checked_timeout(timeout)
         # What is wrong here would make the whole message illegal, and all requests in it.
         if type(payload) is not bytes:
@@ -361,7 +278,7 @@ class Pool:
             stub = self._stub
             if stub is None or stub.abandoned:
                 stub = self._open()
-            future = stub.submit(route, payload, timeout_s, callback, priority, block)
+            future = stub.submit(route, payload, note, timeout_s, callback, priority, block)
             if future is not None:
                 return future
             if not stub.abandoned:
@@ -400,8 +317,3 @@ def _checked_timeout(timeout: float) -> float:
     if not 0 < timeout_s <= MAX_TIMEOUT_S:
         raise UsageError(f"timeout={timeout!r}: seconds, over 0 and at most 24 h")
     return timeout_s
-
-
-@lru_cache(4096)
-def _with_idempotence(route: Route, idempotent: bool) -> Route:
-    return route if route.idempotent is idempotent else Route(route.kind, route.origins, idempotent)

@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
@@ -27,7 +28,7 @@ from .delivery import Delivery
 from .driver import Driver
 from .embedded import Embedded
 from .ends import Ends
-from .errors import Code, Overloaded, ProtocolError
+from .errors import BadResponse, Code, Overloaded, PoolError, ProtocolError
 from .future import Future
 from .kinds import Route
 from .link import MESSAGES_PER_TURN, Link
@@ -44,6 +45,9 @@ GOODBYE_LINGER_MS = 200
 """How long ZeroMQ may take to send what was said before closing."""
 RETRY_AFTER_S = 0.05
 """What ``Overloaded`` advises when the table is full: it empties by hundreds per batch of results."""
+
+UNPINNED_REMEMBERED = 1_000
+"""Pins let go of lately, about which a new connection's broker is told once more."""
 
 
 class Stub:
@@ -80,6 +84,9 @@ class Stub:
         self._alone: deque[Future[Any]] = deque()
         self._suspects: set[int] = set()
         self._cancels: deque[Future[Any]] = deque()
+        self._next_pin: Callable[[], int] = itertools.count(1).__next__
+        self._unpins: deque[int] = deque()
+        self._unpinned: deque[int] = deque(maxlen=UNPINNED_REMEMBERED)
         self.closing = False
         self.stopped = False
         self.abandoned = False
@@ -104,6 +111,7 @@ class Stub:
         self,
         route: Route,
         payload: bytes,
+        note: Any,
         timeout_s: float,
         callback: Callable[[Any], object] | None,
         priority: int,
@@ -127,7 +135,9 @@ class Stub:
             if self.closing:
                 return None
         seq = self._next_seq()
-        future: Future[Any] = Future(self, seq, route, payload, now_s, now_s + timeout_s, priority, callback)
+        future: Future[Any] = Future(
+            self, seq, route, payload, now_s, now_s + timeout_s, priority, callback, note
+        )
         pending[seq] = future
         self._outbox.append(future)
         if self._idle:
@@ -144,8 +154,12 @@ class Stub:
 
     def cancel(self, future: Future[Any]) -> bool:
         """See :class:`~reqpool.future.Owner`."""
-        if self.pending.pop(future.seq, None) is None:
-            return False
+        while self.pending.pop(future.seq, None) is None:
+            # Ended, or about to; or it goes on under another number in an instant.
+            if future._state is not PENDING:
+                return False
+            self.end_if_abandoned(future)
+            time.sleep(0)
         future.end(CANCELLED_AND_NOTIFIED, Code.CANCELLED, _CANCELLED, monotonic())
         self._cancels.append(future)
         if self._idle:
@@ -153,6 +167,17 @@ class Stub:
         self._driver.unpark()
         self._ends.told([future])
         return True
+
+    def new_pin(self) -> int:
+        """Return the number of a new pin. From any thread."""
+        return self._next_pin()
+
+    def unpin(self, pin: int) -> None:
+        """Let go of a held connection. From any thread."""
+        self._unpins.append(pin)
+        if self._idle:
+            self._wake()
+        self._driver.unpark()
 
     def lead(self, future: Future[Any], until_s: float) -> None:
         """See :class:`~reqpool.future.Owner`."""
@@ -267,11 +292,11 @@ class Stub:
 
     def is_waiting(self) -> bool:
         """See :class:`~reqpool.driver.Loop`."""
-        return bool(self.pending or self._outbox or self._cancels or self.closing)
+        return bool(self.pending or self._outbox or self._cancels or self._unpins or self.closing)
 
     def is_lone(self) -> bool:
         """See :class:`~reqpool.driver.Loop`."""
-        if self._cancels or self.closing or len(self.pending) > 1:
+        if self._cancels or self._unpins or self.closing or len(self.pending) > 1:
             return False
         return not any(
             future.has_callbacks() or future._made_condition is not None
@@ -300,7 +325,12 @@ class Stub:
     def _sleep(self, until_s: float) -> bool:
         """Sleep until something may have come in, or ``until_s``; False if there was work at once."""
         self._idle = True
-        if (self._outbox and not self._link.blocked) or self._cancels or (self.closing and not self.pending):
+        if (
+            (self._outbox and not self._link.blocked)
+            or self._cancels
+            or (self._unpins and self._session.state is State.OPEN)
+            or (self.closing and not self.pending)
+        ):
             self._idle = False
             return False
         self._link.sleep(until_s - monotonic())
@@ -342,6 +372,8 @@ class Stub:
                 case Results(flat):
                     self._batches_in += 1
                     self._ends.complete(flat, now_s)
+                    if self._ends.again:
+                        self._go_on()
                     self._session.settle()
                 case Send(frame):
                     self._link.send(frame)
@@ -372,6 +404,9 @@ class Stub:
     # --- what goes out --------------------------------------------------------------------------
 
     def _resubmit(self, never_ran: tuple[tuple[int, int], ...]) -> None:
+        # What was let go of on a connection that broke may not have arrived; the broker ignores repetitions.
+        self._unpins.extend(self._unpinned)
+        self._unpinned.clear()
         pending = list(self.pending.values())
         unrun = within((future.seq for future in pending), never_ran) if never_ran else ()
         for future in pending:
@@ -382,6 +417,29 @@ class Stub:
         self._backlog = deque(future for future in pending if future.seq not in suspects)
         self._alone = deque(future for future in pending if future.seq in suspects)
         self._suspects = {future.seq for future in self._alone}
+
+    def _go_on(self) -> None:
+        """Make the next requests of those whose answer asks for one, each under its future and deadline."""
+        again = self._ends.again
+        while again:
+            future, data = again[-1]
+            try:
+                route, payload, note, step = future.route.kind.follow(data, future)
+                if type(payload) is not bytes or len(payload) > wire.MAX_PAYLOAD_BYTES:
+                    raise BadResponse("what it asks for next is too large")
+            except Exception as error:
+                again.pop()
+                known = error if isinstance(error, PoolError) else BadResponse(f"cannot go on: {error!r}")
+                verdict = wire.encode_error(known.text, origin=known.origin, phase="read", sent=True)
+                self._ends.end([future], FINISHED, known.code, verdict)
+                continue
+            future.route, future.payload, future.note = route, payload, note
+            future.trail += (step,)
+            future.connection = future.resubmitted = 0
+            future.seq = self._next_seq()
+            self.pending[future.seq] = future
+            again.pop()
+            self._outbox.append(future)
 
     def _separate(self, seqs: list[int], text: str) -> None:
         """A SUBMIT of these is illegal: end the one, or send each in one of its own to find out which."""
@@ -399,7 +457,7 @@ class Stub:
                 self._alone.append(future)
 
     def _flush(self, now_s: float) -> None:
-        if not (self._outbox or self._cancels or self._backlog or self._alone):
+        if not (self._outbox or self._cancels or self._backlog or self._alone or self._unpins):
             return
         session, table, link = self._session, self._table, self._link
         if session.state is not State.OPEN:
@@ -421,6 +479,10 @@ class Stub:
                 if groups:
                     self._submit(groups)
                     table.expect(earliest_s + CLUSTER_GRACE_S)
+        while self._unpins and session.state is State.OPEN:
+            pin = self._unpins.popleft()
+            self._unpinned.append(pin)
+            link.send(wire.encode(wire.Verb.UNPIN, pin))
         if self._cancels:
             cancelled = [self._cancels.popleft() for _ in range(len(self._cancels))]
             self._ends.cancelled += len(cancelled)

@@ -56,6 +56,8 @@ MAX_SLOTS = 1_000_000
 MAX_SPAN_MS = 24 * 3600 * 1000
 """Longest timeout that can be asked for."""
 MAX_ORIGIN_CHARS = 1024
+MAX_SETTINGS_BYTES = 64 << 10
+"""Largest settings of a connection: certificates and keys are some KiB."""
 MAX_ORIGINS = 8
 """Most upstreams that one request may try in turn."""
 LOWEST_PRIORITY = 2
@@ -97,6 +99,8 @@ class Flag(IntFlag):
     """May run more than once."""
     RESUBMITTED = 2
     """The stub sent it before, on an earlier connection."""
+    OPENS = 4
+    """The first request of its pin: take a connection for it."""
 
 
 class Reject(IntEnum):
@@ -127,6 +131,7 @@ class Group(NamedTuple):
         trace: trace context, passed through as it is, or None.
         seqs: sequence numbers, u64, ascending or not, each once in a session's life.
         payloads: one for each of ``seqs``.
+        settings: what the kind's worker half needs for a connection; empty if nothing.
     """
 
     kind: str
@@ -138,6 +143,7 @@ class Group(NamedTuple):
     trace: bytes | None
     seqs: tuple[int, ...]
     payloads: tuple[bytes, ...]
+    settings: bytes = b""
 
 
 class LeaseGroup(NamedTuple):
@@ -154,6 +160,7 @@ class LeaseGroup(NamedTuple):
         trace: as in :class:`Group`.
         seqs: sequence numbers.
         payloads: one for each of ``seqs``.
+        settings: as in :class:`Group`.
     """
 
     session: bytes
@@ -166,6 +173,7 @@ class LeaseGroup(NamedTuple):
     trace: bytes | None
     seqs: tuple[int, ...]
     payloads: tuple[bytes, ...]
+    settings: bytes = b""
 
 
 class Failed(NamedTuple):
@@ -338,12 +346,19 @@ def _matched(make: type[Any]) -> Callable[..., Any]:
     return made
 
 
+def _settings(value: Any) -> bytes:
+    if len(blob(value)) > MAX_SETTINGS_BYTES:
+        raise _fail("settings of over 64 KiB")
+    return bytes(value)
+
+
 _explained_group = record(
-    _matched(Group), text, _origins, _span, uint, _priority, optional_uint, optional_blob, seqs, _payloads
-)
+    _matched(Group),
+    text, _origins, _span, uint, _priority, optional_uint, optional_blob, seqs, _payloads, _settings,
+)  # fmt: skip
 _explained_lease_group = record(
     _matched(LeaseGroup),
-    identity, text, origin, _span, uint, uint, optional_uint, optional_blob, seqs, _payloads,
+    identity, text, origin, _span, uint, uint, optional_uint, optional_blob, seqs, _payloads, _settings,
 )  # fmt: skip
 
 
@@ -361,8 +376,10 @@ def _are_requests(numbers: Any, payloads: Any) -> bool:
 
 def _group(value: Any) -> Group:
     """What nearly every group looks like is accepted at once; the others are looked at field by field."""
-    if type(value) is tuple and len(value) >= 9:
-        kind, origins, span_ms, flags, priority, pin, trace, numbers, payloads = value[:9]
+    if type(value) is tuple and len(value) == 9:
+        value = (*value, b"")  # of a peer that knows no settings
+    if type(value) is tuple and len(value) >= 10:
+        kind, origins, span_ms, flags, priority, pin, trace, numbers, payloads, settings = value[:10]
         if (
             pin is None
             and trace is None
@@ -378,16 +395,20 @@ def _group(value: Any) -> Group:
             and type(priority) is int
             and 0 <= priority <= LOWEST_PRIORITY
             and _are_requests(numbers, payloads)
+            and type(settings) is bytes
+            and len(settings) <= MAX_SETTINGS_BYTES
         ):
-            return Group._make(value[:9])
+            return Group._make(value[:10])
     group: Group = _explained_group(value)
     return group
 
 
 def _lease_group(value: Any) -> LeaseGroup:
     """As :func:`_group`."""
-    if type(value) is tuple and len(value) >= 10:
-        session, kind, name, span_ms, flags, attempt, pin, trace, numbers, payloads = value[:10]
+    if type(value) is tuple and len(value) == 10:
+        value = (*value, b"")
+    if type(value) is tuple and len(value) >= 11:
+        session, kind, name, span_ms, flags, attempt, pin, trace, numbers, payloads, settings = value[:11]
         if (
             pin is None
             and trace is None
@@ -403,8 +424,10 @@ def _lease_group(value: Any) -> LeaseGroup:
             and type(attempt) is int
             and attempt >= 0
             and _are_requests(numbers, payloads)
+            and type(settings) is bytes
+            and len(settings) <= MAX_SETTINGS_BYTES
         ):
-            return LeaseGroup._make(value[:10])
+            return LeaseGroup._make(value[:11])
     group: LeaseGroup = _explained_lease_group(value)
     return group
 
@@ -430,6 +453,7 @@ _count = bounded(MAX_SLOTS)
 _kinds = array(record(KindInfo, text, boolean, _count, _count))
 _held = array(record(lambda session, numbers: (session, set(numbers)), identity, seqs))
 _slots = array(record(lambda name, count: (name, count), origin, _count))
+_pins = array(record(lambda *values: values, identity, uint, text, origin))
 
 
 def kinds(value: Any) -> dict[str, KindInfo]:
@@ -448,6 +472,12 @@ def held(value: Any) -> dict[bytes, set[int]]:
 def slots(value: Any) -> dict[str, int]:
     """Check ``slots`` of a worker's HELLO: origin to open connections."""
     return dict(_slots(value))
+
+
+def pins(value: Any) -> list[tuple[bytes, int, str, str]]:
+    """Check ``pins`` of a worker's HELLO: session id, pin, kind and origin of each held connection."""
+    checked: list[tuple[bytes, int, str, str]] = _pins(value)
+    return checked
 
 
 # --- schemas: one literal table per direction ----------------------------------------------------
@@ -507,7 +537,10 @@ BROKER_TO_WORKER: Schema = {
     ),
     Verb.LEASE: (("epoch", uint), ("seen", uint), ("groups", array(_lease_group))),
     Verb.CANCEL: (("epoch", uint), ("seen", uint), ("groups", array(_session_seqs))),
-    Verb.GRANT: (("epoch", uint), ("seen", uint), ("origin", origin), ("grant", uint), ("slots", uint)),
+    Verb.GRANT: (
+        ("epoch", uint), ("seen", uint), ("origin", origin), ("grant", uint), ("slots", uint),
+        ("policy", fields),
+    ),
     Verb.UNPIN: (("epoch", uint), ("seen", uint), ("session", identity), ("pin", uint)),
     Verb.DRAIN: (("epoch", uint), ("seen", uint)),
 }  # fmt: skip

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from reqpool.errors import BadResponse
 from reqpool.kinds.dns import KIND
 from reqpool.kinds.dns_answer import DnsAnswer, DnsRecord
+from support.plain import ASKED
 
 LABELS = st.binary(min_size=1, max_size=6).filter(bytes.isascii) | st.sampled_from([b"www", b"example", b"a"])
 NAMES = st.lists(LABELS, max_size=5).map(dnslib.DNSLabel)
@@ -105,7 +106,7 @@ def look_at_everything(answer: DnsAnswer) -> None:
 
 @given(messages())
 def test_our_reader_says_what_dnslib_says(raw: bytes) -> None:
-    ours, theirs = KIND.decode(raw), dnslib.DNSRecord.parse(raw)
+    ours, theirs = KIND.decode(raw, ASKED), dnslib.DNSRecord.parse(raw)
     assert ours.name == text(theirs.q.qname)
     assert ours.rcode_number == theirs.header.rcode
     for mine, its in ((ours.records, theirs.rr), (ours.authority, theirs.auth), (ours.additional, theirs.ar)):
@@ -116,7 +117,7 @@ def test_our_reader_says_what_dnslib_says(raw: bytes) -> None:
 def test_a_message_cut_anywhere_is_a_bad_response_and_nothing_else(raw: bytes) -> None:
     for length in range(len(raw)):
         with pytest.raises(BadResponse):
-            look_at_everything(KIND.decode(raw[:length]))
+            look_at_everything(KIND.decode(raw[:length], ASKED))
 
 
 @given(messages(), st.data())
@@ -134,7 +135,7 @@ def test_garbage_behind_a_header_is_read_or_a_bad_response(garbage: bytes) -> No
 
 def look_or_bad_response(raw: bytes) -> None:
     try:
-        answer = KIND.decode(raw)
+        answer = KIND.decode(raw, ASKED)
     except BadResponse:
         return
     assert repr(answer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reqpool.kinds import Kind, Route
+from reqpool.kinds import Asked, Kind, Route
 
 
 class Plain(Kind):
@@ -12,15 +12,24 @@ class Plain(Kind):
 
     name = "plain"
 
-    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes]:
+    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes, Any]:
         if options:
             raise TypeError("no options")
-        return (REPEATABLE if target == "repeatable" else ONCE), payload
+        return (REPEATABLE if target == "repeatable" else ONCE), payload, None
 
-    def decode(self, data: bytes) -> bytes:
+    def decode(self, data: bytes, request: Asked) -> bytes:
         return data
 
 
+class Decoded:
+    """A request to decode an answer for, where the kind wants to know nothing of it."""
+
+    note: Any = None
+    trail: tuple[Any, ...] = ()
+    elapsed_s = 0.0
+
+
+ASKED = Decoded()
 KIND = Plain()
 ONCE = Route(KIND, ("plain://once",), False)
 REPEATABLE = Route(KIND, ("plain://repeatable",), True)

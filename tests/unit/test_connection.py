@@ -13,10 +13,8 @@ from reqpool.wire import Verb
 from reqpool_workers import connection
 from reqpool_workers.connection import State
 from reqpool_workers.protocols import (
-    Answer,
+    READY,
     Event,
-    Output,
-    Ready,
     StreamKind,
     StreamProtocol,
     WorkerKind,
@@ -31,12 +29,12 @@ from support.wait import wait_until
 class Lines(StreamProtocol):
     """Lines out, lines back, with a greeting of one line each way if the origin has a path."""
 
-    def __init__(self, origin: str, payload: bytes) -> None:
+    def __init__(self, origin: str, settings: bytes, max_bytes: int) -> None:
         self._greeting = origin.endswith("/greet")
         self._rest = b""
 
     def connected(self) -> Sequence[Event]:
-        return [Output(b"HELLO\n")] if self._greeting else [Ready()]
+        return [b"HELLO\n"] if self._greeting else [READY]
 
     def send(self, request: Any) -> bytes:
         payload: bytes = request.payload
@@ -50,7 +48,7 @@ class Lines(StreamProtocol):
                 raise UpstreamRefused("wrong password")
             if line == b"?":
                 raise BadResponse("not a line")
-            events.append(Ready() if self._greeting else Answer(Code.OK, line))
+            events.append(READY if self._greeting else (Code.OK, line))
             self._greeting = False
         return events
 
@@ -95,7 +93,7 @@ def test_a_kept_connection_serves_one_request_after_the_other(broker: FakeBroker
     with TcpPeer(echo_until(b"\n")) as peer, broker.worker(lines(1)):
         broker.welcome()
         origin = f"lines://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("lines", origin, {seq: b"%d\n" % seq for seq in range(200)})
         assert broker.results(200) == {seq: (0, b"%d" % seq) for seq in range(200)}
     assert peer.accepted == 1
@@ -105,7 +103,7 @@ def test_a_deep_connection_takes_requests_before_the_answers_come(broker: FakeBr
     with TcpPeer(on_word(b"")) as peer, broker.worker(lines(50)):
         broker.welcome()
         origin = f"lines://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("lines", origin, {0: b"0\n"})
         wait_until(lambda: peer.received == b"0\n")
         broker.lease("lines", origin, {seq: b"%d\n" % seq for seq in range(1, 200)})
@@ -118,7 +116,7 @@ def test_a_cancelled_request_never_leaves_its_answer_to_the_next(broker: FakeBro
     with TcpPeer(on_word(b"")) as peer, broker.worker(lines(4)) as worker:
         broker.welcome()
         origin = f"lines://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("lines", origin, {1: b"one\n"})
         wait_until(lambda: peer.received == b"one\n")
         broker.lease("lines", origin, {2: b"two\n", 3: b"three\n"})
@@ -138,7 +136,7 @@ def test_a_late_request_is_closed_with_its_connection(broker: FakeBroker) -> Non
     with TcpPeer(on_word(b"")) as peer, broker.worker(lines(1)):
         broker.welcome()
         origin = f"lines://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("lines", origin, {1: b"one\n"}, span_ms=50)
         broker.lease("lines", origin, {2: b"two\n"})
         assert broker.failure().code == Code.TIMEOUT
@@ -152,7 +150,7 @@ def test_a_request_waits_for_the_handshake(broker: FakeBroker) -> None:
     with TcpPeer(echo_until(b"\n")) as peer, broker.worker(lines(1)):
         broker.welcome()
         origin = f"lines://{peer.address}/greet"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("lines", origin, {1: b"one\n"})
         assert broker.results(1) == {1: (0, b"one")}
         assert peer.received == b"HELLO\none\n"
@@ -164,7 +162,7 @@ def test_a_handshake_that_is_refused_ends_the_request_for_good_and_nothing_was_s
     with TcpPeer(lambda peer_side: peer_side.send(b"NO\n")) as peer, broker.worker(lines(1)):
         broker.welcome()
         origin = f"lines://{peer.address}/greet"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("lines", origin, {1: b"one\n"}, flags=0)
         code, data = broker.results(1)[1]
         assert code == Code.UPSTREAM_REFUSED
@@ -175,7 +173,7 @@ def test_garbage_ends_the_oldest_request_and_loses_those_behind_it(broker: FakeB
     with TcpPeer(on_word(b"?\n")) as peer, broker.worker(lines(4)) as worker:
         broker.welcome()
         origin = f"lines://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("lines", origin, {1: b"one\n"})
         wait_until(lambda: peer.received == b"one\n")
         broker.lease("lines", origin, {2: b"two\n"})
@@ -193,7 +191,7 @@ def test_an_idle_connection_that_the_peer_closes_is_replaced(broker: FakeBroker)
     with TcpPeer(once) as peer, broker.worker(lines(1)) as worker:
         broker.welcome()
         origin = f"lines://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         for seq in range(3):
             broker.lease("lines", origin, {seq: b"x\n"})
             assert broker.results(1) == {seq: (0, b"x")}
@@ -205,11 +203,11 @@ def test_a_grant_taken_back_closes_idle_connections_first(broker: FakeBroker) ->
     with TcpPeer(echo_until(b"\n")) as peer, broker.worker(lines(1)):
         broker.welcome()
         origin = f"lines://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 4)
+        broker.say(Verb.GRANT, origin, 1, 4, {})
         assert broker.next(Verb.GRANTED)[3:] == [1, 0]
         broker.lease("lines", origin, dict.fromkeys(range(50), b"x\n"))
         broker.results(50)
         assert peer.accepted == 4
-        broker.say(Verb.GRANT, origin, 2, 1)
+        broker.say(Verb.GRANT, origin, 2, 1, {})
         assert broker.next(Verb.GRANTED)[2:] == [origin, 2, 1]
         wait_until(lambda: peer.open == 1)

@@ -13,6 +13,7 @@ CODES = {
     "OK": 0,
     "USAGE": 1,
     "PROTOCOL": 2,
+    "AGAIN": 3,
     "BROKER_UNAVAILABLE": 10,
     "OVERLOADED": 11,
     "WORKER_LOST": 12,
@@ -42,6 +43,9 @@ TREE = {
     "ConnectionLost": "UpstreamError",
     "BadResponse": "UpstreamError",
     "UpstreamRefused": "UpstreamError",
+    "HttpError": "UpstreamError",
+    "RedisError": "UpstreamError",
+    "MysqlError": "UpstreamError",
 }
 
 ALL = [getattr(errors, name) for name in TREE]
@@ -60,8 +64,8 @@ def test_the_tree_is_the_documented_one() -> None:
     assert found == TREE
 
 
-def test_every_code_but_ok_stands_for_one_class_and_back() -> None:
-    assert set(errors.BY_CODE) == set(Code) - {Code.OK}
+def test_every_code_of_an_error_stands_for_one_class_and_back() -> None:
+    assert set(errors.BY_CODE) == set(Code) - {Code.OK, Code.AGAIN}
     assert all(cls.code == code for code, cls in errors.BY_CODE.items())
 
 

@@ -16,17 +16,17 @@ import reqpool
 from reqpool import wire
 from reqpool.errors import BY_CODE, Code, PoolError
 from reqpool.future import Future
-from reqpool.kinds import Kind, Route
+from reqpool.kinds import Asked, Kind, Route
 
 
 class Reversed(Kind):
     name = "reversed"
     decoded = 0
 
-    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes]:
-        return ROUTE, payload
+    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes, Any]:
+        return ROUTE, payload, None
 
-    def decode(self, data: bytes) -> bytes:
+    def decode(self, data: bytes, request: Asked) -> bytes:
         self.decoded += 1
         if data == b"bad":
             raise reqpool.BadResponse("cannot be read")

@@ -15,6 +15,7 @@ from reqpool.kinds.dns import KIND, DnsKind
 from reqpool.kinds.dns_answer import DnsAnswer, DnsRecord, _read_name
 from reqpool.kinds.resolvconf import ResolvConf
 from support.knot import BIG_TXT, HOSTS, KnotServer, host_address
+from support.plain import ASKED
 
 SERVER = "127.0.0.1:5300"
 
@@ -35,7 +36,7 @@ def answer(*zone_lines: str, name: str = "www.example.test", rtype: str = "A", r
         message.add_answer(*dnslib.RR.fromZone(line))
     message.add_ar(dnslib.EDNS0(udp_len=1232))
     message.header.rcode = rcode
-    return KIND.decode(bytes(message.pack()))
+    return KIND.decode(bytes(message.pack()), ASKED)
 
 
 # --- questions -----------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def test_what_is_no_name_is_refused_at_the_call(name: Any, says: str) -> None:
     ],
 )
 def test_servers_become_origins_and_keep_their_route(server: Any, origins: tuple[str, ...]) -> None:
-    route, _ = KIND.encode(server, "a")
+    route, _, _ = KIND.encode(server, "a")
     assert (route.kind, route.origins) == (KIND, origins)
     assert KIND.encode(server, "b", rtype="MX")[0] is route
 
@@ -175,7 +176,7 @@ def test_without_a_server_those_of_the_system_are_asked(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 10.0.0.1\nnameserver ::1\n")
     kind = DnsKind(ResolvConf(str(path)))
-    route, _ = kind.encode(None, "a")
+    route, _, _ = kind.encode(None, "a")
     assert route.origins == ("dns://10.0.0.1:53", "dns://[::1]:53")
     assert kind.encode(None, "b")[0] is route
 
@@ -225,7 +226,7 @@ def test_values_by_type(line: str, value: Any) -> None:
 def test_a_txt_that_is_no_utf8_stays_readable() -> None:
     message = dnslib.DNSRecord.question("x", "TXT").reply()
     message.add_answer(dnslib.RR("x", 16, rdata=dnslib.TXT([b"\xff\x00", "ü".encode()])))
-    assert KIND.decode(bytes(message.pack())).records[0].value == "\\xff\x00ü"
+    assert KIND.decode(bytes(message.pack()), ASKED).records[0].value == "\\xff\x00ü"
 
 
 def test_refusals_are_answers() -> None:
@@ -237,7 +238,7 @@ def test_refusals_are_answers() -> None:
 def test_the_rcode_has_edns_upper_bits() -> None:
     message = dnslib.DNSRecord.question("x").reply()
     message.add_ar(dnslib.EDNS0(ext_rcode=1))
-    assert KIND.decode(bytes(message.pack())).rcode == "BADVERS"
+    assert KIND.decode(bytes(message.pack()), ASKED).rcode == "BADVERS"
 
 
 def test_sections_are_told_apart_and_opt_is_no_record() -> None:
@@ -245,7 +246,7 @@ def test_sections_are_told_apart_and_opt_is_no_record() -> None:
     message.add_auth(*dnslib.RR.fromZone("x. 5 NS ns.x."))
     message.add_ar(*dnslib.RR.fromZone("ns.x. 6 A 192.0.2.1"))
     message.add_ar(dnslib.EDNS0())
-    found = KIND.decode(bytes(message.pack()))
+    found = KIND.decode(bytes(message.pack()), ASKED)
     assert found.records == ()
     assert found.authority == (DnsRecord("x", "NS", 5, "ns.x"),)
     assert found.additional == (DnsRecord("ns.x", "A", 6, "192.0.2.1"),)
@@ -254,9 +255,9 @@ def test_sections_are_told_apart_and_opt_is_no_record() -> None:
 
 def test_flags_are_told() -> None:
     message = dnslib.DNSRecord.question("x").reply(aa=1)
-    assert (KIND.decode(bytes(message.pack())).authoritative, message.header.tc) == (True, 0)
+    assert (KIND.decode(bytes(message.pack()), ASKED).authoritative, message.header.tc) == (True, 0)
     message.header.aa, message.header.tc = 0, 1
-    found = KIND.decode(bytes(message.pack()))
+    found = KIND.decode(bytes(message.pack()), ASKED)
     assert (found.authoritative, found.truncated) == (False, True)
 
 
@@ -264,13 +265,13 @@ def test_odd_octets_in_names_are_escaped_and_can_be_asked_for_again() -> None:
     message = dnslib.DNSRecord.question("x").reply()
     odd = dnslib.DNSLabel([b"a.b\\c d\x00", b"x"])
     message.add_answer(dnslib.RR("x", 5, rdata=dnslib.CNAME(odd)))
-    (record,) = KIND.decode(bytes(message.pack())).records
+    (record,) = KIND.decode(bytes(message.pack()), ASKED).records
     assert record.value == r"a\.b\\c\032d\000.x"
     assert labels(record.value) == odd.label
 
 
 def test_an_answer_without_its_question_is_readable() -> None:
-    found = KIND.decode(bytes(dnslib.DNSRecord(dnslib.DNSHeader(qr=1, rcode=1)).pack()))
+    found = KIND.decode(bytes(dnslib.DNSRecord(dnslib.DNSHeader(qr=1, rcode=1)).pack()), ASKED)
     assert (found.name, found.rtype, found.rcode, found.records) == ("", "", "FORMERR", ())
 
 
@@ -285,7 +286,7 @@ def test_an_answer_pickles_and_shows_itself() -> None:
 @pytest.mark.parametrize("data", [b"", b"\x00" * 11, KIND.encode(SERVER, "a")[1]])
 def test_what_is_no_answer_is_refused_by_decode(data: bytes) -> None:
     with pytest.raises(BadResponse, match="not a DNS answer"):
-        KIND.decode(data)
+        KIND.decode(data, ASKED)
 
 
 HEADER = b"\x00\x00\x80\x00\x00\x01\x00\x01\x00\x00\x00\x00"
@@ -316,7 +317,7 @@ def record(rtype: int, size: int, data: bytes) -> bytes:
     ],
 )  # fmt: skip
 def test_malformed_records_are_bad_responses(after_header: bytes, says: str) -> None:
-    found = KIND.decode(HEADER + after_header)
+    found = KIND.decode(HEADER + after_header, ASKED)
     with pytest.raises(BadResponse, match=says):
         _ = found.records
 
@@ -337,8 +338,8 @@ def test_a_chain_of_pointers_ends() -> None:
 )
 @pytest.mark.parametrize("rtype", ["A", "AAAA", "MX", "TXT"])
 def test_answers_of_a_real_server_read_as_dnslib_reads_them(knot: KnotServer, name: str, rtype: str) -> None:
-    _, query = KIND.encode(knot.address, f"{name}.example.test", rtype=rtype)
-    found = KIND.decode(knot.exchange(query))
+    _, query, _ = KIND.encode(knot.address, f"{name}.example.test", rtype=rtype)
+    found = KIND.decode(knot.exchange(query), ASKED)
     theirs = found.message
     assert found.rcode == dnslib.RCODE[theirs.header.rcode]
     assert found.authoritative
@@ -351,15 +352,15 @@ def test_answers_of_a_real_server_read_as_dnslib_reads_them(knot: KnotServer, na
 
 
 def test_the_zone_answers_what_its_helpers_say(knot: KnotServer) -> None:
-    _, query = KIND.encode(knot.address, "h258.example.test")
-    assert KIND.decode(knot.exchange(query)).records == (
+    _, query, _ = KIND.encode(knot.address, "h258.example.test")
+    assert KIND.decode(knot.exchange(query), ASKED).records == (
         DnsRecord("h258.example.test", "A", 0, host_address(258)),
     )
 
 
 def test_the_large_txt_is_truncated_over_udp_and_whole_over_tcp(knot: KnotServer) -> None:
-    _, query = KIND.encode(knot.address, "big.example.test", rtype="TXT")
-    assert KIND.decode(knot.exchange(query)).truncated
-    whole = KIND.decode(knot.exchange(query, tcp=True))
+    _, query, _ = KIND.encode(knot.address, "big.example.test", rtype="TXT")
+    assert KIND.decode(knot.exchange(query), ASKED).truncated
+    whole = KIND.decode(knot.exchange(query, tcp=True), ASKED)
     assert not whole.truncated
     assert whole.records[0].value == BIG_TXT

@@ -11,6 +11,7 @@ from reqpool.kinds.tcp import KIND as TCP
 from reqpool.kinds.tcp import MAX_ANSWER_BYTES
 from reqpool.kinds.udp import KIND as UDP
 from reqpool.kinds.udp import MAX_DATAGRAM_BYTES
+from support.plain import ASKED
 
 
 @pytest.mark.parametrize("name", ["dns", "udp", "tcp"])
@@ -28,16 +29,16 @@ def test_an_unknown_kind_names_the_known_ones() -> None:
     "data", [b"", b"hello", bytearray(b"hello"), memoryview(b"hello"), b"x" * MAX_DATAGRAM_BYTES]
 )
 def test_a_datagram_travels_as_it_is(data: Any) -> None:
-    route, payload = UDP.encode("127.0.0.1:5555", data)
+    route, payload, _ = UDP.encode("127.0.0.1:5555", data)
     assert (type(payload), payload) == (bytes, bytes(data))
     assert route.origins == ("udp://127.0.0.1:5555",)
     assert not route.idempotent
-    assert UDP.decode(payload) == payload
+    assert UDP.decode(payload, ASKED) == payload
 
 
 @pytest.mark.parametrize("kind", [UDP, TCP])
 def test_one_address_has_one_route(kind: Any) -> None:
-    route, _ = kind.encode("127.0.0.1:5555", b"a")
+    route, _, _ = kind.encode("127.0.0.1:5555", b"a")
     assert kind.encode("127.0.0.1:5555", b"b")[0] is route
     assert kind.encode("127.0.0.1:5556", b"b")[0] is not route
 
@@ -76,7 +77,7 @@ def test_a_datagram_over_the_limit_of_udp_is_refused() -> None:
     ],
 )
 def test_a_tcp_exchange_says_where_its_answer_ends(options: Any, packed: list[Any]) -> None:
-    route, payload = TCP.encode("[::1]:7", b"data", **options)
+    route, payload, _ = TCP.encode("[::1]:7", b"data", **options)
     assert route.origins == ("tcp://[::1]:7",)
     assert not route.idempotent
     assert msgpack.unpackb(payload) == [b"data", *packed]

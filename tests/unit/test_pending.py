@@ -13,7 +13,7 @@ import pytest
 from reqpool import address, wire
 from reqpool.errors import ProtocolError, UsageError
 from reqpool.future import _NOBODY, Future
-from reqpool.kinds import Kind, Route
+from reqpool.kinds import Asked, Kind, Route
 from reqpool.outbox import next_batch
 from reqpool.pending import CLUSTER_GRACE_S, SWEEP_INTERVAL_S, Pending, within
 
@@ -21,10 +21,10 @@ from reqpool.pending import CLUSTER_GRACE_S, SWEEP_INTERVAL_S, Pending, within
 class Plain(Kind):
     name = "plain"
 
-    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes]:
-        return ONE, payload
+    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes, Any]:
+        return ONE, payload, None
 
-    def decode(self, data: bytes) -> bytes:
+    def decode(self, data: bytes, request: Asked) -> bytes:
         return data
 
 

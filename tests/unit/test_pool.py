@@ -463,7 +463,7 @@ def test_a_request_that_cannot_be_encoded_ends_alone(
     broker: FakeBroker, pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = Broken()
-    monkeypatch.setattr(kind, "encode", lambda target, payload: (BROKEN, payload))
+    monkeypatch.setattr(kind, "encode", lambda target, payload: (BROKEN, payload, None))
     broker.answer = lambda seq, payload: echo(seq, payload) if payload != b"never" else None
     ask(pool, b"never", timeout=30)
     futures = [pool.submit(kind, "x", b"x"), ask(pool, timeout=30), pool.submit(kind, "x", b"x")]

@@ -241,7 +241,7 @@ def test_requests_wait_for_a_grant_and_never_exceed_it(broker: FakeBroker) -> No
         broker.lease("tcp", origin, {seq: tcp(b"hello\n") for seq in range(6)})
         wait_until(lambda: len(worker.ledger.find(SESSION, range(6))) == 6)
         assert peer.accepted == 0
-        broker.say(Verb.GRANT, origin, 1, 2)
+        broker.say(Verb.GRANT, origin, 1, 2, {})
         assert broker.next(Verb.GRANTED)[2:4] == [origin, 1]
         peer.wait_accepted(2)
         for _ in range(12):
@@ -257,11 +257,11 @@ def test_a_grant_taken_back_is_answered_when_the_connections_are_gone(broker: Fa
     with TcpPeer(tcp_peer.drips(b"a\n")) as peer, broker.worker():
         broker.welcome()
         origin = f"tcp://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 2)
+        broker.say(Verb.GRANT, origin, 1, 2, {})
         assert broker.next(Verb.GRANTED)[3:] == [1, 0]
         broker.lease("tcp", origin, {seq: tcp(b"hello\n") for seq in range(3)})
         peer.wait_accepted(2)
-        broker.say(Verb.GRANT, origin, 2, 0)
+        broker.say(Verb.GRANT, origin, 2, 0, {})
         broker.beat()
         broker.next(Verb.HEARTBEAT)
         broker.next(Verb.HEARTBEAT)
@@ -270,7 +270,7 @@ def test_a_grant_taken_back_is_answered_when_the_connections_are_gone(broker: Fa
         peer.go.release()
         assert broker.next(Verb.GRANTED)[2:] == [origin, 2, 0]
         assert peer.accepted == 2
-        broker.say(Verb.GRANT, origin, 3, 1)
+        broker.say(Verb.GRANT, origin, 3, 1, {})
         peer.wait_accepted(3)
         peer.go.release()
         assert (
@@ -292,7 +292,7 @@ def test_a_peer_that_breaks_off_after_the_request_was_sent(
     with TcpPeer(script) as peer, broker.worker():
         broker.welcome()
         origin = f"tcp://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("tcp", origin, {1: tcp(b"hello\n")})
         failed = broker.failure()
         assert (failed.code, failed.sent) == (code, True)
@@ -304,7 +304,7 @@ def test_a_refusing_tcp_server_was_sent_nothing(broker: FakeBroker) -> None:
     with broker.worker():
         broker.welcome()
         origin = f"tcp://{dns_peer.closed_port()}"
-        broker.say(Verb.GRANT, origin, 1, 2)
+        broker.say(Verb.GRANT, origin, 1, 2, {})
         broker.lease("tcp", origin, {seq: tcp(b"hello\n") for seq in range(20)}, flags=0)
         failed = [one for _ in range(1) for one in broker.next(Verb.RETRY)[2]]
         assert {(one.code, one.sent) for one in failed} == {(Code.CONNECT_FAILED, False)}
@@ -315,7 +315,7 @@ def test_an_endless_answer_is_cut_off_at_its_limit(broker: FakeBroker) -> None:
     with TcpPeer(tcp_peer.floods) as peer, broker.worker():
         broker.welcome()
         origin = f"tcp://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("tcp", origin, {1: tcp(b"hello\n", max_bytes=100_000)})
         assert broker.results(1)[1][0] == Code.BAD_RESPONSE
         peer.wait_all_closed()
@@ -326,7 +326,7 @@ def test_a_large_request_and_answer_pass_through_in_pieces(broker: FakeBroker) -
     with TcpPeer(tcp_peer.echo_until(b"\n")) as peer, broker.worker():
         broker.welcome()
         origin = f"tcp://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("tcp", origin, {1: tcp(body, max_bytes=6 << 20)})
         assert broker.results(1)[1] == (0, body)
 
@@ -335,7 +335,7 @@ def test_timeouts_name_their_phase_and_free_the_connection_for_the_next(broker: 
     with TcpPeer(tcp_peer.never_answers) as peer, broker.worker():
         broker.welcome()
         origin = f"tcp://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("tcp", origin, {1: tcp(b"a\n"), 2: tcp(b"b\n")}, span_ms=200)
         phases: dict[int, tuple[str, bool]] = {}
         while len(phases) < 2:
@@ -353,7 +353,7 @@ def test_a_cancelled_request_is_never_reported_and_its_connection_is_closed(brok
     with TcpPeer(tcp_peer.never_answers) as peer, broker.worker() as worker:
         broker.welcome()
         origin = f"tcp://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("tcp", origin, {1: tcp(b"a\n")}, flags=0)
         peer.wait_accepted(1)
         broker.say(Verb.CANCEL, [(SESSION, (1, 99))])
@@ -433,7 +433,7 @@ def test_connections_are_reported_in_hello_and_none_is_opened_without_a_new_gran
     with TcpPeer(tcp_peer.drips(b"a\n")) as peer, broker.worker():
         broker.welcome()
         origin = f"tcp://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 3)
+        broker.say(Verb.GRANT, origin, 1, 3, {})
         broker.lease("tcp", origin, {seq: tcp(b"hello\n") for seq in range(2)})
         peer.wait_accepted(2)
         broker.send(wire.encode(Verb.REJECT, Reject.UNKNOWN, "", {}))
@@ -442,7 +442,7 @@ def test_connections_are_reported_in_hello_and_none_is_opened_without_a_new_gran
         broker.beat()
         broker.next(Verb.HEARTBEAT)
         assert peer.accepted == 2
-        broker.say(Verb.GRANT, origin, 1, 3)
+        broker.say(Verb.GRANT, origin, 1, 3, {})
         peer.wait_accepted(3)
 
 
@@ -455,7 +455,7 @@ def test_a_drained_worker_returns_what_was_not_sent_finishes_the_rest_and_says_g
     with TcpPeer(tcp_peer.drips(b"a\n")) as peer, broker.worker():
         broker.welcome()
         origin = f"tcp://{peer.address}"
-        broker.say(Verb.GRANT, origin, 1, 1)
+        broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("tcp", origin, {1: tcp(b"a\n"), 2: tcp(b"b\n"), 3: tcp(b"c\n")}, flags=0)
         wait_until(lambda: peer.received == b"a\n")
         broker.say(Verb.DRAIN)

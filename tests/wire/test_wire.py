@@ -47,6 +47,7 @@ JSON = st.recursive(
 ABOUT = st.dictionaries(TEXT, JSON, max_size=4)
 REQUESTS = st.lists(st.tuples(UINT, st.binary(max_size=20)), min_size=1, max_size=5)
 PIN, TRACE = st.none() | UINT, st.none() | st.binary(max_size=30)
+SETTINGS = st.binary(max_size=30)
 SPAN = st.integers(0, wire.MAX_SPAN_MS)
 
 
@@ -56,7 +57,16 @@ def groups(draw: st.DrawFn) -> Group:
     origins = tuple(draw(st.lists(ORIGIN, min_size=1, max_size=wire.MAX_ORIGINS)))
     priority = draw(st.integers(0, wire.LOWEST_PRIORITY))
     return Group(
-        draw(TEXT), origins, draw(SPAN), draw(UINT), priority, draw(PIN), draw(TRACE), seqs, payloads
+        draw(TEXT),
+        origins,
+        draw(SPAN),
+        draw(UINT),
+        priority,
+        draw(PIN),
+        draw(TRACE),
+        seqs,
+        payloads,
+        draw(SETTINGS),
     )
 
 
@@ -66,14 +76,24 @@ def lease_groups(draw: st.DrawFn) -> LeaseGroup:
     attempt, flags = draw(UINT), draw(UINT)
     session, kind, origin = draw(ID), draw(TEXT), draw(ORIGIN)
     return LeaseGroup(
-        session, kind, origin, draw(SPAN), flags, attempt, draw(PIN), draw(TRACE), seqs, payloads
+        session,
+        kind,
+        origin,
+        draw(SPAN),
+        flags,
+        attempt,
+        draw(PIN),
+        draw(TRACE),
+        seqs,
+        payloads,
+        draw(SETTINGS),
     )
 
 
 FAILED = st.builds(Failed, ID, SEQS, UINT, st.booleans(), st.binary(max_size=20))
 
 NAMED: dict[str, st.SearchStrategy[Any]] = {
-    "about": ABOUT, "query": ABOUT, "report": ABOUT, "sample": ABOUT,
+    "about": ABOUT, "query": ABOUT, "report": ABOUT, "sample": ABOUT, "policy": ABOUT,
     "text": TEXT, "origin": ORIGIN, "session": ID, "worker": ID, "seqs": SEQS,
     "workers": st.lists(ID, max_size=3), "undelivered": st.lists(UINT, max_size=3),
 }  # fmt: skip
@@ -175,6 +195,7 @@ def accepts(check: wire.Check, value: Any) -> bool:
 
 LEGAL_TYPES: dict[str, set[type]] = {
     "groups": {tuple}, "seqs": {tuple}, "about": {dict}, "query": {dict}, "report": {dict}, "sample": {dict},
+    "policy": {dict},
     "text": {str}, "origin": {str}, "session": {bytes}, "worker": {bytes},
     "workers": {tuple}, "undelivered": {tuple},
 }  # fmt: skip

@@ -1,8 +1,9 @@
 """One stream connection: its states, its fd, what is unanswered on it.
 
-    connecting --connected--> handshake --Ready--> ready <--sent / all answered--> busy
-        |                         |                  |                              |
-        +-------------------------+-----> closed <---+------------------------------+
+    connecting --connected--> handshake --READY--> ready <--sent / all answered--> busy
+        |                         |   ^              |  |                             |
+        |                         |   +-hold,release-+  |                             |
+        +-------------------------+----> closed <-------+-----------------------------+
 
 Some facts this file relies on:
 
@@ -20,18 +21,24 @@ import errno
 import os
 import socket
 from collections import deque
+from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 from reqpool.errors import ConnectFailed, ConnectionLost, PoolError, UsageError
 
-from .ledger import Request
+from .ledger import Pin, Request
 from .loop import READABLE, WRITABLE, Loop
-from .protocols import Address, Answer, Event, Output, StreamProtocol
+from .protocols import Address, Event, StreamProtocol
 
 READ_BYTES = 64 << 10
-READS_PER_TURN = 4
-"""256 KiB: what one connection may take in a turn."""
+LARGE_READ_BYTES = 256 << 10
+"""Asked for once a read came back full: a large answer then takes fewer turns."""
+READ_BYTES_PER_TURN = 256 << 10
+"""What one connection may take in a turn."""
+NEXT_ADDRESS_S = 0.3
+"""How long an address is tried while there is another one (RFC 8305 recommends 250 ms)."""
 
 
 class State(Enum):
@@ -47,7 +54,7 @@ class State(Enum):
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.CONNECTING: frozenset({State.HANDSHAKE, State.CLOSED}),
     State.HANDSHAKE: frozenset({State.READY, State.CLOSED}),
-    State.READY: frozenset({State.BUSY, State.CLOSED}),
+    State.READY: frozenset({State.BUSY, State.HANDSHAKE, State.CLOSED}),
     State.BUSY: frozenset({State.READY, State.CLOSED}),
     State.CLOSED: frozenset(),
 }
@@ -56,14 +63,20 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 class Owner(Protocol):
     """Who opens connections and is told of them. All calls come on the loop thread."""
 
-    def on_ready(self, connection: Connection) -> None:
-        """It may take a request: after the handshake, and each time an answer has made room."""
+    def on_room(self, connection: Connection) -> None:
+        """It may take requests: after the handshake, and each time answers have made room."""
 
-    def on_answer(self, connection: Connection, request: Request, code: int, data: bytes) -> None:
+    def on_answer(self, request: Request, code: int, data: bytes) -> None:
         """A request has its outcome."""
 
     def on_refused(self, connection: Connection, request: Request, error: UsageError) -> None:
         """The protocol would not take a request; nothing was sent."""
+
+    def on_opening(self, connection: Connection, request: Request) -> None:
+        """It is ready, and the request it was opened for wants it held."""
+
+    def on_connected(self, address: Address) -> None:
+        """This address could be connected to."""
 
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
@@ -86,21 +99,28 @@ class Connection:
     Attributes:
         state: moved by :meth:`_move` alone.
         first: the request that waits for the connection to be ready, or None.
+        pin: whose it is alone, or None.
         retiring: True if it takes no more requests and is closed with the last answer.
         reason: why it was closed.
+        answers: how many requests it has answered.
         born_s: monotonic seconds at which it was opened.
-        idle_since_s: monotonic seconds since which nothing is unanswered.
+        since_s: monotonic seconds since which nothing is unanswered, or since which the oldest unanswered
+            request waits as such.
     """
 
     def __init__(self, loop: Loop, owner: Owner, protocol: StreamProtocol, first: Request) -> None:
         self.state = State.CONNECTING
         self.first: Request | None = first
+        self.pin: Pin | None = None
         self.retiring = False
         self.reason = ""
-        self.born_s = self.idle_since_s = loop.now_s
+        self.answers = 0
+        self.born_s = self.since_s = loop.now_s
         self._loop = loop
         self._owner = owner
         self._protocol = protocol
+        self._addresses: list[Address] = []
+        self._span_s = self._due_s = 0.0
         self._socket: socket.socket | None = None
         self._unanswered: deque[Request | None] = deque()
         self._live = 0
@@ -120,34 +140,71 @@ class Connection:
         """The phase of a request that has this connection."""
         return "connect" if self.state in (State.CONNECTING, State.HANDSHAKE) else "read"
 
-    def open(self, address: Address) -> None:
-        """Begin to connect. On failure :meth:`Owner.on_closed` is called before this returns."""
-        try:
-            self._socket = made = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            if address.family in (socket.AF_INET, socket.AF_INET6):
-                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            code = made.connect_ex(address.sockaddr)
-            if code not in (0, errno.EINPROGRESS):
-                raise OSError(code, os.strerror(code))
-        except OSError as error:
-            self._close_failed(error)
-            return
-        self._events = WRITABLE
-        self._loop.register(made.fileno(), self._on_event, WRITABLE)
+    @property
+    def stale(self) -> bool:
+        """Had it served others, and has nothing come of the oldest unanswered answer?
 
-    def send(self, request: Request) -> None:
-        """Ask for a request; the connection is ready, or busy with room left."""
-        try:
-            data = self._protocol.send(request)
-        except UsageError as error:
-            self._owner.on_refused(self, request, error)
+        Then its peer had most likely given it up before the request came.
+        """
+        return self.answers > 0 and not self._protocol.begun
+
+    def bound(self, span_s: float) -> None:
+        """Give up unless the connection is ready within this span; also for :meth:`hold` and :meth:`release`."""
+        self._span_s = span_s
+        self._due_s = self._loop.now_s + span_s
+        self._loop.at(self._due_s, self._late)
+
+    def open(self, addresses: Sequence[Address]) -> None:
+        """Begin to connect, to one address after the other until one takes us, at least one.
+
+        On failure :meth:`Owner.on_closed` is called, perhaps before this returns.
+        """
+        self._addresses = list(addresses)
+        self._connect()
+
+    def send(self, requests: Sequence[Request]) -> None:
+        """Ask for requests; the connection is ready, or busy with room left."""
+        out = []
+        for request in requests:
+            try:
+                out.append(self._protocol.send(request))
+            except UsageError as error:
+                self._owner.on_refused(self, request, error)
+                continue
+            request.place = self
+            self._unanswered.append(request)
+        if not out:
             return
-        request.place = self
-        self._unanswered.append(request)
-        self._live += 1
+        self._live += len(out)
         if self.state is State.READY:
+            self.since_s = self._loop.now_s
             self._move(State.BUSY)
-        self._write(data)
+        self._write(out[0] if len(out) == 1 else b"".join(out))
+
+    def hold(self, request: Request, pin: Pin) -> None:
+        """Become one session's own, which ``request`` is the first of; the connection is ready."""
+        self.pin = pin
+        self.first = request
+        request.place = self
+        self._between(self._protocol.hold)
+
+    def release(self) -> None:
+        """Be nobody's own again, or close; the connection is ready."""
+        self.pin = None
+        self._between(self._protocol.release)
+
+    def _between(self, step: Callable[[], Sequence[Event] | None]) -> None:
+        self._move(State.HANDSHAKE)
+        self.bound(self._span_s)
+        try:
+            events = step()
+        except PoolError as error:
+            self.close(error.text, error)
+            return
+        if events is None:
+            self.close("let go of")
+        else:
+            self._handle(events)
 
     def drop(self, request: Request, reason: str) -> None:
         """A request is no longer wanted: with its answer outstanding, the connection serves nobody else."""
@@ -184,13 +241,53 @@ class Connection:
         self._live = 0
         self.reason = reason
         self._move(State.CLOSED)
-        if self._socket is not None:
-            if self._events:
-                self._loop.unregister(self._socket.fileno())
-            self._socket.close()
+        self._close_socket()
         self._owner.on_closed(self, error, unanswered, sent)
 
     # --- the fd ---------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        address = self._addresses[0]
+        try:
+            self._socket = made = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            if address.family in (socket.AF_INET, socket.AF_INET6):
+                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            code = made.connect_ex(address.sockaddr)
+            if code not in (0, errno.EINPROGRESS):
+                raise OSError(code, os.strerror(code))
+        except OSError as error:
+            self._connect_failed(error)
+            return
+        self._events = WRITABLE
+        self._loop.register(made.fileno(), self._on_event, WRITABLE)
+        if len(self._addresses) > 1:
+            self._loop.at(self._loop.now_s + NEXT_ADDRESS_S, partial(self._try_next, made))
+
+    def _try_next(self, tried: socket.socket, _now_s: float) -> None:
+        if self.state is State.CONNECTING and self._socket is tried:
+            self._connect_failed(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+
+    def _connect_failed(self, error: OSError) -> None:
+        if len(self._addresses) > 1:
+            self._close_socket()
+            del self._addresses[0]
+            self._connect()
+        else:
+            self.give_up(f"cannot connect: {error.strerror or error}")
+
+    def _close_socket(self) -> None:
+        made, self._socket = self._socket, None
+        if made is not None:
+            if self._events:
+                self._loop.unregister(made.fileno())
+                self._events = 0
+            made.close()
+
+    def _late(self, now_s: float) -> None:
+        # An earlier bound's timer comes too soon for the last one.
+        if self.state in (State.CONNECTING, State.HANDSHAKE) and now_s >= self._due_s:
+            self.give_up(f"no connection within {self._span_s:g} s")
 
     def _on_event(self, mask: int) -> None:
         if self.state is State.CONNECTING:
@@ -207,8 +304,9 @@ class Connection:
             return
         code = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            self._close_failed(OSError(code, os.strerror(code)))
+            self._connect_failed(OSError(code, os.strerror(code)))
             return
+        self._owner.on_connected(self._addresses[0])
         self._move(State.HANDSHAKE)
         self._watch(READABLE)
         try:
@@ -219,12 +317,14 @@ class Connection:
         self._handle(events)
 
     def _read(self) -> None:
-        made = self._socket
-        for _ in range(READS_PER_TURN):
-            if self.state is State.CLOSED or made is None:
+        taken = 0
+        size = READ_BYTES
+        while taken < READ_BYTES_PER_TURN:
+            made = self._socket
+            if made is None:
                 return
             try:
-                data = made.recv(READ_BYTES)
+                data = made.recv(size)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -235,49 +335,73 @@ class Connection:
             except PoolError as error:
                 self.close(error.text, error)
                 return
-            self._handle(events)
+            if events:
+                self._handle(events)
             if not data:
                 self._close_lost("the peer closed the connection")
                 return
-            if len(data) < READ_BYTES:
+            if len(data) < size:
                 return
+            taken += size
+            size = LARGE_READ_BYTES
 
-    def _handle(self, events: Any) -> None:
-        event: Event
+    def _handle(self, events: Sequence[Event]) -> None:
+        unanswered, answer = self._unanswered, self._owner.on_answer
+        answers = 0
         for event in events:
-            if self.state is State.CLOSED:
-                return
-            if type(event) is Answer:
-                self._answer(event)
-            elif type(event) is Output:
-                self._write(event.data)
+            if type(event) is tuple:
+                if not unanswered:
+                    self.close("the peer answered what nobody asked")
+                    return
+                request = unanswered.popleft()
+                answers += 1
+                if request is not None:
+                    self._live -= 1
+                    request.place = None
+                    answer(request, event[0], event[1])
+            elif type(event) is bytes:
+                self._write(event)
+                if self.state is State.CLOSED:
+                    return
             else:
-                self._move(State.READY)
-                first, self.first = self.first, None
-                if first is not None:
-                    self.send(first)
-                if self.state is State.READY:
-                    self._owner.on_ready(self)
+                self._ready()
+                if self.state is State.CLOSED:
+                    return
+        if answers:
+            self.answers += answers
+            self.since_s = self._loop.now_s
+            self._make_room()
 
-    def _answer(self, answer: Answer) -> None:
-        if not self._unanswered:
-            self.close("the peer answered what nobody asked")
-            return
-        request = self._unanswered.popleft()
-        if request is not None:
-            self._live -= 1
-            request.place = None
-        if not self._unanswered:
-            self.idle_since_s = self._loop.now_s
+    def _ready(self) -> None:
+        """The handshake is over, or a hold, or a release."""
+        self._move(State.READY)
+        self.since_s = self._loop.now_s
+        first, self.first = self.first, None
+        if first is None:
+            if self.retiring:
+                self.close("retired")
+            else:
+                self._owner.on_room(self)
+        elif first.lease.pin is not None and self.pin is None:
+            self._owner.on_opening(self, first)
+        else:
+            self.send((first,))
+            if self.state is not State.CLOSED:
+                self._owner.on_room(self)
+
+    def _make_room(self) -> None:
+        """Answers have come."""
+        idle = not self._unanswered
+        if idle:
             self._move(State.READY)
-        if request is not None:
-            self._owner.on_answer(self, request, answer.code, answer.data)
-        if self.state is State.CLOSED:
-            return
-        if self._live == 0 and (self.retiring or (not self._unanswered and not self._protocol.reusable)):
-            self.close("retired" if self.retiring else "done")
+        if self._live == 0 and self.retiring:
+            self.close("retired")
+        elif idle and (self._unsent or not self._protocol.reusable):
+            self.close(
+                "done"
+            )  # or answered before it was asked in full: what is left would be another question
         elif not self.retiring:
-            self._owner.on_ready(self)
+            self._owner.on_room(self)
 
     def _write(self, data: bytes) -> None:
         made = self._socket
@@ -289,12 +413,13 @@ class Connection:
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self._close_lost(f"the peer broke the connection: {error.strerror}")
+                self._break(error)
                 return
             if sent == len(data):
                 return
-            data = data[sent:]
-        self._unsent += data
+            self._unsent += memoryview(data)[sent:]
+        else:
+            self._unsent += data
         while self._unsent:
             try:
                 sent = made.send(self._unsent)
@@ -302,7 +427,7 @@ class Connection:
                 self._watch(READABLE | WRITABLE)
                 return
             except OSError as error:
-                self._close_lost(f"the peer broke the connection: {error.strerror}")
+                self._break(error)
                 return
             del self._unsent[:sent]
         self._watch(READABLE)
@@ -314,11 +439,15 @@ class Connection:
 
     # --- the ends -------------------------------------------------------------------------------
 
-    def _close_failed(self, error: OSError) -> None:
-        self.give_up(f"cannot connect: {error.strerror or error}")
+    def _break(self, error: OSError) -> None:
+        """Nothing can be sent any more. What the peer said before may still lie there: an answer, or why."""
+        self._unsent.clear()
+        self.retiring = True
+        self._read()
+        self._close_lost(f"the peer broke the connection: {error.strerror}")
 
     def _close_lost(self, text: str) -> None:
-        if self.state is State.HANDSHAKE:
+        if self.state is State.HANDSHAKE and not self.answers:
             self.give_up(text)
         else:
             self.close(text, ConnectionLost(text))

@@ -28,6 +28,7 @@ CHUNK = 64
 """Requests sent on one socket before the next has its turn."""
 SOCKET_LIFE_S = 30.0
 SOCKET_IDLE_S = 2.0
+STREAM_CONNECT_S = 5.0
 RECEIVE_BUFFER_BYTES = 1 << 20
 LARGEST_DATAGRAM_BYTES = 65_535
 
@@ -294,15 +295,22 @@ class DatagramOrigin:
         """Ask again over a connection of its own."""
         if self.kind.stream is None:
             raise RuntimeError(f"kind {self.kind.name} has no stream")
-        connection = Connection(self.loop, self, self.kind.stream(self.name, request.payload), request)
+        connection = Connection(self.loop, self, self.kind.stream(self.name), request)
         self._streams.add(connection)
         request.place = connection
-        connection.open(self.address)
+        connection.bound(STREAM_CONNECT_S)
+        connection.open([self.address])
 
-    def on_ready(self, connection: Connection) -> None:
+    def on_room(self, connection: Connection) -> None:
         """Nothing more is asked on it."""
 
-    def on_answer(self, connection: Connection, request: Request, code: int, data: bytes) -> None:
+    def on_opening(self, connection: Connection, request: Request) -> None:
+        """Nothing is ever held."""
+
+    def on_connected(self, address: Address) -> None:
+        """There is only one address."""
+
+    def on_answer(self, request: Request, code: int, data: bytes) -> None:
         self.ledger.finish(request, code, data)
 
     def on_refused(self, connection: Connection, request: Request, error: UsageError) -> None:

@@ -17,6 +17,11 @@ from reqpool.wire import Failed, Flag, LeaseGroup
 from .protocols import Ask
 
 IDEMPOTENT = int(Flag.IDEMPOTENT)
+OPENS = int(Flag.OPENS)
+
+
+Pin = tuple[bytes, int]
+"""Session id, and the number its client gave to a held connection."""
 
 
 class Dropped(NamedTuple):
@@ -62,6 +67,9 @@ class Lease:
         rto_s: seconds until unanswered datagrams are sent again; 0 if never.
         resend_s: instant of that, or of the deadline if never.
         resent: how often the unanswered ones were sent again.
+        pin: number of the held connection they are for, or None.
+        opens: the connection is to be taken for them.
+        settings: what the kind needs for a connection.
     """
 
     __slots__ = (
@@ -70,13 +78,16 @@ class Lease:
         "deadline_s",
         "idempotent",
         "live",
+        "opens",
         "origin",
+        "pin",
         "ready",
         "requests",
         "resend_s",
         "resent",
         "rto_s",
         "session",
+        "settings",
         "span_s",
         "upstream",
     )
@@ -84,6 +95,9 @@ class Lease:
     def __init__(self, session: Session, group: LeaseGroup, now_s: float) -> None:
         self.session = session
         self.origin = group.origin
+        self.pin = group.pin
+        self.opens = bool(group.flags & OPENS)
+        self.settings = group.settings
         self.attempt = group.attempt
         self.idempotent = bool(group.flags & IDEMPOTENT)
         self.ready = session.ready if self.idempotent else session.ready_once
@@ -136,6 +150,8 @@ class Ledger:
         """For RETRY."""
         self.returns: list[tuple[bytes, tuple[int, ...]]] = []
         """For RETURN."""
+        self.unpinned: list[Pin] = []
+        """For UNPIN: held connections that are gone."""
         self.done = 0
         self.failed = 0
         self.ignored = 0
@@ -243,6 +259,11 @@ class Ledger:
     def take_failures(self) -> list[Failed]:
         """Take the attempts that failed."""
         taken, self.failures = self.failures, []
+        return taken
+
+    def take_unpinned(self) -> list[Pin]:
+        """Take the held connections that are gone."""
+        taken, self.unpinned = self.unpinned, []
         return taken
 
     def _let_go(self, requests: list[Request]) -> tuple[int, ...]:

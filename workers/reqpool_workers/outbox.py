@@ -70,7 +70,7 @@ class Outbox:
                     batches.append(self._numbered(parts))
                     parts, size = [], 0
                 codes = chunk[1::3]
-                failed = len(codes) - codes.count(Code.OK)
+                failed = len(codes) - codes.count(Code.OK) - codes.count(Code.AGAIN)
                 parts.append(Part(session, tuple(chunk[0::3]), failed, blob, repeatable))
                 size += len(blob)
         if parts:

@@ -2,47 +2,90 @@
 
 from __future__ import annotations
 
-from reqpool.errors import Code, PoolError, UsageError
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from reqpool.errors import Code, ConnectionLost, PoolError, RequestTimeout, UsageError
+from reqpool.kinds.origin import belongs
 
 from .connection import Connection, State
 from .datagrams import end_unanswered
-from .ledger import Dropped, Lease, Ledger, Request
+from .ledger import Dropped, Lease, Ledger, Pin, Request
 from .loop import Loop
-from .pool import ConnectionPool, Plan
-from .protocols import StreamKind
+from .pool import ConnectionPool, Plan, Policy
+from .protocols import Address, StreamKind, address_of
 
-CONNECT_S = 5.0
-"""Longest time until a connection is ready; a request's own deadline may be sooner."""
+if TYPE_CHECKING:
+    from .resolver import Resolver
+
+READ_CHECKS_PER_SPAN = 8
+"""How often it is looked for late answers within ``Policy.read_s``."""
+SHORTEST_CHECK_S = 0.02
 
 
 class StreamOrigin:
-    """One origin of a kind with connections."""
+    """One origin of a kind with connections.
 
-    def __init__(self, loop: Loop, ledger: Ledger, kind: StreamKind, name: str) -> None:
+    Args:
+        loop: that of this thread.
+        ledger: where outcomes go.
+        resolver: looks up the origin's host.
+        kind: how to talk to it.
+        name: the origin.
+        settings: what the kind needs for a connection there, packed.
+
+    Attributes:
+        pool: the connections.
+
+    Raises:
+        UsageError: if the origin cannot be read, or the settings are not its own.
+    """
+
+    def __init__(
+        self, loop: Loop, ledger: Ledger, resolver: Resolver, kind: StreamKind, name: str, settings: bytes
+    ) -> None:
+        if not belongs(name, settings):
+            raise UsageError("these settings (passwords, TLS) are not the ones this origin stands for")
         self.loop = loop
         self.ledger = ledger
         self.kind = kind
         self.name = name
-        self.address = kind.address(name)
         self.pool = ConnectionPool(kind.depth)
+        self.on_answer = ledger.finish
+        self.settings = settings
+        self._place = kind.address(name)
+        self._resolver = resolver
+        self._last_good: Address | None = None
         self._assigning = False
         self._assign_again = False
+        self._watching = False
 
     # --- what the worker asks of it ----------------------------------------------------------------
 
-    def grant(self, slots: int) -> None:
-        """From now on at most ``slots`` connections."""
+    def grant(self, slots: int, policy: Policy | None = None) -> None:
+        """From now on at most ``slots`` connections, treated as ``policy`` says."""
         self.pool.slots = slots
-        self._assign()
+        if policy is not None:
+            self.pool.policy = policy
+        self._tidy()
 
     @property
     def held(self) -> int:
         """Connections that are open, or being opened."""
         return len(self.pool.members)
 
+    @property
+    def pins(self) -> list[Pin]:
+        """Whose own some of them are."""
+        return list(self.pool.pins)
+
     def submit(self, lease: Lease, now_s: float) -> None:
         """Send a lease's requests, or have them wait for a connection."""
-        self._carry_out(self.pool.add(lease.requests, now_s))
+        if lease.pin is not None and not lease.opens:
+            self._submit_held(lease, (lease.session.identity, lease.pin))
+        else:
+            self._carry_out(self.pool.add(lease.requests, now_s))
 
     def resend(self, lease: Lease, now_s: float) -> float | None:
         """Nothing is ever sent twice on a connection."""
@@ -61,29 +104,38 @@ class StreamOrigin:
         """Requests that can be handed back: those that wait, for a slot or for a connection to be ready."""
         connecting = [one.first for one in self.pool.members if one.first is not None]
         # Waiting ones first: a connection that closes would else be replaced for one of them.
-        return [request for request in self.pool.waiting if request.live] + connecting
+        waiting = [*self.pool.waiting, *self.pool.fresh]
+        return [request for request in waiting if request.live] + connecting
+
+    def unpin(self, pin: Pin, reason: str) -> None:
+        """A session lets go of its connection; nothing if it has none here."""
+        connection = self.pool.pins.pop(pin, None)
+        if connection is None:
+            return
+        if connection.state is State.READY and not connection.retiring:
+            connection.release()
+        else:
+            connection.close(reason)
 
     def tend(self, now_s: float) -> None:
-        """Close what is idle, old, or too long in coming about."""
-        for one in list(self.pool.members):
-            if one.state in (State.CONNECTING, State.HANDSHAKE) and now_s - one.born_s > CONNECT_S:
-                one.give_up(f"no connection within {CONNECT_S:.0f} s")
+        """Close what is idle or old."""
         self.pool.prune()
-        self._assign()
+        self._tidy()
 
     @property
     def deserted(self) -> bool:
         """Is there nothing here worth keeping? A grant is: the broker counts on it."""
-        return not self.pool.members and not self.pool.waiting and not self.pool.slots
+        pool = self.pool
+        return not (pool.members or pool.waiting or pool.fresh or pool.slots)
 
     @property
     def counts(self) -> list[int]:
         """In flight, in use, idle, waiting, overflowed, pinned."""
         members = self.pool.members
-        idle = sum(1 for one in members if one.state is State.READY)
+        idle = sum(1 for one in members if one.state is State.READY and one.pin is None)
         in_flight = sum(one.load for one in members)
         waiting = sum(1 for request in self.pool.waiting if request.live)
-        return [in_flight, len(members) - idle, idle, waiting, self.pool.overflowed, 0]
+        return [in_flight, len(members) - idle, idle, waiting, self.pool.overflowed, len(self.pool.pins)]
 
     def close(self, reason: str) -> None:
         """Close every fd. What is open is reported as lost."""
@@ -93,23 +145,64 @@ class StreamOrigin:
 
     # --- connections -------------------------------------------------------------------------------
 
-    def on_ready(self, connection: Connection) -> None:
-        request = self.pool.next_for(connection, self.loop.now_s)
-        if request is not None:
-            connection.send(request)
-
-    def on_answer(self, connection: Connection, request: Request, code: int, data: bytes) -> None:
-        self.ledger.finish(request, code, data)
+    def on_room(self, connection: Connection) -> None:
+        now_s = self.loop.now_s
+        pool = self.pool
+        while connection.state in (State.READY, State.BUSY) and connection.pin is None:
+            if connection.state is State.READY and pool.is_old(connection, now_s):
+                connection.close("old")
+                return
+            requests = pool.next_for(connection, now_s)
+            if not requests:
+                return
+            self._send(connection, requests)
 
     def on_refused(self, connection: Connection, request: Request, error: UsageError) -> None:
         self.ledger.conclude(request, Code.USAGE, error.text, sent=False)
+
+    def on_opening(self, connection: Connection, request: Request) -> None:
+        self._send(connection, (request,))
+
+    def on_connected(self, address: Address) -> None:
+        self._last_good = address
 
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
     ) -> None:
         if connection in self.pool.members:
-            self.pool.members.remove(connection)
+            self.pool.remove(connection)
+        if connection.pin is not None:
+            self.ledger.unpinned.append(connection.pin)
+        if connection.stale and isinstance(error, ConnectionLost):
+            again = [request for request in unanswered if request.lease.idempotent]
+            self.pool.fresh.extend(again)
+            unanswered = [request for request in unanswered if not request.lease.idempotent]
         end_unanswered(self.ledger, error, unanswered, sent=sent)
+        self._assign()
+
+    def _submit_held(self, lease: Lease, pin: Pin) -> None:
+        connection = self.pool.pins.get(pin)
+        if connection is not None and connection.state is State.READY:
+            connection.send(lease.requests)
+            return
+        text = "the connection held for this session is gone, and what was not committed with it"
+        for request in list(lease.requests):
+            self.ledger.conclude(request, Code.CONNECTION_LOST, text, phase="queue", sent=False)
+        if connection is None:
+            self.ledger.unpinned.append(pin)
+
+    def _send(self, connection: Connection, requests: Sequence[Request]) -> None:
+        lease = requests[0].lease
+        if lease.pin is None:
+            connection.send(requests)
+        else:
+            pin = (lease.session.identity, lease.pin)
+            self.pool.pins[pin] = connection
+            connection.hold(requests[0], pin)
+
+    def _tidy(self) -> None:
+        for connection, reason in self.pool.surplus(self.loop.now_s):
+            connection.close(reason)
         self._assign()
 
     def _assign(self) -> None:
@@ -126,21 +219,63 @@ class StreamOrigin:
                 self._assign_again = False
                 for connection, reason in plan.closes:
                     connection.close(reason)
-                for connection, request in plan.sends:
+                for connection, requests in plan.sends:
                     if connection.state is State.CLOSED:
-                        self.pool.waiting.appendleft(request)
+                        self.pool.waiting.extendleft(reversed(requests))
                         self._assign_again = True
                     else:
-                        connection.send(request)
+                        self._send(connection, requests)
+                        if connection.state is State.READY:  # all were refused
+                            self.on_room(connection)
                 for request in plan.opens:
-                    connection = Connection(
-                        self.loop, self, self.kind.protocol(self.name, request.payload), request
-                    )
-                    request.place = connection
-                    self.pool.members.append(connection)
-                    connection.open(self.address)
+                    self._open(request)
                 if not self._assign_again:
                     return
                 plan = self.pool.assign(self.loop.now_s)
         finally:
             self._assigning = False
+
+    def _open(self, request: Request) -> None:
+        policy = self.pool.policy
+        try:
+            protocol = self.kind.protocol(self.name, self.settings, policy.max_bytes)
+        except PoolError as error:
+            self.ledger.conclude(request, error.code, error.text, phase="connect", sent=False)
+            return
+        connection = Connection(self.loop, self, protocol, request)
+        request.place = connection
+        self.pool.members.append(connection)
+        connection.bound(policy.connect_s)
+        if policy.read_s is not None and not self._watching:
+            self._watching = True
+            self.loop.at(self._watch_s(policy.read_s), self._watch)
+        if isinstance(self._place, Address):
+            connection.open([self._place])
+        else:
+            self._resolver.look_up(self._place.host, partial(self._opened, connection, self._place.port))
+
+    def _opened(self, connection: Connection, port: int, found: list[str] | PoolError) -> None:
+        """The origin's host has been looked up for a connection that waits for it."""
+        if connection.state is not State.CONNECTING:
+            return
+        if isinstance(found, PoolError):
+            connection.give_up(found.text)
+            return
+        addresses = [address_of(host, port) for host in found]
+        # The one that took the last connection comes first: a dead address is not tried again and again.
+        addresses.sort(key=lambda address: address != self._last_good)
+        connection.open(addresses)
+
+    def _watch_s(self, read_s: float) -> float:
+        return self.loop.now_s + max(SHORTEST_CHECK_S, read_s / READ_CHECKS_PER_SPAN)
+
+    def _watch(self, now_s: float) -> float | None:
+        """The timer for late answers: runs while there are connections and a bound."""
+        read_s = self.pool.policy.read_s
+        if read_s is None or not self.pool.members:
+            self._watching = False
+            return None
+        for connection in self.pool.late(now_s):
+            text = f"no answer within {read_s:g} s (read timeout of this upstream)"
+            connection.close("read timeout", RequestTimeout(text))
+        return self._watch_s(read_s)

@@ -6,9 +6,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import zmq
 
@@ -18,11 +18,13 @@ from reqpool.wire import LeaseGroup, Reject, Verb
 
 from .broker_socket import MESSAGES_PER_TURN, BrokerSocket
 from .datagrams import DatagramOrigin
-from .ledger import Lease, Ledger, Request
+from .ledger import Lease, Ledger, Pin, Request
 from .link import Link, LinkState
 from .loop import READABLE, Loop
 from .outbox import Batch, Outbox
+from .pool import Policy
 from .protocols import DatagramKind, StreamKind, WorkerKind
+from .resolver import Resolver
 from .sample import Sampler
 from .streams import StreamOrigin
 
@@ -30,10 +32,20 @@ log = logging.getLogger(__name__)
 
 KEPT_RESULTS_BYTES = 64 << 20
 TEND_S = 1.0
+DRAIN_PINS_S = 5.0
+"""How long a draining worker waits for held connections to be let go of."""
 LEASE_LOOK_S = 1.0
 """Longest time until it is noticed that all of a lease has ended."""
 
 Origin = DatagramOrigin | StreamOrigin
+
+
+class _Grant(NamedTuple):
+    """The last GRANT for an origin."""
+
+    number: int
+    slots: int
+    policy: Policy
 
 
 class Worker:
@@ -71,7 +83,8 @@ class Worker:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: BrokerSocket | None = None
         self._origins: dict[tuple[str, str], Origin] = {}
-        self._grants: dict[str, tuple[int, int]] = {}
+        self._resolver = Resolver(self.loop)
+        self._grants: dict[str, _Grant] = {}
         self._unanswered_grants: dict[str, int] = {}
         self._sampler = Sampler(self.loop, self.ledger)
         self._draining = False
@@ -104,6 +117,7 @@ class Worker:
         finally:
             for origin in list(self._origins.values()):
                 origin.close("the worker ends")
+            self._resolver.close("the worker ends")
             if self._socket is not None:
                 self._socket.close(goodbye=goodbye)
             if self._parent_fd >= 0:
@@ -175,6 +189,8 @@ class Worker:
             self._say(Verb.RETURN, ledger.take_returns())
         if ledger.failures:
             self._say(Verb.RETRY, ledger.take_failures())
+        for session, pin in ledger.take_unpinned():
+            self._say(Verb.UNPIN, session, pin)
         if self._unanswered_grants:
             self._answer_grants()
 
@@ -270,17 +286,20 @@ class Worker:
         # What HELLO does not list as held never arrived, to the broker: it leases it again by itself.
         self.ledger.take_returns()
         self.ledger.take_failures()
+        self.ledger.take_unpinned()
         if self.ledger.dirty:
             self.outbox.pack(self.ledger.take_results())
         self.outbox.restart()
         slots = []
+        pins = []
         self._grants.clear()
         self._unanswered_grants.clear()
-        for (_, name), origin in self._origins.items():
+        for (kind, name), origin in self._origins.items():
             if isinstance(origin, StreamOrigin):
                 origin.grant(min(origin.pool.slots, origin.held))
                 if origin.held:
                     slots.append((name, origin.held))
+                pins += [(*pin, kind, name) for pin in origin.pins]
         about: dict[str, Any] = {
             "worker": self._identity,
             "name": self._name,
@@ -288,6 +307,7 @@ class Worker:
             "kinds": [kind.info for kind in self._kinds.values()],
             "held": [*self.ledger.held(), *self.outbox.held()],
             "slots": slots,
+            "pins": pins,
         }
         if self._link.epoch is not None:
             about["epoch"] = self._link.epoch
@@ -335,11 +355,12 @@ class Worker:
             lease = self.ledger.admit(group, now_s)
             if not lease.requests:
                 continue
-            if refuse:
+            # What goes to a held connection cannot run elsewhere.
+            if refuse and (lease.pin is None or lease.opens):
                 self.ledger.give_back(lease.requests)
                 continue
             try:
-                origin = self._origin(group.kind, group.origin)
+                origin = self._origin(group.kind, group.origin, group.settings)
             except UsageError as error:
                 for request in lease.requests:
                     self.ledger.conclude(request, Code.USAGE, error.text, sent=False)
@@ -356,14 +377,15 @@ class Worker:
                     request.lease.upstream.drop(request, "cancelled")
                     self.ledger.forget(request)
 
-    def _on_grant(self, _now_s: float, name: str, grant: int, slots: int) -> None:
-        if grant < self._grants.get(name, (0, 0))[0]:
+    def _on_grant(self, _now_s: float, name: str, number: int, slots: int, about: dict[str, Any]) -> None:
+        known = self._grants.get(name)
+        if known is not None and number < known.number:
             return
-        self._grants[name] = (grant, slots)
-        self._unanswered_grants[name] = grant
+        grant = self._grants[name] = _Grant(number, slots, Policy.of(about))
+        self._unanswered_grants[name] = number
         for origin in self._origins.values():
             if origin.name == name and isinstance(origin, StreamOrigin):
-                origin.grant(slots)
+                origin.grant(slots, grant.policy)
 
     def _answer_grants(self) -> None:
         """GRANTED for each grant that is kept by now."""
@@ -372,15 +394,17 @@ class Worker:
             if isinstance(origin, StreamOrigin) and origin.name in self._unanswered_grants:
                 held[origin.name] = origin.held
         for name, grant in list(self._unanswered_grants.items()):
-            slots = self._grants[name][1]
+            slots = self._grants[name].slots
             if held.get(name, 0) <= slots:
                 del self._unanswered_grants[name]
                 self._say(Verb.GRANTED, name, grant, held.get(name, 0))
                 if not slots:
                     del self._grants[name]
 
-    def _on_unpin(self, _now_s: float, _session: bytes, _pin: int) -> None:
-        """Nothing is pinned in this version."""
+    def _on_unpin(self, _now_s: float, session: bytes, pin: int) -> None:
+        for origin in self._origins.values():
+            if isinstance(origin, StreamOrigin):
+                origin.unpin((session, pin), "let go of in the middle of a request")
 
     def _on_drain(self, _now_s: float) -> None:
         self._drain()
@@ -411,6 +435,8 @@ class Worker:
         link = self._link
         if any(self.ledger.held()):
             return False
+        if now_s - self._drain_s < DRAIN_PINS_S and any(self._pins()):
+            return False
         if link.state is LinkState.LIVE and self.ledger.empty and link.answered >= self._drain_beat:
             return True
         return now_s - self._drain_s > link.liveness_s
@@ -419,21 +445,30 @@ class Worker:
         log.info("the parent process has gone")
         self.loop.stop()
 
-    def _origin(self, kind_name: str, name: str) -> Origin:
+    def _pins(self) -> Iterator[Pin]:
+        for origin in self._origins.values():
+            if isinstance(origin, StreamOrigin):
+                yield from origin.pins
+
+    def _origin(self, kind_name: str, name: str, settings: bytes) -> Origin:
         """The origin, made at its first lease.
 
         Raises:
-            UsageError: for a kind nobody registered, or an origin that cannot be read.
+            UsageError: for a kind nobody registered, an origin that cannot be read, or settings of another.
         """
         origin = self._origins.get((kind_name, name))
         if origin is not None:
+            if isinstance(origin, StreamOrigin) and origin.settings != settings:
+                raise UsageError("these settings (passwords, TLS) are not the ones this origin stands for")
             return origin
         kind = self._kinds.get(kind_name)
         if isinstance(kind, DatagramKind):
             origin = DatagramOrigin(self.loop, self.ledger, kind, name)
         elif isinstance(kind, StreamKind):
-            origin = StreamOrigin(self.loop, self.ledger, kind, name)
-            origin.grant(self._grants.get(name, (0, 0))[1])
+            origin = StreamOrigin(self.loop, self.ledger, self._resolver, kind, name, settings)
+            grant = self._grants.get(name)
+            if grant is not None:
+                origin.grant(grant.slots, grant.policy)
         else:
             raise UsageError(f"this worker has no kind {kind_name!r}", origin=name)
         self._origins[kind_name, name] = origin

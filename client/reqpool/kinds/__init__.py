@@ -8,10 +8,14 @@ is a package that anybody can write.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from ..errors import UsageError
+from ..errors import BadResponse, UsageError
+
+if TYPE_CHECKING:
+    from .origin import Tls
 
 
 class Route:
@@ -24,31 +28,98 @@ class Route:
         kind: the kind.
         origins: upstreams to try in turn, 1 to 8, e.g. ``("dns://127.0.0.1:53",)``.
         idempotent: may such a request run more than once?
+        settings: what the worker half needs to make a connection, secrets above all; empty if nothing. Kept out
+            of ``origins``, which everybody may see; see :mod:`reqpool.kinds.origin`.
+        pin: number of the held connection the requests go to, or None.
+        opens: the request is the first of its pin, for which a connection is taken.
     """
 
-    __slots__ = ("idempotent", "kind", "origins")
+    __slots__ = ("idempotent", "kind", "opens", "origins", "pin", "settings")
 
-    def __init__(self, kind: Kind, origins: tuple[str, ...], idempotent: bool) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        origins: tuple[str, ...],
+        idempotent: bool,
+        settings: bytes = b"",
+        pin: int | None = None,
+        opens: bool = False,
+    ) -> None:
         self.kind = kind
         self.origins = origins
         self.idempotent = idempotent
+        self.settings = settings
+        self.pin = pin
+        self.opens = opens
 
     def __repr__(self) -> str:
-        return f"Route({self.kind.name!r}, {self.origins!r}, idempotent={self.idempotent})"
+        pin = "" if self.pin is None else f", pin={self.pin}"
+        return f"Route({self.kind.name!r}, {self.origins!r}, idempotent={self.idempotent}{pin})"
+
+
+class Asked(Protocol):
+    """What a kind may know of the request whose answer it decodes.
+
+    Attributes:
+        note: what :meth:`Kind.encode` returned beside the payload.
+        trail: what :meth:`Kind.follow` added, one item for each time it was called; empty for most.
+        elapsed_s: seconds from submission to the end.
+    """
+
+    note: Any
+    trail: tuple[Any, ...]
+
+    @property
+    def elapsed_s(self) -> float: ...
+
+
+class Followed(NamedTuple):
+    """The next request of one that takes several, all under one future and one timeout.
+
+    Attributes:
+        route, payload, note: as :meth:`Kind.encode` returns them.
+        step: is appended to the future's ``trail``.
+    """
+
+    route: Route
+    payload: bytes
+    note: Any
+    step: Any
+
+
+class Endpoint(NamedTuple):
+    """A URL in the pool's own terms.
+
+    Attributes:
+        origin: canonical name of the upstream, without secrets.
+        settings: see :attr:`Route.settings`.
+    """
+
+    origin: str
+    settings: bytes
 
 
 class Kind(ABC):
     """Client half of a kind: checks and encodes on the caller's thread, decodes on first look.
 
-    Objects are shared by all threads and pools of a process; both methods may be called from any
+    Objects are shared by all threads and pools of a process; the methods may be called from any
     thread, and must not block.
+
+    Attributes:
+        name: as registered.
+        schemes: schemes of the URLs that name its upstreams, empty if it takes addresses; needed for
+            upstreams in ``reqpool.toml``.
+        connectionless: what it has at an upstream is requests, not connections; so it is requests that the
+            upstream's limit counts.
     """
 
     name: ClassVar[str]
+    schemes: ClassVar[tuple[str, ...]] = ()
+    connectionless: ClassVar[bool] = False
 
     # *args beside **options: so a type checker lets a subclass name options of its own (typing spec, "...").
     @abstractmethod
-    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes]:
+    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes, Any]:
         """Check a request and encode it.
 
         Args:
@@ -57,19 +128,60 @@ class Kind(ABC):
             **options: the kind's own options; an unknown one is a TypeError.
 
         Returns:
-            The (kept) route and the payload for the worker half.
+            The (kept) route, the payload for the worker half, and a note: whatever :meth:`decode` and
+            :meth:`follow` want to know of the request, None for nothing. It stays in this process.
 
         Raises:
             UsageError: if anything about it is wrong; the text names it and the way out.
         """
 
     @abstractmethod
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes, request: Asked) -> Any:
         """Make the value of ``future.result()`` from the worker half's raw answer. Called once, lazily.
 
         Raises:
-            BadResponse: if the answer cannot be read.
+            PoolError: what ``result()`` shall raise: BadResponse if the answer cannot be read, or the
+                upstream's own error, if the answer is one.
         """
+
+    def follow(self, data: bytes, request: Asked) -> Followed:
+        """Make the next request where the worker half answered with :attr:`Code.AGAIN`: a redirect, say.
+
+        Called on the pool's I/O thread; the future stays the same, and so does its deadline.
+
+        Raises:
+            PoolError: what the request shall end with instead.
+        """
+        raise BadResponse(f"kind {self.name!r} was asked for a further request, and knows of none")
+
+    def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
+        """Read a URL of one of :attr:`schemes`, as it stands in ``reqpool.toml``.
+
+        Args:
+            url: with or without user and password.
+            password: instead of one in the URL; for http a bearer token if the URL names no user.
+            tls: None for the kind's default.
+
+        Raises:
+            UsageError: if it is wrong; the text names what.
+        """
+        raise UsageError(f"upstreams of kind {self.name!r} are not named by URL")
+
+
+def with_idempotence(route: Route, idempotent: bool) -> Route:
+    """Return the route of the same requests with the caller's word on whether they may run more than once.
+
+    Raises:
+        UsageError: if it is neither True nor False.
+    """
+    if type(idempotent) is not bool:
+        raise UsageError(f"idempotent={idempotent!r}: True, False or None")
+    return route if route.idempotent is idempotent else _other_idempotence(route, idempotent)
+
+
+@lru_cache(4096)
+def _other_idempotence(route: Route, idempotent: bool) -> Route:
+    return Route(route.kind, route.origins, idempotent, route.settings, route.pin, route.opens)
 
 
 _found: dict[str, Kind] = {}

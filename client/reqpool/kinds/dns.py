@@ -10,9 +10,10 @@ from typing import ClassVar
 
 from .. import wire
 from ..errors import UsageError
-from . import Kind, Route
-from .address import canonical_address
+from . import Asked, Endpoint, Kind, Route
+from .address import address_endpoint, target_origin
 from .dns_answer import DnsAnswer
+from .origin import Tls
 from .resolvconf import ResolvConf
 
 EDNS_UDP_BYTES = 1232
@@ -41,18 +42,21 @@ class DnsKind(Kind):
     """Client half of ``dns``. What goes to the worker half is a complete query with id 0."""
 
     name: ClassVar[str] = "dns"
+    schemes: ClassVar[tuple[str, ...]] = ("dns",)
+    connectionless: ClassVar[bool] = True
 
     def __init__(self, resolv_conf: ResolvConf | None = None) -> None:
         self._resolv_conf = resolv_conf or ResolvConf()
 
     def encode(
         self, target: str | Sequence[str] | None, payload: str, *, rtype: str | int = "A"
-    ) -> tuple[Route, bytes]:
+    ) -> tuple[Route, bytes, None]:
         """Check a question and encode it. Idempotent.
 
         Args:
             target: the name server: ``"1.2.3.4"``, ``"1.2.3.4:53"``, ``"::1"``, ``"[::1]:5300"``; a
-                list or tuple of 1 to 8 such, tried in turn; None for those of ``/etc/resolv.conf``.
+                name of ``reqpool.toml``; a list or tuple of 1 to 8 such, tried in turn; None for those of
+                ``/etc/resolv.conf``.
             payload: the name, always taken as absolute, with or without the final dot; any ASCII
                 character, with zone-file escapes (``\\.``, ``\\046``; RFC 1035 §5.1); other
                 characters are encoded by IDNA. ``"."`` is the root.
@@ -68,13 +72,13 @@ class DnsKind(Kind):
                 route = _route(tuple(target))
             else:
                 route = _route(target)
-            return route, _query(payload, rtype)
+            return route, _query(payload, rtype), None
         except TypeError as error:  # from lru_cache: something cannot be hashed, so is neither str nor int
             raise UsageError(
                 f"a DNS question is (server, name, rtype) as strings, not {(target, payload, rtype)!r}"
             ) from error
 
-    def decode(self, data: bytes) -> DnsAnswer:
+    def decode(self, data: bytes, request: Asked) -> DnsAnswer:
         """Wrap an answer; it is parsed when it is looked at.
 
         Raises:
@@ -82,13 +86,17 @@ class DnsKind(Kind):
         """
         return DnsAnswer(data)
 
+    def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
+        """Read a URL like ``dns://127.0.0.1:53``; see :meth:`Kind.endpoint`."""
+        return address_endpoint(self.name, url, 53, password, tls)
+
 
 @lru_cache(maxsize=1024)
 def _route(target: str | tuple[str, ...]) -> Route:
     servers = target if type(target) is tuple else (target,)
     if not 0 < len(servers) <= wire.MAX_ORIGINS:
         raise UsageError(f"{len(servers)} name servers; give 1 to {wire.MAX_ORIGINS}")
-    return Route(KIND, tuple(f"dns://{canonical_address(server, 53)}" for server in servers), True)
+    return Route(KIND, tuple(target_origin("dns", server, 53) for server in servers), True)
 
 
 # Names repeat in real use; a hit costs a third of making the query anew.

@@ -9,8 +9,9 @@ import msgpack
 
 from .. import wire
 from ..errors import UsageError
-from . import Kind, Route
-from .address import canonical_address
+from . import Asked, Endpoint, Kind, Route
+from .address import address_endpoint, target_origin
+from .origin import Tls
 from .udp import plain_bytes
 
 MAX_ANSWER_BYTES = wire.MAX_PAYLOAD_BYTES
@@ -21,6 +22,7 @@ class TcpKind(Kind):
     """Client half of ``tcp``. The worker half gets msgpack ``[data, until, length, max_bytes]``."""
 
     name: ClassVar[str] = "tcp"
+    schemes: ClassVar[tuple[str, ...]] = ("tcp",)
 
     def encode(
         self,
@@ -30,14 +32,14 @@ class TcpKind(Kind):
         until: bytes | None = None,
         length: int | None = None,
         max_bytes: int = MAX_ANSWER_BYTES,
-    ) -> tuple[Route, bytes]:
+    ) -> tuple[Route, bytes, None]:
         """Check and encode one exchange of bytes.
 
         With neither ``until`` nor ``length`` the answer is everything up to the upstream's close.
         Not idempotent: what the bytes do upstream is not known here.
 
         Args:
-            target: ``"127.0.0.1:7"`` or ``"[::1]:7"``.
+            target: ``"127.0.0.1:7"``, ``"[::1]:7"``, or a name of ``reqpool.toml``.
             payload: bytes to send; may be empty.
             until: the answer ends with these bytes (they are part of it).
             length: the answer is exactly this many bytes, at least 1.
@@ -61,11 +63,15 @@ class TcpKind(Kind):
         except TypeError:  # from lru_cache: the target cannot be hashed
             raise UsageError(f"an address is a string, not {type(target).__name__}: {target!r}") from None
         packed: bytes = msgpack.packb((data, until, length, max_bytes))
-        return route, packed
+        return route, packed, None
 
-    def decode(self, data: bytes) -> bytes:
+    def decode(self, data: bytes, request: Asked) -> bytes:
         """Return the answer, with its delimiter if one was asked for."""
         return data
+
+    def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
+        """Read a URL like ``tcp://127.0.0.1:7``; see :meth:`Kind.endpoint`."""
+        return address_endpoint(self.name, url, None, password, tls)
 
 
 def _check_count(name: str, value: object, highest: int) -> None:
@@ -75,7 +81,7 @@ def _check_count(name: str, value: object, highest: int) -> None:
 
 @lru_cache(maxsize=1024)
 def _route(target: str) -> Route:
-    return Route(KIND, (f"tcp://{canonical_address(target)}",), False)
+    return Route(KIND, (target_origin("tcp", target),), False)
 
 
 KIND = TcpKind()

@@ -6,8 +6,9 @@ from functools import lru_cache
 from typing import ClassVar
 
 from ..errors import UsageError
-from . import Kind, Route
-from .address import canonical_address
+from . import Asked, Endpoint, Kind, Route
+from .address import address_endpoint, target_origin
+from .origin import Tls
 
 MAX_DATAGRAM_BYTES = 65_507
 """Most that one UDP datagram carries over IPv4: 65,535 less 20 (IP) and 8 (UDP) bytes of header."""
@@ -17,14 +18,16 @@ class UdpKind(Kind):
     """Client half of ``udp``: the payload travels as it is, both ways."""
 
     name: ClassVar[str] = "udp"
+    schemes: ClassVar[tuple[str, ...]] = ("udp",)
+    connectionless: ClassVar[bool] = True
 
-    def encode(self, target: str, payload: bytes | bytearray | memoryview) -> tuple[Route, bytes]:
+    def encode(self, target: str, payload: bytes | bytearray | memoryview) -> tuple[Route, bytes, None]:
         """Check a datagram and its address.
 
         Not idempotent: what a datagram does to its receiver is not known here.
 
         Args:
-            target: ``"127.0.0.1:5555"`` or ``"[::1]:5555"``.
+            target: ``"127.0.0.1:5555"``, ``"[::1]:5555"``, or a name of ``reqpool.toml``.
             payload: 0 to 65,507 bytes.
 
         Raises:
@@ -37,13 +40,17 @@ class UdpKind(Kind):
                 f"a datagram of {len(payload)} bytes is over the {MAX_DATAGRAM_BYTES} that UDP carries"
             )
         try:
-            return _route(target), payload
+            return _route(target), payload, None
         except TypeError:  # from lru_cache: the target cannot be hashed
             raise UsageError(f"an address is a string, not {type(target).__name__}: {target!r}") from None
 
-    def decode(self, data: bytes) -> bytes:
+    def decode(self, data: bytes, request: Asked) -> bytes:
         """Return the datagram that came back."""
         return data
+
+    def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
+        """Read a URL like ``udp://127.0.0.1:7``; see :meth:`Kind.endpoint`."""
+        return address_endpoint(self.name, url, None, password, tls)
 
 
 def plain_bytes(data: object) -> bytes:
@@ -60,7 +67,7 @@ def plain_bytes(data: object) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _route(target: str) -> Route:
-    return Route(KIND, (f"udp://{canonical_address(target)}",), False)
+    return Route(KIND, (target_origin("udp", target),), False)
 
 
 KIND = UdpKind()

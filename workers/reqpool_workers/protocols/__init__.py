@@ -12,10 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from reqpool.errors import Code, UsageError
+from reqpool import wire
+from reqpool.errors import Code, ProtocolError, UsageError
 from reqpool.wire import KindInfo
 
 
@@ -24,6 +26,13 @@ class Address(NamedTuple):
 
     family: int
     sockaddr: Any
+
+
+class Name(NamedTuple):
+    """A host whose addresses are to be looked up."""
+
+    host: str
+    port: int
 
 
 def numeric_address(origin: str) -> Address:
@@ -51,6 +60,48 @@ def numeric_address(origin: str) -> Address:
             f"{host!r} is not a numeric address; names are not looked up", origin=origin
         ) from error
     return Address(found[0][0], found[0][4])
+
+
+def stream_address(origin: str) -> Address | Name:
+    """Read ``scheme://[user@]host:port…``, with an address or a name as host.
+
+    Raises:
+        UsageError: if there is no host or no port.
+    """
+    try:
+        parts = urlsplit(origin)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UsageError(f"malformed origin: {error}", origin=origin) from error
+    if not host or not port:
+        raise UsageError("an origin needs a host and a port, e.g. tcp://127.0.0.1:53", origin=origin)
+    try:
+        return address_of(host, port)
+    except ValueError:
+        return Name(host, port)
+
+
+def address_of(host: str, port: int) -> Address:
+    """Make an address of a numeric host.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if ip_address(host).version == 4:
+        return Address(socket.AF_INET, (host, port))
+    return Address(socket.AF_INET6, (host, port, 0, 0))
+
+
+def settings_of(packed: bytes) -> dict[str, Any]:
+    """Decode a route's settings (:mod:`reqpool.kinds.origin`).
+
+    Raises:
+        UsageError: if they are not a msgpack map with string keys.
+    """
+    try:
+        return wire.fields(wire.unpack(packed)) if packed else {}
+    except ProtocolError as error:
+        raise UsageError(f"malformed settings: {error.text}") from error
 
 
 class Ask:
@@ -110,24 +161,17 @@ class DatagramProtocol(ABC):
 # --- streams --------------------------------------------------------------------------------------
 
 
-class Answer(NamedTuple):
-    """The outcome of the oldest unanswered request of a connection: a result's ``code`` and ``data``."""
-
-    code: int
-    data: bytes
+class Ready:
+    """The event that the handshake (or :meth:`StreamProtocol.hold`, ``release``) is over: requests may be sent."""
 
 
-class Output(NamedTuple):
-    """Bytes to be sent now: the next step of a handshake, a reply to a ping."""
+READY = Ready()
 
-    data: bytes
-
-
-class Ready(NamedTuple):
-    """The handshake is over; requests may be sent."""
-
-
-Event = Answer | Output | Ready
+Answer = tuple[int, bytes]
+"""The outcome of the oldest unanswered request of a connection: a result's code and data."""
+Event = Answer | bytes | Ready
+"""Bytes are to be sent now: the next step of a handshake, a reply to a ping. Bare tuples and bytes, because
+there is one for every answer."""
 
 
 class StreamProtocol(ABC):
@@ -135,7 +179,11 @@ class StreamProtocol(ABC):
 
     @abstractmethod
     def connected(self) -> Sequence[Event]:
-        """The connection stands. Returns ``[Ready()]``, or the first step of the handshake."""
+        """The connection stands. Returns ``[READY]``, or the first step of the handshake.
+
+        Raises:
+            PoolError: as in :meth:`feed`.
+        """
 
     @abstractmethod
     def send(self, request: Any) -> bytes:
@@ -151,7 +199,8 @@ class StreamProtocol(ABC):
 
         Raises:
             PoolError: if the connection cannot go on. The oldest unanswered request ends with this error
-                (``BadResponse``: the answer is not one), the others as lost with the connection.
+                (``BadResponse``: the answer is not one), the others as lost with the connection. During the
+                handshake: the request that waits for it ends with it (``ConnectFailed``: the log-in was refused).
         """
 
     @abstractmethod
@@ -167,6 +216,26 @@ class StreamProtocol(ABC):
     def reusable(self) -> bool:
         """May the connection, with nothing unanswered, serve another request?"""
 
+    @property
+    def begun(self) -> bool:
+        """Has a byte of the oldest unanswered request's answer come?
+
+        A kept connection that breaks before is one that its peer had given up: the request is tried once more on
+        a fresh one, if it may be repeated. True, the default, means never.
+        """
+        return True
+
+    def hold(self) -> Sequence[Event]:
+        """The connection, with nothing unanswered, becomes one session's own. Ends with :data:`READY`."""
+        return [READY]
+
+    def release(self) -> Sequence[Event] | None:
+        """The session lets go of it, with nothing unanswered: undo what it did, ending with :data:`READY`.
+
+        None, the default: close it instead.
+        """
+        return None
+
 
 # --- kinds ----------------------------------------------------------------------------------------
 
@@ -177,14 +246,12 @@ class WorkerKind(ABC):
 
     Attributes:
         name: the kind's name, as in the entry point.
-        limit: default cap per origin for the whole pool: connections, or requests in flight where there are
+        limit: default cap per upstream for the whole pool: connections, or requests in flight where there are
             none.
-        address: reads an origin; raises UsageError.
     """
 
     name: str
     limit: int
-    address: Callable[[str], Address]
 
     @property
     @abstractmethod
@@ -197,17 +264,19 @@ class DatagramKind(WorkerKind):
     """A kind that asks by datagram.
 
     Attributes:
+        address: reads an origin; raises UsageError.
         protocol: makes the protocol of one socket.
         requests_per_socket: requests after which a socket, and with it the source port, is replaced.
         repeats: send a datagram again while its answer is missing?
-        stream: makes the protocol of a connection on which a cut-short answer is asked for again, from
-            origin and payload; None if the kind has no such thing.
+        stream: makes the protocol of a connection on which a cut-short answer is asked for again, from the
+            origin; None if the kind has no such thing.
     """
 
+    address: Callable[[str], Address]
     protocol: Callable[[], DatagramProtocol]
     requests_per_socket: int
     repeats: bool
-    stream: Callable[[str, bytes], StreamProtocol] | None = None
+    stream: Callable[[str], StreamProtocol] | None = None
 
     @property
     def info(self) -> KindInfo:
@@ -219,12 +288,14 @@ class StreamKind(WorkerKind):
     """A kind that asks over connections, which the broker grants.
 
     Attributes:
-        protocol: makes the protocol of one connection from the origin and the payload of the request it is
-            opened for (credentials travel there).
+        address: reads an origin; raises UsageError. A name is looked up by the worker.
+        protocol: makes the protocol of one connection from the origin, the route's settings (packed,
+            see :func:`settings_of`), and the largest answer in bytes; raises UsageError.
         depth: requests that may be unanswered on one connection.
     """
 
-    protocol: Callable[[str, bytes], StreamProtocol]
+    address: Callable[[str], Address | Name]
+    protocol: Callable[[str, bytes, int], StreamProtocol]
     depth: int = 1
 
     @property
@@ -250,6 +321,7 @@ def load() -> dict[str, WorkerKind]:
 
 
 __all__ = [
+    "READY",
     "Address",
     "Answer",
     "Ask",
@@ -257,11 +329,14 @@ __all__ = [
     "DatagramKind",
     "DatagramProtocol",
     "Event",
-    "Output",
+    "Name",
     "Ready",
     "StreamKind",
     "StreamProtocol",
     "WorkerKind",
+    "address_of",
     "load",
     "numeric_address",
+    "settings_of",
+    "stream_address",
 ]

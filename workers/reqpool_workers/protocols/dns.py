@@ -12,7 +12,7 @@ from typing import Any
 
 from reqpool.errors import BadResponse, Code, UsageError
 
-from . import Answer, DatagramKind, DatagramProtocol, Event, Ready, StreamProtocol, numeric_address
+from . import READY, DatagramKind, DatagramProtocol, Event, StreamProtocol, numeric_address
 
 HEADER_BYTES = 12
 QR = 0x80
@@ -104,14 +104,14 @@ class DnsDatagrams(DatagramProtocol):
 class DnsStream(StreamProtocol):
     """One query over TCP: a length of 2 bytes before each message (RFC 1035, 4.2.2)."""
 
-    def __init__(self, origin: str, payload: bytes) -> None:
+    def __init__(self, origin: str) -> None:
         self._origin = origin
         self._query = b""
         self._end = 0
         self._received = bytearray()
 
     def connected(self) -> Sequence[Event]:
-        return [Ready()]
+        return [READY]
 
     def send(self, request: Any) -> bytes:
         payload: bytes = request.payload
@@ -135,7 +135,7 @@ class DnsStream(StreamProtocol):
             or not same_question(answer, self._query, self._end)
         ):
             raise BadResponse("the answer over TCP is to another question", origin=self._origin)
-        return [Answer(Code.OK, answer)]
+        return [(Code.OK, answer)]
 
     def eof(self) -> Sequence[Event]:
         return []

@@ -12,13 +12,13 @@ from typing import Any
 from reqpool import wire
 from reqpool.errors import BadResponse, Code, ProtocolError, UsageError
 
-from . import Answer, Event, Ready, StreamKind, StreamProtocol, numeric_address
+from . import READY, Event, StreamKind, StreamProtocol, stream_address
 
 
 class TcpExchange(StreamProtocol):
     """One request and its answer."""
 
-    def __init__(self, origin: str, payload: bytes) -> None:
+    def __init__(self, origin: str, settings: bytes, max_bytes: int) -> None:
         self._origin = origin
         self._until: bytes | None = None
         self._length: int | None = None
@@ -27,7 +27,7 @@ class TcpExchange(StreamProtocol):
         self._asked = False
 
     def connected(self) -> Sequence[Event]:
-        return [Ready()]
+        return [READY]
 
     def send(self, request: Any) -> bytes:
         try:
@@ -59,11 +59,11 @@ class TcpExchange(StreamProtocol):
             end = self._length
         if (len(received) if end is None else end) > self._max_bytes:
             raise BadResponse(f"the answer is longer than {self._max_bytes} bytes", origin=self._origin)
-        return [] if end is None else [Answer(Code.OK, bytes(received[:end]))]
+        return [] if end is None else [(Code.OK, bytes(received[:end]))]
 
     def eof(self) -> Sequence[Event]:
         if self._asked and self._until is None and self._length is None:
-            return [Answer(Code.OK, bytes(self._received))]
+            return [(Code.OK, bytes(self._received))]
         return []
 
     @property
@@ -71,4 +71,4 @@ class TcpExchange(StreamProtocol):
         return False
 
 
-WORKER_KIND = StreamKind(name="tcp", limit=64, address=numeric_address, protocol=TcpExchange)
+WORKER_KIND = StreamKind(name="tcp", limit=64, address=stream_address, protocol=TcpExchange)

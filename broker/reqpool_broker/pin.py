@@ -1,0 +1,50 @@
+"""A pin as the broker knows it: a connection that a worker holds for one session. No I/O, no clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .origin import Origin
+    from .session import Session
+    from .worker import Worker
+
+MAX_PINS = 1_000
+"""Held connections of one session."""
+
+
+class Pin:
+    """One held connection.
+
+    Attributes:
+        session: whose.
+        number: chosen by its client.
+        origin: where it leads.
+        worker: who holds it; None until its first request is leased.
+    """
+
+    __slots__ = ("number", "origin", "session", "worker")
+
+    def __init__(self, session: Session, number: int, origin: Origin) -> None:
+        self.session = session
+        self.number = number
+        self.origin = origin
+        self.worker: Worker | None = None
+
+    def take(self, worker: Worker) -> None:
+        """Its first request is leased to ``worker``."""
+        self.worker = worker
+        worker.pins[self] = None
+        self.origin.pins[worker] = self.origin.pins.get(worker, 0) + 1
+
+    def leave(self) -> Worker | None:
+        """The worker holds it no longer; returns who did."""
+        worker, self.worker = self.worker, None
+        if worker is not None and self in worker.pins:
+            del worker.pins[self]
+            left = self.origin.pins[worker] - 1
+            if left:
+                self.origin.pins[worker] = left
+            else:
+                del self.origin.pins[worker]
+        return worker

@@ -1,0 +1,43 @@
+"""An upstream as the broker knows it: one server, whoever asks for whatever there; limits are counted by it.
+
+No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .policy import Policy
+
+if TYPE_CHECKING:
+    from .origin import Origin
+    from .worker import Grant, Worker
+
+
+class Upstream:
+    """One server.
+
+    Attributes:
+        key: scheme, host and port (:func:`reqpool.kinds.origin.upstream_of`).
+        policy: its limits and timeouts.
+        origins: those that lead to it and are known; a user, a database each.
+        grants: connection slots there, by worker and origin name, those of forgotten origins included.
+        in_flight: requests under way there, those on held connections included.
+    """
+
+    def __init__(self, key: str, policy: Policy) -> None:
+        self.key = key
+        self.policy = policy
+        self.origins: dict[Origin, None] = {}
+        self.grants: dict[tuple[Worker, str], Grant] = {}
+        self.in_flight = 0
+
+    @property
+    def reserved(self) -> int:
+        """Connections that may be open now."""
+        return sum(grant.reserved for grant in self.grants.values())
+
+    @property
+    def deserted(self) -> bool:
+        """Is nothing known of it any more?"""
+        return not self.origins and not self.grants

@@ -1,0 +1,168 @@
+"""Held connections: one connection of an upstream kept for one caller's sequence of requests (a *pin*)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures._base import PENDING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from .errors import UsageError
+from .future import Future
+from .kinds import Route
+
+if TYPE_CHECKING:
+    from .requests import Requests
+    from .stub import Stub
+
+
+class Held:
+    """A connection that is this caller's alone until :meth:`close`; what is left on it is then undone.
+
+    It is taken with the first request and lost with its worker, with the client's process, or when nothing has
+    been asked for the upstream's ``pin_idle_timeout_s``: whatever comes then ends with ConnectionLost. Requests
+    go one after the other: one that is submitted before the last has ended is a UsageError. Use it in a ``with``
+    block. Methods may be called from any thread, by one at a time.
+    """
+
+    def __init__(self, pool: Requests, route: Callable[[int, bool], Route]) -> None:
+        """Made by the pool's ``..._session`` methods.
+
+        Args:
+            pool: whose requests these are.
+            route: makes the route for a pin, of its first request or of the others.
+        """
+        self._pool = pool
+        self._route = route
+        self._stub: Stub | None = None
+        self._pin = 0
+        self._further: Route | None = None
+        self._last: Future[Any] | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def submit(
+        self,
+        payload: bytes,
+        note: Any = None,
+        *,
+        timeout: float | None = None,
+        callback: Callable[[Future[Any]], object] | None = None,
+    ) -> Future[Any]:
+        """Submit a request for the held connection.
+
+        Args:
+            payload: as the kind encodes it.
+            note: likewise.
+            timeout: seconds; None: the pool's.
+            callback: called with the ended future.
+
+        Raises:
+            UsageError: the session is closed, or its last request has not ended yet.
+        """
+        with self._lock:
+            if self._closed:
+                raise UsageError("this session is closed: its connection was let go of")
+            if self._last is not None and self._last._state is PENDING:
+                raise UsageError(
+                    "the last request of this session has not ended yet: they go one after the other"
+                )
+            if self._further is None:
+                self._stub, self._pin = self._pool.take_pin()
+                route = self._route(self._pin, True)
+                self._further = self._route(self._pin, False)
+            else:
+                if not self._pool.has_session(self._stub):
+                    raise UsageError("this session belongs to another process, or to a pool that was closed")
+                route = self._further
+            self._last = self._pool.ask(route, payload, note, timeout, callback, 1, False)
+            return self._last
+
+    def close(self) -> None:
+        """Let the connection go; doing it again does nothing. A request that still runs is cancelled."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            last, stub = self._last, self._stub
+        if last is not None and stub is not None and self._pool.has_session(stub):
+            last.cancel()
+            stub.unpin(self._pin)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class RedisSession(Held):
+    """A Redis connection of one's own: for WATCH, MULTI and EXEC step by step."""
+
+    def __init__(
+        self, pool: Requests, route: Callable[[int, bool], Route], encode: Callable[..., Any]
+    ) -> None:
+        super().__init__(pool, route)
+        self._encode = encode
+
+    def command(
+        self,
+        *command: str | bytes | int | float,
+        timeout: float | None = None,
+        callback: Callable[[Future[Any]], object] | None = None,
+    ) -> Future[Any]:
+        """Submit one command; see :meth:`reqpool.Pool.redis`."""
+        payload, note = self._encode(command)
+        return self.submit(payload, note, timeout=timeout, callback=callback)
+
+
+class MysqlSession(Held):
+    """A MySQL connection of one's own, autocommit off: a transaction, then the next.
+
+    Leaving the ``with`` block commits, if nothing was raised in it; else, or if the session is closed or lost
+    without a commit, the server rolls back. The connection is reset before anybody else gets it.
+    """
+
+    def __init__(
+        self, pool: Requests, route: Callable[[int, bool], Route], encode: Callable[..., Any]
+    ) -> None:
+        super().__init__(pool, route)
+        self._encode = encode
+
+    def query(
+        self,
+        sql: str,
+        params: Any = None,
+        *,
+        timeout: float | None = None,
+        callback: Callable[[Future[Any]], object] | None = None,
+    ) -> Future[Any]:
+        """Submit one statement; see :meth:`reqpool.Pool.mysql`."""
+        payload, note = self._encode(sql, params)
+        return self.submit(payload, note, timeout=timeout, callback=callback)
+
+    def commit(self, *, timeout: float | None = None) -> Future[Any]:
+        """Submit COMMIT: what was done so far stays, and the next transaction begins."""
+        return self.query("COMMIT", timeout=timeout)
+
+    def rollback(self, *, timeout: float | None = None) -> Future[Any]:
+        """Submit ROLLBACK: what was done since the last commit is undone, and the next transaction begins."""
+        return self.query("ROLLBACK", timeout=timeout)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None and self._last is not None and not self._closed:
+                self.commit().result()
+        finally:
+            self.close()
