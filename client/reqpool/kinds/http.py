@@ -322,7 +322,7 @@ def _redirected(note: Note, here: str, there: str, status: int) -> tuple[Route, 
             f"{note.url} redirects to {without_password(there)!r}: only http and https are followed"
         )
     method, given, content = note.method, note.fields, note.content
-    if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):
+    if (status == 303 and method not in ("GET", "HEAD")) or (status in (301, 302) and method == "POST"):
         method, content = "GET", None
         given = _without(given, _OF_A_BODY)
     prefix, path, fragment = split(there)

@@ -163,7 +163,10 @@ class HttpHeaders(Mapping[str, str]):
         return ", ".join(self._values[name.lower()])
 
     def __iter__(self) -> Iterator[str]:
-        return iter({name.lower(): name for name, _ in reversed(self.all)}.values())
+        names: dict[str, str] = {}
+        for name, _ in self.all:
+            names.setdefault(name.lower(), name)
+        return iter(names.values())
 
     def __len__(self) -> int:
         return len(self._values)

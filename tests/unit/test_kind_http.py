@@ -1,0 +1,570 @@
+"""The client half of http: what is sent, and what is refused at the call."""
+
+from __future__ import annotations
+
+import base64
+import email
+import email.policy
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from reqpool.errors import UsageError
+from reqpool.kinds.http import KIND
+from reqpool.kinds.http_content import ACCEPTED
+from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS
+from reqpool.kinds.origin import Tls
+
+URL = "http://127.0.0.1:8080/x"
+
+
+def split(payload: bytes) -> tuple[str, list[tuple[str, str]], bytes]:
+    """A payload's request line, fields and body."""
+    head, _, body = payload[HEADER.size :].partition(b"\r\n\r\n")
+    line, *fields = head.decode("latin-1").split("\r\n")
+    pairs = [(name, value) for name, _, value in (field.partition(": ") for field in fields)]
+    return line, pairs, body
+
+
+def sent(url: str = URL, method: str = "GET", **options: Any) -> tuple[str, list[tuple[str, str]], bytes]:
+    return split(KIND.encode(url, method, **options)[1])
+
+
+def field(name: str, url: str = URL, method: str = "GET", **options: Any) -> list[str]:
+    return [value for found, value in sent(url, method, **options)[1] if found.lower() == name.lower()]
+
+
+def flags(url: str = URL, method: str = "GET", **options: Any) -> int:
+    number: int = HEADER.unpack_from(KIND.encode(url, method, **options)[1])[0]
+    return number
+
+
+# --- the request line and where it goes --------------------------------------------------------------
+
+
+def test_a_plain_get_is_a_whole_request() -> None:
+    route, payload, _ = KIND.encode(URL, "GET")
+    assert (route.origins, route.settings, route.idempotent) == (("http://127.0.0.1:8080",), b"", True)
+    assert HEADER.unpack_from(payload) == (FOLLOW, 16 << 20)
+    line, fields, body = split(payload)
+    assert (line, body) == ("GET /x HTTP/1.1", b"")
+    assert [name for name, _ in fields] == ["Host", "User-Agent", "Accept", "Accept-Encoding"]
+    assert dict(fields)["User-Agent"].startswith("reqpool/")
+    assert dict(fields)["Accept-Encoding"] == ACCEPTED == "gzip, deflate, br, zstd"
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "host"),
+    [
+        ("http://example.test/", "http://example.test:80", "example.test"),
+        ("http://example.test:80/", "http://example.test:80", "example.test"),
+        ("http://example.test:8080/", "http://example.test:8080", "example.test:8080"),
+        ("https://example.test/", "https://example.test:443", "example.test"),
+        ("https://example.test:80/", "https://example.test:80", "example.test:80"),
+        ("HTTP://EXAMPLE.test./", "http://example.test:80", "example.test"),
+        ("http://b\xfccher.test/", "http://xn--bcher-kva.test:80", "xn--bcher-kva.test"),
+        ("http://[::1]/", "http://[::1]:80", "[::1]"),
+        ("http://[0:0::1]:8080/", "http://[::1]:8080", "[::1]:8080"),
+        ("http://ann:secret@example.test/", "http://example.test:80", "example.test"),
+    ],
+)
+def test_a_url_has_one_origin_and_one_host(url: str, origin: str, host: str) -> None:
+    assert KIND.encode(url, "GET")[0].origins == (origin,)
+    assert field("host", url) == [host]
+
+
+@pytest.mark.parametrize(
+    ("rest", "target"),
+    [
+        ("", "/"),
+        ("?a=b", "/?a=b"),
+        ("/", "/"),
+        ("/a/b?c=d&e=/?", "/a/b?c=d&e=/?"),
+        ("/a#fragment", "/a"),
+        ("#fragment", "/"),
+        ("/a b", "/a%20b"),
+        ("/caf\xe9?q=\u20ac", "/caf%C3%A9?q=%E2%82%AC"),
+        ("/a%20b%zz%", "/a%20b%25zz%25"),
+        ('/"<>\\^`{|}', "/%22%3C%3E%5C%5E%60%7B%7C%7D"),
+        ("/a/./b/../c", "/a/c"),
+        ("/../../etc", "/etc"),
+        ("/a/..", "/"),
+        ("/a/.", "/a/"),
+        ("/.well-known/x", "/.well-known/x"),
+        ("/a?x=/../y", "/a?x=/../y"),
+        ("//double", "//double"),
+        ("/@:!$&'()*+,;=-._~[]", "/@:!$&'()*+,;=-._~[]"),
+    ],
+)
+def test_a_path_is_written_as_http_has_it(rest: str, target: str) -> None:
+    assert sent(f"http://h{rest}")[0] == f"GET {target} HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("params", "target"),
+    [
+        ({"a": "b", "c": 1, "d": 1.5}, "/x?q=1&a=b&c=1&d=1.5"),
+        ([("a", "b"), ("a", b"c")], "/x?q=1&a=b&a=c"),
+        ({"a": ["b", 2], "c": ("d",), "e": None, "f": []}, "/x?q=1&a=b&a=2&c=d"),
+        ({"a b": "\xe9&="}, "/x?q=1&a+b=%C3%A9%26%3D"),
+        ({}, "/x?q=1"),
+        ("a=b&c", "/x?q=1&a=b&c"),
+    ],
+)
+def test_params_go_into_the_query(params: Any, target: str) -> None:
+    assert sent(f"{URL}?q=1#f", params=params)[0] == f"GET {target} HTTP/1.1"
+    assert sent(URL, params=params)[0] == f"GET {target} HTTP/1.1".replace("q=1&", "").replace("?q=1", "")
+
+
+@pytest.mark.parametrize(
+    ("method", "idempotent"),
+    [("GET", True), ("HEAD", True), ("OPTIONS", True), ("TRACE", True), ("PUT", True), ("DELETE", True),
+     ("POST", False), ("PATCH", False), ("PROPFIND", False), ("get", True)],
+)  # fmt: skip
+def test_what_may_be_repeated_depends_on_the_method(method: str, idempotent: bool) -> None:
+    route, payload, _ = KIND.encode(URL, method)
+    assert route.idempotent is idempotent
+    assert split(payload)[0] == f"{method.upper()} /x HTTP/1.1"
+    assert bool(HEADER.unpack_from(payload)[0] & HEAD) == (method == "HEAD")
+
+
+def test_one_origin_has_two_routes_that_are_kept() -> None:
+    get = KIND.encode(URL, "GET")[0]
+    assert KIND.encode("http://127.0.0.1:8080/y", "PUT", data=b"x")[0] is get
+    post = KIND.encode(URL, "POST")[0]
+    assert post is not get
+    assert KIND.encode("http://127.0.0.1:8080/z", "PATCH", params={"a": 1})[0] is post
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+def test_a_request_that_could_have_a_body_says_that_it_has_none(method: str) -> None:
+    assert field("content-length", method=method) == ["0"]
+    assert field("content-length", method="GET") == field("content-length", method="DELETE") == []
+
+
+def test_options_are_told_to_the_worker() -> None:
+    _, payload, note = KIND.encode(URL, "GET", follow_redirects=False, max_bytes=1_000)
+    assert HEADER.unpack_from(payload) == (0, 1_000)
+    assert note.max_bytes == 1_000
+
+
+# --- names -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [("billing", "/"), ("billing/v1/x?a=b", "/v1/x?a=b"), ("billing?a", "/?a"), ("billing/#f", "/")],
+)
+def test_an_upstream_can_be_called_by_its_name(url: str, target: str) -> None:
+    route, payload, _ = KIND.encode(url, "GET")
+    assert (route.origins, route.settings) == (("@billing",), b"")
+    line, fields, _ = split(payload)
+    assert line == f"GET {target} HTTP/1.1"
+    assert "Host" not in dict(fields)
+    assert HEADER.unpack_from(payload)[0] == FOLLOW | NAMED
+
+
+def test_a_named_upstream_may_be_given_another_host_header() -> None:
+    assert flags("billing/x", headers={"Host": "other.test"}) == FOLLOW
+    assert field("host", "billing/x", headers={"Host": "other.test"}) == ["other.test"]
+
+
+def test_a_named_upstreams_tls_is_in_its_config() -> None:
+    with pytest.raises(UsageError, match=r"tls= is not for an upstream called by name \(billing\)"):
+        KIND.encode("billing/x", "GET", tls=Tls(verify=False))
+
+
+# --- headers -----------------------------------------------------------------------------------------
+
+
+def test_headers_are_added_and_replace_the_default_ones() -> None:
+    fields = sent(headers={"accept": "text/html", "X-A": "b", "User-Agent": b"me"})[1]
+    assert fields[2:] == [("accept", "text/html"), ("X-A", "b"), ("User-Agent", "me")]
+    assert [name for name, _ in fields[:2]] == ["Host", "Accept-Encoding"]
+
+
+def test_a_header_can_come_more_than_once() -> None:
+    assert field("x-a", headers=[("X-A", "1"), ("x-a", "2")]) == ["1", "2"]
+
+
+def test_values_are_latin_1_or_bytes_and_lose_white_space_around_them() -> None:
+    assert field("x-a", headers={"X-A": " caf\xe9\t "}) == ["caf\xe9"]
+    assert field("x-a", headers={"X-A": "\u20ac".encode()}) == ["\u20ac".encode().decode("latin-1")]
+
+
+def test_a_host_header_can_be_given() -> None:
+    assert field("host", headers={"host": "other.test"}) == ["other.test"]
+    assert KIND.encode(URL, "GET", headers={"host": "other.test"})[0].origins == ("http://127.0.0.1:8080",)
+
+
+@pytest.mark.parametrize(
+    ("headers", "says"),
+    [
+        ({"X-A": "a\r\nX-B: b"}, "header X-A: its value has a line break"),
+        ({"X-A": "a\nb"}, "header X-A: its value has a line break"),
+        ({"X-A": "a\rb"}, "header X-A: its value has a line break"),
+        ({"X-A": b"a\r\nb"}, "header X-A: its value has a line break"),
+        ({"X-A": "a\0b"}, "header X-A"),
+        ({"X-A": "a\x7fb"}, "header X-A"),
+        ({"X-A": "\u20ac"}, "header X-A: its value is not Latin-1"),
+        ({"X-A": 5}, "header X-A: its value is a str or bytes, not int"),
+        ({"X-A": None}, "header X-A: its value is a str or bytes, not NoneType"),
+        ({"X A": "b"}, "'X A' is no name of a header"),
+        ({"X:A": "b"}, "'X:A' is no name"),
+        ({"X-A\r\nX-B": "b"}, "is no name of a header"),
+        ({"": "b"}, "'' is no name"),
+        ({"X-\xe9": "b"}, "is no name"),
+        ({5: "b"}, "5 is no name"),
+        ({"Host": "a\r\nb"}, "header Host"),
+        ([("Host", "a"), ("host", "b")], "header Host is given more than once"),
+        ({"Content-Length": "5"}, "header Content-Length cannot be given: it is made from the body"),
+        ({"transfer-encoding": "chunked"}, "header transfer-encoding cannot be given"),
+        ({"Upgrade": "websocket"}, "header Upgrade cannot be given"),
+        ({"Connection": "Upgrade"}, "header Connection can be 'close' or 'keep-alive'"),
+        ("X-A: b", "headers= is a mapping or a list of pairs, not str"),
+        (["X-A: b"], "no pair of name and value: 'X-A: b'"),
+        ([("X-A", "b", "c")], "no pair of name and value"),
+        (5, "not int"),
+    ],
+)
+def test_wrong_headers_are_refused_at_the_call(headers: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        KIND.encode(URL, "GET", headers=headers)
+
+
+def test_a_refused_header_does_not_show_its_value() -> None:
+    with pytest.raises(UsageError) as caught:
+        KIND.encode(URL, "GET", headers={"Authorization": "Bearer secret\n"})
+    assert "secret" not in str(caught.value)
+
+
+# --- authentication ----------------------------------------------------------------------------------
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "value"),
+    [
+        (URL, {"auth": ("ann", "s\xe9cret")}, basic("ann", "sécret")),
+        (URL, {"auth": ("ann", "")}, basic("ann", "")),
+        (URL, {"auth": "abc.def"}, "Bearer abc.def"),
+        ("http://ann:s%40:cret@h/", {}, basic("ann", "s@:cret")),
+        ("http://ann@h/", {}, basic("ann", "")),
+        ("http://:secret@h/", {}, basic("", "secret")),
+        ("http://ann:secret@h/", {"auth": ("bob", "other")}, basic("bob", "other")),
+        ("http://ann:secret@h/", {"headers": {"authorization": "Digest x"}}, "Digest x"),
+    ],
+)
+def test_credentials_become_a_header(url: str, options: Any, value: str) -> None:
+    assert field("authorization", url, **options) == [value]
+    assert flags(url, **options) & NO_CREDENTIALS
+
+
+def test_without_credentials_those_of_the_settings_may_be_sent() -> None:
+    assert not flags() & NO_CREDENTIALS
+
+
+@pytest.mark.parametrize(
+    ("auth", "says"),
+    [
+        (("a:b", "c"), "cannot have a colon"),
+        (("a\nb", "c"), "control character"),
+        (("a", "c\0"), "control character"),
+        (("a",), r"auth= is \(user, password\), or a bearer token"),
+        (("a", 5), r"auth= is \(user, password\)"),
+        (5, "not int"),
+        ("", "printable ASCII"),
+        ("a b", "printable ASCII"),
+        ("a\r\nb", "printable ASCII"),
+    ],
+)
+def test_wrong_credentials_are_refused_at_the_call(auth: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        KIND.encode(URL, "GET", auth=auth)
+
+
+def test_credentials_are_given_once() -> None:
+    with pytest.raises(UsageError, match="auth= or the header Authorization, not both"):
+        KIND.encode(URL, "GET", auth=("a", "b"), headers={"authorization": "x"})
+
+
+# --- bodies ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "body", "content_type"),
+    [
+        ({"data": b"\x00\xff"}, b"\x00\xff", []),
+        ({"data": bytearray(b"ab")}, b"ab", []),
+        ({"data": memoryview(b"ab")}, b"ab", []),
+        ({"data": b""}, b"", []),
+        ({"data": "caf\xe9"}, "café".encode(), ["text/plain; charset=utf-8"]),
+        ({"data": io.BytesIO(b"file")}, b"file", []),
+        ({"data": io.StringIO("file")}, b"file", []),
+        ({"data": {"a": "b c", "d": [1, 2]}}, b"a=b+c&d=1&d=2", ["application/x-www-form-urlencoded"]),
+        ({"data": [("a", "\xe9")]}, b"a=%C3%A9", ["application/x-www-form-urlencoded"]),
+        ({"json": {"a": ["\xe9", None, 1.5]}}, '{"a":["é",null,1.5]}'.encode(), ["application/json"]),
+        ({"json": []}, b"[]", ["application/json"]),
+        ({"json": 0}, b"0", ["application/json"]),
+        ({"data": b"{}", "headers": {"content-type": "application/ld+json"}}, b"{}", ["application/ld+json"]),
+        ({"json": {}, "headers": {"content-type": "application/ld+json"}}, b"{}", ["application/ld+json"]),
+    ],
+)
+def test_a_body_is_sent_with_its_length_and_type(options: Any, body: bytes, content_type: list[str]) -> None:
+    _, fields, content = sent(method="POST", **options)
+    assert content == body
+    assert [value for name, value in fields if name == "Content-Length"] == [str(len(body))]
+    assert field("content-type", method="POST", **options) == content_type
+
+
+def parts(payload: bytes) -> list[tuple[dict[str, Any], str, bytes]]:
+    """A multipart body as Python's mail package reads it: parameters of the disposition, type, content."""
+    head, _, body = payload[HEADER.size :].partition(b"\r\n\r\n")
+    content_type = next(line for line in head.split(b"\r\n") if line.startswith(b"Content-Type"))
+    message = email.message_from_bytes(content_type + b"\r\n\r\n" + body, policy=email.policy.HTTP)
+    assert message.is_multipart()
+    assert not message.defects
+    found = []
+    for part in message.iter_parts():
+        disposition = part["content-disposition"]
+        assert disposition.content_disposition == "form-data"
+        found.append(
+            (dict(disposition.params), part.get_content_type(), bytes(part.get_payload(decode=True)))
+        )
+    return found
+
+
+def test_files_are_a_multipart_body(tmp_path: Path) -> None:
+    (tmp_path / "report.bin").write_bytes(b"\r\n--x\x00")
+    with (tmp_path / "report.bin").open("rb") as file:
+        _, payload, _ = KIND.encode(
+            URL,
+            "POST",
+            data={"a": "1", "b": ["2", 3]},
+            files=[
+                ("plain", b"bytes"),
+                ("text", ("caf\xe9.txt", "caf\xe9", "text/plain")),
+                ("file", file),
+                ("named", ("other.bin", io.BytesIO(b""))),
+            ],
+        )
+    octets = "application/octet-stream"
+    assert parts(payload) == [
+        ({"name": "a"}, "text/plain", b"1"),
+        ({"name": "b"}, "text/plain", b"2"),
+        ({"name": "b"}, "text/plain", b"3"),
+        ({"name": "plain", "filename": "plain"}, octets, b"bytes"),
+        ({"name": "text", "filename": "café.txt"}, "text/plain", "café".encode()),
+        ({"name": "file", "filename": "report.bin"}, octets, b"\r\n--x\x00"),
+        ({"name": "named", "filename": "other.bin"}, octets, b""),
+    ]
+
+
+def test_a_name_cannot_break_out_of_its_part() -> None:
+    _, payload, _ = KIND.encode(URL, "POST", files={'a"\r\nX: y': ('b"\r\nc', b"")}, data={'d"\n': "e"})
+    assert [about for about, _, _ in parts(payload)] == [
+        {"name": "d%22%0A"},
+        {"name": "a%22%0D%0AX: y", "filename": "b%22%0D%0Ac"},
+    ]
+
+
+def test_each_multipart_body_has_a_boundary_of_its_own() -> None:
+    assert field("content-type", method="POST", files={"a": b""}) != field(
+        "content-type", method="POST", files={"a": b""}
+    )
+
+
+class Unreadable:
+    def read(self, size: int) -> int:
+        return size
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"data": 5}, "data= is bytes, str, something with read.*not int"),
+        ({"data": object()}, "not object"),
+        ({"data": (one for one in (b"a", b"b"))}, "not generator"),
+        ({"data": "\ud800"}, "data= cannot be written in UTF-8"),
+        ({"data": {"a": object()}}, "'a' has a value of type object"),
+        ({"data": {"a": {"b": 1}}}, "'a' has a value of type dict"),
+        ({"data": {5: "a"}}, "a name that is no string: 5"),
+        ({"data": [5]}, "no pair: 5"),
+        ({"data": Unreadable()}, r"read\(\) gave int, not bytes"),
+        ({"data": io.BytesIO(bytes(17 << 20))}, "more than 16777216 bytes to read"),
+        ({"json": object()}, "json= cannot be written as JSON"),
+        ({"json": {"a": b"b"}}, "json= cannot be written as JSON"),
+        ({"json": float("nan")}, "json= cannot be written as JSON"),
+        ({"json": "\ud800"}, "json= cannot be written as JSON"),
+        ({"json": 1, "data": b""}, "json=, or data= and files=, not both"),
+        ({"json": 1, "files": {}}, "json=, or data= and files=, not both"),
+        ({"files": b"x"}, "files= is a mapping or a list of pairs, not bytes"),
+        ({"files": {"a": 5}}, "files= 'a' is bytes"),
+        ({"files": {"a": ("b",)}}, "files= 'a': give a content"),
+        ({"files": {"a": (5, b"")}}, "files= 'a': a filename is a string"),
+        ({"files": {"a": ("b", b"", "text/plain\r\nX: y")}}, "header Content-Type"),
+        ({"files": {5: b""}}, "a name that is no string: 5"),
+        ({"files": [5]}, "no pair: 5"),
+        ({"files": {"a": b""}, "data": b"x"}, "data= is a mapping or a list of pairs, not bytes"),
+    ],
+)
+def test_wrong_bodies_are_refused_at_the_call(options: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        KIND.encode(URL, "POST", **options)
+
+
+def test_trace_has_no_body() -> None:
+    with pytest.raises(UsageError, match="TRACE has no body"):
+        KIND.encode(URL, "TRACE", data=b"x")
+
+
+# --- bad URLs, methods and options -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("", "is no URL"),
+        ("/path", "is no URL"),
+        ("127.0.0.1:80/x", "is no URL"),
+        ("ftp://h/x", "is no URL of http://, https://"),
+        ("http:/h/x", "is no URL"),
+        ("http://", "has no host"),
+        ("http:///x", "has no host"),
+        ("http://h:0/", "port 0"),
+        ("http://h:99999/", "Port out of range"),
+        ("http://h:a/", "Port could not be cast"),
+        ("http://a b/", "space"),
+        ("http://a\r\nb/", "space or a control character"),
+        ("http://h/a\r\nX: y", "control character"),
+        ("http://h/\x00", "control character"),
+        ("http://h_\xff.\u2028/", "no host name"),
+        ("http://-a/", "no host name"),
+        ("http://300.1.1.1/", "not an IPv4 address"),
+        ("http://[::1/", "Invalid IPv6"),
+        ("http://good.test\\@evil.test/", "has a backslash"),
+        ("http://a%00b:c@h/", "control character"),
+        (b"http://h/", "a URL is a string, not bytes"),
+        (None, "not NoneType"),
+        (5, "not int"),
+        (["http://h/"], "not list"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"headers": {}}])
+def test_bad_urls_are_refused_at_the_call(url: Any, says: str, options: Any) -> None:
+    with pytest.raises(UsageError, match=says):
+        KIND.encode(url, "GET", **options)
+
+
+def test_a_bad_url_does_not_show_its_password() -> None:
+    with pytest.raises(UsageError) as caught:
+        KIND.encode("ftp://ann:secret@h/", "GET")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "says"),
+    [
+        ("GE T", {}, "'GE T' is no HTTP method"),
+        ("GET\r\n", {}, "is no HTTP method"),
+        ("", {}, "is no HTTP method"),
+        (5, {}, "5 is no HTTP method"),
+        ("CONNECT", {}, "CONNECT is for proxies"),
+        ("GET", {"max_bytes": 0}, "max_bytes=0 is not a whole number of bytes from 1"),
+        ("GET", {"max_bytes": (48 << 20) + 1}, "max_bytes="),
+        ("GET", {"max_bytes": 1.5}, "max_bytes=1.5"),
+        ("GET", {"max_bytes": True}, "max_bytes=True"),
+        ("GET", {"follow_redirects": 1}, "follow_redirects=1"),
+        ("GET", {"tls": False}, "tls= is a reqpool.Tls, not bool"),
+        ("GET", {"params": 5}, "params= is a mapping or a list of pairs, not int"),
+        ("GET", {"params": {"a": object()}}, "params= 'a' has a value of type object"),
+        ("GET", {"params": "a\r\nb"}, "control character"),
+    ],
+)
+def test_wrong_methods_and_options_are_refused_at_the_call(method: Any, options: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        KIND.encode(URL, method, **options)
+
+
+# --- tls and upstreams of the config -----------------------------------------------------------------
+
+
+def test_tls_makes_an_origin_of_its_own(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_text("-----BEGIN CERTIFICATE-----\n")
+    plain = KIND.encode("https://h/", "GET")[0]
+    assert (plain.origins, plain.settings) == (("https://h:443",), b"")
+    assert KIND.encode("https://h/", "GET", tls=Tls())[0].origins == plain.origins
+    route = KIND.encode("https://h/", "GET", tls=Tls(ca=str(ca)))[0]
+    (origin,) = route.origins
+    assert origin.startswith("https://h:443#")
+    assert msgpack.unpackb(route.settings) == {"tls": {"ca": "-----BEGIN CERTIFICATE-----\n"}}
+    assert KIND.encode("https://h/y", "GET", tls=Tls(ca=str(ca)))[0] is route
+    other = KIND.encode("https://h/", "GET", tls=Tls(verify=False))[0]
+    assert other.origins not in (route.origins, plain.origins)
+    assert msgpack.unpackb(other.settings) == {"tls": {"verify": False}}
+
+
+def test_tls_is_for_the_https_that_http_redirects_to() -> None:
+    assert KIND.encode("http://h/", "GET", tls=Tls(verify=False))[0].settings == b""
+
+
+def test_a_missing_certificate_is_refused_at_the_call() -> None:
+    with pytest.raises(UsageError, match=r"tls ca=.*No such file"):
+        KIND.encode("https://h/", "GET", tls=Tls(ca="/nowhere/ca.pem"))
+
+
+@pytest.mark.parametrize(
+    ("url", "password", "public", "settings"),
+    [
+        ("http://h", None, "http://h:80", {}),
+        ("https://h:8443/", None, "https://h:8443", {}),
+        ("http://ann:secret@h", None, "http://h:80", {"user": "ann", "password": "secret"}),
+        ("http://ann@h", "secret", "http://h:80", {"user": "ann", "password": "secret"}),
+        ("http://ann@h", None, "http://h:80", {"user": "ann", "password": ""}),
+        ("http://h", "abc", "http://h:80", {"token": "abc"}),
+    ],
+)
+def test_the_config_reads_a_url(url: str, password: str | None, public: str, settings: Any) -> None:
+    origin, packed = KIND.endpoint(url, password=password)
+    assert origin.partition("#")[0] == public
+    assert (msgpack.unpackb(packed) if packed else {}) == settings
+    assert bool(packed) == ("#" in origin)
+    assert "secret" not in origin
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "says"),
+    [
+        ("http://h/path", {}, "an upstream's URL has no path"),
+        ("http://h/?a", {}, "an upstream's URL has no path"),
+        ("redis://h", {}, "no URL of http://, https://"),
+        ("http://h", {"password": "a b"}, "bearer token"),
+        ("http://h", {"password": "a\r\nb"}, "bearer token"),
+        ("http://a%3Ab@h", {}, "colon"),
+        ("http://h", {"tls": Tls()}, "tls is for https"),
+    ],
+)
+def test_the_config_refuses_what_is_no_upstream(url: str, options: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        KIND.endpoint(url, **options)
+
+
+def test_two_users_never_share_an_origin() -> None:
+    one, other = (KIND.endpoint("http://ann@h", password=word).origin for word in ("a", "b"))
+    assert one != other
+
+
+# --- what it is all for ------------------------------------------------------------------------------
+
+
+def test_json_goes_out_as_json_reads_it() -> None:
+    value = {"a": [1, 2.5, None, True, "\u20ac\n"], "b": {}}
+    assert json.loads(sent(method="POST", json=value)[2]) == value
