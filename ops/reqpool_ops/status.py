@@ -11,6 +11,7 @@ import zmq
 from reqpool import wire
 from reqpool.errors import BrokerUnavailable, ProtocolError
 
+from .pools import pools
 from .reading import maps, members, number, text
 
 ANSWER_WITHIN_S = 1.5
@@ -113,10 +114,15 @@ def render(report: Mapping[str, Any], ailments: Sequence[str], supervisor: Mappi
     parts.append("  ".join(f"{text(name)} {text(value)}" for name, value in flat(counters)))
     parts.append(table(PROCESS_HEAD, processes(report, supervisor)))
     origins = [
-        (name, *(members(about).get(key) for key in ORIGIN_KEYS))
+        (short(name), *(members(about).get(key) for key in ORIGIN_KEYS))
         for name, about in sorted(members(report.get("origins")).items())
     ]
     parts.append(table(ORIGIN_HEAD, origins))
+    upstreams = [
+        (short(upstream), ", ".join(about["names"]), *(about[key] for key in POOL_KEYS))
+        for upstream, about in pools(report).items()
+    ]
+    parts.append(table(POOL_HEAD, upstreams))
     sessions = [
         (
             session.get("name"),
@@ -130,6 +136,8 @@ def render(report: Mapping[str, Any], ailments: Sequence[str], supervisor: Mappi
     return "\n\n".join(part for part in parts if part)
 
 
+ORIGIN_CHARACTERS = 66
+DIGEST_CHARACTERS = 6
 PROCESS_HEAD = (
     "process", "pid", "state", "CPU %", "RSS MB", "fds", "threads", "lag ms", "busy %",
     "in flight", "silent s",
@@ -137,9 +145,22 @@ PROCESS_HEAD = (
 ORIGIN_KEYS = ("queued", "in_flight", "limit", "granted", "reserved", "owners", "done", "failed")
 """What the broker reports of an origin, and the table shows."""
 ORIGIN_HEAD = ("origin", *(key.replace("_", " ") for key in ORIGIN_KEYS))
+POOL_KEYS = ("limit", "reserved", "granted", "open", "idle", "pinned", "waiting", "overflowed")
+"""What :func:`~reqpool_ops.pools.pools` makes of an upstream, and the table shows."""
+POOL_HEAD = ("upstream", "name", *POOL_KEYS)
 SESSION_KEYS = ("pid", "pending", "unacked", "done")
 """What the broker reports of a session, and the table shows as it is."""
 SESSION_HEAD = ("session", *SESSION_KEYS, "silent s", "age")
+
+
+def short(origin: Any) -> str:
+    """Return an origin's name for a table: of its digest only what tells it from others."""
+    public, mark, digest = text(origin).partition("#")
+    if len(public) > ORIGIN_CHARACTERS:
+        public = f"{public[: ORIGIN_CHARACTERS * 2 // 3]}…{public[-ORIGIN_CHARACTERS // 3 :]}"
+    if len(digest) > DIGEST_CHARACTERS:
+        digest = f"{digest[:DIGEST_CHARACTERS]}…"
+    return public + mark + digest
 
 
 def processes(report: Mapping[str, Any], supervisor: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:

@@ -18,6 +18,7 @@ from reqpool.errors import BrokerUnavailable
 from reqpool_ops import status
 from reqpool_ops.reading import plain
 from support.fake_peers import DNS, TCP, Desk
+from support.reports import pooled
 
 
 def report(**sample: Any) -> dict[str, Any]:
@@ -144,6 +145,21 @@ def test_no_column_is_empty_for_what_a_broker_reports() -> None:
         *((session, status.SESSION_KEYS) for session in made["sessions"]),
     ):
         assert set(keys) <= about.keys()
+
+
+def test_the_table_of_upstreams_sums_connections_up() -> None:
+    text = status.render(pooled(), [], None)
+    head, _, redis, *_ = text[text.index("upstream ") :].splitlines()
+    assert head.split() == ["upstream", "name", *status.POOL_KEYS]
+    assert redis.startswith("redis://127.0.0.1:6379  cache, sessions ")
+    assert redis.split()[3:] == ["8", "5", "4", "5", "1", "1", "5", "8"]
+
+
+def test_origins_are_shown_without_the_length_of_their_digests() -> None:
+    text = status.render(pooled(), [], None)
+    assert "redis://127.0.0.1:6379/0#012345… " in text
+    assert status.short("unix:///" + "x" * 500 + "/redis.sock#" + "0" * 20).endswith("xxx/redis.sock#000000…")
+    assert len(status.short("unix:///" + "x" * 500 + "/redis.sock#" + "0" * 20)) < 80
 
 
 def test_figures_that_are_none_are_left_out() -> None:
