@@ -2,18 +2,30 @@
 # Start, stop or look at this user's reqpool cluster; --demo shows all it does and leaves nothing behind.
 # Makes .venv on first use. Works from any folder.
 set -euo pipefail
+from=$PWD
 cd "$(dirname "$(readlink -f "$0")")/.."
 . ops/venv.sh
 
 usage() {
     cat >&2 <<'TEXT'
-usage: ops/start-cluster.sh [start [--workers N] | stop | status [--json] | --demo]
+usage: ops/start-cluster.sh [start [--workers N] [--config PATH] | stop | restart | reload | scale N |
+                             status [--json] | --demo]
     start    run a broker and workers in the background (the default)
     stop     let them finish what they run, then end them
+    restart  stop, then start; with the arguments of the last start, if none are given
+    reload   have the configuration (reqpool.toml) read again
+    scale    have N workers from now on
     status   show how they are; exit status 0 if all is well
     --demo   start a cluster and upstreams of its own, load them, print figures, stop all
 TEXT
     exit 2
+}
+
+absolute() { # a path, from the caller's folder
+    case $1 in
+    /*) echo "$1" ;;
+    *) echo "$from/$1" ;;
+    esac
 }
 
 alive() { # is $1 the pid of a supervisor?
@@ -33,6 +45,10 @@ start() {
     if alive "$pid"; then
         say "already running (pid $pid)${*:+, so '$*' has no effect: stop it first}"
         return
+    fi
+    # As an argument, so that a restart and a reload find it.
+    if [ -n "${REQPOOL_CONFIG:-}" ] && [[ " $*" != *" --config"* ]]; then
+        set -- "$@" --config "$(absolute "$REQPOOL_CONFIG")"
     fi
     local log=$folder/cluster.log old
     old=$(wc -c 2>/dev/null <"$log" || echo 0)
@@ -70,6 +86,42 @@ stop() {
     say "stopped"
 }
 
+restart() {
+    if [ $# -eq 0 ] && alive "$pid"; then
+        local words=() # of the running one: python -P -m reqpool_ops up ARGUMENTS
+        mapfile -d '' words <"/proc/$pid/cmdline"
+        set -- "${words[@]:5}"
+    fi
+    stop
+    start "$@"
+}
+
+reload() {
+    alive "$pid" || fail "not running"
+    # A cluster without a configuration would take the signal for an order to stop.
+    if ! tr '\0' '\n' <"/proc/$pid/cmdline" | grep -q '^--config'; then
+        fail "it runs without a configuration: restart it with --config PATH"
+    fi
+    local log=$folder/cluster.log old said
+    old=$(wc -c <"$log")
+    kill -HUP "$pid"
+    for _ in $(seq 50); do
+        said=$(tail -c "+$((old + 1))" "$log")
+        case $said in
+        *"SIGHUP: new configuration: "*)
+            say "new configuration: $(sed -n 's/.*SIGHUP: new configuration: //p' <<<"$said" | tail -n 1)"
+            return
+            ;;
+        *"SIGHUP: the configuration stays"*)
+            sed -n '/SIGHUP: the configuration stays/,$p' <<<"$said" | sed 1d >&2
+            fail "the configuration stays as it was"
+            ;;
+        esac
+        sleep 0.1
+    done
+    fail "pid $pid says nothing; see $log"
+}
+
 command=${1:-start}
 [ $# -eq 0 ] || shift
 if [ "$command" = start ] && [ "${1:-}" = --demo ]; then
@@ -77,10 +129,27 @@ if [ "$command" = start ] && [ "${1:-}" = --demo ]; then
     shift
 fi
 case $command in
-start | stop | status | --demo) ;;
---workers) set -- "$command" "$@" && command=start ;;
+start | stop | restart | reload | scale | status | --demo) ;;
+--workers | --config) set -- "$command" "$@" && command=start ;;
 *) usage ;;
 esac
+
+arguments=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --config=*) arguments+=("--config=$(absolute "${1#*=}")") ;;
+    --config)
+        arguments+=("$1")
+        if [ $# -gt 1 ]; then
+            shift
+            arguments+=("$(absolute "$1")")
+        fi
+        ;;
+    *) arguments+=("$1") ;;
+    esac
+    shift
+done
+set -- "${arguments[@]}"
 
 ensure_venv server
 if [ "$command" = --demo ]; then
@@ -101,5 +170,8 @@ pid=$(cat "$folder/cluster.pid" 2>/dev/null || true)
 case $command in
 start) start "$@" ;;
 stop) [ $# -eq 0 ] || usage && stop ;;
+restart) restart "$@" ;;
+reload) [ $# -eq 0 ] || usage && reload ;;
+scale) [ $# -eq 1 ] || usage && exec "$py" -P -m reqpool_ops scale "$1" --url "$url" ;;
 status) exec "$py" -P -m reqpool_ops status --url "$url" "$@" ;;
 esac

@@ -62,6 +62,8 @@ class Child:
         started_s: when it was started, monotonic.
         signals: sent to the process by us.
         due_s: when to start the next one, monotonic; infinity while there is a process, or none is wanted.
+        leaving: the place is to go with its process.
+        kill_s: when to kill a process that has been told to leave, monotonic; infinity if it has not.
     """
 
     def __init__(self, name: str) -> None:
@@ -71,6 +73,8 @@ class Child:
         self.pidfd = -1
         self.started_s = 0.0
         self.due_s = math.inf
+        self.leaving = False
+        self.kill_s = math.inf
         self.signals: set[int] = set()
         self.backoff = Backoff()
 

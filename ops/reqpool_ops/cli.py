@@ -86,6 +86,11 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--url", help="the broker's intake (default: $REQPOOL_URL, else this user's cluster)")
     status.set_defaults(run=run_status)
 
+    scale = commands.add_parser("scale", help="have a cluster on this machine run N workers")
+    scale.add_argument("workers", type=worker_count, metavar="N")
+    scale.add_argument("--url", help="its intake (default: $REQPOOL_URL, else this user's cluster)")
+    scale.set_defaults(run=run_scale)
+
     from . import requests
 
     requests.add_commands(commands)
@@ -93,9 +98,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def worker_count(text: str) -> int:
-    """Parse the number of workers, 1 to 256."""
-    if not text.isdecimal() or not 1 <= int(text) <= 256:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of workers (1 to 256)")
+    """Parse the number of workers."""
+    if not text.isdecimal() or not 1 <= int(text) <= runtime.MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of workers (1 to {runtime.MAX_WORKERS})")
     return int(text)
 
 
@@ -137,9 +142,17 @@ def run_up(options: argparse.Namespace) -> int:
     return Supervisor(plan).run()
 
 
+def run_scale(options: argparse.Namespace) -> int:
+    """Change how many workers a cluster runs."""
+    from .scale import scale
+
+    scale(options.url or os.environ.get("REQPOOL_URL") or runtime.default_url(), options.workers)
+    return 0
+
+
 def run_status(options: argparse.Namespace) -> int:
     """Show how the pool is."""
-    from . import health, status
+    from . import health, pools, status
 
     url = options.url or os.environ.get("REQPOOL_URL") or runtime.default_url()
     try:
@@ -154,6 +167,7 @@ def run_status(options: argparse.Namespace) -> int:
         supervisor["pid"] = lock["pid"]
     if options.json:
         report |= {"well": not ailments, "ailments": ailments, "supervisor": supervisor}
+        report["pools"] = pools.pools(report)
         print(json.dumps(plain(report)))
     else:
         print(status.render(report, ailments, supervisor))

@@ -31,6 +31,7 @@ SUFFIXES = ("", ".results", ".workers")
 """What the broker appends to the intake's path to name its three sockets."""
 MAX_PORT = 65535 - 2
 """The highest port for the intake: the broker takes the two above it, too."""
+MAX_WORKERS = 256
 
 
 class CannotStart(Exception):
@@ -306,9 +307,14 @@ class Lock:
         if self._file.read(len(LOCK_START)) not in ("", LOCK_START):
             self._file.close()  # a file of this name that somebody else made is not ours to empty
             raise CannotStart(f"{path} is in the way and is no lock; remove it or bind elsewhere")
+        self._pid = pid
+        self.note(workers)
+
+    def note(self, workers: int) -> None:
+        """Write down how many workers there are to be now. Who reads it meanwhile may find nothing."""
         self._file.seek(0)
         self._file.truncate()
-        json.dump({"pid": pid, "workers": workers}, self._file)
+        json.dump({"pid": self._pid, "workers": workers}, self._file)
         self._file.flush()
 
     def close(self) -> None:

@@ -7,7 +7,8 @@ of the poll: a signal's byte, a child's pidfd, the parent's pidfd, the broker's 
        |                                  |  second signal, or the parent is gone      |
        +----------------------------------+---------> everything is killed <-----------+
 
-SIGHUP has the configuration read again; without one it is as SIGTERM.
+SIGHUP has the configuration read again; without one it is as SIGTERM. SIGUSR1 is for one worker more, SIGUSR2
+for one fewer.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import enum
+import itertools
 import json
 import logging
+import math
 import os
 import select
 import signal
@@ -35,7 +38,7 @@ from reqpool.errors import ProtocolError, UsageError
 from . import health, runtime
 from .checked_config import CheckedConfig
 from .children import BOOT_FAILURE, MANY_FAILURES, Child
-from .runtime import CannotStart
+from .runtime import MAX_WORKERS, CannotStart
 from .status import StatusClient
 
 BROKER_READY_S = 15.0
@@ -51,6 +54,9 @@ REMEMBERED_DEAD = 256
 """Ids of ended workers that a new broker is told of."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Not SIGTTIN and SIGTTOU, as elsewhere: the kernel sends those, too, to who reads or writes a terminal in the
+# background (termios(3)).
+SCALE_SIGNALS = {signal.SIGUSR1: 1, signal.SIGUSR2: -1}
 
 log = logging.getLogger("reqpool")
 
@@ -164,7 +170,7 @@ class Supervisor:
         for end in (self._wake_in, self._wake_out):
             end.setblocking(False)
         embedded = self._plan.embedded_parent_pid is not None
-        for number in STOP_SIGNALS:
+        for number in (*STOP_SIGNALS, *SCALE_SIGNALS):
             # A terminal's Ctrl-C is for the parent, which says what becomes of its embedded cluster.
             ignored = embedded and number != signal.SIGTERM
             signal.signal(number, signal.SIG_IGN if ignored else self._queue_signal)
@@ -213,6 +219,7 @@ class Supervisor:
         self._hear_broker(now_s)
         self._ask_broker(now_s)
         if self._phase is Phase.RUNNING:
+            self._kill_late_leavers(now_s)
             self._start_due(now_s)
         else:
             self._stop_further(now_s)
@@ -230,7 +237,8 @@ class Supervisor:
             poller.register(self._broker.stdout, zmq.POLLIN)
         if self._intake is not None:
             poller.register(self._intake.socket, zmq.POLLIN)
-        wake_s = min(now_s + ASK_EVERY_S, self._phase_until_s, *(child.due_s for child in self._wanted()))
+        due = [instant_s for child in self._wanted() for instant_s in (child.due_s, child.kill_s)]
+        wake_s = min(now_s + ASK_EVERY_S, self._phase_until_s, *due)
         ready = dict(poller.poll(int(max(0.0, wake_s - now_s) * 1000) + 1))
         if self._parent_fd in ready:
             log.info("the parent process is gone; ending")
@@ -247,6 +255,8 @@ class Supervisor:
             name = signal.Signals(number).name
             if number == signal.SIGHUP and self._plan.config is not None:
                 self._reload(self._plan.config)
+            elif number in SCALE_SIGNALS:
+                self._scale(SCALE_SIGNALS[signal.Signals(number)], now_s)
             elif self._phase is Phase.RUNNING:
                 log.info("%s: stopping; once more to stop at once", name)
                 self._enter(Phase.DRAINING, now_s)
@@ -270,6 +280,37 @@ class Supervisor:
         if self._config_changed and self._broker_ready:
             self._config_changed = False
             self._broker.signal(signal.SIGHUP)
+
+    def _scale(self, step: int, now_s: float) -> None:
+        """Have one worker more, or one fewer: that one finishes what it runs and hands back the rest."""
+        staying = [worker for worker in self._workers if not worker.leaving]
+        count = len(staying) + step
+        if self._phase is not Phase.RUNNING or not 1 <= count <= MAX_WORKERS:
+            log.warning("%d workers stay: 1 to %d may run", len(staying), MAX_WORKERS)
+            return
+        if step > 0:
+            taken = {worker.name for worker in self._workers}
+            worker = Child(next(name for n in itertools.count(1) if (name := f"worker-{n}") not in taken))
+            self._workers.append(worker)
+            if self._urls:  # else it is started with the others, as soon as there is a broker
+                worker.due_s = now_s
+        else:
+            worker = staying[-1]
+            worker.leaving, worker.due_s, worker.kill_s = True, math.inf, now_s + self._plan.drain_s
+            worker.signal(signal.SIGTERM)
+            if worker.process is None:
+                self._workers.remove(worker)
+        self._plan.workers = count
+        if self._lock is not None:
+            self._lock.note(count)
+        log.info("now to run: %d workers", count)
+
+    def _kill_late_leavers(self, now_s: float) -> None:
+        for worker in self._workers:
+            if now_s >= worker.kill_s:
+                worker.kill_s = math.inf
+                log.warning("%s did not finish within %g s; killed", worker.name, self._plan.drain_s)
+                worker.signal(signal.SIGKILL)
 
     def _start_due(self, now_s: float) -> None:
         for child in self._wanted():
@@ -296,7 +337,9 @@ class Supervisor:
                 self._dead.append(child.id)
                 self._remember(child.id, status, now_s)
                 self._report_dead(child.id)
-            if self._phase is Phase.RUNNING:
+            if child.leaving:
+                self._workers.remove(child)
+            if self._phase is Phase.RUNNING and not child.leaving:
                 self._plan_next(child, pid, status, now_s)
             elif status != 0 and -status not in child.signals:  # else that is how it was told to end
                 log.warning("%s (pid %d) %s while stopping", child.name, pid, ended(status))
@@ -435,7 +478,8 @@ class Supervisor:
         if phase is Phase.DRAINING:
             self._phase_until_s = now_s + self._plan.drain_s
             for worker in self._workers:
-                worker.signal(signal.SIGTERM)
+                if not worker.leaving:  # told already; a second time would have it end at once
+                    worker.signal(signal.SIGTERM)
         elif phase is Phase.STOPPING:
             self._phase_until_s = now_s + STOP_S
             self._broker.signal(signal.SIGTERM)

@@ -1,0 +1,46 @@
+"""``reqpool scale``: more or fewer workers for a running cluster on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from . import runtime
+from .runtime import CannotStart
+
+STEP_WITHIN_S = 5.0
+
+
+def scale(url: str, workers: int) -> None:
+    """Have a cluster's supervisor run so many workers; return when it has agreed, not when all are there.
+
+    Args:
+        url: the intake.
+        workers: how many.
+
+    Raises:
+        CannotStart: if no supervisor of this user and machine runs there, or it does not do as it is told.
+    """
+    about = _read(url)
+    while about["workers"] != workers:
+        before = about["workers"]
+        # One at a time: a signal that is sent again before it was taken counts once (signal(7)).
+        os.kill(about["pid"], signal.SIGUSR1 if before < workers else signal.SIGUSR2)
+        deadline_s = time.monotonic() + STEP_WITHIN_S
+        while about["workers"] == before:
+            if time.monotonic() > deadline_s:
+                raise CannotStart(
+                    f"the supervisor (pid {about['pid']}) stays at {before} workers; see its log"
+                )
+            time.sleep(0.02)
+            about = _read(url)
+
+
+def _read(url: str) -> dict[str, int]:
+    for _ in range(10):
+        about = runtime.read_lock(url)
+        if about is not None and {"pid", "workers"} <= about.keys():
+            return about
+        time.sleep(0.02)  # it is being written, or is starting
+    raise CannotStart(f"nothing to scale: no cluster of yours was started on this machine at {url}")
