@@ -118,6 +118,7 @@ class Worker:
             for origin in list(self._origins.values()):
                 origin.close("the worker ends")
             self._resolver.close("the worker ends")
+            self._resolver.close("the worker ends")
             if self._socket is not None:
                 self._socket.close(goodbye=goodbye)
             if self._parent_fd >= 0:
