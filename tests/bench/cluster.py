@@ -14,6 +14,9 @@ from pathlib import Path
 from . import processes
 from .run import TESTS_FOLDER, ending
 
+MOST_LOG = 3_000
+"""Characters of its log that are shown when something goes wrong: the last ones."""
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -48,12 +51,12 @@ def cluster(workers: int, config: str | None = None) -> Iterator[Cluster]:
                 deadline_s = time.monotonic() + 30
                 while not _is_well(program, url):
                     if up.poll() is not None or time.monotonic() > deadline_s:
-                        raise RuntimeError(f"the cluster did not start:\n{log_path.read_text()}")
+                        raise RuntimeError(f"the cluster did not start:\n{log_path.read_text()[-MOST_LOG:]}")
                     time.sleep(0.1)
                 try:
                     yield Cluster(url, up.pid, _roles(up.pid, workers))
                 except BaseException:
-                    print(log_path.read_text(), file=sys.stderr)
+                    print(log_path.read_text()[-MOST_LOG:], file=sys.stderr)
                     raise
 
 
