@@ -223,6 +223,39 @@ def test_a_child_that_dies_of_something_else_while_stopping_is_said(start: type[
     assert f"worker-2 (pid {workers[1].pid})" not in supervised.log()
 
 
+def test_workers_come_and_go_as_it_is_told(start: type[Supervised]) -> None:
+    supervised = start(BROKER, ENDS_IN_ORDER)
+    wait_until(lambda: supervised.log().count("ready") == 2)
+    first, second = supervised.children()[1:]
+    supervised.process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: supervised.log().count("ready") == 3)
+    third = supervised.children()[-1]
+    for left in (2, 1):
+        supervised.process.send_signal(signal.SIGUSR2)
+        supervised.said(f"now to run: {left} workers")
+    psutil.wait_procs([second, third], timeout=10)
+    assert first.is_running()
+    supervised.process.send_signal(signal.SIGUSR2)
+    supervised.said("1 workers stay: 1 to 256 may run")
+    supervised.process.send_signal(signal.SIGUSR1)  # takes the second one's place
+    wait_until(lambda: supervised.log().count("ready") == 4)
+    names = [child.cmdline()[child.cmdline().index("--name") + 1] for child in supervised.children()[1:]]
+    assert names == ["worker-1", "worker-2"]
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.process.wait(10) == 0
+    assert "replaced" not in supervised.log()
+
+
+def test_a_worker_that_is_to_go_and_does_not_is_killed(start: type[Supervised]) -> None:
+    supervised = start(BROKER, DEAF)
+    wait_until(lambda: supervised.log().count("deaf") == 2)
+    last = supervised.children()[-1]
+    supervised.process.send_signal(signal.SIGUSR2)
+    supervised.said("worker-2 did not finish within 1 s; killed")
+    psutil.wait_procs([last], timeout=10)
+    assert len(supervised.children()) == 2
+
+
 def test_a_second_supervisor_of_one_address_is_refused(start: type[Supervised], folder: Path) -> None:
     first = start(BROKER, SLEEP)
     first.said("the pool is up")
