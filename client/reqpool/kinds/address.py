@@ -9,6 +9,8 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from ..errors import UsageError
+from . import Endpoint
+from .origin import Tls, named
 
 
 def canonical_address(text: object, default_port: int | None = None) -> str:
@@ -75,3 +77,40 @@ def _why_not_a_host(text: str, host: str) -> str:
         f"{host!r} in {text!r} is not a numeric address; host names of upstreams come with a later "
         "version, until then look the name up and give the address"
     )
+
+
+def target_origin(scheme: str, target: object, default_port: int | None = None) -> str:
+    """Return the origin of a kind whose targets are addresses, or names of upstreams in ``reqpool.toml``.
+
+    Args:
+        scheme: the kind's, ``"udp"``.
+        target: an address, as for :func:`canonical_address`, or a name. One with a dot is a host's.
+        default_port: as for :func:`canonical_address`.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    if isinstance(target, str) and "." not in target and target.lower() != "localhost":
+        name = named(target)
+        if name is not None:
+            return name
+    return f"{scheme}://{canonical_address(target, default_port)}"
+
+
+def address_endpoint(
+    scheme: str, url: str, default_port: int | None, password: str | None, tls: Tls | None
+) -> Endpoint:
+    """Read a URL that is scheme and address, as it stands in ``reqpool.toml``.
+
+    Raises:
+        UsageError: if it has more than that, or a password or TLS is given.
+    """
+    if password is not None or tls is not None:
+        raise UsageError(f"{scheme}:// has no {'password' if tls is None else 'TLS'}")
+    found, separator, address = url.partition("://")
+    if not separator or found.lower() != scheme:
+        raise UsageError(f"{url!r} is no URL of {scheme}://")
+    try:
+        return Endpoint(f"{scheme}://{canonical_address(address.removesuffix('/'), default_port)}", b"")
+    except UsageError as error:
+        raise UsageError(f"{url!r}: {error}") from error
