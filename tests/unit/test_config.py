@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from pathlib import Path
 from typing import Any, ClassVar
@@ -558,3 +559,46 @@ def test_lines_are_those_where_statements_begin() -> None:
         ("many", "k"): 13,
     }
     assert [line_of(found, path) for path in (("a", "b.c", "new"), ("new",), ("many", "k"))] == [3, 1, 13]
+
+
+def test_the_example_in_the_docs_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_PASSWORD", PASSWORD)
+    (tmp_path / "secrets").mkdir()
+    for name in ("shop", "api-token"):
+        (tmp_path / "secrets" / name).write_text(f"{PASSWORD}\n")
+    certificates.make(tmp_path).ca.rename(tmp_path / "internal-ca.pem")
+    example = Path(__file__).parents[2] / "docs/reqpool.example.toml"
+    shutil.copy(example, tmp_path)
+    config = config_file.load(tmp_path / example.name)
+    assert {name: upstream.key for name, upstream in config.upstreams.items()} == {
+        "cache": "redis://10.0.0.5:6379",
+        "sessions": "redis://10.0.0.5:6379",
+        "shop": "mysql://db.internal:3306",
+        "api": "https://api.internal:443",
+        "names": "dns://127.0.0.1:53",
+    }
+    assert config.upstreams["cache"].kinds == ("redis", "redis-exclusive")
+    assert config.upstreams["shop"].policy == Policy(
+        max_connections=10, connect_timeout_s=3.0, idle_timeout_s=30, lifetime_s=3600, pin_idle_timeout_s=30
+    )
+    # Whom an HTTP redirect leads to the URL has the authority to trust, and no token.
+    name, settings = config.resolve("http", "https://api.internal:443", b"")
+    assert name.startswith("https://api.internal:443#")
+    assert msgpack.unpackb(settings)["tls"].keys() == {"ca", "server_name"}
+    assert PASSWORD.encode() not in settings
+    assert PASSWORD.encode() in config.resolve("http", "@api", b"")[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "expected"),
+    [(UDP, "echo", "@echo"), (UDP, "127.0.0.1:7", "udp://127.0.0.1:7"), (TCP, "echo", "@echo")],
+)
+def test_an_address_may_be_a_name(kind: Kind, target: str, expected: str) -> None:
+    assert kind.encode(target, b"hello")[0].origins == (expected,)
+
+
+def test_name_servers_may_be_names() -> None:
+    route, _, _ = DNS.encode(["names", "localhost", "::1"], "example.com")
+    assert route.origins == ("@names", "dns://127.0.0.1:53", "dns://[::1]:53")
+    with pytest.raises(UsageError, match="is not a numeric address"):
+        DNS.encode("dns.example", "example.com")  # a host's: not yet, and no upstream's
