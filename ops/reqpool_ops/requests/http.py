@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     """Send the request and show the answer."""
     if options.method and options.request:
         options.usage("METHOD stands before the URL or behind -X, not both")
-    data = None if options.data is None else b"&".join(part(given) for given in options.data)
+    data = body(options)
     method = options.method or options.request or ("GET" if data is None else "POST")
     target, auth = credentials(options)
     bound = {} if options.max_bytes is None else {"max_bytes": options.max_bytes}
@@ -63,6 +63,11 @@ def run(options: argparse.Namespace) -> int:
         answer.raise_for_status()
     show(answer, options.include or method.upper() == "HEAD", options.output)
     return 0
+
+
+def body(options: argparse.Namespace) -> bytes | None:
+    """Return the body, None if there is none."""
+    return None if options.data is None else b"&".join(part(given) for given in options.data)
 
 
 def part(given: str) -> bytes:

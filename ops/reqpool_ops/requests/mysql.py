@@ -30,10 +30,9 @@ def add_commands(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the statement and print what it gives."""
-    target = secured.with_password(options.target, secured.password(options))
     with pool(options.url) as opened:
         result = opened.mysql(
-            target, options.sql, tuple(options.params) or None, tls=secured.tls(options),
+            secured.target(options), options.sql, tuple(options.params) or None, tls=secured.tls(options),
             timeout=options.timeout,
         ).result()  # fmt: skip
     return show(result, header=not options.no_header)

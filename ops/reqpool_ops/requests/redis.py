@@ -44,10 +44,9 @@ def run(options: argparse.Namespace) -> int:
     if not options.command:
         options.usage("a COMMAND is needed, e.g. GET key")
     name, *arguments = options.command
-    target = secured.with_password(options.target, secured.password(options))
     with pool(options.url) as opened:
         reply = opened.redis(
-            target, name, *(argument.encode(errors="surrogateescape") for argument in arguments),
+            secured.target(options), name, *(argument.encode(errors="surrogateescape") for argument in arguments),
             tls=secured.tls(options), protocol=options.protocol, timeout=options.timeout,
         ).result()  # fmt: skip
     raw = not sys.stdout.isatty() if options.raw is None else options.raw

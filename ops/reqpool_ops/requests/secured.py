@@ -67,6 +67,18 @@ def contents(path: str) -> bytes:
         raise reqpool.UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
+def target(options: argparse.Namespace) -> str:
+    """Return the URL with the password that the options or the environment bring.
+
+    Raises:
+        UsageError: if the file cannot be read, or is given beside the name of an upstream.
+    """
+    given: str = options.target
+    if options.password_file is not None and "://" not in given:
+        raise reqpool.UsageError(f"{given!r} is the name of an upstream, whose password the pool has")
+    return with_password(given, password(options))
+
+
 def names_user(url: str) -> bool:
     """Does a URL name a user, and no password?"""
     found = _URL.fullmatch(url)
