@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from support.knot import KnotServer, find_knotd
 from support.mariadb import MariadbServer, find_mariadbd
 from support.memcached import SOURCES, MemcachedServer, find_memcached
+from support.nginx import NginxServer, find_nginx
 from support.redis_server import RedisServer, find_redis
 
 # The example of docs/kinds.md, which is not installed; what needs it installed installs it.
@@ -80,4 +81,16 @@ def mariadb() -> Iterator[MariadbServer]:
             pytest.skip(reason)
         pytest.fail(reason)
     with MariadbServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nginx() -> Iterator[NginxServer]:
+    """A real web server with the places of :mod:`support.nginx`."""
+    if find_nginx() is None:
+        reason = "needs nginx (Debian: apt-get install nginx-light)"
+        if os.environ.get("REQPOOL_NO_INSTALL"):
+            pytest.skip(reason)
+        pytest.fail(reason)
+    with NginxServer() as server:
         yield server
