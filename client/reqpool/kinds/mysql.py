@@ -1,0 +1,225 @@
+"""Kind ``mysql``: SQL to MySQL and MariaDB, on connections that everybody shares, or on one of one's own.
+
+Payload: byte 3 (MySQL's COM_QUERY) and the SQL in UTF-8; or byte 0 and SQL with parameters, see
+:mod:`reqpool.kinds.mysql_parameters`. Answer: the server's packets, see :mod:`reqpool.kinds.mysql_result`.
+
+Origin: ``mysql://user@host:port/database``, or ``mysql://user@/database?socket=/path``; variant ``tls``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+from urllib.parse import parse_qsl, quote, unquote
+
+from .. import wire
+from ..errors import BadResponse, MysqlError, UsageError
+from . import Asked, Endpoint, Kind, Route, origin
+from .mysql_parameters import pack, template
+from .mysql_statement import check
+from .origin import Tls
+
+try:
+    import pymysql  # noqa: F401  (decodes rows)
+
+    from .mysql_result import MysqlResult
+except ImportError as error:
+    _missing: str | None = error.name or str(error)
+else:
+    _missing = None
+
+PORT = 3306
+KEPT_CHARS = 4096
+"""Statements up to this length are looked at once; longer ones, which hardly come twice, each time."""
+KEPT_STATEMENTS = 2048
+_QUERY = b"\x03"
+_ERR = 0xFF
+
+
+class MysqlKind(Kind):
+    """Client half of ``mysql``."""
+
+    name: ClassVar[str] = "mysql"
+    schemes: ClassVar[tuple[str, ...]] = ("mysql", "mysqls")
+
+    def encode(
+        self,
+        target: str,
+        payload: str,
+        *,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        tls: Tls | None = None,
+    ) -> tuple[Route, bytes, None]:
+        """Check and encode one statement for a shared connection. Not idempotent: the caller may say
+        otherwise.
+
+        Args:
+            target: ``mysql://user[:password]@host[:port][/database]``, ``mysqls://…`` (TLS, or no
+                connection), ``mysql://user@/database?socket=/path``, or an upstream's name in
+                ``reqpool.toml``.
+            payload: one SQL statement; several, parted by semicolons, the server refuses.
+            params: for each ``%s`` of the statement one, or one under each name of its ``%(name)s``; a
+                percent sign is then ``%%``. None, bool, int, float, Decimal, str, bytes, date, datetime
+                (without time zone), time, timedelta; a list or tuple of these for ``IN %s``. None: no
+                parameters, and percent signs are themselves.
+            tls: makes it TLS whatever the scheme.
+
+        Raises:
+            UsageError: if any of these is wrong, or the statement would leave something behind on a
+                connection that others share; the text names it and the way out.
+        """
+        if type(payload) is str and len(payload) <= KEPT_CHARS:
+            sql = _shared(payload) if params is None else _shared_template(payload)
+        else:
+            sql = _checked(payload, False, params is not None)
+        return _kept(target, tls), _payload(sql, params), None
+
+    def pinned_route(self, target: str, *, pin: int, opens: bool = False, tls: Tls | None = None) -> Route:
+        """Make the route of a session: a connection of its own, autocommit off.
+
+        Args:
+            target, tls: as for :meth:`encode`.
+            pin, opens: see :class:`Route`.
+
+        Raises:
+            UsageError: as for :meth:`encode`.
+        """
+        route = _kept(target, tls)
+        return Route(route.kind, route.origins, False, route.settings, pin, opens)
+
+    def encode_pinned(
+        self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> tuple[bytes, None]:
+        """Check and encode a statement of a session; what it leaves behind is undone when the session ends.
+
+        Raises:
+            UsageError: as for :meth:`encode`, and for one that takes the session away from utf8mb4.
+        """
+        return _payload(_checked(sql, True, params is not None), params), None
+
+    def decode(self, data: bytes, request: Asked) -> MysqlResult:
+        """Return what the server answered; rows are decoded when they are looked at.
+
+        Raises:
+            MysqlError: it answered with an error.
+            BadResponse: the answer cannot be read.
+        """
+        if len(data) < 5:
+            raise BadResponse("an answer of MySQL that is shorter than any packet")
+        if data[4] == _ERR:
+            raise _error(data)
+        return MysqlResult(data)
+
+    def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
+        """Read a URL. See :meth:`Kind.endpoint`."""
+        return _endpoint(url, password, tls)
+
+
+# --- statements ---------------------------------------------------------------------------------------
+
+
+def _checked(sql: object, pinned: bool, with_params: bool) -> Any:
+    """Check a statement; return its payload, or the template into which its parameters go."""
+    if not isinstance(sql, str):
+        raise UsageError(f"SQL is a string, not {type(sql).__name__}")
+    check(sql, pinned=pinned)
+    if with_params:
+        return template(sql)
+    try:
+        return _QUERY + sql.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"this SQL cannot be written in UTF-8: {error}") from error
+
+
+@lru_cache(KEPT_STATEMENTS)
+def _shared(sql: str) -> Any:
+    return _checked(sql, False, False)
+
+
+@lru_cache(KEPT_STATEMENTS)
+def _shared_template(sql: str) -> Any:
+    return _checked(sql, False, True)
+
+
+def _payload(sql: Any, params: Sequence[Any] | Mapping[str, Any] | None) -> bytes:
+    payload: bytes = sql if params is None else pack(sql, params)
+    if len(payload) > wire.MAX_PAYLOAD_BYTES:
+        raise UsageError(
+            f"a statement of {len(payload)} bytes; a request has at most {wire.MAX_PAYLOAD_BYTES}: "
+            "send it in parts"
+        )
+    return payload
+
+
+def _error(data: bytes) -> MysqlError | BadResponse:
+    """Read an ERR packet: number, perhaps ``#`` and SQLSTATE, text."""
+    if len(data) < 7:
+        return BadResponse("an ERR packet that is cut short")
+    number, sqlstate, text = int.from_bytes(data[5:7], "little"), "HY000", data[7:]
+    if text[:1] == b"#":
+        sqlstate, text = text[1:6].decode("ascii", "replace"), text[6:]
+    return MysqlError(text.decode("utf-8", "replace"), number=number, sqlstate=sqlstate)
+
+
+# --- upstreams ----------------------------------------------------------------------------------------
+
+
+def _kept(target: str, tls: Tls | None) -> Route:
+    try:
+        return _route(target, tls)
+    except TypeError as error:  # from lru_cache: something cannot be hashed
+        raise UsageError(f"target is a string, tls= a reqpool.Tls, not {(target, tls)!r}") from error
+
+
+@lru_cache(1024)
+def _route(target: str, tls: Tls | None) -> Route:
+    if _missing is not None:
+        raise UsageError(f"kind mysql needs {_missing}: pip install 'reqpool[mysql]'")
+    name = origin.named(target)
+    if name is None:
+        found = _endpoint(target, None, tls)
+        return Route(KIND, (found.origin,), False, found.settings)
+    if tls is not None:
+        raise UsageError(f"upstream {target!r} has its TLS from reqpool.toml; leave tls= away")
+    return Route(KIND, (name,), False)
+
+
+def _endpoint(url: str, password: str | None, tls: Tls | None) -> Endpoint:
+    if tls is not None and not isinstance(tls, Tls):
+        raise UsageError(f"tls= is a reqpool.Tls, not {type(tls).__name__}")
+    parts = origin.parse(url, {"mysql": 0, "mysqls": 0})
+    shown = origin.without_password(url)
+    if parts.user is None:
+        raise UsageError(f"{shown!r} names no user: mysql://user@host/database")
+    database = unquote(parts.path.removeprefix("/"))
+    if "/" in parts.path[1:] or "\0" in parts.user + database:
+        raise UsageError(f"{shown!r}: what follows the host is the name of one database")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    socket = query.pop("socket", "")
+    if query:
+        raise UsageError(
+            f"{shown!r}: unknown option {next(iter(query))!r}; the character set is always utf8mb4"
+        )
+    if bool(socket) == bool(parts.host):
+        raise UsageError(f"{shown!r}: name a host, or a socket (?socket=/path)")
+    secured = tls is not None or parts.scheme == "mysqls"
+    variants = []
+    if socket:
+        if secured or parts.port:
+            raise UsageError(f"{shown!r}: a Unix socket has neither TLS nor a port")
+        variants.append(f"socket={quote(socket)}")
+    if secured:
+        variants.append("tls")
+    place = origin.netloc(parts.host, parts.port or PORT) if parts.host else ""
+    public = f"mysql://{quote(parts.user, safe='')}@{place}/{quote(database, safe='')}"
+    if variants:
+        public += "?" + "&".join(variants)
+    settings = {
+        "password": (parts.password if password is None else password) or None,
+        "tls": (tls or Tls()).settings() if secured else None,
+    }
+    return origin.endpoint(public, settings)
+
+
+KIND = MysqlKind()

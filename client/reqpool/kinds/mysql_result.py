@@ -1,0 +1,108 @@
+"""What a statement gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .mysql_rows import MysqlColumn, ResultSet, Row, read
+
+
+class MysqlResult:
+    """What a statement gave: rows, or how many it changed. Read when it is first looked at.
+
+    A BadResponse may come of that look, then, if the rows are not what they say. May be used by any thread;
+    can be pickled.
+
+    Attributes:
+        rows: a tuple for each row, with None for NULL; empty for a statement without any.
+        columns: the columns' names, in order.
+        fields: all that the server says of the columns.
+        affected: rows that the statement inserted, changed or deleted; 0 if it only read.
+        last_id: the AUTO_INCREMENT value that it made first, or set by LAST_INSERT_ID(x); 0 if none.
+        warnings: how many; SHOW WARNINGS in a session tells which.
+        info: the server's remark, e.g. ``"Records: 3  Duplicates: 0  Warnings: 0"``.
+        sets: this and every further result, in order: a CALL has one for each SELECT of its procedure and a
+            last one, without columns, for itself.
+    """
+
+    __slots__ = ("_data", "_set", "_sets")
+
+    def __init__(self, data: bytes) -> None:
+        """Keep an answer of the server.
+
+        Args:
+            data: its packets, as they came.
+        """
+        self._data = data
+        self._set: ResultSet | None = None
+        self._sets: tuple[MysqlResult, ...] = ()
+
+    def _look(self) -> ResultSet:
+        found = self._set
+        if found is None:
+            found, *others = read(self._data)
+            self._sets = (self, *map(_further, others))
+            self._set = found
+            self._data = b""
+        return found
+
+    @property
+    def rows(self) -> list[Row]:
+        return self._look().rows
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple([column.name for column in self._look().columns])
+
+    @property
+    def fields(self) -> tuple[MysqlColumn, ...]:
+        return self._look().columns
+
+    @property
+    def affected(self) -> int:
+        return self._look().affected
+
+    @property
+    def last_id(self) -> int:
+        return self._look().last_id
+
+    @property
+    def warnings(self) -> int:
+        return self._look().warnings
+
+    @property
+    def info(self) -> str:
+        return self._look().info
+
+    @property
+    def sets(self) -> tuple[MysqlResult, ...]:
+        self._look()
+        return self._sets
+
+    def dicts(self) -> list[dict[str, Any]]:
+        """Return the rows as dicts; of columns with one name the last counts."""
+        names = self.columns
+        return [dict(zip(names, row, strict=True)) for row in self.rows]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __bool__(self) -> bool:
+        return True  # an answer without rows is one, too
+
+    def __repr__(self) -> str:
+        found = self._look()
+        if found.columns:
+            return f"<MysqlResult {len(found.rows)} rows of {', '.join(self.columns)}>"
+        return f"<MysqlResult {found.affected} affected, last id {found.last_id}>"
+
+
+def _further(found: ResultSet) -> MysqlResult:
+    result = MysqlResult(b"")
+    result._set = found
+    result._sets = (result,)
+    return result
