@@ -300,6 +300,21 @@ def test_arrays_in_arrays_without_end_are_a_bad_response() -> None:
         ready(asked=1).feed(b"*1\r\n" * (MAX_DEPTH + 1))
 
 
+@pytest.mark.parametrize("step", [1, 1000])
+def test_answers_before_a_bad_reply_are_answers(step: int) -> None:
+    made = ready(asked=9)
+    made.send(ask_multi(("INCR", "a")))
+    good, bad = BULK + b":1\r\n", b"$9\r\nnot nine\r\n" + BULK
+    if step == 1:
+        assert fed(made, good, 1) == [(0, b'"hello'), (0, b":1\r\n")]
+        with pytest.raises(BadResponse):
+            fed(made, bad, 1)
+    else:
+        *answers, error = made.feed(good + bad)
+        assert answers == [(0, b'"hello'), (0, b":1\r\n")]
+        assert isinstance(error, BadResponse)
+
+
 # --- what nobody asked for ---------------------------------------------------------------------------
 
 

@@ -363,6 +363,9 @@ class Connection:
                 self._write(event)
                 if self.state is State.CLOSED:
                     return
+            elif isinstance(event, PoolError):
+                self.close(event.text, event)
+                return
             else:
                 self._ready()
                 if self.state is State.CLOSED:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from reqpool import wire
-from reqpool.errors import Code, ProtocolError, UsageError
+from reqpool.errors import Code, PoolError, ProtocolError, UsageError
 from reqpool.wire import KindInfo
 
 
@@ -169,9 +169,9 @@ READY = Ready()
 
 Answer = tuple[int, bytes]
 """The outcome of the oldest unanswered request of a connection: a result's code and data."""
-Event = Answer | bytes | Ready
+Event = Answer | bytes | Ready | PoolError
 """Bytes are to be sent now: the next step of a handshake, a reply to a ping. Bare tuples and bytes, because
-there is one for every answer."""
+there is one for every answer. An error, as if raised, but behind the answers that came before it."""
 
 
 class StreamProtocol(ABC):

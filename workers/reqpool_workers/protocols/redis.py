@@ -42,6 +42,9 @@ class Framer:
     Args:
         protocol: 2 or 3, of RESP.
         max_bytes: a larger reply is BadResponse.
+
+    Attributes:
+        broken: what came is no reply, or too large; no more can be had.
     """
 
     def __init__(self, protocol: int, max_bytes: int) -> None:
@@ -50,6 +53,7 @@ class Framer:
         self._scalar = SCALAR[protocol].match
         self._length = LENGTH[protocol].match
         self._count = COUNT[protocol].match
+        self.broken: BadResponse | None = None
         self._held = bytearray()
         """A reply that is not complete."""
         self._wanted = 0
@@ -65,19 +69,22 @@ class Framer:
         return bool(self._held)
 
     def feed(self, data: bytes) -> list[Answer]:
-        """Take bytes that came, return the replies that are complete.
-
-        Raises:
-            BadResponse: if that is none, or too large.
-        """
+        """Take bytes that came, return the replies that are complete; look at :attr:`broken` then."""
         answers: list[Answer] = []
+        try:
+            self._feed(data, answers)
+        except BadResponse as error:
+            self.broken = error
+        return answers
+
+    def _feed(self, data: bytes, answers: list[Answer]) -> None:
         if self._held:
             self._held += data
             if len(self._held) < self._wanted:
-                return answers
+                return
             end = self._end(self._held)
             if end < 0:
-                return answers
+                return
             held = memoryview(self._held)
             self._held = bytearray()
             self._take(held[:end], answers)
@@ -108,7 +115,6 @@ class Framer:
                 break
             self._take(memoryview(rest)[:end], answers)
             at += end
-        return answers
 
     def _take(self, reply: memoryview, answers: list[Answer]) -> None:
         """Write a reply as it travels."""
@@ -228,12 +234,24 @@ class RedisConnection(StreamProtocol):
         if self._answered == self._asked and not self._steps and not self._may_come_unasked(data):
             raise BadResponse(f"Redis sent what nobody asked for: {data[:40]!r}")
         answers: list[Answer] = self._framer.feed(data)
-        if self._steps:
-            return self._step(answers)
-        if self._transactions:
-            return self._gather(answers)
+        if self._steps or self._transactions or self._framer.broken is not None:
+            return self._look_at(answers)
         self._answered += len(answers)
         return answers
+
+    def _look_at(self, answers: list[Answer]) -> Sequence[Event]:
+        """What is not plainly one answer for each reply."""
+        broken = self._framer.broken
+        if self._steps:
+            if broken is not None:
+                raise broken
+            return self._step(answers)
+        events = self._gather(answers)
+        if broken is not None:
+            if not events:
+                raise broken
+            events.append(broken)  # what came before it are right answers, and end as such
+        return events
 
     def _may_come_unasked(self, data: bytes) -> bool:
         return self._pushes and (self._framer.begun or data[:1] == b">")
@@ -249,7 +267,7 @@ class RedisConnection(StreamProtocol):
                     raise ConnectFailed(f"Redis refused the connection at {step}: {text}")
         return [] if self._steps else [READY]
 
-    def _gather(self, answers: list[Answer]) -> Sequence[Event]:
+    def _gather(self, answers: list[Answer]) -> list[Event]:
         """Join the replies to each transaction."""
         gathered: list[Event] = []
         for answer in answers:

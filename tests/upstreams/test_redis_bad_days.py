@@ -1,0 +1,363 @@
+"""Redis through a whole cluster, against peers that do not behave: never a wrong reply to the next caller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import reqpool
+from support.cluster import Cluster, cluster
+from support.tcp_peer import Connection, Script, TcpPeer, closes_at_once
+from support.wait import wait_until
+
+GET = ("GET", "k")
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Cluster]:
+    # One worker: what a test sends while a reply is outstanding goes to the same connection.
+    with cluster(workers=1) as started, started.no_fds_left():
+        yield started
+
+
+@pytest.fixture(scope="module")
+def pool(running: Cluster) -> Iterator[reqpool.Pool]:
+    with reqpool.Pool(running.url, timeout=5.0) as opened:
+        yield opened
+        assert opened.stats().pending == 0
+
+
+def url(peer: TcpPeer) -> str:
+    return f"redis://{peer.address}"
+
+
+# --- scripts -----------------------------------------------------------------------------------------
+
+
+def commands(connection: Connection) -> Iterator[list[bytes]]:
+    """Yield the commands that come, as words; the handshake's is answered."""
+    data = b""
+    while more := connection.read():
+        data += more
+        while (parsed := _first(data)) is not None:
+            words, data = parsed
+            if words[:2] == [b"CLIENT", b"SETNAME"]:
+                connection.send(b"+OK\r\n")
+            else:
+                yield words
+
+
+def _first(data: bytes) -> tuple[list[bytes], bytes] | None:
+    head, line_end, rest = data.partition(b"\r\n")
+    if not line_end:
+        return None
+    words = []
+    for _ in range(int(head[1:])):
+        length, line_end, rest = rest.partition(b"\r\n")
+        if not line_end or len(rest) < int(length[1:]) + 2:
+            return None
+        words.append(rest[: int(length[1:])])
+        rest = rest[int(length[1:]) + 2 :]
+    return words, rest
+
+
+def bulk(value: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+def echoes_keys(connection: Connection) -> None:
+    """Answer each command with its last word: a reply that goes to another one is noticed."""
+    for words in commands(connection):
+        connection.send(bulk(words[-1]))
+
+
+def answers(data: bytes, then: Callable[[Connection], None] = Connection.wait_for_end) -> Script:
+    """Answer the first command of the first connection with ``data``, go on as told; others are echoed."""
+
+    def script(connection: Connection) -> None:
+        if connection.peer.accepted > 1:
+            echoes_keys(connection)
+            return
+        next(commands(connection))
+        connection.send(data)
+        then(connection)
+
+    return script
+
+
+def closes(connection: Connection) -> None:
+    """Say no more."""
+
+
+def drips(data: bytes) -> Script:
+    """Answer with one byte, and each further one only when the test calls ``peer.go.release()``."""
+
+    def script(connection: Connection) -> None:
+        for words in commands(connection):
+            for at in range(len(data)):
+                if at and not connection.peer.wait_for_go():
+                    return
+                connection.send(data[at : at + 1])
+            assert words
+
+    return script
+
+
+def check_next_is_right(pool: reqpool.Pool, peer: TcpPeer) -> None:
+    """Whoever comes next gets what is his own, on another connection."""
+    assert [pool.redis(url(peer), "GET", f"k{at}").result() for at in range(3)] == [b"k0", b"k1", b"k2"]
+    assert peer.accepted == 2
+
+
+# --- what comes instead of a reply -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x00\x01\x02\x03",
+        b"$5\r\nhel\r\n+OK\r\n:1\r\n",
+        b"$3\r\nhello\r\n",
+        b"$-7\r\n",
+        b":12x\r\n",
+        b"*2\r\n$1\r\na\r\nx",
+        b"$%d\r\n" % (1 << 40),
+        b"$999999999\r\n",
+        b"*999999999\r\n",
+        b"*1\r\n" * 1_000,
+        b">2\r\n+message\r\n+x\r\n",
+        b"%1\r\n+a\r\n+b\r\n",
+        b"+" + b"x" * (2 << 20),
+    ],
+    ids=lambda data: repr(data[:16]),
+)
+def test_what_is_no_reply_is_a_bad_response_and_the_end_of_the_connection(
+    pool: reqpool.Pool, data: bytes
+) -> None:
+    with TcpPeer(answers(data)) as peer:
+        with pytest.raises(reqpool.BadResponse) as caught:
+            pool.redis(url(peer), "SET", "k", "v").result()
+        assert caught.value.sent is True
+        assert caught.value.origin == f"redis://{peer.address}/0"
+        check_next_is_right(pool, peer)
+
+
+@pytest.mark.parametrize("then", [closes, Connection.reset], ids=["closes", "resets"])
+@pytest.mark.parametrize("data", [b"", b"$", b"$5\r\nhel", b"*2\r\n$1\r\na\r\n", b"+OK\r"], ids=repr)
+def test_a_close_in_the_middle_is_connection_lost_and_nothing_is_repeated(
+    pool: reqpool.Pool, data: bytes, then: Callable[[Connection], None]
+) -> None:
+    with TcpPeer(answers(data, then)) as peer:
+        with pytest.raises(reqpool.ConnectionLost) as caught:
+            pool.redis(url(peer), "INCR", "k").result()
+        assert caught.value.sent is True
+        assert peer.received.count(b"INCR") == 1
+        check_next_is_right(pool, peer)
+
+
+def test_a_peer_that_drips_does_not_outlast_the_timeout(pool: reqpool.Pool) -> None:
+    with TcpPeer(drips(bulk(b"x" * 1_000))) as peer:
+        began_s = time.monotonic()
+        future = pool.redis(url(peer), *GET, timeout=1.0)
+        while not future.done():
+            peer.go.release()
+            time.sleep(0.01)
+        with pytest.raises(reqpool.RequestTimeout) as caught:
+            future.result()
+        assert caught.value.phase == "read"
+        assert time.monotonic() - began_s < 4
+        for _ in range(3):  # two bytes tell its script
+            peer.go.release()
+        peer.wait_all_closed()
+
+
+def test_a_reply_that_comes_in_drips_is_a_reply(pool: reqpool.Pool) -> None:
+    reply = b"*3\r\n" + bulk(b"hello") + b":12\r\n$-1\r\n"
+    with TcpPeer(drips(reply)) as peer:
+        future = pool.redis(url(peer), *GET)
+        for _ in reply:
+            peer.go.release()
+        assert future.result() == [b"hello", 12, None]
+
+
+# --- replies that belong to nobody, or to somebody else ----------------------------------------------
+
+
+@pytest.mark.parametrize("extra", [b"+OK\r\n", b"$5\r\nhel", b"*3\r\n+message\r\n+a\r\n+b\r\n"], ids=repr)
+def test_what_nobody_asked_for_never_answers_the_next_one(pool: reqpool.Pool, extra: bytes) -> None:
+    with TcpPeer(answers(bulk(b"mine") + extra)) as peer:
+        assert pool.redis(url(peer), *GET).result() == b"mine"
+        wait_until(lambda: peer.open == 0, 5, "the connection closed")
+        check_next_is_right(pool, peer)
+
+
+def test_what_comes_unasked_between_two_commands_closes_the_connection(pool: reqpool.Pool) -> None:
+    def speaks_up(connection: Connection) -> None:
+        connection.peer.wait_for_go()
+        connection.send(bulk(b"for nobody"))
+        connection.wait_for_end()
+
+    with TcpPeer(answers(bulk(b"mine"), speaks_up)) as peer:
+        assert pool.redis(url(peer), *GET).result() == b"mine"
+        peer.go.release()
+        wait_until(lambda: peer.open == 0, 5, "the connection closed")
+        check_next_is_right(pool, peer)
+
+
+@pytest.mark.parametrize("how", ["times out", "is cancelled"])
+def test_a_late_reply_goes_to_nobody(pool: reqpool.Pool, how: str) -> None:
+    """Commands behind one that was given up still get their own replies, in order; then nobody else does."""
+
+    def answers_late(connection: Connection) -> None:
+        if connection.peer.accepted > 1:
+            echoes_keys(connection)
+            return
+        asked = commands(connection)
+        keys = [next(asked)[-1] for _ in range(4)]
+        if connection.peer.wait_for_go():
+            connection.send(b"".join(map(bulk, keys)))
+            for words in asked:
+                connection.send(bulk(words[-1]))
+
+    with TcpPeer(answers_late) as peer:
+        first = pool.redis(url(peer), "GET", "k0", timeout=0.5 if how == "times out" else 5)
+        wait_until(lambda: b"k0" in peer.received, 5, "the first is sent")
+        others = [pool.redis(url(peer), "GET", f"k{at}") for at in range(1, 4)]
+        wait_until(lambda: b"k3" in peer.received, 5, "all are sent on one connection")
+        if how == "is cancelled":
+            first.cancel()
+        with pytest.raises((reqpool.RequestTimeout, reqpool.Cancelled)):
+            first.result()
+        after = pool.redis(url(peer), "GET", "k9")
+        peer.go.release()
+        assert [future.result() for future in others] == [b"k1", b"k2", b"k3"]
+        assert after.result() == b"k9"
+        if how == "times out":  # a cancel may come too late to the worker
+            wait_until(lambda: peer.accepted == 2 and peer.open == 1, 5, "the one that owed a reply closed")
+        assert pool.redis(url(peer), "GET", "k8").result() == b"k8"
+
+
+def test_one_bad_reply_fails_what_is_behind_it_on_that_connection_and_nothing_is_mixed_up(
+    pool: reqpool.Pool,
+) -> None:
+    def one_bad(connection: Connection) -> None:
+        if connection.peer.accepted > 1:
+            echoes_keys(connection)
+            return
+        asked = commands(connection)
+        words = [next(asked)[1] for _ in range(4)]
+        connection.send(bulk(words[0]) + b"$9\r\nnot nine\r\n" + bulk(words[2]) + bulk(words[3]))
+        connection.wait_for_end()
+
+    with TcpPeer(one_bad) as peer:
+        first = pool.redis(url(peer), "SET", "k0", "v", timeout=5)
+        wait_until(lambda: b"k0" in peer.received, 5, "the first is sent")
+        futures = [first] + [pool.redis(url(peer), "SET", f"k{at}", "v") for at in range(1, 4)]
+        assert futures[0].result() == b"k0"
+        with pytest.raises(reqpool.BadResponse):
+            futures[1].result()
+        for future in futures[2:]:
+            with pytest.raises(reqpool.ConnectionLost) as caught:
+                future.result()
+            assert caught.value.sent is True
+        assert peer.accepted == 1
+        check_next_is_right(pool, peer)
+
+
+# --- kept connections --------------------------------------------------------------------------------
+
+
+def dies_on_the_second(connection: Connection) -> None:
+    """Answer one command; close when a second one comes, without a word. Later connections are echoed."""
+    if connection.peer.accepted > 1:
+        echoes_keys(connection)
+        return
+    asked = commands(connection)
+    connection.send(bulk(next(asked)[-1]))
+    next(asked)
+
+
+def test_a_kept_connection_that_dies_before_the_reply_is_tried_again_if_that_may_be(
+    pool: reqpool.Pool,
+) -> None:
+    with TcpPeer(dies_on_the_second) as peer:
+        assert pool.redis(url(peer), *GET).result() == b"k"
+        assert pool.redis(url(peer), "GET", "again").result() == b"again"
+        assert peer.accepted == 2
+
+
+def test_a_command_that_changes_data_is_not_tried_again(pool: reqpool.Pool) -> None:
+    with TcpPeer(dies_on_the_second) as peer:
+        assert pool.redis(url(peer), *GET).result() == b"k"
+        with pytest.raises(reqpool.ConnectionLost) as caught:
+            pool.redis(url(peer), "INCR", "n").result()
+        assert caught.value.sent is True
+        assert peer.received.count(b"INCR") == 1
+
+
+def test_a_command_that_may_be_repeated_says_so(pool: reqpool.Pool) -> None:
+    with TcpPeer(dies_on_the_second) as peer:
+        assert pool.redis(url(peer), *GET).result() == b"k"
+        assert pool.redis(url(peer), "SET", "k", "same", idempotent=True).result() == b"same"
+
+
+# --- the handshake -----------------------------------------------------------------------------------
+
+
+def greets_with(data: bytes) -> Script:
+    def script(connection: Connection) -> None:
+        connection.read()
+        connection.send(data)
+        connection.wait_for_end()
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "says"),
+    [
+        (
+            greets_with(b"-ERR max number of clients reached\r\n"),
+            reqpool.ConnectFailed,
+            "max number of clients",
+        ),
+        (greets_with(b"SSH-2.0-OpenSSH_9.2\r\n"), reqpool.BadResponse, "not a reply of Redis: b'SSH-2.0"),
+        (closes_at_once, reqpool.ConnectFailed, "peer"),
+        (Connection.wait_for_end, reqpool.RequestTimeout, "within"),
+    ],
+    ids=["full", "ssh", "closes", "is silent"],
+)
+def test_a_handshake_that_fails_says_why(
+    pool: reqpool.Pool, script: Script, error: type[reqpool.PoolError], says: str
+) -> None:
+    with TcpPeer(script) as peer:
+        with pytest.raises(error, match=says) as caught:
+            pool.redis(url(peer), "INCR", "k", timeout=1.0).result()
+        assert not caught.value.sent
+        assert b"INCR" not in peer.received
+        peer.wait_all_closed()
+
+
+# --- transactions ------------------------------------------------------------------------------------
+
+
+def test_a_connection_lost_in_a_transaction_is_lost(pool: reqpool.Pool) -> None:
+    with TcpPeer(answers(b"+OK\r\n+QUEUED\r\n", closes)) as peer:
+        with pytest.raises(reqpool.ConnectionLost) as caught:
+            pool.redis_multi(url(peer), [("INCR", "a"), ("INCR", "b")]).result()
+        assert caught.value.sent is True
+        assert peer.received.count(b"MULTI") == 1
+        check_next_is_right(pool, peer)
+
+
+def test_a_session_whose_connection_dies_says_so_for_good(pool: reqpool.Pool) -> None:
+    with TcpPeer(dies_on_the_second) as peer, pool.redis_session(url(peer)) as session:
+        assert session.command("WATCH", "k").result() == b"k"
+        with pytest.raises(reqpool.ConnectionLost):
+            session.command("GET", "k").result()
+        with pytest.raises(reqpool.ConnectionLost, match="held for this session is gone"):
+            session.command("MULTI").result()
+        assert peer.accepted == 1
