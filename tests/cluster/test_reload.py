@@ -12,6 +12,7 @@ import pytest
 
 import reqpool
 from support.cluster import Cluster, cluster
+from support.redis_server import RedisServer, find_redis
 from support.tcp_peer import Connection, TcpPeer, echo_until
 from support.wait import wait_until
 
@@ -131,3 +132,35 @@ def test_a_reload_while_there_is_no_broker_reaches_the_next_one(file: Path) -> N
             reload(running, "SIGHUP: new configuration: added: echo")
             wait_until(lambda: "the broker is back" in running.log(), 10.0)
             assert pool.tcp("echo", b"hello\n", until=LINE).result(10) == b"hello\n"
+
+
+@pytest.mark.skipif(find_redis() is None, reason="needs redis-server (Debian: apt-get install redis-server)")
+def test_a_password_comes_from_its_file_and_may_change(file: Path) -> None:
+    secret = file.with_name("secret")
+    with RedisServer("user app on >hunter2 ~* +@all") as redis:
+        url = f"redis://app@{redis.address}/0"
+        cache = f'[upstreams.cache]\nurl = "{url}"\npassword_file = "secret"\n'
+        file.write_text(cache)
+        secret.write_text("hunter2\n")
+        with (
+            cluster(workers=1, arguments=("--config", str(file))) as running,
+            reqpool.Pool(running.url) as pool,
+        ):
+            assert pool.redis("cache", "SET", "k", "v").result(10) == b"OK"
+            # Who knows the URL need not know the password, and shares the connection.
+            assert pool.redis(url, "GET", "k").result(10) == b"v"
+            (connection,) = redis.clients()
+            file.write_text(f"{cache}[upstreams.names]\nurl = 'dns://127.0.0.1:53'\n")
+            reload(running, f"{CHANGED}added: names")
+            assert pool.redis("cache", "GET", "k").result(10) == b"v"
+            assert [client["id"] for client in redis.clients()] == [connection["id"]]
+
+            redis.command("ACL", "SETUSER", "app", "resetpass", ">hunter3")
+            secret.write_text("hunter3\n")
+            reload(running, f"{CHANGED}changed: cache")
+            assert pool.redis("cache", "GET", "k").result(10) == b"v"
+            others = {client["id"] for client in redis.clients()} - {connection["id"]}
+            assert others  # the old one is not for those who have the new password
+            with pytest.raises(reqpool.ConnectFailed, match="WRONGPASS"):
+                pool.redis(url.replace("app@", "app:hunter1@"), "GET", "k").result(10)
+            assert "hunter" not in running.log()
