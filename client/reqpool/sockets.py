@@ -12,6 +12,8 @@ every frame), and reading until ``zmq.Again`` is raised, which costs twice as mu
 
 from __future__ import annotations
 
+from typing import Any
+
 import zmq
 
 _EVENTS = int(zmq.EVENTS)
@@ -20,6 +22,11 @@ _POLLOUT = int(zmq.POLLOUT)
 _RCVMORE = int(zmq.RCVMORE)
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+
+
+COPIED_BYTES = 64 << 10
+"""Up to here copying a frame is cheaper than keeping libzmq's own memory in use (measured; bytes as such, which
+Python owns, are always copied: handing them over takes a thread that lets go of them)."""
 
 
 def events(socket: zmq.Socket[bytes]) -> tuple[bool, bool]:
@@ -33,20 +40,21 @@ def readable(socket: zmq.Socket[bytes]) -> bool:
     return bool(int(socket.getsockopt(_EVENTS)) & _POLLIN)
 
 
-def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
-    """Take the frames of one message.
+def receive(socket: zmq.Socket[bytes]) -> list[Any]:
+    """Take the frames of one message: bytes, but a :class:`zmq.Frame` for a large one that is not the first.
 
     Raises:
         zmq.Again: if there is none.
     """
-    frames = [socket.recv(_NOBLOCK)]
+    frames: list[Any] = [socket.recv(_NOBLOCK)]
     while socket.getsockopt(_RCVMORE):
-        frames.append(socket.recv(_NOBLOCK))
+        frame = socket.recv(_NOBLOCK, False)
+        frames.append(frame if len(frame) > COPIED_BYTES else frame.bytes)
     return frames
 
 
-def send(socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
-    """Queue one message; never blocks.
+def send(socket: zmq.Socket[bytes], frames: list[Any]) -> None:
+    """Queue one message of bytes, and frames as :func:`receive` gave them; never blocks.
 
     Raises:
         zmq.Again: if the pipe is full; nothing was queued.
@@ -54,5 +62,5 @@ def send(socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
     """
     last = frames[-1]
     for frame in frames[:-1]:
-        socket.send(frame, _MORE)
-    socket.send(last, _NOBLOCK)
+        socket.send(frame, _MORE, type(frame) is bytes)
+    socket.send(last, _NOBLOCK, type(last) is bytes)

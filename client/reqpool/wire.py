@@ -559,13 +559,15 @@ def encode(verb: Verb, *values: Any) -> bytes:
     return _pack((verb._value_, *values))
 
 
-def unpack(frame: bytes) -> Any:
-    """Decode one msgpack object of untrusted bytes; arrays become tuples.
+def unpack(frame: Any) -> Any:
+    """Decode one msgpack object of untrusted bytes, or of a :class:`zmq.Frame`; arrays become tuples.
 
     Raises:
         ProtocolError: if the bytes are not exactly one msgpack object.
     """
     try:
+        if type(frame) is not bytes:
+            frame = frame.buffer  # read where it lies
         return msgpack.unpackb(frame, use_list=False, strict_map_key=True)
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
         raise ProtocolError(f"not msgpack: {error or type(error).__name__}") from error
