@@ -26,7 +26,7 @@ from .wait import wait_until
 START_WITHIN_S = 15.0
 STOP_WITHIN_S = 10.0
 
-USER, PASSWORD = "ann", "s:cret"
+USER, PASSWORD = "ann", "s@cret"
 """Who may see ``/private``."""
 TEXT = b"".join(b"line %d of a text that packs well\n" % number for number in range(2_000))
 """``/text`` and, with bytes exchanged on the way and so in chunks, ``/chunked``."""
