@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pymysql
+
 from support.mariadb import MariadbServer
 
 from . import asked

@@ -99,7 +99,7 @@ def synchronous(bench: Bench, subject: str, library: Library) -> Section:
     section.bars = [
         at_most(f"connections at the upstream, {ours}", pooled.most, MAX_CONNECTIONS),
         at_most(f"connections at the upstream, {theirs}", direct.most, MAX_CONNECTIONS, counts=False),
-        at_most(f"machine idle %, {ours}", figures[ours].idle * 100, MOST_IDLE_PERCENT),
+        at_most(f"machine idle %, {ours}", round(figures[ours].idle * 100, 1), MOST_IDLE_PERCENT),
     ]
     return nothing_lost(section)
 

@@ -17,6 +17,9 @@ _MEMORY_EVERY_S = 0.2
 class Connections:
     """The most established connections at a server's port: its own ends of them, whoever made them.
 
+    The kernel writes its table piece by piece, so one reading may have a connection that was closed and the
+    one that came in its place. Those that are in two readings were there together in between.
+
     Attributes:
         most: of all looks.
     """
@@ -26,22 +29,26 @@ class Connections:
         self.most = 0
 
     def __call__(self, _roles: processes.Roles) -> None:
+        self.most = max(self.most, len(self._now() & self._now()))
+
+    def _now(self) -> set[tuple[str, str]]:
         tables = (path.read_text(encoding="ascii") for path in _TABLES if path.exists())
-        self.most = max(self.most, sum(established(text.splitlines(), self._port) for text in tables))
+        return set().union(*(established(text.splitlines(), self._port) for text in tables))
 
 
-def established(lines: Iterable[str], port: int) -> int:
-    """Count the established connections whose local port is ``port``.
+def established(lines: Iterable[str], port: int) -> set[tuple[str, str]]:
+    """Return local and remote address of the established connections whose local port is ``port``.
 
     Args:
         lines: of /proc/net/tcp or tcp6, the head included (proc_net_tcp.txt of the kernel's documentation).
     """
     ending = f":{port:04X}"
-    count = 0
+    found = set()
     for line in lines:
         words = line.split(maxsplit=4)
-        count += len(words) > 3 and words[3] == _ESTABLISHED and words[1].endswith(ending)
-    return count
+        if len(words) > 3 and words[3] == _ESTABLISHED and words[1].endswith(ending):
+            found.add((words[1], words[2]))
+    return found
 
 
 class Memory:

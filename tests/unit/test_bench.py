@@ -93,8 +93,10 @@ def test_a_tool_that_says_something_else_is_no_figure(read) -> None:  # type: ig
 
 
 def test_connections_are_counted_at_the_servers_end_and_only_established_ones() -> None:
-    assert watches.established(TCP.splitlines(), 0x1F90) == 2
-    assert watches.established(TCP.splitlines(), 0x1F91) == 0
+    ours = "0100007F:1F90"
+    found = {(ours, "0100007F:C350"), (ours, "0100007F:C352")}
+    assert watches.established(TCP.splitlines(), 0x1F90) == found
+    assert watches.established(TCP.splitlines(), 0x1F91) == set()
 
 
 def test_only_what_completes_inside_the_window_counts(
