@@ -24,7 +24,7 @@ TEXT
 absolute() { # a path, from the caller's folder
     case $1 in
     /*) echo "$1" ;;
-    *) echo "$from/$1" ;;
+    *) echo "${from%/}/$1" ;;
     esac
 }
 

@@ -69,6 +69,42 @@ def test_start_status_stop(folder: Path) -> None:
 
 
 @needs_venv
+def test_restart_reload_scale(folder: Path) -> None:
+    place = {"XDG_RUNTIME_DIR": str(folder)}
+    config = folder / "reqpool.toml"
+    config.write_text("")
+    for command in (("reload",), ("scale", "2")):
+        assert script("start-cluster.sh", *command, **place).returncode == 1
+    relative = os.path.relpath(config, "/")  # script() runs it in /
+    assert script("start-cluster.sh", "--workers", "1", "--config", relative, **place).returncode == 0
+    try:
+        config.write_text('[upstreams.names]\nurl = "dns://127.0.0.1:53"\n')
+        reloaded = script("start-cluster.sh", "reload", **place)
+        said = "start-cluster.sh: new configuration: added: names\n"
+        assert (reloaded.returncode, reloaded.stderr) == (0, said)
+        config.write_text("[upstreams.names]\nurl = 5\n")
+        reloaded = script("start-cluster.sh", "reload", **place)
+        assert (reloaded.returncode, reloaded.stderr.splitlines()) == (
+            1,
+            [
+                f"{config}:2: upstreams.names.url: is no text in quotes",
+                "start-cluster.sh: the configuration stays as it was",
+            ],
+        )
+        config.write_text("")
+        pid = int((folder / "reqpool/cluster.pid").read_text())
+        assert script("start-cluster.sh", "scale", "3", **place).returncode == 0
+        wait_until(lambda: len(psutil.Process(pid).children()) == 4)
+        assert script("start-cluster.sh", "restart", **place).returncode == 0
+        again = psutil.Process(int((folder / "reqpool/cluster.pid").read_text()))
+        assert again.pid != pid
+        assert again.cmdline()[-4:] == ["--workers", "1", "--config", str(config)]
+    finally:
+        stopped = script("start-cluster.sh", "stop", **place)
+    assert stopped.returncode == 0
+
+
+@needs_venv
 @pytest.mark.parametrize("command", [("start",), ()])
 def test_a_start_that_fails_says_why_and_nothing_else(folder: Path, command: tuple[str, ...]) -> None:
     (folder / "reqpool").mkdir(mode=0o700)
@@ -131,7 +167,7 @@ def is_ours(process: psutil.Process) -> bool:
         return False
 
 
-@pytest.mark.parametrize("arguments", [("nonsense",), ("--demo", "x"), ("stop", "now")])
+@pytest.mark.parametrize("arguments", [("nonsense",), ("--demo", "x"), ("stop", "now"), ("scale",)])
 @needs_venv
 def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
     done = script("start-cluster.sh", *arguments)

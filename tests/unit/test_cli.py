@@ -21,6 +21,7 @@ from reqpool_ops.requests import raw
 def _no_cluster_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.delenv("REQPOOL_URL", raising=False)
+    monkeypatch.delenv("REQPOOL_CONFIG", raising=False)
 
 
 @pytest.fixture
@@ -40,7 +41,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     "arguments",
     [
         (), ("nonsense",), ("up", "--workers", "0"), ("up", "--workers", "x"), ("up", "--workers", "257"),
-        ("up", "--embedded"), ("up", "--parent-pid", "1"), ("dns",), ("udp", "127.0.0.1:5"),
+        ("up", "--embedded"), ("up", "--parent-pid", "1"), ("up", "--check"), ("scale",), ("scale", "0"),
+        ("dns",), ("udp", "127.0.0.1:5"),
         ("tcp", "127.0.0.1:5", "x", "--until", "y", "--length", "3"),
     ],
 )  # fmt: skip
@@ -49,6 +51,42 @@ def test_wrong_usage_is_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixt
         cli.main(arguments)
     assert exit_.value.code == 2
     assert "usage: reqpool" in capsys.readouterr().err
+
+
+def test_a_configuration_is_checked_without_starting_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "reqpool.toml"
+    path.write_text('[upstreams.names]\nurl = "dns://127.0.0.1:53"\n')
+    assert cli.main(["up", "--config", str(path), "--check"]) == 0
+    assert capsys.readouterr().out == f"{path}: 1 upstreams\n"
+    monkeypatch.setenv("REQPOOL_CONFIG", str(path))
+    assert cli.main(["up", "--check"]) == 0
+
+
+@pytest.mark.parametrize("check", [(), ("--check",)])
+def test_a_wrong_configuration_is_1_and_starts_nothing(
+    check: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "reqpool.toml"
+    path.write_text("[upstreams.names]\nurl = 5\nretries = -1\n")
+    assert cli.main(["up", "--config", str(path), *check]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()) == (
+        "",
+        [
+            f"{path}:2: upstreams.names.url: is no text in quotes",
+            f"{path}:3: upstreams.names.retries: -1 is no whole number from 0 to 10",
+        ],
+    )
+    assert not (tmp_path / "reqpool").exists()
+
+
+def test_what_is_not_there_cannot_be_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["scale", "2", "--url", f"ipc://{tmp_path}/x"]) == 1
+    assert capsys.readouterr().err == (
+        f"reqpool: nothing to scale: no cluster of yours was started on this machine at ipc://{tmp_path}/x\n"
+    )
 
 
 def test_status_without_a_broker_is_3(nobody: str, capsys: pytest.CaptureFixture[str]) -> None:
