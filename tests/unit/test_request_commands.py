@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,9 @@ def test_numbers_of_a_long_list_stand_under_each_other() -> None:
     ("value", "cell"),
     [
         (None, "NULL"), (5, "5"), ("a\tb\nc\\d\0", r"a\tb\nc\\d\0"), (b"\x00\xff", "0x00FF"), (b"", ""),
-        ("NULL", "NULL"), ("ü", "ü"), (1.5, "1.5"),
+        ("NULL", "NULL"), ("ü", "ü"), (1.5, "1.5"), (datetime(2026, 2, 3, 4, 5, 6), "2026-02-03 04:05:06"),
+        (timedelta(hours=838, minutes=5, seconds=9), "838:05:09"),
+        (-timedelta(microseconds=1), "-00:00:00.000001"),
     ],
 )  # fmt: skip
 def test_a_cell_is_text_that_stays_in_its_column(value: Any, cell: str) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from datetime import timedelta
 from typing import Any
 
+import reqpool
+
+from ..reading import text as printable
 from . import secured
 from .pool import add_options, pool
 
@@ -35,12 +40,42 @@ def run(options: argparse.Namespace) -> int:
             secured.target(options), options.sql, tuple(options.params) or None, tls=secured.tls(options),
             timeout=options.timeout,
         ).result()  # fmt: skip
-    return show(result, header=not options.no_header)
-
-
-def show(result: Any, *, header: bool) -> int:
-    """Print rows to standard output, what else there is to say to standard error."""
+        show(result, header=not options.no_header)
     return 0
+
+
+def show(result: reqpool.MysqlResult, *, header: bool) -> None:
+    """Print rows to standard output, and to standard error what else a statement has done.
+
+    Args:
+        result: with all its further results; an empty line is between those with rows.
+        header: print the columns' names above the rows?
+    """
+    tables = [one for one in result.sets if one.columns]
+    for number, one in enumerate(tables):
+        if number:
+            print()
+        if header:
+            print(*(name.translate(ESCAPES) for name in one.columns), sep="\t")
+        for row in one.rows:
+            print(*map(cell, row), sep="\t")
+    sys.stdout.flush()
+    for one in result.sets:
+        said = remark(one)
+        if said:
+            print(said, file=sys.stderr)
+
+
+def remark(result: reqpool.MysqlResult) -> str:
+    """Say what a statement has done besides giving rows; empty if nothing."""
+    parts = [] if result.columns else [f"{result.affected} rows affected"]
+    if result.last_id:
+        parts.append(f"last id {result.last_id}")
+    if result.warnings:
+        parts.append(f"{result.warnings} warnings")
+    if result.info:
+        parts.append(printable(result.info))
+    return ", ".join(parts)
 
 
 def cell(value: Any) -> str:
@@ -49,4 +84,14 @@ def cell(value: Any) -> str:
         return "NULL"
     if isinstance(value, bytes):
         return f"0x{value.hex().upper()}" if value else ""
+    if isinstance(value, timedelta):
+        return time(value)
     return str(value).translate(ESCAPES)
+
+
+def time(value: timedelta) -> str:
+    """Return a TIME as the server writes it: ``-838:59:59.000001``."""
+    microseconds = value // timedelta(microseconds=1)
+    seconds, fraction = divmod(abs(microseconds), 1_000_000)
+    shown = f"{'-' if microseconds < 0 else ''}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return f"{shown}.{fraction:06}" if fraction else shown

@@ -44,9 +44,11 @@ def run(options: argparse.Namespace) -> int:
     if not options.command:
         options.usage("a COMMAND is needed, e.g. GET key")
     name, *arguments = options.command
+    # Bytes that are no UTF-8 come from the shell as lone surrogates (PEP 383).
+    words = [argument.encode(errors="surrogateescape") for argument in arguments]
     with pool(options.url) as opened:
         reply = opened.redis(
-            secured.target(options), name, *(argument.encode(errors="surrogateescape") for argument in arguments),
+            secured.target(options), name, *words,
             tls=secured.tls(options), protocol=options.protocol, timeout=options.timeout,
         ).result()  # fmt: skip
     raw = not sys.stdout.isatty() if options.raw is None else options.raw
