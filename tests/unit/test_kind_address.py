@@ -55,7 +55,7 @@ def test_a_default_port_fills_in(text: str, canonical: str) -> None:
         ("[::1:53", "unmatched bracket"),
         ("[::1]53", "unmatched bracket"),
         ("[1.2.3.4]:53", "brackets are for IPv6"),
-        ("example.com:80", "later version"),
+        ("example.com:80", "takes no host names"),
         ("tcp://127.0.0.1:80", "is a URL"),
         (("127.0.0.1", 53), "not tuple"),
         (b"127.0.0.1:53", "not bytes"),
@@ -110,3 +110,23 @@ def test_a_changed_file_is_seen_within_a_second_and_an_unchanged_one_gives_the_s
     assert conf.servers(110.0) == FALLBACK
     path.write_text("nameserver 10.0.0.22\n")
     assert conf.servers(120.0) == ("10.0.0.22:53",)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("Example.COM:80", "example.com:80"),
+        ("example.com.:80", "example.com:80"),
+        ("bücher.example:80", "xn--bcher-kva.example:80"),
+        ("localhost:80", "127.0.0.1:80"),
+        ("[::1]:80", "[::1]:80"),
+    ],
+)
+def test_a_host_name_has_one_spelling_where_names_are_taken(text: str, canonical: str) -> None:
+    assert canonical_address(text, names=True) == canonical
+
+
+@pytest.mark.parametrize("text", ["1.2.3:80", "a b:80", "-a.example:80", "a..example:80", f"{'a' * 64}:80"])
+def test_what_is_no_host_name_is_refused_where_names_are_taken(text: str) -> None:
+    with pytest.raises(UsageError, match=r"is (no host name|not an IPv4)|has a"):
+        canonical_address(text, names=True)

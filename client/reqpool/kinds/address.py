@@ -10,16 +10,17 @@ from ipaddress import ip_address
 
 from ..errors import UsageError
 from . import Endpoint
-from .origin import Tls, named
+from .origin import Tls, canonical_host, named
 
 
-def canonical_address(text: object, default_port: int | None = None) -> str:
+def canonical_address(text: object, default_port: int | None = None, *, names: bool = False) -> str:
     """Check an address and write it canonically.
 
     Args:
         text: ``"127.0.0.1:53"``, ``"[::1]:53"``, ``"localhost:53"``; with a default port also
             ``"127.0.0.1"``, ``"[::1]"`` and ``"::1"``.
         default_port: the port where the text names none; None if it has to name one.
+        names: may the host be a name, for the workers to look up?
 
     Returns:
         ``"127.0.0.1:53"`` or ``"[::1]:53"``: compressed, always with a port. ``localhost`` becomes
@@ -36,8 +37,11 @@ def canonical_address(text: object, default_port: int | None = None) -> str:
         raise UsageError(f"address {text!r} has no host; write it like {example}")
     try:
         ip = ip_address("127.0.0.1" if host.lower() == "localhost" else host)
+        canonical = f"[{ip}]" if ip.version == 6 else str(ip)
     except ValueError:
-        raise UsageError(_why_not_a_host(text, host)) from None
+        if not names or ":" in host or host.replace(".", "").isdecimal():
+            raise UsageError(_why_not_a_host(text, host)) from None
+        canonical = canonical_host(host, text)
     if port_text is None:
         if default_port is None:
             raise UsageError(f"address {text!r} has no port; write it like {example}")
@@ -48,7 +52,7 @@ def canonical_address(text: object, default_port: int | None = None) -> str:
         port = int(port_text) if is_number else 0
         if not 1 <= port <= 65535:
             raise UsageError(f"port {port_text!r} in {text!r} is not a number from 1 to 65535")
-    return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+    return f"{canonical}:{port}"
 
 
 def _split(text: str) -> tuple[str, str | None]:
@@ -74,18 +78,21 @@ def _why_not_a_host(text: str, host: str) -> str:
     if host.replace(".", "").isdecimal():
         return f"{host!r} in {text!r} is not an IPv4 address"
     return (
-        f"{host!r} in {text!r} is not a numeric address; host names of upstreams come with a later "
-        "version, until then look the name up and give the address"
+        f"{host!r} in {text!r} is not a numeric address, and this kind takes no host names: "
+        "look the name up and give the address"
     )
 
 
-def target_origin(scheme: str, target: object, default_port: int | None = None) -> str:
+def target_origin(
+    scheme: str, target: object, default_port: int | None = None, *, names: bool = False
+) -> str:
     """Return the origin of a kind whose targets are addresses, or names of upstreams in ``reqpool.toml``.
 
     Args:
         scheme: the kind's, ``"udp"``.
         target: an address, as for :func:`canonical_address`, or a name. One with a dot is a host's.
         default_port: as for :func:`canonical_address`.
+        names: likewise.
 
     Raises:
         UsageError: if it is neither.
@@ -94,11 +101,17 @@ def target_origin(scheme: str, target: object, default_port: int | None = None) 
         name = named(target)
         if name is not None:
             return name
-    return f"{scheme}://{canonical_address(target, default_port)}"
+    return f"{scheme}://{canonical_address(target, default_port, names=names)}"
 
 
 def address_endpoint(
-    scheme: str, url: str, default_port: int | None, password: str | None, tls: Tls | None
+    scheme: str,
+    url: str,
+    default_port: int | None,
+    password: str | None,
+    tls: Tls | None,
+    *,
+    names: bool = False,
 ) -> Endpoint:
     """Read a URL that is scheme and address, as it stands in ``reqpool.toml``.
 
@@ -111,6 +124,8 @@ def address_endpoint(
     if not separator or found.lower() != scheme:
         raise UsageError(f"{url!r} is no URL of {scheme}://")
     try:
-        return Endpoint(f"{scheme}://{canonical_address(address.removesuffix('/'), default_port)}", b"")
+        return Endpoint(
+            f"{scheme}://{canonical_address(address.removesuffix('/'), default_port, names=names)}", b""
+        )
     except UsageError as error:
         raise UsageError(f"{url!r}: {error}") from error

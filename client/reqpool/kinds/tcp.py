@@ -71,7 +71,7 @@ class TcpKind(Kind):
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         """Read a URL like ``tcp://127.0.0.1:7``; see :meth:`Kind.endpoint`."""
-        return address_endpoint(self.name, url, None, password, tls)
+        return address_endpoint(self.name, url, None, password, tls, names=True)
 
 
 def _check_count(name: str, value: object, highest: int) -> None:
@@ -81,7 +81,7 @@ def _check_count(name: str, value: object, highest: int) -> None:
 
 @lru_cache(maxsize=1024)
 def _route(target: str) -> Route:
-    return Route(KIND, (target_origin("tcp", target),), False)
+    return Route(KIND, (target_origin("tcp", target, names=True),), False)
 
 
 KIND = TcpKind()
