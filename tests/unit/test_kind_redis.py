@@ -118,7 +118,7 @@ def test_an_upstream_may_be_called_by_its_name() -> None:
         ("unix:///run/redis.sock?timeout=3", r"the only option is db, \?db=0"),
         ("unix:///" + "x" * MAX_SOCKET_PATH_BYTES, "at most 107 bytes"),
         (None, "a URL is a string, not NoneType"),
-        (["redis://h"], "target is a string"),
+        (["redis://h"], "a target is a string"),
     ],
 )
 def test_a_wrong_url_is_refused_at_the_call(url: Any, says: str) -> None:
@@ -256,6 +256,8 @@ def test_what_changes_a_connection_is_for_sessions(name: str) -> None:
         (("SET", "k", None), "argument 2 of 'SET' is None: Redis has no such value"),
         (("SET", "k", True), "argument 2 of 'SET' is True: Redis has no such value"),
         (("SET", "k", {"a": 1}), "argument 2 of 'SET' is {'a': 1}: give str, bytes, int or float"),
+        ((1.5, "k"), "1.5 is not one word"),
+        ((bytearray(b"GET"), "k"), "a command's name a string"),
         (("MGET", ["a", "b"]), "argument 1 of 'MGET' is .*give str, bytes, int or float"),
         (("GET", "\ud800"), "argument 1 of 'GET' .*surrogates not allowed"),
     ],

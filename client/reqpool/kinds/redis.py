@@ -58,7 +58,13 @@ class RedisKind(Kind):
                 others share; the text names it and the way out.
         """
         packed = pack(payload)
-        return _kept(target, tls, protocol, _use(payload, False) | self._always), packed, None
+        try:
+            use = named_use(payload[0])
+            if use == LOOK:
+                use = use_of(payload, False)
+            return _route(target, tls, protocol, use | self._always), packed, None
+        except TypeError as error:
+            raise _unhashable(target, tls, protocol, payload[0]) from error
 
     def encode_multi(
         self, target: str, commands: Sequence[Sequence[Any]], *, tls: Tls | None = None, protocol: int = 2
@@ -81,13 +87,13 @@ class RedisKind(Kind):
             raise UsageError("a transaction has at least one command")
         packed = [pack(command) for command in commands]
         for command in commands:
-            _use(command, False)  # what waits elsewhere does not in a transaction
+            self._check(command, False)  # what waits elsewhere does not in a transaction
         head = MULTI + (len(commands) + 2).to_bytes(4, "big")
-        return (
-            _kept(target, tls, protocol, self._always),
-            b"".join((head, _MULTI_COMMAND, *packed, _EXEC_COMMAND)),
-            None,
-        )
+        try:
+            route = _route(target, tls, protocol, self._always)
+        except TypeError as error:
+            raise _unhashable(target, tls, protocol, "MULTI") from error
+        return route, b"".join((head, _MULTI_COMMAND, *packed, _EXEC_COMMAND)), None
 
     def pinned_route(
         self, target: str, *, pin: int, opens: bool = False, tls: Tls | None = None, protocol: int = 2
@@ -101,7 +107,10 @@ class RedisKind(Kind):
         Raises:
             UsageError: as for :meth:`encode`.
         """
-        route = _kept(target, tls, protocol, WAITS)
+        try:
+            route = _route(target, tls, protocol, WAITS)
+        except TypeError as error:
+            raise _unhashable(target, tls, protocol, "") from error
         return Route(route.kind, route.origins, False, route.settings, pin, opens)
 
     def encode_pinned(self, command: Sequence[Any]) -> tuple[bytes, None]:
@@ -111,8 +120,16 @@ class RedisKind(Kind):
             UsageError: as for :meth:`encode`.
         """
         packed = pack(command)
-        _use(command, True)
+        self._check(command, True)
         return packed, None
+
+    @staticmethod
+    def _check(command: Sequence[Any], pinned: bool) -> None:
+        try:
+            if named_use(command[0]) == LOOK:
+                use_of(command, pinned)
+        except TypeError as error:
+            raise _unhashable("", None, 2, command[0]) from error
 
     def decode(self, data: bytes, request: Asked) -> Any:
         """Return the reply as a Python value, see :func:`redis_reply.decode`.
@@ -135,19 +152,12 @@ class ExclusiveRedisKind(RedisKind):
     _always: ClassVar[int] = WAITS
 
 
-def _use(command: Sequence[Any], pinned: bool) -> int:
-    name = command[0]
-    use = named_use(name if type(name) in (str, bytes) else pack((name,)))
-    return use_of(command, pinned) if use == LOOK else use
-
-
-def _kept(target: str, tls: Tls | None, protocol: int, use: int) -> Route:
-    try:
-        return _route(target, tls, protocol, use)
-    except TypeError as error:  # from lru_cache: something cannot be hashed
-        raise UsageError(
-            f"target is a string, tls= a reqpool.Tls, protocol= 2 or 3, not {(target, tls, protocol)!r}"
-        ) from error
+def _unhashable(target: object, tls: object, protocol: object, name: object) -> UsageError:
+    """What is wrong where a cache could not take it."""
+    return UsageError(
+        "a target is a string, tls= a reqpool.Tls, protocol= 2 or 3, a command's name a string, "
+        f"not {(target, tls, protocol, name)!r}"
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -127,18 +127,22 @@ class Framer:
     def _end(self, buffer: bytes | bytearray) -> int:
         """Return where the reply ends that the buffer begins with; -1 if more has to come."""
         at, stack, most = self._at, self._open, self._most
+        size, length_of = len(buffer), self._length
         while True:
-            line = self._length(buffer, at)
+            line = length_of(buffer, at)
             if line is not None:
                 end = line.end() + int(line[1]) + 2
-                self._check_size(end)
-                if end > len(buffer):
+                if end > most:
+                    self._check_size(end)
+                if end > size:
                     return self._later(at, end)
                 if buffer[end - 2 : end] != b"\r\n":
                     raise self._malformed(buffer, at)
                 at = end
             elif (line := self._scalar(buffer, at)) is not None:
                 at = line.end()
+                if at > most:
+                    self._check_size(at)
             elif (line := self._count(buffer, at)) is not None:
                 count = elements(line[1], int(line[2]))
                 at = line.end()
@@ -150,18 +154,15 @@ class Framer:
                     continue
             else:
                 self._check_line(buffer, at)
-                return self._later(at, len(buffer) + 1)
+                return self._later(at, size + 1)
             while stack:
-                stack[-1] -= 1
-                if stack[-1]:
+                if stack[-1] > 1:
+                    stack[-1] -= 1
                     break
                 stack.pop()
             else:
-                self._check_size(at)
                 self._at = self._wanted = 0
                 return at
-            if at > most:
-                self._check_size(at)
 
     def _later(self, at: int, wanted: int) -> int:
         self._at = at
