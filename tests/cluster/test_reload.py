@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +36,13 @@ def reload(running: Cluster, said: str) -> None:
     before = len(running.log())
     running.supervisor.send_signal(signal.SIGHUP)
     wait_until(lambda: said in running.log()[before:], 5.0, said)
+
+
+def knows(pool: reqpool.Pool, name: str) -> bool:
+    try:
+        return bool(pool.tcp(name, b"hello\n", until=LINE).result(10) == b"hello\n")
+    except reqpool.UsageError:
+        return False
 
 
 CHANGED = " broker INFO new configuration: "
@@ -120,18 +129,21 @@ def test_a_wrong_file_is_said_and_changes_nothing(file: Path) -> None:
             assert running.broker_pid != before
 
 
-def test_a_reload_while_there_is_no_broker_reaches_the_next_one(file: Path) -> None:
+def test_reloads_while_a_broker_comes_up_reach_it(file: Path) -> None:
     with TcpPeer(echo_until(LINE)) as peer:
         file.write_text("")
         with (
             cluster(workers=1, arguments=("--config", str(file))) as running,
             reqpool.Pool(running.url) as pool,
         ):
-            file.write_text(echo_table("echo", peer))
             os.kill(running.broker_pid, signal.SIGKILL)
-            reload(running, "SIGHUP: new configuration: added: echo")
-            wait_until(lambda: "the broker is back" in running.log(), 10.0)
-            assert pool.tcp("echo", b"hello\n", until=LINE).result(10) == b"hello\n"
+            last = 0
+            while "the broker is back" not in running.log():
+                last += 1
+                file.write_text(echo_table(f"echo-{last}", peer))
+                reload(running, f"SIGHUP: new configuration: added: echo-{last}")
+            assert last > 1
+            wait_until(lambda: knows(pool, f"echo-{last}"), 5.0)
 
 
 @pytest.mark.skipif(find_redis() is None, reason="needs redis-server (Debian: apt-get install redis-server)")
@@ -164,3 +176,35 @@ def test_a_password_comes_from_its_file_and_may_change(file: Path) -> None:
             with pytest.raises(reqpool.ConnectFailed, match="WRONGPASS"):
                 pool.redis(url.replace("app@", "app:hunter1@"), "GET", "k").result(10)
             assert "hunter" not in running.log()
+
+
+def test_a_broker_of_its_own_reads_its_file_at_start_and_at_sighup(file: Path) -> None:
+    log = file.with_name("log")
+    command = [
+        sys.executable,
+        "-m",
+        "reqpool_broker",
+        "--bind",
+        f"ipc://{file.parent}/b",
+        "--config",
+        str(file),
+    ]
+    file.write_text("[upstreams.names]\n")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"{file}:1: upstreams.names: has no url\n")
+    file.write_text("[upstreams.names]\nurl = 'dns://127.0.0.1:53'\n")
+    with (
+        log.open("wb") as opened,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=opened, text=True) as broker,
+    ):
+        assert broker.stdout is not None
+        assert '"epoch"' in broker.stdout.readline()
+        file.write_text("")
+        broker.send_signal(signal.SIGHUP)
+        wait_until(lambda: "new configuration: removed: names" in log.read_text())
+        file.write_text("[upstreams.names]\n")
+        broker.send_signal(signal.SIGHUP)
+        wait_until(lambda: f"{file}:1: upstreams.names: has no url" in log.read_text())
+        broker.send_signal(signal.SIGTERM)
+    assert broker.returncode == 0
