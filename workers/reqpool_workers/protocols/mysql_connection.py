@@ -217,10 +217,13 @@ class MysqlConnection(StreamProtocol):
         """Give the dialogue each packet that is complete."""
         events: list[Event] = []
         self._received += data
-        while len(self._received) > HEADER_BYTES and self._dialogue is not None:
+        while len(self._received) >= HEADER_BYTES and self._dialogue is not None:
             length, number = int.from_bytes(self._received[:3], "little"), self._received[3]
             if number != self._due:
-                if number == 0 and self._received[HEADER_BYTES] == ERR:
+                first = self._received[HEADER_BYTES : HEADER_BYTES + 1]
+                if number == 0 and not first:
+                    return events
+                if number == 0 and first[0] == ERR:
                     raise ConnectionLost(f"the server ended the connection: {farewell(self._received)}")
                 raise BadResponse(f"packet {number} came where packet {self._due} was due")
             if not 0 < length <= MAX_DIALOGUE_BYTES:
