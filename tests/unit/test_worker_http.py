@@ -271,14 +271,20 @@ def test_a_peer_that_closes_too_soon_has_not_answered(data: bytes, step: int) ->
         CHUNKED + b"fffffffffffffffff\r\nhello\r\n",
         CHUNKED + b"5\r\nhello\r\n0\r\nno colon\r\n\r\n",
         CHUNKED + b"5\r\nhello\r\n0\r\nContent-Length: 5\r\n\r\n",
-        head("Upgrade: websocket", "Connection: Upgrade", status="101 Switching Protocols") + b"\x81\x00",
-        head(status="101 Switching Protocols"),
     ],
 )  # fmt: skip
 def test_what_is_no_answer_is_a_bad_response(data: bytes, step: int) -> None:
     http = asked()
     with pytest.raises(BadResponse):
         fed(http, data, step)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("fields", [[], ["Content-Length: 5"], ["Upgrade: websocket", "Connection: Upgrade"]])
+def test_switching_protocols_is_a_bad_response(fields: list[str], step: int) -> None:
+    http = asked()
+    with pytest.raises(BadResponse, match="switched protocols"):
+        fed(http, head(*fields, status="101 Switching Protocols") + b"\x81\x00", step)
 
 
 @pytest.mark.parametrize("data", [b"SSH-", b"\n", b"HTTP/1.1 200 OK\n", head("Content-Length: x")[:-4]])

@@ -210,10 +210,10 @@ class Http11(StreamProtocol):
             )
         try:
             parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if parser.get_status_code() == 101:
+                raise BadResponse("the upstream switched protocols, which nobody had asked for") from error
             raise BadResponse(f"the head of the answer is malformed: {error}") from error
-        except httptools.HttpParserUpgrade as error:
-            raise BadResponse("the upstream switched protocols, which nobody had asked for") from error
 
     def _on_head(self, data: bytes) -> Sequence[Event]:
         """A whole head has been read; ``data`` begins with it."""
@@ -238,8 +238,6 @@ class Http11(StreamProtocol):
 
     def _skip(self, data: bytes) -> bytes:
         """Leave the 1xx head behind that ``data`` begins with; return the rest."""
-        if self._status == 101:
-            raise BadResponse("the upstream switched protocols, which nobody had asked for")
         self._head_bytes += len(self._head)
         if self._head_bytes > MAX_HEAD_BYTES:
             raise BadResponse(f"over {MAX_HEAD_BYTES} bytes of 1xx answers, and none that counts")
