@@ -31,6 +31,8 @@ from reqpool.kinds.redis_reply import MAX_DEPTH, decode
         (b":+5\r\n", 5),
         (b"*3\r\n$1\r\na\r\n$-1\r\n:1\r\n", [b"a", None, 1]),
         (b"*2\r\n*1\r\n+x\r\n*-1\r\n", [[b"x"], None]),
+        (b"*3\r\n$1\r\na\r\n$0\r\n\r\n$2\r\nbc\r\n", [b"a", b"", b"bc"]),
+        (b"*2\r\n$7\r\n$1\r\na\r\n\r\n$1\r\nb\r\n", [b"$1\r\na\r\n", b"b"]),
         # RESP3
         (b"_\r\n", None),
         (b"#t\r\n", True),
@@ -120,6 +122,9 @@ def test_an_error_in_a_list_stands_in_its_place() -> None:
         b":\r\n",
         b": 1\r\n",
         b"*2\r\n:1\r\n",
+        b"*2\r\n$1\r\na\r\n$1\r\nb",
+        b"*1\r\n$1\r\na\r\n$1\r\nb\r\n",
+        b"*2\r\n$01\r\na\r\n$2\r\nb\r\n",
         b"*1\r\n",
         b"%1\r\n:1\r\n",
         b"+a\nb\r\n",
