@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
 import msgpack
@@ -17,6 +18,8 @@ from reqpool.kinds.origin import upstream_of
 
 from .policy import Policy
 
+MAX_KEPT = 1024
+"""Origins that are resolved without looking."""
 MAX_NAMED = 20
 """Names that an error lists at most."""
 
@@ -66,6 +69,8 @@ class Config:
         for upstream in self.upstreams.values():
             self._by_key.setdefault(upstream.key, []).append(upstream)
             self._by_place.setdefault(_split(upstream.endpoint.origin)[0], []).append(upstream)
+        # A lone request is a group of its own, so it is asked for once a request.
+        self._kept = lru_cache(MAX_KEPT)(self._resolve)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Config):
@@ -104,17 +109,20 @@ class Config:
             UsageError: if there is no upstream of that name, or it is not of that kind; the text names those
                 there are.
         """
+        if settings and origin[:1] != "@":
+            return origin, settings
+        return self._kept(kind, origin)
+
+    def _resolve(self, kind: str, origin: str) -> tuple[str, bytes]:
         if origin[:1] == "@":
             name, _, variant = origin[1:].partition("?")
             upstream = self.upstreams.get(name)
             if upstream is None or kind not in upstream.kinds:
                 raise UsageError(self._why_not(kind, name))
             return _joined(upstream.endpoint, variant)
-        if settings or not self._by_place:
-            return origin, settings
         endpoints = {upstream.unnamed for upstream in self._meant(origin) if kind in upstream.kinds}
         if len(endpoints) != 1:
-            return origin, settings
+            return origin, b""
         return _joined(endpoints.pop(), _split(origin)[1])
 
     def _meant(self, origin: str) -> list[Upstream]:

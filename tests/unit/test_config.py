@@ -604,11 +604,11 @@ def test_name_servers_may_be_names() -> None:
         DNS.encode("dns.example", "example.com")  # a host's: not yet, and no upstream's
 
 
-@pytest.mark.parametrize("scheme", ["rediss", "https", "mysql"])
-def test_a_certificate_that_was_replaced_is_a_change(scheme: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("url", ["rediss://h", "https://h", "mysql://u@h/db"])
+def test_a_certificate_that_was_replaced_is_a_change(url: str, tmp_path: Path) -> None:
     made = certificates.make(tmp_path)
     path = tmp_path / "reqpool.toml"
-    path.write_text(f'[upstreams.it]\nurl = "{scheme}://h"\n[upstreams.it.tls]\nca = "{made.ca.name}"\n')
+    path.write_text(f'[upstreams.it]\nurl = "{url}"\n[upstreams.it.tls]\nca = "{made.ca.name}"\n')
     before = config_file.load(path)
     made.stranger_ca.rename(made.ca)
     assert changes(before, config_file.load(path)) == "changed: it"
