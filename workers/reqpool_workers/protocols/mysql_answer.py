@@ -111,30 +111,31 @@ class AnswerScanner:
                     break
             length = _word(data, at)[0] - number
             if not 0 <= length <= MAX_PACKET_BYTES:
-                self._out_of_order(data, at, number)
+                if self._is_good_bye(data):
+                    break
+                raise BadResponse(f"packet {data[at + 3]} came where packet {number >> 24} was due")
             after = at + HEADER_BYTES + length
             if after > most:
                 raise BadResponse(f"the answer is longer than {self._max_bytes} bytes")
-            if self._continues:
-                pass
-            elif length == 0:
-                raise BadResponse("an empty packet where an answer or a row should be")
-            elif at + HEADER_BYTES == end:
-                break  # what it is stands in its first byte
-            elif self._read_whole(data[at + HEADER_BYTES], length):
-                if length > MAX_CONTROL_BYTES:
-                    raise BadResponse(f"a packet of {length} bytes where an answer should begin or end")
-                if after > end:
-                    break
-                if self._control(data[at + HEADER_BYTES : after]):
-                    return self._complete(data, at, after)
+            if not self._continues:
+                if length == 0:
+                    raise BadResponse("an empty packet where an answer or a row should be")
+                if at + HEADER_BYTES == end:
+                    break  # what it is stands in its first byte
+                if self._read_whole(data[at + HEADER_BYTES], length):
+                    if length > MAX_CONTROL_BYTES:
+                        raise BadResponse(f"a packet of {length} bytes where an answer should begin or end")
+                    if after > end:
+                        break
+                    if self._control(data[at + HEADER_BYTES : after]):
+                        return self._complete(data, at, after)
+                elif self._phase == _COLUMNS:
+                    self._columns -= 1
+                    if not self._columns:
+                        self._phase = _ROWS if self._deprecate_eof else _AFTER_COLUMNS
+            self._continues = length == MAX_PACKET_BYTES
             number = number + _NEXT_NUMBER & 0xFF000000
             at = after
-            self._continues = length == MAX_PACKET_BYTES
-            if self._phase == _COLUMNS and not self._continues:
-                self._columns -= 1
-                if not self._columns:
-                    self._phase = _ROWS if self._deprecate_eof else _AFTER_COLUMNS
         self._number = number
         if at >= end:
             self._skip = at - end
@@ -144,8 +145,9 @@ class AnswerScanner:
             data = data[:at]
         if at > most:
             raise BadResponse(f"the answer is longer than {self._max_bytes} bytes")
-        self._size = size + len(data)
-        self._pieces.append(data)
+        if data:
+            self._size = size + len(data)
+            self._pieces.append(data)
         return None
 
     def _read_whole(self, first: int, length: int) -> bool:
@@ -170,14 +172,15 @@ class AnswerScanner:
                 self._columns = _column_count(payload)
                 self._phase = _COLUMNS
                 return False
-            self.status, self.tracked = read_ok(payload)
+            self.status, tracked = read_ok(payload)
         elif self._phase == _AFTER_COLUMNS:
             if first != EOF:
                 raise BadResponse("no EOF packet after the columns")
             self._phase = _ROWS
             return False
         else:
-            self.status, self.tracked = read_ok(payload) if self._deprecate_eof else read_eof(payload)
+            self.status, tracked = read_ok(payload) if self._deprecate_eof else read_eof(payload)
+        self.tracked += tracked
         self._phase = _FIRST
         return not self.status & MORE_RESULTS
 
@@ -196,18 +199,24 @@ class AnswerScanner:
         pieces.append(data)
         return b"".join(pieces)
 
-    def _out_of_order(self, data: bytes, at: int, number: int) -> None:
-        got, expected = data[at + 3], number >> 24
-        # A server that is shut down, or that ends an idle connection, says so unasked, with number 0.
-        if (
-            got == 0
-            and not self._pieces
-            and at == 0
-            and data[HEADER_BYTES : HEADER_BYTES + 1] in (b"", b"\xff")
-        ):
+    def _is_good_bye(self, data: bytes) -> bool:
+        """Does data begin with what may become a good-bye?
+
+        A server that is shut down, or that ends an idle connection, says so unasked, in an ERR packet of
+        number 0.
+
+        Raises:
+            ConnectionLost: it is one.
+        """
+        if self._size or data[3] != 0 or data[HEADER_BYTES : HEADER_BYTES + 1] not in (b"", b"\xff"):
+            return False
+        length = _word(data, 0)[0]
+        if not 0 < length <= MAX_CONTROL_BYTES:
+            return False
+        if len(data) >= HEADER_BYTES + length:
             self.begun = False
             raise ConnectionLost(f"the server ended the connection: {farewell(data)}")
-        raise BadResponse(f"packet {got} came where packet {expected} was due")
+        return True
 
 
 def farewell(data: bytes) -> str:
