@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from . import watches
@@ -35,6 +35,7 @@ def one_producer(
     window: int,
     peers: Mapping[str, Contestant],
     watch: Watch | None = None,
+    more: Sequence[int] = (),
 ) -> tuple[Section, dict[str, Figures]]:
     """Measure one producer with callbacks, and its peers; answers are looked at in all of them.
 
@@ -45,6 +46,7 @@ def one_producer(
         window: requests in flight.
         peers: the others, by the name of their row.
         watch: looks on while ours runs.
+        more: further numbers of requests in flight, a row of ours for each: see :func:`pool_with`.
 
     Returns:
         The section without bars, and the medians by row.
@@ -53,9 +55,18 @@ def one_producer(
         contestants: dict[str, Contestant] = {
             POOL: lambda: bench.ours(shared, "window", subject, "--window", window, "--look", watch=watch)
         }
+        for size in more:
+            contestants[pool_with(size)] = lambda size=size: bench.ours(  # type: ignore[misc]
+                shared, "window", subject, "--window", size, "--look"
+            )
         figures = bench.rounds_of({**contestants, **peers})
     title = f"{about}; one producer, {window} in flight, answers looked at; {bench.workers} workers"
     return Section(name, title, rows(figures, POOL)), figures
+
+
+def pool_with(window: int) -> str:
+    """Return the name of the row of one producer with another number of requests in flight."""
+    return f"reqpool, {window:,} in flight"
 
 
 @dataclass(frozen=True)
