@@ -64,7 +64,7 @@ _CHARACTER_SET = re.compile(
     r"SET (?:.*, ?)?(?:(?:SESSION |LOCAL |@@(?:SESSION\.|LOCAL\.)?)?"
     r"CHARACTER_SET_(?:CLIENT|CONNECTION|RESULTS)|NAMES|CHARACTER SET|CHARSET)\b"
 )
-_OURS = re.compile(r"\s*SET\s+NAMES\s+(['\"]?)utf8mb4\1\b", re.IGNORECASE)
+_OURS = re.compile(r"\s*SET\s+NAMES\s+(['\"]?)utf8mb4(?!\w)\1", re.IGNORECASE)
 
 
 def check(sql: str, *, pinned: bool) -> None:

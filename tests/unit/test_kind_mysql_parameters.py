@@ -1,0 +1,182 @@
+"""Parameters: what travels, as what, and what it is in the end in SQL."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum, IntEnum
+from typing import Any
+
+import msgpack
+import pytest
+
+from reqpool.errors import UsageError
+from reqpool.kinds.mysql_parameters import pack, template
+from reqpool_workers.protocols.mysql_literals import render
+
+
+class Colour(Enum):
+    RED = 1
+
+
+class Number(IntEnum):
+    ONE = 1
+
+
+class Text(str):
+    __slots__ = ()
+
+
+def sent(sql: str, params: Any) -> list[Any]:
+    """What travels."""
+    payload = pack(template(sql), params)
+    assert payload[:1] == b"\x00"
+    return list(msgpack.unpackb(payload[1:]))
+
+
+def written(sql: str, params: Any, *, backslashes: bool = True) -> str:
+    """The SQL in the end."""
+    return render(pack(template(sql), params), backslashes).decode()
+
+
+# --- types -------------------------------------------------------------------------------------------
+
+LITERALS: list[tuple[Any, str]] = [
+    (0, "0"), (-5, "-5"), (2**63, "9223372036854775808"), (2**64, "18446744073709551616"),
+    (-(10**40), "-1" + "0" * 40),
+    (True, "1"), (False, "0"), (None, "NULL"),
+    (1.5, "1.5e0"), (-0.0, "-0.0e0"), (1e100, "1e+100"), (5e-324, "5e-324"), (0.1, "0.1e0"),
+    (Decimal("1.10"), "1.10"), (Decimal("-1E+3"), "-1000"), (Decimal("1E-7"), "0.0000001"),
+    (Decimal("-0"), "-0"),
+    ("", "''"), ("abc", "'abc'"), ("it's", "'it''s'"), ("ü€🙂", "'ü€🙂'"), ("%s%", "'%s%'"),
+    (b"", "_binary''"), (b"a'b", "_binary'a''b'"), (bytearray(b"x"), "_binary'x'"),
+    (memoryview(b"x"), "_binary'x'"),
+    (date(2024, 2, 29), "'2024-02-29'"), (date(1, 1, 1), "'0001-01-01'"),
+    (datetime(2024, 2, 29, 23, 59, 1), "'2024-02-29 23:59:01'"),
+    (datetime(2024, 2, 29, 23, 59, 1, 5), "'2024-02-29 23:59:01.000005'"),
+    (time(1, 2, 3), "'01:02:03'"), (time(1, 2, 3, 400), "'01:02:03.000400'"),
+    (timedelta(hours=100, minutes=1), "'100:01:00'"), (timedelta(seconds=-1), "'-00:00:01'"),
+    (timedelta(days=-1, microseconds=1), "'-23:59:59.999999'"), (timedelta(), "'00:00:00'"),
+    ([1, "a", None], "(1,'a',NULL)"), ((b"x", Decimal(1)), "(_binary'x',1)"),
+    ([date(2024, 1, 1)], "('2024-01-01')"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "literal"), LITERALS, ids=lambda value: repr(value)[:40])
+def test_a_parameter_becomes_a_literal(value: Any, literal: str) -> None:
+    assert written("SELECT %s", (value,)) == f"SELECT {literal}"
+    assert written("SELECT %(a)s", {"a": value}) == f"SELECT {literal}"
+    assert written("SELECT %s, %s", [value, 1]) == f"SELECT {literal}, 1"
+
+
+@pytest.mark.parametrize(
+    ("value", "with_backslashes", "without"),
+    [
+        ("\\", r"'\\'", "'\\'"),
+        ("\\'", r"'\\'''", r"'\'''"),
+        ("a\\", r"'a\\'", "'a\\'"),
+        ("\n\0\x1a", "'\n\0\x1a'", "'\n\0\x1a'"),
+        (b"\\'\\", r"_binary'\\''\\'", r"_binary'\''\'"),
+    ],
+)
+def test_a_backslash_is_doubled_where_it_escapes(value: Any, with_backslashes: str, without: str) -> None:
+    assert written("%s", (value,), backslashes=True) == with_backslashes
+    assert written("%s", (value,), backslashes=False) == without
+    assert written("%s", ([value],), backslashes=False) == f"({without})"
+
+
+def test_parameters_travel_typed() -> None:
+    values = (1, "1", 1.0, None, True, b"1", Decimal(1), 2**70, date(2024, 1, 1), time(1), [1, b"1"])
+    ext = msgpack.ExtType
+    assert sent("%s" * len(values), values)[1] == [
+        1, "1", 1.0, None, True, ext(5, b"1"), ext(1, b"1"), ext(2, str(2**70).encode()),
+        ext(4, b"2024-01-01"),
+        ext(4, b"01:00:00"), [1, ext(5, b"1")],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Colour.RED, "type Colour"),
+        (Number.ONE, "type Number"),
+        (Text("x"), "type Text"),
+        (object(), "type object"),
+        ({1, 2}, "type set"),
+        ({"a": 1}, "type dict"),
+        (1 + 2j, "type complex"),
+        (range(3), "type range"),
+        (float("nan"), "nan is nothing that SQL can write"),
+        (float("inf"), "inf is nothing"),
+        (Decimal("NaN"), "NaN is nothing"),
+        (Decimal("Infinity"), "Infinity is nothing"),
+        (Decimal("1E+1000"), "beyond what DECIMAL holds"),
+        (datetime(2024, 1, 1, tzinfo=UTC), "has a time zone"),
+        (time(1, tzinfo=UTC), "has a time zone"),
+        ("\ud800", "cannot be written in UTF-8"),
+        ([], "an empty list"),
+        ((), "an empty list"),
+        ([[1]], "a list of lists"),
+        ([1, object()], "type object"),
+        ([float("nan")], "nan is nothing"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_what_mysql_cannot_take_is_a_usage_error(value: Any, text: str) -> None:
+    for values in ((value,), (1, value)):
+        sql = ", ".join(["%s"] * len(values))
+        with pytest.raises(UsageError, match=rf"^parameter \d.*{text}"):
+            pack(template(sql), values)
+
+
+# --- placeholders ------------------------------------------------------------------------------------
+
+
+def test_percent_signs() -> None:
+    assert written("SELECT '100%%', %s", (5,)) == "SELECT '100%', 5"
+    assert written("SELECT '%%s', '%%(a)s', %(a)s", {"a": 5}) == "SELECT '%s', '%(a)s', 5"
+    assert written("SELECT 1", ()) == "SELECT 1"
+    assert written("SELECT '%%'", {}) == "SELECT '%'"
+    assert written("SELECT %s", ("%s %% %(a)s",)) == "SELECT '%s %% %(a)s'"
+
+
+def test_names_may_come_twice_and_there_may_be_others() -> None:
+    assert written("%(a)s %(b)s %(a)s", {"a": 1, "b": 2, "c": object()}) == "1 2 1"
+    assert written("%(a b-c)s", OrderedDict({"a b-c": 1})) == "1"
+
+
+@pytest.mark.parametrize("sql", ["%d", "LIKE 'a%'", "%(a)d", "%(a)", "%5s", "100% s", "%"])
+def test_what_is_no_placeholder_is_a_usage_error(sql: str) -> None:
+    with pytest.raises(UsageError, match=r"is no placeholder.*%% for a percent sign"):
+        template(sql)
+
+
+def test_both_sorts_of_placeholders_are_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="by position or by name"):
+        template("%s %(a)s")
+
+
+@pytest.mark.parametrize(
+    ("sql", "params", "text"),
+    [
+        ("%s", (), "has 1 placeholders, and there are 0 parameters"),
+        ("%s", (1, 2), "has 1 placeholders, and there are 2"),
+        ("SELECT 1", (1,), "has 0 placeholders, and there are 1"),
+        ("%(a)s %(b)s %(c)s", {"b": 1}, "no parameter named 'a', 'c'"),
+        ("%(a)s", (1,), "params are a dict, not tuple"),
+        ("%s", {"a": 1}, "by name go with"),
+        ("%s", 5, r"not int; of a single one write \(x,\)"),
+        ("%s", "x", "not str"),
+        ("%s", b"x", "not bytes"),
+        ("%s", {1}, "not set"),
+        ("%s", iter((1,)), "not tuple_iterator"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_a_usage_error(sql: str, params: Any, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        pack(template(sql), params)
+
+
+def test_any_sequence_will_do() -> None:
+    assert written("%s %s", range(2)) == "0 1"

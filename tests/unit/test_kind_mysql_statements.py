@@ -1,0 +1,120 @@
+"""What a statement's text says of what it would leave behind on its connection."""
+
+from __future__ import annotations
+
+import pytest
+
+from reqpool.errors import UsageError
+from reqpool.kinds.mysql_statement import check
+
+LEAVES_SOMETHING = [
+    "SET @a = 1", "set session sql_mode = ''", "SET@a=1", "SET NAMES utf8mb4", "SET autocommit = 0",
+    "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "SET ROLE captain", "SET @@session.sql_mode = ''",
+    "SET STATEMENT max_statement_time = 1 FOR SET @a = 1",
+    "USE other", "use`other`",
+    "BEGIN", "BEGIN NOT ATOMIC SELECT 1; END", "START TRANSACTION", "START  TRANSACTION READ ONLY",
+    "COMMIT", "ROLLBACK", "SAVEPOINT a", "ROLLBACK TO a", "RELEASE SAVEPOINT a", "XA START 'x'",
+    "CREATE TEMPORARY TABLE t (a INT)", "CREATE OR REPLACE TEMPORARY TABLE t (a INT)",
+    "DROP TEMPORARY TABLE t",
+    "LOCK TABLES t READ", "LOCK INSTANCE FOR BACKUP", "UNLOCK TABLES", "BACKUP STAGE START",
+    "FLUSH TABLES WITH READ LOCK", "FLUSH TABLES t FOR EXPORT",
+    "PREPARE s FROM 'SELECT 1'", "EXECUTE s", "EXECUTE IMMEDIATE 'SET @a = 1'", "DEALLOCATE PREPARE s",
+    "HANDLER t OPEN",
+    "SELECT GET_LOCK('a', 1)", "select get_lock ('a', 1)", "DO GET_LOCK('a', 1)",
+    "SELECT @a := 1", "SELECT @a:=a FROM t", "SELECT a INTO @a FROM t", "UPDATE t SET a = (@b := a)",
+    "  \n\tset @a = 1", "-- who\nSET @a = 1", "# who\nSET @a = 1", "/* who */ SET @a = 1",
+    "/* a */ /* b */ BEGIN",
+    "/*!50000 SET @a = 1 */", "/*M!100100 SET @a = 1*/", "/*! SET */ @a = 1",
+    "SELECT /*! GET_LOCK('a', 1) */",
+    "SELECT '\\'', GET_LOCK('a', 1)", "SELECT 'it''s', @a := 1", "SELECT `a``b`, \"x\\\"\", @a := 1",
+    "SELECT 1 -- '\n, GET_LOCK('a', 1)",
+    "SELECT LAST_INSERT_ID()", "INSERT INTO t VALUES (LAST_INSERT_ID())", "SELECT FOUND_ROWS()",
+    "SELECT ROW_COUNT( )", "SHOW WARNINGS", "show errors", "SHOW COUNT(*) WARNINGS",
+    "GET DIAGNOSTICS @a = NUMBER",
+    "SELECT @@warning_count", "SELECT @@identity",
+]  # fmt: skip
+
+LEAVES_NOTHING = [
+    "SELECT 1", "select * from t where a = 'SET @a = 1'", "SELECT 'GET_LOCK(1)', \"@a := 1\", `INTO @a`",
+    "SELECT '\\'; SET @a = 1'", "SELECT 1 -- SET @a := 1", "SELECT 1 # GET_LOCK('a', 1)",
+    "SELECT 1 /* SET @a := 1 */", "SELECT /*+ MAX_EXECUTION_TIME(1000) */ 1", "SELECT 5--1", "SELECT(1)",
+    "(SELECT 1) UNION (SELECT 2)", "WITH c AS (SELECT 1) SELECT * FROM c", "VALUES (1)",
+    "INSERT INTO sets VALUES ('a@b.example')", "REPLACE INTO t VALUES (1)", "DELETE FROM t", "TRUNCATE t",
+    "UPDATE t SET a = 1", "UPDATE counter SET id = LAST_INSERT_ID(id + 1)", "SELECT settled FROM t",
+    "CREATE TABLE t (a INT)", "ALTER TABLE t ADD b INT", "DROP TABLE t", "CREATE DATABASE d",
+    "CREATE PROCEDURE p() BEGIN SET @a := 1; SELECT GET_LOCK('a', 1); END",
+    "CREATE DEFINER = root TRIGGER x BEFORE INSERT ON t FOR EACH ROW SET @a := NEW.a",
+    "CALL p()", "DO SLEEP(0)", "SHOW TABLES", "EXPLAIN SELECT 1", "ANALYZE TABLE t", "KILL 5",
+    "SET GLOBAL max_connections = 5", "SET @@global.max_connections = 5", "SET PASSWORD = PASSWORD('x')",
+    "SET DEFAULT ROLE captain", "SET STATEMENT max_statement_time = 1 FOR SELECT 1", "SET PERSIST a = 1",
+    "FLUSH PRIVILEGES", "FLUSH TABLES", "GRANT ALL ON *.* TO me", "SELECT @a", "SELECT @@version",
+    "LOAD DATA INFILE '/x' INTO TABLE t", "SELECT warnings FROM t", "SELECT RELEASE_LOCK('a')",
+    "SELECT 'unfinished", "SELECT /* unfinished",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sql", LEAVES_SOMETHING)
+def test_a_statement_that_leaves_something_is_refused_on_a_shared_connection(sql: str) -> None:
+    with pytest.raises(UsageError, match=r"use pool\.mysql_session|utf8mb4"):
+        check(sql, pinned=False)
+
+
+@pytest.mark.parametrize("sql", LEAVES_SOMETHING)
+def test_a_session_may_run_it(sql: str) -> None:
+    check(sql, pinned=True)
+
+
+@pytest.mark.parametrize("sql", LEAVES_NOTHING)
+@pytest.mark.parametrize("pinned", [False, True], ids=["shared", "session"])
+def test_a_statement_that_leaves_nothing_goes_anywhere(sql: str, pinned: bool) -> None:
+    check(sql, pinned=pinned)
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["shared", "session"])
+@pytest.mark.parametrize(
+    ("sql", "text"),
+    [
+        ("LOAD DATA LOCAL INFILE '/etc/passwd' INTO TABLE t", "LOAD DATA LOCAL is refused"),
+        ("load data low_priority local infile 'x' into table t", "LOAD DATA LOCAL is refused"),
+        ("/*! LOAD XML LOCAL INFILE 'x' INTO TABLE t */", "LOAD DATA LOCAL is refused"),
+        ("SET NAMES latin1", "the character set is utf8mb4 and stays it"),
+        ("SET NAMES 'gbk'", "the character set is utf8mb4"),
+        ("SET @a = 1, NAMES gbk", "the character set is utf8mb4"),
+        ("SET CHARACTER SET gbk", "the character set is utf8mb4"),
+        ("SET character_set_client = gbk", "the character set is utf8mb4"),
+        ("SET SESSION character_set_results = gbk", "the character set is utf8mb4"),
+        ("SET @@session.character_set_connection = gbk", "the character set is utf8mb4"),
+        ("", "an empty statement"),
+        (" -- nothing", "an empty statement"),
+        ("/* nothing */", "an empty statement"),
+    ],
+)
+def test_what_no_connection_is_asked(sql: str, text: str, pinned: bool) -> None:
+    with pytest.raises(UsageError, match=text):
+        check(sql, pinned=pinned)
+
+
+@pytest.mark.parametrize(
+    "sql", ["SET NAMES utf8mb4", "SET NAMES 'utf8mb4' COLLATE utf8mb4_bin", "SET @names = 1"]
+)
+def test_a_session_may_choose_a_collation(sql: str) -> None:
+    check(sql, pinned=True)
+
+
+def test_the_refusal_says_what_and_the_way_out() -> None:
+    with pytest.raises(UsageError) as caught:
+        check("SELECT GET_LOCK('a', 1)", pinned=False)
+    assert caught.value.text == (
+        "'GET_LOCK' leaves something on the connection, which others share: use pool.mysql_session(url): "
+        "there the connection is yours until you let it go"
+    )
+
+
+def test_long_statements_are_looked_at_in_linear_time() -> None:
+    for sql in (
+        "SELECT '" + "\\'" * 300_000,
+        "SELECT " + "/*" * 300_000,
+        "SELECT " + "`" * 600_001,
+        "-- " * 300_000,
+    ):
+        check(sql + " 'x'" if sql.startswith("SELECT") else sql + "\nSELECT 1", pinned=False)
