@@ -21,13 +21,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import reqpool
+from reqpool.kinds.origin import without_password
 
 from . import health, status
 from .cli import DEFAULT_WORKERS
-from .upstreams import HOSTS, ZONE
+from .reading import text
+from .upstreams.zone import HOSTS, ZONE
 
 WINDOW = 200
 """Requests in flight at a time."""
+ITEMS = 1_000
+"""Keys, rows and paths that are asked for."""
 START_WITHIN_S = 20.0
 TIMEOUT_S = 5.0
 
@@ -75,11 +79,17 @@ def demonstrate(stack: contextlib.ExitStack) -> int:
     report = wait_for_workers(url, DEFAULT_WORKERS)
     broker_pids = [report["broker"]["pid"]]
     worker_pids = [worker["pid"] for worker in report["workers"]]
-    print(f"pool: {url}, broker and {len(worker_pids)} workers; upstreams: {upstreams}", flush=True)
-    pool = stack.enter_context(reqpool.Pool(url))
+    print(f"pool: {url}, broker and {len(worker_pids)} workers")
+    targets, servers = upstreams["targets"], upstreams["servers"]
+    places = [f"{kind} {without_password(targets[kind])} ({servers[kind]})" for kind in sorted(targets)]
+    print("upstreams:", ", ".join(places))
+    for kind, reason in upstreams["reasons"].items():
+        print(f"left out: {kind}: {text(reason)}")
+    sys.stdout.flush()
+    pool = stack.enter_context(reqpool.Pool(url, timeout=TIMEOUT_S))
     rows = []
     answered = True
-    for load in loads(pool, upstreams):
+    for load in loads(pool, targets):
         row = run(load, broker_pids, worker_pids)
         rows.append(row)
         answered = answered and row[2] == load.count
@@ -88,9 +98,14 @@ def demonstrate(stack: contextlib.ExitStack) -> int:
     return 0 if answered else 1
 
 
-def loads(pool: reqpool.Pool, upstreams: dict[str, str]) -> list[Load]:
-    """Return what to send, every kind in turn."""
-    dns, udp, tcp = upstreams["dns"], upstreams["udp"], upstreams["tcp"]
+def loads(pool: reqpool.Pool, targets: dict[str, str]) -> Iterator[Load]:
+    """Yield what to send, every kind in turn.
+
+    Args:
+        pool: the pool.
+        targets: what to name in a request, by kind; a kind that is not there is left out.
+    """
+    dns, udp, tcp, http = (targets[kind] for kind in ("dns", "udp", "tcp", "http"))
 
     def host(number: int) -> str:
         return f"host-{number % HOSTS}.{ZONE}"
@@ -98,32 +113,72 @@ def loads(pool: reqpool.Pool, upstreams: dict[str, str]) -> list[Load]:
     def line(number: int) -> bytes:
         return b"hello %d\n" % number
 
-    return [
-        Load(
-            "dns A",
-            10_000,
-            lambda n, done: pool.dns(host(n), "A", server=dns, timeout=TIMEOUT_S, callback=done),
-            lambda n, answer: [record.value for record in answer.records] == [f"192.0.2.{n % HOSTS}"],
+    yield Load(
+        "dns A",
+        10_000,
+        lambda n, done: pool.dns(host(n), "A", server=dns, callback=done),
+        lambda n, answer: [record.value for record in answer.records] == [f"192.0.2.{n % HOSTS}"],
+    )
+    yield Load(
+        "dns AAAA",
+        5_000,
+        lambda n, done: pool.dns(host(n), "AAAA", server=dns, callback=done),
+        lambda n, answer: len(answer.records) == 1,
+    )
+    yield Load(
+        "udp echo",
+        5_000,
+        lambda n, done: pool.udp(udp, line(n), callback=done),
+        lambda n, answer: bool(answer == line(n)),
+    )
+    yield Load(
+        "tcp line echo",
+        5_000,
+        lambda n, done: pool.tcp(tcp, line(n), until=b"\n", callback=done),
+        lambda n, answer: bool(answer == line(n)),
+    )
+    yield Load(
+        "http GET",
+        5_000,
+        lambda n, done: pool.http("GET", f"{http}/item-{n % ITEMS}", callback=done),
+        lambda n, answer: answer.status == 200 and bool(answer.text == f"/item-{n % ITEMS}\n"),
+    )
+    if "redis" in targets:
+        yield from redis_loads(pool, targets["redis"])
+    if "mysql" in targets:
+        yield from mysql_loads(pool, targets["mysql"])
+
+
+def redis_loads(pool: reqpool.Pool, url: str) -> Iterator[Load]:
+    """Yield loads that set keys, and then get them."""
+    yield Load(
+        "redis SET",
+        ITEMS,
+        lambda n, done: pool.redis(url, "SET", f"key-{n}", f"value-{n}", callback=done),
+        lambda n, answer: bool(answer == b"OK"),
+    )
+    yield Load(
+        "redis GET",
+        10_000,
+        lambda n, done: pool.redis(url, "GET", f"key-{n % ITEMS}", callback=done),
+        lambda n, answer: bool(answer == b"value-%d" % (n % ITEMS)),
+    )
+
+
+def mysql_loads(pool: reqpool.Pool, url: str) -> Iterator[Load]:
+    """Fill a table in one transaction, then yield a load that selects its rows."""
+    pool.mysql(url, "CREATE TABLE item (id INT PRIMARY KEY, name VARCHAR(40) NOT NULL)").result()
+    with pool.mysql_session(url) as session:
+        for number in range(ITEMS):
+            session.query("INSERT INTO item VALUES (%s, %s)", (number, f"item-{number}")).result()
+    yield Load(
+        "mysql SELECT",
+        5_000,
+        lambda n, done: pool.mysql(
+            url, "SELECT name FROM item WHERE id = %s", (n % ITEMS,), idempotent=True, callback=done
         ),
-        Load(
-            "dns AAAA",
-            5_000,
-            lambda n, done: pool.dns(host(n), "AAAA", server=dns, timeout=TIMEOUT_S, callback=done),
-            lambda n, answer: len(answer.records) == 1,
-        ),
-        Load(
-            "udp echo",
-            5_000,
-            lambda n, done: pool.udp(udp, line(n), timeout=TIMEOUT_S, callback=done),
-            lambda n, answer: bool(answer == line(n)),
-        ),
-        Load(
-            "tcp line echo",
-            5_000,
-            lambda n, done: pool.tcp(tcp, line(n), until=b"\n", timeout=TIMEOUT_S, callback=done),
-            lambda n, answer: bool(answer == line(n)),
-        ),
-    ]
+        lambda n, answer: bool(answer.rows == [(f"item-{n % ITEMS}",)]),
+    )
 
 
 def run(load: Load, broker_pids: list[int], worker_pids: list[int]) -> tuple[Any, ...]:
@@ -184,16 +239,16 @@ def progress(kind: str, count: int, total: int) -> None:
 
 
 @contextlib.contextmanager
-def upstream_process() -> Iterator[dict[str, str]]:
-    """Run the demo's upstreams; give their addresses by kind."""
+def upstream_process() -> Iterator[dict[str, dict[str, str]]]:
+    """Run the demo's upstreams; give what they say of themselves (:mod:`reqpool_ops.upstreams.__main__`)."""
     command = [sys.executable, "-P", "-m", "reqpool_ops.upstreams", "--parent-pid", str(os.getpid())]
     with child(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
             raise TimeoutError("the demo's upstreams did not start; their own words are above")
-        addresses: dict[str, str] = json.loads(line)
-        yield addresses
+        report: dict[str, dict[str, str]] = json.loads(line)
+        yield report
 
 
 @contextlib.contextmanager

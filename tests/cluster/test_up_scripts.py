@@ -130,10 +130,16 @@ def test_the_demo_answers_everything_and_leaves_nothing() -> None:
     before = {process.pid for process in psutil.process_iter()}
     done = script("start-cluster.sh", "--demo")
     assert (done.returncode, done.stderr) == (0, "")
-    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("dns ", "udp ", "tcp "))]
-    table = [row for row in rows if "sent" not in row]
-    assert len(table) == 4
-    assert done.stdout.splitlines()[-5].split()[:4] == ["kind", "sent", "done", "failed"]
+    *_, table = done.stdout.split("\n\n")
+    head, *rows = table.splitlines()
+    assert head.split()[:4] == ["kind", "sent", "done", "failed"]
+    kinds = {"dns", "udp", "tcp", "http"}
+    for kind, program in (("redis", "redis-server"), ("mysql", "mariadbd")):
+        if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin"):
+            kinds.add(kind)
+        else:
+            assert f"left out: {kind}: {program} is not installed" in done.stdout
+    assert {row.split()[0] for row in rows} == kinds
     left = [process for process in psutil.process_iter() if process.pid not in before and is_ours(process)]
     assert not left
 
