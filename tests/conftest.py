@@ -35,15 +35,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="minutes of load; runs with --long"))
 
 
-@pytest.fixture(scope="session")
-def knot() -> Iterator[KnotServer]:
-    """A real DNS server with the zone of :mod:`support.knot`."""
-    if find_knotd() is None:
-        reason = "needs knotd (Debian: apt-get install knot)"
-        # A missing server must not turn a whole run green unnoticed: left out only when that was asked for.
+def _require(found: str | None, program: str, package: str) -> None:
+    """Fail without the program: a missing server must not turn a whole run green unnoticed.
+
+    It is left out only where that was asked for.
+    """
+    if found is None:
+        reason = f"needs {program} (Debian: apt-get install {package})"
         if os.environ.get("REQPOOL_NO_INSTALL"):
             pytest.skip(reason)
         pytest.fail(reason)
+
+
+@pytest.fixture(scope="session")
+def knot() -> Iterator[KnotServer]:
+    """A real DNS server with the zone of :mod:`support.knot`."""
+    _require(find_knotd(), "knotd", "knot")
     with KnotServer() as server:
         yield server
 
@@ -51,11 +58,7 @@ def knot() -> Iterator[KnotServer]:
 @pytest.fixture(scope="session")
 def memcached() -> Iterator[MemcachedServer]:
     """A real memcached."""
-    if find_memcached() is None:
-        reason = "needs memcached (Debian: apt-get install memcached)"
-        if os.environ.get("REQPOOL_NO_INSTALL"):
-            pytest.skip(reason)
-        pytest.fail(reason)
+    _require(find_memcached(), "memcached", "memcached")
     with MemcachedServer() as server:
         yield server
 
@@ -63,11 +66,7 @@ def memcached() -> Iterator[MemcachedServer]:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """A real Redis that everybody may log in to."""
-    if find_redis() is None:
-        reason = "needs redis-server (Debian: apt-get install redis-server)"
-        if os.environ.get("REQPOOL_NO_INSTALL"):
-            pytest.skip(reason)
-        pytest.fail(reason)
+    _require(find_redis(), "redis-server", "redis-server")
     with RedisServer() as server:
         yield server
 
@@ -75,11 +74,7 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariadbServer]:
     """A real MariaDB with the users of :mod:`support.mariadb`."""
-    if find_mariadbd() is None:
-        reason = "needs mariadbd (Debian: apt-get install mariadb-server)"
-        if os.environ.get("REQPOOL_NO_INSTALL"):
-            pytest.skip(reason)
-        pytest.fail(reason)
+    _require(find_mariadbd(), "mariadbd", "mariadb-server")
     with MariadbServer() as server:
         yield server
 
@@ -87,10 +82,6 @@ def mariadb() -> Iterator[MariadbServer]:
 @pytest.fixture(scope="session")
 def nginx() -> Iterator[NginxServer]:
     """A real web server with the places of :mod:`support.nginx`."""
-    if find_nginx() is None:
-        reason = "needs nginx (Debian: apt-get install nginx-light)"
-        if os.environ.get("REQPOOL_NO_INSTALL"):
-            pytest.skip(reason)
-        pytest.fail(reason)
+    _require(find_nginx(), "nginx", "nginx-light")
     with NginxServer() as server:
         yield server

@@ -254,7 +254,8 @@ class Ledger:
         self._hand(pin.origin, pin.worker, group, group.seqs, group.payloads, now_s)
 
     def unpin(self, session: Session, number: int, *, tell: bool) -> None:
-        """A held connection is let go of, by its client, or by its worker (then there is nobody to ``tell``)."""
+        """A held connection is let go of, by its client, or by its worker (then there is nobody to
+        ``tell``)."""
         pin = session.pins.pop(number, None)
         worker = pin.leave() if pin is not None else None
         if pin is None or worker is None:

@@ -92,13 +92,16 @@ class Origin:
     def wanted(self, depth: int) -> int:
         """Connections that the load could use now, ``depth`` requests on each, and those that are held."""
         shared = self.queue.waiting + sum(self.by_worker.values())
-        return -(-shared // depth) + sum(self.pins.values())
+        # Where many share a connection, one that has to be given up (a request on it timed out) takes a
+        # while to answer the others: there is a place for the one that takes over.
+        spare = 1 if shared and depth > 1 else 0
+        return -(-shared // depth) + spare + sum(self.pins.values())
 
     def room(self, worker: Worker, depth: int) -> int:
         """How many requests a worker may be leased beside what it has.
 
-        Twice what its connections take: without a prefetch each would idle for the broker's round trip between
-        two requests.
+        Twice what its connections take: without a prefetch each would idle for the broker's round trip
+        between two requests.
         """
         grant = worker.grants.get(self.name)
         slots = (grant.slots if grant else 0) - self.pins.get(worker, 0)

@@ -63,7 +63,8 @@ class Claim(NamedTuple):
 
 
 def shares(limit: int, wanted: Sequence[int]) -> list[int]:
-    """Divide ``limit`` fairly: nobody gets more than it wants, and who wants more gets no less than the others.
+    """Divide ``limit`` fairly: nobody gets more than it wants, and who wants more gets no less than the
+    others.
 
     A connection that does not divide goes to one more in each place, from the front (max-min fairness).
     """

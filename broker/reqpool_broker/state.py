@@ -76,7 +76,8 @@ class Broker:
         return self.ledger.origins.config
 
     def reconfigure(self, config: Config, now_s: float) -> None:
-        """Take a new configuration. What it does not change goes on as it was; call :meth:`flush` after it."""
+        """Take a new configuration. What it does not change goes on as it was; call :meth:`flush` after
+        it."""
         self.ledger.reconfigure(config)
 
     def flush(self, now_s: float) -> None:

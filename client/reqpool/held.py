@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 class Held:
     """A connection that is this caller's alone until :meth:`close`; what is left on it is then undone.
 
-    It is taken with the first request and lost with its worker, with the client's process, or when nothing has
-    been asked for the upstream's ``pin_idle_timeout_s``: whatever comes then ends with ConnectionLost. Requests
-    go one after the other: one that is submitted before the last has ended is a UsageError. Use it in a ``with``
-    block. Methods may be called from any thread, by one at a time.
+    It is taken with the first request and lost with its worker, with the client's process, or when nothing
+    has been asked for the upstream's ``pin_idle_timeout_s``: whatever comes then ends with ConnectionLost.
+    Requests go one after the other: one that is submitted before the last has ended is a UsageError. Use it
+    in a ``with`` block. Methods may be called from any thread, by one at a time.
     """
 
     def __init__(self, pool: Requests, route: Callable[[int, bool], Route]) -> None:

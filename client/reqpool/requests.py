@@ -221,12 +221,12 @@ class Requests(ABC):
     ) -> Future[Any]:
         """Send one Redis command, pipelined with those of all other clients over few connections.
 
-        Commands that Redis flags as read-only are idempotent; blocking ones have a connection of their own. An
-        error reply is raised as RedisError.
+        Commands that Redis flags as read-only are idempotent; blocking ones have a connection of their own.
+        An error reply is raised as RedisError.
 
         Args:
-            url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://`` (TLS), ``unix:///path?db=0``, or
-                the name of an upstream in ``reqpool.toml``.
+            url: ``redis://[[user]:password@]host[:port][/db]``, ``rediss://`` (TLS), ``unix:///path?db=0``,
+                or the name of an upstream in ``reqpool.toml``.
             command: its words, ``"GET", "key"``.
             tls: for ``rediss://``; None: verified by the system's authorities.
             protocol: 2, or 3 for RESP3.
@@ -309,8 +309,8 @@ class Requests(ABC):
         Args:
             url: ``mysql://user[:password]@host[:port][/database]``, ``mysqls://`` (TLS), or the name of an
                 upstream in ``reqpool.toml``.
-            sql: the statement, with ``%s`` or ``%(name)s`` for parameters, and ``%%`` for a percent sign if it
-                has any.
+            sql: the statement, with ``%s`` or ``%(name)s`` for parameters, and ``%%`` for a percent sign if
+                it has any.
             params: the parameters; None: ``sql`` is sent as it is.
             tls: makes ``mysql://`` TLS, too; None: verified by the system's authorities.
             timeout: see :class:`~reqpool.Pool`.

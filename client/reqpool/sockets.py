@@ -25,8 +25,8 @@ _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 COPIED_BYTES = 64 << 10
-"""Up to here copying a frame is cheaper than keeping libzmq's own memory in use (measured; bytes as such, which
-Python owns, are always copied: handing them over takes a thread that lets go of them)."""
+"""Up to here a received frame is copied into bytes; a larger one stays where libzmq has put it. Bytes are
+always copied when they are sent: to hand them over takes a thread that lets go of them afterwards."""
 
 
 def events(socket: zmq.Socket[bytes]) -> tuple[bool, bool]:

@@ -9,23 +9,41 @@ from pathlib import Path
 
 import pytest
 
-from support.dns_peer import UdpPeer, echo
 from support.knot import KnotServer
+from support.mariadb import MariadbServer
+from support.nginx import NginxServer
+from support.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_example_runs_as_printed(knot: KnotServer) -> None:
+def test_the_example_runs_as_printed(
+    knot: KnotServer, nginx: NginxServer, redis_server: RedisServer, mariadb: MariadbServer
+) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    with UdpPeer(echo) as peer:
-        program = example.replace("127.0.0.1:5300", knot.address).replace("127.0.0.1:5555", peer.address)
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    mariadb.run(
+        "CREATE DATABASE shop",
+        "CREATE TABLE shop.orders (id INT, day DATE)",
+        "CREATE TABLE shop.stock (id INT, n INT)",
+        "INSERT INTO shop.stock VALUES (7, 10)",
+    )
+    redis_server.command("SET", "key", "value")
+    for printed, real in {
+        "127.0.0.1:5300": knot.address,
+        "https://api.example/v1/orders": f"{nginx.url}/connection",  # a number, and so JSON
+        "redis://127.0.0.1/0": redis_server.url,
+        "mysql://app@db.example/shop": mariadb.url(database="shop"),
+    }.items():
+        assert printed in example
+        example = example.replace(printed, real)
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
     # Not by lines: the callback prints on a thread of its own, and print() writes text and newline apart.
-    for said in ("b'hello'", "nowhere.example.test NXDOMAIN ()", "<reqpool.Future #1"):
+    for said in ("nowhere.example.test NXDOMAIN ()", "<reqpool.Future #1"):
         assert said in done.stdout
     assert re.search(r"www\.example\.test NOERROR .*192\.0\.2\.1", done.stdout)
+    assert mariadb.run("SELECT n FROM shop.stock") == [(9,)]  # the session has committed
 
 
 def test_the_commands_exist() -> None:
@@ -40,7 +58,7 @@ def test_the_commands_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/protocol.md"]
+    "document", ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/protocol.md", "docs/kinds.md"]
 )
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document

@@ -29,7 +29,8 @@ LIMIT = 10_000
 STRICTER = re.compile(
     rb"\r\n[ \t]"  # folded lines
     rb"|(?<!\r)\n"  # bare LF
-    rb"|(?i:\n(content-length|transfer-encoding)(?=:)(?s:.*)\n(content-length|transfer-encoding):)"  # two of these
+    # two of these
+    rb"|(?i:\n(content-length|transfer-encoding):(?s:.*)\n(content-length|transfer-encoding):)"
     rb"|(?i:\ncontent-length:)[^\n]*,"  # a list of equal ones
     rb"|[0-9a-fA-F][ \t]+(\r\n|;)"  # white space behind a chunk's size
     rb"|\n[^:\n]*[ \t]:"  # white space before a colon

@@ -149,7 +149,8 @@ class Connection:
         return self.answers > 0 and not self._protocol.begun
 
     def bound(self, span_s: float) -> None:
-        """Give up unless the connection is ready within this span; also for :meth:`hold` and :meth:`release`."""
+        """Give up unless the connection is ready within this span; also for :meth:`hold` and
+        :meth:`release`."""
         self._span_s = span_s
         self._due_s = self._loop.now_s + span_s
         self._loop.at(self._due_s, self._late)

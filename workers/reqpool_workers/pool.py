@@ -20,7 +20,8 @@ class Policy(NamedTuple):
 
     Attributes:
         connect_s: longest time until a connection is ready; a request's own deadline may be sooner.
-        read_s: longest wait for an answer, from the request, or from the answer before it; None: no such bound.
+        read_s: longest wait for an answer, from the request, or from the answer before it; None: no such
+        bound.
         idle_s: how long a connection is kept with nothing to do.
         lifetime_s: after so long it takes no more requests: servers move, and addresses with them.
         max_bytes: largest answer.
@@ -117,8 +118,8 @@ class ConnectionPool:
     def assign(self, now_s: float) -> Plan:
         """Give waiting requests to connections with room, else to new ones.
 
-        Those that are shared are filled first, the least loaded before the others; of the idle ones the one that
-        was used last comes first.
+        Those that are shared are filled first, the least loaded before the others; of the idle ones the one
+        that was used last comes first.
         """
         plan = Plan([], [], [])
         room = self.slots - len(self.members)

@@ -28,8 +28,8 @@ class Route:
         kind: the kind.
         origins: upstreams to try in turn, 1 to 8, e.g. ``("dns://127.0.0.1:53",)``.
         idempotent: may such a request run more than once?
-        settings: what the worker half needs to make a connection, secrets above all; empty if nothing. Kept out
-            of ``origins``, which everybody may see; see :mod:`reqpool.kinds.origin`.
+        settings: what the worker half needs to make a connection, secrets above all; empty if nothing. Kept
+            out of ``origins``, which everybody may see; see :mod:`reqpool.kinds.origin`.
         pin: number of the held connection the requests go to, or None.
         opens: the request is the first of its pin, for which a connection is taken.
     """

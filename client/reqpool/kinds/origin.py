@@ -1,11 +1,11 @@
 """Origins: the one canonical name of what a connection leads to, and the settings that make it.
 
-``scheme://[user@]host:port[/path][?variant][#digest]``: everything that makes a connection what it is, so that
-requests share connections exactly when all of it is equal. Secrets (passwords, tokens, keys) and TLS material
-are not in it but in the *settings*, which travel beside it once per batch; a digest of the settings stands for
-them, so that two users with different passwords never share a connection. Whoever sees the name (``status``
-shows it) can test guesses against the digest, so it is made slow to compute: scrypt (RFC 7914), some 10 ms and
-4 MiB a guess, salted with the rest of the name.
+``scheme://[user@]host:port[/path][?variant][#digest]``: everything that makes a connection what it is, so
+that requests share connections exactly when all of it is equal. Secrets (passwords, tokens, keys) and TLS
+material are not in it but in the *settings*, which travel beside it once per batch; a digest of the settings
+stands for them, so that two users with different passwords never share a connection. Whoever sees the name
+(``status`` shows it) can test guesses against the digest, so it is made slow to compute: scrypt (RFC 7914),
+some 10 ms and 4 MiB a guess, salted with the rest of the name.
 
 An origin ``@name[?variant]`` stands for an upstream of the broker's ``reqpool.toml``; the broker replaces it.
 """
@@ -208,7 +208,8 @@ def _digest(packed: bytes, public: str) -> str:
 
 
 def named(target: object) -> str | None:
-    """Return the origin of an upstream that is called by its name in ``reqpool.toml``; None if it is no name."""
+    """Return the origin of an upstream that is called by its name in ``reqpool.toml``; None if it is no
+    name."""
     return f"@{target}" if isinstance(target, str) and NAME.fullmatch(target) else None
 
 

@@ -162,7 +162,8 @@ class DatagramProtocol(ABC):
 
 
 class Ready:
-    """The event that the handshake (or :meth:`StreamProtocol.hold`, ``release``) is over: requests may be sent."""
+    """The event that the handshake (or :meth:`StreamProtocol.hold`, ``release``) is over: requests may be
+    sent."""
 
 
 READY = Ready()
@@ -200,7 +201,8 @@ class StreamProtocol(ABC):
         Raises:
             PoolError: if the connection cannot go on. The oldest unanswered request ends with this error
                 (``BadResponse``: the answer is not one), the others as lost with the connection. During the
-                handshake: the request that waits for it ends with it (``ConnectFailed``: the log-in was refused).
+                handshake: the request that waits for it ends with it (``ConnectFailed``: the log-in was
+                    refused).
         """
 
     @abstractmethod
@@ -220,8 +222,8 @@ class StreamProtocol(ABC):
     def begun(self) -> bool:
         """Has a byte of the oldest unanswered request's answer come?
 
-        A kept connection that breaks before is one that its peer had given up: the request is tried once more on
-        a fresh one, if it may be repeated. True, the default, means never.
+        A kept connection that breaks before is one that its peer had given up: the request is tried once
+        more on a fresh one, if it may be repeated. True, the default, means never.
         """
         return True
 
