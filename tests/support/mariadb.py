@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -204,9 +205,13 @@ class MariadbServer:
     def _answers(self) -> bool:
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError(f"mariadbd did not start:\n{self.log()}")
+        # PyMySQL leaves the socket open of a connection that nobody takes.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if probe.connect_ex(self.socket):
+                return False
         try:
             self.connect(None).close()
-        except pymysql.err.OperationalError:  # nobody listens yet
+        except pymysql.err.OperationalError:  # it is not ready yet
             return False
         return True
 
