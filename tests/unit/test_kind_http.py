@@ -16,7 +16,7 @@ import pytest
 from reqpool.errors import UsageError
 from reqpool.kinds.http import KIND
 from reqpool.kinds.http_content import ACCEPTED
-from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS
+from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
 from reqpool.kinds.origin import Tls
 
 URL = "http://127.0.0.1:8080/x"
@@ -165,11 +165,11 @@ def test_an_upstream_can_be_called_by_its_name(url: str, target: str) -> None:
     line, fields, _ = split(payload)
     assert line == f"GET {target} HTTP/1.1"
     assert "Host" not in dict(fields)
-    assert HEADER.unpack_from(payload)[0] == FOLLOW | NAMED
+    assert HEADER.unpack_from(payload)[0] == FOLLOW | NAMED | NO_HOST
 
 
 def test_a_named_upstream_may_be_given_another_host_header() -> None:
-    assert flags("billing/x", headers={"Host": "other.test"}) == FOLLOW
+    assert flags("billing/x", headers={"Host": "other.test"}) == FOLLOW | NAMED
     assert field("host", "billing/x", headers={"Host": "other.test"}) == ["other.test"]
 
 

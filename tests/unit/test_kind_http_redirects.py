@@ -10,7 +10,7 @@ import pytest
 from reqpool.errors import BadResponse, PoolError
 from reqpool.kinds import Followed
 from reqpool.kinds.http import KIND, MAX_REDIRECTS
-from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS
+from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
 from reqpool.kinds.origin import Tls
 
 URL = "http://h.test/a/b?c=d"
@@ -238,9 +238,15 @@ def test_a_named_upstream_stays_one_and_keeps_its_credentials(location: str, url
     followed = follow(location, "billing/v1/y", base=BASE)
     assert followed.route is KIND.encode("billing", "GET")[0]
     assert (followed.note.url, followed.step.url) == (url, "billing/v1/y")
-    assert HEADER.unpack_from(followed.payload)[0] == FOLLOW | NAMED
+    assert HEADER.unpack_from(followed.payload)[0] == FOLLOW | NAMED | NO_HOST
     again = KIND.follow(BASE + redirect("/z"), Asked(followed.note, (followed.step,)))
     assert again.note.url.partition("#")[0] == "billing/z"
+
+
+def test_a_named_upstream_under_another_host_stays_so() -> None:
+    followed = follow("/x", "billing/y", base=BASE, headers={"Host": "virtual"})
+    assert request(followed)[1]["host"] == "virtual"
+    assert HEADER.unpack_from(followed.payload)[0] == FOLLOW | NAMED
 
 
 def test_from_a_named_upstream_elsewhere_is_another_origin() -> None:

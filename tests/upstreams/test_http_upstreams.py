@@ -307,3 +307,64 @@ def test_plain_http_to_a_tls_port_and_the_other_way_round(
     assert pool.http("GET", f"{plain}/small").result(5).status == 400
     with pytest.raises(reqpool.ConnectFailed, match="does not speak TLS"):
         pool.http("GET", f"https://{nginx.address}/small", tls=ca).result(5)
+
+
+# --- upstreams of the config -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def configured(nginx: NginxServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[reqpool.Pool]:
+    """A pool whose broker knows nginx as ``site``, with a password, and as ``secure``, with a token."""
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "password").write_text(f"{PASSWORD}\n")
+    (folder / "token").write_text("abc\n")
+    (folder / "reqpool.toml").write_text(f"""
+        [upstreams.site]
+        url = "http://{USER}@{nginx.address}"
+        password_file = "password"
+        [upstreams.secure]
+        url = "{nginx.https_url()}"
+        password_file = "token"
+        tls.ca = "{nginx.certificates.ca}"
+    """)
+    with (
+        cluster(workers=1, arguments=["--config", str(folder / "reqpool.toml")]) as running,
+        reqpool.Pool(running.url, timeout=5.0) as pool,
+    ):
+        yield pool
+
+
+def test_a_configured_upstreams_password_is_for_those_who_name_it(
+    configured: reqpool.Pool, nginx: NginxServer
+) -> None:
+    response = configured.http("GET", "site/private").result(5)
+    assert (response.content, response.url) == (SMALL_BODY, "site/private")
+    assert configured.http("GET", "site/private", auth=(USER, "wrong")).result(5).status == 401
+    # Anybody's redirect may lead to its URL.
+    assert configured.http("GET", f"{nginx.url}/private").result(5).status == 401
+
+
+def test_a_configured_upstreams_tls_is_for_all(configured: reqpool.Pool, nginx: NginxServer) -> None:
+    host = nginx.https_url().removeprefix("https://")
+    for secure, sent in (("secure", "Bearer abc"), (nginx.https_url(), "")):
+        assert configured.http("GET", f"{secure}/said").result(5).text.split("|")[2:4] == [host, sent]
+
+
+def test_a_named_upstreams_redirects_stay_with_it(configured: reqpool.Pool, nginx: NginxServer) -> None:
+    for path in ("/relative/one", f"/elsewhere?url={nginx.url}/said"):
+        response = configured.http("GET", f"site{path}").result(5)
+        assert response.text.split("|")[3].startswith("Basic ")
+        assert response.url.startswith("site/said")
+
+
+def test_a_redirect_does_not_spend_another_upstreams_password(
+    configured: reqpool.Pool, nginx: NginxServer
+) -> None:
+    response = configured.http("GET", f"secure/elsewhere?url={nginx.url}/said").result(5)
+    assert response.url == f"{nginx.url}/said"
+    assert response.text.split("|")[3] == ""
+
+
+def test_an_unknown_name_is_said(configured: reqpool.Pool) -> None:
+    with pytest.raises(reqpool.PoolError, match="nowhere"):
+        configured.http("GET", "nowhere/x").result(5)

@@ -13,7 +13,7 @@ from . import Asked, Endpoint, Followed, Kind, Route
 from .http_body import body as make_body
 from .http_content import ACCEPTED
 from .http_fields import Fields, authorization, basic, bearer, field, fields, is_token
-from .http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS
+from .http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
 from .http_response import HttpResponse
 from .http_url import PORTS, Place, place, split, target
 from .origin import Tls, endpoint, netloc, parse, without_password
@@ -267,19 +267,16 @@ def _request(note: Note, line: str, follow: bool) -> tuple[Route, bytes, Note]:
     flags = HEAD if method == "HEAD" else 0
     if follow:
         flags |= FOLLOW
+    names = {name for name, _ in given}
     defaults = _ALL_DEFAULTS
-    host = f"Host: {where.host}\r\n" if where.host else ""
-    if given:
-        names = {name for name, _ in given}
-        if not names.isdisjoint(_DEFAULTS):
-            defaults = b"".join(default for name, default in _DEFAULTS.items() if name not in names)
-        if "authorization" in names:
-            credentials = False
-        if "host" in names:
-            host = ""
-    if not host and not any(name == "host" for name, _ in given):
-        flags |= NAMED
-    if not credentials:
+    if not names.isdisjoint(_DEFAULTS):
+        defaults = b"".join(default for name, default in _DEFAULTS.items() if name not in names)
+    host = ""
+    if where.origin.startswith("@"):
+        flags |= NAMED if "host" in names else NAMED | NO_HOST
+    elif "host" not in names:
+        host = f"Host: {where.host}\r\n"
+    if not credentials or "authorization" in names:
         flags |= NO_CREDENTIALS
     length = ""
     if content is not None or method in _WITH_BODY:

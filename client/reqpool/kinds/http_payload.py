@@ -32,7 +32,9 @@ FOLLOW = 2
 NO_CREDENTIALS = 4
 """Those of the settings are not to be sent: the request has its own, or must not have any."""
 NAMED = 8
-"""The upstream was called by its name in the config, so the request has no ``Host``."""
+"""The upstream was called by its name in the config."""
+NO_HOST = 16
+"""The request has no ``Host``: the worker half is to put in the upstream's."""
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 """Statuses that are followed where a ``Location`` comes with them (RFC 9110 §15.4)."""

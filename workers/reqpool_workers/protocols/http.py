@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from reqpool.errors import BadResponse, Code, UsageError
-from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, REDIRECTS
+from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST, REDIRECTS
 
 from . import READY, Event, StreamKind, StreamProtocol, settings_of, stream_address
 from .http_body import Body, Chunked, Sized, UntilClose, too_long
@@ -70,8 +70,8 @@ class Http11(StreamProtocol):
         self._additions = {
             0: credentials,
             NO_CREDENTIALS: b"",
-            NAMED: about_host + credentials,
-            NAMED | NO_CREDENTIALS: about_host,
+            NO_HOST: about_host + credentials,
+            NO_HOST | NO_CREDENTIALS: about_host,
         }
         self._most = limit
         self._asked = False
@@ -100,7 +100,7 @@ class Http11(StreamProtocol):
             raise UsageError("payload is not flags, limit and an HTTP request")
         flags, limit = HEADER.unpack_from(payload)
         data = payload[HEADER.size :]
-        addition = self._additions[flags & (NAMED | NO_CREDENTIALS)]
+        addition = self._additions[flags & (NO_HOST | NO_CREDENTIALS)]
         if addition:
             line_end = data.find(_LINE_END) + 2
             if line_end < 2:

@@ -143,4 +143,7 @@ class Chunked:
 
 def too_long(limit: int) -> BadResponse:
     """Return the error for a body over the limit."""
-    return BadResponse(f"the answer's body is longer than the {limit} bytes allowed (max_bytes)")
+    return BadResponse(
+        f"the answer's body is longer than {limit} bytes, which the request's max_bytes or the upstream's "
+        "max_response_bytes allows"
+    )
