@@ -24,7 +24,7 @@ from pymysql.converters import convert_date, convert_datetime, convert_timedelta
 from ..errors import BadResponse
 
 MAX_PACKET_BYTES = 0xFFFFFF
-_MORE_RESULTS = 8
+_MORE_RESULTS, _STATE_CHANGED = 8, 0x4000
 _BINARY = 63
 """Collation of what is not text."""
 _OK, _EOF, _ERR = 0x00, 0xFE, 0xFF
@@ -49,11 +49,6 @@ _NAMES: dict[int, str] = {
     FIELD_TYPE.BLOB: "blob", FIELD_TYPE.VAR_STRING: "varchar", FIELD_TYPE.STRING: "char",
     FIELD_TYPE.GEOMETRY: "geometry",
 }  # fmt: skip
-_BYTES_TYPES = frozenset((FIELD_TYPE.BIT, FIELD_TYPE.GEOMETRY))
-_TEXT_TYPES = frozenset((
-    FIELD_TYPE.BLOB, FIELD_TYPE.LONG_BLOB, FIELD_TYPE.MEDIUM_BLOB, FIELD_TYPE.TINY_BLOB, FIELD_TYPE.STRING,
-    FIELD_TYPE.VAR_STRING, FIELD_TYPE.VARCHAR, *_BYTES_TYPES,
-))  # fmt: skip
 _ENUM_FLAG, _SET_FLAG, _NOT_NULL, _UNSIGNED = 256, 2048, 1, 32
 
 
@@ -158,6 +153,9 @@ def _end(
         if here < after:
             size, here = _length(data, here)
             info = data[here : here + size].decode("utf-8", "replace")
+            here += size
+            if status & _STATE_CHANGED:
+                here = after  # what was changed is the worker half's affair
         if here > after:
             raise BadResponse("an OK packet that is cut short")
     return ResultSet(columns, rows, affected, last_id, warnings, info), after, bool(status & _MORE_RESULTS)
@@ -176,7 +174,9 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
     first = data[at]
     if first < 0xFB:
         return first, at + 1
-    size = _SIZES[first]
+    size = _SIZES.get(first)
+    if size is None:
+        raise BadResponse(f"a length that begins with byte {first}")
     if at + 1 + size > len(data):
         raise BadResponse("a length that is cut short")
     return int.from_bytes(data[at + 1 : at + 1 + size], "little"), at + 1 + size
@@ -255,9 +255,10 @@ def _layout(
 
 def _convert_of(number: int, collation: int) -> str:
     """Return the name of what makes a value of a column: see PyMySQL's MySQLResult._get_descriptions."""
-    if number in _TEXT_TYPES:
-        return "raw" if collation == _BINARY else "text"
-    return _BY_TYPE.get(number, "text")
+    found = _BY_TYPE.get(number)
+    if found is not None:
+        return found
+    return "raw" if collation == _BINARY else "text"
 
 
 def _date(data: bytes) -> Any:
@@ -302,7 +303,7 @@ _BY_TYPE: dict[int, str] = {
     FIELD_TYPE.INT24: "int", FIELD_TYPE.YEAR: "int", FIELD_TYPE.FLOAT: "float", FIELD_TYPE.DOUBLE: "float",
     FIELD_TYPE.TIMESTAMP: "datetime", FIELD_TYPE.DATETIME: "datetime", FIELD_TYPE.TIME: "time",
     FIELD_TYPE.DATE: "date", FIELD_TYPE.NEWDATE: "date", FIELD_TYPE.DECIMAL: "decimal",
-    FIELD_TYPE.NEWDECIMAL: "decimal",
+    FIELD_TYPE.NEWDECIMAL: "decimal", FIELD_TYPE.JSON: "text",
 }  # fmt: skip
 
 

@@ -1,0 +1,214 @@
+"""What the answers of MySQL are decoded to: as PyMySQL has it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from reqpool.errors import BadResponse
+from reqpool.kinds.mysql_result import MysqlResult
+from support import mysql_peer as peer
+from support.mysql_peer import AUTOCOMMIT, BINARY, MORE_RESULTS, column, ok, packet, packets, rows
+
+
+def result(*payloads: bytes) -> MysqlResult:
+    return MysqlResult(packets(1, payloads))
+
+
+def value(kind: int, data: bytes | None, *, collation: int = BINARY) -> Any:
+    """What one value of a type comes out as; the same whether there are EOF packets or not."""
+    columns = [column("a", kind, collation), column("b", kind, collation)]
+    ((one, two),) = result(*rows(columns, [(data, data)])).rows
+    ((other, _),) = result(*rows(columns, [(data, data)], deprecate_eof=False)).rows
+    assert one == two == other
+    return one
+
+
+DECIMAL, TINY, SHORT, LONG, FLOAT, DOUBLE, NULL, TIMESTAMP, LONGLONG, INT24 = range(10)
+DATE, TIME, DATETIME, YEAR, NEWDATE, OLD_VARCHAR, BIT = range(10, 17)
+VECTOR, JSON, NEWDECIMAL, ENUM, SET, TINY_BLOB, MEDIUM_BLOB, LONG_BLOB, BLOB, VAR_STRING, STRING, GEOMETRY = (
+    242, 245, 246, 247, 248, 249, 250, 251, 252, 253, 254, 255,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "expected"),
+    [
+        (TINY, b"-128", -128), (SHORT, b"0", 0), (LONG, b"2147483647", 2**31 - 1), (INT24, b"-1", -1),
+        (LONGLONG, b"18446744073709551615", 2**64 - 1), (YEAR, b"2024", 2024),
+        (FLOAT, b"1.5", 1.5), (DOUBLE, b"-1.5e300", -1.5e300),
+        (NEWDECIMAL, b"-1.10", Decimal("-1.10")), (DECIMAL, b"0", Decimal(0)),
+        (DATE, b"2024-02-29", date(2024, 2, 29)), (DATE, b"0000-00-00", "0000-00-00"),
+        (DATE, b"2024-02-00", "2024-02-00"), (NEWDATE, b"2024-02-29", date(2024, 2, 29)),
+        (DATETIME, b"2024-02-29 23:59:01", datetime(2024, 2, 29, 23, 59, 1)),
+        (DATETIME, b"2024-02-29 23:59:01.000005", datetime(2024, 2, 29, 23, 59, 1, 5)),
+        (DATETIME, b"2024-02-29 23:59:01.5", datetime(2024, 2, 29, 23, 59, 1, 500_000)),
+        (TIMESTAMP, b"0000-00-00 00:00:00", "0000-00-00 00:00:00"),
+        (TIME, b"838:59:59", timedelta(hours=838, minutes=59, seconds=59)),
+        (TIME, b"-00:00:01.5", timedelta(seconds=-1.5)), (TIME, b"00:00:00", timedelta()),
+        (BIT, b"\x01\xff", b"\x01\xff"), (GEOMETRY, b"\x00\x01", b"\x00\x01"), (VECTOR, b"\x00\xff",
+        b"\x00\xff"),
+    ],
+)  # fmt: skip
+def test_a_value_comes_out_as_its_type(kind: int, data: bytes, expected: Any) -> None:
+    found = value(kind, data)
+    assert (type(found), found) == (type(expected), expected)
+    assert value(kind, None) is None
+
+
+@pytest.mark.parametrize("kind", [TINY_BLOB, MEDIUM_BLOB, LONG_BLOB, BLOB, VAR_STRING, STRING, OLD_VARCHAR])
+def test_text_and_bytes_have_one_type_and_differ_by_their_collation(kind: int) -> None:
+    assert value(kind, "ü€🙂".encode(), collation=peer.UTF8MB4) == "ü€🙂"
+    assert value(kind, b"\xff\x00") == b"\xff\x00"
+    for empty in (value(kind, b"", collation=peer.UTF8MB4), value(kind, b"")):
+        assert empty in ("", b"")
+    assert value(kind, None) is None
+
+
+@pytest.mark.parametrize("collation", [BINARY, peer.UTF8MB4])
+def test_json_is_text_whatever_its_collation(collation: int) -> None:
+    assert value(JSON, '{"a": "ü"}'.encode(), collation=collation) == '{"a": "ü"}'
+
+
+@pytest.mark.parametrize("size", [0, 1, 250, 251, 252, 0xFFFF, 0x10000, 0xFFFFFF - 10, 0xFFFFFF, 0x1000000])
+def test_values_of_any_size(size: int) -> None:
+    data = b"\xfe" * size
+    for modern in (True, False):
+        payloads = rows(
+            [column("a", BLOB, BINARY), column("b", LONG)], [(data, b"1"), (None, None)], deprecate_eof=modern
+        )
+        assert result(*payloads).rows == [(data, 1), (None, None)]
+
+
+def test_columns_and_what_is_said_of_them() -> None:
+    found = result(
+        *rows(
+            [
+                column("id", LONGLONG, BINARY, flags=1 | 32),
+                column("größe", NEWDECIMAL, BINARY, decimals=2),
+                column("e", STRING, flags=256),
+                column("s", STRING, flags=2048),
+                column("x", 200),
+            ],
+            [],
+        )
+    )
+    assert found.columns == ("id", "größe", "e", "s", "x")
+    assert [field.type for field in found.fields] == ["bigint", "decimal", "enum", "set", "type 200"]
+    first, second = found.fields[:2]
+    assert (first.nullable, first.unsigned, first.table, first.database) == (False, True, "t", "test")
+    assert (second.nullable, second.unsigned, second.decimals, second.collation) == (True, False, 2, BINARY)
+    assert found.rows == []
+
+
+def test_what_a_change_did() -> None:
+    found = result(ok(affected=70_000, last_id=2**40, warnings=3, info=b"Records: 3  Duplicates: 0"))
+    assert (found.affected, found.last_id, found.warnings) == (70_000, 2**40, 3)
+    assert (found.info, found.rows, found.columns, found.fields) == ("Records: 3  Duplicates: 0", [], (), ())
+    assert result(ok(affected=2**63, last_id=2**64 - 1)).last_id == 2**64 - 1
+    assert result(ok(tracked=peer.STATE)).info == ""
+
+
+def test_warnings_of_a_select() -> None:
+    assert result(*rows(["a"], [], end=ok(warnings=2, ends_rows=True))).warnings == 2
+    assert result(*rows(["a"], [], deprecate_eof=False, end=peer.eof(warnings=2))).warnings == 2
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_several_results(modern: bool) -> None:
+    more = AUTOCOMMIT | MORE_RESULTS
+    found = result(
+        *rows(["a"], [(b"1",), (b"2",)], status=more, deprecate_eof=modern),
+        *rows(["b", "c"], [], status=more, deprecate_eof=modern),
+        ok(more, affected=1),
+        ok(affected=5),
+    )
+    assert found.rows == [("1",), ("2",)]
+    assert [one.columns for one in found.sets] == [("a",), ("b", "c"), (), ()]
+    assert [one.affected for one in found.sets] == [0, 0, 1, 5]
+    assert found.sets[0] is found
+    assert found.sets[1].sets == (found.sets[1],)
+
+
+def test_rows_in_other_forms() -> None:
+    found = result(*rows(["a", "b"], [(b"1", None), (b"2", b"x")]))
+    assert found.dicts() == [{"a": "1", "b": None}, {"a": "2", "b": "x"}]
+    assert list(found) == found.rows
+    assert (len(found), bool(found), bool(result(ok()))) == (2, True, True)
+    assert repr(found) == "<MysqlResult 2 rows of a, b>"
+    assert repr(result(ok(affected=3, last_id=7))) == "<MysqlResult 3 affected, last id 7>"
+
+
+@pytest.mark.parametrize("looked", [False, True])
+def test_a_result_can_be_pickled(looked: bool) -> None:
+    found = result(*rows(["a"], [(b"1",)], status=AUTOCOMMIT | MORE_RESULTS), ok())
+    if looked:
+        assert found.rows
+    copy = pickle.loads(pickle.dumps(found))
+    assert (copy.rows, copy.columns, len(copy.sets)) == ([("1",)], ("a",), 2)
+
+
+def test_many_columns() -> None:
+    names = [f"c{number}" for number in range(4096)]
+    found = result(*rows(names, [[b"%d" % number for number in range(4096)]] * 2))
+    assert found.columns == tuple(names)
+    assert found.rows[1][-1] == "4095"
+
+
+# --- what cannot be read -----------------------------------------------------------------------------
+
+GOOD = rows(["a", "b"], [(b"1", b"22"), (b"333", None)])
+
+
+def changed(number: int, payload: bytes) -> Sequence[bytes]:
+    return [*GOOD[:number], payload, *GOOD[number + 1 :]]
+
+
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        [b"\xfe"], [b"\xfb/etc/passwd"], [b"\xfc\x00"], [b"\x02\x00"], [b"\x00"], [b"\x00\x00\x00\x02"],
+        GOOD[:1], GOOD[:2], GOOD[:3], GOOD[:4], GOOD[:5], [*GOOD, ok()],
+        changed(1, b"\x03def"), changed(1, GOOD[1][:-3]), changed(1, b"\xfe" + b"\xff" * 8),
+        changed(1, GOOD[1].replace(b"\x01a", b"\x01\xff")),
+        changed(3, b""), changed(3, b"\x011"), changed(3, b"\x011\xff"), changed(3, b"\x011\x0322"),
+        changed(3, b"\x011\x0222x"), changed(3, b"\x011\xfc\x01"), changed(3, b"\x011\xfd\xff"),
+        changed(3, b"\x01\xff\x0222"),
+        changed(5, peer.err()), changed(5, b"\xfe"), changed(5, b"\xfe\x00\x00\x02\x00\x00\x00\x05"),
+        changed(5, ok(AUTOCOMMIT | MORE_RESULTS, ends_rows=True)),
+        rows([column("a", LONG)], [(b"x",)]), rows([column("a", LONG)], [(b"",)]),
+        rows([column("a", NEWDECIMAL)], [(b"1.x",)]), rows([column("a", DOUBLE)], [(b"\xff",)]),
+        rows([column("a", DATE)], [(b"\xff",)]), rows([column("a", TIME)], [(b"\xff",)]),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_none_is_a_bad_response_at_every_look(payloads: Sequence[bytes]) -> None:
+    found = result(*payloads)
+    for _ in range(2):
+        with pytest.raises(BadResponse):
+            _ = found.rows
+
+
+def test_a_length_that_leads_out_of_the_answer() -> None:
+    data = packets(1, GOOD)
+    for at in range(len(data) - 4):
+        mutated = bytearray(data)
+        mutated[at : at + 3] = b"\xff\xff\xff"
+        try:
+            found = MysqlResult(bytes(mutated)).rows
+        except BadResponse:
+            continue
+        assert isinstance(found, list)
+
+
+def test_a_large_row_whose_values_do_not_fit() -> None:
+    payloads = rows(["a", "b"], [(b"x" * 0x1000000, b"y")])
+    for row in (payloads[3][:-1], payloads[3] + b"z", payloads[3][:-2] + b"\xfc\x05"):
+        with pytest.raises(BadResponse):
+            _ = result(*payloads[:3], row, payloads[4]).rows
+    with pytest.raises(BadResponse):
+        _ = MysqlResult(packets(1, payloads[:3]) + packet(4, payloads[3][:0xFFFFFF])).rows
