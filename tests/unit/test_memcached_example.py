@@ -10,7 +10,7 @@ import pytest
 from reqpool_memcached.client import KIND, Item, MemcachedError
 from reqpool_memcached.worker import MAX_LINE_BYTES, WORKER_KIND, Memcached
 
-from reqpool.errors import BadResponse, Code, UsageError
+from reqpool.errors import BadResponse, Code, PoolError, UsageError
 from reqpool.kinds import Route
 from reqpool_workers.protocols import READY, Ask, Event
 
@@ -174,7 +174,14 @@ def ask(payload: bytes) -> Ask:
 
 
 def fed(made: Memcached, data: bytes, step: int) -> list[Event]:
-    return [event for at in range(0, len(data), step) for event in made.feed(data[at : at + step])]
+    """Feed it step by step; an error ends it, be it raised or an event."""
+    events: list[Event] = []
+    for at in range(0, len(data), step):
+        for event in made.feed(data[at : at + step]):
+            if isinstance(event, PoolError):
+                raise event
+            events.append(event)
+    return events
 
 
 PIPELINE = [
@@ -237,6 +244,14 @@ def test_an_answer_has_begun_with_its_first_byte() -> None:
 def test_what_is_no_answer_ends_the_connection(payload: bytes, answer: bytes, step: int) -> None:
     with pytest.raises(BadResponse):
         fed(protocol(payload), answer, step)
+
+
+def test_answers_before_one_that_is_none_are_answers() -> None:
+    *answers, error = protocol(b"get k\r\n", b"delete k\r\n", b"get k\r\n").feed(
+        ONE + b"DELETED\r\nwhat?\r\n"
+    )
+    assert answers == [(Code.OK, ONE), (Code.OK, b"DELETED\r\n")]
+    assert isinstance(error, BadResponse)
 
 
 def test_bytes_that_nobody_asked_for_end_the_connection() -> None:

@@ -98,7 +98,10 @@ class Memcached(StreamProtocol):
         events: list[Event] = []
         begin = 0
         while self._unanswered and len(buffer) - begin >= self._at_least:
-            end = self._end(buffer, begin)
+            try:
+                end = self._end(buffer, begin)
+            except BadResponse as error:
+                return [*events, error]
             if end is None:
                 break
             events.append((Code.OK, bytes(buffer[begin:end])))
