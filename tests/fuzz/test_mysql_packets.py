@@ -38,7 +38,7 @@ VALUES: dict[tuple[int, int], st.SearchStrategy[bytes]] = {
     (8, BINARY): DIGITS,
     (3, BINARY): DIGITS,
     (5, BINARY): st.floats(allow_nan=False, allow_infinity=False).map(lambda number: repr(number).encode()),
-    (246, BINARY): st.decimals(allow_nan=False, allow_infinity=False, places=3).map(lambda n: str(n).encode()),
+    (246, BINARY): st.decimals(-(10**9), 10**9, places=3).map(lambda number: str(number).encode()),
     (10, BINARY): DATES,
     (12, BINARY): st.builds(lambda d, t, f: d + b" " + t + f, DATES, TIMES, FRACTIONS),
     (11, BINARY): st.builds(lambda sign, t, f: sign + t + f, st.sampled_from([b"", b"-"]), TIMES, FRACTIONS),
