@@ -123,6 +123,26 @@ def test_all_clients_share_few_connections_and_get_their_own_answers(
     assert 0 < max(most, server.connections()) <= LIMIT
 
 
+def test_it_can_stand_in_the_configuration_by_name(
+    running: Cluster, server: MemcachedServer, tmp_path: Path
+) -> None:
+    config = tmp_path / "reqpool.toml"
+    config.write_text(f'[upstreams.sessions]\nurl = "memcached://{server.address}"\nmax_connections = 1\n')
+    config.chmod(0o600)
+    with (
+        cluster(workers=2, arguments=("--config", str(config))) as named,
+        reqpool.Pool(named.url, timeout=10.0) as pool,
+    ):
+        assert memcached(pool, "sessions", "set", "k", b"by name").result(10)
+        before = server.connections()
+        futures = [memcached(pool, target, "get", "k") for target in ("sessions", server.address) * 500]
+        assert [future.result(10) for future in futures] == [b"by name"] * 1000
+        assert server.connections() <= before
+        assert named.report()["origins"][f"memcached://{server.address}"]["limit"] == 1
+        with pytest.raises(reqpool.UsageError, match="its upstreams of kind 'memcached': sessions"):
+            memcached(pool, "session", "get", "k").result(10)
+
+
 def after(request_ends: bytes, *pieces: bytes) -> Script:
     """Wait for one request, send the pieces each in a packet of its own, and stay."""
 
