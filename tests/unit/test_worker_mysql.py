@@ -127,7 +127,12 @@ def test_an_answer_that_changes_the_status_flags_changes_the_escaping() -> None:
 @pytest.mark.parametrize("size", [0xFFFFFE, 0xFFFFFF, 0x1000000, 2 * 0xFFFFFF])
 def test_a_statement_of_16_mb_is_sent_in_several_packets(size: int) -> None:
     payload = b"\x03" + b"x" * (size - 1)
-    assert logged_in().send(ask(payload)) == packets(0, [payload])
+    protocol = logged_in()
+    assert protocol.send(ask(payload)) == packets(0, [payload])
+    answered = packets(size // 0xFFFFFF + 1, ONE_ROW)  # numbers go on from the statement's
+    assert fed(protocol, answered) == [(Code.OK, answered)]
+    protocol.send(ask())
+    assert fed(protocol, packets(1, ONE_ROW)) == [(Code.OK, packets(1, ONE_ROW))]
 
 
 @pytest.mark.parametrize(

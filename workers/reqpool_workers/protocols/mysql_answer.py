@@ -63,14 +63,20 @@ class AnswerScanner:
         self.status = status
         self.expect()
 
-    def expect(self) -> None:
-        """A command was sent: what comes now answers it."""
+    def expect(self, number: int = 1) -> None:
+        """A command was sent: what comes now answers it.
+
+        Args:
+            number: of the answer's first packet: how many the command had.
+        """
         self.error: ServerError | None = None
         self.tracked: Tracked = ()
         self.begun = False
         self.surplus = False
         self._phase = _FIRST
-        self._number = _NEXT_NUMBER  # expected sequence number, where it stands in a header read as one word
+        self._number = (
+            number & 0xFF
+        ) * _NEXT_NUMBER  # expected sequence number, where it stands in a header read as one word
         self._columns = 0  # definitions still to come
         self._continues = False  # the last packet was one of 0xFFFFFF bytes
         self._skip = 0  # bytes of the present packet still to come

@@ -112,10 +112,11 @@ class MysqlConnection(StreamProtocol):
                 raise UsageError("a payload of mysql begins with byte 0 or 3")
             payload = b"\x03" + render(payload, self._backslashes)
         self._statement = payload
-        self._scanner.expect()
         if len(payload) < MAX_PACKET_BYTES:
+            self._scanner.expect()
             data = len(payload).to_bytes(HEADER_BYTES, "little") + payload
         else:
+            self._scanner.expect(len(payload) // MAX_PACKET_BYTES + 1)
             data = packet(payload)
         return data if self._tls is None else self._tls.encrypt(data)
 
