@@ -71,6 +71,8 @@ _UNDONE = re.compile(
 )
 """Statements whose effect on a session COM_RESET_CONNECTION undoes. SET ROLE's it does not (MariaDB
 10.11)."""
+_TRACKING = re.compile(rb"(?i)session_track")
+"""A statement with this in it may keep the server from telling what the next ones change."""
 
 
 class MysqlConnection(StreamProtocol):
@@ -111,6 +113,8 @@ class MysqlConnection(StreamProtocol):
             if payload[:1] != b"\x00":
                 raise UsageError("a payload of mysql begins with byte 0 or 3")
             payload = b"\x03" + render(payload, self._backslashes)
+        if self._held and _TRACKING.search(payload):
+            self._lasting = True
         self._statement = payload
         if len(payload) < MAX_PACKET_BYTES:
             self._scanner.expect()
