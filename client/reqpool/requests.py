@@ -13,6 +13,7 @@ from .kinds import Kind, Route
 
 if TYPE_CHECKING:
     from .kinds.dns_answer import DnsAnswer
+    from .kinds.http import HttpKind
     from .kinds.http_response import HttpResponse
     from .kinds.mysql import MysqlKind
     from .kinds.mysql_result import MysqlResult
@@ -200,12 +201,15 @@ class Requests(ABC):
             idempotent: see :class:`~reqpool.Pool`.
             block: see :class:`~reqpool.Pool`.
         """
-        return self.submit(
-            "http", url, method,
+        kind = cast("HttpKind", kinds.find("http"))
+        route, payload, note = kind.encode(
+            url, method,
             params=params, headers=headers, json=json, data=data, files=files, auth=auth, tls=tls,
             follow_redirects=follow_redirects, max_bytes=max_bytes,
-            timeout=timeout, callback=callback, priority=priority, idempotent=idempotent, block=block,
         )  # fmt: skip
+        if idempotent is not None:
+            route = kinds.with_idempotence(route, idempotent)
+        return self.ask(route, payload, note, timeout, callback, priority, block)
 
     def redis(
         self,

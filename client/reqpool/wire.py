@@ -161,6 +161,7 @@ class LeaseGroup(NamedTuple):
         seqs: sequence numbers.
         payloads: one for each of ``seqs``.
         settings: as in :class:`Group`.
+        wait_ms: how long it may wait for a connection; None: until its end.
     """
 
     session: bytes
@@ -174,6 +175,7 @@ class LeaseGroup(NamedTuple):
     seqs: tuple[int, ...]
     payloads: tuple[bytes, ...]
     settings: bytes = b""
+    wait_ms: int | None = None
 
 
 class Failed(NamedTuple):
@@ -359,6 +361,7 @@ _explained_group = record(
 _explained_lease_group = record(
     _matched(LeaseGroup),
     identity, text, origin, _span, uint, uint, optional_uint, optional_blob, seqs, _payloads, _settings,
+    optional_uint,
 )  # fmt: skip
 
 
@@ -405,9 +408,9 @@ def _group(value: Any) -> Group:
 
 def _lease_group(value: Any) -> LeaseGroup:
     """As :func:`_group`."""
-    if type(value) is tuple and len(value) == 10:
-        value = (*value, b"")
-    if type(value) is tuple and len(value) >= 11:
+    if type(value) is tuple and 10 <= len(value) < 12:
+        value = (*value, *(b"", None)[len(value) - 10 :])  # of a peer that knows no settings, no wait
+    if type(value) is tuple and len(value) >= 12:
         session, kind, name, span_ms, flags, attempt, pin, trace, numbers, payloads, settings = value[:11]
         if (
             pin is None
@@ -426,8 +429,9 @@ def _lease_group(value: Any) -> LeaseGroup:
             and _are_requests(numbers, payloads)
             and type(settings) is bytes
             and len(settings) <= MAX_SETTINGS_BYTES
+            and value[11] is None
         ):
-            return LeaseGroup._make(value[:11])
+            return LeaseGroup._make(value[:12])
     group: LeaseGroup = _explained_lease_group(value)
     return group
 

@@ -87,6 +87,7 @@ def lease_groups(draw: st.DrawFn) -> LeaseGroup:
         seqs,
         payloads,
         draw(SETTINGS),
+        draw(st.none() | UINT),
     )
 
 

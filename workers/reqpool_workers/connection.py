@@ -69,6 +69,9 @@ class Owner(Protocol):
     def on_answer(self, request: Request, code: int, data: bytes) -> None:
         """A request has its outcome."""
 
+    def on_answered(self, count: int) -> None:
+        """So many requests have had their outcome, in one go."""
+
     def on_refused(self, connection: Connection, request: Request, error: UsageError) -> None:
         """The protocol would not take a request; nothing was sent."""
 
@@ -373,6 +376,7 @@ class Connection:
                     return
         if answers:
             self.answers += answers
+            self._owner.on_answered(answers)
             self.since_s = self._loop.now_s
             self._make_room()
 

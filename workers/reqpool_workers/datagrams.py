@@ -205,6 +205,11 @@ class DatagramOrigin:
         """Requests that could be handed back: none, each is sent as it comes."""
         return []
 
+    @property
+    def backlog(self) -> int:
+        """Requests that wait here: none, each is sent as it comes."""
+        return 0
+
     def tend(self, now_s: float) -> None:
         """Replace sockets that are old, close those that are idle."""
         for one in list(self._sockets):
@@ -312,6 +317,9 @@ class DatagramOrigin:
 
     def on_answer(self, request: Request, code: int, data: bytes) -> None:
         self.ledger.finish(request, code, data)
+
+    def on_answered(self, count: int) -> None:
+        """Told at the end of the turn, like all others."""
 
     def on_refused(self, connection: Connection, request: Request, error: UsageError) -> None:
         self.ledger.conclude(request, Code.USAGE, error.text, sent=True)

@@ -32,7 +32,14 @@ class Dropped(NamedTuple):
 
 
 class Upstream(Protocol):
-    """Whoever talks to one origin: ``datagrams.py``, ``streams.py``."""
+    """Whoever talks to one origin: ``datagrams.py``, ``streams.py``.
+
+    Attributes:
+        backlog: requests that wait here for a connection.
+    """
+
+    @property
+    def backlog(self) -> int: ...
 
     def drop(self, request: Request, reason: str) -> Dropped:
         """Stop working for a request; nothing is reported for it. ``reason`` is that of a close."""
@@ -70,6 +77,7 @@ class Lease:
         pin: number of the held connection they are for, or None.
         opens: the connection is to be taken for them.
         settings: what the kind needs for a connection.
+        wait_s: instant at which waiting for a connection ends.
     """
 
     __slots__ = (
@@ -90,6 +98,7 @@ class Lease:
         "settings",
         "span_s",
         "upstream",
+        "wait_s",
     )
 
     def __init__(self, session: Session, group: LeaseGroup, now_s: float) -> None:
@@ -104,6 +113,7 @@ class Lease:
         self.span_s = group.span_ms / 1000
         self.began_s = now_s
         self.deadline_s = now_s + self.span_s
+        self.wait_s = self.deadline_s if group.wait_ms is None else now_s + group.wait_ms / 1000
         self.resend_s = self.deadline_s
         self.rto_s = 0.0
         self.resent = 0
@@ -152,10 +162,15 @@ class Ledger:
         """For RETURN."""
         self.unpinned: list[Pin] = []
         """For UNPIN: held connections that are gone."""
+        self.patient = 0
+        """Unreported results that may wait, since their origins had other requests to go on with."""
+        self.answering: set[Upstream] = set()
+        """Those origins."""
         self.done = 0
         self.failed = 0
         self.ignored = 0
         self.resent = 0
+        self._taken = 0
 
     def admit(self, group: LeaseGroup, now_s: float) -> Lease:
         """Take a lease group on. What is already held (the broker could not know) is left out."""
@@ -237,9 +252,29 @@ class Ledger:
             if session.held:
                 yield session.identity, tuple(session.held)
 
+    def answered(self, origin: Upstream, count: int) -> None:
+        """Note that ``count`` results came from an origin that may have others to go on with."""
+        self.patient += count
+        self.answering.add(origin)
+
+    @property
+    def unreported(self) -> int:
+        """Results that were not taken yet."""
+        return self.done - self._taken
+
+    @property
+    def busy(self) -> bool:
+        """Could all results wait a little, since each origin has as many requests to go on with as there
+        are?"""
+        unreported = self.done - self._taken
+        return self.patient == unreported and all(one.backlog >= unreported for one in self.answering)
+
     def take_results(self) -> list[tuple[bytes, list[Any], bool]]:
         """Take what has been finished: (session, flat results, may they run again?)."""
         taken = []
+        self._taken = self.done
+        self.patient = 0
+        self.answering.clear()
         for session in self.dirty:
             if session.ready:
                 taken.append((session.identity, session.ready.copy(), True))

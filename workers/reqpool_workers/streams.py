@@ -107,6 +107,11 @@ class StreamOrigin:
         waiting = [*self.pool.waiting, *self.pool.fresh]
         return [request for request in waiting if request.live] + connecting
 
+    @property
+    def backlog(self) -> int:
+        """Requests that wait here for a connection."""
+        return len(self.pool.waiting)
+
     def unpin(self, pin: Pin, reason: str) -> None:
         """A session lets go of its connection; nothing if it has none here."""
         connection = self.pool.pins.pop(pin, None)
@@ -156,6 +161,9 @@ class StreamOrigin:
             if not requests:
                 return
             self._send(connection, requests)
+
+    def on_answered(self, count: int) -> None:
+        self.ledger.answered(self, count)
 
     def on_refused(self, connection: Connection, request: Request, error: UsageError) -> None:
         self.ledger.conclude(request, Code.USAGE, error.text, sent=False)

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 KEPT_RESULTS_BYTES = 64 << 20
 TEND_S = 1.0
+HOLD_BACK_S = 0.001
+"""Longest time that results gather while there are requests to go on with."""
+MOST_HELD_BACK = 256
 DRAIN_PINS_S = 5.0
 """How long a draining worker waits for held connections to be let go of."""
 LEASE_LOOK_S = 1.0
@@ -91,6 +94,7 @@ class Worker:
         self._drain_s = 0.0
         self._drain_beat = 0
         self._turn_s = self.loop.now_s
+        self._held_back_s = 0.0
         self._watched: list[Lease] = []
         self._watch_s = math.inf
         if self._parent_fd >= 0:
@@ -183,7 +187,7 @@ class Worker:
         if self._link.state is not LinkState.LIVE:
             return
         ledger = self.ledger
-        if ledger.dirty:
+        if ledger.dirty and not self._holds_back():
             for batch in self.outbox.pack(ledger.take_results()):
                 self._send_batch(batch)
         if ledger.returns:
@@ -194,6 +198,26 @@ class Worker:
             self._say(Verb.UNPIN, session, pin)
         if self._unanswered_grants:
             self._answer_grants()
+
+    def _holds_back(self) -> bool:
+        """Shall results gather for a little longer?
+
+        Every message costs, here, at the broker and at the client, more than a small answer does. While the
+        connections are kept busy by requests that wait here already, nobody waits for less by being told one
+        by one; with nothing waiting, a lone request above all, an answer is told at once.
+        """
+        ledger = self.ledger
+        if ledger.unreported >= MOST_HELD_BACK or not ledger.busy or self._draining:
+            self._held_back_s = 0.0
+            return False
+        now_s = self.loop.now_s
+        if not self._held_back_s:
+            self._held_back_s = now_s
+            self.loop.at(now_s + HOLD_BACK_S, _nothing)
+        if now_s - self._held_back_s < HOLD_BACK_S:
+            return True
+        self._held_back_s = 0.0
+        return False
 
     def _send_batch(self, batch: Batch) -> None:
         groups = [(part.session, part.seqs, part.failed) for part in batch.parts]
@@ -243,7 +267,7 @@ class Worker:
     def _watch_lease(self, lease: Lease, now_s: float) -> None:
         """See that a new lease is looked at in time. One timer does for all: most leases end before."""
         self._watched.append(lease)
-        due_s = min(lease.resend_s, lease.deadline_s, now_s + LEASE_LOOK_S)
+        due_s = min(lease.resend_s, lease.wait_s, now_s + LEASE_LOOK_S)
         if due_s < self._watch_s:
             self._watch_s = due_s
             self.loop.at(due_s, partial(self._watch, due_s))
@@ -258,14 +282,24 @@ class Worker:
             if now_s >= lease.deadline_s:
                 self._expire(lease)
             elif lease.live and lease.upstream is not None:
+                if now_s >= lease.wait_s:
+                    self._end_waiting(lease)
                 again_s = lease.upstream.resend(lease, now_s)
                 next_s = min(next_s, lease.deadline_s, lease.deadline_s if again_s is None else again_s)
+                if now_s < lease.wait_s:
+                    next_s = min(next_s, lease.wait_s)
                 self._watched.append(lease)
         self._watch_s = math.inf
         if self._watched:
             self._watch_s = next_s
             self.loop.at(next_s, partial(self._watch, next_s))
         return None
+
+    def _end_waiting(self, lease: Lease) -> None:
+        """End those that have waited for a connection for as long as they may."""
+        waiting = [request for request in lease.unended() if request.place is None]
+        text = "no connection within the queue timeout of this upstream"
+        self.ledger.fail(waiting, Code.TIMEOUT, text, phase="queue", sent=False)
 
     def _expire(self, lease: Lease) -> None:
         if lease.upstream is None:
@@ -474,3 +508,7 @@ class Worker:
             raise UsageError(f"this worker has no kind {kind_name!r}", origin=name)
         self._origins[kind_name, name] = origin
         return origin
+
+
+def _nothing(_now_s: float) -> None:
+    """A timer's, whose point is that the loop takes a turn."""
