@@ -25,8 +25,11 @@ MAX_RANGES = 1_000
 """Ranges of dropped seqs remembered of one expired session; with more it is told of none."""
 MAX_TOMBSTONES = 1_000
 """Expired sessions of which the broker still knows what it dropped."""
+MAX_KIND_CHARS = 64
+MAX_TRACE_BYTES = 4 << 10
 OVERLOAD_RETRY_MS = 250
 _RESUBMITTED = int(Flag.RESUBMITTED)
+_OPENS = int(Flag.OPENS)
 
 
 class Clients:
@@ -112,6 +115,7 @@ class Clients:
         if resumed:
             self._acknowledge(session, received)
         elif epoch_changed:
+            self._life.follow(now_s)
             heirs = self._life.succession.heirs(named)
             session.awaited = heirs.awaited
             session.nameless = not heirs.known
@@ -162,18 +166,24 @@ class Clients:
         for group in groups:
             self._ledger.submitted += len(group.seqs)
             deadline_s = now_s + group.span_ms / 1000
-            if group.flags & _RESUBMITTED and session.must_hold(now_s) and session.pending < MAX_PENDING:
-                session.held.append((group, deadline_s))
+            size_bytes = sum(map(len, group.payloads)) + len(group.settings)
+            if (
+                (group.flags & _RESUBMITTED or (group.pin is not None and not group.flags & _OPENS))
+                and session.must_hold(now_s)
+                and self._has_room(session, len(group.seqs), size_bytes)
+            ):
+                session.hold(group, deadline_s)
             else:
                 self._admit(session, group, deadline_s, now_s)
 
     def _admit(self, session: Session, group: wire.Group, deadline_s: float, now_s: float) -> None:
         seqs, payloads = group.seqs, group.payloads
+        refusal = ""
         try:
             group = self._resolved(group)
         except UsageError as error:
-            self._ledger.fail(session, seqs, Code.USAGE, error.text, origin=group.origins[0], sent=False)
-            return
+            # Some of them may be running all the same, under the configuration that was.
+            refusal = error.text
         fresh = len(set(seqs)) == len(seqs) and session.open.keys().isdisjoint(seqs)
         terms = Terms(
             session,
@@ -200,13 +210,19 @@ class Clients:
                 seqs, payloads = tuple(pairs), tuple(pairs.values())
             if not seqs:
                 return
-        if not self._has_room(session, len(seqs), sum(map(len, payloads))):
+        if refusal:
+            self._ledger.fail(session, seqs, Code.USAGE, refusal, origin=group.origins[0], sent=False)
+        elif not self._has_room(session, len(seqs), sum(map(len, payloads)) + len(group.settings)):
             text = f"the broker holds {session.pending} requests of this session, or too much in all"
             self._ledger.fail(
                 session, seqs, Code.OVERLOADED, text, sent=False, retry_after_ms=OVERLOAD_RETRY_MS
             )
         elif terms.goes_to_pin:
-            self._ledger.lease_held(Group(terms, seqs, payloads), now_s)
+            if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
+                text = "requests for a held connection come one by one, and never idempotent"
+                self._ledger.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)
+            else:
+                self._ledger.lease_held(Group(terms, seqs, payloads), now_s)
         elif group.pin is None or self._open_pin(session, terms, seqs, now_s):
             self._ledger.enqueue(Group(terms, seqs, payloads), now_s)
 
@@ -214,12 +230,24 @@ class Clients:
         """Put what the configuration knows in the place of names, and of URLs without passwords.
 
         Raises:
-            UsageError: for a name it does not know.
+            UsageError: for a name it does not know, or something that no worker would take.
         """
+        # What is repeated to its client for each of 512 requests, or handed on as it is, must be short.
+        if len(group.kind) > MAX_KIND_CHARS:
+            raise UsageError(f"a kind's name has at most {MAX_KIND_CHARS} characters")
+        if group.trace is not None and len(group.trace) > MAX_TRACE_BYTES:
+            raise UsageError(f"a trace context has at most {MAX_TRACE_BYTES} bytes")
+        if group.pin is not None and not group.flags & _OPENS:
+            return group  # where it goes is settled, whatever is configured now
         config = self._ledger.origins.config
-        if not config.upstreams and group.origins[0][0] != "@":
+        if not config.upstreams and not any(origin[0] == "@" for origin in group.origins):
             return group
         resolved = [config.resolve(group.kind, origin, group.settings) for origin in group.origins]
+        if len({settings for _, settings in resolved}) > 1:
+            raise
+            UsageError("upstreams that a request tries in turn must have equal settings (passwords, TLS)")
+        if any(len(name) > wire.MAX_ORIGIN_CHARS for name, _ in resolved):
+            raise UsageError(f"an origin has at most {wire.MAX_ORIGIN_CHARS} characters")
         return group._replace(origins=tuple(name for name, _ in resolved), settings=resolved[0][1])
 
     def _open_pin(self, session: Session, terms: Terms, seqs: tuple[int, ...], now_s: float) -> bool:
@@ -235,19 +263,21 @@ class Clients:
             self._ledger.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)
             return False
         origin = self._ledger.origins.get(terms.kind, terms.origins[0], now_s)
+        session.let_go.pop(terms.pin, None)
         session.pins[terms.pin] = Pin(session, terms.pin, origin)
         return True
 
     def _has_room(self, session: Session, count: int, size_bytes: int) -> bool:
         """May the session queue so much more? The sums over all are only made for those that hold much."""
-        pending, queued_bytes = len(session.open) + count, session.queued_bytes + size_bytes
+        pending = session.pending + count
+        queued_bytes = session.queued_bytes + session.held_bytes + size_bytes
         if pending > MAX_PENDING or queued_bytes > MAX_QUEUED_BYTES:
             return False
         if pending > MAX_PENDING // 10 and sum(len(s.open) for s in self.sessions.values()) > MAX_ALL_PENDING:
             return False
         return (
             queued_bytes <= MAX_QUEUED_BYTES // 10
-            or sum(s.queued_bytes for s in self.sessions.values()) <= MAX_ALL_QUEUED_BYTES
+            or sum(s.queued_bytes + s.held_bytes for s in self.sessions.values()) <= MAX_ALL_QUEUED_BYTES
         )
 
     def _claim(self, session: Session, terms: Terms, group: wire.Group) -> None:
@@ -273,8 +303,7 @@ class Clients:
                     self._release_held(session, now_s)
 
     def _release_held(self, session: Session, now_s: float) -> None:
-        held, session.held = session.held, []
-        for group, deadline_s in held:
+        for group, deadline_s in session.take_held():
             self._admit(session, group, deadline_s, now_s)
 
     def _heartbeat(self, session: Session, number: int, seen: int, acked: int, now_s: float) -> None:
@@ -292,7 +321,8 @@ class Clients:
                     self._outbox.results.append(session.frames(batch, self._life.epoch))
 
     def _unpin(self, session: Session, pin: int, now_s: float) -> None:
-        self._ledger.unpin(session, pin, tell=True)
+        if not self._ledger.unpin(session, pin, tell=True) and session.epoch_changed:
+            session.note_let_go(pin, MAX_PINS)
 
     def _acknowledge(self, session: Session, number: int) -> None:
         throttled = not session.has_room

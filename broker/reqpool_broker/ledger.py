@@ -39,6 +39,8 @@ class Ledger:
         workers: by id.
         origins: the table of origins.
         membership: changes whenever a worker comes, goes or changes its state.
+        settled: all connections that workers of an earlier life may have are in the books. Until then only
+            those that are can be granted: what nobody has reported may still be open.
     """
 
     def __init__(self, epoch: int, outbox: Outbox, config: Config = EMPTY) -> None:
@@ -47,6 +49,7 @@ class Ledger:
         self.workers: dict[bytes, Worker] = {}
         self.origins = Origins(config)
         self.membership = 0
+        self.settled = True
         self.submitted = 0
         self.done = 0
         self.failed: dict[str, int] = {}
@@ -122,9 +125,6 @@ class Ledger:
     def enqueue(self, group: Group, now_s: float, *, front: bool = False) -> None:
         """Let a group wait for its next upstream, and mark its requests as waiting there."""
         terms = group.terms
-        if front and terms.pin is not None and not self._unhold(terms):
-            self._end_gone(terms, group.seqs)
-            return
         live = [worker for worker in self.workers.values() if worker.state == "live"]
         if live and not any(terms.kind in worker.kinds for worker in live):
             open_ = terms.session.open
@@ -133,6 +133,7 @@ class Ledger:
             served = ", ".join(sorted({kind for worker in live for kind in worker.kinds}))
             text = f"no worker serves kind {terms.kind!r}; served: {served}"
             self.fail(terms.session, group.seqs, Code.USAGE, text, sent=False)
+            self._end_opening(terms)
             return
         origin = self._next_origin(terms, group.tried, now_s)
         if origin.policy.queue_timeout_s is not None:
@@ -158,6 +159,8 @@ class Ledger:
         for origin in ready:
             if origin.queue.waiting:
                 self._lease_origin(origin, now_s)
+            if not origin.queue.waiting:
+                origin.upstream.queued.pop(origin, None)
         outbox = self.outbox.workers
         for worker, groups in self._leases.items():
             if worker.route is not None:
@@ -184,6 +187,7 @@ class Ledger:
         if kind.connections:
             self._grant(origin.upstream)
         queue = origin.queue
+        opened = False
         while queue.waiting:
             if kind.connections:
                 worker = max(owners, key=lambda worker: origin.room(worker, kind.depth))
@@ -191,11 +195,17 @@ class Ledger:
             else:
                 worker = scheduler.least_loaded(owners, origin.by_worker)
                 room = limit - origin.upstream.in_flight
+            if room <= 0 and opened:
+                # Each pin takes a connection of its own, whatever the depth: there may be more to be had.
+                opened = False
+                self._grant(origin.upstream)
+                continue
             if room <= 0:
                 return
             taken = queue.take(min(room, MAX_BATCH_REQUESTS))
             if taken is None:
                 return
+            opened = opened or (kind.connections and taken[0].terms.pin is not None)
             self._hand(origin, worker, *taken, now_s)
 
     def _hand(
@@ -227,7 +237,7 @@ class Ledger:
         self._leases.setdefault(worker, []).append(
             wire.LeaseGroup(
                 terms.session.id,
-                terms.kind,
+                origin.kind,
                 origin.name,
                 max(1, round(span_s * 1000)),
                 terms.flags,
@@ -243,29 +253,39 @@ class Ledger:
     # --- pins -------------------------------------------------------------------------------------
 
     def lease_held(self, group: Group, now_s: float) -> None:
-        """Lease requests to the worker that holds their connection, at once: they wait for nobody else's."""
+        """Lease requests to the worker that holds their connection, at once: they wait for nobody else's.
+
+        If it is away for the moment, they are given to it when it says HELLO again, see :meth:`reconcile`.
+        """
         terms = group.terms
         pin = terms.session.pins.get(terms.pin) if terms.pin is not None else None
-        if pin is None or pin.worker is None or pin.worker.route is None:
+        if pin is None or pin.worker is None:
             self._end_gone(terms, group.seqs)
             return
         pin.origin.last_used_s = now_s
         self.origins.use(pin.origin)
         self._hand(pin.origin, pin.worker, group, group.seqs, group.payloads, now_s)
 
-    def unpin(self, session: Session, number: int, *, tell: bool) -> None:
+    def unpin(self, session: Session, number: int, *, tell: bool) -> bool:
         """A held connection is let go of, by its client, or by its worker (then there is nobody to
-        ``tell``)."""
+        ``tell``).
+
+        Returns:
+            False if it is not known.
+        """
         pin = session.pins.pop(number, None)
-        worker = pin.leave() if pin is not None else None
-        if pin is None or worker is None:
-            return
+        if pin is None:
+            return False
+        worker = pin.leave()
+        if worker is None:
+            return True
         if tell and worker.route is not None:
             head = wire.encode(Verb.UNPIN, self.epoch, worker.heartbeat_seen, session.id, number)
             self.outbox.workers.append([worker.route, head])
-        self.origins.ready[pin.origin] = None
+        self.origins.wake_at(pin.origin.upstream)
         self.origins.settle(pin.origin)
 
+        return True
     def adopt_pin(self, worker: Worker, session: Session, number: int, kind: str, name: str) -> None:
         """Book a held connection that a worker reports."""
         now_s = session.last_heard_s
@@ -274,13 +294,10 @@ class Ledger:
         pin.take(worker)
         self.origins.use(pin.origin)
 
-    def _unhold(self, terms: Terms) -> bool:
-        """The first request of a pin was not run: no connection is held. False if it is not the first."""
-        pin = terms.session.pins.get(terms.pin) if terms.pin is not None else None
-        if pin is None or terms.goes_to_pin:
-            return False
-        pin.leave()
-        return True
+    def _end_opening(self, terms: Terms) -> None:
+        """If these are the first request of a pin: it has ended, and no connection is held."""
+        if terms.opens and terms.pin is not None:
+            self.unpin(terms.session, terms.pin, tell=True)
 
     def _end_gone(self, terms: Terms, seqs: Iterable[int]) -> None:
         """End requests whose held connection is no more."""
@@ -311,7 +328,7 @@ class Ledger:
             for (worker, name), grant in upstream.grants.items():
                 if grant.policy is not None and grant.policy != config.policy_of(name):
                     self._send_grant(worker, name, grant)
-            if upstream.reserved > (upstream.policy.max_connections or upstream.reserved):
+            if upstream.reserved > (upstream.policy.max_connections or upstream.limit):
                 self._grant(upstream)
 
     # --- grants -----------------------------------------------------------------------------------
@@ -324,27 +341,34 @@ class Ledger:
         limit = 0
         for origin in upstream.origins:
             owners = origin.owners(self.workers, self.membership)
+            if origin.idle and not origin.granted:
+                continue
             holders = reserved.pop(origin.name, {})
             wanted = 0
             if owners:
                 kind = owners[0].kinds[origin.kind]
                 limit = max(limit, kind.limit)
+                if not kind.connections:
+                    continue
                 wanted = origin.wanted(kind.depth)
             claims.append(scheduler.Claim(origin.name, wanted, owners, holders))
         # What a worker of an earlier broker holds for an origin that nobody has asked for since.
         claims += [scheduler.Claim(name, 0, (), holders) for name, holders in reserved.items()]
-        for (worker, name), level in scheduler.slots(
-            upstream.policy.max_connections or limit, claims
-        ).items():
+        upstream.limit = upstream.policy.max_connections or limit or upstream.limit
+        most = upstream.limit if self.settled else min(upstream.limit, upstream.inherited)
+        for (worker, name), level in scheduler.slots(most, claims).items():
             self._set_grant(worker, name, upstream, level)
 
     def _set_grant(self, worker: Worker, name: str, upstream: Upstream, level: int) -> None:
         grant = worker.grants.get(name)
-        if worker.route is None or (grant.slots if grant else 0) == level:
+        before = grant.slots if grant else 0
+        if worker.route is None or before == level:
             return
         if grant is None:
             grant = self._new_grant(worker, name, upstream)
         grant.number += 1
+        if level > before:
+            self.origins.wake_at(upstream)  # it may not be the origin that is being looked at
         grant.slots = level
         grant.reserved = max(grant.reserved, level)
         self._send_grant(worker, name, grant)
@@ -389,16 +413,27 @@ class Ledger:
         if not grant.slots:
             self._end_grant(worker, origin)
         # Others at the same server may have waited for these slots.
-        self.origins.ready.update(dict.fromkeys(upstream.origins))
+        self.origins.wake_at(upstream)
 
-    def hold_slots(self, worker: Worker, held: dict[str, int]) -> None:
-        """After a worker's HELLO: exactly the connections it names are open; no earlier grant stands."""
+    def hold_slots(self, worker: Worker, held: dict[str, int], *, inherited: bool) -> None:
+        """After a worker's HELLO: exactly the connections it names are open; no earlier grant stands.
+
+        Args:
+            worker: who says so.
+            held: origin to connections.
+            inherited: an earlier life of the broker had granted them.
+        """
         for name in list(worker.grants):
             self._end_grant(worker, name)
         for name, count in held.items():
-            grant = self._new_grant(worker, name, self.origins.upstream(name))
+            upstream = self.origins.upstream(name)
+            if inherited:
+                upstream.inherited += count
+            grant = self._new_grant(worker, name, upstream)
             grant.slots = grant.reserved = count
 
+            grant.number = 1
+            self._send_grant(worker, name, grant)  # what an earlier life said of their treatment may be old
     # --- ends -------------------------------------------------------------------------------------
 
     def finish(self, worker: Worker, session: Session, seqs: tuple[int, ...], failed: int) -> int:
@@ -448,9 +483,9 @@ class Ledger:
             origin.ended(lease.worker, count, pinned=lease.terms.pin is not None)
             if by is not None:
                 origin.done += count
-            if origin.queue.waiting:
-                self.origins.ready[origin] = None
-            elif not origin.in_flight:
+            if origin.upstream.queued:
+                self.origins.wake_at(origin.upstream)
+            if not origin.in_flight and not origin.queue.waiting:
                 self.origins.settle(origin)
         if not lease.requests:
             del lease.worker.leases[lease]
@@ -464,8 +499,10 @@ class Ledger:
                 self.cancel_at(place.worker, session.id, seq)
                 self._release(place, 1)
             elif place is not None:
+                self._end_opening(place.terms)
                 _drop_waiting(place)
 
+                self._end_opening(place.terms)
     def cancel_at(self, worker: Worker, session_id: bytes, seq: int) -> None:
         self._cancels.setdefault(worker, {}).setdefault(session_id, []).append(seq)
 
@@ -497,6 +534,7 @@ class Ledger:
                     del session.open[seq]
                 self.conclude(session, seqs, failed.code, failed.details)
 
+                self._end_opening(lease.terms)
     def _may_rerun(self, lease: Lease, failed: wire.Failed, now_s: float) -> bool:
         terms = lease.terms
         if terms.deadline_s <= now_s or terms.goes_to_pin or (failed.sent and not terms.idempotent):
@@ -513,10 +551,22 @@ class Ledger:
         seqs, payloads = zip(*pairs, strict=True)
         attempts = lease.attempt if lost else lease.attempt - 1
         self.requeued += len(seqs)
-        self.enqueue(Group(lease.terms, seqs, payloads, attempts, tried), now_s, front=True)
+        terms = lease.terms
+        if terms.pin is not None:
+            pin = terms.session.pins.get(terms.pin)
+            if pin is None or not terms.opens:
+                self._end_gone(terms, seqs)
+                return
+            pin.leave()  # it is opened elsewhere, perhaps
+        self.enqueue(Group(terms, seqs, payloads, attempts, tried), now_s, front=True)
 
-    def hand_back(self, worker: Worker, session: Session, seqs: Iterable[int], now_s: float) -> None:
-        """Requests that never reached the upstream run elsewhere, whatever their kind."""
+    def hand_back(self, worker: Worker, session: Session, seqs: Iterable[int], now_s: float) -> bool:
+        """Requests that never reached the upstream run elsewhere, whatever their kind.
+
+        Returns:
+            True if the worker has no room for them, as opposed to no connections: those were taken back.
+        """
+        full = False
         for lease, pairs in _pull(worker, session, seqs).items():
             self._release(lease, len(pairs))
             if lease.origin is None:
@@ -524,6 +574,16 @@ class Ledger:
                 continue
             self._requeue(lease, pairs, now_s, tried=lease.tried - 1, lost=False)
 
+            full = full or self._has_connections(worker, lease.origin)
+        return full
+
+    @staticmethod
+    def _has_connections(worker: Worker, origin: Origin) -> bool:
+        """Has a worker connections that requests without a pin may use, or needs none?"""
+        kind = worker.kinds.get(origin.kind)
+        grant = worker.grants.get(origin.name)
+        slots = grant.slots if grant is not None else 0
+        return kind is None or not kind.connections or slots > origin.pins.get(worker, 0)
     def abandon(self, worker: Worker, now_s: float, *, dead: bool) -> None:
         """A worker fell silent or died: its idempotent requests run elsewhere.
 
@@ -556,8 +616,7 @@ class Ledger:
             for name in list(worker.grants):
                 self._end_grant(worker, name)
             for pin in list(worker.pins):
-                pin.leave()
-                pin.session.pins.pop(pin.number, None)
+                self.unpin(pin.session, pin.number, tell=False)
         self.wake()
 
     def _disown(self, lease: Lease, pairs: list[tuple[int, bytes]], *, sent: bool) -> None:
@@ -579,13 +638,22 @@ class Ledger:
             self.origins.use(origin)
             origin.leased(worker, len(requests), pinned=terms.pin is not None)
         self._next_lease_due_s = min(self._next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
+            if terms.opens and terms.pin is not None and terms.pin not in terms.session.pins:
+                self.adopt_pin(worker, terms.session, terms.pin, terms.kind, origin.name)
 
     def reconcile(self, worker: Worker, held: dict[bytes, set[int]], now_s: float) -> None:
         """After a worker's HELLO: what it was leased and does not hold never arrived, and runs again."""
         for lease in list(worker.leases):
+        self._leases.pop(worker, None)
             session = lease.terms.session
             missing = lease.requests.keys() - held.get(session.id, set())
-            if missing:
+            if missing and lease.terms.goes_to_pin:
+                pairs = [(seq, lease.requests.pop(seq)) for seq in missing]
+                self._release(lease, len(pairs))
+                seqs, payloads = zip(*pairs, strict=True)
+                # If the worker has lost the connection as well, it says so.
+                self.lease_held(Group(lease.terms, seqs, payloads, lease.attempt - 1, lease.tried - 1), now_s)
+            elif missing:
                 self.hand_back(worker, session, missing, now_s)
 
     def _end(
@@ -604,6 +672,7 @@ class Ledger:
         seqs = [seq for seq, _ in pairs]
         self.fail(session, seqs, code, text, origin=name, phase=phase, attempts=lease.attempt)
 
+        self._end_opening(lease.terms)
     # --- time -------------------------------------------------------------------------------------
 
     def expire(self, now_s: float) -> None:
@@ -623,12 +692,15 @@ class Ledger:
             for seq in seqs:
                 del session.open[seq]
         for (session, attempts, early), seqs in late.items():
-            span_s = origin.policy.queue_timeout_s
+            self._end_opening(group.terms)
+        span_s = origin.policy.queue_timeout_s
+        # It may have been changed since, or be none any more.
+        within = "in time" if span_s is None else f"within {span_s:g} s"
             self.fail(
                 session,
                 seqs,
                 Code.TIMEOUT,
-                f"no connection within {span_s:g} s (queue timeout of this upstream)"
+                f"no connection {within} (queue timeout of this upstream)"
                 if early
                 else "its time was up before a worker could take it",
                 origin=origin.name,
@@ -676,8 +748,20 @@ class Ledger:
                         self._set_grant(worker, origin.name, origin.upstream, 0)
         self.origins.forget_old(now_s)
 
+        for upstream in self.origins.upstreams.values():
+            upstream.take_turns()
+        self._take_back_unasked(now_s)
     def report_origins(self, most: int) -> dict[str, dict[str, object]]:
         """The origins with the most to do, for the status report."""
+    def _take_back_unasked(self, now_s: float) -> None:
+        """Ask for connections back that a worker of an earlier broker brought, and nobody has asked for
+        since."""
+        for upstream in self.origins.upstreams.values():
+            known = {origin.name for origin in upstream.origins}
+            for worker, name in list(upstream.grants):
+                if name not in known and now_s - worker.welcomed_s > GRANT_IDLE_S:
+                    self._set_grant(worker, name, upstream, 0)
+
         busiest = sorted(
             self.origins, key=lambda o: (o.queue.waiting + o.in_flight, o.last_used_s), reverse=True
         )
@@ -745,7 +829,7 @@ def _batches(groups: list[wire.LeaseGroup]) -> Iterable[list[wire.LeaseGroup]]:
     batch: list[wire.LeaseGroup] = []
     size_bytes = 0
     for group in groups:
-        group_bytes = sum(map(len, group.payloads))
+        group_bytes = sum(map(len, group.payloads)) + len(group.settings) + len(group.trace or b"")
         if batch and size_bytes + group_bytes > MAX_BATCH_BYTES:
             yield batch
             batch, size_bytes = [], 0

@@ -13,6 +13,9 @@ from .outbox import Outbox
 from .session import Session
 from .succession import Succession
 
+WORKER_FORGET_S = 600.0
+"""How long a silent worker's connection slots stay reserved when nobody reports its death."""
+
 
 class Life:
     """One life of the broker.
@@ -37,6 +40,7 @@ class Life:
         liveness_ms: int,
         session_expiry_ms: int,
         config: Config,
+        now_s: float,
     ) -> None:
         self.epoch = epoch
         self.outbox = Outbox()
@@ -47,6 +51,25 @@ class Life:
         self.heartbeat_ms = heartbeat_ms
         self.liveness_s = liveness_ms / 1000
         self.expiry_s = session_expiry_ms / 1000
+        self.ledger.settled = not predecessors
+        self._predecessors_known = predecessors is not None
+        self._began_s = now_s
+        self._settle_s = now_s + WORKER_FORGET_S
+
+    def follow(self, now_s: float) -> None:
+        """A peer has come from an earlier life: where nobody knows its workers, they have time to report."""
+        due_s = self._began_s + self.liveness_s
+        if not self._predecessors_known and now_s < due_s:
+            self.ledger.settled = False
+            self._settle_s = due_s
+
+    def settle(self, now_s: float) -> None:
+        """See whether all workers of the earlier life have reported or died, or have had the time to."""
+        if not self.ledger.settled and (
+            now_s >= self._settle_s or (self._predecessors_known and not self.succession.unheard)
+        ):
+            self.ledger.settled = True
+            self.ledger.wake()
 
     def worker_ids(self) -> list[bytes]:
         """The workers that may hold requests, as clients are told."""

@@ -49,6 +49,7 @@ class Origins:
             upstream = self.upstream(name)
             origin = self._all[kind, name] = Origin(name, kind, upstream, now_s)
             origin.policy = self.config.policy_of(name)
+            origin.granted = any(granted == name for _, granted in upstream.grants)
             upstream.origins[origin] = None
             self._idle[origin] = None
         return origin
@@ -75,6 +76,7 @@ class Origins:
         origin.queue.push(group, front=front)
         self.use(origin)
         self._queued[origin] = None
+        origin.upstream.queued[origin] = None
         self.ready[origin] = None
 
     def use(self, origin: Origin) -> None:
@@ -93,6 +95,10 @@ class Origins:
         """Look at every queue at the next leasing."""
         self.ready.update(dict.fromkeys(self.queued()))
 
+    def wake_at(self, upstream: Upstream) -> None:
+        """Look at all that waits for an upstream: what one of its origins gives up, another may need."""
+        self.ready.update(upstream.queued)
+
     def settle(self, origin: Origin) -> None:
         """Note that an origin may have become idle; the longest idle one over the bound is forgotten."""
         if not origin.idle or origin in self._idle:
@@ -105,9 +111,11 @@ class Origins:
                     return
 
     def forget_old(self, now_s: float) -> None:
-        """Forget the counters of origins that have not been used for long."""
+        """Forget the counters of origins that have not been used for long, and the oldest over the bound."""
+        over = len(self._idle) - MAX_IDLE
         for origin in list(self._idle):
-            if now_s - origin.last_used_s > IDLE_SPAN_S and not origin.granted:
+            if (over > 0 or now_s - origin.last_used_s > IDLE_SPAN_S) and not origin.granted:
+                over -= 1
                 self._forget(origin)
 
     def _forget(self, origin: Origin) -> None:
@@ -115,5 +123,6 @@ class Origins:
         del self._all[origin.kind, origin.name]
         self.ready.pop(origin, None)
         self._queued.pop(origin, None)
+        origin.upstream.queued.pop(origin, None)
         del origin.upstream.origins[origin]
         self.desert(origin.upstream)

@@ -54,7 +54,7 @@ class FairQueue:
             groups.appendleft(group)
         else:
             groups.append(group)
-        terms.session.queued_bytes += sum(map(len, group.payloads))
+        terms.session.queued_bytes += sum(map(len, group.payloads)) + group.settings_bytes
         self.waiting += len(group.seqs)
         if group.due_s < self.next_due_s:
             self.next_due_s = group.due_s

@@ -66,6 +66,11 @@ class Terms:
         return bool(self.flags & _IDEMPOTENT)
 
     @property
+    def opens(self) -> bool:
+        """Is it the first request of a pin?"""
+        return self.pin is not None and bool(self.flags & _OPENS)
+
+    @property
     def goes_to_pin(self) -> bool:
         """Are they for a connection that is held already, and so for no other?"""
         return self.pin is not None and not self.flags & _OPENS
@@ -83,10 +88,22 @@ class Group:
         due_s: when waiting ends, at the deadline or before.
         start: index of the first that waits.
         gone: how many from ``start`` on have ended while they waited (cancelled, expired).
+        settings_bytes: what the settings count for as long as any of them waits.
         queue: where it waits, None before that.
     """
 
-    __slots__ = ("attempts", "due_s", "gone", "payloads", "queue", "seqs", "start", "terms", "tried")
+    __slots__ = (
+        "attempts",
+        "due_s",
+        "gone",
+        "payloads",
+        "queue",
+        "seqs",
+        "settings_bytes",
+        "start",
+        "terms",
+        "tried",
+    )
 
     def __init__(
         self,
@@ -104,6 +121,7 @@ class Group:
         self.due_s = terms.deadline_s
         self.start = 0
         self.gone = 0
+        self.settings_bytes = len(terms.settings)
         self.queue: FairQueue | None = None
 
     def waiting(self) -> list[int]:
@@ -117,6 +135,9 @@ class Group:
         seqs, payloads = self.seqs[start:stop], self.payloads[start:stop]
         self.start = stop
         self.terms.session.queued_bytes -= sum(map(len, payloads))
+        if stop == len(self.seqs):
+            self.terms.session.queued_bytes -= self.settings_bytes
+            self.settings_bytes = 0
         if self.gone:
             open_ = self.terms.session.open
             kept = [pair for pair in zip(seqs, payloads, strict=True) if open_.get(pair[0]) is self]
@@ -127,14 +148,14 @@ class Group:
 
     @property
     def waiting_bytes(self) -> int:
-        """Payload bytes from ``start`` on, those of requests that have ended meanwhile included."""
-        return sum(map(len, self.payloads[self.start :]))
+        """Bytes from ``start`` on, those of requests that have ended meanwhile included."""
+        return sum(map(len, self.payloads[self.start :])) + self.settings_bytes
 
     def empty(self) -> None:
         """Let go of the payloads: all that waited here have ended."""
         self.terms.session.queued_bytes -= self.waiting_bytes
         self.seqs, self.payloads = (), ()
-        self.start = self.gone = 0
+        self.start = self.gone = self.settings_bytes = 0
 
     @property
     def exhausted(self) -> bool:

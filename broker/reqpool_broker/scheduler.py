@@ -100,17 +100,24 @@ def slots(limit: int, claims: Sequence[Claim]) -> dict[tuple[Worker, str], int]:
         for place, worker in enumerate(claim.owners):
             fair[worker, claim.name] = share + (place < rest)
     reserved = {(worker, claim.name): n for claim in claims for worker, n in claim.reserved.items()}
-    free = max(0, limit - sum(reserved.values()))
-    short = sum(max(0, share - reserved.get(who, 0)) for who, share in fair.items()) > free
+    free = limit - sum(reserved.values())
+    # What has to be given up by those who hold more than their share: no more than that, so that a connection
+    # which nobody needs stays open. Over the limit (it was lowered) ``free`` is negative.
+    lacking = sum(max(0, share - reserved.get(who, 0)) for who, share in fair.items()) - free
     levels: dict[tuple[Worker, str], int] = {}
     for claim in claims:
-        for worker in claim.reserved:
-            if worker not in claim.owners and (claim.owners or short):
+        for worker, held in claim.reserved.items():
+            if worker not in claim.owners and (claim.owners or lacking > 0):
                 levels[worker, claim.name] = 0
+                lacking -= held
     for who, share in fair.items():
         holds = reserved.get(who, 0)
-        more = min(max(0, share - holds), free)
-        free -= more
-        # Who holds more than its share gives it up only when somebody else goes short.
-        levels[who] = share if short and holds > share else holds + more
+        if holds > share:
+            given_up = min(holds - share, max(0, lacking))
+            lacking -= given_up
+            levels[who] = holds - given_up
+        else:
+            more = min(share - holds, max(0, free))
+            free -= more
+            levels[who] = holds + more
     return levels

@@ -69,6 +69,9 @@ class Session:
         epoch_changed: at its last HELLO it came from an earlier life of the broker.
         never_ran: ranges of seqs that were dropped from the queue when the session expired.
         pins: connections held for it, by the number its client gave them.
+        let_go: numbers of pins its client let go of when they were not known here: an earlier life's,
+            perhaps, of which a worker is still to report (a dict used as an ordered set).
+        held_bytes: payloads in ``held``.
     """
 
     def __init__(self, id_: bytes, now_s: float) -> None:
@@ -98,6 +101,8 @@ class Session:
         self.epoch_changed = False
         self.never_ran: list[tuple[int, int]] = []
         self.pins: dict[int, Pin] = {}
+        self.let_go: dict[int, None] = {}
+        self.held_bytes = 0
         self.done = 0
 
     def begin(self, route: bytes, *, resumed: bool, epoch_changed: bool, now_s: float) -> None:
@@ -123,7 +128,7 @@ class Session:
         self.route = None
         self.subscribed = False
         self.ended = True
-        self.held = []
+        self.take_held()
         self.awaited = set()
 
     @property
@@ -151,12 +156,31 @@ class Session:
         """Requests held for it in all."""
         return len(self.open) + sum(len(group.seqs) for group, _ in self.held)
 
+    def hold(self, group: wire.Group, deadline_s: float) -> None:
+        """Keep a group back until the old workers have reported."""
+        self.held.append((group, deadline_s))
+        self.held_bytes += _size_bytes(group)
+
+    def take_held(self) -> list[tuple[wire.Group, float]]:
+        """Return what was held back, which it is no longer."""
+        held, self.held = self.held, []
+        self.held_bytes = 0
+        return held
+
     def drop_held(self, seqs: Iterable[int]) -> None:
         """These have ended while they were held back."""
         if self.held:
             gone = set(seqs)
-            kept = ((_without(group, gone), due_s) for group, due_s in self.held)
-            self.held = [(group, due_s) for group, due_s in kept if group.seqs]
+            for group, deadline_s in self.take_held():
+                kept = _without(group, gone)
+                if kept.seqs:
+                    self.hold(kept, deadline_s)
+
+    def note_let_go(self, number: int, most: int) -> None:
+        """Remember of a pin that is not known here that its client has let go of it, of the last ``most``."""
+        self.let_go[number] = None
+        if len(self.let_go) > most:
+            del self.let_go[next(iter(self.let_go))]
 
     @property
     def has_room(self) -> bool:
@@ -205,6 +229,10 @@ class Session:
             "age_s": round(now_s - self.created_s, 3),
             "silent_s": round(now_s - self.last_heard_s, 3),
         }
+
+
+def _size_bytes(group: wire.Group) -> int:
+    return sum(map(len, group.payloads)) + len(group.settings)
 
 
 def _without(group: wire.Group, gone: set[int]) -> wire.Group:

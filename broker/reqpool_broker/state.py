@@ -55,7 +55,9 @@ class Broker:
         config: Config = EMPTY,
     ) -> None:
         self.epoch = random.SystemRandom().getrandbits(48) | 1 if epoch is None else epoch
-        self._life = Life(self.epoch, predecessors, heartbeat_ms, liveness_ms, session_expiry_ms, config)
+        self._life = Life(
+            self.epoch, predecessors, heartbeat_ms, liveness_ms, session_expiry_ms, config, now_s
+        )
         self.outbox = self._life.outbox
         self.ledger = self._life.ledger
         self.sessions = self._life.sessions
@@ -87,6 +89,7 @@ class Broker:
     def tick(self, now_s: float) -> None:
         """Do what time asks for; call it about every 50 ms."""
         self.ledger.expire(now_s)
+        self._life.settle(now_s)
         if now_s >= self._next_heartbeat_s:
             self._next_heartbeat_s = now_s + self._life.heartbeat_ms / 1000
             self.clients.beat()

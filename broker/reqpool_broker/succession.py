@@ -32,19 +32,27 @@ class Succession:
 
     Args:
         predecessors: all of them, from a supervisor who knows; None: nobody knows for certain.
+
+    Attributes:
+        unheard: those of them that have neither reported nor died.
     """
 
     def __init__(self, predecessors: frozenset[bytes] | None) -> None:
         self._predecessors = predecessors
+        self.unheard = set(predecessors or ())
         self._reported: OrderedDict[bytes, None] = OrderedDict()
         self._died_unheard: OrderedDict[bytes, None] = OrderedDict()
 
-    def report(self, worker: bytes) -> None:
-        """A worker has said what it holds."""
+    def report(self, worker: bytes) -> bool:
+        """A worker has said what it holds; returns True if it is the first time."""
+        first = worker not in self._reported
+        self.unheard.discard(worker)
         _remember(self._reported, worker)
+        return first
 
     def die(self, worker: bytes) -> bool:
         """A worker has died; returns True if it never reported here."""
+        self.unheard.discard(worker)
         if worker in self._reported:
             return False
         _remember(self._died_unheard, worker)

@@ -23,6 +23,9 @@ class Upstream:
         origins: those that lead to it and are known; a user, a database each.
         grants: connection slots there, by worker and origin name, those of forgotten origins included.
         in_flight: requests under way there, those on held connections included.
+        queued: origins that something waits for, and perhaps some that nothing waits for any more.
+        limit: connections that the whole pool may have, as last worked out.
+        inherited: of those, the ones that workers of the broker's earlier life were found to have.
     """
 
     def __init__(self, key: str, policy: Policy) -> None:
@@ -31,6 +34,17 @@ class Upstream:
         self.origins: dict[Origin, None] = {}
         self.grants: dict[tuple[Worker, str], Grant] = {}
         self.in_flight = 0
+        self.queued: dict[Origin, None] = {}
+        self.limit = 0
+        self.inherited = 0
+
+    def take_turns(self) -> None:
+        """With more origins waiting than there are connections, those in front would have them for ever."""
+        if len(self.queued) > self.limit:
+            for origin in self.origins:
+                if origin.queue.waiting:
+                    self.origins[origin] = self.origins.pop(origin)
+                    return
 
     @property
     def reserved(self) -> int:

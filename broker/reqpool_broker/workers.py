@@ -10,14 +10,12 @@ from reqpool.errors import ProtocolError
 from reqpool.wire import Reject, Verb
 
 from .clients import MAX_SESSIONS, Clients
-from .life import Life
+from .life import WORKER_FORGET_S, Life
 from .requests import Terms
 from .session import Session
 from .worker import Worker
 
 MAX_WORKERS = 1_000
-WORKER_FORGET_S = 600.0
-"""How long a silent worker's connection slots stay reserved when nobody reports its death."""
 CONFIRM_BYTES = 4 << 20
 """Results of a worker after which it is told at once that they have arrived, and may let go of them."""
 
@@ -112,11 +110,14 @@ class Workers:
             "liveness_ms": round(self._life.liveness_s * 1000),
         }
         self._outbox.workers.append([route, wire.encode(Verb.WELCOME, version, welcome)])
-        self._ledger.hold_slots(worker, slots)
         foreign = about.get("epoch") != self._life.epoch
+        first = self._life.succession.report(id_)
+        if foreign and about.get("epoch") is not None:
+            self._life.follow(now_s)
+        self._ledger.hold_slots(worker, slots, inherited=foreign and first)
         self._take_held(worker, held, now_s, foreign=foreign)
         self._take_pins(worker, pins, now_s, foreign=foreign)
-        self._life.succession.report(id_)
+        self._life.settle(now_s)
         self._clients.settle_awaited(id_, now_s, accounted=True)
 
     def _take_held(self, worker: Worker, held: dict[bytes, set[int]], now_s: float, *, foreign: bool) -> None:
@@ -138,6 +139,12 @@ class Workers:
     ) -> None:
         """Bring what is known of held connections in line with what the worker holds."""
         reported = {(session_id, number) for session_id, number, _, _ in pins}
+        # The first request of these has come, and may have no connection yet.
+        reported.update(
+            (lease.terms.session.id, lease.terms.pin)
+            for lease in worker.leases
+            if lease.terms.opens and lease.terms.pin is not None
+        )
         for pin in list(worker.pins):
             if (pin.session.id, pin.number) not in reported:
                 self._ledger.unpin(pin.session, pin.number, tell=False)
@@ -148,7 +155,8 @@ class Workers:
             pin_known = session.pins.get(number) if session is not None else None
             if pin_known is not None and pin_known.worker is worker:
                 continue
-            if session is not None and foreign and pin_known is None:
+            wanted = session is not None and not session.ended and number not in session.let_go
+            if session is not None and wanted and foreign and pin_known is None:
                 self._ledger.adopt_pin(worker, session, number, kind, name)
             elif worker.route is not None:
                 head = wire.encode(Verb.UNPIN, self._life.epoch, worker.heartbeat_seen, session_id, number)
@@ -192,14 +200,15 @@ class Workers:
             self._life.change_membership()
 
     def _return(self, worker: Worker, groups: Iterable[tuple[bytes, tuple[int, ...]]], now_s: float) -> None:
-        if worker.state == "live" and not worker.full:
-            # It has no room. Until a heartbeat says otherwise, or the two would play ping-pong.
-            worker.full = True
-            self._life.change_membership()
+        full = False
         for session_id, seqs in groups:
             session = self.sessions.get(session_id)
             if session is not None:
-                self._ledger.hand_back(worker, session, seqs, now_s)
+                full |= self._ledger.hand_back(worker, session, seqs, now_s)
+        if full and worker.state == "live" and not worker.full:
+            # It has no room. Until a heartbeat says otherwise, or the two would play ping-pong.
+            worker.full = True
+            self._life.change_membership()
 
     def _retry(self, worker: Worker, groups: Iterable[wire.Failed], now_s: float) -> None:
         for failed in groups:
@@ -233,6 +242,7 @@ class Workers:
             self._forget_worker(worker, now_s)
         if self._life.succession.die(worker_id):
             self._clients.settle_awaited(worker_id, now_s, accounted=False)
+        self._life.settle(now_s)
 
     def _disconnect(self, worker: Worker) -> None:
         if worker.route is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from reqpool import wire
 from reqpool.wire import Failed, Flag, Group, LeaseGroup, Verb
+from reqpool_broker.config import EMPTY, Config
 from reqpool_broker.requests import Group as Waiting
 from reqpool_broker.requests import Lease
 from reqpool_broker.state import Broker
@@ -21,9 +22,11 @@ _names = itertools.count(1)
 class Desk:
     """A broker, a clock, and who talks to it."""
 
-    def __init__(self, epoch: int = 77) -> None:
+    def __init__(
+        self, epoch: int = 77, config: Config = EMPTY, predecessors: frozenset[bytes] | None = None
+    ) -> None:
         self.now_s = 1000.0
-        self.broker = Broker("5571", self.now_s, epoch=epoch)
+        self.broker = Broker("5571", self.now_s, epoch=epoch, config=config, predecessors=predecessors)
         self.clients: dict[bytes, FakeClient] = {}
         self.workers: dict[bytes, FakeWorker] = {}
         self.executions: list[tuple[bytes, int]] = []
@@ -77,6 +80,8 @@ class Desk:
         """What is counted is what is there."""
         ledger = self.broker.ledger
         in_flight: dict[Any, int] = {}
+        pinned: dict[Any, int] = {}
+        pins: dict[Any, int] = {}
         for worker in ledger.workers.values():
             held = 0
             for lease in worker.leases:
@@ -86,22 +91,40 @@ class Desk:
                     assert lease.terms.session.open.get(seq) is lease
                 if lease.origin is not None:
                     held += len(lease.requests)
-                    key = (lease.origin, worker)
-                    in_flight[key] = in_flight.get(key, 0) + len(lease.requests)
+                    if lease.terms.pin is None:
+                        key = (lease.origin, worker)
+                        in_flight[key] = in_flight.get(key, 0) + len(lease.requests)
+                    else:
+                        pinned[lease.origin] = pinned.get(lease.origin, 0) + len(lease.requests)
             assert worker.in_flight == held
+            for pin in worker.pins:
+                assert pin.worker is worker
+                assert pin.session.pins.get(pin.number) is pin
+                pins[pin.origin, worker] = pins.get((pin.origin, worker), 0) + 1
         for origin in ledger.origins:
             by_worker = {w: n for (o, w), n in in_flight.items() if o is origin}
             assert origin.by_worker == by_worker
-            assert origin.in_flight == sum(by_worker.values())
+            assert origin.pins == {w: n for (o, w), n in pins.items() if o is origin}
+            assert origin.in_flight == sum(by_worker.values()) + pinned.get(origin, 0)
             assert origin.queue.waiting == sum(len(group.waiting()) for group in origin.queue)
+            assert origin in origin.upstream.origins
+        for upstream in ledger.origins.upstreams.values():
+            assert not upstream.deserted
+            assert upstream.in_flight == sum(origin.in_flight for origin in upstream.origins)
+            for (worker, name), grant in upstream.grants.items():
+                assert worker.grants[name] is grant
+                assert grant.slots <= grant.reserved
         waiting_bytes: dict[Any, int] = {}
         for origin in ledger.origins:
             for group in origin.queue:
                 session = group.terms.session
-                size_bytes = sum(map(len, group.payloads[group.start :]))
+                size_bytes = sum(map(len, group.payloads[group.start :])) + group.settings_bytes
                 waiting_bytes[session] = waiting_bytes.get(session, 0) + size_bytes
         for session in self.broker.sessions.values():
             assert session.queued_bytes == waiting_bytes.get(session, 0)
+            for pin in session.pins.values():
+                assert pin.session is session
+                assert pin.worker is None or pin in pin.worker.pins
             for seq, place in session.open.items():
                 if isinstance(place, Lease):
                     assert seq in place.requests
@@ -158,10 +181,12 @@ class FakeClient:
         flags: int = Flag.IDEMPOTENT,
         span_ms: int = 5000,
         priority: int = 1,
+        pin: int | None = None,
+        settings: bytes = b"",
         settle: bool = True,
     ) -> None:
         payloads = tuple(b"p%d" % seq for seq in seqs)
-        group = Group(kind, origins, span_ms, int(flags), priority, None, None, seqs, payloads)
+        group = Group(kind, origins, span_ms, int(flags), priority, pin, None, seqs, payloads, settings)
         self.submitted += 1
         self.send(Verb.SUBMIT, self.submitted, self.acked, [group])
         if settle:
@@ -206,7 +231,9 @@ class FakeWorker:
         self.rejects: list[int] = []
         self.leases: list[LeaseGroup] = []
         self.cancelled: list[tuple[bytes, int]] = []
+        self.unpinned: list[tuple[bytes, int]] = []
         self.grants: dict[str, tuple[int, int]] = {}
+        self.policies: dict[str, dict[str, int]] = {}
         self.undelivered: list[int] = []
         self.unreceived: dict[int, tuple[list[tuple[bytes, tuple[int, ...], int]], tuple[bytes, ...]]] = {}
         self.seen = 0
@@ -246,6 +273,9 @@ class FakeWorker:
             self.cancelled += [(session, seq) for session, seqs in values[2] for seq in seqs]
         elif verb is Verb.GRANT:
             self.grants[values[2]] = (values[3], values[4])
+            self.policies[values[2]] = values[5]
+        elif verb is Verb.UNPIN:
+            self.unpinned.append((values[2], values[3]))
 
     def held(self) -> list[int]:
         return [seq for lease in self.leases for seq in lease.seqs]
@@ -285,13 +315,13 @@ class FakeWorker:
         self.send(Verb.RESULTS, self.epoch, self.seen, self.numbered, groups, blobs=blobs)
         self.desk.settle()
 
-    def reconnect(self) -> None:
+    def reconnect(self, **about: Any) -> None:
         """Say HELLO again with all it holds, and send again what may not have arrived."""
         finished = list(self.unreceived.values())
         held = [(lease.session, lease.seqs) for lease in self.leases]
         held += [group[:2] for groups, _ in finished for group in groups]
         self.unreceived = {}
-        self.hello(epoch=self.epoch, held=held)
+        self.hello(epoch=self.epoch, held=held, **about)
         for groups, blobs in finished:
             self._report(groups, blobs)
 
@@ -319,6 +349,17 @@ class FakeWorker:
         details = wire.encode_error("it failed")
         failed = [Failed(session, mine, code, sent, details) for session, mine in self._drop(seqs)]
         self.send(Verb.RETRY, self.epoch, self.seen, failed)
+        self.desk.settle()
+
+    def confirm(self, origin: str, held: int) -> None:
+        """Say GRANTED to the last grant for an origin."""
+        number, _ = self.grants[origin]
+        self.send(Verb.GRANTED, self.epoch, self.seen, origin, number, held)
+        self.desk.settle()
+
+    def unpin(self, session: bytes, number: int) -> None:
+        """Say that a held connection is gone."""
+        self.send(Verb.UNPIN, self.epoch, self.seen, session, number)
         self.desk.settle()
 
     def die(self) -> None:
