@@ -39,5 +39,6 @@ say "ruff"
 .venv/bin/ruff format --check .
 say "mypy --strict"
 .venv/bin/mypy
+MYPYPATH=client:workers:docs/examples/reqpool-memcached/src .venv/bin/mypy --strict -p reqpool_memcached
 say "pytest"
 exec .venv/bin/python -m pytest ${arguments[@]+"${arguments[@]}"}

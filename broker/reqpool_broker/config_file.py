@@ -19,6 +19,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reqpool import wire
 from reqpool.errors import UsageError
 from reqpool.kinds import Kind, find
 from reqpool.kinds.origin import NAME, Tls
@@ -46,7 +47,7 @@ _LIMITS: dict[str, _Range] = {
     "read_timeout_s": _SECONDS,
     "idle_timeout_s": _SECONDS,
     "lifetime_s": _SECONDS,
-    "max_response_bytes": _Range(1, 48 << 20, "whole number of bytes"),
+    "max_response_bytes": _Range(1, wire.MAX_ANSWER_BYTES, "whole number of bytes"),
     "retries": _Range(0, 10, "whole number"),
     "pin_idle_timeout_s": _SECONDS,
 }

@@ -7,6 +7,8 @@ from .queue import FairQueue
 from .upstream import Upstream
 from .worker import Worker
 
+PREFETCH_S = 0.005
+"""For about so long a worker has work when results and new leases are on their way."""
 SUSPECT_SPAN_S = 10.0
 """How long an origin that failed is tried last, where a request names others."""
 
@@ -45,6 +47,9 @@ class Origin:
         self.done = 0
         self.failed = 0
         self.limit = 0
+        self._prefetch = 0
+        self._measured_s = now_s
+        self._measured_done = 0
         self._ranking: list[Worker] = []
         self._ranked_at = -1
 
@@ -100,9 +105,19 @@ class Origin:
     def room(self, worker: Worker, depth: int) -> int:
         """How many requests a worker may be leased beside what it has.
 
-        Twice what its connections take: without a prefetch each would idle for the broker's round trip
-        between two requests.
+        Twice what its connections take, or as much as is answered within :data:`PREFETCH_S`: without a
+        prefetch each would idle for the broker's round trip between two requests.
         """
         grant = worker.grants.get(self.name)
         slots = (grant.slots if grant else 0) - self.pins.get(worker, 0)
-        return max(0, slots) * depth * 2 - self.by_worker.get(worker, 0)
+        if slots <= 0:
+            return 0
+        places = slots * depth
+        return places + max(places, self._prefetch) - self.by_worker.get(worker, 0)
+
+    def measure(self, now_s: float) -> None:
+        """Note how fast it answers; once a second or so."""
+        span_s = now_s - self._measured_s
+        if span_s > 0:
+            self._prefetch = int((self.done - self._measured_done) / span_s * PREFETCH_S)
+            self._measured_s, self._measured_done = now_s, self.done

@@ -19,7 +19,7 @@ class Policy:
         read_timeout_s: longest wait for an answer once the request is sent; None: until its own timeout.
         idle_timeout_s: an unused connection is closed after this.
         lifetime_s: a connection older than this is closed as soon as nothing runs on it.
-        max_response_bytes: a longer answer is a BadResponse.
+        max_response_bytes: a longer answer is a BadResponse; None: its kind's limit.
         retries: how often a request that may be repeated is run again after a lost connection or worker.
         pin_idle_timeout_s: a pinned connection that is asked nothing is taken back after this.
     """
@@ -31,6 +31,6 @@ class Policy:
     read_timeout_s: float | None = None
     idle_timeout_s: float = 30.0
     lifetime_s: float = 600.0
-    max_response_bytes: int = 16 << 20
+    max_response_bytes: int | None = None
     retries: int = 2
     pin_idle_timeout_s: float = 60.0

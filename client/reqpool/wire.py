@@ -47,6 +47,8 @@ MAX_BATCH_BYTES = 1 << 20
 """Size at which a batch is sent; one single larger payload travels alone."""
 MAX_PAYLOAD_BYTES = 16 << 20
 """Largest payload of one request."""
+MAX_ANSWER_BYTES = 48 << 20
+"""Largest answer of a request that can be asked for."""
 MAX_MESSAGE_BYTES = 64 << 20
 """ZMQ_MAXMSGSIZE of every socket: libzmq drops the connection that sends more."""
 MAX_SUBMIT_BYTES = 32 << 20

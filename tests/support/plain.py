@@ -27,6 +27,7 @@ class Decoded:
     note: Any = None
     trail: tuple[Any, ...] = ()
     elapsed_s = 0.0
+    route: Any = None
 
 
 ASKED = Decoded()

@@ -8,8 +8,8 @@ import msgpack
 import pytest
 
 from reqpool.errors import BadResponse, PoolError
-from reqpool.kinds import Followed
-from reqpool.kinds.http import KIND, MAX_REDIRECTS
+from reqpool.kinds import Followed, with_idempotence
+from reqpool.kinds.http import IDEMPOTENT, KIND, MAX_REDIRECTS
 from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
 from reqpool.kinds.origin import Tls
 
@@ -23,6 +23,7 @@ class Asked:
         self.note = note
         self.trail = trail
         self.elapsed_s = elapsed_s
+        self.route = note.place.idempotent if note.method in IDEMPOTENT else note.place.other
 
 
 def redirect(*locations: str, status: int = 302) -> bytes:
@@ -331,3 +332,22 @@ def test_limits_are_kept() -> None:
     followed = follow("/x", max_bytes=1_000)
     assert HEADER.unpack_from(followed.payload) == (FOLLOW, 1_000)
     assert followed.note.max_bytes == 1_000
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "said", "then"),
+    [
+        ("GET", 302, False, False),
+        ("POST", 307, True, True),
+        ("POST", 307, False, False),
+        ("POST", 303, False, True),
+        ("GET", 302, True, True),
+    ],
+)
+def test_the_callers_word_on_repeating_holds_for_all_redirects(
+    method: str, status: int, said: bool, then: bool
+) -> None:
+    route, _, note = KIND.encode(URL, method)
+    asked = Asked(note)
+    asked.route = with_idempotence(route, said)
+    assert KIND.follow(redirect("/x", status=status), asked).route.idempotent is then

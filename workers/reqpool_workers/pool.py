@@ -24,7 +24,7 @@ class Policy(NamedTuple):
         bound.
         idle_s: how long a connection is kept with nothing to do.
         lifetime_s: after so long it takes no more requests: servers move, and addresses with them.
-        max_bytes: largest answer.
+        max_bytes: largest answer; None: the kind's limit.
         pin_idle_s: how long a held connection may have nothing to do.
     """
 
@@ -32,7 +32,7 @@ class Policy(NamedTuple):
     read_s: float | None = None
     idle_s: float = 30.0
     lifetime_s: float = 600.0
-    max_bytes: int = 16 << 20
+    max_bytes: int | None = None
     pin_idle_s: float = 60.0
 
     @classmethod

@@ -246,7 +246,7 @@ class StreamOrigin:
     def _open(self, request: Request) -> None:
         policy = self.pool.policy
         try:
-            protocol = self.kind.protocol(self.name, self.settings, policy.max_bytes)
+            protocol = self.kind.protocol(self.name, self.settings, policy.max_bytes or self.kind.max_bytes)
         except PoolError as error:
             self.ledger.conclude(request, error.code, error.text, phase="connect", sent=False)
             return

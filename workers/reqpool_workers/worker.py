@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 KEPT_RESULTS_BYTES = 64 << 20
 TEND_S = 1.0
-HOLD_BACK_S = 0.001
+HOLD_BACK_S = 0.002
 """Longest time that results gather while there are requests to go on with."""
 MOST_HELD_BACK = 256
 DRAIN_PINS_S = 5.0

@@ -64,9 +64,11 @@ class Asked(Protocol):
         note: what :meth:`Kind.encode` returned beside the payload.
         trail: what :meth:`Kind.follow` added, one item for each time it was called; empty for most.
         elapsed_s: seconds from submission to the end.
+        route: as it was submitted, the caller's ``idempotent=`` included.
     """
 
     note: Any
+    route: Route
     trail: tuple[Any, ...]
 
     @property

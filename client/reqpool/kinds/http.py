@@ -8,8 +8,9 @@ from importlib.metadata import version
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urljoin
 
+from .. import wire
 from ..errors import BadResponse, UsageError
-from . import Asked, Endpoint, Followed, Kind, Route
+from . import Asked, Endpoint, Followed, Kind, Route, with_idempotence
 from .http_body import body as make_body
 from .http_content import ACCEPTED
 from .http_fields import Fields, authorization, basic, bearer, field, fields, is_token
@@ -19,7 +20,7 @@ from .http_url import PORTS, Place, place, split, target
 from .origin import Tls, endpoint, netloc, parse, without_password
 
 DEFAULT_MAX_BYTES = 16 << 20
-LARGEST_MAX_BYTES = 48 << 20
+LARGEST_MAX_BYTES = wire.MAX_ANSWER_BYTES
 """What the pool carries of one answer at most."""
 MAX_REDIRECTS = 20
 """As browsers have it (WHATWG Fetch, HTTP-redirect fetch)."""
@@ -174,6 +175,8 @@ class HttpKind(Kind):
             route, payload, further = _redirected(note, here, there, answer.status)
         except UsageError as error:
             raise BadResponse(f"{note.url} redirects to what cannot be asked for: {error.text}") from error
+        if request.route.idempotent is not (note.method in IDEMPOTENT):
+            route = with_idempotence(route, request.route.idempotent)  # the caller's word holds all the way
         return Followed(route, payload, further, answer)
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:

@@ -294,11 +294,13 @@ class StreamKind(WorkerKind):
         protocol: makes the protocol of one connection from the origin, the route's settings (packed,
             see :func:`settings_of`), and the largest answer in bytes; raises UsageError.
         depth: requests that may be unanswered on one connection.
+        max_bytes: largest answer, where the upstream's policy says nothing.
     """
 
     address: Callable[[str], Address | Name]
     protocol: Callable[[str, bytes, int], StreamProtocol]
     depth: int = 1
+    max_bytes: int = 16 << 20
 
     @property
     def info(self) -> KindInfo:

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from reqpool import wire
 from reqpool.errors import BadResponse, Code, UsageError
 from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST, REDIRECTS
 
@@ -281,4 +282,7 @@ def protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:
     return wrap(plain, given.get("tls") or {}, host, ("http/1.1",))
 
 
-WORKER_KIND = StreamKind(name="http", limit=64, address=stream_address, protocol=protocol)
+# Each request says how much it takes; this is the most that it can say.
+WORKER_KIND = StreamKind(
+    name="http", limit=64, address=stream_address, protocol=protocol, max_bytes=wire.MAX_ANSWER_BYTES
+)
