@@ -247,6 +247,7 @@ class Ledger:
                 seqs,
                 payloads,
                 terms.settings,
+                None if group.due_s >= terms.deadline_s else max(0, round((group.due_s - now_s) * 1000)),
             )
         )
 
@@ -284,8 +285,8 @@ class Ledger:
             self.outbox.workers.append([worker.route, head])
         self.origins.wake_at(pin.origin.upstream)
         self.origins.settle(pin.origin)
-
         return True
+
     def adopt_pin(self, worker: Worker, session: Session, number: int, kind: str, name: str) -> None:
         """Book a held connection that a worker reports."""
         now_s = session.last_heard_s
@@ -340,16 +341,16 @@ class Ledger:
         claims = []
         limit = 0
         for origin in upstream.origins:
-            owners = origin.owners(self.workers, self.membership)
             if origin.idle and not origin.granted:
                 continue
+            owners = origin.owners(self.workers, self.membership)
             holders = reserved.pop(origin.name, {})
             wanted = 0
             if owners:
                 kind = owners[0].kinds[origin.kind]
-                limit = max(limit, kind.limit)
                 if not kind.connections:
                     continue
+                limit = max(limit, kind.limit)
                 wanted = origin.wanted(kind.depth)
             claims.append(scheduler.Claim(origin.name, wanted, owners, holders))
         # What a worker of an earlier broker holds for an origin that nobody has asked for since.
@@ -366,9 +367,9 @@ class Ledger:
             return
         if grant is None:
             grant = self._new_grant(worker, name, upstream)
-        grant.number += 1
         if level > before:
             self.origins.wake_at(upstream)  # it may not be the origin that is being looked at
+        grant.number += 1
         grant.slots = level
         grant.reserved = max(grant.reserved, level)
         self._send_grant(worker, name, grant)
@@ -431,9 +432,9 @@ class Ledger:
                 upstream.inherited += count
             grant = self._new_grant(worker, name, upstream)
             grant.slots = grant.reserved = count
-
             grant.number = 1
             self._send_grant(worker, name, grant)  # what an earlier life said of their treatment may be old
+
     # --- ends -------------------------------------------------------------------------------------
 
     def finish(self, worker: Worker, session: Session, seqs: tuple[int, ...], failed: int) -> int:
@@ -498,11 +499,11 @@ class Ledger:
                 del place.requests[seq]
                 self.cancel_at(place.worker, session.id, seq)
                 self._release(place, 1)
+                self._end_opening(place.terms)
             elif place is not None:
-                self._end_opening(place.terms)
                 _drop_waiting(place)
-
                 self._end_opening(place.terms)
+
     def cancel_at(self, worker: Worker, session_id: bytes, seq: int) -> None:
         self._cancels.setdefault(worker, {}).setdefault(session_id, []).append(seq)
 
@@ -533,8 +534,8 @@ class Ledger:
                 for seq in seqs:
                     del session.open[seq]
                 self.conclude(session, seqs, failed.code, failed.details)
-
                 self._end_opening(lease.terms)
+
     def _may_rerun(self, lease: Lease, failed: wire.Failed, now_s: float) -> bool:
         terms = lease.terms
         if terms.deadline_s <= now_s or terms.goes_to_pin or (failed.sent and not terms.idempotent):
@@ -573,7 +574,6 @@ class Ledger:
                 self._disown(lease, pairs, sent=False)
                 continue
             self._requeue(lease, pairs, now_s, tried=lease.tried - 1, lost=False)
-
             full = full or self._has_connections(worker, lease.origin)
         return full
 
@@ -584,6 +584,7 @@ class Ledger:
         grant = worker.grants.get(origin.name)
         slots = grant.slots if grant is not None else 0
         return kind is None or not kind.connections or slots > origin.pins.get(worker, 0)
+
     def abandon(self, worker: Worker, now_s: float, *, dead: bool) -> None:
         """A worker fell silent or died: its idempotent requests run elsewhere.
 
@@ -637,14 +638,14 @@ class Ledger:
         if origin is not None:
             self.origins.use(origin)
             origin.leased(worker, len(requests), pinned=terms.pin is not None)
-        self._next_lease_due_s = min(self._next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
             if terms.opens and terms.pin is not None and terms.pin not in terms.session.pins:
                 self.adopt_pin(worker, terms.session, terms.pin, terms.kind, origin.name)
+        self._next_lease_due_s = min(self._next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
 
     def reconcile(self, worker: Worker, held: dict[bytes, set[int]], now_s: float) -> None:
         """After a worker's HELLO: what it was leased and does not hold never arrived, and runs again."""
-        for lease in list(worker.leases):
         self._leases.pop(worker, None)
+        for lease in list(worker.leases):
             session = lease.terms.session
             missing = lease.requests.keys() - held.get(session.id, set())
             if missing and lease.terms.goes_to_pin:
@@ -671,8 +672,8 @@ class Ledger:
         name = lease.origin.name if lease.origin else None
         seqs = [seq for seq, _ in pairs]
         self.fail(session, seqs, code, text, origin=name, phase=phase, attempts=lease.attempt)
-
         self._end_opening(lease.terms)
+
     # --- time -------------------------------------------------------------------------------------
 
     def expire(self, now_s: float) -> None:
@@ -691,11 +692,11 @@ class Ledger:
             late.setdefault((session, group.attempts, group.terms.deadline_s > now_s), []).extend(seqs)
             for seq in seqs:
                 del session.open[seq]
-        for (session, attempts, early), seqs in late.items():
             self._end_opening(group.terms)
         span_s = origin.policy.queue_timeout_s
         # It may have been changed since, or be none any more.
         within = "in time" if span_s is None else f"within {span_s:g} s"
+        for (session, attempts, early), seqs in late.items():
             self.fail(
                 session,
                 seqs,
@@ -736,6 +737,7 @@ class Ledger:
     def adapt(self, now_s: float) -> None:
         """Once a second: owners follow the load, idle grants are asked back, idle origins forgotten."""
         for origin in self.origins:
+            origin.measure(now_s)
             if not origin.idle:
                 origin.last_used_s = now_s
                 owners = origin.owners(self.workers, self.membership)
@@ -746,13 +748,11 @@ class Ledger:
                 for worker in self.workers.values():
                     if origin.name in worker.grants:
                         self._set_grant(worker, origin.name, origin.upstream, 0)
-        self.origins.forget_old(now_s)
-
         for upstream in self.origins.upstreams.values():
             upstream.take_turns()
         self._take_back_unasked(now_s)
-    def report_origins(self, most: int) -> dict[str, dict[str, object]]:
-        """The origins with the most to do, for the status report."""
+        self.origins.forget_old(now_s)
+
     def _take_back_unasked(self, now_s: float) -> None:
         """Ask for connections back that a worker of an earlier broker brought, and nobody has asked for
         since."""
@@ -762,6 +762,8 @@ class Ledger:
                 if name not in known and now_s - worker.welcomed_s > GRANT_IDLE_S:
                     self._set_grant(worker, name, upstream, 0)
 
+    def report_origins(self, most: int) -> dict[str, dict[str, object]]:
+        """The origins with the most to do, for the status report."""
         busiest = sorted(
             self.origins, key=lambda o: (o.queue.waiting + o.in_flight, o.last_used_s), reverse=True
         )
@@ -802,8 +804,9 @@ def _told(policy: Policy) -> dict[str, int]:
         "idle_ms": round(policy.idle_timeout_s * 1000),
         "lifetime_ms": round(policy.lifetime_s * 1000),
         "pin_idle_ms": round(policy.pin_idle_timeout_s * 1000),
-        "max_bytes": policy.max_response_bytes,
     }
+    if policy.max_response_bytes is not None:
+        about["max_bytes"] = policy.max_response_bytes
     if policy.read_timeout_s is not None:
         about["read_ms"] = round(policy.read_timeout_s * 1000)
     return about
