@@ -104,8 +104,11 @@ class StreamOrigin:
         """Requests that can be handed back: those that wait, for a slot or for a connection to be ready."""
         connecting = [one.first for one in self.pool.members if one.first is not None]
         # Waiting ones first: a connection that closes would else be replaced for one of them.
-        waiting = [*self.pool.waiting, *self.pool.fresh]
-        return [request for request in waiting if request.live] + connecting
+        return self.waiting() + connecting
+
+    def waiting(self) -> list[Request]:
+        """Requests that wait for a connection, and have none that is on its way."""
+        return [request for request in (*self.pool.waiting, *self.pool.fresh) if request.live]
 
     @property
     def backlog(self) -> int:

@@ -421,6 +421,9 @@ class Worker:
         for origin in self._origins.values():
             if origin.name == name and isinstance(origin, StreamOrigin):
                 origin.grant(slots, grant.policy)
+                if not slots:
+                    # Others have the connections now; what waits here would wait for ever.
+                    self._give_back(origin, origin.waiting())
 
     def _answer_grants(self) -> None:
         """GRANTED for each grant that is kept by now."""
@@ -453,12 +456,15 @@ class Worker:
         self._drain_s = time.monotonic()
         log.info("draining")
         for origin in self._origins.values():
-            for request in origin.unsent():
-                if request.live:
-                    origin.drop(request, "drain")
-                    self.ledger.give_back([request])
+            self._give_back(origin, origin.unsent())
         if self._link.state is LinkState.LIVE:
             self._announce_drain()
+
+    def _give_back(self, origin: Origin, requests: list[Request]) -> None:
+        for request in requests:
+            if request.live:
+                origin.drop(request, "handed back")
+                self.ledger.give_back([request])
 
     def _announce_drain(self) -> None:
         """Say DRAIN, and a heartbeat: once the broker has seen that, no lease is on its way any more."""
