@@ -132,7 +132,8 @@ def test_several_results(modern: bool) -> None:
     assert [one.columns for one in found.sets] == [("a",), ("b", "c"), (), ()]
     assert [one.affected for one in found.sets] == [0, 0, 1, 5]
     assert found.sets[0] is found
-    assert found.sets[1].sets == (found.sets[1],)
+    second = found.sets[1]
+    assert second.sets == (second,)
 
 
 def test_rows_in_other_forms() -> None:

@@ -26,7 +26,7 @@ class MysqlResult:
             last one, without columns, for itself.
     """
 
-    __slots__ = ("_data", "_set", "_sets")
+    __slots__ = ("_data", "_further", "_set")
 
     def __init__(self, data: bytes) -> None:
         """Keep an answer of the server.
@@ -36,13 +36,15 @@ class MysqlResult:
         """
         self._data = data
         self._set: ResultSet | None = None
-        self._sets: tuple[MysqlResult, ...] = ()
+        self._further: list[ResultSet] = []
 
     def _look(self) -> ResultSet:
         found = self._set
         if found is None:
-            found, *others = read(self._data)
-            self._sets = (self, *map(_further, others))
+            sets = read(self._data)
+            found = sets[0]
+            if len(sets) > 1:
+                self._further = sets[1:]
             self._set = found
             self._data = b""
         return found
@@ -78,7 +80,7 @@ class MysqlResult:
     @property
     def sets(self) -> tuple[MysqlResult, ...]:
         self._look()
-        return self._sets
+        return (self, *map(_looked_at, self._further))
 
     def dicts(self) -> list[dict[str, Any]]:
         """Return the rows as dicts; of columns with one name the last counts."""
@@ -101,8 +103,7 @@ class MysqlResult:
         return f"<MysqlResult {found.affected} affected, last id {found.last_id}>"
 
 
-def _further(found: ResultSet) -> MysqlResult:
+def _looked_at(found: ResultSet) -> MysqlResult:
     result = MysqlResult(b"")
     result._set = found
-    result._sets = (result,)
     return result

@@ -90,6 +90,15 @@ class ResultSet(NamedTuple):
     info: str
 
 
+Layout = tuple[tuple[MysqlColumn, ...], Reader, tuple[Callable[[bytes], Any], ...]]
+"""Columns, what reads ordinary rows of them, and what converts each value of others."""
+
+_begun: dict[bytes, tuple[bytes, Layout]] = {}
+"""How results began, by their first bytes: comparing some hundred bytes costs less than walking through."""
+_KEY_BYTES = 64
+_MOST_KEPT = 256
+
+
 def read(data: bytes) -> list[ResultSet]:
     """Read an answer's packets.
 
@@ -113,16 +122,20 @@ def read(data: bytes) -> list[ResultSet]:
 
 def _result(data: bytes, at: int) -> tuple[ResultSet, int, bool]:
     """Read one result; return it, where the next begins, and whether there is one."""
-    first = data[at + 4]
-    if first == _OK:
-        return _end(data, at, (), [])
-    count, begin = _length(data, at + 4)
-    if first >= _ERR or count == 0 or begin != _after(data, at):
-        raise BadResponse("an answer of MySQL that begins with neither OK nor a number of columns")
-    at = begin
-    for _ in range(count):
-        at += 4 + (_word(data, at)[0] & MAX_PACKET_BYTES)
-    columns, reader, converters = _layout(data[begin:at], count)
+    begun = _begun.get(data[at : at + _KEY_BYTES])
+    if begun is not None and data.startswith(begun[0], at):
+        layout = begun[1]
+        at += len(begun[0])
+    else:
+        first = data[at + 4]
+        if first == _OK:
+            return _end(data, at, (), [])
+        begin = at
+        layout, at = _columns(data, at)
+        if len(_begun) >= _MOST_KEPT:
+            _begun.clear()
+        _begun[data[begin : begin + _KEY_BYTES]] = data[begin:at], layout
+    columns, reader, converters = layout
     if data[at] == 5 and data[at + 4] == _EOF and data[at + 1] == data[at + 2] == 0:
         at += 9  # servers that were not told to leave it away
     rows: list[Row] = []
@@ -134,6 +147,17 @@ def _result(data: bytes, at: int) -> tuple[ResultSet, int, bool]:
         rows.append(row)
 
 
+def _columns(data: bytes, begin: int) -> tuple[Layout, int]:
+    """Read the columns of a result; return its layout, and where its rows begin."""
+    count, at = _length(data, begin + 4)
+    if data[begin + 4] >= _ERR or count == 0 or at != _after(data, begin):
+        raise BadResponse("an answer of MySQL that begins with neither OK nor a number of columns")
+    first = at
+    for _ in range(count):
+        at += 4 + (_word(data, at)[0] & MAX_PACKET_BYTES)
+    return _layout(data[first:at], count), at
+
+
 def _end(
     data: bytes, at: int, columns: tuple[MysqlColumn, ...], rows: list[Row]
 ) -> tuple[ResultSet, int, bool]:
@@ -142,7 +166,10 @@ def _end(
     if data[at + 4] not in (_OK, _EOF):
         raise BadResponse("an answer of MySQL that ends in an error")
     info = ""
-    if after - at == 9:
+    if after - at == 11 and not data[at + 5] and not data[at + 6]:
+        status, warnings = _halves(data, at + 7)
+        affected = last_id = 0
+    elif after - at == 9:
         warnings, status = _halves(data, at + 5)
         affected = last_id = 0
     else:
@@ -216,9 +243,7 @@ def _large_row(data: bytes, at: int, converters: tuple[Callable[[bytes], Any], .
 
 
 @lru_cache(256)
-def _layout(
-    definitions: bytes, count: int
-) -> tuple[tuple[MysqlColumn, ...], Reader, tuple[Callable[[bytes], Any], ...]]:
+def _layout(definitions: bytes, count: int) -> Layout:
     """Read column definitions (packets with headers), and make what reads such rows."""
     columns, types = [], []
     at = 0
@@ -297,7 +322,7 @@ _CONVERTERS: dict[str, Callable[[bytes], Any]] = {
     "int": int, "float": float, "decimal": _decimal, "date": _date, "datetime": _datetime, "time": _time,
     "raw": _raw, "text": _text,
 }  # fmt: skip
-_INLINE = {"raw": "data[p:q]", "text": "data[p:q].decode()"}
+_INLINE = {"raw": "data[p:q]", "text": "data[p:q].decode()", "decimal": "Decimal(data[p:q].decode())"}
 _BY_TYPE: dict[int, str] = {
     FIELD_TYPE.TINY: "int", FIELD_TYPE.SHORT: "int", FIELD_TYPE.LONG: "int", FIELD_TYPE.LONGLONG: "int",
     FIELD_TYPE.INT24: "int", FIELD_TYPE.YEAR: "int", FIELD_TYPE.FLOAT: "float", FIELD_TYPE.DOUBLE: "float",
@@ -339,7 +364,7 @@ def _reader(converts: tuple[str, ...]) -> Reader:
         "        if p != at: raise Unreadable('a row whose values are not as long as it says')",
         f"        add(({values}))",
     ]
-    names: dict[str, Any] = {"word": _word, "length": _length, "Unreadable": BadResponse}
+    names: dict[str, Any] = {"word": _word, "length": _length, "Unreadable": BadResponse, "Decimal": Decimal}
     names |= {f"{name}_": convert for name, convert in _CONVERTERS.items()}
     exec("\n".join(lines), names)  # made of the names above and numbers only
     read: Reader = names["read"]

@@ -22,6 +22,7 @@ from .mysql_packets import (
     MAX_PACKET_BYTES,
     MORE_RESULTS,
     OK,
+    SESSION_STATE_CHANGED,
     ServerError,
     Tracked,
     read_eof,
@@ -35,6 +36,14 @@ MAX_COLUMNS = 4096
 """https://mariadb.com/kb/en/innodb-limitations/, and MySQL's "Limits on Table Column Count"."""
 _NEXT_NUMBER = 1 << 24
 _FIRST, _COLUMNS, _AFTER_COLUMNS, _ROWS = range(4)
+
+_SHORTEST_BYTES = 11
+"""Of an OK packet, which ends an answer, if its numbers are small and nothing is tracked."""
+_SMALL_BYTES = 16 << 10
+_ONE_BYTE = 0xFA
+"""Largest number whose length-encoded form is itself."""
+_OK_OR_EOF = (OK, EOF)
+_UNORDINARY = MORE_RESULTS | SESSION_STATE_CHANGED
 
 _word = struct.Struct("<I").unpack_from
 
@@ -61,7 +70,9 @@ class AnswerScanner:
         self._max_bytes = max_bytes
         self._deprecate_eof = deprecate_eof
         self.status = status
-        self.expect()
+        self._known = b"\xff"  # how the last ordinary result set began; no answer begins like this
+        self._known_number = 0
+        self._start(1)
 
     def expect(self, number: int = 1) -> None:
         """A command was sent: what comes now answers it.
@@ -69,14 +80,18 @@ class AnswerScanner:
         Args:
             number: of the answer's first packet: how many the command had.
         """
+        if not self._fresh or number != 1:
+            self._start(number)
+
+    def _start(self, number: int) -> None:
+        self._fresh = number == 1
         self.error: ServerError | None = None
         self.tracked: Tracked = ()
         self.begun = False
         self.surplus = False
         self._phase = _FIRST
-        self._number = (
-            number & 0xFF
-        ) * _NEXT_NUMBER  # expected sequence number, where it stands in a header read as one word
+        # The expected sequence number, where it stands in a header that is read as one word.
+        self._number = (number & 0xFF) * _NEXT_NUMBER
         self._columns = 0  # definitions still to come
         self._continues = False  # the last packet was one of 0xFFFFFF bytes
         self._skip = 0  # bytes of the present packet still to come
@@ -95,6 +110,10 @@ class AnswerScanner:
             BadResponse: if this is no answer, or a longer one than allowed.
             ConnectionLost: if the server said good-bye instead.
         """
+        if self._fresh:
+            if self._is_ordinary(data):
+                return data
+            self._fresh = False
         if self._head:
             data = self._head + data
             self._head = b""
@@ -155,6 +174,57 @@ class AnswerScanner:
             self._size = size + len(data)
             self._pieces.append(data)
         return None
+
+    def _is_ordinary(self, data: bytes) -> bool:
+        """Is this a whole answer of the most frequent sorts: a small result set, or an OK with small numbers?
+
+        Says nothing about others; nearly all answers are of these, and this costs a third of looking closely.
+        """
+        end = len(data)
+        if not _SHORTEST_BYTES <= end <= _SMALL_BYTES or end > self._max_bytes:
+            return False
+        last = end - _SHORTEST_BYTES  # where the OK packet begins
+        if not self._deprecate_eof or data[last] != 7 or data[last + 4] not in _OK_OR_EOF:
+            return False
+        if last == 0:
+            if not data.startswith(b"\x07\x00\x00\x01\x00") or data[5] > _ONE_BYTE or data[6] > _ONE_BYTE:
+                return False
+        else:
+            if data.startswith(self._known):
+                at, number = len(self._known), self._known_number
+            else:
+                columns = data[4]
+                if not data.startswith(b"\x01\x00\x00\x01") or not 0 < columns <= _ONE_BYTE:
+                    return False
+                at, number = 5, 2 * _NEXT_NUMBER
+                for _ in range(columns):
+                    length = _word(data, at)[0] - number if at < last else 0
+                    if not 0 < length < MAX_PACKET_BYTES or data[at + HEADER_BYTES] == ERR:
+                        return False
+                    at += HEADER_BYTES + length
+                    number = number + _NEXT_NUMBER & 0xFF000000
+                if at > last:
+                    return False
+                self._known, self._known_number = data[:at], number
+            while at < last:
+                length = _word(data, at)[0] - number
+                if not 0 < length < MAX_PACKET_BYTES or data[at + HEADER_BYTES] >= EOF:
+                    return False
+                at += HEADER_BYTES + length
+                number = number + _NEXT_NUMBER & 0xFF000000
+            if (
+                at != last
+                or _word(data, at)[0] - number != 7
+                or data[at + 4] != EOF
+                or data[at + 5]
+                or data[at + 6]
+            ):
+                return False
+        status = data[last + 7] | data[last + 8] << 8
+        if status & _UNORDINARY:
+            return False
+        self.status = status
+        return True
 
     def _read_whole(self, first: int, length: int) -> bool:
         """Does this packet decide what comes next?"""

@@ -27,6 +27,7 @@ from .mysql_literals import render
 from .mysql_login import Account, Dialogue, Session, hold, log_in, release
 from .mysql_packets import (
     AUTOCOMMIT,
+    COM_QUERY,
     DB_DROPPED,
     DEPRECATE_EOF,
     ERR,
@@ -109,7 +110,7 @@ class MysqlConnection(StreamProtocol):
 
     def send(self, request: Any) -> bytes:
         payload: bytes = request.payload
-        if payload[:1] != b"\x03":
+        if not payload or payload[0] != COM_QUERY:
             if payload[:1] != b"\x00":
                 raise UsageError("a payload of mysql begins with byte 0 or 3")
             payload = b"\x03" + render(payload, self._backslashes)
