@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import reqpool
+from reqpool_workers.protocols.mysql import CONNECTIONS
 from support.certificates import Certificates, make
 from support.cluster import Cluster, cluster
 from support.mariadb import ODD_PASSWORD, PASSWORD, MariadbServer
@@ -463,7 +464,7 @@ def test_many_rows_and_many_requests(pool: reqpool.Pool, mariadb: MariadbServer)
 def test_connections_are_shared_and_few(pool: reqpool.Pool, mariadb: MariadbServer) -> None:
     answers = [pool.mysql(mariadb.url(), "SELECT %s", (number,)) for number in range(2_000)]
     assert [answer.result().rows[0][0] for answer in answers] == list(range(2_000))
-    assert len(mariadb.connections()) <= 32
+    assert len(mariadb.connections()) <= CONNECTIONS
 
 
 # --- shared connections stay as they are -------------------------------------------------------------
