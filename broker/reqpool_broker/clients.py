@@ -244,8 +244,7 @@ class Clients:
             return group
         resolved = [config.resolve(group.kind, origin, group.settings) for origin in group.origins]
         if len({settings for _, settings in resolved}) > 1:
-            raise
-            UsageError("upstreams that a request tries in turn must have equal settings (passwords, TLS)")
+            raise UsageError("upstreams that are tried in turn must have equal settings (passwords, TLS)")
         if any(len(name) > wire.MAX_ORIGIN_CHARS for name, _ in resolved):
             raise UsageError(f"an origin has at most {wire.MAX_ORIGIN_CHARS} characters")
         return group._replace(origins=tuple(name for name, _ in resolved), settings=resolved[0][1])

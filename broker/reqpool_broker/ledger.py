@@ -329,8 +329,15 @@ class Ledger:
             for (worker, name), grant in upstream.grants.items():
                 if grant.policy is not None and grant.policy != config.policy_of(name):
                     self._send_grant(worker, name, grant)
-            if upstream.reserved > (upstream.policy.max_connections or upstream.limit):
-                self._grant(upstream)
+            self._grant(upstream)
+
+    def settle(self) -> None:
+        """All that workers of an earlier life may have is in the books."""
+        self.settled = True
+        for upstream in list(self.origins.upstreams.values()):
+            upstream.inherited = 0
+            self.origins.desert(upstream)
+        self.wake()
 
     # --- grants -----------------------------------------------------------------------------------
 

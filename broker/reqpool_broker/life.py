@@ -68,8 +68,7 @@ class Life:
         if not self.ledger.settled and (
             now_s >= self._settle_s or (self._predecessors_known and not self.succession.unheard)
         ):
-            self.ledger.settled = True
-            self.ledger.wake()
+            self.ledger.settle()
 
     def worker_ids(self) -> list[bytes]:
         """The workers that may hold requests, as clients are told."""

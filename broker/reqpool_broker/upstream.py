@@ -54,4 +54,4 @@ class Upstream:
     @property
     def deserted(self) -> bool:
         """Is nothing known of it any more?"""
-        return not self.origins and not self.grants
+        return not (self.origins or self.grants or self.inherited)
