@@ -22,11 +22,11 @@ from .ledger import Lease, Ledger, Pin, Request
 from .link import Link, LinkState
 from .loop import READABLE, Loop
 from .outbox import Batch, Outbox
-from .pool import Policy
+from .pool import Policy, Slots
 from .protocols import DatagramKind, StreamKind, WorkerKind
 from .resolver import Resolver
 from .sample import Sampler
-from .streams import StreamOrigin
+from .streams import PIN_GONE, StreamOrigin
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class Worker:
         self._socket: BrokerSocket | None = None
         self._origins: dict[tuple[str, str], Origin] = {}
         self._resolver = Resolver(self.loop)
+        self._slots: dict[str, Slots] = {}
         self._grants: dict[str, _Grant] = {}
         self._unanswered_grants: dict[str, int] = {}
         self._sampler = Sampler(self.loop, self.ledger)
@@ -121,7 +122,6 @@ class Worker:
         finally:
             for origin in list(self._origins.values()):
                 origin.close("the worker ends")
-            self._resolver.close("the worker ends")
             self._resolver.close("the worker ends")
             if self._socket is not None:
                 self._socket.close(goodbye=goodbye)
@@ -194,8 +194,11 @@ class Worker:
             self._say(Verb.RETURN, ledger.take_returns())
         if ledger.failures:
             self._say(Verb.RETRY, ledger.take_failures())
-        for session, pin in ledger.take_unpinned():
-            self._say(Verb.UNPIN, session, pin)
+        if ledger.unpinned:
+            held = set(self._pins())
+            for pin in ledger.take_unpinned():
+                if pin not in held:
+                    self._say(Verb.UNPIN, *pin)
         if self._unanswered_grants:
             self._answer_grants()
 
@@ -260,8 +263,12 @@ class Worker:
     def _tend(self, now_s: float) -> float:
         for key, origin in list(self._origins.items()):
             origin.tend(now_s)
+            if isinstance(origin, StreamOrigin):
+                self._give_back(origin, origin.pool.stranded)
             if origin.deserted:
                 del self._origins[key]
+        names = {name for _, name in self._origins}
+        self._slots = {name: slots for name, slots in self._slots.items() if name in names}
         return now_s + TEND_S
 
     def _watch_lease(self, lease: Lease, now_s: float) -> None:
@@ -318,6 +325,12 @@ class Worker:
 
     def _dial(self, now_s: float) -> None:
         """A timer's: HELLO over a new socket."""
+        self._grants.clear()
+        self._unanswered_grants.clear()
+        for origin in self._origins.values():
+            if isinstance(origin, StreamOrigin):
+                origin.grant(min(origin.pool.slots.granted, origin.held))
+                self._give_back(origin, origin.pool.stranded)
         # What HELLO does not list as held never arrived, to the broker: it leases it again by itself.
         self.ledger.take_returns()
         self.ledger.take_failures()
@@ -325,15 +338,9 @@ class Worker:
         if self.ledger.dirty:
             self.outbox.pack(self.ledger.take_results())
         self.outbox.restart()
-        slots = []
         pins = []
-        self._grants.clear()
-        self._unanswered_grants.clear()
         for (kind, name), origin in self._origins.items():
             if isinstance(origin, StreamOrigin):
-                origin.grant(min(origin.pool.slots, origin.held))
-                if origin.held:
-                    slots.append((name, origin.held))
                 pins += [(*pin, kind, name) for pin in origin.pins]
         about: dict[str, Any] = {
             "worker": self._identity,
@@ -341,7 +348,7 @@ class Worker:
             "pid": os.getpid(),
             "kinds": [kind.info for kind in self._kinds.values()],
             "held": [*self.ledger.held(), *self.outbox.held()],
-            "slots": slots,
+            "slots": [(name, slots.taken) for name, slots in self._slots.items() if slots.taken],
             "pins": pins,
         }
         if self._link.epoch is not None:
@@ -394,6 +401,9 @@ class Worker:
             if refuse and (lease.pin is None or lease.opens):
                 self.ledger.give_back(lease.requests)
                 continue
+            if lease.pin is not None and not lease.opens:
+                self._submit_held(lease, group, now_s)
+                continue
             try:
                 origin = self._origin(group.kind, group.origin, group.settings)
             except UsageError as error:
@@ -404,6 +414,19 @@ class Worker:
             origin.submit(lease, now_s)
             if lease.live:
                 self._watch_lease(lease, now_s)
+
+    def _submit_held(self, lease: Lease, group: LeaseGroup, now_s: float) -> None:
+        # The connection is there or not: what it takes to make one, as it is now, is of no account.
+        origin = self._origins.get((group.kind, group.origin))
+        pin = (group.session, lease.pin or 0)
+        if isinstance(origin, StreamOrigin):
+            lease.upstream = origin
+            origin.submit_held(lease, pin)
+            if lease.live:
+                self._watch_lease(lease, now_s)
+        else:
+            self.ledger.lose_pin(lease, PIN_GONE)
+            self.ledger.unpinned.append(pin)
 
     def _on_cancel(self, _now_s: float, groups: list[tuple[bytes, tuple[int, ...]]]) -> None:
         for session, seqs in groups:
@@ -421,9 +444,8 @@ class Worker:
         for origin in self._origins.values():
             if origin.name == name and isinstance(origin, StreamOrigin):
                 origin.grant(slots, grant.policy)
-                if not slots:
-                    # Others have the connections now; what waits here would wait for ever.
-                    self._give_back(origin, origin.waiting())
+                # Others have the connections now; what waits here would wait for ever.
+                self._give_back(origin, origin.pool.stranded)
 
     def _answer_grants(self) -> None:
         """GRANTED for each grant that is kept by now."""
@@ -441,8 +463,16 @@ class Worker:
 
     def _on_unpin(self, _now_s: float, session: bytes, pin: int) -> None:
         for origin in self._origins.values():
-            if isinstance(origin, StreamOrigin):
-                origin.unpin((session, pin), "let go of in the middle of a request")
+            if isinstance(origin, StreamOrigin) and origin.unpin(
+                (session, pin), "let go of in the middle of a request"
+            ):
+                return
+        # Its first request may still wait for a connection.
+        for request in self.ledger.opening(session, pin):
+            if request.lease.upstream is not None:
+                phase, sent = request.lease.upstream.drop(request, "let go of")
+                text = "the session was closed before its first request had ended"
+                self.ledger.conclude(request, Code.CONNECTION_LOST, text, phase=phase, sent=sent)
 
     def _on_drain(self, _now_s: float) -> None:
         self._drain()
@@ -506,7 +536,8 @@ class Worker:
         if isinstance(kind, DatagramKind):
             origin = DatagramOrigin(self.loop, self.ledger, kind, name)
         elif isinstance(kind, StreamKind):
-            origin = StreamOrigin(self.loop, self.ledger, self._resolver, kind, name, settings)
+            slots = self._slots.setdefault(name, Slots())
+            origin = StreamOrigin(self.loop, self.ledger, self._resolver, kind, name, settings, slots)
             grant = self._grants.get(name)
             if grant is not None:
                 origin.grant(grant.slots, grant.policy)
