@@ -11,8 +11,8 @@ from . import Address, Name, StreamKind, StreamProtocol, settings_of, stream_add
 
 CONNECTIONS = 48
 """Default cap per upstream: a third of the 151 that servers take from all their clients together (their
-``max_connections``). One-row SELECTs by one producer, 200 in flight, on 2 cores: 32 gave 21 k/s, 48 gave 23 k/s
-and a fifth less CPU for each, since more answers travel together; 64 and 100 no more than that."""
+``max_connections``). One-row SELECTs by one producer, 200 in flight, on 2 cores: 32 gave 21 k/s, 48 gave
+23 k/s and a fifth less CPU for each, since more answers travel together; 64 and 100 no more than that."""
 
 
 def address(origin: str) -> Address | Name:
