@@ -18,6 +18,7 @@ Some facts this file relies on:
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 from collections import deque
@@ -26,11 +27,13 @@ from enum import Enum
 from functools import partial
 from typing import Protocol
 
-from reqpool.errors import ConnectFailed, ConnectionLost, PoolError, UsageError
+from reqpool.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
 
 from .ledger import Pin, Request
 from .loop import READABLE, WRITABLE, Loop
 from .protocols import Address, Event, StreamProtocol
+
+log = logging.getLogger(__name__)
 
 READ_BYTES = 64 << 10
 LARGE_READ_BYTES = 256 << 10
@@ -103,7 +106,8 @@ class Connection:
         state: moved by :meth:`_move` alone.
         first: the request that waits for the connection to be ready, or None.
         pin: whose it is alone, or None.
-        retiring: True if it takes no more requests and is closed with the last answer.
+        retiring: True if it takes no more requests and is closed with the last answer; one that is held is
+            closed when it is let go of.
         reason: why it was closed.
         answers: how many requests it has answered.
         born_s: monotonic seconds at which it was opened.
@@ -175,6 +179,9 @@ class Connection:
             except UsageError as error:
                 self._owner.on_refused(self, request, error)
                 continue
+            except Exception as error:
+                self._owner.on_refused(self, request, UsageError(fault(error)))
+                continue
             request.place = self
             self._unanswered.append(request)
         if not out:
@@ -202,8 +209,8 @@ class Connection:
         self.bound(self._span_s)
         try:
             events = step()
-        except PoolError as error:
-            self.close(error.text, error)
+        except Exception as error:
+            self._fail(error)
             return
         if events is None:
             self.close("let go of")
@@ -315,8 +322,8 @@ class Connection:
         self._watch(READABLE)
         try:
             events = self._protocol.connected()
-        except PoolError as error:
-            self.close(error.text, error)
+        except Exception as error:
+            self._fail(error)
             return
         self._handle(events)
 
@@ -336,8 +343,8 @@ class Connection:
                 return
             try:
                 events = self._protocol.feed(data) if data else self._protocol.eof()
-            except PoolError as error:
-                self.close(error.text, error)
+            except Exception as error:
+                self._fail(error)
                 return
             if events:
                 self._handle(events)
@@ -402,7 +409,7 @@ class Connection:
         idle = not self._unanswered
         if idle:
             self._move(State.READY)
-        if self._live == 0 and self.retiring:
+        if self._live == 0 and self.retiring and self.pin is None:
             self.close("retired")
         elif idle and (self._unsent or not self._protocol.reusable):
             self.close(
@@ -454,6 +461,12 @@ class Connection:
         self._read()
         self._close_lost(f"the peer broke the connection: {error.strerror}")
 
+    def _fail(self, error: Exception) -> None:
+        """The protocol cannot go on, or is itself at fault: that must not take all other connections with
+        it."""
+        known = error if isinstance(error, PoolError) else BadResponse(fault(error))
+        self.close(known.text, known)
+
     def _close_lost(self, text: str) -> None:
         if self.state is State.HANDSHAKE and not self.answers:
             self.give_up(text)
@@ -464,3 +477,9 @@ class Connection:
         if state not in TRANSITIONS[self.state]:
             raise RuntimeError(f"a connection does not go from {self.state.value} to {state.value}")
         self.state = state
+
+
+def fault(error: Exception) -> str:
+    """Log an error that no kind's worker half should raise, from its handler, and say what it was."""
+    log.exception("a kind's worker half failed")
+    return f"the kind's worker half failed: {error!r}"

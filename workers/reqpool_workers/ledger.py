@@ -208,6 +208,14 @@ class Ledger:
         data = wire.encode_error(text, origin=lease.origin, phase=phase, attempts=lease.attempt, sent=sent)
         self.finish(request, code, data)
         self.failed += 1
+        if lease.opens and lease.pin is not None:
+            # Told unless the connection is held all the same, see Worker._report.
+            self.unpinned.append((lease.session.identity, lease.pin))
+
+    def lose_pin(self, lease: Lease, text: str) -> None:
+        """Requests came for a held connection that they cannot have."""
+        for request in list(lease.requests):
+            self.conclude(request, Code.CONNECTION_LOST, text, phase="queue", sent=False)
 
     def fail(self, requests: list[Request], code: Code, text: str, *, phase: str, sent: bool) -> None:
         """This attempt at requests of one lease has failed; the broker may have another.
@@ -240,6 +248,11 @@ class Ledger:
         """The requests among these that are still held."""
         held = self.sessions[session].held if session in self.sessions else {}
         return [held[seq] for seq in seqs if seq in held]
+
+    def opening(self, session: bytes, pin: int) -> list[Request]:
+        """The first request of a pin, if it is still held."""
+        held = self.sessions[session].held if session in self.sessions else {}
+        return [request for request in held.values() if request.lease.opens and request.lease.pin == pin]
 
     @property
     def empty(self) -> bool:

@@ -59,37 +59,63 @@ class Plan(NamedTuple):
     opens: list[Request]
 
 
+class Slots:
+    """What was granted of an origin's name: kinds that use the same one share it.
+
+    Attributes:
+        granted: connections that there may be.
+        taken: connections that there are.
+    """
+
+    __slots__ = ("granted", "taken")
+
+    def __init__(self) -> None:
+        self.granted = 0
+        self.taken = 0
+
+
 class ConnectionPool:
     """The pool of one origin.
 
     Args:
         depth: requests that may be unanswered on one connection.
+        slots: how many connections there may be.
 
     Attributes:
         policy: see :class:`Policy`.
-        slots: connections granted.
+        slots: as given.
         members: all connections that are not closed.
         pins: those that are one session's own.
         waiting: requests without a connection, in the order they came; ended ones are skipped.
-        fresh: requests that must have a new connection.
+        fresh: requests that must have a connection opened since ``fresh_s``.
+        fresh_s: when a kept connection last turned out to have been given up by its peer.
+        retried: those that had one such connection; there is no third for them.
         overflowed: how many requests found no connection and no slot when they came.
     """
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, slots: Slots) -> None:
         self.policy = Policy()
-        self.slots = 0
+        self.slots = slots
         self.members: list[Connection] = []
         self.pins: dict[Pin, Connection] = {}
         self.waiting: deque[Request] = deque()
         self.fresh: deque[Request] = deque()
+        self.fresh_s = 0.0
+        self.retried: set[Request] = set()
         self.overflowed = 0
         self._depth = depth
         # The last is the one used last: the others get old, and are closed.
         self._idle: list[Connection] = []
 
+    def join(self, connection: Connection) -> None:
+        """A connection is being opened."""
+        self.members.append(connection)
+        self.slots.taken += 1
+
     def remove(self, connection: Connection) -> None:
         """A connection is closed."""
         self.members.remove(connection)
+        self.slots.taken -= 1
         if connection in self._idle:
             self._idle.remove(connection)
         if connection.pin is not None:
@@ -102,11 +128,28 @@ class ConnectionPool:
         self.overflowed += min(len(self.waiting), len(requests))
         return plan
 
+    def again(self, requests: list[Request], now_s: float) -> None:
+        """These had a connection that their peer had given up: each is to have one more, a fresh one."""
+        self.fresh.extend(requests)
+        self.retried.update(requests)
+        self.fresh_s = now_s
+
+    @property
+    def stranded(self) -> list[Request]:
+        """Requests that wait for a connection and can have none: what there may be is not for sharing."""
+        if self.slots.granted > len(self.pins):
+            return []
+        return [request for request in (*self.waiting, *self.fresh) if request.live]
+
     def next_for(self, connection: Connection, now_s: float) -> list[Request]:
         """The requests that a connection with room shall have next; with none it is noted as idle."""
         if connection.pin is not None or connection.retiring:
             return []
-        requests = self._take(self._depth - connection.load, now_s)
+        requests: list[Request] = []
+        if self.fresh and connection.born_s >= self.fresh_s:
+            requests = self._take(self.fresh, connection, now_s)
+        if not requests:
+            requests = self._take(self.waiting, connection, now_s)
         if not requests and connection.state is State.READY and connection not in self._idle:
             self._idle.append(connection)
         return requests
@@ -122,19 +165,9 @@ class ConnectionPool:
         that was used last comes first.
         """
         plan = Plan([], [], [])
-        room = self.slots - len(self.members)
-        while self.fresh:
-            request = self.fresh[0]
-            if not request.live or request.lease.deadline_s <= now_s:
-                self.fresh.popleft()
-            elif room > 0:
-                room -= 1
-                plan.opens.append(self.fresh.popleft())
-            elif self._idle:
-                plan.closes.append((self._idle.pop(0), "a fresh one is needed"))
-                room += 1
-            else:
-                break
+        room = self.slots.granted - self.slots.taken
+        if self.fresh:
+            room = self._assign_fresh(plan, room, now_s)
         if not self.waiting:
             return plan
         shared: list[Connection] = []
@@ -143,6 +176,7 @@ class ConnectionPool:
                 one
                 for one in self.members
                 if one.state is State.BUSY
+                and one.pin is None
                 and one.load < self._depth
                 and not one.retiring
                 and not self.is_old(one, now_s)
@@ -158,24 +192,48 @@ class ConnectionPool:
                     room += 1
                     continue
             else:
-                requests = self._take(1, now_s)
-                if not requests:
+                request = self._take_one(self.waiting, now_s)
+                if request is None:
                     break
                 room -= 1
-                plan.opens.extend(requests)
+                plan.opens.append(request)
                 continue
-            requests = self._take(self._depth - one.load, now_s)
-            if not requests:
-                if one.state is State.READY:
-                    self._idle.append(one)
+            requests = self._take(self.waiting, one, now_s)
+            if requests:
+                plan.sends.append((one, requests))
+            elif one.state is State.READY:
+                self._idle.append(one)
                 break
-            plan.sends.append((one, requests))
         return plan
+
+    def _assign_fresh(self, plan: Plan, room: int, now_s: float) -> int:
+        """Have connections opened for those that need a fresh one, as many as they fill.
+
+        Once these are ready, they take the others. Returns the room that is left.
+        """
+        coming = sum(
+            one.born_s >= self.fresh_s
+            and one.state in (State.CONNECTING, State.HANDSHAKE)
+            and one.pin is None
+            for one in self.members
+        )
+        while self.fresh and (len(self.fresh) > coming * self._depth or self.fresh[0].lease.pin is not None):
+            if room <= 0:
+                if not self._idle:
+                    break
+                plan.closes.append((self._idle.pop(0), "a fresh one is needed"))
+                room += 1
+            request = self._take_one(self.fresh, now_s)
+            if request is not None:
+                room -= 1
+                coming += 1
+                plan.opens.append(request)
+        return room
 
     def surplus(self, now_s: float) -> list[tuple[Connection, str]]:
         """What is idle for too long, too old, or over the grant; busy ones of these are marked to retire."""
         closes = []
-        over = len(self.members) - self.slots
+        over = self.slots.taken - self.slots.granted
         # Idle ones go first, then those that were opened last; held ones last of all.
         for one in sorted(
             self.members, key=lambda one: (one.pin is not None, one.state is not State.READY, -one.born_s)
@@ -216,19 +274,32 @@ class ConnectionPool:
         """Let go of waiting requests that have ended."""
         self.waiting = deque(request for request in self.waiting if request.live)
         self.fresh = deque(request for request in self.fresh if request.live)
+        self.retried = {request for request in self.retried if request.live}
 
-    def _take(self, most: int, now_s: float) -> list[Request]:
-        """Take up to ``most`` waiting requests; one that opens a pin comes alone."""
+    def _take(self, waiting: deque[Request], connection: Connection, now_s: float) -> list[Request]:
+        """Take requests for a connection, as many as it has room for.
+
+        One that opens a pin comes alone, and to a connection with nothing else on it. While it waits for
+        that, those behind it wait, too: else a connection that many share would never be free.
+        """
         taken: list[Request] = []
-        waiting = self.waiting
+        most = self._depth - connection.load
         while waiting and len(taken) < most:
             request = waiting[0]
             # One that ended meanwhile is nobody's; one that is late is reported by its lease's timer.
             if request.live and request.lease.deadline_s > now_s:
-                if request.lease.pin is not None and taken:
+                if request.lease.pin is not None and (taken or connection.load):
                     break
                 taken.append(request)
                 if request.lease.pin is not None:
                     most = 0
             waiting.popleft()
         return taken
+
+    @staticmethod
+    def _take_one(waiting: deque[Request], now_s: float) -> Request | None:
+        while waiting:
+            request = waiting.popleft()
+            if request.live and request.lease.deadline_s > now_s:
+                return request
+        return None

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from reqpool.errors import Code, ConnectionLost, PoolError, RequestTimeout, UsageError
 from reqpool.kinds.origin import belongs
 
-from .connection import Connection, State
+from .connection import Connection, State, fault
 from .datagrams import end_unanswered
 from .ledger import Dropped, Lease, Ledger, Pin, Request
 from .loop import Loop
-from .pool import ConnectionPool, Plan, Policy
+from .pool import ConnectionPool, Plan, Policy, Slots
 from .protocols import Address, StreamKind, address_of
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 READ_CHECKS_PER_SPAN = 8
 """How often it is looked for late answers within ``Policy.read_s``."""
 SHORTEST_CHECK_S = 0.02
+PIN_GONE = "the connection held for this session is gone, and what was not committed with it"
+PIN_BUSY = "the last request of this session has not ended on its connection: they go one after the other"
 
 
 class StreamOrigin:
@@ -34,6 +36,7 @@ class StreamOrigin:
         kind: how to talk to it.
         name: the origin.
         settings: what the kind needs for a connection there, packed.
+        slots: how many connections to an origin of this name there may be.
 
     Attributes:
         pool: the connections.
@@ -43,7 +46,14 @@ class StreamOrigin:
     """
 
     def __init__(
-        self, loop: Loop, ledger: Ledger, resolver: Resolver, kind: StreamKind, name: str, settings: bytes
+        self,
+        loop: Loop,
+        ledger: Ledger,
+        resolver: Resolver,
+        kind: StreamKind,
+        name: str,
+        settings: bytes,
+        slots: Slots,
     ) -> None:
         if not belongs(name, settings):
             raise UsageError("these settings (passwords, TLS) are not the ones this origin stands for")
@@ -51,7 +61,7 @@ class StreamOrigin:
         self.ledger = ledger
         self.kind = kind
         self.name = name
-        self.pool = ConnectionPool(kind.depth)
+        self.pool = ConnectionPool(kind.depth, slots)
         self.on_answer = ledger.finish
         self.settings = settings
         self._place = kind.address(name)
@@ -65,15 +75,16 @@ class StreamOrigin:
 
     def grant(self, slots: int, policy: Policy | None = None) -> None:
         """From now on at most ``slots`` connections, treated as ``policy`` says."""
-        self.pool.slots = slots
+        self.pool.slots.granted = slots
         if policy is not None:
             self.pool.policy = policy
+            self._start_watch()
         self._tidy()
 
     @property
     def held(self) -> int:
-        """Connections that are open, or being opened."""
-        return len(self.pool.members)
+        """Connections that are open, or being opened, to origins of this name."""
+        return self.pool.slots.taken
 
     @property
     def pins(self) -> list[Pin]:
@@ -82,10 +93,18 @@ class StreamOrigin:
 
     def submit(self, lease: Lease, now_s: float) -> None:
         """Send a lease's requests, or have them wait for a connection."""
-        if lease.pin is not None and not lease.opens:
-            self._submit_held(lease, (lease.session.identity, lease.pin))
+        self._carry_out(self.pool.add(lease.requests, now_s))
+
+    def submit_held(self, lease: Lease, pin: Pin) -> None:
+        """Send a lease's request on the connection that is held for it."""
+        connection = self.pool.pins.get(pin)
+        if connection is None:
+            self.ledger.lose_pin(lease, PIN_GONE)
+            self.ledger.unpinned.append(pin)
+        elif connection.state is State.READY:
+            connection.send(lease.requests)
         else:
-            self._carry_out(self.pool.add(lease.requests, now_s))
+            self.ledger.lose_pin(lease, PIN_BUSY)
 
     def resend(self, lease: Lease, now_s: float) -> float | None:
         """Nothing is ever sent twice on a connection."""
@@ -104,26 +123,26 @@ class StreamOrigin:
         """Requests that can be handed back: those that wait, for a slot or for a connection to be ready."""
         connecting = [one.first for one in self.pool.members if one.first is not None]
         # Waiting ones first: a connection that closes would else be replaced for one of them.
-        return self.waiting() + connecting
-
-    def waiting(self) -> list[Request]:
-        """Requests that wait for a connection, and have none that is on its way."""
-        return [request for request in (*self.pool.waiting, *self.pool.fresh) if request.live]
+        waiting = (*self.pool.waiting, *self.pool.fresh)
+        return [request for request in waiting if request.live] + connecting
 
     @property
     def backlog(self) -> int:
         """Requests that wait here for a connection."""
         return len(self.pool.waiting)
 
-    def unpin(self, pin: Pin, reason: str) -> None:
-        """A session lets go of its connection; nothing if it has none here."""
+    def unpin(self, pin: Pin, reason: str) -> bool:
+        """A session lets go of its connection; False if it has none here."""
         connection = self.pool.pins.pop(pin, None)
         if connection is None:
-            return
+            return False
         if connection.state is State.READY and not connection.retiring:
             connection.release()
         else:
+            if connection.first is not None:
+                self.pool.retried.add(connection.first)  # nobody wants it tried again
             connection.close(reason)
+        return True
 
     def tend(self, now_s: float) -> None:
         """Close what is idle or old."""
@@ -134,7 +153,7 @@ class StreamOrigin:
     def deserted(self) -> bool:
         """Is there nothing here worth keeping? A grant is: the broker counts on it."""
         pool = self.pool
-        return not (pool.members or pool.waiting or pool.fresh or pool.slots)
+        return not (pool.members or pool.waiting or pool.fresh or pool.slots.granted)
 
     @property
     def counts(self) -> list[int]:
@@ -147,7 +166,7 @@ class StreamOrigin:
 
     def close(self, reason: str) -> None:
         """Close every fd. What is open is reported as lost."""
-        self.pool.slots = 0
+        self.pool.slots.granted = 0
         for one in list(self.pool.members):
             one.close(reason)
 
@@ -162,6 +181,8 @@ class StreamOrigin:
                 return
             requests = pool.next_for(connection, now_s)
             if not requests:
+                if pool.fresh:  # this one is not fresh enough, and may have to make room
+                    self._assign()
                 return
             self._send(connection, requests)
 
@@ -180,27 +201,23 @@ class StreamOrigin:
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
     ) -> None:
-        if connection in self.pool.members:
-            self.pool.remove(connection)
-        if connection.pin is not None:
+        pool = self.pool
+        if connection in pool.members:
+            pool.remove(connection)
+        # Until its first request is sent nothing is held: how that one ends says it all.
+        if connection.pin is not None and sent:
             self.ledger.unpinned.append(connection.pin)
-        if connection.stale and isinstance(error, ConnectionLost):
-            again = [request for request in unanswered if request.lease.idempotent]
-            self.pool.fresh.extend(again)
-            unanswered = [request for request in unanswered if not request.lease.idempotent]
+        if isinstance(error, ConnectionLost) and (connection.stale or (connection.answers and not sent)):
+            again = [
+                request
+                for request in unanswered
+                if request not in pool.retried and (request.lease.idempotent or not sent)
+            ]
+            if again:
+                pool.again(again, self.loop.now_s)
+                unanswered = [request for request in unanswered if request not in pool.retried]
         end_unanswered(self.ledger, error, unanswered, sent=sent)
         self._assign()
-
-    def _submit_held(self, lease: Lease, pin: Pin) -> None:
-        connection = self.pool.pins.get(pin)
-        if connection is not None and connection.state is State.READY:
-            connection.send(lease.requests)
-            return
-        text = "the connection held for this session is gone, and what was not committed with it"
-        for request in list(lease.requests):
-            self.ledger.conclude(request, Code.CONNECTION_LOST, text, phase="queue", sent=False)
-        if connection is None:
-            self.ledger.unpinned.append(pin)
 
     def _send(self, connection: Connection, requests: Sequence[Request]) -> None:
         lease = requests[0].lease
@@ -250,16 +267,15 @@ class StreamOrigin:
         policy = self.pool.policy
         try:
             protocol = self.kind.protocol(self.name, self.settings, policy.max_bytes or self.kind.max_bytes)
-        except PoolError as error:
-            self.ledger.conclude(request, error.code, error.text, phase="connect", sent=False)
+        except Exception as error:
+            known = error if isinstance(error, PoolError) else UsageError(fault(error))
+            self.ledger.conclude(request, known.code, known.text, phase="connect", sent=False)
             return
         connection = Connection(self.loop, self, protocol, request)
         request.place = connection
-        self.pool.members.append(connection)
+        self.pool.join(connection)
         connection.bound(policy.connect_s)
-        if policy.read_s is not None and not self._watching:
-            self._watching = True
-            self.loop.at(self._watch_s(policy.read_s), self._watch)
+        self._start_watch()
         if isinstance(self._place, Address):
             connection.open([self._place])
         else:
@@ -276,6 +292,12 @@ class StreamOrigin:
         # The one that took the last connection comes first: a dead address is not tried again and again.
         addresses.sort(key=lambda address: address != self._last_good)
         connection.open(addresses)
+
+    def _start_watch(self) -> None:
+        read_s = self.pool.policy.read_s
+        if read_s is not None and self.pool.members and not self._watching:
+            self._watching = True
+            self.loop.at(self._watch_s(read_s), self._watch)
 
     def _watch_s(self, read_s: float) -> float:
         return self.loop.now_s + max(SHORTEST_CHECK_S, read_s / READ_CHECKS_PER_SPAN)
