@@ -14,33 +14,28 @@ from reqpool.wire import MAX_BATCH_BYTES, MAX_BATCH_REQUESTS, Verb
 
 from . import scheduler
 from .config import EMPTY, Config
+from .grants import Grants
 from .origin import SUSPECT_SPAN_S, Origin
 from .origins import Origins
 from .outbox import Outbox
 from .pin import Pin
-from .policy import Policy
 from .requests import Group, Lease, Terms
 from .session import Session
-from .upstream import Upstream
-from .worker import Grant, Worker
+from .worker import Worker
 
 LEASE_GRACE_S = 0.1
 """How long past a deadline a worker may still report it; the client waits twice as long."""
-GRANT_IDLE_S = 10.0
-"""How long an unused grant stands before its connections are asked back."""
 
 
 class Ledger:
-    """Requests, origins and the workers' leases and grants.
+    """Requests, origins and the workers' leases.
 
     Attributes:
         epoch: this broker's life.
         outbox: where messages go.
         workers: by id.
         origins: the table of origins.
-        membership: changes whenever a worker comes, goes or changes its state.
-        settled: all connections that workers of an earlier life may have are in the books. Until then only
-            those that are can be granted: what nobody has reported may still be open.
+        grants: the workers' connection slots.
     """
 
     def __init__(self, epoch: int, outbox: Outbox, config: Config = EMPTY) -> None:
@@ -48,8 +43,7 @@ class Ledger:
         self.outbox = outbox
         self.workers: dict[bytes, Worker] = {}
         self.origins = Origins(config)
-        self.membership = 0
-        self.settled = True
+        self.grants = Grants(epoch, outbox, self.workers, self.origins)
         self.submitted = 0
         self.done = 0
         self.failed: dict[str, int] = {}
@@ -60,7 +54,7 @@ class Ledger:
 
     def change_membership(self) -> None:
         """A worker came, went or changed its state: owners are to be worked out anew."""
-        self.membership += 1
+        self.origins.membership += 1
         self.wake()
 
     def wake(self) -> None:
@@ -176,7 +170,7 @@ class Ledger:
         self._cancels.clear()
 
     def _lease_origin(self, origin: Origin, now_s: float) -> None:
-        owners = origin.owners(self.workers, self.membership)
+        owners = origin.owners(self.workers, self.origins.membership)
         if not owners:
             return
         kind = owners[0].kinds[origin.kind]
@@ -185,7 +179,7 @@ class Ledger:
         origin.limit = limit
         origin.last_used_s = now_s
         if kind.connections:
-            self._grant(origin.upstream)
+            self.grants.assign(origin.upstream)
         queue = origin.queue
         opened = False
         while queue.waiting:
@@ -198,7 +192,7 @@ class Ledger:
             if room <= 0 and opened:
                 # Each pin takes a connection of its own, whatever the depth: there may be more to be had.
                 opened = False
-                self._grant(origin.upstream)
+                self.grants.assign(origin.upstream)
                 continue
             if room <= 0:
                 return
@@ -315,132 +309,6 @@ class Ledger:
             phase="queue",
             sent=False,
         )
-
-    # --- configuration ----------------------------------------------------------------------------
-
-    def reconfigure(self, config: Config) -> None:
-        """Take a new configuration; what did not change stays, open connections above all."""
-        self.origins.config = config
-        for upstream in self.origins.upstreams.values():
-            upstream.policy = config.policy_of(upstream.key)
-            for origin in upstream.origins:
-                origin.policy = config.policy_of(origin.name)
-                self.origins.ready[origin] = None
-            for (worker, name), grant in upstream.grants.items():
-                if grant.policy is not None and grant.policy != config.policy_of(name):
-                    self._send_grant(worker, name, grant)
-            self._grant(upstream)
-
-    def settle(self) -> None:
-        """All that workers of an earlier life may have is in the books."""
-        self.settled = True
-        for upstream in list(self.origins.upstreams.values()):
-            upstream.inherited = 0
-            self.origins.desert(upstream)
-        self.wake()
-
-    # --- grants -----------------------------------------------------------------------------------
-
-    def _grant(self, upstream: Upstream) -> None:
-        reserved: dict[str, dict[Worker, int]] = {}
-        for (worker, name), grant in upstream.grants.items():
-            reserved.setdefault(name, {})[worker] = grant.reserved
-        claims = []
-        limit = 0
-        for origin in upstream.origins:
-            if origin.idle and not origin.granted:
-                continue
-            owners = origin.owners(self.workers, self.membership)
-            holders = reserved.pop(origin.name, {})
-            wanted = 0
-            if owners:
-                kind = owners[0].kinds[origin.kind]
-                if not kind.connections:
-                    continue
-                limit = max(limit, kind.limit)
-                wanted = origin.wanted(kind.depth)
-            claims.append(scheduler.Claim(origin.name, wanted, owners, holders))
-        # What a worker of an earlier broker holds for an origin that nobody has asked for since.
-        claims += [scheduler.Claim(name, 0, (), holders) for name, holders in reserved.items()]
-        upstream.limit = upstream.policy.max_connections or limit or upstream.limit
-        most = upstream.limit if self.settled else min(upstream.limit, upstream.inherited)
-        for (worker, name), level in scheduler.slots(most, claims).items():
-            self._set_grant(worker, name, upstream, level)
-
-    def _set_grant(self, worker: Worker, name: str, upstream: Upstream, level: int) -> None:
-        grant = worker.grants.get(name)
-        before = grant.slots if grant else 0
-        if worker.route is None or before == level:
-            return
-        if grant is None:
-            grant = self._new_grant(worker, name, upstream)
-        if level > before:
-            self.origins.wake_at(upstream)  # it may not be the origin that is being looked at
-        grant.number += 1
-        grant.slots = level
-        grant.reserved = max(grant.reserved, level)
-        self._send_grant(worker, name, grant)
-
-    def _send_grant(self, worker: Worker, name: str, grant: Grant) -> None:
-        if worker.route is None:
-            return
-        grant.policy = self.origins.config.policy_of(name)
-        head = wire.encode(
-            Verb.GRANT,
-            self.epoch,
-            worker.heartbeat_seen,
-            name,
-            grant.number,
-            grant.slots,
-            _told(grant.policy),
-        )
-        self.outbox.workers.append([worker.route, head])
-
-    def _new_grant(self, worker: Worker, name: str, upstream: Upstream) -> Grant:
-        grant = worker.grants[name] = upstream.grants[worker, name] = Grant()
-        for origin in upstream.origins:
-            origin.granted |= origin.name == name
-        return grant
-
-    def _end_grant(self, worker: Worker, name: str) -> None:
-        del worker.grants[name]
-        upstream = self.origins.upstream(name)
-        del upstream.grants[worker, name]
-        for origin in upstream.origins:
-            if origin.name == name:
-                origin.granted = any(held == name for _, held in upstream.grants)
-        self.origins.desert(upstream)
-
-    def granted(self, worker: Worker, origin: str, number: int, held: int) -> None:
-        """Note a worker's confirmation: at most ``held`` connections are open under grant ``number``."""
-        grant = worker.grants.get(origin)
-        if grant is None or number != grant.number or held > grant.slots:
-            return
-        grant.reserved = grant.slots
-        upstream = self.origins.upstream(origin)
-        if not grant.slots:
-            self._end_grant(worker, origin)
-        # Others at the same server may have waited for these slots.
-        self.origins.wake_at(upstream)
-
-    def hold_slots(self, worker: Worker, held: dict[str, int], *, inherited: bool) -> None:
-        """After a worker's HELLO: exactly the connections it names are open; no earlier grant stands.
-
-        Args:
-            worker: who says so.
-            held: origin to connections.
-            inherited: an earlier life of the broker had granted them.
-        """
-        for name in list(worker.grants):
-            self._end_grant(worker, name)
-        for name, count in held.items():
-            upstream = self.origins.upstream(name)
-            if inherited:
-                upstream.inherited += count
-            grant = self._new_grant(worker, name, upstream)
-            grant.slots = grant.reserved = count
-            grant.number = 1
-            self._send_grant(worker, name, grant)  # what an earlier life said of their treatment may be old
 
     # --- ends -------------------------------------------------------------------------------------
 
@@ -621,8 +489,7 @@ class Ledger:
                 text = "the worker that held it died; it may or may not have run"
                 self._end(lease, pairs, Code.OUTCOME_UNKNOWN, text)
         if dead:
-            for name in list(worker.grants):
-                self._end_grant(worker, name)
+            self.grants.forget(worker)
             for pin in list(worker.pins):
                 self.unpin(pin.session, pin.number, tell=False)
         self.wake()
@@ -747,76 +614,19 @@ class Ledger:
             origin.measure(now_s)
             if not origin.idle:
                 origin.last_used_s = now_s
-                owners = origin.owners(self.workers, self.membership)
+                owners = origin.owners(self.workers, self.origins.membership)
                 able = sum(w.able and origin.kind in w.kinds for w in self.workers.values())
                 origin.adapt(able, owners)
                 self.origins.ready[origin] = None
-            elif origin.granted and now_s - origin.last_used_s > GRANT_IDLE_S:
-                for worker in self.workers.values():
-                    if origin.name in worker.grants:
-                        self._set_grant(worker, origin.name, origin.upstream, 0)
         for upstream in self.origins.upstreams.values():
             upstream.take_turns()
-        self._take_back_unasked(now_s)
+        self.grants.take_back(now_s)
         self.origins.forget_old(now_s)
-
-    def _take_back_unasked(self, now_s: float) -> None:
-        """Ask for connections back that a worker of an earlier broker brought, and nobody has asked for
-        since."""
-        for upstream in self.origins.upstreams.values():
-            known = {origin.name for origin in upstream.origins}
-            for worker, name in list(upstream.grants):
-                if name not in known and now_s - worker.welcomed_s > GRANT_IDLE_S:
-                    self._set_grant(worker, name, upstream, 0)
-
-    def report_origins(self, most: int) -> dict[str, dict[str, object]]:
-        """The origins with the most to do, for the status report."""
-        busiest = sorted(
-            self.origins, key=lambda o: (o.queue.waiting + o.in_flight, o.last_used_s), reverse=True
-        )
-        report: dict[str, dict[str, object]] = {}
-        for origin in busiest[:most]:
-            name = origin.name if origin.name not in report else f"{origin.name} ({origin.kind})"
-            report[name] = self.report_origin(origin)
-        return report
-
-    def report_origin(self, origin: Origin) -> dict[str, object]:
-        """One origin for the status report."""
-        grants = [w.grants[origin.name] for w in self.workers.values() if origin.name in w.grants]
-        return {
-            "kind": origin.kind,
-            "upstream": origin.upstream.key,
-            "names": [named.name for named in self.origins.config.by_key(origin.upstream.key)],
-            "pinned": sum(origin.pins.values()),
-            "queued": origin.queue.waiting,
-            "in_flight": origin.in_flight,
-            "limit": origin.limit,
-            "granted": sum(grant.slots for grant in grants),
-            "reserved": sum(grant.reserved for grant in grants),
-            "owners": origin.owner_count,
-            "done": origin.done,
-            "failed": origin.failed,
-        }
 
 
 def _max_attempts(lease: Lease) -> int:
     """Leases an idempotent request may have behind it when a worker or a connection dies under it."""
     return 1 + (lease.origin.policy.retries if lease.origin is not None else 0)
-
-
-def _told(policy: Policy) -> dict[str, int]:
-    """A policy as GRANT says it, docs/protocol.md#policy."""
-    about = {
-        "connect_ms": round(policy.connect_timeout_s * 1000),
-        "idle_ms": round(policy.idle_timeout_s * 1000),
-        "lifetime_ms": round(policy.lifetime_s * 1000),
-        "pin_idle_ms": round(policy.pin_idle_timeout_s * 1000),
-    }
-    if policy.max_response_bytes is not None:
-        about["max_bytes"] = policy.max_response_bytes
-    if policy.read_timeout_s is not None:
-        about["read_ms"] = round(policy.read_timeout_s * 1000)
-    return about
 
 
 def _drop_waiting(group: Group) -> None:

@@ -51,7 +51,7 @@ class Life:
         self.heartbeat_ms = heartbeat_ms
         self.liveness_s = liveness_ms / 1000
         self.expiry_s = session_expiry_ms / 1000
-        self.ledger.settled = not predecessors
+        self.ledger.grants.settled = not predecessors
         self._predecessors_known = predecessors is not None
         self._began_s = now_s
         self._settle_s = now_s + WORKER_FORGET_S
@@ -60,15 +60,15 @@ class Life:
         """A peer has come from an earlier life: where nobody knows its workers, they have time to report."""
         due_s = self._began_s + self.liveness_s
         if not self._predecessors_known and now_s < due_s:
-            self.ledger.settled = False
+            self.ledger.grants.settled = False
             self._settle_s = due_s
 
     def settle(self, now_s: float) -> None:
         """See whether all workers of the earlier life have reported or died, or have had the time to."""
-        if not self.ledger.settled and (
+        if not self.ledger.grants.settled and (
             now_s >= self._settle_s or (self._predecessors_known and not self.succession.unheard)
         ):
-            self.ledger.settle()
+            self.ledger.grants.settle()
 
     def worker_ids(self) -> list[bytes]:
         """The workers that may hold requests, as clients are told."""

@@ -26,11 +26,13 @@ class Origins:
         ready: those to be looked at at the next leasing, in order (a dict used as an ordered set).
         config: names and policies of upstreams.
         upstreams: by key.
+        membership: changes whenever a worker comes, goes or changes its state.
     """
 
     def __init__(self, config: Config = EMPTY) -> None:
         self.config = config
         self.upstreams: dict[str, Upstream] = {}
+        self.membership = 0
         self.ready: dict[Origin, None] = {}
         self._all: dict[tuple[str, str], Origin] = {}
         self._queued: dict[Origin, None] = {}
@@ -117,6 +119,33 @@ class Origins:
             if (over > 0 or now_s - origin.last_used_s > IDLE_SPAN_S) and not origin.granted:
                 over -= 1
                 self._forget(origin)
+
+    def report(self, most: int) -> dict[str, dict[str, object]]:
+        """The origins with the most to do, for the status report."""
+        busiest = sorted(self, key=lambda o: (o.queue.waiting + o.in_flight, o.last_used_s), reverse=True)
+        report: dict[str, dict[str, object]] = {}
+        for origin in busiest[:most]:
+            name = origin.name if origin.name not in report else f"{origin.name} ({origin.kind})"
+            report[name] = self._report(origin)
+        return report
+
+    def _report(self, origin: Origin) -> dict[str, object]:
+        """One origin for the status report."""
+        grants = [grant for (_, name), grant in origin.upstream.grants.items() if name == origin.name]
+        return {
+            "kind": origin.kind,
+            "upstream": origin.upstream.key,
+            "names": [named.name for named in self.config.by_key(origin.upstream.key)],
+            "pinned": sum(origin.pins.values()),
+            "queued": origin.queue.waiting,
+            "in_flight": origin.in_flight,
+            "limit": origin.limit,
+            "granted": sum(grant.slots for grant in grants),
+            "reserved": sum(grant.reserved for grant in grants),
+            "owners": origin.owner_count,
+            "done": origin.done,
+            "failed": origin.failed,
+        }
 
     def _forget(self, origin: Origin) -> None:
         del self._idle[origin]

@@ -80,7 +80,7 @@ class Broker:
     def reconfigure(self, config: Config, now_s: float) -> None:
         """Take a new configuration. What it does not change goes on as it was; call :meth:`flush` after
         it."""
-        self.ledger.reconfigure(config)
+        self.ledger.grants.reconfigure(config)
 
     def flush(self, now_s: float) -> None:
         """Decide what the messages taken since the last flush ask for; once per turn of the loop."""
@@ -123,7 +123,7 @@ class Broker:
             "sessions": [session.report(now_s) for session in busiest[:MAX_REPORTED]],
             "sessions_total": len(self.sessions),
             "workers": [worker.report(now_s) for worker in ledger.workers.values()],
-            "origins": ledger.report_origins(MAX_REPORTED),
+            "origins": ledger.origins.report(MAX_REPORTED),
             "origins_total": len(ledger.origins),
             "rates": self._rates,
             "counters": {

@@ -114,7 +114,7 @@ class Workers:
         first = self._life.succession.report(id_)
         if foreign and about.get("epoch") is not None:
             self._life.follow(now_s)
-        self._ledger.hold_slots(worker, slots, inherited=foreign and first)
+        self._ledger.grants.hold_slots(worker, slots, inherited=foreign and first)
         self._take_held(worker, held, now_s, foreign=foreign)
         self._take_pins(worker, pins, now_s, foreign=foreign)
         self._life.settle(now_s)
@@ -217,7 +217,7 @@ class Workers:
                 self._ledger.retry(worker, session, failed, now_s)
 
     def _granted(self, worker: Worker, origin: str, grant: int, held: int, now_s: float) -> None:
-        self._ledger.granted(worker, origin, grant, held)
+        self._ledger.grants.granted(worker, origin, grant, held)
 
     def _unpin(self, worker: Worker, session: bytes, pin: int, now_s: float) -> None:
         known = self.sessions.get(session)

@@ -13,7 +13,7 @@ from reqpool import wire
 from reqpool.errors import Code
 from reqpool.kinds.origin import endpoint
 from reqpool.wire import Flag, Verb
-from reqpool_broker import ledger as ledger_module
+from reqpool_broker import grants
 from reqpool_broker.config import Config, Upstream
 from reqpool_broker.policy import Policy
 from support.fake_peers import Desk, FakeClient, FakeWorker
@@ -420,7 +420,7 @@ def test_connections_that_nobody_asks_for_after_a_restart_are_asked_back() -> No
     for worker, slots in zip(workers, ([(SERVER, 2)], [], []), strict=True):
         worker.reconnect(slots=slots)
     assert reserved(desk) == 2
-    desk.pass_time(ledger_module.GRANT_IDLE_S + 1.5)
+    desk.pass_time(grants.GRANT_IDLE_S + 1.5)
     assert granted(workers[0]) == 0
     workers[0].confirm(SERVER, 0)
     assert SERVER not in desk.broker.ledger.origins.upstreams
@@ -437,7 +437,7 @@ def test_an_origin_that_is_asked_for_later_knows_of_the_connections_there_are() 
     assert origin.granted
     for worker in workers:
         worker.answer()
-    desk.pass_time(ledger_module.GRANT_IDLE_S + 1.5)
+    desk.pass_time(grants.GRANT_IDLE_S + 1.5)
     assert [granted(worker) for worker in workers] == [0, 0, 0]
 
 
