@@ -393,6 +393,8 @@ class Unreadable:
         ({"data": object()}, "not object"),
         ({"data": (one for one in (b"a", b"b"))}, "not generator"),
         ({"data": "\ud800"}, "data= cannot be written in UTF-8"),
+        ({"data": {"a": "\ud800"}}, "data= cannot be written in UTF-8"),
+        ({"data": [("\ud800", "a")]}, "data= cannot be written in UTF-8"),
         ({"data": {"a": object()}}, "'a' has a value of type object"),
         ({"data": {"a": {"b": 1}}}, "'a' has a value of type dict"),
         ({"data": {5: "a"}}, "a name that is no string: 5"),
@@ -446,6 +448,9 @@ def test_trace_has_no_body() -> None:
         ("http://h/a\r\nX: y", "control character"),
         ("http://h/\x00", "control character"),
         ("http://h_\xff.\u2028/", "no host name"),
+        ("http://h/\ud800", "cannot be written in UTF-8"),
+        ("http://h/?\udcff", "cannot be written in UTF-8"),
+        ("http://\ud800/", "cannot be written in UTF-8"),
         ("http://-a/", "no host name"),
         ("http://300.1.1.1/", "not an IPv4 address"),
         ("http://[::1/", "Invalid IPv6"),
@@ -486,6 +491,8 @@ def test_a_bad_url_does_not_show_its_password() -> None:
         ("GET", {"params": 5}, "params= is a mapping or a list of pairs, not int"),
         ("GET", {"params": {"a": object()}}, "params= 'a' has a value of type object"),
         ("GET", {"params": "a\r\nb"}, "control character"),
+        ("GET", {"params": "\ud800"}, "cannot be written in UTF-8"),
+        ("GET", {"params": {"a": "\ud800"}}, "params= cannot be written in UTF-8"),
     ],
 )
 def test_wrong_methods_and_options_are_refused_at_the_call(method: Any, options: Any, says: str) -> None:
@@ -514,6 +521,21 @@ def test_tls_makes_an_origin_of_its_own(tmp_path: Path) -> None:
 
 def test_tls_is_for_the_https_that_http_redirects_to() -> None:
     assert KIND.encode("http://h/", "GET", tls=Tls(verify=False))[0].settings == b""
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"ca": ["ca.pem"]}, "tls ca= is the path of a PEM file, not list"),
+        ({"key": b"key.pem"}, "tls key= is the path of a PEM file, not bytes"),
+        ({"verify": 0}, "tls verify=0: True or False"),
+        ({"server_name": 5}, "tls server_name=5 is no host name"),
+        ({"server_name": "\ud800"}, "is no host name"),
+    ],
+)
+def test_tls_of_another_type_is_refused(options: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        Tls(**options)
 
 
 def test_a_missing_certificate_is_refused_at_the_call() -> None:

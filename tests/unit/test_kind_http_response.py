@@ -186,6 +186,29 @@ def test_padding_behind_gzip_is_ignored() -> None:
     assert coded("gzip", gzip.compress(TEXT) + bytes(100)).content == TEXT
 
 
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
+def test_members_behind_each_other_may_be_cut_anywhere(name: str) -> None:
+    noise = os.urandom(200_000)  # more than is fed at once
+    assert coded(name, PACK[name](noise) + PACK[name](b"") + PACK[name](noise)).content == noise * 2
+
+
+def test_a_later_member_that_is_broken_is_no_padding() -> None:
+    broken = bytearray(gzip.compress(TEXT) * 2)
+    broken[-20] ^= 1
+    with pytest.raises(BadResponse, match="malformed or cut short"):
+        coded("gzip", bytes(broken)).content  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
+def test_a_million_empty_members_are_a_bad_response(name: str) -> None:
+    with pytest.raises(BadResponse, match="more than 4096 streams"):
+        coded(name, PACK[name](b"") * 1_000_000).content  # noqa: B018
+
+
+def test_raw_deflate_ends_with_its_stream() -> None:
+    assert coded("deflate", raw_deflate(b"") * 1_000_000).content == b""
+
+
 def test_codings_on_each_other_are_undone_from_the_last() -> None:
     packed = brotli.compress(gzip.compress(TEXT))
     assert coded("gzip, br", packed).content == TEXT
@@ -228,6 +251,10 @@ def test_a_missing_package_is_said(coding: str, package: str, monkeypatch: pytes
         ("text/plain; charset=base64", b"aGk=", "aGk="),
         ("text/plain; charset=rot13", b"hi", "hi"),
         ("text/plain; charset=undefined", b"hi", "hi"),
+        ("text/plain; charset=idna", "caf\xe9".encode(), "caf\xe9"),
+        ("text/plain; charset=punycode", b"caf-dma", "caf-dma"),
+        ("text/plain; charset=unicode-escape", rb"\u0041\d", r"\u0041\d"),
+        ("text/plain; charset=raw_unicode_escape", rb"\u0041", r"\u0041"),
         ("text/plain; charset=", b"hi", "hi"),
     ],
 )

@@ -117,6 +117,8 @@ def test_an_upstream_may_be_called_by_its_name() -> None:
         ("unix:///run/", "names no socket"),
         ("unix:///run/redis.sock?timeout=3", r"the only option is db, \?db=0"),
         ("unix:///" + "x" * MAX_SOCKET_PATH_BYTES, "at most 107 bytes"),
+        ("redis://:\ud800@h", "cannot be written in UTF-8"),
+        ("unix:///\ud800", "cannot be written in UTF-8"),
         (None, "a URL is a string, not NoneType"),
         (["redis://h"], "a target is a string"),
     ],

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from .. import wire
 from ..errors import UsageError
 from .http_fields import field
-from .http_url import pairs, query
+from .http_url import form, pairs
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -50,7 +50,7 @@ def body(json: object, data: object, files: object) -> RequestBody | None:
     if data is None:
         return None
     if isinstance(data, Mapping | list | tuple):
-        return RequestBody(query(data).encode("ascii"), FORM)
+        return RequestBody(form(data, "data").encode("ascii"), FORM)
     if isinstance(data, str):
         return RequestBody(_content(data, "data="), "text/plain; charset=utf-8")
     return RequestBody(_content(data, "data="), "")

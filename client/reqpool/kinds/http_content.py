@@ -21,7 +21,12 @@ MAX_CODINGS = 4
 ZSTD_WINDOW_BYTES = 8 << 20
 """RFC 9659: the most that a decoder of this content coding needs to support."""
 
-_PIECE_BYTES = 256 << 10
+MAX_MEMBERS = 4096
+"""How many streams may stand behind each other in one body: a hostile one has a million empty ones."""
+
+_PIECE_BYTES = 64 << 10
+"""Fed at once: what comes behind a stream's end is copied, and that is not to be all the rest each time."""
+_GZIP_MAGIC = b"\x1f\x8b"
 _ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS
 _RAW = -zlib.MAX_WBITS
 _INSTALL = "pip install 'reqpool[http]'"
@@ -66,27 +71,37 @@ def decoded(data: bytes, codings: str, limit: int) -> bytes:
 
 
 def _inflate(data: bytes, limit: int, bits: int) -> bytes | None:
-    parts: list[bytes] = []
-    room = limit + 1
-    while data:
-        decoder = zlib.decompressobj(bits)
-        try:
-            part = decoder.decompress(data, room)
-        except zlib.error:
-            # What comes behind a complete stream and is none is padding, which gzip ignores, too.
-            return b"".join(parts) if parts else None
-        parts.append(part)
-        room -= len(part)
-        if room <= 0:
-            break
-        if not decoder.eof:
-            return None
-        data = decoder.unused_data  # the next member of several (RFC 1952 §2.2)
-    return b"".join(parts)
+    decoder = zlib.decompressobj(bits)
+    try:
+        content = decoder.decompress(data, limit + 1)
+    except zlib.error:
+        return None
+    return content if decoder.eof or len(content) > limit else None
 
 
 def _gzip(data: bytes, limit: int) -> bytes | None:
-    return _inflate(data, limit, _ZLIB_OR_GZIP)
+    parts: list[bytes] = []
+    room = limit + 1
+    at = members = 0
+    # One member or several (RFC 1952 §2.2); what comes behind and begins like none is padding, as to gzip.
+    while at == 0 or data.startswith(_GZIP_MAGIC, at):
+        members += 1
+        _check_members(members, "gzip")
+        decoder = zlib.decompressobj(_ZLIB_OR_GZIP)
+        while not decoder.eof:
+            piece = data[at : at + _PIECE_BYTES]
+            if not piece:
+                return None
+            try:
+                part = decoder.decompress(piece, room)
+            except zlib.error:
+                return None
+            parts.append(part)
+            room -= len(part)
+            if room == 0:
+                return b"".join(parts)
+            at += len(piece) - len(decoder.unused_data)
+    return b"".join(parts)
 
 
 def _deflate(data: bytes, limit: int) -> bytes | None:
@@ -135,15 +150,25 @@ def _zstd(data: bytes, limit: int) -> bytes | None:
             size_bytes += len(part)
         if size_bytes > limit:
             return bytes(limit + 1)
-        while data:
+        at = members = 0
+        while at < len(data):
+            members += 1
+            _check_members(members, "zstd")
             frame = decoder.decompressobj()
-            parts.append(frame.decompress(data))
-            if not frame.eof:
-                return None
-            data = frame.unused_data
+            while not frame.eof:
+                piece = data[at : at + _PIECE_BYTES]
+                if not piece:
+                    return None
+                parts.append(frame.decompress(piece))
+                at += len(piece) - len(frame.unused_data)
     except zstandard.ZstdError:
         return None
     return b"".join(parts)
+
+
+def _check_members(count: int, coding: str) -> None:
+    if count > MAX_MEMBERS:
+        raise BadResponse(f"the answer's {coding} data is more than {MAX_MEMBERS} streams behind each other")
 
 
 _DECODERS = {"gzip": _gzip, "x-gzip": _gzip, "deflate": _deflate, "br": _brotli, "zstd": _zstd}

@@ -12,6 +12,8 @@ from .http_content import decoded
 from .http_fields import HttpHeaders
 
 END = b"\r\n\r\n"
+# Text encodings to Python, but none of a document's; and punycode takes quadratic time.
+_NO_CHARSETS = frozenset(("idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"))
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([A-Za-z0-9._:+-]+)", re.IGNORECASE)
 
 
@@ -127,9 +129,10 @@ class HttpResponse:
             # Not all codecs are charsets; these three are what bytes can be asked to do.
             "".encode(named[1])
             b"".decode(named[1])
-            return codecs.lookup(named[1]).name
+            name = codecs.lookup(named[1]).name
         except (LookupError, ValueError):
             return "utf-8"
+        return "utf-8" if name.replace("-", "_") in _NO_CHARSETS else name
 
     @property
     def text(self) -> str:

@@ -125,7 +125,10 @@ def target(path: str, params: object = None) -> str:
         raise UsageError(f"the URL's path has a control character in it: {path!r}")
     if not path.startswith("/"):
         path = f"/{path}"
-    path = quote(_LONE_PERCENT.sub("%25", path), safe=_SAFE).replace("#", "%23")
+    try:
+        path = quote(_LONE_PERCENT.sub("%25", path), safe=_SAFE).replace("#", "%23")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the URL's path cannot be written in UTF-8: {path!r}") from error
     path, mark, rest = path.partition("?")
     return f"{_without_dots(path)}{mark}{rest}" if "/." in path else f"{path}{mark}{rest}"
 
@@ -142,7 +145,19 @@ def query(params: object) -> str:
     """
     if isinstance(params, str):
         return params
-    return urlencode([(name, value) for name, value in pairs(params, "params")])
+    return form(params, "params")
+
+
+def form(given: object, what: str) -> str:
+    """Write names and values as ``application/x-www-form-urlencoded``; see :func:`query`.
+
+    Raises:
+        UsageError: as :func:`pairs`, and for a str that UTF-8 has no bytes for.
+    """
+    try:
+        return urlencode(pairs(given, what))
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{what}= cannot be written in UTF-8: {error}") from error
 
 
 def pairs(given: object, what: str) -> list[tuple[str | bytes, str | bytes]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,11 +49,28 @@ class Tls:
         server_name: the name to ask for and to find in the certificate; None: the URL's host.
     """
 
-    ca: str | None = None
-    cert: str | None = None
-    key: str | None = None
+    ca: str | os.PathLike[str] | None = None
+    cert: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
     verify: bool = True
     server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what type they have: it goes into caches, and to the workers.
+
+        Raises:
+            UsageError: if one is something else.
+        """
+        for name in ("ca", "cert", "key"):
+            path = getattr(self, name)
+            if path is not None and not isinstance(path, str | os.PathLike):
+                raise UsageError(f"tls {name}= is the path of a PEM file, not {type(path).__name__}")
+        if type(self.verify) is not bool:
+            raise UsageError(f"tls verify={self.verify!r}: True or False")
+        if self.server_name is not None and not (
+            isinstance(self.server_name, str) and self.server_name.isprintable()
+        ):
+            raise UsageError(f"tls server_name={self.server_name!r} is no host name")
 
     def settings(self) -> dict[str, Any]:
         """Return it as the worker halves take it: contents instead of paths, only what is not default.
@@ -74,15 +92,15 @@ class Tls:
         return about
 
 
-def _read(name: str, path: str) -> str:
+def _read(name: str, path: str | os.PathLike[str]) -> str:
     try:
         with open(path, encoding="ascii") as file:
             text = file.read()
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or "not a PEM file"
-        raise UsageError(f"tls {name}={path!r}: {reason}") from error
+        raise UsageError(f"tls {name}={str(path)!r}: {reason}") from error
     if "-----BEGIN" not in text:
-        raise UsageError(f"tls {name}={path!r} is not a PEM file")
+        raise UsageError(f"tls {name}={str(path)!r} is not a PEM file")
     return text
 
 
@@ -126,6 +144,8 @@ def parse(url: object, ports: Mapping[str, int]) -> Url:
         raise UsageError(f"{without_password(url)!r} is no URL of {allowed}")
     if any(character <= " " or character == "\x7f" for character in url):
         raise UsageError(f"{without_password(url)!r} has a space or a control character in it")
+    if any("\ud800" <= character <= "\udfff" for character in url):
+        raise UsageError(f"{without_password(url)!r} cannot be written in UTF-8")
     try:
         parts = urlsplit(f"{scheme}://{rest}")
         port = parts.port
