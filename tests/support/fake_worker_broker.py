@@ -109,11 +109,13 @@ class FakeBroker:
         span_ms: int = 10_000,
         flags: int = 1,
         attempt: int = 1,
+        pin: int | None = None,
+        settings: bytes = b"",
     ) -> None:
         """Lease requests: seq to payload."""
         group = (
-            SESSION, kind, origin, span_ms, flags, attempt, None, None,
-            tuple(payloads), tuple(payloads.values()),
+            SESSION, kind, origin, span_ms, flags, attempt, pin, None,
+            tuple(payloads), tuple(payloads.values()), settings,
         )  # fmt: skip
         self.say(Verb.LEASE, [group])
 

@@ -2,85 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from reqpool import wire
-from reqpool.errors import BadResponse, Code, UpstreamRefused
+from reqpool.errors import Code
 from reqpool.wire import Verb
 from reqpool_workers import connection
 from reqpool_workers.connection import State
-from reqpool_workers.protocols import (
-    READY,
-    Event,
-    StreamKind,
-    StreamProtocol,
-    WorkerKind,
-    numeric_address,
-)
 from support.fake_worker_broker import SESSION, FakeBroker
 from support.leaks import no_leak
+from support.lines import lines, on_word
 from support.tcp_peer import Connection, TcpPeer, echo_until
 from support.wait import wait_until
-
-
-class Lines(StreamProtocol):
-    """Lines out, lines back, with a greeting of one line each way if the origin has a path."""
-
-    def __init__(self, origin: str, settings: bytes, max_bytes: int) -> None:
-        self._greeting = origin.endswith("/greet")
-        self._rest = b""
-
-    def connected(self) -> Sequence[Event]:
-        return [b"HELLO\n"] if self._greeting else [READY]
-
-    def send(self, request: Any) -> bytes:
-        payload: bytes = request.payload
-        return payload
-
-    def feed(self, data: bytes) -> Sequence[Event]:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        events: list[Event] = []
-        for line in lines:
-            if line == b"NO":
-                raise UpstreamRefused("wrong password")
-            if line == b"?":
-                raise BadResponse("not a line")
-            events.append(READY if self._greeting else (Code.OK, line))
-            self._greeting = False
-        return events
-
-    def eof(self) -> Sequence[Event]:
-        return []
-
-    @property
-    def reusable(self) -> bool:
-        return True
-
-
-def lines(depth: int) -> dict[str, WorkerKind]:
-    kind = StreamKind(name="lines", limit=8, address=numeric_address, protocol=Lines, depth=depth)
-    return {"lines": kind}
 
 
 @pytest.fixture
 def broker() -> Iterator[FakeBroker]:
     with no_leak(), FakeBroker() as broker:
         yield broker
-
-
-def on_word(answer: bytes) -> Any:
-    """A script: read a line, wait for the test's word, answer each of its bytes as a line; then echo."""
-
-    def script(peer_side: Connection) -> None:
-        first = peer_side.read_until(b"\n")
-        if peer_side.peer.wait_for_go():
-            peer_side.send(answer or first)
-            echo_until(b"\n")(peer_side)
-
-    return script
 
 
 def test_every_state_can_be_left_except_the_last() -> None:
