@@ -217,6 +217,20 @@ def test_a_long_list_is_put_together_in_linear_time() -> None:
     assert fed(made, data, 1_000) == [(0, data)]
 
 
+@pytest.mark.parametrize("begin", [b"+", b"-", b"*2\r\n+"])
+def test_a_long_line_is_put_together_in_linear_time(begin: bytes) -> None:
+    answer = begin + b"x" * 500_000 + (b"\r\n" if len(begin) == 1 else b"\r\n:1\r\n")
+    made = ready(max_bytes=16 << 20, asked=1)
+    # Reading it anew with each piece would take minutes here, and a worker's whole time from a hostile peer.
+    assert fed(made, answer, 10) == [(0, answer)]
+
+
+def test_many_small_arrays_in_one_piece_are_taken_in_linear_time() -> None:
+    count = 200_000
+    made = ready(max_bytes=16 << 20, asked=count)
+    assert fed(made, b"*1\r\n:1\r\n" * count, 1 << 30) == [(0, b"*1\r\n:1\r\n")] * count
+
+
 @pytest.mark.parametrize("step", [1, 1 << 20])
 @pytest.mark.parametrize(
     "data",

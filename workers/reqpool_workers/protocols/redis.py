@@ -60,6 +60,8 @@ class Framer:
         """Bytes it takes at least to go on with it."""
         self._at = 0
         """Where in it to go on."""
+        self._in_line = False
+        """Is what is missing the end of a line?"""
         self._open: list[int] = []
         """Elements that are still to come, of each array around that place."""
 
@@ -79,10 +81,15 @@ class Framer:
 
     def _feed(self, data: bytes, answers: list[Answer]) -> None:
         if self._held:
+            seen = len(self._held)
             self._held += data
             if len(self._held) < self._wanted:
                 return
-            end = self._end(self._held)
+            if self._in_line and self._held.find(b"\n", seen) < 0:
+                # A peer that drips a long line would have it read from its beginning for each byte.
+                self._check_line(self._held, self._at, seen)
+                return
+            end = self._end(self._held, 0)
             if end < 0:
                 return
             held = memoryview(self._held)
@@ -108,13 +115,12 @@ class Framer:
                     add((0, line[0]))
                     at = line.end()
                     continue
-            rest = data[at:]
-            end = self._end(rest)
+            end = self._end(data, at)
             if end < 0:
-                self._held += rest
+                self._held += memoryview(data)[at:]
                 break
-            self._take(memoryview(rest)[:end], answers)
-            at += end
+            self._take(memoryview(data)[at:end], answers)
+            at = end
 
     def _take(self, reply: memoryview, answers: list[Answer]) -> None:
         """Write a reply as it travels."""
@@ -124,37 +130,38 @@ class Framer:
         elif reply[0] != 62:  # a push: RESP3 has them between replies, and nothing here asks for any
             answers.append((0, bytes(reply)))
 
-    def _end(self, buffer: bytes | bytearray) -> int:
-        """Return where the reply ends that the buffer begins with; -1 if more has to come."""
-        at, stack, most = self._at, self._open, self._most
+    def _end(self, buffer: bytes | bytearray, begin: int) -> int:
+        """Return where the reply ends that begins there; -1 if more has to come."""
+        at, stack, most = begin + self._at, self._open, begin + self._most
         size, length_of = len(buffer), self._length
         while True:
             line = length_of(buffer, at)
             if line is not None:
                 end = line.end() + int(line[1]) + 2
                 if end > most:
-                    self._check_size(end)
+                    raise self._too_large()
                 if end > size:
-                    return self._later(at, end)
+                    return self._later(at - begin, end - begin, False)
                 if buffer[end - 2 : end] != b"\r\n":
                     raise self._malformed(buffer, at)
                 at = end
             elif (line := self._scalar(buffer, at)) is not None:
                 at = line.end()
                 if at > most:
-                    self._check_size(at)
+                    raise self._too_large()
             elif (line := self._count(buffer, at)) is not None:
                 count = elements(line[1], int(line[2]))
                 at = line.end()
-                self._check_size(at + count * _SMALLEST_REPLY_BYTES)
+                if at + count * _SMALLEST_REPLY_BYTES > most:
+                    raise self._too_large()
                 if count:
                     if len(stack) == MAX_DEPTH:
                         raise BadResponse(f"a reply of Redis has over {MAX_DEPTH} arrays in each other")
                     stack.append(count)
                     continue
             else:
-                self._check_line(buffer, at)
-                return self._later(at, size + 1)
+                self._check_line(buffer, at, at)
+                return self._later(at - begin, size - begin + 1, True)
             while stack:
                 if stack[-1] > 1:
                     stack[-1] -= 1
@@ -164,21 +171,21 @@ class Framer:
                 self._at = self._wanted = 0
                 return at
 
-    def _later(self, at: int, wanted: int) -> int:
+    def _later(self, at: int, wanted: int, in_line: bool) -> int:
         self._at = at
         self._wanted = wanted
+        self._in_line = in_line
         return -1
 
-    def _check_size(self, size: int) -> None:
-        if size > self._most:
-            raise BadResponse(f"a reply of Redis is larger than {self._most - _FRAME_BYTES} bytes")
+    def _too_large(self) -> BadResponse:
+        return BadResponse(f"a reply of Redis is larger than {self._most - _FRAME_BYTES} bytes")
 
-    def _check_line(self, buffer: bytes | bytearray, at: int) -> None:
-        """A line is no reply as it stands: see that it can become one."""
+    def _check_line(self, buffer: bytes | bytearray, at: int, seen: int) -> None:
+        """A line is no reply as it stands: see that it can become one; up to ``seen`` it has no end."""
         if at == len(buffer):
             return
         longest = MAX_LINE_BYTES if buffer[at] in b"+-(" else MAX_NUMBER_BYTES
-        if buffer[at] not in self._first or buffer.find(b"\r\n", at) >= 0 or len(buffer) - at > longest:
+        if buffer[at] not in self._first or buffer.find(b"\r\n", seen) >= 0 or len(buffer) - at > longest:
             raise self._malformed(buffer, at)
 
     def _malformed(self, buffer: bytes | bytearray, at: int) -> BadResponse:
