@@ -8,13 +8,14 @@ import pytest
 
 from reqpool import wire
 from reqpool.errors import Code
+from reqpool.kinds.origin import endpoint
 from reqpool.wire import Verb
 from reqpool_workers import connection
 from reqpool_workers.connection import State
 from support.fake_worker_broker import SESSION, FakeBroker
 from support.leaks import no_leak
-from support.lines import lines, on_word
-from support.tcp_peer import Connection, TcpPeer, echo_until
+from support.lines import Lines, lines, on_word
+from support.tcp_peer import Connection, Script, TcpPeer, echo_until, never_answers
 from support.wait import wait_until
 
 
@@ -152,3 +153,349 @@ def test_a_grant_taken_back_closes_idle_connections_first(broker: FakeBroker) ->
         broker.say(Verb.GRANT, origin, 2, 1, {})
         assert broker.next(Verb.GRANTED)[2:] == [origin, 2, 1]
         wait_until(lambda: peer.open == 1)
+
+
+# --- connections that their peer had given up -------------------------------------------------------
+
+
+def closes_unasked(after: int) -> Script:
+    """A script: echo so many lines, then close at the next one's arrival without a reply; from the second
+    connection on, echo for ever."""
+
+    def script(peer_side: Connection) -> None:
+        if peer_side.peer.accepted > 1:
+            echo_until(b"\n")(peer_side)
+            return
+        for _ in range(after):
+            peer_side.send(peer_side.read_until(b"\n"))
+        peer_side.read_until(b"\n")
+
+    return script
+
+
+def warm(broker: FakeBroker, origin: str, slots: int = 1, **policy: int) -> None:
+    """Have a connection that has served one request."""
+    broker.welcome()
+    broker.say(Verb.GRANT, origin, 1, slots, policy)
+    broker.lease("lines", origin, {1: b"one\n"})
+    assert broker.results(1) == {1: (0, b"one")}
+
+
+def test_a_repeatable_request_on_a_stale_connection_has_a_fresh_one(broker: FakeBroker) -> None:
+    with TcpPeer(closes_unasked(1)) as peer, broker.worker(lines()):
+        origin = f"lines://{peer.address}/begun"
+        warm(broker, origin)
+        broker.lease("lines", origin, {2: b"two\n"})
+        assert broker.results(1) == {2: (0, b"two")}
+    assert peer.accepted == 2
+    assert peer.received == b"one\ntwo\ntwo\n"
+    assert not [verb for verb, *_ in broker.heard if verb is Verb.RETRY]
+
+
+def test_what_must_not_be_repeated_is_not(broker: FakeBroker) -> None:
+    with TcpPeer(closes_unasked(1)) as peer, broker.worker(lines()):
+        origin = f"lines://{peer.address}/begun"
+        warm(broker, origin)
+        broker.lease("lines", origin, {2: b"two\n"}, flags=0)
+        code, data = broker.results(1)[2]
+        assert (code, wire.decode_error(data)["sent"]) == (Code.CONNECTION_LOST, True)
+    assert peer.accepted == 1
+
+
+def test_a_connection_that_never_served_is_not_stale(broker: FakeBroker) -> None:
+    with TcpPeer(closes_unasked(0)) as peer, broker.worker(lines()):
+        broker.welcome()
+        origin = f"lines://{peer.address}/begun"
+        broker.say(Verb.GRANT, origin, 1, 1, {})
+        broker.lease("lines", origin, {1: b"one\n"})
+        assert broker.failure().code == Code.CONNECTION_LOST
+    assert peer.accepted == 1
+
+
+def test_once_a_byte_of_the_answer_has_come_nothing_is_repeated(broker: FakeBroker) -> None:
+    def begins(peer_side: Connection) -> None:
+        peer_side.send(peer_side.read_until(b"\n"))
+        peer_side.read_until(b"\n")
+        peer_side.send(b"tw")
+
+    with TcpPeer(begins) as peer, broker.worker(lines()):
+        origin = f"lines://{peer.address}/begun"
+        warm(broker, origin)
+        broker.lease("lines", origin, {2: b"two\n"})
+        assert broker.failure().code == Code.CONNECTION_LOST
+    assert peer.accepted == 1
+
+
+def test_it_is_tried_once_more_and_not_twice(broker: FakeBroker) -> None:
+    def answers_one_and_reads_another(peer_side: Connection) -> None:
+        data = peer_side.read_until(b"\n")
+        if peer_side.peer.accepted == 1:
+            peer_side.send(data)
+            data = b""
+        while data.count(b"\n") < 2 and (more := peer_side.read()):
+            data += more
+        if peer_side.peer.accepted > 1:
+            peer_side.send(b"2\n")
+
+    with TcpPeer(answers_one_and_reads_another) as peer, broker.worker(lines(2)):
+        broker.welcome()
+        origin = f"lines://{peer.address}/begun"
+        broker.say(Verb.GRANT, origin, 1, 1, {})
+        broker.lease("lines", origin, {1: b"1\n"})
+        assert broker.results(1) == {1: (0, b"1")}
+        broker.lease("lines", origin, {2: b"2\n", 3: b"3\n"})
+        # Both were on the stale one. On the fresh one the first is answered; the second has had its chance.
+        assert broker.results(1) == {2: (0, b"2")}
+        failed = broker.failure()
+        assert (failed.seqs, failed.code, failed.sent) == ((3,), Code.CONNECTION_LOST, True)
+    assert peer.accepted == 2
+
+
+@pytest.mark.parametrize("depth", [1, 8])
+def test_many_that_need_a_fresh_connection_share_it_without_delay(broker: FakeBroker, depth: int) -> None:
+    count = 8
+
+    def gives_up_at_once(peer_side: Connection) -> None:
+        if peer_side.peer.accepted > 1:
+            echo_until(b"\n")(peer_side)
+            return
+        peer_side.send(peer_side.read_until(b"\n"))
+        peer_side.read_until(b"\n")
+
+    with TcpPeer(gives_up_at_once) as peer, broker.worker(lines(depth)):
+        origin = f"lines://{peer.address}/begun"
+        warm(broker, origin)
+        broker.lease("lines", origin, {seq: b"%d\n" % seq for seq in range(10, 10 + count)})
+        assert broker.results(count) == {seq: (0, b"%d" % seq) for seq in range(10, 10 + count)}
+    assert peer.accepted == 2
+
+
+def test_an_idle_connection_makes_room_for_a_fresh_one(broker: FakeBroker) -> None:
+    def script(peer_side: Connection) -> None:
+        first = peer_side.peer.accepted == 1
+        peer_side.send(peer_side.read_until(b"\n"))
+        line = peer_side.read_until(b"\n")
+        if line == b"give up\n" and not fresh:
+            fresh.append(first)
+            return
+        peer_side.send(line)
+        echo_until(b"\n")(peer_side)
+
+    fresh: list[bool] = []
+    with TcpPeer(on_word(b"")) as slow, TcpPeer(script) as peer, broker.worker(lines()):
+        broker.welcome()
+        origin = f"lines://{peer.address}/begun"
+        broker.say(Verb.GRANT, origin, 1, 2, {})
+        broker.lease("lines", origin, {1: b"one\n", 2: b"two\n"})
+        assert len(broker.results(2)) == 2
+        assert peer.accepted == 2
+        broker.lease("lines", origin, {3: b"give up\n"})
+        assert broker.results(1) == {3: (0, b"give up")}
+        assert peer.accepted == 3
+        assert slow.accepted == 0
+
+
+# --- times ------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_is_late_by_the_upstreams_measure_closes_the_connection(broker: FakeBroker) -> None:
+    with TcpPeer(on_word(b"")) as peer, broker.worker(lines(4)):
+        broker.welcome()
+        origin = f"lines://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1, {"read_ms": 100})
+        broker.lease("lines", origin, {1: b"one\n"})
+        wait_until(lambda: peer.received == b"one\n")
+        broker.lease("lines", origin, {2: b"two\n"})
+        code, data = broker.results(1)[1]
+        about = wire.decode_error(data)
+        assert (code, about["phase"], about["sent"]) == (Code.TIMEOUT, "read", True)
+        assert about["text"] == "no answer within 0.1 s (read timeout of this upstream)"
+        failed = broker.failure()
+        assert (failed.seqs, failed.code) == ((2,), Code.CONNECTION_LOST)
+        broker.lease("lines", origin, {3: b"three\n"})
+        peer.wait_accepted(2)
+        peer.go.release(2)
+        assert broker.results(1) == {3: (0, b"three")}
+
+
+def test_a_read_timeout_that_comes_later_counts_for_connections_that_are_there(broker: FakeBroker) -> None:
+    with TcpPeer(on_word(b"")) as peer, broker.worker(lines()):
+        broker.welcome()
+        origin = f"lines://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1, {})
+        broker.lease("lines", origin, {1: b"one\n"})
+        wait_until(lambda: peer.received == b"one\n")
+        broker.say(Verb.GRANT, origin, 1, 1, {"read_ms": 50})
+        assert broker.results(1)[1][0] == Code.TIMEOUT
+        peer.go.release()
+
+
+def test_a_connection_that_does_not_come_about_in_time_is_given_up(broker: FakeBroker) -> None:
+    with TcpPeer(never_answers) as peer, broker.worker(lines()):
+        broker.welcome()
+        origin = f"lines://{peer.address}/greet"
+        broker.say(Verb.GRANT, origin, 1, 1, {"connect_ms": 50})
+        broker.lease("lines", origin, {1: b"one\n"})
+        failed = broker.failure()
+        assert (failed.code, failed.sent) == (Code.CONNECT_FAILED, False)
+        about = wire.decode_error(failed.details)
+        assert (about["phase"], about["text"]) == ("connect", "no connection within 0.05 s")
+        peer.wait_all_closed()
+
+
+def test_an_idle_connection_is_closed_after_its_time(broker: FakeBroker) -> None:
+    with TcpPeer(echo_until(b"\n")) as peer, broker.worker(lines()):
+        origin = f"lines://{peer.address}"
+        warm(broker, origin, idle_ms=10)
+        peer.wait_all_closed()
+        broker.lease("lines", origin, {2: b"two\n"})
+        assert broker.results(1) == {2: (0, b"two")}
+    assert peer.accepted == 2
+
+
+def test_an_old_connection_serves_nobody_new(broker: FakeBroker) -> None:
+    with TcpPeer(echo_until(b"\n")) as peer, broker.worker(lines()):
+        origin = f"lines://{peer.address}"
+        warm(broker, origin, lifetime_ms=1)
+        wait_until(lambda: peer.open == 0 or peer.accepted == 1)
+        for seq in (2, 3):
+            broker.beat()  # time passes
+            broker.next(Verb.HEARTBEAT)
+            broker.lease("lines", origin, {seq: b"x\n"})
+            assert broker.results(1) == {seq: (0, b"x")}
+    assert peer.accepted == 3
+
+
+def test_a_policy_that_changes_under_the_same_number_counts_from_then_on(broker: FakeBroker) -> None:
+    with TcpPeer(echo_until(b"\n")) as peer, broker.worker(lines()):
+        origin = f"lines://{peer.address}"
+        warm(broker, origin)
+        broker.say(Verb.GRANT, origin, 1, 1, {"idle_ms": 1})
+        peer.wait_all_closed()
+        broker.say(Verb.GRANT, origin, 0, 5, {})  # an older one: it comes too late
+        broker.lease("lines", origin, dict.fromkeys(range(10, 30), b"x\n"))
+        broker.results(20)
+    assert peer.accepted == 2
+
+
+# --- who may use a connection -----------------------------------------------------------------------
+
+
+def test_settings_that_are_not_the_origins_are_refused(broker: FakeBroker) -> None:
+    with TcpPeer(echo_until(b"\n")) as peer, broker.worker(lines()):
+        broker.welcome()
+        public = f"lines://app@{peer.address}"
+        origin, settings = endpoint(public, {"password": "right"})
+        _, others = endpoint(public, {"password": "wrong"})
+        for seq, (name, given) in enumerate(
+            [(origin, others), (origin, b""), (public, settings), (f"{public}#ü", settings)]
+        ):
+            broker.say(Verb.GRANT, name, 1, 1, {})
+            broker.lease("lines", name, {seq: b"x\n"}, settings=given)
+            code, data = broker.results(1)[seq]
+            assert code == Code.USAGE
+            assert "not the ones this origin stands for" in wire.decode_error(data)["text"]
+        broker.lease("lines", origin, {10: b"x\n"}, settings=settings)
+        assert broker.results(1) == {10: (0, b"x")}
+        broker.lease("lines", origin, {11: b"x\n"}, settings=others)  # also when it is known
+        assert broker.results(1)[11][0] == Code.USAGE
+    assert peer.accepted == 1
+
+
+def test_unequal_settings_never_share_a_connection(broker: FakeBroker) -> None:
+    with TcpPeer(echo_until(b"\n")) as peer, broker.worker(lines(8)):
+        broker.welcome()
+        users = [endpoint(f"lines://app@{peer.address}", {"password": word}) for word in ("a", "b", "c")]
+        for origin, _ in users:
+            broker.say(Verb.GRANT, origin, 1, 1, {})
+        for turn in range(3):
+            for n, (origin, settings) in enumerate(users):
+                seq = turn * 10 + n
+                broker.lease("lines", origin, {seq: b"%d\n" % n}, settings=settings)
+                assert broker.results(1) == {seq: (0, b"%d" % n)}
+    assert peer.accepted == 3
+
+
+def test_kinds_that_use_one_name_share_its_grant(broker: FakeBroker) -> None:
+    with TcpPeer(on_word(b"")) as peer, broker.worker(lines(1, "others")) as worker:
+        broker.welcome()
+        origin = f"lines://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 2, {})
+        assert broker.next(Verb.GRANTED)[2:] == [origin, 1, 0]
+        broker.lease("lines", origin, {1: b"one\n"})
+        broker.lease("others", origin, {2: b"two\n"})
+        peer.wait_accepted(2)
+        broker.lease("lines", origin, {3: b"three\n"})
+        broker.lease("others", origin, {4: b"four\n"})
+        wait_until(lambda: worker.ledger.find(SESSION, (4,)))
+        broker.say(Verb.GRANT, origin, 2, 1, {})
+        broker.say(Verb.GRANT, origin, 3, 2, {})
+        assert broker.next(Verb.GRANTED)[2:] == [origin, 3, 2]
+        assert peer.accepted == 2
+        broker.seen = 10**6
+        broker.beat()
+        assert broker.welcome()["slots"] == ((origin, 2),)
+        peer.go.release(8)
+        assert len(broker.results(4)) == 4
+
+
+# --- what a connection survives ---------------------------------------------------------------------
+
+
+def test_an_answer_before_the_request_was_sent_in_full_ends_the_connection(broker: FakeBroker) -> None:
+    def hasty(peer_side: Connection) -> None:
+        peer_side.sock.recv(1)
+        peer_side.send(b"early\n")
+        if peer_side.peer.accepted == 1:
+            peer_side.peer.wait_for_go()  # and what else it asks is not read
+        else:
+            peer_side.wait_for_end()
+
+    large = b"x" * (15 << 20) + b"\n"
+    with TcpPeer(hasty) as peer, broker.worker(lines()):
+        broker.welcome()
+        origin = f"lines://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1, {})
+        broker.lease("lines", origin, {1: large})
+        assert broker.results(1) == {1: (0, b"early")}
+        broker.lease("lines", origin, {2: b"two\n"})
+        assert broker.results(1) == {2: (0, b"early")}
+        peer.go.release()
+    assert peer.accepted == 2
+
+
+def test_a_fault_of_a_kind_ends_its_connection_and_nothing_else(broker: FakeBroker) -> None:
+    def script(peer_side: Connection) -> None:
+        if peer_side.peer.accepted == 1:
+            peer_side.read_until(b"\n")
+            peer_side.send(b"!\n")
+            peer_side.wait_for_end()
+        else:
+            echo_until(b"\n")(peer_side)
+
+    with TcpPeer(script) as peer, broker.worker(lines()):
+        broker.welcome()
+        origin = f"lines://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1, {})
+        broker.lease("lines", origin, {1: b"one\n"})
+        code, data = broker.results(1)[1]
+        assert code == Code.BAD_RESPONSE
+        assert "a fault in feed" in wire.decode_error(data)["text"]
+        broker.lease("lines", origin, {2: b"!\n", 3: b"three\n"})
+        results = broker.results(2)
+        assert results[2][0] == Code.USAGE
+        assert results[3] == (0, b"three")
+
+
+def test_a_kind_that_cannot_make_a_connection_says_so(broker: FakeBroker) -> None:
+    class Broken(Lines):
+        def __init__(self, origin: str, settings: bytes, max_bytes: int) -> None:
+            raise KeyError("a fault at birth")
+
+    with broker.worker(lines(protocol=Broken)):
+        broker.welcome()
+        broker.say(Verb.GRANT, "lines://127.0.0.1:1", 1, 1, {})
+        broker.lease("lines", "lines://127.0.0.1:1", {1: b"one\n"})
+        code, data = broker.results(1)[1]
+        assert code == Code.USAGE
+        assert "a fault at birth" in wire.decode_error(data)["text"]

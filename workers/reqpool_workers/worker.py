@@ -17,6 +17,7 @@ from reqpool.errors import Code, ProtocolError, UsageError
 from reqpool.wire import LeaseGroup, Reject, Verb
 
 from .broker_socket import MESSAGES_PER_TURN, BrokerSocket
+from .connection import fault
 from .datagrams import DatagramOrigin
 from .ledger import Lease, Ledger, Pin, Request
 from .link import Link, LinkState
@@ -406,9 +407,10 @@ class Worker:
                 continue
             try:
                 origin = self._origin(group.kind, group.origin, group.settings)
-            except UsageError as error:
-                for request in lease.requests:
-                    self.ledger.conclude(request, Code.USAGE, error.text, sent=False)
+            except Exception as error:
+                text = error.text if isinstance(error, UsageError) else fault(error)
+                for request in list(lease.requests):
+                    self.ledger.conclude(request, Code.USAGE, text, sent=False)
                 continue
             lease.upstream = origin
             origin.submit(lease, now_s)

@@ -216,7 +216,8 @@ def belongs(origin: str, settings: bytes) -> bool:
     public, _, digest = origin.partition("#")
     if not settings or not digest:
         return not settings and not digest
-    return hmac.compare_digest(digest, _digest(settings, public.partition("?")[0]))
+    # As bytes: of text compare_digest takes ASCII alone, and anybody may have written this.
+    return hmac.compare_digest(digest.encode(), _digest(settings, public.partition("?")[0]).encode())
 
 
 @lru_cache(maxsize=256)
