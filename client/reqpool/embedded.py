@@ -27,11 +27,12 @@ class Embedded:
         url: where its broker listens, or will.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, config: str | None = None) -> None:
         """Start it; its broker listens some tenths of a second later.
 
         Args:
             workers: number of worker processes, from 1.
+            config: path of its ``reqpool.toml``.
 
         Raises:
             UsageError: if the ``[server]`` extra is not installed, or the folder for temporary files lies
@@ -54,6 +55,8 @@ class Embedded:
             raise UsageError(f"no socket can be made in TMPDIR: {error.text}") from error
         command = [sys.executable, "-m", "reqpool_ops", "up", "--embedded", "--bind", self.url]
         command += ["--workers", str(workers), "--parent-pid", str(self._owner_pid)]
+        if config is not None:
+            command += ["--config", config]
         try:
             # A session of its own: Ctrl-C reaches the app alone, which closes the pool in its own time.
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)

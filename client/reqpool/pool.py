@@ -57,6 +57,7 @@ class Pool(Requests):
         max_pending: int = 100_000,
         executor: concurrent.futures.Executor | None = None,
         workers: int | None = None,
+        config: str | os.PathLike[str] | None = None,
     ) -> None:
         """Make a pool.
 
@@ -67,6 +68,8 @@ class Pool(Requests):
             max_pending: requests that may be pending at a time in this process, from 1.
             executor: runs the callbacks; None: one thread of the pool's own.
             workers: worker processes of a private cluster, from 1; None: by the number of CPUs.
+            config: path of a private cluster's ``reqpool.toml``, with upstreams by name; a shared one has
+                its own.
 
         Raises:
             UsageError: a bad URL or option, or gevent has patched threads.
@@ -75,12 +78,15 @@ class Pool(Requests):
         url = url or os.environ.get("REQPOOL_URL") or None
         if url is not None:
             address.check(url)
-            if workers is not None:
-                raise UsageError("workers= is for a pool without a URL: a shared one has its own")
+            if workers is not None or config is not None:
+                name = "config" if workers is None else "workers"
+                raise UsageError(f"{name}= is for a pool without a URL: a shared one has its own")
         elif workers is None:
             workers = max(1, min(4, (os.cpu_count() or 1) - 1))
         elif type(workers) is not int or workers < 1:
             raise UsageError(f"workers={workers!r}: a number from 1")
+        if config is not None and not os.path.isfile(config):
+            raise UsageError(f"config={os.fspath(config)!r}: there is no such file")
         if type(max_pending) is not int or max_pending < 1:
             raise UsageError(f"max_pending={max_pending!r}: a number from 1")
         if executor is not None and not callable(getattr(executor, "submit", None)):
@@ -90,6 +96,7 @@ class Pool(Requests):
         self._max_pending = max_pending
         self._executor = executor
         self._workers = workers or 0
+        self._config = None if config is None else os.path.abspath(config)
         self._embedded: Embedded | None = None
         self._stub: Stub | None = None
         self._finalizer: weakref.finalize[Any, Pool] | None = None
@@ -294,7 +301,7 @@ class Pool(Requests):
             if stub is not None and not stub.abandoned:
                 return stub
             if self._url is None and self._embedded is None:
-                self._embedded = Embedded(self._workers)
+                self._embedded = Embedded(self._workers, self._config)
             url = self._embedded.url if self._embedded is not None else self._url
             if url is None:
                 raise UsageError("no URL")

@@ -111,3 +111,21 @@ def test_all_producers_together_have_the_one_limit(pool: reqpool.Pool, server: R
         thread.join()
     assert not failures
     assert most <= MAX_CONNECTIONS
+
+
+def test_an_embedded_pool_knows_the_names_of_its_configuration(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    config = tmp_path / "reqpool.toml"
+    config.write_text(f'[upstreams.cache]\nurl = "{redis_server.url}"\n')
+    with reqpool.Pool(config=config, workers=1, timeout=20) as pool:
+        assert pool.redis("cache", "PING").result() == b"PONG"
+        with pytest.raises(reqpool.UsageError, match="has no upstream 'cash'; .*cache"):
+            pool.redis("cash", "PING").result()
+
+
+def test_a_configuration_belongs_to_a_private_cluster_and_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(reqpool.UsageError, match=r"config= is for a pool without a URL"):
+        reqpool.Pool("ipc:///tmp/x", config="reqpool.toml")
+    with pytest.raises(reqpool.UsageError, match="there is no such file"):
+        reqpool.Pool(config=tmp_path / "reqpool.toml")
