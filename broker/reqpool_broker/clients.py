@@ -282,7 +282,7 @@ class Clients:
     def _claim(self, session: Session, terms: Terms, group: wire.Group) -> None:
         """Learn from its client what a request is that so far only a worker's report had named."""
         claimed: dict[Worker, dict[int, bytes]] = {}
-        for seq, payload in zip(group.seqs, group.payloads, strict=True):
+        for seq, payload in dict(zip(group.seqs, group.payloads, strict=True)).items():
             lease = session.open.get(seq)
             if isinstance(lease, Lease) and lease.origin is None:
                 del lease.requests[seq]

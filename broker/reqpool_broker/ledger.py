@@ -426,8 +426,13 @@ class Ledger:
     ) -> None:
         seqs, payloads = zip(*pairs, strict=True)
         attempts = lease.attempt if lost else lease.attempt - 1
-        self.requeued += len(seqs)
         terms = lease.terms
+        if terms.session.ended:  # nobody waits for them
+            for seq in seqs:
+                del terms.session.open[seq]
+            self._end_opening(terms)
+            return
+        self.requeued += len(seqs)
         if terms.pin is not None:
             pin = terms.session.pins.get(terms.pin)
             if pin is None or not terms.opens:

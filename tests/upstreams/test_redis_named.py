@@ -120,7 +120,7 @@ def test_an_embedded_pool_knows_the_names_of_its_configuration(
     config.write_text(f'[upstreams.cache]\nurl = "{redis_server.url}"\n')
     with reqpool.Pool(config=config, workers=1, timeout=20) as pool:
         assert pool.redis("cache", "PING").result() == b"PONG"
-        with pytest.raises(reqpool.UsageError, match="has no upstream 'cash'; .*cache"):
+        with pytest.raises(reqpool.UsageError, match=r"has no upstream 'cash'; .*cache"):
             pool.redis("cash", "PING").result()
 
 
