@@ -176,3 +176,29 @@ def test_many_ranges_that_never_ran_are_searched_quickly() -> None:
     assert [session.may_have_run(seq) for seq in (0, 1, 2, 3, 4, 2_000_001, 2_000_003, 9_999_999)] == [
         False, False, True, True, False, False, True, True,
     ]  # fmt: skip
+
+
+def test_seq_that_its_client_names_twice_is_claimed_once() -> None:
+    desk = Desk()
+    client = desk.client()
+    worker = desk.worker(epoch=5, held=[(client.id, (1,))])
+    client.submit(1, 1, flags=Flag.IDEMPOTENT | Flag.RESUBMITTED)
+    desk.check_books()
+    worker.send(Verb.RESULTS, worker.epoch, worker.seen, 1, [(client.id, (1,), 0)], blobs=(
+        wire.encode_blob([1, 0, b"answer"]),
+    ))  # fmt: skip
+    desk.settle()
+    assert client.code(1) == Code.OK
+
+
+def test_requests_of_a_client_that_is_gone_do_not_run_again() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    client.submit(1, 2, span_ms=600_000)
+    client.send(Verb.GOODBYE)
+    worker.die()
+    other = desk.worker()
+    desk.pass_time(1.1)
+    assert other.held() == []
+    assert desk.broker.sessions == {}
+    desk.check_books()
