@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
+
 from support.nginx import NginxServer
 
 from . import tools, watches

@@ -14,7 +14,7 @@ import pytest
 
 import reqpool
 from support.cluster import Cluster, cluster
-from support.redis_server import RedisServer, find_redis
+from support.redis_server import RedisServer
 from support.tcp_peer import Connection, TcpPeer, echo_until
 from support.wait import wait_until
 
@@ -146,7 +146,7 @@ def test_reloads_while_a_broker_comes_up_reach_it(file: Path) -> None:
             wait_until(lambda: knows(pool, f"echo-{last}"), 5.0)
 
 
-@pytest.mark.skipif(find_redis() is None, reason="needs redis-server (Debian: apt-get install redis-server)")
+@pytest.mark.usefixtures("redis_server")  # which says so where there is none
 def test_a_password_comes_from_its_file_and_may_change(file: Path) -> None:
     secret = file.with_name("secret")
     with RedisServer("user app on >hunter2 ~* +@all") as redis:

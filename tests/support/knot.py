@@ -6,26 +6,18 @@ with KnotServer() as knot:
 
 from __future__ import annotations
 
-import shutil
 import socket
-import subprocess
-import tempfile
-from pathlib import Path
-from typing import Any
 
 import dnslib
 
 from .ports import HOST, free_port
-from .wait import wait_until
+from .server import Server
 
 ZONE = "example.test"
 HOSTS = 10_000
 """The zone has h0 to h9999, each with the address :func:`host_address` tells."""
 BIG_TXT = "".join(f"{number:04d}:" + "x" * 195 for number in range(12))
 """Text of ``big.example.test``: 2,400 octets, so over UDP with 1232 it comes truncated."""
-
-START_WITHIN_S = 15.0
-STOP_WITHIN_S = 10.0
 
 # TTL 0: resolvers that cache (c-ares) have to ask, as reqpool does.
 _RECORDS = """\
@@ -75,11 +67,6 @@ zone:
 """
 
 
-def find_knotd() -> str | None:
-    """Return the path of knotd; Debian has it in /usr/sbin, which is not on every user's path."""
-    return shutil.which("knotd") or shutil.which("knotd", path="/usr/sbin:/usr/local/sbin")
-
-
 def host_address(number: int) -> str:
     """Return the address of ``h<number>.example.test``."""
     return f"10.0.{number >> 8}.{number & 0xFF}"
@@ -92,77 +79,34 @@ def zone_text() -> str:
     return f"{_RECORDS}big TXT {strings}\n{hosts}"
 
 
-class KnotServer:
-    """A running knotd; a context manager.
+class KnotServer(Server):
+    """A running knotd.
 
     Attributes:
         address: ``"127.0.0.1:port"``, UDP and TCP.
         host, port: the same in two.
     """
 
+    program = "knotd"
+    package = "knot"
+
     def __init__(self) -> None:
+        super().__init__()
         self.host = HOST
         self.port = 0
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
         return f"{self.host}:{self.port}"
 
-    @property
-    def pid(self) -> int:
-        """The process id.
-
-        Raises:
-            RuntimeError: if it is not running.
-        """
-        if self._process is None:
-            raise RuntimeError("knotd is not running")
-        return self._process.pid
-
-    def __enter__(self) -> KnotServer:
-        """Start it, and wait until it answers.
-
-        Raises:
-            RuntimeError: if knotd is not installed or does not start; the text has its log.
-        """
-        program = find_knotd()
-        if program is None:
-            raise RuntimeError("knotd is not installed (Debian: apt-get install knot)")
-        self._folder = tempfile.TemporaryDirectory(prefix="reqpool-knot-")
-        folder = Path(self._folder.name)
+    def command_line(self, program: str) -> list[str]:
+        """See :class:`Server`."""
+        folder = self.folder
         self.port = free_port()
         config = folder / "knot.conf"
         config.write_text(_CONFIG.format(folder=folder, host=self.host, port=self.port, zone=ZONE))
         (folder / "zone").write_text(zone_text())
-        with (folder / "log").open("wb") as log:
-            # setpriv (util-linux) lets knotd end with this process however that ends: prctl(2), PDEATHSIG.
-            self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", program, "-c", str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            wait_until(self._answers, START_WITHIN_S, "knotd answers")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """Stop it and remove its folder."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            try:
-                process.wait(STOP_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if self._folder is not None:
-            self._folder.cleanup()
+        return [program, "-c", str(config)]
 
     def exchange(self, query: bytes, *, tcp: bool = False, timeout_s: float = 1.0) -> bytes:
         """Send a query as it is, return the answer as it is.
@@ -190,13 +134,8 @@ class KnotServer:
         question = bytes(dnslib.DNSRecord.question(name, rtype).pack())
         return dnslib.DNSRecord.parse(self.exchange(question, timeout_s=timeout_s))
 
-    def log(self) -> str:
-        """Return what it has logged."""
-        return Path(self._folder.name, "log").read_text(errors="replace") if self._folder else ""
-
-    def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise RuntimeError(f"knotd did not start:\n{self.log()}")
+    def answers(self) -> bool:
+        """See :class:`Server`."""
         try:
             return bool(self.query(f"h{HOSTS - 1}.{ZONE}", timeout_s=0.2).rr)
         except OSError:  # nobody listens yet

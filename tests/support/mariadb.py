@@ -12,10 +12,8 @@ are there to use.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ import pymysql
 
 from .certificates import Pair
 from .ports import HOST, free_port
-from .wait import wait_until
+from .server import Server
 
 DATABASE = "test"
 PASSWORD = "secret"
@@ -33,8 +31,6 @@ ODD_PASSWORD = "s3cret&p@ss/wörd"
 """Of ``odd``: what it holds has to be percent-encoded in a URL."""
 
 INSTALL_WITHIN_S = 60.0
-START_WITHIN_S = 30.0
-STOP_WITHIN_S = 15.0
 
 # What a start does not need is left out, and what is written need not survive: 0.5 s to install, 0.2 s to
 # start.
@@ -63,13 +59,8 @@ _SERVER = (
 """latin1 as default: that statements and answers are in utf8mb4 is then the connection's own doing."""
 
 
-def find_mariadbd() -> str | None:
-    """Return the path of mariadbd; Debian has it in /usr/sbin, which is not on every user's path."""
-    return shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin")
-
-
-class MariadbServer:
-    """A running mariadbd; a context manager.
+class MariadbServer(Server):
+    """A running mariadbd.
 
     Args:
         options: further options of mariadbd, e.g. ``"--max-connections=3"``.
@@ -81,11 +72,13 @@ class MariadbServer:
         socket: path of the Unix socket.
     """
 
+    program = "mariadbd"
+    package = "mariadb-server"
+
     def __init__(self, *options: str, tls: Pair | None = None) -> None:
+        super().__init__()
         self._options = options
         self._tls = tls
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
         self.host = HOST
         self.port = 0
         self.socket = ""
@@ -101,69 +94,19 @@ class MariadbServer:
         secret = f":{quote(password, safe='')}" if password else ""
         return f"{scheme}://{user}{secret}@{self.address}/{database}"
 
-    def __enter__(self) -> MariadbServer:
-        """Install it, start it, and wait until it answers.
-
-        Raises:
-            RuntimeError: if mariadbd is not installed or does not start; the text has its log.
-        """
-        program = find_mariadbd()
-        if program is None:
-            raise RuntimeError("mariadbd is not installed (Debian: apt-get install mariadb-server)")
-        self._folder = tempfile.TemporaryDirectory(prefix="reqpool-mariadb-")
-        folder = Path(self._folder.name)
+    def command_line(self, program: str) -> list[str]:
+        """See :class:`Server`."""
+        folder = self.folder
         data = folder / "data"
         self._install(data)
         self.port = free_port()
         self.socket = str(folder / "mariadb.sock")
         tls = [f"--ssl-cert={self._tls.cert}", f"--ssl-key={self._tls.key}"] if self._tls is not None else []
-        with (folder / "log").open("wb") as log:
-            # setpriv (util-linux): it ends with this process however that ends, prctl(2) PDEATHSIG.
-            self._process = subprocess.Popen(
-                [
-                    "setpriv", "--pdeathsig", "KILL", program, "--no-defaults", *_as_user(),
-                    f"--datadir={data}", f"--socket={self.socket}", f"--pid-file={folder}/pid",
-                    f"--bind-address={HOST}", f"--port={self.port}", *_SMALL, *_SERVER, *tls, *self._options,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )  # fmt: skip
-        try:
-            wait_until(self._answers, START_WITHIN_S, "mariadbd answers")
-            self._make_users()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """Stop it and remove its folder."""
-        self.stop()
-        if self._folder is not None:
-            self._folder.cleanup()
-
-    @property
-    def pid(self) -> int:
-        """The process id.
-
-        Raises:
-            RuntimeError: if it is not running.
-        """
-        if self._process is None:
-            raise RuntimeError("mariadbd is not running")
-        return self._process.pid
-
-    def stop(self) -> None:
-        """Stop it as its administrator would: it says good-bye to its clients."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            try:
-                process.wait(STOP_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        return [
+            program, "--no-defaults", *_as_user(), f"--datadir={data}", f"--socket={self.socket}",
+            f"--pid-file={folder}/pid", f"--bind-address={HOST}", f"--port={self.port}", *_SMALL, *_SERVER,
+            *tls, *self._options,
+        ]  # fmt: skip
 
     def connect(self, database: str | None = DATABASE) -> pymysql.Connection[Any]:
         """Return a connection of the test's own, as root, by the Unix socket."""
@@ -181,12 +124,6 @@ class MariadbServer:
         sql = "SELECT id FROM information_schema.processlist WHERE user = %s ORDER BY id"
         return [row[0] for row in self.run(sql, params=(user,))]
 
-    def log(self) -> str:
-        """Return what it has logged."""
-        if self._folder is None:
-            return ""
-        return (Path(self._folder.name) / "log").read_text(errors="replace")
-
     def _install(self, data: Path) -> None:
         done = subprocess.run(
             [
@@ -202,9 +139,8 @@ class MariadbServer:
         if done.returncode:
             raise RuntimeError(f"mariadb-install-db failed:\n{done.stdout.decode(errors='replace')}")
 
-    def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise RuntimeError(f"mariadbd did not start:\n{self.log()}")
+    def answers(self) -> bool:
+        """See :class:`Server`."""
         # PyMySQL leaves the socket open of a connection that nobody takes.
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             if probe.connect_ex(self.socket):
@@ -213,6 +149,7 @@ class MariadbServer:
             self.connect(None).close()
         except pymysql.err.OperationalError:  # it is not ready yet
             return False
+        self._make_users()
         return True
 
     def _make_users(self) -> None:

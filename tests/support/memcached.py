@@ -13,22 +13,13 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from .ports import HOST, free_port
-from .wait import wait_until
+from .server import Server
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "reqpool-memcached"
 """The package that docs/kinds.md shows; not installed with reqpool."""
 SOURCES = EXAMPLE / "src"
-
-START_WITHIN_S = 15.0
-STOP_WITHIN_S = 10.0
-
-
-def find_memcached() -> str | None:
-    """Return the path of memcached."""
-    return shutil.which("memcached")
 
 
 def install_example(folder: Path) -> Path:
@@ -55,56 +46,29 @@ def install_example(folder: Path) -> Path:
     return installed
 
 
-class MemcachedServer:
-    """A running memcached; a context manager.
+class MemcachedServer(Server):
+    """A running memcached.
 
     Attributes:
         address: ``"127.0.0.1:port"``.
     """
 
+    program = package = "memcached"
+
     def __init__(self) -> None:
+        super().__init__()
         self._port = 0
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
         return f"{HOST}:{self._port}"
 
-    def __enter__(self) -> MemcachedServer:
-        """Start it, and wait until it answers.
-
-        Raises:
-            RuntimeError: if memcached is not installed or does not start.
-        """
-        program = find_memcached()
-        if program is None:
-            raise RuntimeError("memcached is not installed (Debian: apt-get install memcached)")
+    def command_line(self, program: str) -> list[str]:
+        """See :class:`Server`."""
         self._port = free_port()
-        # Without -u it does not run as root. setpriv (util-linux): it ends when this process does.
-        self._process = subprocess.Popen(
-            [
-                "setpriv", "--pdeathsig", "KILL", program, "-u", getpass.getuser(), "-l", HOST,
-                "-p", str(self._port), "-U", "0", "-m", "64", "-t", "1",
-            ],
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            wait_until(self._answers, START_WITHIN_S, "memcached answers")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """Stop it."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            try:
-                process.wait(STOP_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        # Without -u it does not run as root.
+        user = getpass.getuser()
+        return [program, "-u", user, "-l", HOST, "-p", str(self._port), "-U", "0", "-m", "64", "-t", "1"]
 
     def exchange(self, command: bytes, ends: bytes) -> bytes:
         """Send a command as it is on a connection of its own; return what comes, up to its last line.
@@ -128,9 +92,8 @@ class MemcachedServer:
         words = self.exchange(b"stats\r\n", b"END\r\n").split()
         return int(words[words.index(b"curr_connections") + 1]) - 1
 
-    def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise RuntimeError("memcached did not start; its own words are above")
+    def answers(self) -> bool:
+        """See :class:`Server`."""
         try:
             return self.exchange(b"version\r\n", b"\r\n").startswith(b"VERSION ")
         except OSError:  # nobody listens yet

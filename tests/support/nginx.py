@@ -10,21 +10,14 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bench.asked import BODIES
 
 from .certificates import Certificates, Pair, make
 from .ports import HOST, free_port
-from .wait import wait_until
-
-START_WITHIN_S = 15.0
-STOP_WITHIN_S = 10.0
+from .server import Server
 
 USER, PASSWORD = "ann", "s@cret"
 """Who may see ``/private``."""
@@ -39,7 +32,7 @@ _CONFIG = """\
 daemon off;
 worker_processes 1;
 pid {folder}/pid;
-error_log {folder}/log;
+error_log stderr;
 events {{ worker_connections 1024; }}
 http {{
     access_log off;
@@ -86,13 +79,8 @@ _LOCATIONS = """\
 """ + "".join(f"location = /to/{status} {{ return {status} /said/{status}; }}\n" for status in REDIRECTS)
 
 
-def find_nginx() -> str | None:
-    """Return the path of nginx; Debian has it in /usr/sbin, which is not on every user's path."""
-    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-
-
-class NginxServer:
-    """A running nginx with one worker process; a context manager.
+class NginxServer(Server):
+    """A running nginx with one worker process.
 
     Attributes:
         address: ``"127.0.0.1:port"``, plain HTTP.
@@ -100,13 +88,15 @@ class NginxServer:
         certificates: what the https servers have; ``certificates.ca`` issued the good ones.
     """
 
+    program = "nginx"
+    package = "nginx-light"
+
     def __init__(self) -> None:
+        super().__init__()
         self.address = ""
         self.port = 0
         self._https_ports: dict[str, int] = {}
         self._certificates: Certificates | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -135,28 +125,9 @@ class NginxServer:
             raise RuntimeError("nginx is not running")
         return self._certificates
 
-    @property
-    def pid(self) -> int:
-        """The process id of its master.
-
-        Raises:
-            RuntimeError: if it is not running.
-        """
-        if self._process is None:
-            raise RuntimeError("nginx is not running")
-        return self._process.pid
-
-    def __enter__(self) -> NginxServer:
-        """Start it, and wait until it answers.
-
-        Raises:
-            RuntimeError: if nginx is not installed or does not start; the text has its log.
-        """
-        program = find_nginx()
-        if program is None:
-            raise RuntimeError("nginx is not installed (Debian: apt-get install nginx-light)")
-        self._folder = tempfile.TemporaryDirectory(prefix="reqpool-nginx-")
-        folder = Path(self._folder.name)
+    def command_line(self, program: str) -> list[str]:
+        """See :class:`Server`."""
+        folder = self.folder
         self.port = free_port()
         self.address = f"{HOST}:{self.port}"
         self._certificates = made = make(folder)
@@ -171,31 +142,7 @@ class NginxServer:
         }
         self._https_ports = {name: free_port() for name in pairs}
         self._write(folder, pairs)
-        with (folder / "out").open("wb") as out:
-            # setpriv (util-linux): it ends with this process however that ends, prctl(2) PDEATHSIG.
-            self._process = subprocess.Popen(
-                [
-                    "setpriv",
-                    "--pdeathsig",
-                    "TERM",
-                    program,
-                    "-c",
-                    f"{folder}/conf",
-                    "-p",
-                    str(folder),
-                    "-e",
-                    "out",
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-            )
-        try:
-            wait_until(self._answers, START_WITHIN_S, "nginx answers")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        return [program, "-c", f"{folder}/conf", "-p", str(folder), "-e", "stderr"]
 
     def _write(self, folder: Path, pairs: Mapping[str, Pair]) -> None:
         (folder / "files" / "put").mkdir(parents=True)
@@ -218,19 +165,6 @@ class NginxServer:
                 user=user, folder=folder, host=HOST, port=self.port, locations=locations, https="".join(https)
             )
         )
-
-    def __exit__(self, *_: Any) -> None:
-        """Stop it and remove its folder."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            try:
-                process.wait(STOP_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if self._folder is not None:
-            self._folder.cleanup()
 
     def get(self, path: str, timeout_s: float = 5.0) -> bytes:
         """Ask it by a connection of the test's own; return the body.
@@ -257,20 +191,10 @@ class NginxServer:
         Raises:
             OSError: if there is none.
         """
-        assert self._folder is not None
-        return Path(self._folder.name, "files", path.lstrip("/")).read_bytes()
+        return (self.folder / "files" / path.lstrip("/")).read_bytes()
 
-    def log(self) -> str:
-        """Return what it has logged."""
-        if self._folder is None:
-            return ""
-        return "".join(
-            path.read_text(errors="replace") for path in Path(self._folder.name).glob("[lo][ou][gt]")
-        )
-
-    def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise RuntimeError(f"nginx did not start:\n{self.log()}")
+    def answers(self) -> bool:
+        """See :class:`Server`."""
         try:
             return bool(self.get("/small", 1.0))
         except (OSError, http.client.HTTPException):  # nobody listens yet

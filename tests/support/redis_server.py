@@ -8,33 +8,22 @@ with RedisServer() as redis:
 from __future__ import annotations
 
 import re
-import shutil
 import socket
-import subprocess
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import hiredis
 
 from .certificates import Pair
 from .ports import HOST, free_port
-from .wait import wait_until
+from .server import Server
 
 POOL_CLIENT = "reqpool"
 """What the pool calls its connections."""
-START_WITHIN_S = 15.0
-STOP_WITHIN_S = 10.0
 
 
-def find_redis() -> str | None:
-    """Return the path of redis-server."""
-    return shutil.which("redis-server")
-
-
-class RedisServer:
-    """A running redis-server; a context manager.
+class RedisServer(Server):
+    """A running redis-server.
 
     Args:
         config: further lines of redis.conf, e.g. ``"requirepass secret"``, ``"user alice on >pw ~* +@all"``.
@@ -48,12 +37,13 @@ class RedisServer:
         socket: path of the Unix socket.
     """
 
+    program = package = "redis-server"
+
     def __init__(self, *config: str, password: str | None = None, tls: Pair | None = None) -> None:
+        super().__init__()
         self._config = config
         self._password = password
         self._tls = tls
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
         self.address = ""
         self.tls_address = ""
         self.socket = ""
@@ -62,17 +52,9 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://{self.address}"
 
-    def __enter__(self) -> RedisServer:
-        """Start it, and wait until it answers.
-
-        Raises:
-            RuntimeError: if redis-server is not installed or does not start; the text has its log.
-        """
-        program = find_redis()
-        if program is None:
-            raise RuntimeError("redis-server is not installed (Debian: apt-get install redis-server)")
-        self._folder = tempfile.TemporaryDirectory(prefix="reqpool-redis-")
-        folder = Path(self._folder.name)
+    def command_line(self, program: str) -> list[str]:
+        """See :class:`Server`."""
+        folder = self.folder
         port = free_port()
         self.address = f"{HOST}:{port}"
         self.socket = str(folder / "redis.sock")
@@ -89,40 +71,13 @@ class RedisServer:
             ]  # fmt: skip
         config = folder / "redis.conf"
         config.write_text("\n".join(lines) + "\n")
-        with (folder / "log").open("wb") as log:
-            # setpriv (util-linux): it ends with this process however that ends, prctl(2) PDEATHSIG.
-            self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", program, str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            wait_until(self._answers, START_WITHIN_S, "redis-server answers")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        return [program, str(config)]
 
-    def __exit__(self, *_: Any) -> None:
-        """Stop it and remove its folder."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()  # nothing is kept, and a script or a DEBUG SLEEP would make it wait
-            process.wait(STOP_WITHIN_S)
-        if self._folder is not None:
-            self._folder.cleanup()
-
-    @property
-    def pid(self) -> int:
-        """The process id.
-
-        Raises:
-            RuntimeError: if it is not running.
-        """
-        if self._process is None:
-            raise RuntimeError("redis-server is not running")
-        return self._process.pid
+    def stop(self) -> None:
+        """End it at once: nothing is kept, and a script or a DEBUG SLEEP would make it wait."""
+        if self._process is not None:
+            self._process.kill()
+        super().stop()
 
     def command(self, *command: str | bytes | int, timeout_s: float = 5.0) -> Any:
         """Ask by a connection of the test's own; return what hiredis makes of the reply.
@@ -163,15 +118,8 @@ class RedisServer:
         for client in clients:
             self.command("CLIENT", "KILL", "ID", client["id"])
 
-    def log(self) -> str:
-        """Return what it has logged."""
-        if self._folder is None:
-            return ""
-        return (Path(self._folder.name) / "log").read_text(errors="replace")
-
-    def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            raise RuntimeError(f"redis-server did not start:\n{self.log()}")
+    def answers(self) -> bool:
+        """See :class:`Server`."""
         try:
             return bool(self.command("PING") == b"PONG")
         except OSError:  # nobody listens yet
