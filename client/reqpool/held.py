@@ -69,15 +69,17 @@ class Held:
                     "the last request of this session has not ended yet: they go one after the other"
                 )
             if self._further is None:
-                self._stub, self._pin = self._pool.take_pin()
-                route = self._route(self._pin, True)
-                self._further = self._route(self._pin, False)
+                stub, pin = self._pool.take_pin()
+                further = self._route(pin, False)
+                last = self._pool.ask(self._route(pin, True), payload, note, timeout, callback, 1, False)
+                # Not before: one that was refused here has opened nothing, and the next is the first.
+                self._stub, self._pin, self._further = stub, pin, further
             else:
                 if not self._pool.has_session(self._stub):
                     raise UsageError("this session belongs to another process, or to a pool that was closed")
-                route = self._further
-            self._last = self._pool.ask(route, payload, note, timeout, callback, 1, False)
-            return self._last
+                last = self._pool.ask(self._further, payload, note, timeout, callback, 1, False)
+            self._last = last
+            return last
 
     def close(self) -> None:
         """Let the connection go; doing it again does nothing. A request that still runs is cancelled."""
@@ -125,8 +127,9 @@ class RedisSession(Held):
 class MysqlSession(Held):
     """A MySQL connection of one's own, autocommit off: a transaction, then the next.
 
-    Leaving the ``with`` block commits, if nothing was raised in it; else, or if the session is closed or lost
-    without a commit, the server rolls back. The connection is reset before anybody else gets it.
+    Leaving the ``with`` block waits for what still runs, and commits, if nothing was raised; else, or if the
+    session is closed or lost without a commit, the server rolls back. The connection is reset before anybody
+    else gets it.
     """
 
     def __init__(
@@ -163,6 +166,8 @@ class MysqlSession(Held):
     ) -> None:
         try:
             if error is None and self._last is not None and not self._closed:
+                if self._last._state is PENDING:
+                    self._last.result()  # one that nobody has looked at: nothing is committed without it
                 self.commit().result()
         finally:
             self.close()

@@ -280,6 +280,7 @@ class Stub:
             ending = wire.encode_error("the pool's I/O thread failed, see the log")
         finally:
             self.closing = self.stopped = True
+            self._ends.recover()
             self._ends.end(self._table.take_all(), CANCELLED_AND_NOTIFIED, Code.CANCELLED, ending)
             self._link.close(GOODBYE_LINGER_MS)
             self._delivery.stop()
@@ -328,7 +329,7 @@ class Stub:
         if (
             (self._outbox and not self._link.blocked)
             or self._cancels
-            or (self._unpins and self._session.state is State.OPEN)
+            or (self._unpins and not self._link.blocked and self._session.state is State.OPEN)
             or (self.closing and not self.pending)
         ):
             self._idle = False
@@ -479,7 +480,7 @@ class Stub:
                 if groups:
                     self._submit(groups)
                     table.expect(earliest_s + CLUSTER_GRACE_S)
-        while self._unpins and session.state is State.OPEN:
+        while self._unpins and session.state is State.OPEN and link.has_room():
             pin = self._unpins.popleft()
             self._unpinned.append(pin)
             link.send(wire.encode(wire.Verb.UNPIN, pin))
