@@ -6,7 +6,10 @@ sum over all workers and all origins of an upstream never exceeds its limit.
 
 from __future__ import annotations
 
-from reqpool import wire
+from functools import lru_cache
+
+from reqpool import kinds, wire
+from reqpool.errors import UsageError
 from reqpool.wire import Verb
 
 from . import scheduler
@@ -82,7 +85,7 @@ class Grants:
                     continue
                 limit = max(limit, kind.limit)
                 wanted = origin.wanted(kind.depth)
-            claims.append(scheduler.Claim(origin.name, wanted, owners, holders))
+            claims.append(scheduler.Claim(origin.name, wanted, owners, holders, _waits(origin.kind)))
         # What a worker of an earlier broker holds for an origin that nobody has asked for since.
         claims += [scheduler.Claim(name, 0, (), holders) for name, holders in reserved.items()]
         upstream.limit = upstream.policy.max_connections or limit or upstream.limit
@@ -182,6 +185,15 @@ class Grants:
         """A worker is dead for certain: it holds nothing."""
         for name in list(worker.grants):
             self._end_grant(worker, name)
+
+
+@lru_cache(maxsize=256)
+def _waits(kind: str) -> bool:
+    """Do requests of this kind wait at their upstream? One that is not installed here does not."""
+    try:
+        return kinds.find(kind).waits
+    except UsageError:
+        return False
 
 
 def _told(policy: Policy) -> dict[str, int]:

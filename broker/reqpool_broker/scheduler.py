@@ -46,6 +46,10 @@ def least_loaded(owners: Sequence[Worker], in_flight: Mapping[Worker, int]) -> W
     return min(owners, key=lambda worker: in_flight.get(worker, 0))
 
 
+ROOM_SHARE = 8
+"""One in so many connections of an upstream, and at least one, is kept from requests that wait there."""
+
+
 class Claim(NamedTuple):
     """What one origin asks of its upstream's connections.
 
@@ -54,12 +58,14 @@ class Claim(NamedTuple):
         wanted: connections that its load could use now.
         owners: who should hold them.
         reserved: slots for it that workers, owners or not, may hold now.
+        waits: its requests have their connections for as long as they like.
     """
 
     name: str
     wanted: int
     owners: Sequence[Worker]
     reserved: Mapping[Worker, int]
+    waits: bool = False
 
 
 def shares(limit: int, wanted: Sequence[int]) -> list[int]:
@@ -81,6 +87,22 @@ def shares(limit: int, wanted: Sequence[int]) -> list[int]:
     return given
 
 
+def most_waiting(limit: int) -> int:
+    """How many of an upstream's connections may be those of requests that wait there."""
+    return limit - max(1, limit // ROOM_SHARE) if limit > 1 else limit
+
+
+def _wanted(limit: int, claims: Sequence[Claim]) -> list[int]:
+    """What each may want: those that wait leave some to the others, who would else wait with them."""
+    wanted = [claim.wanted for claim in claims]
+    waiting = [place for place, claim in enumerate(claims) if claim.waits]
+    for place, share in zip(
+        waiting, shares(most_waiting(limit), [wanted[place] for place in waiting]), strict=True
+    ):
+        wanted[place] = share
+    return wanted
+
+
 def slots(limit: int, claims: Sequence[Claim]) -> dict[tuple[Worker, str], int]:
     """Decide the level of each worker's grant for each origin of one upstream.
 
@@ -95,7 +117,7 @@ def slots(limit: int, claims: Sequence[Claim]) -> dict[tuple[Worker, str], int]:
         Slots for each owner by worker and origin name, and for each other holder that has any to give up.
     """
     fair: dict[tuple[Worker, str], int] = {}
-    for claim, total in zip(claims, shares(limit, [claim.wanted for claim in claims]), strict=True):
+    for claim, total in zip(claims, shares(limit, _wanted(limit, claims)), strict=True):
         share, rest = divmod(total, len(claim.owners)) if claim.owners else (0, 0)
         for place, worker in enumerate(claim.owners):
             fair[worker, claim.name] = share + (place < rest)
@@ -104,6 +126,8 @@ def slots(limit: int, claims: Sequence[Claim]) -> dict[tuple[Worker, str], int]:
     # What has to be given up by those who hold more than their share: no more than that, so that a connection
     # which nobody needs stays open. Over the limit (it was lowered) ``free`` is negative.
     lacking = sum(max(0, share - reserved.get(who, 0)) for who, share in fair.items()) - free
+    waiting = {claim.name for claim in claims if claim.waits}
+    free_to_wait = most_waiting(limit) - sum(n for (_, name), n in reserved.items() if name in waiting)
     levels: dict[tuple[Worker, str], int] = {}
     for claim in claims:
         for worker, held in claim.reserved.items():
@@ -118,6 +142,9 @@ def slots(limit: int, claims: Sequence[Claim]) -> dict[tuple[Worker, str], int]:
             levels[who] = holds - given_up
         else:
             more = min(share - holds, max(0, free))
+            if who[1] in waiting:  # where it is to move to other workers, the one that has it may keep it
+                more = min(more, max(0, free_to_wait))
+                free_to_wait -= more
             free -= more
             levels[who] = holds + more
     return levels

@@ -226,6 +226,7 @@ class Requests(ABC):
         """Send one Redis command, pipelined with those of all other clients over few connections.
 
         Commands that Redis flags as read-only are idempotent; blocking ones have a connection of their own.
+        These, with sessions, have at most seven eighths of the upstream's connections (64 by default).
         An error reply is raised as RedisError.
 
         Args:

@@ -97,3 +97,12 @@ def test_what_nobody_asks_for_stays_until_somebody_goes_short() -> None:
     unasked = Claim("old", 0, (), {one: 3})
     assert slots(4, [Claim("a", 1, [one], {}), unasked]) == {(one, "a"): 1}
     assert slots(4, [Claim("a", 2, [one], {}), unasked]) == {(one, "a"): 1, (one, "old"): 0}
+
+
+def test_what_waits_leaves_room_to_others_also_while_it_moves() -> None:
+    one, two = WORKERS[:2]
+    waiting = Claim("w", 300, [one], {}, waits=True)
+    assert slots(8, [waiting]) == {(one, "w"): 7}
+    moving = waiting._replace(owners=[one, two], reserved={one: 7})
+    assert slots(8, [moving, Claim("a", 1, [two], {})]) == {(one, "w"): 4, (two, "w"): 0, (two, "a"): 1}
+    assert slots(8, [moving]) == {(one, "w"): 5, (two, "w"): 0}

@@ -113,11 +113,14 @@ class Kind(ABC):
             upstreams in ``reqpool.toml``.
         connectionless: what it has at an upstream is requests, not connections; so it is requests that the
             upstream's limit counts.
+        waits: its requests have a connection for as long as they like (BLPOP), so some of the upstream's are
+            kept from them, for the short requests of other kinds there.
     """
 
     name: ClassVar[str]
     schemes: ClassVar[tuple[str, ...]] = ()
     connectionless: ClassVar[bool] = False
+    waits: ClassVar[bool] = False
 
     # *args beside **options: so a type checker lets a subclass name options of its own (typing spec, "...").
     @abstractmethod

@@ -149,6 +149,7 @@ class ExclusiveRedisKind(RedisKind):
     """The same, on connections that have one command at a time."""
 
     name: ClassVar[str] = "redis-exclusive"
+    waits: ClassVar[bool] = True
     _always: ClassVar[int] = WAITS
 
 
