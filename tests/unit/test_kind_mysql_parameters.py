@@ -152,6 +152,36 @@ def test_what_is_no_placeholder_is_a_usage_error(sql: str) -> None:
         template(sql)
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT '%s'", "SELECT 'it''s %s'", "SELECT '\\\\%s'", 'SELECT "%(a)s"', "SELECT `%s`",
+        "SELECT 'a' LIKE '%%%s%%'", "SELECT 1 /* %s */", "SELECT 1 -- %s", "SELECT 1 # %s\n", "SELECT '%s",
+        "SELECT %s, '%s'", "SELECT '$[%s]'",
+    ],
+)  # fmt: skip
+def test_a_placeholder_in_quotes_is_a_usage_error_since_the_value_would_be_sql(sql: str) -> None:
+    with pytest.raises(UsageError, match=r"%.* at character \d+ of the SQL stands in quotes or in a comment"):
+        template(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 'a', %s", "SELECT 'a' LIKE '%%s', %s", "SELECT a--%s", "SELECT /*! %s */ 1",
+        "SELECT '\\'', %s", "SELECT 'a' LIKE 'b' ESCAPE '\\', %s", "SELECT `a``b`, %s, 'it''s'",
+        "SELECT 1 -- '\n, %s",
+        "x'%%' %s",
+    ],
+)  # fmt: skip
+def test_a_placeholder_beside_quotes_is_one_whatever_the_backslash_means(sql: str) -> None:
+    assert template(sql).places == 1
+
+
+def test_a_statement_of_many_placeholders_and_quotes_is_read_in_linear_time() -> None:
+    assert template("SELECT " + "'%%', %s, " * 200_000 + "1").places == 200_000
+
+
 def test_both_sorts_of_placeholders_are_a_usage_error() -> None:
     with pytest.raises(UsageError, match="by position or by name"):
         template("%s %(a)s")

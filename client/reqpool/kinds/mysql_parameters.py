@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..errors import UsageError
+from .mysql_statement import quoted
 
 DECIMAL, INTEGER, TEMPORAL, BYTES = 1, 2, 4, 5
 TYPED = b"\x00"
@@ -25,6 +26,7 @@ TYPED = b"\x00"
 TAKEN = "None, bool, int, float, Decimal, str, bytes, date, datetime, time, timedelta, or a list of these"
 
 _PLACEHOLDER = re.compile(r"%(?:(%)|(s)|\(([^()%]*)\)s)?")
+_MAY_QUOTE = re.compile("['\"`#]|--|/[*]")
 _AS_THEY_ARE = frozenset((int, str, type(None), bool))
 
 # One for all: making a Packer costs more than packing. Its pack() holds the GIL from end to end.
@@ -49,9 +51,11 @@ def template(sql: str) -> Template:
     """Read a statement's placeholders.
 
     Raises:
-        UsageError: for one that is neither ``%s`` nor ``%(name)s`` nor ``%%``, or both sorts together.
+        UsageError: for one that is neither ``%s`` nor ``%(name)s`` nor ``%%``, for one in quotes or in a
+            comment, or both sorts together.
     """
     names: list[str | None] = []
+    places = []
     for found in _PLACEHOLDER.finditer(sql):
         percent, positional, name = found.groups()
         if percent is None:
@@ -62,6 +66,16 @@ def template(sql: str) -> Template:
                     "it is %s or %(name)s for each, and %% for a percent sign"
                 )
             names.append(name)
+            places.append(found.start())
+    if places and _MAY_QUOTE.search(sql):
+        inside = quoted(sql, _PLACEHOLDER).intersection(places)
+        if inside:
+            # A parameter brings its own quotes: they would end the ones around it, and its text be SQL.
+            at = min(inside)
+            raise UsageError(
+                f"{sql[at : at + 12]!r} at character {at} of the SQL stands in quotes or in a comment: a "
+                "placeholder stands alone; what belongs around the value, put into the parameter"
+            )
     named = tuple(name for name in names if name is not None)
     if named and len(named) < len(names):
         raise UsageError("the SQL has both %s and %(name)s; parameters come by position or by name")

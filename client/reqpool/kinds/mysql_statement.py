@@ -2,12 +2,13 @@
 
 On a connection that others share, a statement that changes the session (SET, USE, a temporary table, a lock,
 an open transaction) would change what theirs mean, and one that asks what the last statement left
-(FOUND_ROWS()) would be told of theirs. Both are for a session with a connection of its own,
+(FOUND_ROWS(), a variable) would be told of theirs. Both are for a session with a connection of its own,
 ``pool.mysql_session``.
 
 This is help, not a wall: what a stored procedure does is not seen here. The worker half has the server tell
-it of changes and closes the connection then. Comments are looked into where the server does (``/*! ... */``);
-strings and quoted names are not looked at, read as without NO_BACKSLASH_ESCAPES.
+it of changes and closes the connection then; of GET_LOCK() and, in MariaDB, of SELECT ... INTO @name no
+server tells. Comments are looked into where the server does (``/*! ... */``); strings and quoted names are
+not looked at, read as without NO_BACKSLASH_ESCAPES.
 """
 
 from __future__ import annotations
@@ -27,15 +28,19 @@ _SUSPECT = re.compile(
     re.IGNORECASE,
 )
 
-_SKIPPED = re.compile(
-    r"""
-      '(?:[^'\\]|\\.|'')*(?:'|$) | "(?:[^"\\]|\\.|"")*(?:"|$) | `(?:[^`]|``)*(?:`|$)    # strings and names
+_NOT_CODE = r"""
+    `(?:[^`]|``)*(?:`|$)
     | /\*M?!\d* | \*/                                   # around what a server of that version runs
     | /\*.*?(?:\*/|$)
     | \#[^\n]* | --(?=[\s]|$)[^\n]*
-    """,
-    re.VERBOSE | re.DOTALL,
+    | """
+_SKIPPED = re.compile(
+    _NOT_CODE + r"""'(?:[^'\\]|\\.|'')*(?:'|$) | "(?:[^"\\]|\\.|"")*(?:"|$)""", re.VERBOSE | re.DOTALL
 )
+_SKIPPED_WITHOUT_BACKSLASHES = re.compile(
+    _NOT_CODE + r"""'(?:[^']|'')*(?:'|$) | "(?:[^"]|"")*(?:"|$)""", re.VERBOSE | re.DOTALL
+)
+"""For NO_BACKSLASH_ESCAPES."""
 
 _USE_A_SESSION = "use pool.mysql_session(url): there the connection is yours until you let it go"
 
@@ -50,7 +55,10 @@ _BEGINS = re.compile(
     """,
     re.VERBOSE,
 )
-_CHANGES = re.compile(r":=|\bINTO @|\bGET_LOCK ?\(")
+_CHANGES = re.compile(r":=|\bINTO ?@|\bGET_LOCK ?\(")
+_HAS_NO_ACCOUNTS = re.compile(r"(?:SELECT|INSERT|UPDATE|DELETE|REPLACE|WITH|VALUES|CALL|DO|LOAD)\b|\(")
+_VARIABLE = re.compile(r"(?<!@)@(?!@)")
+"""A user's own; elsewhere an ``@`` stands in the name of an account."""
 _LOOKS_BACK = re.compile(
     r"\bLAST_INSERT_ID ?\( ?\)|\bFOUND_ROWS ?\( ?\)|\bROW_COUNT ?\( ?\)"
     r"|^SHOW (?:COUNT ?\( ?\* ?\) )?(?:WARNINGS|ERRORS)\b|^GET (?:CURRENT )?DIAGNOSTICS\b"
@@ -96,6 +104,9 @@ def check(sql: str, *, pinned: bool) -> None:
         _refuse(f"{begins[0].split(' ')[0]} changes", "the connection, which others share")
     if changes := _CHANGES.search(bare):
         _refuse(f"{changes[0].rstrip(' (')!r} leaves something on", "the connection, which others share")
+    if _HAS_NO_ACCOUNTS.match(bare) and _VARIABLE.search(bare):
+        # MariaDB does not tell of those that INTO or an OUT parameter sets.
+        _refuse("a variable (@name) is a thing of", "the connection, which others share")
     if looks := _LOOKS_BACK.search(bare):
         _refuse(
             f"{looks[0]} tells of the last statement on",
@@ -115,3 +126,17 @@ def _bare(sql: str) -> str:
 
 def _place(found: re.Match[str]) -> str:
     return " _ " if found[0][0] in "'\"`" else " "
+
+
+def quoted(sql: str, what: re.Pattern[str]) -> set[int]:
+    """Return where something stands in a string, a quoted name or a comment.
+
+    A place counts only if it is quoted both with backslashes as escapes and with NO_BACKSLASH_ESCAPES: which
+    of the two holds, only the connection knows.
+    """
+    return set.intersection(
+        *(
+            {part.start() + found.start() for part in form.finditer(sql) for found in what.finditer(part[0])}
+            for form in (_SKIPPED, _SKIPPED_WITHOUT_BACKSLASHES)
+        )
+    )
