@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import os
 import re
 import ssl
@@ -133,6 +132,8 @@ def read(text: str, file: str, environ: Mapping[str, str], known: Installed | No
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax(str(error), text, file)) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+        raise ConfigError(f"{file}:1: no configuration: {error}") from error
     reader = _Reader(Path(file).absolute().parent, environ, known)
     config = reader.config(tables)
     if reader.problems:
@@ -287,7 +288,11 @@ class _Reader:
         except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or error
             self._problem((*at, "cert"), f"not a certificate and its key, unencrypted ({reason})")
-        return Tls(verify=bool(verify), server_name=texts.get("server_name"), **paths)
+        try:
+            return Tls(verify=bool(verify), server_name=texts.get("server_name"), **paths)
+        except UsageError as error:
+            self._problem(at, error.text)
+            return None
 
     # --- values ---
 
@@ -300,7 +305,7 @@ class _Reader:
             value = table[name]
             whole = "whole" in allowed.what
             fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-            if fits and math.isfinite(value) and allowed.lowest <= value <= allowed.highest:
+            if fits and allowed.lowest <= value <= allowed.highest:  # NaN is nowhere
                 limits[name] = value
             else:
                 rule = f"{allowed.what} from {allowed.lowest} to {allowed.highest}"

@@ -11,6 +11,12 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+MAX_DEPTH = 8
+"""Of paths that are looked for."""
+MAX_STATEMENT_LINES = 500
+"""Longest statement that is waited for: each of its lines is parsed with all that came before it, 0.3 s in
+all."""
+
 
 def lines(text: str) -> dict[tuple[str, ...], int]:
     """Find the line of every table and key.
@@ -19,7 +25,8 @@ def lines(text: str) -> dict[tuple[str, ...], int]:
         text: of a whole file that tomllib accepts, with ``\\n`` at the line ends.
 
     Returns:
-        Line numbers from 1, of the statement's beginning, by path.
+        Line numbers from 1, of the statement's beginning, by path; none of what stands behind a statement of
+        over ``MAX_STATEMENT_LINES``.
     """
     found: dict[tuple[str, ...], int] = {}
     header: tuple[str, ...] = ()
@@ -29,6 +36,8 @@ def lines(text: str) -> dict[tuple[str, ...], int]:
         try:
             tables = tomllib.loads("\n".join(statement))
         except tomllib.TOMLDecodeError:
+            if len(statement) == MAX_STATEMENT_LINES:
+                break
             continue  # it goes on: a text or an array over several lines
         begun = number - len(statement) + 1
         is_header = line.lstrip(" \t").startswith("[") and len(statement) == 1
@@ -48,11 +57,11 @@ def line_of(found: Mapping[tuple[str, ...], int], path: tuple[str, ...]) -> int:
     return found.get(path, 1)
 
 
-def _paths(tables: Any) -> Iterator[tuple[str, ...]]:
+def _paths(tables: Any, depth: int = MAX_DEPTH) -> Iterator[tuple[str, ...]]:
     """Every path in tables, each before those below it."""
     if isinstance(tables, list):  # [[an array of tables]]: its items count as one
         tables = tables[0] if tables else {}
-    if isinstance(tables, dict):
+    if isinstance(tables, dict) and depth:
         for name, below in tables.items():
             yield (name,)
-            yield from ((name, *path) for path in _paths(below))
+            yield from ((name, *path) for path in _paths(below, depth - 1))

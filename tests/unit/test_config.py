@@ -218,6 +218,7 @@ def test_all_problems_are_said_at_once_in_the_order_of_the_file() -> None:
         ("{ a = 1 }", "a table is no"),
         ("1979-05-27", '"1979-05-27" is no'),
         ("1000001", "1000001 is no"),
+        ("1" + "0" * 400, "1" + "0" * 38 + "… is no"),
     ],
 )
 def test_what_is_no_number_of_connections_is_refused(value: str, said: str) -> None:
@@ -244,6 +245,18 @@ def test_what_is_no_timeout_is_refused(value: str) -> None:
 )
 def test_a_syntax_error_has_its_line(text: str, said: str) -> None:
     assert problems(text) == [said]
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000, "a = 1" + "0" * 5000], ids=["deep", "long"])
+def test_what_no_parser_can_take_is_said_too(text: str) -> None:
+    (problem,) = problems(text)
+    assert problem.startswith("1: no configuration: ")
+
+
+def test_deep_keys_and_long_statements_are_said_at_once() -> None:
+    assert problems("a." * 5000 + "b = 1") == ["1: a: is unknown here; known: defaults, upstreams"]
+    long = "a = [\n" + "1,\n" * 50_000 + "]\nb = 1"
+    assert problems(long)[0].startswith("1: a: is unknown here")
 
 
 @pytest.mark.parametrize(
@@ -373,6 +386,7 @@ def test_a_password_that_is_not_there_is_said(text: str, said: str, tmp_path: Pa
         ),
         ('key = "ca.pem"', "2: upstreams.cache.tls.key: is of no use without cert"),
         ("sni = 'x'", "2: upstreams.cache.tls.sni: is unknown here"),
+        ('server_name = "a\\u0007"', "1: upstreams.cache.tls: tls server_name='a\\x07' is no host name"),
     ],
 )
 def test_tls_that_cannot_work_is_refused(tls: str, said: str, tmp_path: Path) -> None:
