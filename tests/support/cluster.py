@@ -168,6 +168,7 @@ def cluster(
     bind: str | None = None,
     arguments: Sequence[str] = (),
     program: Sequence[str] = PROGRAM,
+    config: str | None = None,
 ) -> Iterator[Cluster]:
     """Run a cluster and check at exit that it leaves nothing behind.
 
@@ -178,9 +179,13 @@ def cluster(
         bind: where; None takes an ipc socket in a folder of its own.
         arguments: more for ``reqpool up``.
         program: what to run ``up`` of.
+        config: text of a ``reqpool.toml`` for it.
     """
     with tempfile.TemporaryDirectory(prefix="rp-") as short:
         place = folder or Path(short)
+        if config is not None:
+            (place / "reqpool.toml").write_text(config)
+            arguments = (*arguments, "--config", str(place / "reqpool.toml"))
         running = Cluster(place, bind or f"ipc://{short}/pool.sock", workers, arguments, program)
         seen: list[psutil.Process] = []
         try:
