@@ -178,7 +178,11 @@ def test_a_new_broker_waits_for_a_worker_that_is_frozen() -> None:
         wait_stopped(frozen)
         os.kill(running.broker_pid, signal.SIGKILL)
         wait_until(lambda: "the broker is back" in running.log(), 10)
-        time.sleep(0.5)  # in which the others might go too far
+        wait_until(lambda: len(running.worker_pids) == WORKERS - 1, 10, "the others are back")
+        # Nobody but the frozen one knows how many connections it has.
+        with reqpool.Pool(running.url) as newcomer, pytest.raises(reqpool.RequestTimeout) as caught:
+            newcomer.tcp("line", b"x\n", until=b"\n", timeout=0.5).result()
+        assert caught.value.phase == "queue"
         os.kill(frozen, signal.SIGCONT)
         load.wait_for_more()
 
