@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import tracemalloc
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -159,6 +161,16 @@ def test_many_columns() -> None:
     found = result(*rows(names, [[b"%d" % number for number in range(4096)]] * 2))
     assert found.columns == tuple(names)
     assert found.rows[1][-1] == "4095"
+
+
+def test_definitions_of_megabytes_are_not_kept() -> None:
+    gc.collect()
+    tracemalloc.start()
+    for number in range(20):
+        assert result(*rows([f"c{number}" * 200_000], [[b"1"]])).rows == [("1",)]
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 2 << 20
 
 
 # --- what cannot be read -----------------------------------------------------------------------------

@@ -143,7 +143,8 @@ def test_a_statement_of_16_mb_is_sent_in_several_packets(size: int) -> None:
         b"\x00\x92\xc4\x02%s\x91\x80", b"\x00\x92\xc4\x02%s\x91\x90", b"\x00\x92\xc4\x02%s\x91\x91\x91\x01",
         b"\x00\x92\xc4\x02%s\x91\xd4\x01'", b"\x00\x92\xc4\x02%s\x91\xd4\x04'",
         b"\x00\x92\xc4\x02%s\x91\xd4\x09x",
-        b"\x00\x92\x01\x90", b"\x00\x92\xc4\x04%(a)\x90",
+        b"\x00\x92\x01\x90", b"\x00\x92\xc4\x04%(a)\x90", b"\x00\x92\xc4\x0c%9999999999s\x91\xa1x",
+        b"\x00\x92\xc4\x04%-5s\x91\xa1x", b"\x00\x92\xc4\x05%%%5s\x91\xa1x", b"\x00\x92\xc4\x02%a\x91\xa1x",
     ],
 )  # fmt: skip
 def test_a_malformed_payload_is_a_usage_error_and_changes_nothing(payload: bytes) -> None:
@@ -485,6 +486,7 @@ def test_a_connection_without_a_database_that_got_one_is_closed() -> None:
     ("sql", "payload"),
     [
         (b"SET ROLE captain", ok(0, tracked=STATE)),
+        (b"SET SESSION AUTHORIZATION captain", ok(0, tracked=STATE)),
         (b"CALL who_knows()", ok(0, tracked=STATE)),
         (b"CALL who_knows()", err(1644, b"45000")),
         (b"SELECT f()", ok(0, tracked=STATE)),

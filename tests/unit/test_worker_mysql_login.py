@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from reqpool.errors import BadResponse, ConnectFailed, PoolError, UsageError
 from reqpool_workers.protocols import READY, StreamProtocol, mysql
+from reqpool_workers.protocols.mysql_login import MAX_STEPS
 from support import mysql_peer as peer
 from support.certificates import Certificates, make
 
@@ -285,6 +286,25 @@ def test_no_key_where_one_was_asked_for(said: bytes, error: type[PoolError], tex
     conversation.says(2, b"\x01\x04")
     with pytest.raises(error, match=text):
         conversation.says(4, said)
+
+
+def test_a_server_that_asks_for_the_password_again_and_again_is_refused(key: peer.RsaKey) -> None:
+    conversation = Conversation(password=PASSWORD.decode())
+    greeted(conversation, SHA2)
+    for number in range(2, 2 + 4 * MAX_STEPS, 4):
+        conversation.says(number, b"\x01\x04")
+        conversation.says(number + 2, b"\x01" + key.pem)
+    with pytest.raises(BadResponse, match="does not end"):
+        conversation.says(2 + 4 * MAX_STEPS, b"\x01\x04")
+
+
+def test_a_server_that_says_done_for_ever_is_refused() -> None:
+    conversation = Conversation(password=PASSWORD.decode())
+    greeted(conversation, SHA2)
+    for number in range(2, 2 + MAX_STEPS):
+        conversation.says(number, b"\x01\x03")
+    with pytest.raises(BadResponse, match="does not end"):
+        conversation.says(2 + MAX_STEPS, b"\x01\x03")
 
 
 # --- switches ----------------------------------------------------------------------------------------

@@ -97,6 +97,8 @@ _begun: dict[bytes, tuple[bytes, Layout]] = {}
 """How results began, by their first bytes: comparing some hundred bytes costs less than walking through."""
 _KEY_BYTES = 64
 _MOST_KEPT = 256
+_LARGEST_KEPT_BYTES = 64 << 10
+"""Column definitions that are longer, as those of some hundred columns, are read each time."""
 
 
 def read(data: bytes) -> list[ResultSet]:
@@ -132,9 +134,10 @@ def _result(data: bytes, at: int) -> tuple[ResultSet, int, bool]:
             return _end(data, at, (), [])
         begin = at
         layout, at = _columns(data, at)
-        if len(_begun) >= _MOST_KEPT:
-            _begun.clear()
-        _begun[data[begin : begin + _KEY_BYTES]] = data[begin:at], layout
+        if at - begin <= _LARGEST_KEPT_BYTES:
+            if len(_begun) >= _MOST_KEPT:
+                _begun.clear()
+            _begun[data[begin : begin + _KEY_BYTES]] = data[begin:at], layout
     columns, reader, converters = layout
     if data[at] == 5 and data[at + 4] == _EOF and data[at + 1] == data[at + 2] == 0:
         at += 9  # servers that were not told to leave it away
@@ -155,7 +158,8 @@ def _columns(data: bytes, begin: int) -> tuple[Layout, int]:
     first = at
     for _ in range(count):
         at += 4 + (_word(data, at)[0] & MAX_PACKET_BYTES)
-    return _layout(data[first:at], count), at
+    make = _layout if at - first <= _LARGEST_KEPT_BYTES else _layout.__wrapped__
+    return make(data[first:at], count), at
 
 
 def _end(

@@ -67,11 +67,11 @@ _PLAIN = re.compile(
 transaction before it failed, and an ERR packet tells of no state."""
 _UNDONE = re.compile(
     _COMMENTS
-    + rb"(?!.*\brole\b)(?:set|use|create|drop|prepare|deallocate|lock|unlock|start|begin(?!\s+not)|commit"
-    rb"|rollback|savepoint|release|handler|flush)\b"
+    + rb"(?!.*\b(?:role|authorization)\b)(?:set|use|create|drop|prepare|deallocate|lock|unlock|start"
+    rb"|begin(?!\s+not)|commit|rollback|savepoint|release|handler|flush)\b"
 )
 """Statements whose effect on a session COM_RESET_CONNECTION undoes. SET ROLE's it does not (MariaDB
-10.11)."""
+10.11), and SET SESSION AUTHORIZATION's (12.0) nobody has tried."""
 _TRACKING = re.compile(rb"(?i)session_track")
 """A statement with this in it may keep the server from telling what the next ones change."""
 

@@ -43,11 +43,14 @@ def render(payload: bytes, backslashes: bool) -> bytes:
     try:
         # raw: a str comes as its bytes in UTF-8, which is what is wanted here.
         sql, parameters = msgpack.unpackb(memoryview(payload)[1:], raw=True)
+        rest = sql.replace(b"%%", b"")
+        if rest.count(b"%") != rest.count(b"%s"):  # "%9999999999s" would be gigabytes
+            raise UsageError("payload is not [sql, parameters]: placeholders are %s, percent signs %%")
         written: bytes = sql % tuple([_literal(value, backslashes) for value in parameters])
     except UsageError:
         raise
-    # ValueError is msgpack's and a wrong format's, TypeError a wrong number of parameters'.
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+    # ValueError is msgpack's, TypeError a wrong number of parameters', AttributeError SQL's that is no text.
+    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
         raise UsageError(f"payload is not [sql, parameters]: {error}") from error
     return written
 

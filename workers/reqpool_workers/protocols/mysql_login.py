@@ -81,6 +81,9 @@ _UNKNOWN_VARIABLE = 1193
 _FULL_AUTHENTICATION, _FAST_AUTHENTICATION_DONE = b"\x01\x04", b"\x01\x03"
 _ASK_PUBLIC_KEY = b"\x02"
 _SALT_BYTES = 20
+MAX_STEPS = 8
+"""Of a log-in, after the first reply; the longest, with a switch and the full way of caching_sha2, has 3.
+Each may cost an RSA encryption, which all connections of a worker wait for."""
 
 _WHICH = {
     1040: "too many connections",
@@ -255,7 +258,7 @@ def _authenticate(
 ) -> Generator[bytes, Any, int]:
     """Go on until the server says OK, from the first packet after our response."""
     switched = False
-    while True:
+    for _ in range(MAX_STEPS):
         first = payload[0]
         if first == OK:
             return read_ok(payload)[0]
@@ -279,6 +282,7 @@ def _authenticate(
         else:
             raise BadResponse(f"the server sends what {_printable(plugin)} has no place for")
         number, payload = yield packet(reply, number + 1 & 0xFF)
+    raise BadResponse(f"a log-in that does not end: {MAX_STEPS} steps, and neither yes nor no")
 
 
 def _switched_to(payload: bytes) -> tuple[bytes, bytes]:
