@@ -16,7 +16,7 @@ import pytest
 from reqpool.errors import UsageError
 from reqpool.kinds.http import KIND
 from reqpool.kinds.http_content import ACCEPTED
-from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
+from reqpool.kinds.http_payload import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
 from reqpool.kinds.origin import Tls
 
 URL = "http://127.0.0.1:8080/x"
@@ -224,6 +224,7 @@ def test_a_host_header_can_be_given() -> None:
         ({"Content-Length": "5"}, "header Content-Length cannot be given: it is made from the body"),
         ({"transfer-encoding": "chunked"}, "header transfer-encoding cannot be given"),
         ({"Upgrade": "websocket"}, "header Upgrade cannot be given"),
+        ({"Authorization": "ntlm TlRMTVNTUAAB"}, "NTLM logs a connection in"),
         ({"Connection": "Upgrade"}, "header Connection can be 'close' or 'keep-alive'"),
         ("X-A: b", "headers= is a mapping or a list of pairs, not str"),
         (["X-A: b"], "no pair of name and value: 'X-A: b'"),
@@ -234,6 +235,20 @@ def test_a_host_header_can_be_given() -> None:
 def test_wrong_headers_are_refused_at_the_call(headers: Any, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         KIND.encode(URL, "GET", headers=headers)
+
+
+def test_a_connection_that_is_not_to_be_kept_is_the_last_ones() -> None:
+    assert flags(headers={"Connection": "close"}) & CLOSE
+    assert not flags(headers={"Connection": "keep-alive", "Authorization": "Basic YTpi"}) & CLOSE
+    assert not flags(auth=("ann", "secret")) & CLOSE
+
+
+@pytest.mark.parametrize("given", [{}, {"Connection": "keep-alive"}, {"connection": "close"}])
+def test_what_logs_the_connection_in_is_its_last_request(given: dict[str, str]) -> None:
+    options = {"headers": {**given, "AUTHORIZATION": "negotiate YII="}}
+    assert flags(**options) & CLOSE
+    assert field("connection", **options) == ["close"]
+    assert field("authorization", **options) == ["negotiate YII="]
 
 
 def test_a_refused_header_does_not_show_its_value() -> None:

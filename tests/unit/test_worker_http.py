@@ -9,7 +9,7 @@ import msgpack
 import pytest
 
 from reqpool.errors import BadResponse, Code, UsageError
-from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
+from reqpool.kinds.http_payload import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
 from reqpool_workers.protocols import READY, Ask
 from reqpool_workers.protocols.http import MAX_HEAD_BYTES, WORKER_KIND, Http11, protocol
 from reqpool_workers.protocols.http_body import MAX_QUIET_BYTES
@@ -386,6 +386,13 @@ def test_bytes_behind_an_answer_are_nobodys(data: bytes, surplus: bytes) -> None
     assert not whole.reusable
     with pytest.raises(BadResponse, match="nobody had asked for"):
         bytewise.feed(surplus)
+
+
+@pytest.mark.parametrize("data", [LENGTH_5 + b"hello", CHUNKED + chunks(b"hello")])
+def test_a_request_that_closes_is_the_connections_last_whatever_the_answer_says(data: bytes) -> None:
+    http = asked(flags=CLOSE)
+    assert [code for code, _ in fed(http, data)] == [OK]
+    assert not http.reusable
 
 
 def test_bytes_before_a_request_are_a_bad_response() -> None:

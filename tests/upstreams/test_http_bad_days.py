@@ -393,3 +393,21 @@ def test_two_users_never_share_a_connection(running: Cluster, tmp_path: Path) ->
     assert set(seen) == {b"Authorization: Bearer one", b"Authorization: Basic YW5uOnR3bw=="}
     one, two = seen.values()
     assert not one & two
+
+
+def test_a_user_whom_the_connection_stands_for_shares_it_with_nobody(pool: reqpool.Pool) -> None:
+    """A server that takes Negotiate takes whatever else comes on that connection for the same user's."""
+
+    def script(connection: Connection) -> None:
+        user = "nobody"
+        for asked in requests(connection):
+            if b"Authorization: Negotiate" in asked.head:
+                user = "ann"
+            connection.send(answer(user.encode()))
+
+    with TcpPeer(script) as peer:
+        url = f"http://{peer.address}/"
+        for _ in range(3):
+            proof = {"Authorization": "Negotiate YII="}
+            assert pool.http("GET", url, headers=proof).result(5).text == "ann"
+            assert pool.http("GET", url).result(5).text == "nobody"

@@ -14,7 +14,7 @@ from . import Asked, Endpoint, Followed, Kind, Route, with_idempotence
 from .http_body import body as make_body
 from .http_content import ACCEPTED
 from .http_fields import Fields, authorization, basic, bearer, field, fields, is_token
-from .http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
+from .http_payload import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
 from .http_response import HttpResponse
 from .http_url import PORTS, Place, place, split, target
 from .origin import Tls, endpoint, netloc, parse, without_password
@@ -32,6 +32,10 @@ _WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 _OF_ONE_ORIGIN = frozenset(("authorization", "cookie", "proxy-authorization", "host"))
 """Fields that are for the server they were given for."""
 _OF_A_BODY = frozenset(("content-encoding", "content-language", "content-location", "content-type"))
+
+_CLOSE = b"connection: close\r\n"
+_OF_THE_CONNECTION = b"authorization: negotiate"
+"""Begins a field that authenticates the connection, not the one request."""
 
 _DEFAULTS = {
     "user-agent": f"User-Agent: reqpool/{version('reqpool')}\r\n".encode(),
@@ -281,6 +285,12 @@ def _request(note: Note, line: str, follow: bool) -> tuple[Route, bytes, Note]:
         host = f"Host: {where.host}\r\n"
     if not credentials or "authorization" in names:
         flags |= NO_CREDENTIALS
+    if "authorization" in names and any(line.lower().startswith(_OF_THE_CONNECTION) for _, line in given):
+        # The server takes all that comes on the connection for this user's (RFC 4559 §6).
+        given = [*_without(given, frozenset(("connection",))), field("Connection", "close")]
+        names.add("connection")
+    if "connection" in names and any(line.lower() == _CLOSE for _, line in given):
+        flags |= CLOSE
     length = ""
     if content is not None or method in _WITH_BODY:
         length = f"Content-Length: {len(content or b'')}\r\n"

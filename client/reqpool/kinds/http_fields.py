@@ -81,6 +81,8 @@ def fields(headers: object) -> Fields:
         why = _OURS.get(one[0])
         if why is not None:
             raise UsageError(f"header {name} cannot be given: {why}")
+        if one[0] == "authorization" and one[1][15:].lower().startswith(b"ntlm"):
+            raise UsageError("NTLM logs a connection in, step by step; the pool's are everybody's")
         if one[0] == "connection" and value not in ("close", "keep-alive"):
             raise UsageError("header Connection can be 'close' or 'keep-alive'")
     if sum(name == "host" for name, _ in checked) > 1:

@@ -35,6 +35,8 @@ NAMED = 8
 """The upstream was called by its name in the config."""
 NO_HOST = 16
 """The request has no ``Host``: the worker half is to put in the upstream's."""
+CLOSE = 32
+"""The connection is not for another request: this one says so, or proves who sends it for all that follow."""
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 """Statuses that are followed where a ``Location`` comes with them (RFC 9110 §15.4)."""

@@ -25,7 +25,16 @@ import httptools
 
 from reqpool import wire
 from reqpool.errors import BadResponse, Code, UsageError
-from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST, REDIRECTS
+from reqpool.kinds.http_payload import (
+    CLOSE,
+    FOLLOW,
+    HEAD,
+    HEADER,
+    NAMED,
+    NO_CREDENTIALS,
+    NO_HOST,
+    REDIRECTS,
+)
 
 from . import READY, Event, StreamKind, StreamProtocol, settings_of, stream_address
 from .http_body import Body, Chunked, Sized, UntilClose, too_long
@@ -246,7 +255,7 @@ class Http11(StreamProtocol):
 
     def _end(self, answer: bytes, clean: bool) -> Sequence[Event]:
         """The answer is whole; ``clean``: it ended by its own framing, and nothing came behind it."""
-        self._reusable = self._keep and clean
+        self._reusable = self._keep and clean and not self._flags & CLOSE
         self._asked = False
         self._body = None
         if self._redirects and self._flags & FOLLOW:
