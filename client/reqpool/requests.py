@@ -314,8 +314,8 @@ class Requests(ABC):
         Args:
             url: ``mysql://user[:password]@host[:port][/database]``, ``mysqls://`` (TLS), or the name of an
                 upstream in ``reqpool.toml``.
-            sql: the statement, with ``%s`` or ``%(name)s`` for parameters, and ``%%`` for a percent sign if
-                it has any.
+            sql: the statement, with ``%s`` or ``%(name)s`` for parameters, never in quotes, and ``%%`` for a
+                percent sign if it has any.
             params: the parameters; None: ``sql`` is sent as it is.
             tls: makes ``mysql://`` TLS, too; None: verified by the system's authorities.
             timeout: see :class:`~reqpool.Pool`.

@@ -155,6 +155,8 @@ def test_flags_are_those_of_the_document() -> None:
         ("payloads in a SUBMIT", f"{wire.MAX_SUBMIT_BYTES >> 20} MiB"),
         ("size at which a batch is sent", f"{wire.MAX_BATCH_BYTES >> 20} MiB"),
         ("payload of one request", f"{wire.MAX_PAYLOAD_BYTES >> 20} MiB"),
+        ("settings of a group", f"{wire.MAX_SETTINGS_BYTES >> 10} KiB"),
+        ("answer to one request", f"{wire.MAX_ANSWER_BYTES >> 20} MiB"),
         ("any message", f"{wire.MAX_MESSAGE_BYTES >> 20} MiB"),
         ("span", f"{wire.MAX_SPAN_MS // 3_600_000} h"),
         (

@@ -59,10 +59,10 @@ class MysqlKind(Kind):
                 connection), ``mysql://user@/database?socket=/path``, or an upstream's name in
                 ``reqpool.toml``.
             payload: one SQL statement; several, parted by semicolons, the server refuses.
-            params: for each ``%s`` of the statement one, or one under each name of its ``%(name)s``; a
-                percent sign is then ``%%``. None, bool, int, float, Decimal, str, bytes, date, datetime
-                (without time zone), time, timedelta; a list or tuple of these for ``IN %s``. None: no
-                parameters, and percent signs are themselves.
+            params: for each ``%s`` of the statement one, or one under each name of its ``%(name)s``, none of
+                which stands in quotes; a percent sign is then ``%%``. None, bool, int, float, Decimal, str,
+                bytes, date, datetime (without time zone), time, timedelta; a list or tuple of these for
+                ``IN %s``. None: no parameters, and percent signs are themselves.
             tls: makes it TLS whatever the scheme.
 
         Raises:
