@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from reqpool.errors import UsageError
-from reqpool.kinds import resolvconf
+from reqpool.kinds import name_servers
 from reqpool.kinds.address import canonical_address
-from reqpool.kinds.resolvconf import FALLBACK, ResolvConf
+from reqpool.kinds.name_servers import FALLBACK
 
 
 @pytest.mark.parametrize(
@@ -82,34 +80,12 @@ def test_resolv_conf_is_read_as_glibc_does() -> None:
     nameserver fe80::1%eth0
     nameserver 10.0.0.4
     """
-    assert resolvconf.parse(text) == ("10.0.0.1:53", "[2001:db8::53]:53", "[fe80::1%eth0]:53")
+    assert name_servers.parse(text) == ("10.0.0.1:53", "[2001:db8::53]:53", "[fe80::1%eth0]:53")
 
 
 @pytest.mark.parametrize("text", ["", "search example.com\n", "nameserver\n", "nameserver nonsense\n"])
 def test_no_nameserver_line_means_the_local_machine(text: str) -> None:
-    assert resolvconf.parse(text) == FALLBACK
-
-
-def test_no_file_means_the_local_machine(tmp_path: Path) -> None:
-    assert ResolvConf(str(tmp_path / "none")).servers(0.0) == ("127.0.0.1:53",)
-
-
-def test_a_changed_file_is_seen_within_a_second_and_an_unchanged_one_gives_the_same_tuple(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "resolv.conf"
-    path.write_text("nameserver 10.0.0.1\n")
-    conf = ResolvConf(str(path))
-    first = conf.servers(100.0)
-    assert first == ("10.0.0.1:53",)
-    path.write_text("nameserver 10.0.0.22\n")
-    assert conf.servers(100.9) is first
-    assert conf.servers(101.0) == ("10.0.0.22:53",)
-    assert conf.servers(105.0) is conf.servers(106.0)
-    path.unlink()
-    assert conf.servers(110.0) == FALLBACK
-    path.write_text("nameserver 10.0.0.22\n")
-    assert conf.servers(120.0) == ("10.0.0.22:53",)
+    assert name_servers.parse(text) == FALLBACK
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from reqpool.errors import BadResponse, UsageError
 from reqpool.kinds import dns
 from reqpool.kinds.dns import KIND, DnsKind
 from reqpool.kinds.dns_answer import DnsAnswer, DnsRecord, _read_name
-from reqpool.kinds.resolvconf import ResolvConf
 from support.knot import BIG_TXT, HOSTS, KnotServer, host_address
 from support.plain import ASKED
 
@@ -175,10 +174,14 @@ def test_what_is_no_server_is_refused_at_the_call(server: Any) -> None:
 def test_without_a_server_those_of_the_system_are_asked(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 10.0.0.1\nnameserver ::1\n")
-    kind = DnsKind(ResolvConf(str(path)))
+    kind = DnsKind(str(path))
     route, _, _ = kind.encode(None, "a")
     assert route.origins == ("dns://10.0.0.1:53", "dns://[::1]:53")
     assert kind.encode(None, "b")[0] is route
+
+
+def test_without_a_list_of_servers_it_is_the_local_machine(tmp_path: Path) -> None:
+    assert DnsKind(str(tmp_path / "none")).encode(None, "a")[0].origins == ("dns://127.0.0.1:53",)
 
 
 def test_many_names_keep_memory_bounded() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from reqpool.watched_file import CHECK_INTERVAL_S, WatchedFile
 from reqpool_workers import hosts, resolv_conf
 from reqpool_workers.resolv_conf import ResolvConf
-from reqpool_workers.watched_file import CHECK_INTERVAL_S, WatchedFile
 
 # --- hosts ----------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """How names are looked up here: ``/etc/resolv.conf`` (resolv.conf(5)).
 
-The client half of ``dns`` reads the name servers alone (:mod:`reqpool.kinds.resolvconf`), for it takes names
-as they are; host names of upstreams are completed and retried as the file says.
+The client half of ``dns`` reads the name servers alone (:mod:`reqpool.kinds.name_servers`), for it takes
+names as they are; host names of upstreams are completed and retried as the file says.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from reqpool.kinds.resolvconf import parse as name_servers
+from reqpool.kinds.name_servers import parse as name_servers
 
 MAX_NDOTS = 15
 MAX_TIMEOUT_S = 30

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from reqpool.errors import Code, ConnectFailed, PoolError, UsageError
 from reqpool.kinds.dns import KIND
 from reqpool.kinds.origin import canonical_host
+from reqpool.watched_file import WatchedFile
 from reqpool.wire import LeaseGroup
 
 from . import hosts as hosts_file
@@ -26,7 +27,6 @@ from .look_up import RTYPES, Failed, Found, Known, LookUp, Outcome, Step, has_ip
 from .loop import Loop
 from .protocols.dns import WORKER_KIND
 from .resolv_conf import ResolvConf
-from .watched_file import WatchedFile
 
 Done = Callable[[list[str] | PoolError], None]
 """Called on the loop's thread: addresses in the order to try them, or what went wrong."""

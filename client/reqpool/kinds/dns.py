@@ -10,11 +10,12 @@ from typing import ClassVar
 
 from .. import wire
 from ..errors import UsageError
+from ..watched_file import WatchedFile
 from . import Asked, Endpoint, Kind, Route
 from .address import address_endpoint, target_origin
 from .dns_answer import DnsAnswer
+from .name_servers import parse as name_servers
 from .origin import Tls
-from .resolvconf import ResolvConf
 
 EDNS_UDP_BYTES = 1232
 """Largest UDP answer asked for: fits IPv6's smallest MTU, so no path fragments it (DNS flag day 2020)."""
@@ -45,8 +46,8 @@ class DnsKind(Kind):
     schemes: ClassVar[tuple[str, ...]] = ("dns",)
     connectionless: ClassVar[bool] = True
 
-    def __init__(self, resolv_conf: ResolvConf | None = None) -> None:
-        self._resolv_conf = resolv_conf or ResolvConf()
+    def __init__(self, resolv_conf: str = "/etc/resolv.conf") -> None:
+        self._servers = WatchedFile(resolv_conf, name_servers)
 
     def encode(
         self, target: str | Sequence[str] | None, payload: str, *, rtype: str | int = "A"
@@ -67,7 +68,7 @@ class DnsKind(Kind):
         """
         try:
             if target is None:
-                route = _route(self._resolv_conf.servers(monotonic()))
+                route = _route(self._servers.get(monotonic()))
             elif type(target) is list:
                 route = _route(tuple(target))
             else:
