@@ -54,6 +54,9 @@ REFUSED = {
     # RESET does not undo these two in Redis 7.0 (networking.c, clearClientConnectionState).
     "CLIENT NO-EVICT": "use a Redis client of its own for it",
     "CLIENT NO-TOUCH": "use a Redis client of its own for it",
+    # Of Valkey 8: kept until the connection ends.
+    "CLIENT CAPA": _OTHER_CLIENT,
+    "CLIENT IMPORT-SOURCE": _OTHER_CLIENT,
     "SCRIPT DEBUG": "use redis-cli --ldb",
     "AUTH": f"user and password belong to the connection: {_IN_URL}",
     "HELLO": f"it changes the connection: for RESP3 say protocol=3; as for user and password, {_IN_URL}",
