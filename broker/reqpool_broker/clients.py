@@ -25,6 +25,8 @@ MAX_RANGES = 1_000
 """Ranges of dropped seqs remembered of one expired session; with more it is told of none."""
 MAX_TOMBSTONES = 1_000
 """Expired sessions of which the broker still knows what it dropped."""
+MAX_NAMED = 10_000
+"""Workers that a client may name: it is told of no more than 1,000."""
 MAX_KIND_CHARS = 64
 MAX_TRACE_BYTES = 4 << 10
 OVERLOAD_RETRY_MS = 250
@@ -91,6 +93,8 @@ class Clients:
         epoch = wire.optional_uint(about.get("epoch"))
         received = wire.uint(about.get("received", 0))
         named = set(wire.array(wire.identity)(about.get("workers", ())))
+        if len(named) > MAX_NAMED:
+            raise ProtocolError(f"more than {MAX_NAMED} workers named")
         name = wire.text(about.get("name", ""))[:200]
         pid = wire.uint(about.get("pid", 0))
         session = self.sessions.get(id_)
@@ -221,6 +225,16 @@ class Clients:
             if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
                 text = "requests for a held connection come one by one, and never idempotent"
                 self._ledger.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)
+            elif session.unacked_bytes > MAX_QUEUED_BYTES:
+                # They pass the queue, where others wait until the client has acknowledged what it was sent.
+                self._ledger.fail(
+                    session,
+                    seqs,
+                    Code.OVERLOADED,
+                    f"{session.unacked_bytes} bytes of results are not acknowledged",
+                    sent=False,
+                    retry_after_ms=OVERLOAD_RETRY_MS,
+                )
             else:
                 self._ledger.lease_held(Group(terms, seqs, payloads), now_s)
         elif group.pin is None or self._open_pin(session, terms, seqs, now_s):

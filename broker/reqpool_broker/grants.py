@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 from reqpool import kinds, wire
-from reqpool.errors import UsageError
 from reqpool.wire import Verb
 
 from . import scheduler
@@ -85,7 +84,8 @@ class Grants:
                     continue
                 limit = max(limit, kind.limit)
                 wanted = origin.wanted(kind.depth)
-            claims.append(scheduler.Claim(origin.name, wanted, owners, holders, _waits(origin.kind)))
+            waits = bool(owners) and _waits(origin.kind)
+            claims.append(scheduler.Claim(origin.name, wanted, owners, holders, waits))
         # What a worker of an earlier broker holds for an origin that nobody has asked for since.
         claims += [scheduler.Claim(name, 0, (), holders) for name, holders in reserved.items()]
         upstream.limit = upstream.policy.max_connections or limit or upstream.limit
@@ -189,10 +189,11 @@ class Grants:
 
 @lru_cache(maxsize=256)
 def _waits(kind: str) -> bool:
-    """Do requests of this kind wait at their upstream? One that is not installed here does not."""
+    """Do requests of this kind wait at their upstream? One that is not installed here, or broken, does
+    not."""
     try:
-        return kinds.find(kind).waits
-    except UsageError:
+        return bool(kinds.find(kind).waits)
+    except Exception:  # anybody's package, which is loaded here for this alone
         return False
 
 

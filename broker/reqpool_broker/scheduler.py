@@ -128,21 +128,33 @@ def slots(limit: int, claims: Sequence[Claim]) -> dict[tuple[Worker, str], int]:
     lacking = sum(max(0, share - reserved.get(who, 0)) for who, share in fair.items()) - free
     waiting = {claim.name for claim in claims if claim.waits}
     free_to_wait = most_waiting(limit) - sum(n for (_, name), n in reserved.items() if name in waiting)
+    # The same among those that wait: what is free for others is not for them.
+    lacking_to_wait = (
+        sum(max(0, share - reserved.get(who, 0)) for who, share in fair.items() if who[1] in waiting)
+        - free_to_wait
+    )
     levels: dict[tuple[Worker, str], int] = {}
     for claim in claims:
         for worker, held in claim.reserved.items():
-            if worker not in claim.owners and (claim.owners or lacking > 0):
+            if worker not in claim.owners and (
+                claim.owners or lacking > 0 or (claim.waits and lacking_to_wait > 0)
+            ):
                 levels[worker, claim.name] = 0
                 lacking -= held
+                if claim.waits:
+                    lacking_to_wait -= held
     for who, share in fair.items():
         holds = reserved.get(who, 0)
+        waits = who[1] in waiting
         if holds > share:
-            given_up = min(holds - share, max(0, lacking))
+            given_up = min(holds - share, max(0, lacking, lacking_to_wait if waits else 0))
             lacking -= given_up
+            if waits:
+                lacking_to_wait -= given_up
             levels[who] = holds - given_up
         else:
             more = min(share - holds, max(0, free))
-            if who[1] in waiting:  # where it is to move to other workers, the one that has it may keep it
+            if waits:  # where it is to move to other workers, the one that has it may keep it
                 more = min(more, max(0, free_to_wait))
                 free_to_wait -= more
             free -= more

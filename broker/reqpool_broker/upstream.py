@@ -39,12 +39,18 @@ class Upstream:
         self.inherited = 0
 
     def take_turns(self) -> None:
-        """With more origins waiting than there are connections, those in front would have them for ever."""
-        if len(self.queued) > self.limit:
-            for origin in self.origins:
-                if origin.queue.waiting:
-                    self.origins[origin] = self.origins.pop(origin)
-                    return
+        """Where there are too few connections for each origin to have one, those in front would have them for
+        ever."""
+        waiting = [origin for origin in self.queued if origin.queue.waiting]
+        if len(waiting) < 2:
+            return
+        granted = {name for (_, name), grant in self.grants.items() if grant.slots}
+        if all(origin.name in granted for origin in waiting):
+            return
+        for origin in self.origins:
+            if origin.queue.waiting:
+                self.origins[origin] = self.origins.pop(origin)
+                return
 
     @property
     def reserved(self) -> int:

@@ -96,10 +96,11 @@ def test_malformed_hello_changes_nothing() -> None:
         {"session": b"short"},
         {"session": b"n" * 16, "name": 5},
         {"session": b"n" * 16, "pid": -1},
+        {"session": b"n" * 16, "workers": [b"%016d" % n for n in range(10_001)]},
     ):
         client.send(Verb.HELLO, 1, 1, about)
     desk.settle()
-    assert [values[0] for _, values in client.replies[-3:]] == [Reject.MALFORMED] * 3
+    assert [values[0] for _, values in client.replies[-4:]] == [Reject.MALFORMED] * 4
     assert set(desk.broker.sessions) == {client.id}
     client.submit(1, kind="bogus")
     assert client.replies[-1][0] is Verb.REJECT

@@ -249,6 +249,22 @@ def test_a_pin_of_a_kind_that_nobody_serves_is_not_kept() -> None:
     assert set(desk.broker.sessions[client.id].pins) == {1}
 
 
+def test_a_client_that_acknowledges_nothing_is_served_no_more_through_its_pins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reqpool_broker.clients.MAX_QUEUED_BYTES", 100)
+    desk, holder, client = opened()
+    for seq in range(2, 10):
+        ask(client, seq, pin=1)
+        holder.answer()
+    assert client.code(9) == Code.OVERLOADED
+    assert client.error(9)["sent"] is False
+    client.acknowledge()
+    ask(client, 10, pin=1)
+    assert holder.held() == [10]
+    desk.check_books()
+
+
 # --- letting go -------------------------------------------------------------------------------------
 
 

@@ -506,6 +506,36 @@ def test_with_more_origins_than_connections_each_has_its_turn() -> None:
     desk.check_books()
 
 
+def test_those_that_wait_at_the_upstream_take_turns_as_well() -> None:
+    desk = Desk(config=with_policy(max_connections=2))  # of which those that wait may have one
+    holder = Holder(desk, b"h" * 16, (("redis-exclusive", True, 8, 1),))
+    holder.hello()
+    client = desk.client()
+    for n, place in enumerate(["", "/a"]):
+        first = n * 10_000
+        ask(client, *range(first, first + 500), place=place, kind="redis-exclusive", settle=False)
+    for _ in range(80):
+        holder.read()
+        holder.work()
+        holder.obey()
+        client.acknowledge()
+        desk.pass_time(0.05)
+    answered = [sum(n * 10_000 <= seq < (n + 1) * 10_000 for seq in client.outcomes) for n in range(2)]
+    assert min(answered) > 0
+    assert len(client.outcomes) < 1_000
+
+
+def test_a_kind_that_is_broken_here_is_one_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> None:
+        raise ImportError("no module named what")
+
+    monkeypatch.setattr("reqpool.kinds.find", find)
+    desk = Desk(config=with_policy(max_connections=4))
+    worker, client = desk.worker(("broken", True, 8, 1)), desk.client()
+    ask(client, *range(1, 9), kind="broken")
+    assert granted(worker) == 4
+
+
 def test_a_connectionless_request_takes_no_connections_of_the_same_server() -> None:
     desk = Desk(config=with_policy(max_connections=2))
     worker = desk.worker(KIND, ("dns", False, 8, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reqpool_broker.scheduler import Claim, shares, slots
+from reqpool_broker.scheduler import Claim, most_waiting, shares, slots
 from reqpool_broker.worker import Worker
 
 WORKERS = [Worker(b"w%015d" % n, f"w{n}", n, 0.0) for n in range(4)]
@@ -35,6 +35,7 @@ claims = st.lists(
         st.integers(0, 12),  # wanted
         st.lists(st.sampled_from(WORKERS), max_size=4, unique=True),  # owners
         st.dictionaries(st.sampled_from(WORKERS), st.integers(1, 4)),  # reserved
+        st.booleans(),  # waits
     ),
     max_size=4,
 )
@@ -42,11 +43,11 @@ claims = st.lists(
 
 @given(st.integers(1, 16), claims)
 def test_what_is_reserved_never_exceeds_the_limit_because_of_a_new_level(
-    limit: int, made: list[tuple[int, list[Worker], dict[Worker, int]]]
+    limit: int, made: list[tuple[int, list[Worker], dict[Worker, int], bool]]
 ) -> None:
     asked = [
-        Claim(f"o{n}", wanted if owners else 0, owners, reserved)
-        for n, (wanted, owners, reserved) in enumerate(made)
+        Claim(f"o{n}", wanted if owners else 0, owners, reserved, waits)
+        for n, (wanted, owners, reserved, waits) in enumerate(made)
     ]
     before = {(worker, claim.name): n for claim in asked for worker, n in claim.reserved.items()}
     levels = slots(limit, asked)
@@ -57,16 +58,18 @@ def test_what_is_reserved_never_exceeds_the_limit_because_of_a_new_level(
     confirmed = {who: levels.get(who, before.get(who, 0)) for who in {*before, *levels}}
     assert sum(confirmed.values()) <= limit
     # Nobody goes short while another keeps what is more than its share.
-    fair = shares(limit, [claim.wanted for claim in asked])
-    settled = slots(
-        limit,
-        [
+    for _ in range(2):
+        held = [
             claim._replace(reserved={w: n for (w, name), n in confirmed.items() if name == claim.name and n})
             for claim in asked
-        ],
-    )
-    for claim, share in zip(asked, fair, strict=True):
-        assert sum(n for (_, name), n in settled.items() if name == claim.name) >= share
+        ]
+        confirmed |= slots(limit, held)
+    # Those that wait have no more than leaves some to the others.
+    most = most_waiting(limit)
+    fair_to_wait = iter(shares(most, [claim.wanted for claim in asked if claim.waits]))
+    wanted = [next(fair_to_wait) if claim.waits else claim.wanted for claim in asked]
+    for claim, share in zip(asked, shares(limit, wanted), strict=True):
+        assert sum(n for (_, name), n in confirmed.items() if name == claim.name) >= share
 
 
 def test_a_surplus_that_nobody_needs_stays() -> None:
@@ -105,4 +108,12 @@ def test_what_waits_leaves_room_to_others_also_while_it_moves() -> None:
     assert slots(8, [waiting]) == {(one, "w"): 7}
     moving = waiting._replace(owners=[one, two], reserved={one: 7})
     assert slots(8, [moving, Claim("a", 1, [two], {})]) == {(one, "w"): 4, (two, "w"): 0, (two, "a"): 1}
-    assert slots(8, [moving]) == {(one, "w"): 5, (two, "w"): 0}
+    assert slots(8, [moving]) == {(one, "w"): 4, (two, "w"): 0}
+
+
+def test_among_those_that_wait_each_has_its_share_though_there_are_free_ones_for_others() -> None:
+    one = WORKERS[0]
+    first = Claim("a", 9, [one], {}, waits=True)
+    second = Claim("b", 9, [one], {one: 1}, waits=True)
+    assert slots(2, [first, second]) == {(one, "a"): 0, (one, "b"): 0}
+    assert slots(2, [first, second._replace(reserved={})]) == {(one, "a"): 1, (one, "b"): 0}
