@@ -388,14 +388,15 @@ def test_a_timed_out_commands_reply_goes_to_nobody(pool: reqpool.Pool, redis: Re
         with redis.connect() as sleeper:
             sleeper.sendall(b"DEBUG SLEEP 0.4\r\n")
             late = [pool.redis(redis.url, "GET", "k0", timeout=0.1) for _ in range(5)]
-            for future in late:
-                with pytest.raises(reqpool.RequestTimeout):
-                    future.result()
+            errors = [future.exception() for future in late]
+            assert all(isinstance(error, reqpool.RequestTimeout) for error in errors)
             futures = [(number, pool.redis(redis.url, "GET", f"k{number}")) for number in range(1, 20)]
             for number, future in futures:
                 assert future.result() == b"v%d" % number
-        # Another one may have been there, and idle: that one goes on.
-        wait_until(lambda before=before: before - {c["id"] for c in redis.clients()}, 5, "theirs closed")
+        # Where the machine was too busy to send them in time, there is nothing to be closed. Another
+        # connection may have been there, and idle: that one goes on.
+        if any(isinstance(error, reqpool.RequestTimeout) and error.phase == "read" for error in errors):
+            wait_until(lambda before=before: before - {c["id"] for c in redis.clients()}, 5, "theirs closed")
 
 
 def test_a_cancelled_commands_reply_goes_to_nobody(pool: reqpool.Pool, redis: RedisServer) -> None:
