@@ -1,4 +1,4 @@
-"""The command line: ``reqpool up|dns|udp|tcp|status``.
+"""The command line: ``reqpool up|status|scale``, and a command for each kind.
 
 Exit status: 0 done, or the pool is well; 1 an error, or the pool is not well; 2 wrong usage; 3 `status` found
 no broker that answers.

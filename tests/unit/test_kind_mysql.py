@@ -89,6 +89,8 @@ def test_an_upstream_by_name() -> None:
         ("mysql://h/db", "names no user"),
         ("mysql://me@/db", r"name a host, or a socket \(\?socket=/path\)"),
         ("mysql://me@h/db?socket=/x", "name a host, or a socket"),
+        ("mysql://me@/db?socket=x.sock", r"a Unix socket by its whole path: \?socket=/path"),
+        ("mysql://me@/db?socket=/x&socket=/y", "an option is there twice"),
         ("mysql://me@h/a/b", "the name of one database"),
         ("mysql://me@h/a%00b", "the name of one database"),
         ("mysql://me@h/db?charset=latin1", "unknown option 'charset'; the character set is always utf8mb4"),

@@ -195,7 +195,10 @@ def _endpoint(url: str, password: str | None, tls: Tls | None) -> Endpoint:
     database = unquote(parts.path.removeprefix("/"))
     if "/" in parts.path[1:] or "\0" in parts.user + database:
         raise UsageError(f"{shown!r}: what follows the host is the name of one database")
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    query = dict(pairs)
+    if len(query) < len(pairs):
+        raise UsageError(f"{shown!r}: an option is there twice")
     socket = query.pop("socket", "")
     if query:
         raise UsageError(
@@ -203,6 +206,8 @@ def _endpoint(url: str, password: str | None, tls: Tls | None) -> Endpoint:
         )
     if bool(socket) == bool(parts.host):
         raise UsageError(f"{shown!r}: name a host, or a socket (?socket=/path)")
+    if socket and not socket.startswith("/"):
+        raise UsageError(f"{shown!r}: a Unix socket by its whole path: ?socket=/path")
     secured = tls is not None or parts.scheme == "mysqls"
     variants = []
     if socket:
