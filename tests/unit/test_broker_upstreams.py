@@ -16,12 +16,14 @@ from reqpool.wire import Flag, Verb
 from reqpool_broker import grants
 from reqpool_broker.config import Config, Upstream
 from reqpool_broker.policy import Policy
+from reqpool_broker.scheduler import most_waiting
 from support.fake_peers import Desk, FakeClient, FakeWorker
 
 ONCE = Flag(0)
 SERVER = "tcp://127.0.0.1:9"
 LONG_MS = 600_000
 KIND = ("tcp", True, 8, 1)
+WAITING_KIND = ("redis-exclusive", True, 8, 1)
 
 
 def with_policy(**policy: Any) -> Config:
@@ -140,7 +142,7 @@ class Limits(RuleBasedStateMachine):
 
     def start_worker(self) -> None:
         self.count += 1
-        holder = Holder(self.desk, b"h%015d" % self.count, (KIND,))
+        holder = Holder(self.desk, b"h%015d" % self.count, (KIND, WAITING_KIND))
         holder.hello()
         holder.read()
         self.holders.append(holder)
@@ -155,7 +157,8 @@ class Limits(RuleBasedStateMachine):
         self.seq += count
         self.asked.update(seqs)
         # Such as may run again, so that each of them has to end with an answer.
-        ask(self.client, *seqs, place=place, flags=Flag.IDEMPOTENT)
+        kind = WAITING_KIND[0] if place.endswith("?exclusive") else KIND[0]
+        ask(self.client, *seqs, place=place, flags=Flag.IDEMPOTENT, kind=kind)
         for origin in self.desk.broker.ledger.origins:
             origin.owner_count = self.owners
 
@@ -246,6 +249,8 @@ class Limits(RuleBasedStateMachine):
         if not hasattr(self, "desk"):
             return
         assert sum(sum(holder.open.values()) for holder in self.holders) <= self.limit
+        waiting = [n for holder in self.holders for name, n in holder.open.items() if "?exclusive" in name]
+        assert sum(waiting) <= most_waiting(self.limit)
         upstream = self.desk.broker.ledger.origins.upstreams.get(SERVER)
         if upstream is not None:
             assert upstream.reserved <= self.limit
@@ -508,7 +513,7 @@ def test_with_more_origins_than_connections_each_has_its_turn() -> None:
 
 def test_those_that_wait_at_the_upstream_take_turns_as_well() -> None:
     desk = Desk(config=with_policy(max_connections=2))  # of which those that wait may have one
-    holder = Holder(desk, b"h" * 16, (("redis-exclusive", True, 8, 1),))
+    holder = Holder(desk, b"h" * 16, (WAITING_KIND,))
     holder.hello()
     client = desk.client()
     for n, place in enumerate(["", "/a"]):
