@@ -1,0 +1,143 @@
+"""Held connections when the broker, or its configuration, is another: fake clock, no sockets."""
+
+from __future__ import annotations
+
+import pytest
+
+from reqpool import wire
+from reqpool.errors import Code
+from reqpool.kinds.origin import endpoint
+from reqpool.wire import Verb
+from reqpool_broker.config import Config, Upstream
+from reqpool_broker.policy import Policy
+from support.fake_peers import Desk, FakeClient, FakeWorker
+from support.pinned import AGAIN, LONG_MS, OPENS, ORIGIN, ask, gone, held_kind, opened
+
+# --- the broker comes back as another ---------------------------------------------------------------
+
+
+def restarted() -> tuple[Desk, FakeWorker, FakeWorker, FakeClient]:
+    """The successor of a broker; the first worker holds pin 1 and runs request 2 there. Nobody has called."""
+    old, holder, client = opened(workers=2)
+    (other,) = (worker for worker in old.workers.values() if worker is not holder)
+    ask(client, 2, pin=1)
+    desk = Desk(epoch=78, predecessors=frozenset({holder.id, other.id}))
+    holder.desk = other.desk = client.desk = desk
+    return desk, holder, other, client
+
+
+def report(holder: FakeWorker, client: FakeClient) -> None:
+    holder.reconnect(slots=[(ORIGIN, 1)], pins=[(client.id, 1, "tcp", ORIGIN)])
+
+
+@pytest.mark.parametrize("client_first", [True, False])
+def test_a_new_broker_learns_of_pins_from_the_workers(client_first: bool) -> None:
+    desk, holder, other, client = restarted()
+
+    def come_back() -> None:
+        client.hello(epoch=77, workers=(holder.id, other.id))
+        ask(client, 2, pin=1, flags=AGAIN)
+        ask(client, 3, pin=1)  # submitted while there was no broker: it was never sent
+
+    if client_first:
+        come_back()
+    report(holder, client)
+    other.reconnect()
+    if not client_first:
+        come_back()
+    assert holder.held() == [2, 3]
+    assert other.held() == []
+    holder.answer()
+    assert [client.code(seq) for seq in (2, 3)] == [Code.OK] * 2
+    client.send(Verb.UNPIN, 1)
+    desk.settle()
+    assert holder.unpinned == [(client.id, 1)]
+    desk.check_books()
+
+
+def test_a_pinned_request_that_never_reached_the_old_worker_goes_to_it_now() -> None:
+    desk, holder, other, client = restarted()
+    holder.leases = []
+    client.hello(epoch=77, workers=(holder.id, other.id))
+    ask(client, 2, pin=1, flags=AGAIN)
+    report(holder, client)
+    other.reconnect()
+    assert holder.held() == [2]
+    assert holder.leases[0].pin == 1
+    desk.check_books()
+
+
+def test_what_is_let_go_of_before_its_worker_has_reported_is_let_go_of_then() -> None:
+    desk, holder, other, client = restarted()
+    client.hello(epoch=77, workers=(holder.id, other.id))
+    client.send(Verb.UNPIN, 1)
+    desk.settle()
+    report(holder, client)
+    desk.settle()
+    assert holder.unpinned == [(client.id, 1)]
+    ask(client, 3, pin=1)
+    other.reconnect()
+    assert gone(client, 3)
+    desk.check_books()
+
+
+def test_a_pin_of_a_session_that_has_ended_is_let_go_of() -> None:
+    desk, holder, other, client = restarted()
+    client.hello(epoch=77, workers=(holder.id, other.id))
+    other.reconnect()
+    client.submit(9, kind="tcp", origins=(ORIGIN,), span_ms=LONG_MS)  # keeps the session in the books
+    client.send(Verb.GOODBYE)
+    report(holder, client)
+    desk.settle()
+    desk.pass_time(62.0)  # at the latest
+    assert (client.id, 1) in holder.unpinned
+    desk.check_books()
+
+
+def test_a_first_request_known_by_report_alone_is_a_pin_once_its_client_says_so() -> None:
+    old = Desk()
+    holder, client = old.worker(held_kind()), old.client()
+    ask(client, 1, pin=1, opens=True)
+    desk = Desk(epoch=78, predecessors=frozenset({holder.id}))
+    holder.desk = client.desk = desk
+    holder.reconnect()  # it waits for a connection there
+    client.hello(epoch=77, workers=(holder.id,))
+    ask(client, 1, pin=1, flags=OPENS | AGAIN)
+    holder.answer(1)
+    ask(client, 2, pin=1)
+    assert holder.held() == [2]
+    client.send(Verb.GOODBYE)
+    desk.settle()
+    assert holder.unpinned == [(client.id, 1)]
+    desk.check_books()
+
+
+# --- with a configuration ---------------------------------------------------------------------------
+
+
+def named(password: str, policy: Policy | None = None) -> Config:
+    found = endpoint(ORIGIN, {"password": password})
+    return Config([Upstream("shop", ("tcp",), found, found, policy or Policy())])
+
+
+def test_a_held_connection_outlives_a_changed_password_and_a_name_that_is_taken_away() -> None:
+    desk = Desk(config=named("old"))
+    worker, client = desk.worker(held_kind()), desk.client()
+    ask(client, 1, pin=1, opens=True, origins=("@shop",))
+    worker.answer(1)
+    desk.broker.reconfigure(named("new"), desk.now_s)
+    ask(client, 2, pin=1, origins=("@shop",))
+    assert worker.held() == [2]
+    assert worker.leases[0].origin == endpoint(ORIGIN, {"password": "old"}).origin
+    worker.answer(2)
+    desk.broker.reconfigure(Config(), desk.now_s)
+    ask(client, 3, pin=1, origins=("@shop",))
+    assert worker.held() == [3]
+    desk.check_books()
+
+
+def test_pins_are_part_of_the_status_report() -> None:
+    desk, _, _ = opened()
+    report = desk.broker.report(desk.now_s)
+    assert report["origins"][ORIGIN]["pinned"] == 1
+    assert wire.encode(Verb.STATUS, report)
