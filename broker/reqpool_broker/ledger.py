@@ -10,14 +10,14 @@ from collections.abc import Iterable
 
 from reqpool import wire
 from reqpool.errors import Code
-from reqpool.wire import MAX_BATCH_BYTES, MAX_BATCH_REQUESTS, Verb
+from reqpool.wire import MAX_BATCH_REQUESTS, Verb
 
 from . import scheduler
 from .config import EMPTY, Config
 from .grants import Grants
 from .origin import SUSPECT_SPAN_S, Origin
 from .origins import Origins
-from .outbox import Outbox
+from .outbox import Outbox, batches
 from .pin import Pin
 from .requests import Group, Lease, Terms
 from .session import Session
@@ -158,7 +158,7 @@ class Ledger:
         outbox = self.outbox.workers
         for worker, groups in self._leases.items():
             if worker.route is not None:
-                for batch in _batches(groups):
+                for batch in batches(groups):
                     head = wire.encode(Verb.LEASE, self.epoch, worker.heartbeat_seen, batch)
                     outbox.append([worker.route, head])
         self._leases.clear()
@@ -647,18 +647,3 @@ def _pull(worker: Worker, session: Session, seqs: Iterable[int]) -> dict[Lease, 
         if isinstance(lease, Lease) and lease.worker is worker:
             by_lease.setdefault(lease, []).append((seq, lease.requests.pop(seq)))
     return by_lease
-
-
-def _batches(groups: list[wire.LeaseGroup]) -> Iterable[list[wire.LeaseGroup]]:
-    """Split lease groups into messages of about MAX_BATCH_BYTES."""
-    batch: list[wire.LeaseGroup] = []
-    size_bytes = 0
-    for group in groups:
-        group_bytes = sum(map(len, group.payloads)) + len(group.settings) + len(group.trace or b"")
-        if batch and size_bytes + group_bytes > MAX_BATCH_BYTES:
-            yield batch
-            batch, size_bytes = [], 0
-        batch.append(group)
-        size_bytes += group_bytes
-    if batch:
-        yield batch

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from reqpool import wire
+
 
 class Outbox:
     """Messages to send, in order, one list per socket.
@@ -16,3 +20,18 @@ class Outbox:
         self.intake: list[list[bytes]] = []
         self.results: list[list[bytes]] = []
         self.workers: list[list[bytes]] = []
+
+
+def batches(groups: list[wire.LeaseGroup]) -> Iterable[list[wire.LeaseGroup]]:
+    """Split lease groups into messages of about MAX_BATCH_BYTES."""
+    batch: list[wire.LeaseGroup] = []
+    size_bytes = 0
+    for group in groups:
+        group_bytes = sum(map(len, group.payloads)) + len(group.settings) + len(group.trace or b"")
+        if batch and size_bytes + group_bytes > wire.MAX_BATCH_BYTES:
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(group)
+        size_bytes += group_bytes
+    if batch:
+        yield batch
