@@ -394,6 +394,14 @@ def test_a_change_is_seen_in_whichever_of_several_results_it_is_told() -> None:
     assert not protocol.reusable
 
 
+def test_results_without_end_that_tell_of_changes_are_read_in_linear_time() -> None:
+    protocol = asked(max_bytes=64 << 20)
+    told = ok(AUTOCOMMIT | MORE_RESULTS, tracked=track(GTID, b"x"))
+    assert fed(protocol, packets(1, [told] * 150_000), 1 << 16) == []
+    ((code, _),) = fed(protocol, packet(150_001, ok()), 1 << 16)
+    assert (code, protocol.reusable) == (Code.OK, True)
+
+
 @pytest.mark.parametrize("number", [1053, 1317, 1927, 3169, 4031])
 def test_an_error_that_ends_a_connection_or_may_hit_the_next_statement_ends_its_use(number: int) -> None:
     protocol = asked()

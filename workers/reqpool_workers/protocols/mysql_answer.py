@@ -24,7 +24,6 @@ from .mysql_packets import (
     OK,
     SESSION_STATE_CHANGED,
     ServerError,
-    Tracked,
     read_eof,
     read_error,
     read_ok,
@@ -86,7 +85,7 @@ class AnswerScanner:
     def _start(self, number: int) -> None:
         self._fresh = number == 1
         self.error: ServerError | None = None
-        self.tracked: Tracked = ()
+        self.tracked: list[tuple[int, bytes]] = []
         self.begun = False
         self.surplus = False
         self._phase = _FIRST
@@ -256,7 +255,7 @@ class AnswerScanner:
             return False
         else:
             self.status, tracked = read_ok(payload) if self._deprecate_eof else read_eof(payload)
-        self.tracked += tracked
+        self.tracked.extend(tracked)  # a tuple that grows would be copied for each of many results
         self._phase = _FIRST
         return not self.status & MORE_RESULTS
 

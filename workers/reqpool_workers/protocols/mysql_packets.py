@@ -8,7 +8,7 @@ Protocol".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ TRACK_VARIABLES, TRACK_SCHEMA, TRACK_STATE, TRACK_TRANSACTION = 0, 1, 2, 5
 _NO_TRANSACTION = b"________"
 
 
-Tracked = tuple[tuple[int, bytes], ...]
+Tracked = Sequence[tuple[int, bytes]]
 """Session-track information: pairs of TRACK_* and the raw value."""
 
 
