@@ -8,8 +8,8 @@ from concurrent.futures._base import PENDING
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from .errors import UsageError
-from .future import Future
+from .errors import Code, ConnectionLost, UsageError
+from .future import _UNDECODED, Future
 from .kinds import Route
 
 if TYPE_CHECKING:
@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from .stub import Stub
 
 
+_MAY_HAVE_RUN = frozenset((Code.OUTCOME_UNKNOWN, Code.TIMEOUT, Code.CANCELLED))
+"""After these the broker may still have the connection, and what it holds is anybody's guess."""
+
+
 class Held:
     """A connection that is this caller's alone until :meth:`close`; what is left on it is then undone.
 
     It is taken with the first request and lost with its worker, with the client's process, or when nothing
-    has been asked for the upstream's ``pin_idle_timeout_s``: whatever comes then ends with ConnectionLost.
-    Requests go one after the other: one that is submitted before the last has ended is a UsageError. Use it
-    in a ``with`` block. Methods may be called from any thread, by one at a time.
+    has been asked for the upstream's ``pin_idle_timeout_s``: whatever comes then ends with ConnectionLost. So
+    does what comes after a request that timed out, was cancelled, or ended as OutcomeUnknown. Requests go one
+    after the other: one that is submitted before the last has ended is a UsageError. Use it in a ``with``
+    block. Methods may be called from any thread, by one at a time.
     """
 
     def __init__(self, pool: Requests, route: Callable[[int, bool], Route]) -> None:
@@ -60,6 +65,7 @@ class Held:
 
         Raises:
             UsageError: the session is closed, or its last request has not ended yet.
+            ConnectionLost: its last request may or may not have run.
         """
         with self._lock:
             if self._closed:
@@ -67,6 +73,13 @@ class Held:
             if self._last is not None and self._last._state is PENDING:
                 raise UsageError(
                     "the last request of this session has not ended yet: they go one after the other"
+                )
+            if self._last is not None and self._last._code in _MAY_HAVE_RUN:
+                raise ConnectionLost(
+                    "the last request of this session may or may not have run: close the session, which "
+                    "undoes what was not committed",
+                    origin=self._last.route.origins[0],
+                    sent=False,
                 )
             if self._further is None:
                 stub, pin = self._pool.take_pin()
@@ -127,9 +140,9 @@ class RedisSession(Held):
 class MysqlSession(Held):
     """A MySQL connection of one's own, autocommit off: a transaction, then the next.
 
-    Leaving the ``with`` block waits for what still runs, and commits, if nothing was raised; else, or if the
-    session is closed or lost without a commit, the server rolls back. The connection is reset before anybody
-    else gets it.
+    Leaving the ``with`` block waits for what still runs, raises the error of a last statement that nobody has
+    looked at, and commits, if nothing was raised; else, or if the session is closed or lost without a commit,
+    the server rolls back. The connection is reset before anybody else gets it.
     """
 
     def __init__(
@@ -166,8 +179,8 @@ class MysqlSession(Held):
     ) -> None:
         try:
             if error is None and self._last is not None and not self._closed:
-                if self._last._state is PENDING:
-                    self._last.result()  # one that nobody has looked at: nothing is committed without it
+                if self._last._value is _UNDECODED:
+                    self._last.result()  # nobody has looked at it: nothing is committed without it
                 self.commit().result()
         finally:
             self.close()

@@ -289,6 +289,33 @@ def test_without_it_nothing_is_committed(broker: FakeBroker, pool: reqpool.Pool)
     assert [payload for payload, *_ in asked(broker)] == [b"INSERT"]
 
 
+def test_an_error_that_came_before_the_end_and_that_nobody_has_looked_at_hinders_the_commit(
+    broker: FakeBroker, pool: reqpool.Pool
+) -> None:
+    broker.answer = fails(b"INSERT")
+    session = transaction(pool)
+    wait_until(session.query("INSERT").done)
+    with pytest.raises(reqpool.UpstreamError, match="no"), session:
+        pass
+    assert [payload for payload, *_ in asked(broker)] == [b"INSERT"]
+
+
+@pytest.mark.parametrize("code", [Code.OUTCOME_UNKNOWN, Code.TIMEOUT, Code.CANCELLED])
+def test_after_a_statement_that_may_or_may_not_have_run_nothing_is_committed(
+    broker: FakeBroker, pool: reqpool.Pool, code: Code
+) -> None:
+    broker.answer = lambda seq, payload: (code, wire.encode_error("who knows"))
+    session = transaction(pool)
+    with pytest.raises(reqpool.PoolError, match="who knows"):
+        session.query("INSERT").result(5)
+    with pytest.raises(reqpool.ConnectionLost, match="may or may not have run"):
+        session.commit()
+    with pytest.raises(reqpool.ConnectionLost), session:
+        pass
+    wait_until(lambda: let_go(broker) == [1])
+    assert [payload for payload, *_ in asked(broker)] == [b"INSERT"]
+
+
 def test_an_error_that_the_caller_dealt_with_does_not_hinder_the_commit(
     broker: FakeBroker, pool: reqpool.Pool
 ) -> None:
