@@ -204,6 +204,7 @@ def _told(policy: Policy) -> dict[str, int]:
         "idle_ms": round(policy.idle_timeout_s * 1000),
         "lifetime_ms": round(policy.lifetime_s * 1000),
         "pin_idle_ms": round(policy.pin_idle_timeout_s * 1000),
+        "retries": policy.retries,
     }
     if policy.max_response_bytes is not None:
         about["max_bytes"] = policy.max_response_bytes

@@ -202,6 +202,15 @@ def test_what_must_not_be_repeated_is_not(broker: FakeBroker) -> None:
     assert peer.accepted == 1
 
 
+def test_without_retries_nothing_is_repeated_at_all(broker: FakeBroker) -> None:
+    with TcpPeer(closes_unasked(1)) as peer, broker.worker(lines()):
+        origin = f"lines://{peer.address}/begun"
+        warm(broker, origin, retries=0)
+        broker.lease("lines", origin, {2: b"two\n"})
+        assert broker.failure().code == Code.CONNECTION_LOST
+    assert peer.accepted == 1
+
+
 def test_a_connection_that_never_served_is_not_stale(broker: FakeBroker) -> None:
     with TcpPeer(closes_unasked(0)) as peer, broker.worker(lines()):
         broker.welcome()

@@ -21,11 +21,12 @@ class Policy(NamedTuple):
     Attributes:
         connect_s: longest time until a connection is ready; a request's own deadline may be sooner.
         read_s: longest wait for an answer, from the request, or from the answer before it; None: no such
-        bound.
+            bound.
         idle_s: how long a connection is kept with nothing to do.
         lifetime_s: after so long it takes no more requests: servers move, and addresses with them.
         max_bytes: largest answer; None: the kind's limit.
         pin_idle_s: how long a held connection may have nothing to do.
+        retries: 0: nothing that was sent is sent again, not even where a stale connection is the likely cause.
     """
 
     connect_s: float = 5.0
@@ -34,6 +35,7 @@ class Policy(NamedTuple):
     lifetime_s: float = 600.0
     max_bytes: int | None = None
     pin_idle_s: float = 60.0
+    retries: int = 2
 
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> Self:
@@ -47,8 +49,8 @@ class Policy(NamedTuple):
             for name, value in about.items()
             if name in ("connect_ms", "read_ms", "idle_ms", "lifetime_ms", "pin_idle_ms")
         }
-        policy = cls(**spans)  # type: ignore[arg-type]  # max_bytes is not among them
-        return policy._replace(max_bytes=wire.uint(about["max_bytes"])) if "max_bytes" in about else policy
+        counts = {name: wire.uint(about[name]) for name in ("max_bytes", "retries") if name in about}
+        return cls(**spans, **counts)  # type: ignore[arg-type]  # spans are floats, counts are not
 
 
 class Plan(NamedTuple):

@@ -211,7 +211,8 @@ class StreamOrigin:
             again = [
                 request
                 for request in unanswered
-                if request not in pool.retried and (request.lease.idempotent or not sent)
+                if request not in pool.retried
+                and (not sent or (request.lease.idempotent and pool.policy.retries))
             ]
             if again:
                 pool.again(again, self.loop.now_s)
