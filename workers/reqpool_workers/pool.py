@@ -26,7 +26,7 @@ class Policy(NamedTuple):
         lifetime_s: after so long it takes no more requests: servers move, and addresses with them.
         max_bytes: largest answer; None: the kind's limit.
         pin_idle_s: how long a held connection may have nothing to do.
-        retries: 0: nothing that was sent is sent again, not even where a stale connection is the likely cause.
+        retries: 0: nothing that was sent is sent again, even where a stale connection is the likely cause.
     """
 
     connect_s: float = 5.0
