@@ -85,6 +85,8 @@ class Pool(Requests):
             workers = max(1, min(4, (os.cpu_count() or 1) - 1))
         elif type(workers) is not int or workers < 1:
             raise UsageError(f"workers={workers!r}: a number from 1")
+        if not isinstance(config, str | os.PathLike | None):
+            raise UsageError(f"config={config!r} is no path")
         if config is not None and not os.path.isfile(config):
             raise UsageError(f"config={os.fspath(config)!r}: there is no such file")
         if type(max_pending) is not int or max_pending < 1:
