@@ -37,7 +37,11 @@ class Held:
         Args:
             pool: whose requests these are.
             route: makes the route for a pin, of its first request or of the others.
+
+        Raises:
+            UsageError: there is no such route.
         """
+        route(0, True)  # what is wrong with a URL is said here, not at the first request
         self._pool = pool
         self._route = route
         self._stub: Stub | None = None

@@ -70,6 +70,12 @@ def test_the_first_request_takes_the_connection_and_the_others_have_it(
     wait_until(lambda: let_go(broker) == [2, 1])
 
 
+def test_a_wrong_url_is_said_where_the_session_is_made(pool: reqpool.Pool) -> None:
+    for make in (pool.mysql_session, pool.redis_session):
+        with pytest.raises(reqpool.UsageError, match="is no URL of"):
+            make("http://h/")
+
+
 def test_requests_go_one_after_the_other(broker: FakeBroker, pool: reqpool.Pool) -> None:
     broker.answer = silence
     held = Held(pool, route)
