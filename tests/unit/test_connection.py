@@ -98,6 +98,44 @@ def test_a_request_waits_for_the_handshake(broker: FakeBroker) -> None:
         assert peer.received == b"HELLO\none\n"
 
 
+def greets_on_word(peer_side: Connection) -> None:
+    """A script: greet when the test says so, then echo."""
+    greeting = peer_side.read_until(b"\n")
+    if peer_side.peer.wait_for_go():
+        peer_side.send(greeting)
+        echo_until(b"\n")(peer_side)
+
+
+def test_a_handshake_outlives_the_request_it_began_for(broker: FakeBroker) -> None:
+    with TcpPeer(greets_on_word) as peer, broker.worker(lines(1)):
+        broker.welcome()
+        origin = f"lines://{peer.address}/greet"
+        broker.say(Verb.GRANT, origin, 1, 1, {})
+        broker.lease("lines", origin, {1: b"one\n"}, span_ms=50)
+        failed = broker.failure()
+        assert (failed.code, failed.sent) == (Code.TIMEOUT, False)
+        assert wire.decode_error(failed.details)["phase"] == "connect"
+        # Who comes next has it, and is in the same phase.
+        broker.lease("lines", origin, {2: b"two\n"}, span_ms=50)
+        assert wire.decode_error(broker.failure().details)["phase"] == "connect"
+        broker.lease("lines", origin, {3: b"three\n"})
+        peer.go.release()
+        assert broker.results(1) == {3: (0, b"three")}
+        assert (peer.accepted, peer.received) == (1, b"HELLO\nthree\n")
+
+
+def test_a_connection_on_its_way_for_nobody_is_given_up_with_its_grant(broker: FakeBroker) -> None:
+    with TcpPeer(greets_on_word) as peer, broker.worker(lines(1)):
+        broker.welcome()
+        origin = f"lines://{peer.address}/greet"
+        broker.say(Verb.GRANT, origin, 1, 1, {})
+        assert broker.next(Verb.GRANTED)[2:] == [origin, 1, 0]
+        broker.lease("lines", origin, {1: b"one\n"}, span_ms=50)
+        broker.failure()
+        broker.say(Verb.GRANT, origin, 2, 0, {})
+        assert broker.next(Verb.GRANTED)[2:] == [origin, 2, 0]
+
+
 def test_a_handshake_that_is_refused_ends_the_request_for_good_and_nothing_was_sent(
     broker: FakeBroker,
 ) -> None:

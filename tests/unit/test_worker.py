@@ -353,10 +353,10 @@ def test_a_cancelled_request_is_never_reported_and_its_connection_is_closed(brok
         origin = f"tcp://{peer.address}"
         broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("tcp", origin, {1: tcp(b"a\n")}, flags=0)
-        peer.wait_accepted(1)
+        wait_until(lambda: peer.received == b"a\n")
         broker.say(Verb.CANCEL, [(SESSION, (1, 99))])
         peer.wait_all_closed()
-        assert worker.ledger.empty
+        wait_until(lambda: worker.ledger.empty)
     assert Verb.RESULTS not in [verb for verb, _, _ in broker.heard]
 
 

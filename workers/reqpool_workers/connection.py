@@ -155,6 +155,21 @@ class Connection:
         """
         return self.answers > 0 and not self._protocol.begun
 
+    @property
+    def orphaned(self) -> bool:
+        """Is it coming about, and nobody waits for it any more?"""
+        return (
+            self.state in (State.CONNECTING, State.HANDSHAKE)
+            and self.first is None
+            and self.pin is None
+            and not self.retiring
+        )
+
+    def adopt(self, request: Request) -> None:
+        """Come about for this request; the connection is orphaned."""
+        self.first = request
+        request.place = self
+
     def bound(self, span_s: float) -> None:
         """Give up unless the connection is ready within this span; also for :meth:`hold` and
         :meth:`release`."""
@@ -218,14 +233,20 @@ class Connection:
             self._handle(events)
 
     def drop(self, request: Request, reason: str) -> None:
-        """A request is no longer wanted: with its answer outstanding, the connection serves nobody else."""
+        """A request is no longer wanted: with its answer outstanding, the connection serves nobody else.
+
+        One that is still coming about goes on: where a request's timeout is shorter than a handshake takes,
+        none would ever have a connection.
+        """
         request.place = None
-        self.retiring = True
         if self.first is request:
             self.first = None
+            if self.orphaned:
+                return
         else:
             self._unanswered[self._unanswered.index(request)] = None
             self._live -= 1
+        self.retiring = True
         # Answers to others that were sent on it still come in order, and are theirs.
         if not self._live and self.first is None:
             self.close(reason)

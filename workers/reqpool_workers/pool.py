@@ -58,6 +58,7 @@ class Plan(NamedTuple):
 
     closes: list[tuple[Connection, str]]
     sends: list[tuple[Connection, list[Request]]]
+    adopts: list[tuple[Connection, Request]]
     opens: list[Request]
 
 
@@ -164,9 +165,9 @@ class ConnectionPool:
         """Give waiting requests to connections with room, else to new ones.
 
         Those that are shared are filled first, the least loaded before the others; of the idle ones the one
-        that was used last comes first.
+        that was used last comes first. Then come those that are on their way for nobody.
         """
-        plan = Plan([], [], [])
+        plan = Plan([], [], [], [])
         room = self.slots.granted - self.slots.taken
         if self.fresh:
             room = self._assign_fresh(plan, room, now_s)
@@ -184,7 +185,8 @@ class ConnectionPool:
                 and not self.is_old(one, now_s)
             ]
             shared.sort(key=lambda one: one.load, reverse=True)
-        while shared or self._idle or room > 0:
+        orphaned = [one for one in self.members if one.orphaned]
+        while shared or self._idle or orphaned or room > 0:
             if shared:
                 one = shared.pop()
             elif self._idle:
@@ -197,8 +199,11 @@ class ConnectionPool:
                 request = self._take_one(self.waiting, now_s)
                 if request is None:
                     break
-                room -= 1
-                plan.opens.append(request)
+                if orphaned:
+                    plan.adopts.append((orphaned.pop(), request))
+                else:
+                    room -= 1
+                    plan.opens.append(request)
                 continue
             requests = self._take(self.waiting, one, now_s)
             if requests:
@@ -259,7 +264,7 @@ class ConnectionPool:
                 reason = "idle"
             else:
                 continue
-            if one.state is State.READY:
+            if one.state is State.READY or one.orphaned:
                 closes.append((one, reason))
             else:
                 one.retiring = True

@@ -256,6 +256,12 @@ class StreamOrigin:
                         self._send(connection, requests)
                         if connection.state is State.READY:  # all were refused
                             self.on_room(connection)
+                for connection, request in plan.adopts:
+                    if connection.orphaned:
+                        connection.adopt(request)
+                    else:
+                        self.pool.waiting.appendleft(request)
+                        self._assign_again = True
                 for request in plan.opens:
                     self._open(request)
                 if not self._assign_again:
