@@ -118,6 +118,20 @@ def test_what_is_no_answer_is_a_bad_response_and_the_connection_closed(pool: req
         still_serves(pool, server)
 
 
+def test_a_reset_that_fails_after_a_session_is_nobodys_error(pool: reqpool.Pool) -> None:
+    def answers(command: bytes, _: Connection) -> bytes:
+        if command[:1] == b"\x1f":  # COM_RESET_CONNECTION
+            return packet(1, err(1047, b"08S01", b"Unknown command"))
+        return packet(1, ok()) if command[1:4] == b"SET" else echo(command)
+
+    with TcpPeer(serves(answers)) as server:
+        for _ in range(20):
+            session = pool.mysql_session(url(server))
+            session.query("SELECT 'held'").result()
+            session.close()
+            assert pool.mysql(url(server), "SELECT 'shared'").result().rows == [("SELECT 'shared'",)]
+
+
 def test_values_that_lie_about_their_length_are_a_bad_response_and_nobody_elses(pool: reqpool.Pool) -> None:
     """The packets are whole, so the connection goes on; what is in them is looked at by the caller."""
     lies = [*rows(["a"], [])[:2], b"\xfcab", ok(ends_rows=True)]

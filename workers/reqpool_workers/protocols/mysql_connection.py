@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from reqpool.errors import BadResponse, Code, ConnectionLost, UsageError
+from reqpool.errors import BadResponse, Code, ConnectionLost, PoolError, UsageError
 
 from . import READY, Event, StreamProtocol
 from .mysql_answer import AnswerScanner, farewell
@@ -105,6 +105,7 @@ class MysqlConnection(StreamProtocol):
         self._over = False  # nobody must use it again
         self._lasting = False  # something may outlast a reset
         self._elsewhere = False  # another database may be the current one
+        self._resetting = False
 
     # --- statements -----------------------------------------------------------------------------
 
@@ -129,6 +130,11 @@ class MysqlConnection(StreamProtocol):
         return self._take(data) if self._tls is None else self._take_sealed(self._tls, data)
 
     def _take(self, data: bytes) -> Sequence[Event]:
+        if self._resetting:
+            try:
+                return self._converse(data)
+            except PoolError as error:  # of no request: the next one, which may wait for this, goes elsewhere
+                raise ConnectionLost(f"the connection could not be reset: {error.text}") from error
         if self._dialogue is not None:
             return self._converse(data)
         if not self._statement:
@@ -211,6 +217,7 @@ class MysqlConnection(StreamProtocol):
         if self._elsewhere and not self._account.database:
             return None  # nothing makes a session one without a database again
         self._held = False
+        self._resetting = True
         return self._begin(release(self._session, self._account.database, elsewhere=self._elsewhere))
 
     def _begin(self, dialogue: Dialogue) -> Sequence[Event]:
@@ -268,6 +275,7 @@ class MysqlConnection(StreamProtocol):
 
     def _settle(self, session: Session) -> None:
         self._session = session
+        self._resetting = False
         deprecate_eof = bool(session.capabilities & DEPRECATE_EOF)
         self._scanner = AnswerScanner(self._max_bytes, deprecate_eof, session.status)
         self._status = session.status
