@@ -126,6 +126,32 @@ def test_a_cleaning_that_fails_closes_the_connection(broker: FakeBroker) -> None
         peer.wait_all_closed()
 
 
+def test_a_cleaning_that_fails_is_no_error_of_the_request_that_waits_for_the_connection(
+    broker: FakeBroker,
+) -> None:
+    def refuses(peer_side: Connection) -> None:
+        if peer_side.peer.accepted > 1:
+            echo_until(b"\n")(peer_side)
+            return
+        for reply in (b"BEGUN\n", b"one\n"):
+            peer_side.read_until(b"\n")
+            peer_side.send(reply)
+        peer_side.read_until(b"\n")
+        if peer_side.peer.wait_for_go():
+            peer_side.send(b"NO\n")
+        peer_side.wait_for_end()
+
+    with TcpPeer(refuses) as peer, broker.worker(lines()) as worker:
+        origin = f"lines://{peer.address}/session"
+        opened(broker, origin)
+        let_go(broker)
+        ask(broker, origin, 2, b"two\n", pin=None)
+        wait_until(lambda: peer.received.endswith(b"RESET\n") and not worker.ledger.empty)
+        peer.go.release()
+        assert answer(broker, 2) == b"two"
+        assert peer.accepted == 2
+
+
 def test_a_held_connection_is_nobody_elses(broker: FakeBroker) -> None:
     with TcpPeer(echo_until(b"\n")) as peer, broker.worker(lines()):
         origin = f"lines://{peer.address}"

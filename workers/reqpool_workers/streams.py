@@ -207,7 +207,8 @@ class StreamOrigin:
         # Until its first request is sent nothing is held: how that one ends says it all.
         if connection.pin is not None and sent:
             self.ledger.unpinned.append(connection.pin)
-        if isinstance(error, ConnectionLost) and (connection.stale or (connection.answers and not sent)):
+        # That one which had served cannot be held, or cleaned for the next, is not that one's error.
+        if (connection.answers and not sent) or (isinstance(error, ConnectionLost) and connection.stale):
             again = [
                 request
                 for request in unanswered
