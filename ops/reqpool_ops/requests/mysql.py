@@ -14,8 +14,12 @@ from . import secured
 from .pool import add_options, pool
 
 TIMEOUT_S = 30.0
-ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
-"""As ``mysql --batch`` has them, so that a row is a line and a column ends at a tab."""
+CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
+ESCAPES = {code: f"\\x{code:02x}" for code in CONTROLS} | str.maketrans(
+    {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"}
+)
+"""As ``mysql --batch`` has them, so that a row is a line and a column ends at a tab; and no value moves a
+terminal's cursor."""
 
 
 def add_commands(commands: Any) -> None:
