@@ -30,6 +30,8 @@ PASSWORD = "secret"
 ODD_PASSWORD = "s3cret&p@ss/wörd"
 """Of ``odd``: what it holds has to be percent-encoded in a URL."""
 
+UNKNOWN_THREAD = 1094
+"""ER_NO_SUCH_THREAD."""
 INSTALL_WITHIN_S = 60.0
 
 # What a start does not need is left out, and what is written need not survive: 0.5 s to install, 0.2 s to
@@ -123,6 +125,15 @@ class MariadbServer(Server):
         """Return the ids of a user's connections."""
         sql = "SELECT id FROM information_schema.processlist WHERE user = %s ORDER BY id"
         return [row[0] for row in self.run(sql, params=(user,))]
+
+    def close_connections(self, user: str = "app") -> None:
+        """Close a user's connections from the server's side; one may have gone by itself meanwhile."""
+        for number in self.connections(user):
+            try:
+                self.run(f"KILL {number}")
+            except pymysql.err.OperationalError as error:
+                if error.args[0] != UNKNOWN_THREAD:
+                    raise
 
     def _install(self, data: Path) -> None:
         done = subprocess.run(

@@ -313,7 +313,7 @@ def test_idle_connections_that_the_server_closes_are_not_used(
     pool: reqpool.Pool, mariadb: MariadbServer
 ) -> None:
     assert [pool.mysql(mariadb.url(), "SELECT 1") for _ in range(50)][-1].result()
-    mariadb.run(*[f"KILL {number}" for number in mariadb.connections()])
+    mariadb.close_connections()
     wait_until(lambda: not mariadb.connections(), 10, "all closed")
     answers = [pool.mysql(mariadb.url(), "SELECT %s", (number,), idempotent=True) for number in range(50)]
     assert [answer.result().rows for answer in answers] == [[(number,)] for number in range(50)]

@@ -278,7 +278,7 @@ def test_a_request_of_a_session_that_times_out_ends_the_session(
     with pytest.raises(reqpool.ConnectionLost):
         session.query("SELECT 'not the answer of SLEEP'").result()
     session.close()
-    mariadb.run(*[f"KILL {number}" for number in mariadb.connections("free")])
+    mariadb.close_connections("free")
     assert pool.mysql("bank", ANNA).result().rows == [(100,)]
 
 
@@ -293,5 +293,5 @@ def test_a_session_that_is_dropped_in_a_request_leaves_nothing(
     session.close()
     with pytest.raises(reqpool.Cancelled):
         asleep.result()
-    mariadb.run(*[f"KILL {number}" for number in mariadb.connections("free")])
+    mariadb.close_connections("free")
     assert pool.mysql("bank", ANNA).result().rows == [(100,)]

@@ -505,7 +505,7 @@ def test_what_a_procedure_leaves_is_noticed_and_the_connection_closed(
         "CREATE OR REPLACE FUNCTION variable_left() RETURNS INT RETURN @left",
     )
     url = mariadb.url(database="test")
-    mariadb.run(*[f"KILL {one}" for one in mariadb.connections()])
+    mariadb.close_connections()
     wait_until(lambda: not mariadb.connections(), 10, "no connection")
     if name == "begins_and_fails":
         with pytest.raises(reqpool.MysqlError):
