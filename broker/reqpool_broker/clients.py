@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from reqpool import wire
+from reqpool import checks, wire
 from reqpool.errors import Code, ProtocolError, UsageError
 from reqpool.wire import Flag, Reject, Verb
 
@@ -89,14 +89,14 @@ class Clients:
         version = self._life.common_version(self._outbox.intake, route, lowest, highest)
         if version is None:
             return
-        id_ = wire.identity(about.get("session"))
-        epoch = wire.optional_uint(about.get("epoch"))
-        received = wire.uint(about.get("received", 0))
-        named = set(wire.array(wire.identity)(about.get("workers", ())))
+        id_ = checks.identity(about.get("session"))
+        epoch = checks.optional_uint(about.get("epoch"))
+        received = checks.uint(about.get("received", 0))
+        named = set(checks.array(checks.identity)(about.get("workers", ())))
         if len(named) > MAX_NAMED:
             raise ProtocolError(f"more than {MAX_NAMED} workers named")
-        name = wire.text(about.get("name", ""))[:200]
-        pid = wire.uint(about.get("pid", 0))
+        name = checks.text(about.get("name", ""))[:200]
+        pid = checks.uint(about.get("pid", 0))
         session = self.sessions.get(id_)
         if session is None and len(self.sessions) >= MAX_SESSIONS:
             self._life.reject(self._outbox.intake, route, Reject.OVERLOADED, "too many sessions")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from reqpool import wire
+from reqpool import checks, wire
 from reqpool.errors import ProtocolError
 from reqpool.wire import Reject, Verb
 
@@ -83,9 +83,9 @@ class Workers:
         version = self._life.common_version(self._outbox.workers, route, lowest, highest)
         if version is None:
             return
-        id_ = wire.identity(about.get("worker"))
-        name = wire.text(about.get("name", ""))[:200]
-        pid = wire.uint(about.get("pid", 0))
+        id_ = checks.identity(about.get("worker"))
+        name = checks.text(about.get("name", ""))[:200]
+        pid = checks.uint(about.get("pid", 0))
         kinds = wire.kinds(about.get("kinds", ()))
         held = wire.held(about.get("held", ()))
         slots = wire.slots(about.get("slots", ()))

@@ -31,12 +31,18 @@ class Held:
     block. Methods may be called from any thread, by one at a time.
     """
 
-    def __init__(self, pool: Requests, route: Callable[[int, bool], Route]) -> None:
+    def __init__(
+        self,
+        pool: Requests,
+        route: Callable[[int, bool], Route],
+        encode: Callable[..., tuple[bytes, Any]] = lambda payload: (payload, None),
+    ) -> None:
         """Made by the pool's ``..._session`` methods.
 
         Args:
             pool: whose requests these are.
             route: makes the route for a pin, of its first request or of the others.
+            encode: makes payload and note of what the methods of a kind's own session take.
 
         Raises:
             UsageError: there is no such route.
@@ -44,6 +50,7 @@ class Held:
         route(0, True)  # what is wrong with a URL is said here, not at the first request
         self._pool = pool
         self._route = route
+        self._encode = encode
         self._stub: Stub | None = None
         self._pin = 0
         self._further: Route | None = None
@@ -124,12 +131,6 @@ class Held:
 class RedisSession(Held):
     """A Redis connection of one's own: for WATCH, MULTI and EXEC step by step."""
 
-    def __init__(
-        self, pool: Requests, route: Callable[[int, bool], Route], encode: Callable[..., Any]
-    ) -> None:
-        super().__init__(pool, route)
-        self._encode = encode
-
     def command(
         self,
         *command: str | bytes | int | float,
@@ -148,12 +149,6 @@ class MysqlSession(Held):
     looked at, and commits, if nothing was raised; else, or if the session is closed or lost without a commit,
     the server rolls back. The connection is reset before anybody else gets it.
     """
-
-    def __init__(
-        self, pool: Requests, route: Callable[[int, bool], Route], encode: Callable[..., Any]
-    ) -> None:
-        super().__init__(pool, route)
-        self._encode = encode
 
     def query(
         self,

@@ -11,12 +11,12 @@ from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import address, host, kinds, wire
+from . import address, host, wire
 from .delivery import Handoff
 from .embedded import Embedded
 from .errors import UsageError
 from .future import Future
-from .kinds import Kind, Route
+from .kinds import Route
 from .requests import Callback, Requests
 from .stats import Stats
 from .stub import Stub
@@ -105,39 +105,6 @@ class Pool(Requests):
         self._closed = False
 
     # --- requests -------------------------------------------------------------------------------
-
-    def submit(
-        self,
-        kind: str | Kind,
-        target: Any,
-        payload: Any,
-        *,
-        timeout: float | None = None,
-        callback: Callback[Any] | None = None,
-        priority: int = 1,
-        idempotent: bool | None = None,
-        block: bool = False,
-        **options: Any,
-    ) -> Future[Any]:
-        """Submit a request of any kind: the door that ``dns`` and the others use.
-
-        Args:
-            kind: registered name, or the kind itself.
-            target: which upstream, as the kind takes it.
-            payload: what to ask, as the kind takes it.
-            timeout: see :class:`Pool`.
-            callback: see :class:`Pool`.
-            priority: see :class:`Pool`.
-            idempotent: see :class:`Pool`.
-            block: see :class:`Pool`.
-            **options: the kind's own.
-        """
-        if isinstance(kind, str):
-            kind = kinds.find(kind)
-        route, data, note = kind.encode(target, payload, **options)
-        if idempotent is not None:
-            route = kinds.with_idempotence(route, idempotent)
-        return self.ask(route, data, note, timeout, callback, priority, block)
 
     def map(
         self,

@@ -54,7 +54,6 @@ class Requests(ABC):
     def has_session(self, stub: Stub | None) -> bool:
         """Is this still the process's session?"""
 
-    @abstractmethod
     def submit(
         self,
         kind: str | Kind,
@@ -68,7 +67,25 @@ class Requests(ABC):
         block: bool = False,
         **options: Any,
     ) -> Future[Any]:
-        """Submit a request of any kind: the door that ``dns`` and the others use."""
+        """Submit a request of any kind: the door that ``dns`` and the others use.
+
+        Args:
+            kind: registered name, or the kind itself.
+            target: which upstream, as the kind takes it.
+            payload: what to ask, as the kind takes it.
+            timeout: see :class:`~reqpool.Pool`.
+            callback: see :class:`~reqpool.Pool`.
+            priority: see :class:`~reqpool.Pool`.
+            idempotent: see :class:`~reqpool.Pool`.
+            block: see :class:`~reqpool.Pool`.
+            **options: the kind's own.
+        """
+        if isinstance(kind, str):
+            kind = kinds.find(kind)
+        route, data, note = kind.encode(target, payload, **options)
+        if idempotent is not None:
+            route = kinds.with_idempotence(route, idempotent)
+        return self.ask(route, data, note, timeout, callback, priority, block)
 
     def dns(
         self,
@@ -87,10 +104,10 @@ class Requests(ABC):
             name: the name; IDNA is applied.
             rtype: record type, by name or number.
             server: ``host[:port]``, or 1 to 8 of them, tried in turn; None: the system's.
-            timeout: see :class:`Pool`.
-            callback: see :class:`Pool`.
-            priority: see :class:`Pool`.
-            block: see :class:`Pool`.
+            timeout: see :class:`~reqpool.Pool`.
+            callback: see :class:`~reqpool.Pool`.
+            priority: see :class:`~reqpool.Pool`.
+            block: see :class:`~reqpool.Pool`.
 
         Returns:
             The future of the answer. NXDOMAIN and the like are answers, with an ``rcode``.
@@ -114,11 +131,11 @@ class Requests(ABC):
         Args:
             address: ``host:port``.
             data: the datagram.
-            timeout: see :class:`Pool`.
-            callback: see :class:`Pool`.
-            priority: see :class:`Pool`.
-            idempotent: see :class:`Pool`.
-            block: see :class:`Pool`.
+            timeout: see :class:`~reqpool.Pool`.
+            callback: see :class:`~reqpool.Pool`.
+            priority: see :class:`~reqpool.Pool`.
+            idempotent: see :class:`~reqpool.Pool`.
+            block: see :class:`~reqpool.Pool`.
         """
         return self.submit(
             "udp", address, data,
@@ -147,11 +164,11 @@ class Requests(ABC):
             until: the answer ends with these bytes, which are part of it.
             length: the answer has this many bytes. Neither: it ends when the peer closes.
             max_bytes: a longer answer is BadResponse; None: the kind's limit.
-            timeout: see :class:`Pool`.
-            callback: see :class:`Pool`.
-            priority: see :class:`Pool`.
-            idempotent: see :class:`Pool`.
-            block: see :class:`Pool`.
+            timeout: see :class:`~reqpool.Pool`.
+            callback: see :class:`~reqpool.Pool`.
+            priority: see :class:`~reqpool.Pool`.
+            idempotent: see :class:`~reqpool.Pool`.
+            block: see :class:`~reqpool.Pool`.
         """
         options = {} if max_bytes is None else {"max_bytes": max_bytes}
         return self.submit(
@@ -303,7 +320,7 @@ class Requests(ABC):
         timeout: float | None = None,
         callback: Callback[MysqlResult] | None = None,
         priority: int = 1,
-        idempotent: bool = False,
+        idempotent: bool | None = None,
         block: bool = False,
     ) -> Future[MysqlResult]:
         """Run one SQL statement at MySQL or MariaDB, on any connection, autocommit on.
@@ -321,13 +338,14 @@ class Requests(ABC):
             timeout: see :class:`~reqpool.Pool`.
             callback: see :class:`~reqpool.Pool`.
             priority: see :class:`~reqpool.Pool`.
-            idempotent: may it run more than once? Say so for a SELECT, and it survives a lost connection.
+            idempotent: may it run more than once? None: no. Say True for a SELECT, and it survives a lost
+                connection.
             block: see :class:`~reqpool.Pool`.
         """
         kind = cast("MysqlKind", kinds.find("mysql"))
         route, payload, note = kind.encode(url, sql, params=params, tls=tls)
-        if idempotent:
-            route = kinds.with_idempotence(route, True)
+        if idempotent is not None:
+            route = kinds.with_idempotence(route, idempotent)
         return self.ask(route, payload, note, timeout, callback, priority, block)
 
     def mysql_session(self, url: str, *, tls: Tls | None = None) -> MysqlSession:

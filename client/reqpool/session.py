@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
-from . import wire
+from . import checks, wire
 from .errors import ProtocolError
 from .wire import Reject, Verb
 
@@ -304,13 +304,13 @@ class Session:
         return [Dial(wire.encode(Verb.HELLO, wire.LOWEST_VERSION, wire.VERSION, about))]
 
     def _welcome(self, now_s: float, version: int, about: dict[str, Any]) -> list[Action]:
-        epoch = wire.uint(about.get("epoch"))
-        results = wire.text(about.get("results"))
-        heartbeat_ms = wire.uint(about.get("heartbeat_ms"))
-        liveness_ms = wire.uint(about.get("liveness_ms"))
-        resumed = wire.boolean(about.get("resumed", False))
-        workers = wire.array(wire.identity)(about.get("workers", ()))
-        never_ran = wire.array(_seq_range)(about.get("never_ran", ()))
+        epoch = checks.uint(about.get("epoch"))
+        results = checks.text(about.get("results"))
+        heartbeat_ms = checks.uint(about.get("heartbeat_ms"))
+        liveness_ms = checks.uint(about.get("liveness_ms"))
+        resumed = checks.boolean(about.get("resumed", False))
+        workers = checks.array(checks.identity)(about.get("workers", ()))
+        never_ran = checks.array(_seq_range)(about.get("never_ran", ()))
         if not wire.LOWEST_VERSION <= version <= wire.VERSION or not 0 < heartbeat_ms < liveness_ms:
             raise ProtocolError(f"WELCOME to version {version}, heartbeat {heartbeat_ms}/{liveness_ms} ms")
         self._move(Event.WELCOME)
@@ -424,4 +424,4 @@ def seqs_of(groups: list[Any]) -> list[int]:
     return [seq for group in groups for seq in wire.Group(*group).seqs]
 
 
-_seq_range = wire.record(lambda first, last: (first, last), wire.uint, wire.uint)
+_seq_range = checks.record(lambda first, last: (first, last), checks.uint, checks.uint)

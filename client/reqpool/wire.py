@@ -20,6 +20,21 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from .checks import (
+    ID_BYTES,
+    Check,
+    array,
+    blob,
+    boolean,
+    bounded,
+    fields,
+    identity,
+    optional_blob,
+    optional_uint,
+    record,
+    text,
+    uint,
+)
 from .errors import ProtocolError
 
 VERSION = 1
@@ -27,8 +42,8 @@ VERSION = 1
 LOWEST_VERSION = 1
 """The oldest version it still serves."""
 
-SESSION_ID_BYTES = 16
-WORKER_ID_BYTES = 16
+SESSION_ID_BYTES = ID_BYTES
+WORKER_ID_BYTES = ID_BYTES
 
 HEARTBEAT_MS = 500
 """Default span between two heartbeats, both ways."""
@@ -216,127 +231,45 @@ class KindInfo(NamedTuple):
 
 # --- checks -------------------------------------------------------------------------------------
 
-Check = Callable[[Any], Any]
-"""Takes a decoded value, returns it (perhaps as a NamedTuple), or raises ProtocolError."""
-
 _INT = {int}
 _BYTES = {bytes}
 
 
-def _fail(text: str) -> ProtocolError:
-    return ProtocolError(text)
-
-
-def uint(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise _fail(f"expected an unsigned integer, got {type(value).__name__}")
-    return value
-
-
-def optional_uint(value: Any) -> int | None:
-    return None if value is None else uint(value)
-
-
-def boolean(value: Any) -> bool:
-    if type(value) is not bool:
-        raise _fail(f"expected a boolean, got {type(value).__name__}")
-    return value
-
-
-def text(value: Any) -> str:
-    if type(value) is not str:
-        raise _fail(f"expected a string, got {type(value).__name__}")
-    return value
-
-
-def blob(value: Any) -> bytes:
-    if type(value) is not bytes:
-        raise _fail(f"expected bytes, got {type(value).__name__}")
-    return value
-
-
-def optional_blob(value: Any) -> bytes | None:
-    return None if value is None else blob(value)
-
-
-def identity(value: Any) -> bytes:
-    if type(value) is not bytes or len(value) != SESSION_ID_BYTES:
-        raise _fail("expected an id of 16 bytes")
-    return value
-
-
-def fields(value: Any) -> dict[str, Any]:
-    if type(value) is not dict or not set(map(type, value)) <= {str}:
-        raise _fail("expected a map with string keys")
-    return value
-
-
 def origin(value: Any) -> str:
     if type(value) is not str or not 0 < len(value) <= MAX_ORIGIN_CHARS:
-        raise _fail("expected an origin: a string of 1 to 1024 characters")
+        raise ProtocolError("expected an origin: a string of 1 to 1024 characters")
     return value
 
 
 def seqs(value: Any) -> tuple[int, ...]:
     if type(value) is not tuple or not value or set(map(type, value)) != _INT or min(value) < 0:
-        raise _fail("expected sequence numbers: a non-empty array of unsigned integers")
+        raise ProtocolError("expected sequence numbers: a non-empty array of unsigned integers")
     return value
-
-
-def array(check: Check) -> Check:
-    def checked(value: Any) -> list[Any]:
-        if type(value) is not tuple:
-            raise _fail(f"expected an array, got {type(value).__name__}")
-        return [check(item) for item in value]
-
-    return checked
-
-
-def bounded(most: int) -> Check:
-    """An unsigned integer from 1 to ``most``."""
-
-    def checked(value: Any) -> int:
-        if not 0 < uint(value) <= most:
-            raise _fail(f"expected a number from 1 to {most}")
-        return int(value)
-
-    return checked
-
-
-def record(make: Callable[..., Any], *checks: Check) -> Check:
-    """An array with one element per check; further elements are ignored (a later version's)."""
-
-    def checked(value: Any) -> Any:
-        if type(value) is not tuple or len(value) < len(checks):
-            raise _fail(f"expected an array of {len(checks)} elements")
-        return make(*[check(item) for check, item in zip(checks, value, strict=False)])
-
-    return checked
 
 
 def _payloads(value: Any) -> tuple[bytes, ...]:
     if type(value) is not tuple or set(map(type, value)) != _BYTES:
-        raise _fail("expected payloads: a non-empty array of bytes")
+        raise ProtocolError("expected payloads: a non-empty array of bytes")
     if max(map(len, value)) > MAX_PAYLOAD_BYTES:
-        raise _fail("a payload is over 16 MiB")
+        raise ProtocolError("a payload is over 16 MiB")
     return value
 
 
 def _origins(value: Any) -> tuple[str, ...]:
     if type(value) is not tuple or not 0 < len(value) <= MAX_ORIGINS:
-        raise _fail("expected 1 to 8 origins")
+        raise ProtocolError("expected 1 to 8 origins")
     return tuple(origin(item) for item in value)
 
 
 def _span(value: Any) -> int:
     if uint(value) > MAX_SPAN_MS:
-        raise _fail("span is over 24 h")
+        raise ProtocolError("span is over 24 h")
     return int(value)
 
 
 def _priority(value: Any) -> int:
     if uint(value) > LOWEST_PRIORITY:
-        raise _fail("priority is not 0, 1 or 2")
+        raise ProtocolError("priority is not 0, 1 or 2")
     return int(value)
 
 
@@ -344,7 +277,7 @@ def _matched(make: type[Any]) -> Callable[..., Any]:
     def made(*values: Any) -> Any:
         group = make(*values)
         if len(group.seqs) != len(group.payloads) or len(group.seqs) > MAX_BATCH_REQUESTS:
-            raise _fail("seqs and payloads differ in length, or are more than 512")
+            raise ProtocolError("seqs and payloads differ in length, or are more than 512")
         return group
 
     return made
@@ -352,7 +285,7 @@ def _matched(make: type[Any]) -> Callable[..., Any]:
 
 def _settings(value: Any) -> bytes:
     if len(blob(value)) > MAX_SETTINGS_BYTES:
-        raise _fail("settings of over 64 KiB")
+        raise ProtocolError("settings of over 64 KiB")
     return bytes(value)
 
 
@@ -445,9 +378,9 @@ def _groups(value: Any) -> list[Group]:
         count += len(group.seqs)
         size_bytes += sum(map(len, group.payloads))
     if count > MAX_BATCH_REQUESTS:
-        raise _fail("more than 512 requests in one message")
+        raise ProtocolError("more than 512 requests in one message")
     if size_bytes > MAX_SUBMIT_BYTES:
-        raise _fail("payloads of more than 32 MiB in one message")
+        raise ProtocolError("payloads of more than 32 MiB in one message")
     return groups
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reqpool import errors, wire
+from reqpool import checks, errors, wire
 from reqpool.wire import Failed, Flag, Group, KindInfo, LeaseGroup, Verb
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -86,7 +86,7 @@ def test_every_field_takes_its_documented_type_and_no_other(title: str) -> None:
             assert taken == {base} | LONGER.get(base, set()), f"{verb}.{name}"
 
 
-def accepts(check: wire.Check, value: Any) -> bool:
+def accepts(check: checks.Check, value: Any) -> bool:
     try:
         check(value)
     except errors.ProtocolError:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reqpool import wire
+from reqpool import checks, wire
 from reqpool.errors import ProtocolError
 from reqpool.wire import Failed, Group, LeaseGroup, Schema, Verb
 
@@ -186,7 +186,7 @@ def test_a_field_of_a_wrong_type_is_a_protocol_error_that_names_it(
                     wire.decode(head, schema)
 
 
-def accepts(check: wire.Check, value: Any) -> bool:
+def accepts(check: checks.Check, value: Any) -> bool:
     try:
         check(value)
     except ProtocolError:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-from reqpool import wire
+from reqpool import checks
 
 from .connection import Connection, State
 from .ledger import Pin, Request
@@ -45,11 +45,11 @@ class Policy(NamedTuple):
             ProtocolError: if one is no unsigned integer.
         """
         spans = {
-            name.removesuffix("_ms") + "_s": wire.uint(value) / 1000
+            name.removesuffix("_ms") + "_s": checks.uint(value) / 1000
             for name, value in about.items()
             if name in ("connect_ms", "read_ms", "idle_ms", "lifetime_ms", "pin_idle_ms")
         }
-        counts = {name: wire.uint(about[name]) for name in ("max_bytes", "retries") if name in about}
+        counts = {name: checks.uint(about[name]) for name in ("max_bytes", "retries") if name in about}
         return cls(**spans, **counts)  # type: ignore[arg-type]  # spans are floats, counts are not
 
 

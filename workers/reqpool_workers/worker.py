@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from reqpool import wire
+from reqpool import checks, wire
 from reqpool.errors import Code, ProtocolError, UsageError
 from reqpool.wire import LeaseGroup, Reject, Verb
 
@@ -372,7 +372,7 @@ class Worker:
         if self._socket is None or self._link.state is not LinkState.GREETING:
             raise ProtocolError("WELCOME without HELLO")
         epoch, heartbeat_ms, liveness_ms = (
-            wire.uint(about.get(name)) for name in ("epoch", "heartbeat_ms", "liveness_ms")
+            checks.uint(about.get(name)) for name in ("epoch", "heartbeat_ms", "liveness_ms")
         )
         self._link.welcomed(epoch, heartbeat_ms, liveness_ms, now_s)
         log.info("welcomed by the broker, epoch %d", epoch)

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from reqpool import wire
+from reqpool import checks, wire
 from reqpool.errors import Code, PoolError, ProtocolError, UsageError
 from reqpool.wire import KindInfo
 
@@ -99,7 +99,7 @@ def settings_of(packed: bytes) -> dict[str, Any]:
         UsageError: if they are not a msgpack map with string keys.
     """
     try:
-        return wire.fields(wire.unpack(packed)) if packed else {}
+        return checks.fields(wire.unpack(packed)) if packed else {}
     except ProtocolError as error:
         raise UsageError(f"malformed settings: {error.text}") from error
 

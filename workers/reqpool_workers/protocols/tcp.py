@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reqpool import wire
+from reqpool import checks, wire
 from reqpool.errors import BadResponse, Code, ProtocolError, UsageError
 
 from . import READY, Event, StreamKind, StreamProtocol, stream_address
@@ -32,10 +32,10 @@ class TcpExchange(StreamProtocol):
     def send(self, request: Any) -> bytes:
         try:
             data, until, length, max_bytes = wire.unpack(request.payload)
-            wire.blob(data)
-            self._until = wire.optional_blob(until)
-            self._length = wire.optional_uint(length)
-            self._max_bytes = wire.uint(max_bytes)
+            checks.blob(data)
+            self._until = checks.optional_blob(until)
+            self._length = checks.optional_uint(length)
+            self._max_bytes = checks.uint(max_bytes)
         except (ProtocolError, TypeError, ValueError) as error:
             raise UsageError(f"payload is not [data, until, length, max_bytes]: {error}") from error
         if self._until == b"" or self._length == 0 or (self._until is not None and self._length is not None):

@@ -1,0 +1,89 @@
+"""Checks of decoded values that a peer sent, from which the tables of :mod:`reqpool.wire` are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .errors import ProtocolError
+
+ID_BYTES = 16
+"""Of a session and of a worker."""
+
+Check = Callable[[Any], Any]
+"""Takes a decoded value, returns it (perhaps as a NamedTuple), or raises ProtocolError."""
+
+
+def uint(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ProtocolError(f"expected an unsigned integer, got {type(value).__name__}")
+    return value
+
+
+def optional_uint(value: Any) -> int | None:
+    return None if value is None else uint(value)
+
+
+def boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ProtocolError(f"expected a boolean, got {type(value).__name__}")
+    return value
+
+
+def text(value: Any) -> str:
+    if type(value) is not str:
+        raise ProtocolError(f"expected a string, got {type(value).__name__}")
+    return value
+
+
+def blob(value: Any) -> bytes:
+    if type(value) is not bytes:
+        raise ProtocolError(f"expected bytes, got {type(value).__name__}")
+    return value
+
+
+def optional_blob(value: Any) -> bytes | None:
+    return None if value is None else blob(value)
+
+
+def identity(value: Any) -> bytes:
+    if type(value) is not bytes or len(value) != ID_BYTES:
+        raise ProtocolError("expected an id of 16 bytes")
+    return value
+
+
+def fields(value: Any) -> dict[str, Any]:
+    if type(value) is not dict or not set(map(type, value)) <= {str}:
+        raise ProtocolError("expected a map with string keys")
+    return value
+
+
+def array(check: Check) -> Check:
+    def checked(value: Any) -> list[Any]:
+        if type(value) is not tuple:
+            raise ProtocolError(f"expected an array, got {type(value).__name__}")
+        return [check(item) for item in value]
+
+    return checked
+
+
+def bounded(most: int) -> Check:
+    """An unsigned integer from 1 to ``most``."""
+
+    def checked(value: Any) -> int:
+        if not 0 < uint(value) <= most:
+            raise ProtocolError(f"expected a number from 1 to {most}")
+        return int(value)
+
+    return checked
+
+
+def record(make: Callable[..., Any], *checks: Check) -> Check:
+    """An array with one element per check; further elements are ignored (a later version's)."""
+
+    def checked(value: Any) -> Any:
+        if type(value) is not tuple or len(value) < len(checks):
+            raise ProtocolError(f"expected an array of {len(checks)} elements")
+        return make(*[check(item) for check, item in zip(checks, value, strict=False)])
+
+    return checked
