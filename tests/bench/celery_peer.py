@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import redis
+from support.redis_server import RedisServer
+from support.wait import wait_until
 
 from . import processes
 from .run import TESTS_FOLDER, Figures, Load, ending, measure
@@ -36,42 +36,26 @@ class CeleryCluster:
 
 @contextmanager
 def celery_cluster() -> Iterator[CeleryCluster]:
-    """Run Redis on a Unix socket, writing nothing to disk, and a prefork worker with two processes.
+    """Run Redis, used by its Unix socket, and a prefork worker with two processes.
 
     Two, because the machine the bars were set on has two cores; gossip, mingle and heartbeat are traffic
     between workers, of which there is one.
     """
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        path = folder / "redis.sock"
-        redis_command = ["redis-server", "--port", "0", "--unixsocket", str(path), "--dir", str(folder)]
-        redis_command += ["--save", "", "--appendonly", "no"]
-        server = stack.enter_context(ending(subprocess.Popen(redis_command, stdout=subprocess.DEVNULL)))
-        env = {**os.environ, "BENCH_REDIS_URL": f"redis+socket://{path}"}
+    with RedisServer() as server, tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "BENCH_REDIS_URL": f"redis+socket://{server.socket}"}
         command = [sys.executable, "-m", "celery", "-A", "bench.celery_app", "worker", "--concurrency", "2"]
         command += ["--loglevel", "ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-        _wait_for_redis(path)
-        log = stack.enter_context((folder / "celery.log").open("wb"))
-        worker = stack.enter_context(
-            ending(subprocess.Popen(command, cwd=TESTS_FOLDER, env=env, stdout=log, stderr=log))
-        )
-        deadline_s = time.monotonic() + 30
-        while len(processes.descendants(worker.pid)) < 2:
-            if worker.poll() is not None or time.monotonic() > deadline_s:
-                raise RuntimeError(f"celery did not start:\n{(folder / 'celery.log').read_text()}")
-            time.sleep(0.05)
-        pids = [worker.pid, *(child.pid for child in processes.descendants(worker.pid))]
-        yield CeleryCluster(env, {"broker": [server.pid], "workers": pids})
+        path = Path(folder, "celery.log")
+        with (
+            path.open("wb") as log,
+            ending(subprocess.Popen(command, cwd=TESTS_FOLDER, env=env, stdout=log, stderr=log)) as worker,
+        ):
 
+            def is_up() -> bool:
+                if worker.poll() is not None:
+                    raise RuntimeError(f"celery did not start:\n{path.read_text()}")
+                return len(processes.descendants(worker.pid)) == 2
 
-def _wait_for_redis(path: Path) -> None:
-    deadline_s = time.monotonic() + 10
-    while True:
-        try:
-            with redis.Redis(unix_socket_path=str(path)) as client:
-                client.ping()
-                return
-        except redis.RedisError:
-            if time.monotonic() > deadline_s:
-                raise
-            time.sleep(0.02)
+            wait_until(is_up, 30.0, "celery's two processes")
+            pids = [worker.pid, *(child.pid for child in processes.descendants(worker.pid))]
+            yield CeleryCluster(env, {"broker": [server.pid], "workers": pids})

@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.wait import wait_until
 
 from . import processes
 from .run import TESTS_FOLDER, ending
@@ -48,11 +49,13 @@ def cluster(workers: int, config: str | None = None) -> Iterator[Cluster]:
                 command += ["--config", str(config_path)]
             up = subprocess.Popen(command, cwd=TESTS_FOLDER, stdout=log, stderr=log)
             with ending(up):
-                deadline_s = time.monotonic() + 30
-                while not _is_well(program, url):
-                    if up.poll() is not None or time.monotonic() > deadline_s:
+
+                def is_up() -> bool:
+                    if up.poll() is not None:
                         raise RuntimeError(f"the cluster did not start:\n{log_path.read_text()[-MOST_LOG:]}")
-                    time.sleep(0.1)
+                    return _is_well(program, url)
+
+                wait_until(is_up, 30.0, "the cluster is well")
                 try:
                     yield Cluster(url, up.pid, _roles(up.pid, workers))
                 except BaseException:

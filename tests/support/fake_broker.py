@@ -16,6 +16,8 @@ from reqpool import wire
 from reqpool.errors import ProtocolError
 from reqpool.wire import Reject, Verb
 
+from .wait import wait_until
+
 Answer = Callable[[int, bytes], tuple[int, bytes] | None]
 
 
@@ -153,19 +155,17 @@ class FakeBroker:
         for socket in (self._intake, self._results):
             socket.setsockopt(zmq.LINGER, 0)
         self._results.setsockopt(zmq.XPUB_MANUAL, 1)
-        give_up_s = time.monotonic() + 5
-        while True:
-            try:
-                self._intake.bind(f"tcp://127.0.0.1:{self._port or '*'}")
-                break
-            except zmq.ZMQError:
-                # The old socket is closed by a thread of ZeroMQ's.
-                if time.monotonic() > give_up_s:
-                    raise
-                time.sleep(0.01)
+        wait_until(self._is_bound, 5.0, "the port is free")
         self._port = int(self._intake.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
         self.results_port = str(self._results.bind_to_random_port("tcp://127.0.0.1"))
         self._sessions = {}
+
+    def _is_bound(self) -> bool:
+        try:
+            self._intake.bind(f"tcp://127.0.0.1:{self._port or '*'}")
+        except zmq.ZMQError:  # the old socket is closed by a thread of ZeroMQ's
+            return False
+        return True
 
     def _close(self) -> None:
         self._intake.close(0)

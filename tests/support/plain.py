@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import reqpool
 from reqpool.kinds import Asked, Kind, Route
 
 
@@ -34,3 +35,8 @@ ASKED = Decoded()
 KIND = Plain()
 ONCE = Route(KIND, ("plain://once",), False)
 REPEATABLE = Route(KIND, ("plain://repeatable",), True)
+
+
+def ask(pool: reqpool.Pool, payload: bytes = b"hello", target: str = "repeatable", **options: Any) -> Any:
+    """Submit a request of this kind."""
+    return pool.submit(KIND, target, payload, **options)

@@ -33,10 +33,10 @@ class StoreKind(Kind):
     schemes: ClassVar[tuple[str, ...]] = ("store", "stores")
 
     def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes, Any]:
-        raise NotImplementedError
+        raise AssertionError("a configuration asks nothing")
 
     def decode(self, data: bytes, request: Asked) -> Any:
-        raise NotImplementedError
+        raise AssertionError("a configuration asks nothing")
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         parts = origin.parse(url, {"store": 7, "stores": 7})
@@ -58,7 +58,7 @@ class FollowingKind(StoreKind):
     schemes: ClassVar[tuple[str, ...]] = ("page",)
 
     def follow(self, data: bytes, request: Asked) -> Followed:
-        raise NotImplementedError
+        raise AssertionError("a configuration asks nothing")
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         parts = origin.parse(url, {"page": 80})

@@ -38,13 +38,6 @@ def running() -> Iterator[Cluster]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def pool(running: Cluster) -> Iterator[reqpool.Pool]:
-    with reqpool.Pool(running.url, timeout=5.0) as opened:
-        yield opened
-        assert opened.stats().pending == 0
-
-
 def closes_after(data: bytes) -> Script:
     return answers(data, request_ends=END)
 

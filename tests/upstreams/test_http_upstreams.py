@@ -23,13 +23,6 @@ def running() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def pool(running: Cluster) -> Iterator[reqpool.Pool]:
-    with reqpool.Pool(running.url, timeout=5.0) as opened:
-        yield opened
-        assert opened.stats().pending == 0
-
-
-@pytest.fixture(scope="module")
 def ca(nginx: NginxServer) -> reqpool.Tls:
     """TLS that trusts the authority of the tests."""
     return reqpool.Tls(ca=str(nginx.certificates.ca))

@@ -30,13 +30,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             yield started
 
 
-@pytest.fixture(scope="module")
-def pool(running: Cluster) -> Iterator[reqpool.Pool]:
-    with reqpool.Pool(running.url, timeout=5.0) as opened:
-        yield opened
-        assert opened.stats().pending == 0
-
-
 @pytest.fixture
 def server(memcached: MemcachedServer) -> MemcachedServer:
     memcached.exchange(b"flush_all\r\n", b"OK\r\n")

@@ -36,18 +36,15 @@ from support.wait import wait_until
 PASSWORD = "pässwort"
 
 
+TIMEOUT_S = 10.0
+"""Of ``pool``: see conftest.py."""
+
+
 @pytest.fixture(scope="module")
 def running() -> Iterator[Cluster]:
     # One worker: what a test sends while an answer is outstanding goes to the same pool of connections.
     with cluster(workers=1) as started, started.no_fds_left():
         yield started
-
-
-@pytest.fixture(scope="module")
-def pool(running: Cluster) -> Iterator[reqpool.Pool]:
-    with reqpool.Pool(running.url, timeout=10.0) as opened:
-        yield opened
-        assert opened.stats().pending == 0
 
 
 def url(server: TcpPeer, scheme: str = "mysql") -> str:

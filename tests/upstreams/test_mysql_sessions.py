@@ -20,6 +20,10 @@ class Stop(Exception):
     """What goes wrong in an app."""
 
 
+TIMEOUT_S = 10.0
+"""Of ``pool``: see conftest.py."""
+
+
 @pytest.fixture(scope="module")
 def running(mariadb: MariadbServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     config = tmp_path_factory.mktemp("sessions") / "reqpool.toml"
@@ -36,13 +40,6 @@ def running(mariadb: MariadbServer, tmp_path_factory: pytest.TempPathFactory) ->
     )
     with cluster(workers=2, arguments=["--config", str(config)]) as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def pool(running: Cluster) -> Iterator[reqpool.Pool]:
-    with reqpool.Pool(running.url, timeout=10.0) as opened:
-        yield opened
-        assert opened.stats().pending == 0
 
 
 @pytest.fixture

@@ -22,6 +22,10 @@ from support.wait import wait_until
 MEGA = 1 << 20
 
 
+TIMEOUT_S = 20.0
+"""Of ``pool``: see conftest.py."""
+
+
 @pytest.fixture(scope="module")
 def running(mariadb: MariadbServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     config = tmp_path_factory.mktemp("mysql") / "reqpool.toml"
@@ -43,13 +47,6 @@ def running(mariadb: MariadbServer, tmp_path_factory: pytest.TempPathFactory) ->
     (config.parent / "password").chmod(0o600)
     with cluster(workers=2, arguments=["--config", str(config)]) as started, started.no_fds_left():
         yield started
-
-
-@pytest.fixture(scope="module")
-def pool(running: Cluster) -> Iterator[reqpool.Pool]:
-    with reqpool.Pool(running.url, timeout=20.0) as opened:
-        yield opened
-        assert opened.stats().pending == 0
 
 
 @pytest.fixture

@@ -23,13 +23,6 @@ def running() -> Iterator[Cluster]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def pool(running: Cluster) -> Iterator[reqpool.Pool]:
-    with reqpool.Pool(running.url, timeout=5.0) as opened:
-        yield opened
-        assert opened.stats().pending == 0
-
-
 def url(peer: TcpPeer) -> str:
     return f"redis://{peer.address}"
 

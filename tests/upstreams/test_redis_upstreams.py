@@ -29,13 +29,6 @@ def running() -> Iterator[Cluster]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def pool(running: Cluster) -> Iterator[reqpool.Pool]:
-    with reqpool.Pool(running.url, timeout=5.0) as opened:
-        yield opened
-        assert opened.stats().pending == 0
-
-
 @pytest.fixture
 def redis(redis_server: RedisServer) -> Iterator[RedisServer]:
     """A server of the test's own: no other one's connections count in it.

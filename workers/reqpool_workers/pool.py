@@ -185,7 +185,7 @@ class ConnectionPool:
                 and not self.is_old(one, now_s)
             ]
             shared.sort(key=lambda one: one.load, reverse=True)
-        orphaned = [one for one in self.members if one.orphaned]
+        orphaned = [one for one in self.members if one.state is not State.BUSY and one.orphaned]
         while shared or self._idle or orphaned or room > 0:
             if shared:
                 one = shared.pop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,19 +24,6 @@ OPENS = int(Flag.OPENS)
 
 def route(pin: int, opens: bool) -> Route:
     return Route(KIND, ("plain://once",), False, b"", pin, opens)
-
-
-@pytest.fixture
-def broker() -> Iterator[FakeBroker]:
-    with FakeBroker() as broker:
-        yield broker
-
-
-@pytest.fixture
-def pool(broker: FakeBroker) -> Iterator[reqpool.Pool]:
-    with reqpool.Pool(broker.url) as pool:
-        yield pool
-        pool.close(drain=False)
 
 
 def asked(broker: FakeBroker) -> list[tuple[bytes, int | None, int]]:

@@ -8,7 +8,6 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -41,19 +40,6 @@ class Turns:
             lead(driver, Noting, ended, until_s)
 
         monkeypatch.setattr(Driver, "lead", noted)
-
-
-@pytest.fixture
-def broker() -> Iterator[FakeBroker]:
-    with FakeBroker() as broker:
-        yield broker
-
-
-@pytest.fixture
-def pool(broker: FakeBroker) -> Iterator[reqpool.Pool]:
-    with reqpool.Pool(broker.url) as pool:
-        yield pool
-        pool.close(drain=False)
 
 
 def ask(pool: reqpool.Pool, payload: bytes = b"x", **options: Any) -> Any:

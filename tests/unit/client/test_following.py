@@ -66,13 +66,6 @@ def broker() -> Iterator[FakeBroker]:
         yield broker
 
 
-@pytest.fixture
-def pool(broker: FakeBroker) -> Iterator[reqpool.Pool]:
-    with reqpool.Pool(broker.url) as pool:
-        yield pool
-        pool.close(drain=False)
-
-
 def groups(broker: FakeBroker) -> list[wire.Group]:
     return [group for verb, fields in list(broker.heads) if verb is Verb.SUBMIT for group in fields[2]]
 

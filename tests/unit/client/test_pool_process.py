@@ -1,0 +1,152 @@
+"""A pool and the process it is in: fork, exit, gevent, a cluster of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import reqpool
+from reqpool.embedded import Embedded
+from support.fake_broker import FakeBroker
+from support.plain import ask
+
+
+def test_making_a_pool_starts_nothing() -> None:
+    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    pool = reqpool.Pool()
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
+    assert pool.stats().state == "unused"
+
+
+def run_script(script: str, url: str) -> subprocess.CompletedProcess[str]:
+    prelude = "import os, sys, time, threading, reqpool, signal\npool = reqpool.Pool(sys.argv[1])\n"
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", prelude + script, url],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+
+
+FORK = """
+def ask(data):
+    return pool.udp("127.0.0.1:9", data, timeout=10)
+assert ask(b"one").result() == b"one"
+held = ask(b"hold")
+pid = os.fork()
+if pid == 0:
+    signal.alarm(10)
+    try:
+        held.result()
+    except reqpool.ClusterError as error:
+        assert "parent" in str(error), error
+    assert ask(b"child").result() == b"child"
+    pool.close()
+    os._exit(0)
+_, status = os.waitpid(pid, 0)
+assert status == 0, status
+assert not held.done()
+assert ask(b"two").result() == b"two"
+held.cancel()
+pool.close()
+print("fine")
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_futures_in_flight_at_a_fork_belong_to_the_parent_and_the_child_has_its_own_session(
+    broker: FakeBroker,
+) -> None:
+    broker.answer = lambda seq, payload: None if payload == b"hold" else (0, payload)
+    done = run_script("import warnings; warnings.simplefilter('ignore')\n" + FORK, broker.url)
+    assert (done.stdout, done.stderr) == ("fine\n", "")
+
+
+HOLD = "pool.udp('127.0.0.1:9', b'hold', timeout=60, callback=print)"
+FLOOD = "for _ in range(5000): pool.udp('127.0.0.1:9', b'x', callback=lambda f: None)"
+STUCK = "pool.udp('127.0.0.1:9', b'x', callback=lambda f: time.sleep(60)).result()"
+
+
+@pytest.mark.parametrize(
+    ("script", "alive"),
+    [
+        (HOLD, True),
+        (HOLD, False),
+        (HOLD + "\ntime.sleep(0.2)", True),
+        (HOLD + "\ntime.sleep(0.2)", False),
+        (FLOOD, True),
+        (FLOOD, False),
+        (STUCK, True),
+    ],
+)
+def test_exit_with_requests_in_flight_neither_hangs_nor_prints(
+    broker: FakeBroker, script: str, alive: bool
+) -> None:
+    broker.answer = lambda seq, payload: None if payload == b"hold" else (0, payload)
+    began_s = time.monotonic()
+    done = run_script(script, broker.url if alive else "tcp://127.0.0.1:1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert time.monotonic() - began_s < 8
+
+
+def test_gevents_patches_get_a_clear_error() -> None:
+    pytest.importorskip("gevent")
+    script = (
+        "from gevent import monkey; monkey.patch_all()\nimport reqpool\n"
+        "try: reqpool.Pool('tcp://127.0.0.1:1')\nexcept reqpool.UsageError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "patch_all(thread=False" in done.stdout, done.stderr
+
+
+def test_an_embedded_pool_without_the_server_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("REQPOOL_URL", raising=False)
+    monkeypatch.setattr("reqpool.embedded.find_spec", lambda name: None if name == "psutil" else object())
+    with reqpool.Pool() as pool, pytest.raises(reqpool.UsageError, match=r"reqpool\[server\]"):
+        ask(pool)
+
+
+def test_an_embedded_pool_in_a_folder_too_deep_for_a_socket_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.delenv("REQPOOL_URL", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with reqpool.Pool() as pool, pytest.raises(reqpool.UsageError, match="TMPDIR"):
+        ask(pool)
+    assert not list(deep.iterdir())
+
+
+def test_an_embedded_cluster_that_dies_at_once_is_said_with_its_exit_status(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("REQPOOL_URL", raising=False)
+    monkeypatch.setattr("reqpool.embedded.sys.executable", "/bin/false")
+    with reqpool.Pool() as pool, pytest.raises(reqpool.BrokerUnavailable, match="exit status 1"):
+        ask(pool, timeout=30).result(5)
+
+
+def test_an_embedded_cluster_is_stopped_and_its_folder_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
+    sleeper.chmod(0o755)
+    monkeypatch.setattr("reqpool.embedded.sys.executable", str(sleeper))
+    embedded = Embedded(1)
+    folder = embedded.url.removeprefix("ipc://").removesuffix("/intake")
+    assert os.stat(folder).st_mode & 0o777 == 0o700
+    assert embedded.exit_text() is None
+    embedded.stop()
+    embedded.stop()
+    assert not os.path.exists(folder)
+    assert embedded.exit_text() == "the embedded cluster was ended by SIGTERM"
