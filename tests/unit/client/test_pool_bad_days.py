@@ -1,4 +1,4 @@
-"""A pool's session on bad days: messages lost, repeated or unreadable; brokers that come late, new or never."""
+"""A pool's session on bad days: messages lost, repeated, unreadable; brokers that come late, new or never."""
 
 from __future__ import annotations
 
