@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import reqpool
 from support.cluster import Cluster, cluster
 from support.dns_peer import UdpPeer, closed_port, echo, silent
+from support.ports import HOST
 from support.tcp_peer import (
     Connection,
     Script,
@@ -52,6 +55,25 @@ def test_a_datagram_is_not_sent_again(pool: reqpool.Pool) -> None:
             pool.udp(peer.address, b"hello", timeout=1.0).result(5)
         assert (caught.value.phase, caught.value.sent) == ("read", True)
         assert peer.queries == [b"hello"]
+
+
+def test_a_server_of_default_size_that_is_busy_for_a_moment_loses_no_datagram(
+    running: Cluster, pool: reqpool.Pool
+) -> None:
+    def about() -> dict[str, Any]:
+        about: dict[str, Any] = running.report()["origins"].get(f"udp://{address}", {})
+        return about
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((HOST, 0))
+        server.settimeout(5.0)
+        address = f"{HOST}:{server.getsockname()[1]}"
+        payloads = [b"%1400d" % number for number in range(1000)]
+        futures = [pool.udp(address, payload) for payload in payloads]
+        wait_until(lambda: about() and about()["in_flight"] + about()["queued"] == len(payloads))
+        for _ in payloads:
+            server.sendto(*server.recvfrom(2000))
+        assert [future.result(5) for future in futures] == payloads
 
 
 def test_a_datagram_to_a_closed_port_is_connect_failed(pool: reqpool.Pool) -> None:
