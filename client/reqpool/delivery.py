@@ -1,10 +1,11 @@
-"""The thread that runs callbacks, so that a slow one never stops heartbeats."""
+"""Callbacks of requests that have ended, and who runs them: the I/O thread, between two turns of its loop."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import logging
 import threading
+from collections import deque
 from queue import SimpleQueue
 from typing import Any
 
@@ -30,20 +31,32 @@ class Delivery:
     def __init__(self, executor: concurrent.futures.Executor | None) -> None:
         self.errors = 0
         self._executor = executor
-        self._batches: SimpleQueue[list[Future[Any]] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="reqpool-delivery", daemon=True)
+        self._batches: deque[list[Future[Any]]] = deque()
+        self._thread_id: int | None = None
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+    @property
+    def waiting(self) -> bool:
+        """Is there something for :meth:`run` to do?"""
+        return bool(self._batches)
 
     def put(self, futures: list[Future[Any]]) -> None:
-        """Run the callbacks of these, at least one, all ended. From any thread."""
-        self._batches.put(futures)
+        """Have the callbacks of these run, all ended. From any thread; wake the I/O thread after it."""
+        self._batches.append(futures)
+
+    def run(self) -> None:
+        """Run all that wait; always on the same thread."""
+        self._thread_id = threading.get_ident()
+        batches = self._batches
+        while batches:
+            for future in batches.popleft():
+                if self._executor is None or type(future.callback) is Handoff:
+                    future.run_callbacks()
+                else:
+                    self._hand_over(self._executor, future)
 
     def is_current_thread(self) -> bool:
         """Return True inside a callback."""
-        return self._thread.ident == threading.get_ident()
+        return self._thread_id == threading.get_ident()
 
     def check_wait(self) -> None:
         """Raise UsageError inside a callback: waiting there would stop all the others."""
@@ -52,25 +65,6 @@ class Delivery:
                 "waiting inside a callback for an unfinished request would stop all callbacks: "
                 "give that request a callback of its own, or the pool an executor"
             )
-
-    def stop(self) -> None:
-        """End the thread after what was put before."""
-        self._batches.put(None)
-
-    def join(self, timeout_s: float | None) -> None:
-        """Wait for the thread's end, unless called inside a callback."""
-        if not self.is_current_thread():
-            self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        while (batch := self._batches.get()) is not None:
-            for future in batch:
-                if self._executor is None or type(future.callback) is Handoff:
-                    future.run_callbacks()
-                else:
-                    self._hand_over(self._executor, future)
-            # Else the last answers would live until the next ones come.
-            del batch, future
 
     def _hand_over(self, executor: concurrent.futures.Executor, future: Future[Any]) -> None:
         try:

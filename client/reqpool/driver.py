@@ -12,6 +12,8 @@ a hand-over with a full memory barrier, which a lock is).
 
 Flags are looked at without the lock, Dekker-style: the I/O thread says ``parked``, *then* looks for work; who
 brings work adds it, *then* looks at ``parked``. A leader gives the lock back, *then* looks for work.
+
+A third may turn the loop: see :mod:`.relief`.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ class Loop(Protocol):
     def turn(self, until_s: float) -> None:
         """Take one turn; sleep until something happens, or until ``until_s`` (monotonic)."""
 
+    def work(self) -> None:
+        """Take one turn, however long its sleep, or the last one. For the pool's own threads."""
+
     def is_waiting(self) -> bool:
         """Return True if there is something that only a turn can move on."""
 
@@ -48,10 +53,12 @@ class Driver:
         parked: the I/O thread stays away from the loop.
         disturbed: a leader's turn was cut short by an exception (a signal handler's, Ctrl-C): what it had
             in hand is to be put in order before the next one.
+        relieving: the loop is turned in the I/O thread's stead, while it is away.
     """
 
     def __init__(self) -> None:
         self.parked = False
+        self.relieving = False
         self.disturbed = False
         self._turning = threading.Lock()
         self._unparked = threading.Event()
@@ -63,7 +70,24 @@ class Driver:
         if self._park_wanted:
             self._park(loop)
         with self._turning:
-            loop.turn(math.inf)
+            loop.work()
+
+    def relieve(self, loop: Loop, away: Callable[[], bool]) -> None:
+        """Turn the loop on this thread as long as the I/O thread is ``away()``; not if somebody else does.
+
+        When that one is back, it is to end the turn's sleep if this is :attr:`relieving`.
+        """
+        if not self._turning.acquire(blocking=False):
+            return
+        self.relieving = True
+        try:
+            while away():
+                loop.work()
+        finally:
+            self.relieving = False
+            self._turning.release()
+        if loop.is_waiting():
+            self.unpark()
 
     def _park(self, loop: Loop) -> None:
         self.parked = True

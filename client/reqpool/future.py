@@ -159,7 +159,7 @@ class Future(concurrent.futures.Future[T]):
         """End the request as cancelled, unless it has ended already.
 
         The cluster is told; if the request is on its way to the upstream it may still act on it.
-        Callbacks run on the pool's delivery thread.
+        Callbacks run on the pool's I/O thread, which another relieves when one takes long.
 
         Returns:
             True if it is cancelled (now or before), False if it had ended otherwise.
@@ -246,7 +246,7 @@ class Future(concurrent.futures.Future[T]):
         """Call ``fn(future)`` when the request has ended; at once, on this thread, if it has.
 
         Args:
-            fn: runs once, on the pool's delivery thread; what it raises is logged and counted.
+            fn: runs once, on the pool's I/O thread; what it raises is logged and counted.
         """
         self.__dict__.setdefault("_made_callbacks", deque()).append(fn)
         if self._state is PENDING:

@@ -39,7 +39,7 @@ class Pool(Requests):
     Options of every request:
 
     * ``timeout``: seconds until it ends with RequestTimeout, over 0, at most 24 h; None: the pool's.
-    * ``callback``: called with the ended future on the pool's delivery thread, or in its executor.
+    * ``callback``: called with the ended future on the pool's I/O thread, or in its executor.
     * ``priority``: 0 first, 1 default, 2 last; strict for each upstream.
     * ``idempotent``: may it be sent more than once? None: what the kind says; udp and tcp say no.
     * ``block``: if ``max_pending`` requests are pending, wait for room for at most ``timeout``,

@@ -1,8 +1,8 @@
-"""The client's side of one session at work: its table, its queues and its I/O thread.
+"""The client's side of one session at work: its table, its queues and its I/O thread, which runs callbacks.
 
-One thread at a time takes the turn, see :mod:`.driver`, and with it the sockets. Other threads append to a
-deque, and wake that thread only if it sleeps. It says that it is about to (``idle``), *then* looks into the
-deque once more; they append, *then* look at ``idle``: one of the two sees the other.
+One thread at a time takes the turn, see :mod:`.driver` and :mod:`.relief`, and with it the sockets. Other
+threads append to a deque, and wake that thread only if it sleeps. It says that it is about to (``idle``),
+*then* looks into the deque once more; they append, *then* look at ``idle``: one of the two sees the other.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from .kinds import Route
 from .link import MESSAGES_PER_TURN, Link
 from .outbox import next_batch
 from .pending import CLUSTER_GRACE_S, Pending, within
+from .relief import Relief
 from .session import Action, Dial, Lost, Opened, Results, Send, Session, State, Subscribe, Unread, seqs_of
 from .stats import Stats
 
@@ -57,7 +58,7 @@ class Stub:
         session_hex: the session id in hexadecimal digits. It is the secret topic too: not for logs of others.
         pending: the table, sequence number to future.
         closing: nothing more is submitted.
-        stopped: the I/O thread has ended, or was left behind in the parent process.
+        stopped: no turn is taken any more, or the threads were left behind in the parent process.
         abandoned: this is the child of a fork, the session the parent's.
     """
 
@@ -97,11 +98,13 @@ class Stub:
         self._ends = Ends(self.pending, self._delivery)
         self._link = Link(host.context(), self._session_id)
         self._driver = Driver()
+        self._relief = Relief(lambda: self._driver.relieve(self, self._is_away))
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reqpool-io", daemon=True)
 
     def start(self) -> None:
         """Start both threads. Hold :func:`host.start_lock`."""
-        self._delivery.start()
+        self._relief.start()
         self._thread.start()
         host.started(self)
 
@@ -141,7 +144,7 @@ class Stub:
         pending[seq] = future
         self._outbox.append(future)
         if self._idle:
-            self._wake()
+            self._interrupt()
         elif self._driver.parked:
             if callback is None:
                 self._driver.serve(self._serve)
@@ -162,10 +165,9 @@ class Stub:
             time.sleep(0)
         future.end(CANCELLED_AND_NOTIFIED, Code.CANCELLED, _CANCELLED, monotonic())
         self._cancels.append(future)
-        if self._idle:
-            self._wake()
-        self._driver.unpark()
         self._ends.told([future])
+        self._interrupt()
+        self._driver.unpark()
         return True
 
     def new_pin(self) -> int:
@@ -175,14 +177,17 @@ class Stub:
     def unpin(self, pin: int) -> None:
         """Let go of a held connection. From any thread."""
         self._unpins.append(pin)
-        if self._idle:
-            self._wake()
+        self._interrupt()
         self._driver.unpark()
 
     def lead(self, future: Future[Any], until_s: float) -> None:
         """See :class:`~reqpool.future.Owner`."""
         if len(self.pending) == 1 and not self.stopped:
-            self._driver.lead(self, lambda: future._state is not PENDING or self._finished(), until_s)
+            self._driver.lead(
+                self,
+                lambda: future._state is not PENDING or self._delivery.waiting or self._finished(),
+                until_s,
+            )
 
     def watch(self) -> None:
         """See :class:`~reqpool.future.Owner`."""
@@ -236,13 +241,13 @@ class Stub:
         """Wait for both threads' end; inside a callback not at all."""
         if not self._delivery.is_current_thread():
             self._thread.join(timeout_s)
-            self._delivery.join(timeout_s)
+            self._relief.join(timeout_s)
 
     def shut_down(self, timeout_s: float) -> None:
         """See :class:`~reqpool.host.Running`."""
         self._ends.silent = True
         self.begin_close(-math.inf)
-        self._thread.join(timeout_s)
+        self._ended.wait(timeout_s)
 
     def abandon(self) -> None:
         """See :class:`~reqpool.host.Running`."""
@@ -250,9 +255,10 @@ class Stub:
         for future in self._table.take_all():
             future.abandon(Code.BROKER_UNAVAILABLE, _FORKED)
 
-    def _wake(self) -> None:
-        self._idle = False
-        self._link.wake()
+    def _interrupt(self) -> None:
+        if self._idle:
+            self._idle = False
+            self._link.wake()
 
     def _wait_for_room(self, route: Route, give_up_s: float) -> None:
         def has_room() -> bool:
@@ -269,35 +275,67 @@ class Stub:
     # --- the I/O thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
-        ending = wire.encode_error("the pool was closed")
+        while not self.stopped:
+            self._driver.turn(self)
+            self._run_callbacks()
+        if not self.abandoned:
+            self._ended.wait()
+            self._run_callbacks()
+            self._relief.stop()
+
+    def _run_callbacks(self) -> None:
+        if self._delivery.waiting and not self.abandoned:
+            with self._relief:
+                self._delivery.run()
+            if self._driver.relieving:
+                self._interrupt()
+
+    def _is_away(self) -> bool:
+        return self._relief.away and not self.stopped
+
+    def work(self) -> None:
+        """See :class:`~reqpool.driver.Loop`."""
+        if self.stopped:
+            return
+        ending = "the pool was closed"
         try:
-            while not self._finished():
-                self._driver.turn(self)
+            if not self._finished():
+                self.turn(math.inf)
+                return
             self._say_goodbye()
         except Exception:
             # A fault of ours must not leave anybody waiting.
-            log.exception("the I/O thread of a reqpool.Pool failed")
-            ending = wire.encode_error("the pool's I/O thread failed, see the log")
-        finally:
-            self.closing = self.stopped = True
-            self._ends.recover()
-            self._ends.end(self._table.take_all(), CANCELLED_AND_NOTIFIED, Code.CANCELLED, ending)
-            self._link.close(GOODBYE_LINGER_MS)
-            self._delivery.stop()
-            if self._embedded is not None:
-                self._embedded.stop()
-            host.stopped(self)
+            log.exception("the I/O of a reqpool.Pool failed")
+            ending = "the pool's I/O failed, see the log"
+        self._end(wire.encode_error(ending))
+
+    def _end(self, ending: bytes) -> None:
+        self.closing = self.stopped = True
+        self._ends.recover()
+        self._ends.end(self._table.take_all(), CANCELLED_AND_NOTIFIED, Code.CANCELLED, ending)
+        self._link.close(GOODBYE_LINGER_MS)
+        if self._embedded is not None:
+            self._embedded.stop()
+        host.stopped(self)
+        self._ended.set()
 
     def _finished(self) -> bool:
         return self.closing and (not self.pending or monotonic() >= self._drain_until_s)
 
     def is_waiting(self) -> bool:
         """See :class:`~reqpool.driver.Loop`."""
-        return bool(self.pending or self._outbox or self._cancels or self._unpins or self.closing)
+        return bool(
+            self.pending
+            or self._outbox
+            or self._cancels
+            or self._unpins
+            or self._delivery.waiting
+            or self.closing
+        )
 
     def is_lone(self) -> bool:
         """See :class:`~reqpool.driver.Loop`."""
-        if self._cancels or self._unpins or self.closing or len(self.pending) > 1:
+        if self._cancels or self._unpins or self._delivery.waiting or self.closing or len(self.pending) > 1:
             return False
         return not any(
             future.has_callbacks() or future._made_condition is not None
@@ -330,6 +368,8 @@ class Stub:
             (self._outbox and not self._link.blocked)
             or self._cancels
             or (self._unpins and not self._link.blocked and self._session.state is State.OPEN)
+            or (self._delivery.waiting and not self._relief.away)
+            or (self._driver.relieving and not self._relief.away)
             or (self.closing and not self.pending)
         ):
             self._idle = False

@@ -93,7 +93,7 @@ def requests(name: str, pool: reqpool.Pool, server: str) -> Requests:
 
 
 class Window:
-    """Keeps ``size`` requests in flight. Callbacks run on the pool's delivery thread, and only there is
+    """Keeps ``size`` requests in flight. Callbacks run on the pool's I/O thread, and only there is
     the tally touched once the first ones are submitted."""
 
     def __init__(self, requests: Requests, tally: Tally, size: int, look: bool) -> None:

@@ -12,7 +12,7 @@ from .wait import wait_until
 
 
 class Ends:
-    """A callback that counts how often each future ended; called on one delivery thread."""
+    """A callback that counts how often each future ended; called on the I/O thread."""
 
     def __init__(self) -> None:
         self._count: Counter[Future[Any]] = Counter()

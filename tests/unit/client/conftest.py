@@ -28,5 +28,5 @@ def pool(broker: FakeBroker) -> Iterator[reqpool.Pool]:
 @pytest.fixture(autouse=True)
 def _no_threads_left() -> Iterator[None]:
     yield
-    names = ("reqpool-io", "reqpool-delivery", "fake-broker")
+    names = ("reqpool-io", "reqpool-relief", "fake-broker")
     wait_until(lambda: not [t for t in threading.enumerate() if t.name in names], 10, "threads to end")
