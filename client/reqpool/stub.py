@@ -311,13 +311,15 @@ class Stub:
 
     def _end(self, ending: bytes) -> None:
         self.closing = self.stopped = True
-        self._ends.recover()
-        self._ends.end(self._table.take_all(), CANCELLED_AND_NOTIFIED, Code.CANCELLED, ending)
-        self._link.close(GOODBYE_LINGER_MS)
-        if self._embedded is not None:
-            self._embedded.stop()
-        host.stopped(self)
-        self._ended.set()
+        try:
+            self._ends.recover()
+            self._ends.end(self._table.take_all(), CANCELLED_AND_NOTIFIED, Code.CANCELLED, ending)
+            self._link.close(GOODBYE_LINGER_MS)
+            if self._embedded is not None:
+                self._embedded.stop()
+        finally:
+            host.stopped(self)
+            self._ended.set()
 
     def _finished(self) -> bool:
         return self.closing and (not self.pending or monotonic() >= self._drain_until_s)

@@ -231,6 +231,6 @@ def test_the_kinds_are_found_through_their_entry_points() -> None:
     kinds = load()
     assert {tuple(kinds[name].info) for name in ("dns", "udp", "tcp")} == {
         ("dns", False, 256, 1),
-        ("udp", False, 256, 1),
+        ("udp", False, 64, 1),
         ("tcp", True, 64, 1),
     }
