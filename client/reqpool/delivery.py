@@ -32,6 +32,7 @@ class Delivery:
         self.errors = 0
         self._executor = executor
         self._batches: deque[list[Future[Any]]] = deque()
+        self._running: list[Future[Any]] = []
         self._thread_id: int | None = None
 
     @property
@@ -48,11 +49,24 @@ class Delivery:
         self._thread_id = threading.get_ident()
         batches = self._batches
         while batches:
-            for future in batches.popleft():
-                if self._executor is None or type(future.callback) is Handoff:
-                    future.run_callbacks()
-                else:
-                    self._hand_over(self._executor, future)
+            self._running = batches.popleft()
+            for future in self._running:
+                try:
+                    if self._executor is None or type(future.callback) is Handoff:
+                        future.run_callbacks()
+                    else:
+                        self._hand_over(self._executor, future)
+                except BaseException:
+                    # A log's handler, or an executor, has raised; the others, and this thread, go on.
+                    self.errors += 1
+        # Else the last answers would live until the next ones come.
+        self._running = []
+        self._thread_id = None
+
+    def drop(self) -> None:
+        """In a forked child: what waits is the parent's to run, even if the fork was in a callback."""
+        self._batches.clear()
+        self._running.clear()
 
     def is_current_thread(self) -> bool:
         """Return True inside a callback."""

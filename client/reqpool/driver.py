@@ -125,8 +125,8 @@ class Driver:
             self._unparked.set()
             raise
         finally:
-            self._led_s = monotonic()
             self._turning.release()
+            self._led_s = monotonic()
         if loop.is_waiting():
             self.unpark()
 

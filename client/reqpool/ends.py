@@ -25,8 +25,8 @@ class Ends:
         timeouts: with RequestTimeout.
         cancelled: cancelled ones.
         silent: run no more callbacks.
-        again: requests that go on, each with the answer it has so far; no longer in the table. The caller of
-            :meth:`complete` empties it.
+        again: requests that go on, each with the answer it has so far; no longer in the table. To be emptied
+            between :meth:`complete` and :meth:`settle`.
     """
 
     def __init__(self, pending: dict[int, Future[Any]], delivery: Delivery) -> None:
@@ -42,13 +42,15 @@ class Ends:
         self._pending = pending
         self._delivery = delivery
         self._taken: list[Future[Any] | None] = []
+        self._waited: list[Future[Any]] = []
+        self._with_callbacks: list[Future[Any]] = []
         self._room = threading.Condition()
         self._room_wanted = False
 
     # --- for the I/O thread, or who leads ---------------------------------------------------------
 
     def complete(self, flat: tuple[Any, ...], now_s: float) -> None:
-        """End those that a batch of results names and that are still pending.
+        """End those that a batch of results names and that are still pending; :meth:`settle` is to follow.
 
         Args:
             flat: seq, code, data, seq, code, data, …
@@ -56,20 +58,21 @@ class Ends:
         """
         # One call from pending to a list that outlives this frame: an exception in between (a signal
         # handler's, on a thread that leads) must not lose what was taken out.
-        taken = self._taken
+        taken, with_callbacks = self._taken, self._with_callbacks
         taken.extend(map(self._pending.pop, flat[0::3], repeat(None)))
-        with_callbacks = []
         for future, code, data in zip(taken, flat[1::3], flat[2::3], strict=True):
             if future is None:
                 continue
             if code or future._made_condition is not None:
                 if code == _AGAIN:
+                    future.see_condition()
                     self.again.append((future, data))
                     continue
                 self._count(code)
-                future.end(FINISHED, code, data, now_s)
+                if not future.begin_end(FINISHED, code, data, now_s):
+                    self._waited.append(future)
             else:
-                # Future.end(), written out: this is the loop that every answer passes.
+                # Future.begin_end(), written out: this is the loop that every answer passes.
                 self.completed += 1
                 future._ended_s = now_s
                 future._data = data
@@ -77,9 +80,15 @@ class Ends:
             future.payload = b""
             if future.callback is not None or future._made_callbacks is not None:
                 with_callbacks.append(future)
-        if with_callbacks and not self.silent:
-            self._delivery.put(with_callbacks)
-        taken.clear()
+
+    def settle(self) -> None:
+        """Tell who waits for what :meth:`complete` ended, once those that go on are in the table again."""
+        for future in self._waited:
+            future.end_waited(FINISHED)
+        if self._with_callbacks and not self.silent:
+            self._delivery.put(self._with_callbacks)
+        self._waited, self._with_callbacks = [], []
+        self._taken.clear()
         if self._room_wanted:
             self.tell_room()
 
@@ -87,6 +96,7 @@ class Ends:
         """Put in order what an exception left half done in :meth:`complete`."""
         taken = [future for future in self._taken if future is not None]
         self._taken.clear()
+        self._waited, self._with_callbacks = [], []
         taken += [future for future, _ in self.again]
         self.again.clear()
         # The broker publishes the batch again, as it was not acknowledged.
@@ -96,20 +106,21 @@ class Ends:
     def end(self, futures: list[Future[Any]], state: str, code: Code, data: bytes) -> None:
         """End these, all alike; ``state``, ``code`` and ``data`` as in :meth:`Future.end`."""
         now_s = monotonic()
-        for future in futures:
-            self._count(code)
-            future.end(state, code, data, now_s)
+        self._count(code, len(futures))
+        waited = [future for future in futures if not future.begin_end(state, code, data, now_s)]
+        for future in waited:
+            future.end_waited(state)
         self.told(futures)
 
-    def _count(self, code: int) -> None:
+    def _count(self, code: int, count: int = 1) -> None:
         if code == Code.OK:
-            self.completed += 1
+            self.completed += count
         elif code == Code.TIMEOUT:
-            self.timeouts += 1
+            self.timeouts += count
         elif code == Code.CANCELLED:
-            self.cancelled += 1
+            self.cancelled += count
         else:
-            self.failed += 1
+            self.failed += count
 
     # --- from any thread --------------------------------------------------------------------------
 

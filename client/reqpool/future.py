@@ -94,6 +94,8 @@ class Future(concurrent.futures.Future[T]):
     # Made in the instance's dict when first needed; these are what is seen until then.
     _made_condition: threading.Condition | None = None
     _made_callbacks: deque[Callable[[Any], object]] | None = None
+    _condition_seen = False
+    """Whoever ends it has seen its condition, and will use it."""
     trail: tuple[Any, ...] = ()
     """See :class:`~reqpool.kinds.Asked`."""
 
@@ -325,17 +327,33 @@ class Future(concurrent.futures.Future[T]):
 
     def end(self, state: str, code: int, data: Any, now_s: float) -> None:
         """End the request. Only for whoever took it out of ``pending``, once."""
+        if not self.begin_end(state, code, data, now_s):
+            self.end_waited(state)
+
+    def begin_end(self, state: str, code: int, data: Any, now_s: float) -> bool:
+        """End the request if nobody may wait for it; else return False: :meth:`end_waited` is to follow.
+
+        Who ends several begins with all of them: ``concurrent.futures.wait`` holds the condition of one while
+        it asks for the next's, and that of one that is about to be ended unseen is not to be had.
+        """
         self._code = code
         self._data = data
         self._ended_s = now_s
-        condition = self._made_condition
-        if condition is None:
-            self._state = state
-        else:
-            self.end_waited(condition, state)
+        if self.see_condition():
+            return False
+        self._state = state
+        return True
 
-    def end_waited(self, condition: threading.Condition, state: str) -> None:
-        """The last step of :meth:`end` when somebody may wait."""
+    def see_condition(self) -> bool:
+        """Is there a condition? Then whoever asks for it need not wait for the end."""
+        if self._made_condition is None:
+            return False
+        self._condition_seen = True
+        return True
+
+    def end_waited(self, state: str) -> None:
+        """The last step when somebody may wait; may have to wait for one that looks."""
+        condition = self._made_condition or self._condition
         with condition:
             self._state = state
             for waiter in self._waiters:
@@ -397,7 +415,7 @@ class Future(concurrent.futures.Future[T]):
         # One that holds it has been here before; its ender may be waiting for it to let go.
         if self.seq not in self._owner.pending and not condition._is_owned():  # type: ignore[attr-defined]
             # One that goes on under another number comes back there.
-            while self._state is PENDING and self.seq not in self._owner.pending:
+            while self._state is PENDING and not self._condition_seen and self.seq not in self._owner.pending:
                 self._owner.end_if_abandoned(self)
                 time.sleep(0)
         return condition

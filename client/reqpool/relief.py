@@ -28,32 +28,31 @@ class Relief:
         away: the I/O thread is in callbacks.
     """
 
-    def __init__(self, relieve: Callable[[], None]) -> None:
-        """Start nothing yet.
-
-        Args:
-            relieve: turns the loop until the I/O thread wants it back.
-        """
+    def __init__(self) -> None:
         self.away = False
-        self._relieve = relieve
         self._rounds = 0
         self._dormant = True
         self._roused = threading.Event()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reqpool-relief", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Start the thread."""
+    def start(self, relieve: Callable[[], None]) -> None:
+        """Start the thread.
+
+        Args:
+            relieve: turns the loop until the I/O thread is back. Only the thread keeps it: no cycle.
+        """
+        self._thread = threading.Thread(target=self._run, args=(relieve,), name="reqpool-relief", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread. From any."""
+        """End the thread, from any: nothing is turned any more."""
         self._stopping.set()
         self._roused.set()
 
-    def join(self, timeout_s: float | None) -> None:
-        """Wait for the thread's end."""
-        self._thread.join(timeout_s)
+    def is_current_thread(self) -> bool:
+        """Return True on the second thread."""
+        return threading.current_thread() is self._thread
 
     def __enter__(self) -> None:
         self._rounds += 1
@@ -65,14 +64,14 @@ class Relief:
     def __exit__(self, *_: object) -> None:
         self.away = False
 
-    def _run(self) -> None:
+    def _run(self, relieve: Callable[[], None]) -> None:
         seen = -1
         while not self._stopping.is_set():
             if self._rounds != seen:
                 seen = self._rounds
                 self._stopping.wait(LOOK_S)
             elif self.away:
-                self._relieve()
+                relieve()
                 self._stopping.wait(LOOK_S)
             else:
                 self._roused.clear()

@@ -8,6 +8,7 @@ threads append to a deque, and wake that thread only if it sleeps. It says that 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import logging
 import math
@@ -98,13 +99,13 @@ class Stub:
         self._ends = Ends(self.pending, self._delivery)
         self._link = Link(host.context(), self._session_id)
         self._driver = Driver()
-        self._relief = Relief(lambda: self._driver.relieve(self, self._is_away))
+        self._relief = Relief()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reqpool-io", daemon=True)
 
     def start(self) -> None:
         """Start both threads. Hold :func:`host.start_lock`."""
-        self._relief.start()
+        self._relief.start(self._relieve)
         self._thread.start()
         host.started(self)
 
@@ -168,6 +169,8 @@ class Stub:
         self._ends.told([future])
         self._interrupt()
         self._driver.unpark()
+        if self.stopped:
+            future.run_callbacks()  # the I/O thread may have run its last ones already
         return True
 
     def new_pin(self) -> int:
@@ -238,10 +241,9 @@ class Stub:
         self._ends.tell_room()
 
     def join(self, timeout_s: float | None) -> None:
-        """Wait for both threads' end; inside a callback not at all."""
-        if not self._delivery.is_current_thread():
+        """Wait for the end of all callbacks; not at all on a thread of the pool's own."""
+        if threading.current_thread() is not self._thread and not self._relief.is_current_thread():
             self._thread.join(timeout_s)
-            self._relief.join(timeout_s)
 
     def shut_down(self, timeout_s: float) -> None:
         """See :class:`~reqpool.host.Running`."""
@@ -252,6 +254,7 @@ class Stub:
     def abandon(self) -> None:
         """See :class:`~reqpool.host.Running`."""
         self.closing = self.stopped = self.abandoned = True
+        self._delivery.drop()
         for future in self._table.take_all():
             future.abandon(Code.BROKER_UNAVAILABLE, _FORKED)
 
@@ -281,36 +284,39 @@ class Stub:
         if not self.abandoned:
             self._ended.wait()
             self._run_callbacks()
-            self._relief.stop()
 
     def _run_callbacks(self) -> None:
-        if self._delivery.waiting and not self.abandoned:
+        if self._delivery.waiting:
             with self._relief:
                 self._delivery.run()
             if self._driver.relieving:
                 self._interrupt()
 
-    def _is_away(self) -> bool:
-        return self._relief.away and not self.stopped
+    def _relieve(self) -> None:
+        self._driver.relieve(self, lambda: self._relief.away and not self.stopped)
 
     def work(self) -> None:
         """See :class:`~reqpool.driver.Loop`."""
         if self.stopped:
             return
-        ending = "the pool was closed"
         try:
             if not self._finished():
                 self.turn(math.inf)
                 return
             self._say_goodbye()
-        except Exception:
-            # A fault of ours must not leave anybody waiting.
-            log.exception("the I/O of a reqpool.Pool failed")
-            ending = "the pool's I/O failed, see the log"
-        self._end(wire.encode_error(ending))
+            self._end("the pool was closed")
+        except BaseException:
+            # A fault of ours, or of a kind's, must not leave anybody waiting. First of all, for a log's
+            # handler may raise as well.
+            self._end("the pool's I/O failed, see the log")
+            with contextlib.suppress(Exception):
+                log.exception("the I/O of a reqpool.Pool failed")
 
-    def _end(self, ending: bytes) -> None:
+    def _end(self, text: str) -> None:
+        if self.stopped:
+            return
         self.closing = self.stopped = True
+        ending = wire.encode_error(text)
         try:
             self._ends.recover()
             self._ends.end(self._table.take_all(), CANCELLED_AND_NOTIFIED, Code.CANCELLED, ending)
@@ -319,6 +325,7 @@ class Stub:
                 self._embedded.stop()
         finally:
             host.stopped(self)
+            self._relief.stop()
             self._ended.set()
 
     def _finished(self) -> bool:
@@ -417,6 +424,7 @@ class Stub:
                     self._ends.complete(flat, now_s)
                     if self._ends.again:
                         self._go_on()
+                    self._ends.settle()
                     self._session.settle()
                 case Send(frame):
                     self._link.send(frame)
