@@ -50,6 +50,11 @@ class Relief:
         self._stopping.set()
         self._roused.set()
 
+    def join(self) -> None:
+        """Wait for the thread's end, after :meth:`stop`."""
+        if self._thread is not None:
+            self._thread.join()
+
     def is_current_thread(self) -> bool:
         """Return True on the second thread."""
         return threading.current_thread() is self._thread

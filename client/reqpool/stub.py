@@ -244,6 +244,8 @@ class Stub:
         """Wait for the end of all callbacks; not at all on a thread of the pool's own."""
         if threading.current_thread() is not self._thread and not self._relief.is_current_thread():
             self._thread.join(timeout_s)
+            if not self._thread.is_alive():
+                self._relief.join()
 
     def shut_down(self, timeout_s: float) -> None:
         """See :class:`~reqpool.host.Running`."""

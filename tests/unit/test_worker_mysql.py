@@ -112,16 +112,20 @@ def test_parameters_are_escaped_by_the_connections_status_flags() -> None:
     assert strict.send(ask(payload)) == packet(0, rb"""\''x""".join((b"\x03'", b"'")))
 
 
-def test_an_answer_that_changes_the_status_flags_changes_the_escaping() -> None:
-    protocol = logged_in()
-    protocol.hold()
-    protocol.feed(packet(1, ok(0)))
-    payload = b"\x00\x92\xc4\x02%s\x91\xa1\\"
-    for flags, literal in ((peer.NO_BACKSLASH_ESCAPES, b"'\\'"), (0, b"'\\\\'")):
-        protocol.send(ask())
-        answer(protocol, ok(flags))
-        assert protocol.send(ask(payload)) == packet(0, b"\x03" + literal)
-        answer(protocol, ok(flags))
+def test_once_the_flag_has_changed_what_has_a_backslash_is_written_in_hexadecimal_digits() -> None:
+    """MariaDB leaves the flag wrong after a routine that sets sql_mode: see mysql_literals."""
+    text, plain = b"\x00\x92\xc4\x02%s\x91\xa2\\'", b"\x00\x92\xc4\x02%s\x91\xa2'x"
+    octets = b"\x00\x92\xc4\x02%s\x91\xc7\x01\x05\\"
+    protocol = held()
+    for flags in (peer.NO_BACKSLASH_ESCAPES, 0, 0):
+        says(protocol, b"CALL sets_sql_mode()", ok(flags))
+        for payload, literal in ((text, b"_utf8mb4 X'5c27'"), (octets, b"_binary X'5c'"), (plain, b"QQQx'")):
+            literal = literal.replace(b"Q", b"'")
+            assert protocol.send(ask(payload)) == packet(0, b"\x03" + literal)
+            answer(protocol, ok(flags))
+    assert protocol.reusable
+    released(protocol)
+    assert protocol.send(ask(text)) == packet(0, b"\x03" + rb"Q\\QQQ".replace(b"Q", b"'"))  # known again
 
 
 @pytest.mark.parametrize("size", [0xFFFFFE, 0xFFFFFF, 0x1000000, 2 * 0xFFFFFF])
@@ -378,14 +382,24 @@ def test_a_shared_connection_that_was_changed_serves_nobody_else(payload: bytes)
         ok(AUTOCOMMIT | 0x20, affected=3),
         ok(tracked=track(GTID, b"\x000-1-2")),
         ok(tracked=TRANSACTION_OVER),
-        ok(AUTOCOMMIT | peer.NO_BACKSLASH_ESCAPES),
     ],
-    ids=["nothing", "no index used", "gtid", "transaction over", "the server's own sql_mode"],
+    ids=["nothing", "no index used", "gtid", "transaction over"],
 )
 def test_a_shared_connection_where_nothing_lasts_is_used_again(payload: bytes) -> None:
     protocol = asked()
     answer(protocol, payload)
     assert protocol.reusable
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(0, peer.NO_BACKSLASH_ESCAPES), (peer.NO_BACKSLASH_ESCAPES, 0)]
+)
+def test_a_shared_connection_whose_escaping_is_in_doubt_serves_nobody_else(before: int, after: int) -> None:
+    protocol = logged_in(status=AUTOCOMMIT | before)
+    says(protocol, b"INSERT INTO with_a_trigger VALUES (1)", ok(AUTOCOMMIT | before, affected=1))
+    assert protocol.reusable
+    says(protocol, b"INSERT INTO with_a_trigger VALUES (1)", ok(AUTOCOMMIT | after, affected=1))
+    assert not protocol.reusable
 
 
 def test_a_change_is_seen_in_whichever_of_several_results_it_is_told() -> None:
@@ -446,12 +460,13 @@ def says(protocol: StreamProtocol, sql: bytes, *payloads: bytes) -> None:
     answer(protocol, *payloads)
 
 
-RESET, TO_DATABASE = packet(0, b"\x1f"), packet(0, b"\x02db")
+ROLLBACK, RESET, TO_DATABASE = packet(0, b"\x03ROLLBACK"), packet(0, b"\x1f"), packet(0, b"\x02db")
 
 
 def released(protocol: StreamProtocol, *, goes_back: bool = False) -> None:
     """Follow a release to its end."""
-    assert protocol.release() == [RESET]
+    assert protocol.release() == [ROLLBACK]
+    assert protocol.feed(packet(1, ok())) == [RESET]
     (event,) = protocol.feed(packet(1, ok()))
     if goes_back:
         assert event == TO_DATABASE

@@ -213,6 +213,43 @@ def test_a_connection_with_what_a_reset_does_not_undo_is_closed(
     assert connection_id(pool) != before
 
 
+PREPARED = [
+    "XA START 'left'",
+    "INSERT INTO accounts VALUES ('carl', 1)",
+    "XA END 'left'",
+    "XA PREPARE 'left'",
+]
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        PREPARED,
+        [f"CREATE OR REPLACE PROCEDURE prepares() BEGIN {'; '.join(PREPARED)}; END", "CALL prepares()"],
+        PREPARED[:3],
+    ],
+    ids=["prepared", "in a procedure", "not prepared"],
+)
+def test_a_connection_with_an_xa_transaction_is_closed(
+    pool: reqpool.Pool, mariadb: MariadbServer, statements: list[str]
+) -> None:
+    """COM_RESET_CONNECTION leaves InnoDB unusable there."""
+    before = connection_id(pool)
+    with pool.mysql_session("bank") as session:
+        for sql in statements:
+            session.query(sql).result()
+        session.close()
+    try:
+        for _ in range(3):
+            with pool.mysql_session("bank") as session:
+                session.query(MOVE, (1, "anna")).result()
+        assert connection_id(pool) != before
+        assert balances(mariadb) == {"anna": 103, "bert": 0}
+    finally:
+        if statements != PREPARED[:3]:
+            mariadb.run("XA ROLLBACK 'left'")
+
+
 def test_a_connection_without_a_database_that_got_one_is_closed(pool: reqpool.Pool) -> None:
     with pool.mysql_session("elsewhere") as session:
         session.query("USE bench").result()

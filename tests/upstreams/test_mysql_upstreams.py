@@ -316,6 +316,33 @@ def test_a_server_without_backslash_escapes_is_escaped_for(pool: reqpool.Pool) -
             assert pool.mysql(server.url(), "SELECT %s", (value,)).result().rows == [(value,)]
 
 
+MODES = ["NO_BACKSLASH_ESCAPES", ""]
+HOSTILE = ("\\", ", SLEEP(9) -- ", "\\' UNION SELECT 'mine' -- ", "C:\\new", b"\\'\x00\xff")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_trigger_that_sets_sql_mode_lets_no_parameter_become_sql(pool: reqpool.Pool, mode: str) -> None:
+    """MariaDB restores the mode at the trigger's end, and not the flag that tells of it."""
+    select = f"SELECT {', '.join(['%s'] * len(HOSTILE))}"
+    with MariadbServer(f"--sql-mode={MODES[not MODES.index(mode)]}") as server:
+        server.run(
+            "CREATE TABLE bench.t (a INT)",
+            f"CREATE TRIGGER bench.sets BEFORE INSERT ON bench.t FOR EACH ROW SET @@sql_mode = '{mode}'",
+            f"CREATE PROCEDURE bench.sets() SET sql_mode = '{mode}'",
+        )
+        url = server.url(database="bench")
+        for sql in ("INSERT INTO t VALUES (1)", "CALL sets()"):
+            pool.mysql(url, sql).result()
+            for _ in range(3):
+                assert pool.mysql(url, select, HOSTILE).result().rows == [HOSTILE]
+            with pool.mysql_session(url) as session:
+                session.query(sql).result()
+                assert session.query(select, HOSTILE).result().rows == [HOSTILE]
+                session.query("SET sql_mode = 'ANSI'").result()
+                session.query(sql).result()
+                assert session.query(select, HOSTILE).result().rows == [HOSTILE]
+
+
 def test_random_bytes_and_texts_survive(pool: reqpool.Pool, mariadb: MariadbServer) -> None:
     chance = random.Random(7)
     for _ in range(50):

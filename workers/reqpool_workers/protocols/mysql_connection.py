@@ -100,7 +100,7 @@ class MysqlConnection(StreamProtocol):
         self._scanner: AnswerScanner
         self._statement = b""  # what is not yet answered
         self._status = 0
-        self._backslashes = True
+        self._backslashes: bool | None = True  # do they escape? None: not known
         self._held = False
         self._over = False  # nobody must use it again
         self._lasting = False  # something may outlast a reset
@@ -178,8 +178,10 @@ class MysqlConnection(StreamProtocol):
     def _judge(self) -> None:
         """Look at what an answer tells of the session."""
         scanner = self._scanner
-        status = self._status = scanner.status
-        self._backslashes = not status & NO_BACKSLASH_ESCAPES
+        status = scanner.status
+        if (status ^ self._status) & NO_BACKSLASH_ESCAPES:
+            self._backslashes = None  # see mysql_literals
+        self._status = status
         error = scanner.error
         changed = changes(scanner.tracked)
         if scanner.surplus or (error is not None and error.number in _ENDS_CONNECTION):
@@ -187,6 +189,7 @@ class MysqlConnection(StreamProtocol):
         elif not self._held:
             self._over = (
                 bool(changed)
+                or self._backslashes is None
                 or not status & AUTOCOMMIT
                 or bool(status & _NOT_SHARED)
                 or (error is not None and not _PLAIN.match(self._statement))

@@ -8,8 +8,12 @@ extension:
     2  integer    one of over 64 bits       5  bytes                  themselves
 
 Whether a backslash escapes is a thing of the connection's (sql_mode NO_BACKSLASH_ESCAPES), told by its status
-flags; a doubled quote means a quote in either. That a quote's byte is never a part of a character, so that
-bytes may be replaced, is what utf8mb4 is for: in gbk or sjis a backslash's may be.
+flags; a doubled quote means a quote in either. MariaDB (10.11) leaves that flag wrong after a trigger or a
+routine that set sql_mode: the mode is restored at its end, the flag is not. So where it has changed it is
+believed no more, and what has a backslash in it is written in hexadecimal digits, the same in either mode.
+
+That a quote's byte is never a part of a character, so that bytes may be replaced, is what utf8mb4 is for: in
+gbk or sjis a backslash's may be.
 """
 
 from __future__ import annotations
@@ -27,12 +31,13 @@ _TEMPORAL = re.compile(rb"[0-9:. -]+")
 _NUMBER = re.compile(rb"-?[0-9]+(\.[0-9]+)?")
 
 
-def render(payload: bytes, backslashes: bool) -> bytes:
+def render(payload: bytes, backslashes: bool | None) -> bytes:
     """Write the statement that a payload holds.
 
     Args:
         payload: see above.
-        backslashes: does a backslash escape the next character in a string (not NO_BACKSLASH_ESCAPES)?
+        backslashes: does a backslash escape the next character in a string (not NO_BACKSLASH_ESCAPES)? None:
+            that is not known.
 
     Returns:
         The SQL in UTF-8.
@@ -55,12 +60,10 @@ def render(payload: bytes, backslashes: bool) -> bytes:
     return written
 
 
-def _literal(value: Any, backslashes: bool) -> bytes:
+def _literal(value: Any, backslashes: bool | None) -> bytes:
     kind = type(value)
-    data: bytes
     if kind is bytes:
-        data = value.replace(b"\\", b"\\\\") if backslashes else value
-        return b"'" + data.replace(b"'", b"''") + b"'"
+        return _string(value, backslashes, b"", b"_utf8mb4 ")
     if kind is int:
         return b"%d" % value
     if value is None:
@@ -78,9 +81,18 @@ def _literal(value: Any, backslashes: bool) -> bytes:
     raise UsageError(f"a parameter of type {kind.__name__} is none that MySQL takes")
 
 
-def _extension(code: int, data: bytes, backslashes: bool) -> bytes:
+def _string(data: bytes, backslashes: bool | None, introducer: bytes, of_digits: bytes) -> bytes:
+    if b"\\" in data:
+        if backslashes is None:
+            return b"%bX'%b'" % (of_digits, data.hex().encode())
+        if backslashes:
+            data = data.replace(b"\\", b"\\\\")
+    return b"%b'%b'" % (introducer, data.replace(b"'", b"''"))
+
+
+def _extension(code: int, data: bytes, backslashes: bool | None) -> bytes:
     if code == BYTES:
-        return b"_binary" + _literal(data, backslashes)
+        return _string(data, backslashes, b"_binary", b"_binary ")
     if code == TEMPORAL and _TEMPORAL.fullmatch(data):
         return b"'" + data + b"'"
     if code in (DECIMAL, INTEGER) and _NUMBER.fullmatch(data):
