@@ -41,15 +41,21 @@ wait_gone() { # wait_gone PID SECONDS
     done
 }
 
+configured() { # the arguments, and the configuration that the environment names, in `arguments`
+    arguments=("$@")
+    # As an argument, so that a restart and a reload find it.
+    if [ -n "${REQPOOL_CONFIG:-}" ] && [[ " $*" != *" --config"* ]]; then
+        arguments+=(--config "$(absolute "$REQPOOL_CONFIG")")
+    fi
+}
+
 start() {
     if alive "$pid"; then
         say "already running (pid $pid)${*:+, so '$*' has no effect: stop it first}"
         return
     fi
-    # As an argument, so that a restart and a reload find it.
-    if [ -n "${REQPOOL_CONFIG:-}" ] && [[ " $*" != *" --config"* ]]; then
-        set -- "$@" --config "$(absolute "$REQPOOL_CONFIG")"
-    fi
+    configured "$@"
+    set -- "${arguments[@]}"
     local log=$folder/cluster.log old
     old=$(wc -c 2>/dev/null <"$log" || echo 0)
     # A session of its own: it outlives this terminal.
@@ -92,8 +98,13 @@ restart() {
         mapfile -d '' words <"/proc/$pid/cmdline"
         set -- "${words[@]:5}"
     fi
+    configured "$@"
+    # Before anything is stopped: what is wrong with a configuration must not take the service down.
+    if [[ " ${arguments[*]}" == *" --config"* ]]; then
+        "$py" -P -m reqpool_ops up --check "${arguments[@]}" >/dev/null || fail "nothing was stopped"
+    fi
     stop
-    start "$@"
+    start "${arguments[@]}"
 }
 
 reload() {

@@ -32,8 +32,9 @@ class Upstream:
         name: as in ``[upstreams.NAME]``.
         kinds: names of the kinds that its URL's scheme belongs to.
         endpoint: its origin, and the settings (secrets) a connection to it takes.
-        unnamed: what it is to those who ask for its URL, not its name: the same; but without password where
-            an answer can lead a client to a URL (an HTTP redirect), for then a stranger could use it.
+        unnamed: what it is to those who ask for its URL, not its name: the same; but without password and
+            certificate of its own where an answer can lead a client to a URL (an HTTP redirect), for then a
+            stranger could use them.
         policy: what the pool may do to it.
     """
 

@@ -196,7 +196,9 @@ class _Reader:
         try:
             endpoint = unnamed = kinds[0].endpoint(url, password=password, tls=tls)
             if type(kinds[0]).follow is not Kind.follow:
-                unnamed = kinds[0].endpoint(re.sub("(?<=://)[^/?#]*@", "", url), tls=tls)
+                unnamed = kinds[0].endpoint(
+                    re.sub("(?<=://)[^/?#]*@", "", url), tls=tls and replace(tls, cert=None, key=None)
+                )
         except UsageError as error:
             self._problem((*at, "url"), str(error))
             return None

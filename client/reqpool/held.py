@@ -77,6 +77,7 @@ class Held:
         Raises:
             UsageError: the session is closed, or its last request has not ended yet.
             ConnectionLost: its last request may or may not have run.
+            PoolError: the error of its last request, if nobody has looked at that one.
         """
         with self._lock:
             if self._closed:
@@ -92,6 +93,8 @@ class Held:
                     origin=self._last.route.origins[0],
                     sent=False,
                 )
+            if self._last is not None and self._last._code and self._last._value is _UNDECODED:
+                self._last.result()
             if self._further is None:
                 stub, pin = self._pool.take_pin()
                 further = self._route(pin, False)
@@ -145,9 +148,10 @@ class RedisSession(Held):
 class MysqlSession(Held):
     """A MySQL connection of one's own, autocommit off: a transaction, then the next.
 
-    Leaving the ``with`` block waits for what still runs, raises the error of a last statement that nobody has
-    looked at, and commits, if nothing was raised; else, or if the session is closed or lost without a commit,
-    the server rolls back. The connection is reset before anybody else gets it.
+    The error of a statement that nobody has looked at is raised by the next one, or on leaving the ``with``
+    block. That waits for what still runs, and commits if nothing was raised; else, or if the session is
+    closed or lost without a commit, the server rolls back. The connection is reset before anybody else gets
+    it.
     """
 
     def query(

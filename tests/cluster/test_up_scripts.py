@@ -91,6 +91,10 @@ def test_restart_reload_scale(folder: Path) -> None:
                 "start-cluster.sh: the configuration stays as it was",
             ],
         )
+        refused = script("start-cluster.sh", "restart", **place)
+        assert (refused.returncode, "nothing was stopped" in refused.stderr) == (1, True)
+        assert f"{config}:2: upstreams.names.url" in refused.stderr
+        assert script("start-cluster.sh", "status", **place).returncode == 0
         config.write_text("")
         pid = int((folder / "reqpool/cluster.pid").read_text())
         assert script("start-cluster.sh", "scale", "3", **place).returncode == 0
@@ -126,9 +130,8 @@ def test_a_pid_file_of_a_dead_cluster_is_no_obstacle(folder: Path) -> None:
 
 
 @needs_venv
-def test_the_demo_answers_everything_and_leaves_nothing() -> None:
-    before = {process.pid for process in psutil.process_iter()}
-    done = script("start-cluster.sh", "--demo")
+def test_the_demo_answers_everything_and_leaves_nothing(folder: Path) -> None:
+    done = script("start-cluster.sh", "--demo", REQPOOL_TEST_RUN=folder.name)
     assert (done.returncode, done.stderr) == (0, "")
     *_, table = done.stdout.split("\n\n")
     head, *rows = table.splitlines()
@@ -140,8 +143,7 @@ def test_the_demo_answers_everything_and_leaves_nothing() -> None:
         else:
             assert f"left out: {kind}: {program} is not installed" in done.stdout
     assert {row.split()[0] for row in rows} == kinds
-    left = [process for process in psutil.process_iter() if process.pid not in before and is_ours(process)]
-    assert not left
+    assert not [process for process in psutil.process_iter() if belongs(process, folder.name)]
 
 
 @needs_venv
@@ -166,9 +168,10 @@ def is_working(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def is_ours(process: psutil.Process) -> bool:
+def belongs(process: psutil.Process, run: str) -> bool:
+    """Was it started, by whomever, in the environment of this run?"""
     try:
-        return str(ROOT) in " ".join(process.cmdline()) and "pytest" not in process.cmdline()
+        return process.environ().get("REQPOOL_TEST_RUN") == run
     except psutil.Error:
         return False
 

@@ -603,6 +603,17 @@ def test_the_example_in_the_docs_is_right(tmp_path: Path, monkeypatch: pytest.Mo
     assert PASSWORD.encode() in config.resolve("http", "@api", b"")[1]
 
 
+def test_whom_a_redirect_leads_to_a_url_has_no_certificate_of_the_pools(tmp_path: Path) -> None:
+    made = certificates.make(tmp_path)
+    path = tmp_path / "reqpool.toml"
+    tls = f'ca = "{made.ca}", cert = "{made.client.cert}", key = "{made.client.key}"'
+    path.write_text(f'[upstreams.inner]\nurl = "https://inner.test"\ntls = {{ {tls} }}\n')
+    config = config_file.load(path)
+    for asked, has in (("https://inner.test:443", {"ca"}), ("@inner", {"ca", "cert", "key"})):
+        _, settings = config.resolve("http", asked, b"")
+        assert msgpack.unpackb(settings)["tls"].keys() == has
+
+
 @pytest.mark.parametrize(
     ("kind", "target", "expected"),
     [(UDP, "echo", "@echo"), (UDP, "127.0.0.1:7", "udp://127.0.0.1:7"), (TCP, "echo", "@echo")],

@@ -426,6 +426,8 @@ class Unreadable:
         ({"files": {"a": 5}}, "files= 'a' is bytes"),
         ({"files": {"a": ("b",)}}, "files= 'a': give a content"),
         ({"files": {"a": (5, b"")}}, "files= 'a': a filename is a string"),
+        ({"files": {"\ud800": b""}}, "cannot be written in UTF-8"),
+        ({"files": {"a": ("\udcff.txt", b"")}}, "cannot be written in UTF-8"),
         ({"files": {"a": ("b", b"", "text/plain\r\nX: y")}}, "header Content-Type"),
         ({"files": {5: b""}}, "a name that is no string: 5"),
         ({"files": [5]}, "no pair: 5"),

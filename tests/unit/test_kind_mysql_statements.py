@@ -30,6 +30,7 @@ LEAVES_SOMETHING = [
     "SELECT /*! GET_LOCK('a', 1) */",
     "SELECT '\\'', GET_LOCK('a', 1)", "SELECT 'it''s', @a := 1", "SELECT `a``b`, \"x\\\"\", @a := 1",
     "SELECT 1 -- '\n, GET_LOCK('a', 1)",
+    "SELECT LASTVAL(s)", "SELECT previous value\nFOR s",
     "SELECT LAST_INSERT_ID()", "INSERT INTO t VALUES (LAST_INSERT_ID())", "SELECT FOUND_ROWS()",
     "SELECT ROW_COUNT( )", "SHOW WARNINGS", "show errors", "SHOW COUNT(*) WARNINGS",
     "GET DIAGNOSTICS @a = NUMBER",

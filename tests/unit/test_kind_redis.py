@@ -189,6 +189,8 @@ def test_a_subcommand_has_an_answer_of_its_own(command: Any, idempotent: bool) -
         ("XREAD", "BLOCK", 0, "STREAMS", "s", "$"),
         ("XREAD", "COUNT", 2, "block", b"100", "STREAMS", "s", "$"),
         ("XREADGROUP", "GROUP", "g", "c", b"BLOCK", 0, "STREAMS", "s", ">"),
+        ("XREADGROUP", "BLOCK", 0, "GROUP", "g", "c", "STREAMS", "s", ">"),
+        ("XREADGROUP", "NOACK", "COUNT", 1, "block", 0, "group", "g", "c", "STREAMS", "s", ">"),
     ],
 )
 def test_what_waits_goes_where_nobody_is_behind_it(command: Any) -> None:
@@ -203,6 +205,7 @@ def test_what_waits_goes_where_nobody_is_behind_it(command: Any) -> None:
     [
         ("XREAD", "STREAMS", "BLOCK", "0"),
         ("XREADGROUP", "GROUP", "BLOCK", "BLOCK", "STREAMS", "s", ">"),
+        ("XREADGROUP", "COUNT", 1, "GROUP", "BLOCK", "STREAMS", "STREAMS", "BLOCK", ">"),
         ("LPOP", "BLOCK"),
     ],
 )

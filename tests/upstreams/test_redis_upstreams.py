@@ -521,7 +521,14 @@ def test_a_command_that_waits_stalls_nobody(pool: reqpool.Pool, redis: RedisServ
 
 def test_its_own_timeout_is_an_answer(pool: reqpool.Pool, redis: RedisServer) -> None:
     assert pool.redis(redis.url, "BLPOP", "q", 0.05).result() is None
-    assert pool.redis(redis.url, "WAIT", 1, 50).result() == 0
+
+
+def test_who_waits_for_replicas_waits_for_its_own_writes(pool: reqpool.Pool, redis: RedisServer) -> None:
+    with pytest.raises(reqpool.UsageError, match="WAIT is refused on a shared connection"):
+        pool.redis(redis.url, "WAIT", 1, 50)
+    with pool.redis_session(redis.url) as session:
+        session.command("SET", "k", "v").result()
+        assert session.command("WAIT", 1, 50).result() == 0
 
 
 @pytest.mark.parametrize("how", ["times out", "is cancelled"])
@@ -559,5 +566,5 @@ def test_the_tables_are_the_servers(redis_server: RedisServer) -> None:
         assert flagged["readonly"] == READ_ONLY
     else:  # a later server has further ones, which are not idempotent by default
         assert not READ_ONLY - flagged["readonly"], missing
-    # WAIT has no flag, XREAD and XREADGROUP wait only where they say BLOCK.
-    assert flagged["blocking"] - {"XREAD", "XREADGROUP"} <= BLOCKING
+    # XREAD and XREADGROUP wait only where they say BLOCK, WAIT and WAITAOF in sessions.
+    assert flagged["blocking"] - {"XREAD", "XREADGROUP", "WAIT", "WAITAOF"} <= BLOCKING

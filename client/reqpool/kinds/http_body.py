@@ -138,5 +138,8 @@ def _files(files: object) -> Iterable[tuple[str, str, bytes, str]]:
 
 def _quoted(text: str | bytes) -> bytes:
     """Write a name or a filename for between quotes, as browsers do (WHATWG HTML, multipart/form-data)."""
-    data = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
+    try:
+        data = text if isinstance(text, bytes) else text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the name {text!r} cannot be written in UTF-8: {error}") from error
     return data.replace(b"\r", b"%0D").replace(b"\n", b"%0A").replace(b'"', b"%22")

@@ -142,7 +142,7 @@ def _typed(value: Any, number: int) -> Any:
         if any(type(item) in (list, tuple) for item in value):
             raise UsageError(f"parameter {number} is a list of lists")
         return [_typed(item, number) for item in value]
-    write = _WRITERS.get(kind)
+    write = _WRITERS.get(kind) or next((_WRITERS[base] for base in kind.__mro__ if base in _WRITERS), None)
     if write is None:
         raise UsageError(f"parameter {number} is of type {kind.__name__}; MySQL takes {TAKEN}")
     try:
@@ -151,14 +151,23 @@ def _typed(value: Any, number: int) -> Any:
         raise UsageError(f"parameter {number}: {error.text}") from error
 
 
+MOST_DIGITS = 65
+"""Of a DECIMAL, which is what integers of over 64 bits are to the server; it clips longer ones in silence."""
+
+
 def _integer(value: int) -> Any:
-    return value if -(1 << 63) <= value < 1 << 64 else msgpack.ExtType(INTEGER, b"%d" % value)
+    value = int(value)
+    if -(1 << 63) <= value < 1 << 64:
+        return value
+    if abs(value) >= 10**MOST_DIGITS:
+        raise UsageError(f"an integer of over {MOST_DIGITS} digits is beyond what DECIMAL holds")
+    return msgpack.ExtType(INTEGER, b"%d" % value)
 
 
 def _float(value: float) -> float:
     if not math.isfinite(value):
         raise UsageError(f"{value} is nothing that SQL can write")
-    return value
+    return float(value)
 
 
 def _decimal(value: Decimal) -> Any:
@@ -170,11 +179,12 @@ def _decimal(value: Decimal) -> Any:
 
 
 def _text(value: str) -> str:
+    text = str.__str__(value)  # of an enum's member its value
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"a string that cannot be written in UTF-8: {error}") from error
-    return value
+    return text
 
 
 def _bytes(value: bytes | bytearray | memoryview) -> Any:
@@ -182,7 +192,7 @@ def _bytes(value: bytes | bytearray | memoryview) -> Any:
 
 
 def _date(value: date) -> Any:
-    return msgpack.ExtType(TEMPORAL, value.isoformat().encode())
+    return msgpack.ExtType(TEMPORAL, date.isoformat(value).encode())
 
 
 def _time(value: datetime | time) -> Any:
@@ -191,7 +201,9 @@ def _time(value: datetime | time) -> Any:
             f"{value!r} has a time zone, and MySQL's types have none: convert it to the server's (or to UTC) "
             "and write .replace(tzinfo=None)"
         )
-    return msgpack.ExtType(TEMPORAL, str(value).encode())
+    # Written by the base's rules: a class of somebody's own may have others.
+    text = datetime.isoformat(value, " ") if isinstance(value, datetime) else time.isoformat(value)
+    return msgpack.ExtType(TEMPORAL, text.encode())
 
 
 def _timedelta(value: timedelta) -> Any:

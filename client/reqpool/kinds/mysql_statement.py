@@ -24,7 +24,7 @@ _ORDINARY = re.compile(
     re.IGNORECASE,
 )
 _SUSPECT = re.compile(
-    r":=|/\*|--|#|@|\bGET_LOCK\b|\bLAST_INSERT_ID\b|\bFOUND_ROWS\b|\bROW_COUNT\b|\bWARNINGS\b|\bERRORS\b",
+    r":=|/\*|--|#|@|\b(?:GET_LOCK|LAST_INSERT_ID|FOUND_ROWS|ROW_COUNT|WARNINGS|ERRORS|LASTVAL|PREVIOUS)\b",
     re.IGNORECASE,
 )
 
@@ -61,6 +61,7 @@ _VARIABLE = re.compile(r"(?<!@)@(?!@)")
 """A user's own; elsewhere an ``@`` stands in the name of an account."""
 _LOOKS_BACK = re.compile(
     r"\bLAST_INSERT_ID ?\( ?\)|\bFOUND_ROWS ?\( ?\)|\bROW_COUNT ?\( ?\)"
+    r"|\bLASTVAL ?\(|\bPREVIOUS VALUE FOR\b"
     r"|^SHOW (?:COUNT ?\( ?\* ?\) )?(?:WARNINGS|ERRORS)\b|^GET (?:CURRENT )?DIAGNOSTICS\b"
     r"|@@(?:SESSION\.|LOCAL\.)?(?:WARNING_COUNT|ERROR_COUNT|IDENTITY|LAST_INSERT_ID)\b"
 )

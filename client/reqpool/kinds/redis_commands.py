@@ -29,7 +29,7 @@ READ_ONLY = frozenset({
 """What only reads, and so may run more than once."""
 
 BLOCKING = frozenset({
-    "BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZMPOP", "BZPOPMAX", "BZPOPMIN", "WAIT", "WAITAOF",
+    "BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZMPOP", "BZPOPMAX", "BZPOPMIN",
 })  # fmt: skip
 """What waits, and all that is pipelined behind it; also XREAD and XREADGROUP, if they say BLOCK."""
 
@@ -65,7 +65,13 @@ REFUSED = {
 }
 """What no connection of the pool takes, and the way out."""
 
+_OWN_WRITES = (
+    "it waits for the writes of its own connection, and elsewhere would tell of others': " + _IN_SESSION
+)
+
 PINNED_ONLY = {
+    "WAIT": _OWN_WRITES,
+    "WAITAOF": _OWN_WRITES,
     "SELECT": "put the database into the URL (redis://host:6379/1), or " + _IN_SESSION,
     "MULTI": "send the commands together, pool.redis_multi(url, commands), or " + _IN_SESSION,
     "EXEC": "send the commands together, pool.redis_multi(url, commands), or " + _IN_SESSION,
@@ -78,7 +84,8 @@ PINNED_ONLY = {
     "CLIENT SETNAME": _IN_SESSION,
     "CLIENT SETINFO": _IN_SESSION,
 }
-"""What changes the connection, but in a way that RESET undoes; and the way out if it is shared."""
+"""What changes the connection in a way that RESET undoes, or tells of what was done on it; and the way out if
+it is shared."""
 
 PLAIN, READ, WAITS, LOOK = 0, 1, 2, 4
 """Uses: WAITS may come with READ. LOOK: the name alone does not say; see :func:`use_of`."""
@@ -124,13 +131,17 @@ def use_of(command: Sequence[Any], pinned: bool) -> int:
         raise UsageError(f"{name} is refused{shared}: {way_out}")
     use = READ if name in READ_ONLY else PLAIN
     if name in ("XREAD", "XREADGROUP"):
-        # Options come before STREAMS; XREADGROUP names group and consumer first, called who knows what.
-        for argument in command[4 if name == "XREADGROUP" else 1 :]:
+        # Options come before STREAMS, in any order; GROUP's two names may be called who knows what.
+        words = iter(command[1:])
+        for argument in words:
             word = _upper(argument)
             if word == "STREAMS":
                 break
             if word == "BLOCK":
                 return use | WAITS
+            if word == "GROUP" and name == "XREADGROUP":
+                next(words, None)
+                next(words, None)
     return use
 
 

@@ -292,6 +292,22 @@ def test_an_error_that_came_before_the_end_and_that_nobody_has_looked_at_hinders
     assert [payload for payload, *_ in asked(broker)] == [b"INSERT"]
 
 
+def test_an_error_that_nobody_has_looked_at_is_raised_by_the_next_statement(
+    broker: FakeBroker, pool: reqpool.Pool
+) -> None:
+    broker.answer = fails(b"INSERT")
+    with transaction(pool) as session:
+        looked_at = session.query("INSERT")
+        assert "no" in str(looked_at.exception(5))
+        session.query("UPDATE").result(5)
+        wait_until(session.query("INSERT").done)
+        with pytest.raises(reqpool.UpstreamError, match="no"):
+            session.query("DELETE")
+        session.query("DELETE").result(5)  # it has been said
+    sent = [payload for payload, *_ in asked(broker)]
+    assert sent == [b"INSERT", b"UPDATE", b"INSERT", b"DELETE", b"COMMIT"]
+
+
 @pytest.mark.parametrize("code", [Code.OUTCOME_UNKNOWN, Code.TIMEOUT, Code.CANCELLED])
 def test_after_a_statement_that_may_or_may_not_have_run_nothing_is_committed(
     broker: FakeBroker, pool: reqpool.Pool, code: Code
