@@ -379,8 +379,7 @@ class Stub:
             (self._outbox and not self._link.blocked)
             or self._cancels
             or (self._unpins and not self._link.blocked and self._session.state is State.OPEN)
-            or (self._delivery.waiting and not self._relief.away)
-            or (self._driver.relieving and not self._relief.away)
+            or ((self._delivery.waiting or self._driver.relieving) and not self._relief.away)
             or (self.closing and not self.pending)
         ):
             self._idle = False
@@ -474,6 +473,7 @@ class Stub:
     def _go_on(self) -> None:
         """Make the next requests of those whose answer asks for one, each under its future and deadline."""
         again = self._ends.again
+        failed = []
         while again:
             future, data = again[-1]
             try:
@@ -483,8 +483,7 @@ class Stub:
             except Exception as error:
                 again.pop()
                 known = error if isinstance(error, PoolError) else BadResponse(f"cannot go on: {error!r}")
-                verdict = wire.encode_error(known.text, origin=known.origin, phase="read", sent=True)
-                self._ends.end([future], FINISHED, known.code, verdict)
+                failed.append((future, known))
                 continue
             future.route, future.payload, future.note = route, payload, note
             future.trail += (step,)
@@ -493,6 +492,10 @@ class Stub:
             self.pending[future.seq] = future
             again.pop()
             self._outbox.append(future)
+        # Not before: who waits for one of these may wait for another to be in the table again.
+        for future, known in failed:
+            verdict = wire.encode_error(known.text, origin=known.origin, phase="read", sent=True)
+            self._ends.end([future], FINISHED, known.code, verdict)
 
     def _separate(self, seqs: list[int], text: str) -> None:
         """A SUBMIT of these is illegal: end the one, or send each in one of its own to find out which."""
