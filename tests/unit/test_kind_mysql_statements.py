@@ -30,6 +30,10 @@ LEAVES_SOMETHING = [
     "SELECT /*! GET_LOCK('a', 1) */",
     "SELECT '\\'', GET_LOCK('a', 1)", "SELECT 'it''s', @a := 1", "SELECT `a``b`, \"x\\\"\", @a := 1",
     "SELECT 1 -- '\n, GET_LOCK('a', 1)",
+    "IF 1 THEN SET @@time_zone = '+09:00'; END IF", "again: LOOP SET @a = 1; END LOOP",
+    "CASE 1 WHEN 1 THEN DO 1; END CASE", "<<again>> LOOP DO 1; END LOOP",
+    "SET STATEMENT session_track_state_change = 0 FOR SELECT f()", "SELECT s.currval",
+    "CREATE TEMPORARY TABLE t (event INT)",
     "SELECT LASTVAL(s)", "SELECT previous value\nFOR s",
     "SELECT LAST_INSERT_ID()", "INSERT INTO t VALUES (LAST_INSERT_ID())", "SELECT FOUND_ROWS()",
     "SELECT ROW_COUNT( )", "SHOW WARNINGS", "show errors", "SHOW COUNT(*) WARNINGS",
@@ -54,6 +58,7 @@ LEAVES_NOTHING = [
     "GRANT ALL ON *.* TO me@localhost", "CREATE USER 'me'@'%'", "SHOW GRANTS FOR 'me'@'%'",
     "SELECT 'me@localhost', @@global.version",
     "LOAD DATA INFILE '/x' INTO TABLE t", "SELECT warnings FROM t", "SELECT RELEASE_LOCK('a')",
+    "SELECT @@session_track_state_change", "SHOW VARIABLES LIKE 'session_track_%'", "SELECT IF(1, 2, 3)",
     "SELECT 'unfinished", "SELECT /* unfinished",
 ]  # fmt: skip
 

@@ -41,11 +41,12 @@ def logged_in(
     max_bytes: int = MAX_BYTES,
     capabilities: int = peer.MODERN,
     status: int = AUTOCOMMIT,
+    version: bytes = b"8.0.99",
 ) -> StreamProtocol:
     """A connection after its log-in."""
     protocol = mysql.protocol(origin, b"", max_bytes)
     protocol.connected()
-    protocol.feed(packet(0, peer.greeting(capabilities)))
+    protocol.feed(packet(0, peer.greeting(capabilities, version=version)))
     protocol.feed(packet(2, ok()))
     assert protocol.feed(packet(1, ok(status))) == [READY]
     return protocol
@@ -424,25 +425,42 @@ def test_an_error_that_ends_a_connection_or_may_hit_the_next_statement_ends_its_
 
 
 @pytest.mark.parametrize(
-    ("sql", "reusable"),
+    ("sql", "payload", "unclean"),
     [
-        (b"INSERT INTO t VALUES (1)", True),
-        (b" /* who asked */ select 1", True),
-        (b"(SELECT 1)", True),
-        (b"CREATE TABLE t (a INT)", True),
-        (b"CALL begins_a_transaction()", False),
-        (b"/*!50000 CALL p() */", False),
-        (b"/*M! CALL p() */", False),
-        (b"BEGIN NOT ATOMIC START TRANSACTION; SIGNAL SQLSTATE '45000'; END", False),
-        (b"EXECUTE IMMEDIATE 'SET @a = 1'", False),
+        (b"SELECT 1", ok(), False),
+        (b" /* who asked */ insert into t values (1)", ok(), False),
+        (b"(SELECT 1)", ok(), False),
+        (b"CREATE TABLE t (a INT)", ok(), False),
+        (b"INSERT INTO with_a_trigger VALUES (1)", err(1062, b"23000"), True),
+        (b"CREATE TABLE t (a INT)", err(1050, b"42S01"), True),
+        (b"CALL locks_all_tables()", ok(), True),
+        (b"/*!50000 CALL p() */", ok(), True),
+        (b"/*M! CALL p() */", ok(), True),
+        (b"BEGIN NOT ATOMIC SELECT 1; END", ok(), True),
+        (b"EXECUTE IMMEDIATE 'SET @a = 1'", ok(), True),
     ],
 )
-def test_after_an_error_which_tells_of_no_state_only_plain_statements_are_trusted(
-    sql: bytes, reusable: bool
+def test_a_shared_connection_is_cleaned_where_the_server_may_not_tell_what_is_left(
+    sql: bytes, payload: bytes, unclean: bool
 ) -> None:
     protocol = asked(b"\x03" + sql)
-    answer(protocol, err(1062, b"23000"))
-    assert protocol.reusable is reusable
+    answer(protocol, payload)
+    assert (protocol.reusable, protocol.unclean) == (True, unclean)
+    if unclean:
+        released(protocol)
+        assert not protocol.unclean
+
+
+def test_mariadbs_roles_are_looked_for_after_a_reset() -> None:
+    protocol = logged_in(version=b"11.4.2-MariaDB")
+    protocol.hold()
+    protocol.feed(packet(1, ok(0)))
+    assert protocol.release() == [ROLLBACK]
+    assert protocol.feed(packet(1, ok())) == [RESET]
+    (look,) = protocol.feed(packet(1, ok()))
+    assert b"CURRENT_ROLE() IS NOT NULL" in look
+    with pytest.raises(ConnectionLost, match="could not be reset"):
+        protocol.feed(packet(1, err(1644, b"45000")))
 
 
 # --- held connections --------------------------------------------------------------------------------

@@ -198,6 +198,14 @@ def test_a_sessions_connection_is_reset_before_anyone_else_gets_it(
         ["CREATE OR REPLACE PROCEDURE takes_role() SET ROLE captain", "CALL takes_role()"],
         ["EXECUTE IMMEDIATE 'SET ROLE captain'"],
         ["SET session_track_state_change = 0", "SET ROLE captain"],
+        [
+            "CREATE OR REPLACE PROCEDURE takes_role() SET ROLE captain",
+            "SET STATEMENT max_statement_time = 5 FOR CALL takes_role()",
+        ],
+        [
+            "CREATE OR REPLACE FUNCTION role_taken() RETURNS INT BEGIN SET ROLE captain; RETURN 1; END",
+            "SET @a = role_taken()",
+        ],
     ],
 )
 def test_a_connection_with_what_a_reset_does_not_undo_is_closed(
@@ -211,6 +219,73 @@ def test_a_connection_with_what_a_reset_does_not_undo_is_closed(
         assert session.query("SELECT CURRENT_ROLE()").result().rows == [("captain",)]
     assert pool.mysql("bank", "SELECT CURRENT_ROLE()").result().rows == [(None,)]
     assert connection_id(pool) != before
+
+
+UNTOLD = {
+    "a trigger's variable": (
+        "CREATE OR REPLACE TRIGGER sets BEFORE INSERT ON accounts FOR EACH ROW SET @left = 7",
+        "INSERT INTO accounts VALUES ('anna', 1)",
+        "SELECT variable_left()",
+        (None,),
+    ),
+    "a temporary table that hides another": (
+        "CREATE OR REPLACE FUNCTION hides() RETURNS INT BEGIN CREATE TEMPORARY TABLE accounts (a INT); "
+        "SIGNAL SQLSTATE '45000'; RETURN 1; END",
+        "SELECT hides()",
+        "SELECT COUNT(*) FROM accounts",
+        (2,),
+    ),
+    "a time zone": (
+        "CREATE OR REPLACE TRIGGER sets BEFORE INSERT ON accounts FOR EACH ROW SET time_zone = '+09:00'",
+        "INSERT INTO accounts VALUES ('anna', 1)",
+        "SELECT @@time_zone",
+        ("SYSTEM",),
+    ),
+    "a role": (
+        "CREATE OR REPLACE FUNCTION role_taken() RETURNS INT BEGIN SET ROLE captain; "
+        "SIGNAL SQLSTATE '45000'; RETURN 1; END",
+        "SELECT role_taken()",
+        "SELECT CURRENT_ROLE()",
+        (None,),
+    ),
+    "tracking": (
+        "CREATE OR REPLACE PROCEDURE silences() BEGIN SET session_track_state_change = 0, "
+        "session_track_system_variables = ''; SET time_zone = '+09:00'; END",
+        "CALL silences()",
+        "SELECT @@time_zone",
+        ("SYSTEM",),
+    ),
+    "a read lock": (
+        "CREATE OR REPLACE PROCEDURE locks() FLUSH TABLES WITH READ LOCK",
+        "CALL locks()",
+        "UPDATE accounts SET balance = 100 WHERE name = 'anna'",
+        None,
+    ),
+    "a backup lock": (
+        "CREATE OR REPLACE PROCEDURE locks() EXECUTE IMMEDIATE 'BACKUP LOCK test.accounts'",
+        "CALL locks()",
+        "UPDATE accounts SET balance = 100 WHERE name = 'anna'",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNTOLD)
+def test_what_the_server_does_not_tell_of_is_not_left_for_others(
+    pool: reqpool.Pool, mariadb: MariadbServer, name: str
+) -> None:
+    """Of a statement that failed it tells nothing, and of some locks never."""
+    makes, leaves, looks, right = UNTOLD[name]
+    mariadb.run("GRANT captain TO free", "GRANT ALL ON *.* TO free", makes)
+    try:
+        pool.mysql("bank", leaves).exception()
+        found = pool.mysql("bank", looks).result()
+        assert right is None or found.rows == [right]
+        with mariadb.connect() as other, other.cursor() as cursor:
+            cursor.execute("SET lock_wait_timeout = 1")
+            cursor.execute(MOVE, (0, "anna"))  # nothing is locked
+    finally:
+        mariadb.run("DROP TRIGGER IF EXISTS sets")
 
 
 PREPARED = [

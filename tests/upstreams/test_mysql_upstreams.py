@@ -536,7 +536,7 @@ def test_what_a_procedure_leaves_is_noticed_and_the_connection_closed(
             pool.mysql(url, f"CALL leaves_{name}()").result()
     else:
         pool.mysql(url, f"CALL leaves_{name}()").result()
-    wait_until(lambda: not mariadb.connections(), 10, "the connection closed")
-    assert mariadb.run(f"SELECT * FROM {table}") == []  # rolled back
+        wait_until(lambda: not mariadb.connections(), 10, "the connection closed")
+    wait_until(lambda: mariadb.run(f"SELECT * FROM {table}") == [], 10, "rolled back")
     facts = "SELECT variable_left(), @@autocommit, CURRENT_ROLE()"
     assert pool.mysql(url, facts).result().rows == [(None, 1, None)]

@@ -436,6 +436,8 @@ class Connection:
             self.close(
                 "done"
             )  # or answered before it was asked in full: what is left would be another question
+        elif idle and self.pin is None and self._protocol.unclean:
+            self.release()
         elif not self.retiring:
             self._owner.on_room(self)
 

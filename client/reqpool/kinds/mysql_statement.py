@@ -24,7 +24,8 @@ _ORDINARY = re.compile(
     re.IGNORECASE,
 )
 _SUSPECT = re.compile(
-    r":=|/\*|--|#|@|\b(?:GET_LOCK|LAST_INSERT_ID|FOUND_ROWS|ROW_COUNT|WARNINGS|ERRORS|LASTVAL|PREVIOUS)\b",
+    r":=|/\*|--|#|@|\b(?:GET_LOCK|LAST_INSERT_ID|FOUND_ROWS|ROW_COUNT|WARNINGS|ERRORS)\b"
+    r"|\b(?:LASTVAL|PREVIOUS|CURRVAL)\b|\bSESSION_TRACK_",
     re.IGNORECASE,
 )
 
@@ -52,10 +53,11 @@ _BEGINS = re.compile(
     | PREPARE\b | EXECUTE\b | DEALLOCATE\b | DROP\ PREPARE\b
     | CREATE\ (?:OR\ REPLACE\ )?TEMPORARY\b | DROP\ TEMPORARY\b
     | FLUSH\b.*\b(?:WITH\ READ\ LOCK|FOR\ EXPORT)\b
+    | (?:IF|CASE|LOOP|WHILE|REPEAT|FOR|DECLARE)\b | [\w$]+\ ?:(?!=) | <<     # statements of several
     """,
     re.VERBOSE,
 )
-_CHANGES = re.compile(r":=|\bINTO ?@|\bGET_LOCK ?\(")
+_CHANGES = re.compile(r":=|\bINTO ?@|\bGET_LOCK ?\(|(?<!@)\bSESSION_TRACK_\w+ ?=")
 _HAS_NO_ACCOUNTS = re.compile(r"(?:SELECT|INSERT|UPDATE|DELETE|REPLACE|WITH|VALUES|CALL|DO|LOAD)\b|\(")
 _VARIABLE = re.compile(r"(?<!@)@(?!@)")
 """A user's own; elsewhere an ``@`` stands in the name of an account."""
@@ -63,9 +65,12 @@ _LOOKS_BACK = re.compile(
     r"\bLAST_INSERT_ID ?\( ?\)|\bFOUND_ROWS ?\( ?\)|\bROW_COUNT ?\( ?\)"
     r"|\bLASTVAL ?\(|\bPREVIOUS VALUE FOR\b"
     r"|^SHOW (?:COUNT ?\( ?\* ?\) )?(?:WARNINGS|ERRORS)\b|^GET (?:CURRENT )?DIAGNOSTICS\b"
+    r"|\. ?CURRVAL\b"
     r"|@@(?:SESSION\.|LOCAL\.)?(?:WARNING_COUNT|ERROR_COUNT|IDENTITY|LAST_INSERT_ID)\b"
 )
-_STORED = re.compile(r"(?:CREATE|ALTER) .*?\b(?:PROCEDURE|FUNCTION|TRIGGER|EVENT|PACKAGE)\b")
+_STORED = re.compile(
+    r"(?:CREATE|ALTER) (?!(?:OR REPLACE )?TEMPORARY\b).*?\b(?:PROCEDURE|FUNCTION|TRIGGER|EVENT|PACKAGE)\b"
+)
 """Its body runs later, if ever."""
 _STATEMENT_ONLY = re.compile(r"SET STATEMENT .*? FOR ")
 _LOCAL_FILE = re.compile(r"LOAD (?:DATA|XML) .*?\bLOCAL\b")
@@ -91,6 +96,7 @@ def check(sql: str, *, pinned: bool) -> None:
     bare = _bare(sql)
     if not bare:
         raise UsageError("an empty statement")
+    changes = _CHANGES.search(bare)
     while found := _STATEMENT_ONLY.match(bare):
         bare = bare[found.end() :]
     if _LOCAL_FILE.match(bare):
@@ -103,7 +109,7 @@ def check(sql: str, *, pinned: bool) -> None:
         return
     if begins := _BEGINS.match(bare):
         _refuse(f"{begins[0].split(' ')[0]} changes", "the connection, which others share")
-    if changes := _CHANGES.search(bare):
+    if changes:
         _refuse(f"{changes[0].rstrip(' (')!r} leaves something on", "the connection, which others share")
     if _HAS_NO_ACCOUNTS.match(bare) and _VARIABLE.search(bare):
         # MariaDB does not tell of those that INTO or an OUT parameter sets.

@@ -63,7 +63,9 @@ class RedisKind(Kind):
             if use == LOOK:
                 use = use_of(payload, False)
             return _route(target, tls, protocol, use | self._always), packed, None
-        except TypeError as error:
+        except UsageError:
+            raise
+        except (TypeError, ValueError) as error:  # ValueError: of a memoryview that can be written to
             raise _unhashable(target, tls, protocol, payload[0]) from error
 
     def encode_multi(

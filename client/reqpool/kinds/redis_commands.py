@@ -35,6 +35,7 @@ BLOCKING = frozenset({
 
 _OTHER_CLIENT = "reqpool answers a request once: use a Redis client of its own for it"
 _IN_URL = "put them into the URL: redis://user:password@host:6379/0"
+_LIKE_HTTP = "Redis takes it for a browser's request, and closes the connection"
 _IN_SESSION = "use a session of its own: pool.redis_session(url)"
 
 REFUSED = {
@@ -62,6 +63,8 @@ REFUSED = {
     "HELLO": f"it changes the connection: for RESP3 say protocol=3; as for user and password, {_IN_URL}",
     "RESET": "the pool resets a session's connection by itself",
     "QUIT": "connections are the pool's: close the session, or the pool",
+    "POST": _LIKE_HTTP,
+    "HOST:": _LIKE_HTTP,
 }
 """What no connection of the pool takes, and the way out."""
 

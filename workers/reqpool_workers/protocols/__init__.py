@@ -219,6 +219,11 @@ class StreamProtocol(ABC):
         """May the connection, with nothing unanswered, serve another request?"""
 
     @property
+    def unclean(self) -> bool:
+        """Must :meth:`release` clean the connection, with nothing unanswered, before it serves another?"""
+        return False
+
+    @property
     def begun(self) -> bool:
         """Has a byte of the oldest unanswered request's answer come?
 
@@ -232,7 +237,8 @@ class StreamProtocol(ABC):
         return [READY]
 
     def release(self) -> Sequence[Event] | None:
-        """The session lets go of it, with nothing unanswered: undo what it did, ending with :data:`READY`.
+        """A session lets go of it, or it is :attr:`unclean`; nothing is unanswered. Undo what was done,
+        ending with :data:`READY`.
 
         None, the default: close it instead.
         """

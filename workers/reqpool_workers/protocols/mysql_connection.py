@@ -8,9 +8,10 @@ an error the ERR packet alone.
                  |----hold--------->|
 
 A shared connection is everybody's. The client half refuses what would leave something behind on it; what
-comes about nevertheless (in a stored procedure, say) the server's status flags and session tracking show, and
-the connection is closed after that answer. Held for one session (a pin), it may be changed at will, and is
-reset afterwards, or closed if something might outlast the reset.
+comes about nevertheless (in a trigger, say) the server's status flags and session tracking show, and the
+connection is closed after that answer. Where they may not show it, after an error, which tells of no state,
+or a CALL, which may lock what no server tells of, it is reset. Held for one session (a pin), it may be
+changed at will, and is reset afterwards, or closed if something might outlast the reset.
 """
 
 from __future__ import annotations
@@ -63,8 +64,12 @@ _PLAIN = re.compile(
     + rb"(?:select|insert|update|delete|replace|with|values|table|show|desc|describe|explain|create|drop"
     rb"|alter|truncate|rename|grant|revoke|analyze|check|optimize|repair|load|kill|do|\()\b"
 )
-"""Statements that, having failed, leave nothing behind. One of another sort, a CALL say, may have begun a
-transaction before it failed, and an ERR packet tells of no state."""
+"""Statements that do what their text says, but for functions and triggers. One of another sort, a CALL say,
+may have begun a transaction before it failed, and an ERR packet tells of no state."""
+_MOST = frozenset(
+    word for verb in (b"select", b"insert", b"update", b"delete") for word in (verb, verb.upper())
+)
+"""How nearly all of these begin: looked up in no time."""
 _UNDONE = re.compile(
     _COMMENTS
     + rb"(?!.*\b(?:role|authorization)\b)(?:set|use|create|drop|prepare|deallocate|lock|unlock|start"
@@ -103,6 +108,8 @@ class MysqlConnection(StreamProtocol):
         self._backslashes: bool | None = True  # do they escape? None: not known
         self._held = False
         self._over = False  # nobody must use it again
+        self._unclean = False  # something may be left on it that the server does not tell of
+        self._doubtful = False  # the statement may leave something
         self._lasting = False  # something may outlast a reset
         self._elsewhere = False  # another database may be the current one
         self._resetting = False
@@ -115,8 +122,11 @@ class MysqlConnection(StreamProtocol):
             if payload[:1] != b"\x00":
                 raise UsageError("a payload of mysql begins with byte 0 or 3")
             payload = b"\x03" + render(payload, self._backslashes)
-        if self._held and _TRACKING.search(payload):
-            self._lasting = True
+        if self._held:
+            if _TRACKING.search(payload):
+                self._lasting = True
+        elif payload[1:7] not in _MOST:
+            self._doubtful = not _PLAIN.match(payload)
         self._statement = payload
         if len(payload) < MAX_PACKET_BYTES:
             self._scanner.expect()
@@ -145,7 +155,13 @@ class MysqlConnection(StreamProtocol):
         answer = scanner.take(data)
         if answer is None:
             return ()
-        if scanner.status != self._status or scanner.error or scanner.tracked or scanner.surplus:
+        if (
+            scanner.status != self._status
+            or scanner.error
+            or scanner.tracked
+            or scanner.surplus
+            or self._doubtful
+        ):
             self._judge()
         self._statement = b""
         return ((_OK, answer),)
@@ -172,6 +188,10 @@ class MysqlConnection(StreamProtocol):
         return not self._over
 
     @property
+    def unclean(self) -> bool:
+        return self._unclean
+
+    @property
     def begun(self) -> bool:
         return self._scanner.begun
 
@@ -192,8 +212,8 @@ class MysqlConnection(StreamProtocol):
                 or self._backslashes is None
                 or not status & AUTOCOMMIT
                 or bool(status & _NOT_SHARED)
-                or (error is not None and not _PLAIN.match(self._statement))
             )
+            self._unclean = self._doubtful or error is not None
         else:
             if TRACK_VARIABLES in changed and not _still_utf8(scanner.tracked):
                 self._over = True
@@ -278,7 +298,7 @@ class MysqlConnection(StreamProtocol):
 
     def _settle(self, session: Session) -> None:
         self._session = session
-        self._resetting = False
+        self._resetting = self._unclean = self._doubtful = False
         deprecate_eof = bool(session.capabilities & DEPRECATE_EOF)
         self._scanner = AnswerScanner(self._max_bytes, deprecate_eof, session.status)
         self._status = session.status

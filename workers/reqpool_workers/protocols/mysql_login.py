@@ -74,9 +74,13 @@ _ATTRIBUTES = {b"_client_name": b"reqpool", b"program_name": b"reqpool"}
 _OURS = b"SET NAMES utf8mb4, autocommit=1"
 _TRACKED = (
     _OURS + b", session_track_schema=1, session_track_state_change=1, session_track_transaction_info='STATE'"
-    b", session_track_system_variables='character_set_client,character_set_connection,character_set_results'"
+    b", session_track_system_variables='character_set_client,character_set_connection,character_set_results"
+    b",session_track_state_change,session_track_system_variables'"
 )
 _UNKNOWN_VARIABLE = 1193
+_NO_ROLE = b"IF CURRENT_ROLE() IS NOT NULL THEN SIGNAL SQLSTATE '45000'; END IF"
+"""For MariaDB, whose reset leaves the role that a SET ROLE, perhaps in a routine, has taken. One that the
+account has by default cannot be told from it: then the connection is closed instead."""
 
 _FULL_AUTHENTICATION, _FAST_AUTHENTICATION_DONE = b"\x01\x04", b"\x01\x03"
 _ASK_PUBLIC_KEY = b"\x02"
@@ -125,11 +129,13 @@ class Session(NamedTuple):
         capabilities: the CLIENT_* flags in force.
         tracks: does the server tell of changes to the session's state?
         status: the status flags of the last OK.
+        is_mariadb: is it MariaDB?
     """
 
     capabilities: int
     tracks: bool
     status: int
+    is_mariadb: bool
 
 
 class Greeting(NamedTuple):
@@ -138,6 +144,7 @@ class Greeting(NamedTuple):
     capabilities: int
     salt: bytes
     plugin: bytes
+    is_mariadb: bool
 
 
 def log_in(account: Account, tls: bool) -> Dialogue:
@@ -186,7 +193,7 @@ def log_in(account: Account, tls: bool) -> Dialogue:
     number, payload = yield packet(response, number + 1 & 0xFF)
     status = yield from _authenticate(account, tls, plugin, greeting.salt, number, payload)
     tracks = bool(capabilities & SESSION_TRACK)
-    return (yield from _make_ours(Session(capabilities, tracks, status)))
+    return (yield from _make_ours(Session(capabilities, tracks, status, greeting.is_mariadb)))
 
 
 def hold(session: Session) -> Dialogue:
@@ -211,6 +218,8 @@ def release(session: Session, database: bytes, *, elsewhere: bool) -> Dialogue:
     # it in pieces: InnoDB serves nobody on this connection any more (MariaDB 10.11).
     yield from _command(b"%cROLLBACK" % COM_QUERY)
     yield from _command(bytes((COM_RESET_CONNECTION,)))
+    if session.is_mariadb:
+        yield from _command(bytes((COM_QUERY,)) + _NO_ROLE)
     if elsewhere:
         yield from _command(bytes((COM_INIT_DB,)) + database)
     return (yield from _make_ours(session))
@@ -228,7 +237,7 @@ def read_greeting(payload: bytes) -> Greeting:
     plugin = b""
     with reading("greeting"):
         reader.skip(1)
-        reader.until_nul()  # version
+        version = reader.until_nul()
         reader.skip(4)  # connection id
         salt = reader.take(8)
         reader.skip(1)
@@ -243,7 +252,7 @@ def read_greeting(payload: bytes) -> Greeting:
                 reader.skip(1)
             if capabilities & CLIENT.PLUGIN_AUTH:
                 plugin = reader.take(reader.left).rstrip(b"\0")  # servers before 5.5.10 send no NUL
-    return Greeting(capabilities, salt[:_SALT_BYTES], plugin)
+    return Greeting(capabilities, salt[:_SALT_BYTES], plugin, b"MariaDB" in version)
 
 
 def refused(payload: bytes) -> ConnectFailed:
