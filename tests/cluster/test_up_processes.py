@@ -16,7 +16,7 @@ import pytest
 import reqpool
 from support.cluster import Cluster, cluster
 from support.dns_peer import UdpPeer, echo, silent
-from support.ports import free_port
+from support.ports import three_free_ports
 from support.wait import wait_until
 
 
@@ -117,7 +117,7 @@ def test_a_stop_lets_requests_finish() -> None:
 
 
 def test_a_cluster_on_a_tcp_port_works_and_is_there_once() -> None:
-    with cluster(workers=1, bind=f"tcp://127.0.0.1:{free_port()}") as started, UdpPeer(echo) as peer:
+    with cluster(workers=1, bind=f"tcp://127.0.0.1:{three_free_ports()}") as started, UdpPeer(echo) as peer:
         with reqpool.Pool(started.url) as pool:
             assert pool.udp(peer.address, b"hello").result(10) == b"hello"
         second = reqpool_command("up", "--bind", started.url, XDG_RUNTIME_DIR=started.runtime_dir)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 
 HOST = "127.0.0.1"
@@ -26,3 +28,17 @@ def free_port(host: str = HOST) -> int:
     udp, tcp = udp_tcp_pair(host)
     with udp, tcp:
         return int(tcp.getsockname()[1])
+
+
+def three_free_ports(host: str = HOST) -> int:
+    """Return the first of three adjacent TCP ports that are free now, as a cluster takes them.
+
+    They lie below those that the kernel gives to connections (from 32768 on, ip_local_port_range), any of
+    which may be somebody's an instant later.
+    """
+    while True:
+        first = random.randrange(20_000, 32_000)
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + 3):
+                stack.enter_context(socket.create_server((host, port)))
+            return first

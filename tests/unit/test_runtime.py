@@ -12,7 +12,7 @@ import pytest
 
 from reqpool_ops import runtime
 from reqpool_ops.runtime import CannotStart
-from support.ports import free_port
+from support.ports import three_free_ports
 
 
 @pytest.fixture
@@ -222,18 +222,6 @@ def test_a_port_in_use_is_said_of_each_of_the_three(offset: int) -> None:
     ):
         runtime.check_free(url)
     runtime.check_free(url)
-
-
-def three_free_ports() -> int:
-    """Return the first of three adjacent ports that are free now."""
-    while True:
-        first = free_port()
-        try:
-            for port in (first + 1, first + 2):
-                socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        return first
 
 
 def test_a_lock_is_held_once_and_tells_who_holds_it(short: Path) -> None:
