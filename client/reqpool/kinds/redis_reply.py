@@ -20,8 +20,11 @@ MAX_DEPTH = 128
 """Arrays in arrays. Redis itself makes a handful; a script of a user's may make a hundred."""
 
 _SCALAR2 = rb"[+-][^\r\n]*|:[+-]?[0-9]{1,20}|[$*]-1"
-_SCALAR3 = _SCALAR2 + rb"|_|#[tf]|,(?:[+-]?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|inf)|-?nan)|\([^\r\n]*"
-# A script's big number may be anything: that is its asker's affair, and not of those behind it.
+_SCALAR3 = (
+    _SCALAR2
+    + rb"|_|#[tf]|,(?:[+-]?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|inf)|-?nan)|\([+-]?[0-9]{1,4300}"
+)
+# 4300: what int() takes (sys.int_info.default_max_str_digits).
 
 SCALAR = {2: re.compile(rb"(?:%b)\r\n" % _SCALAR2), 3: re.compile(rb"(?:%b)\r\n" % _SCALAR3)}
 """By protocol: replies of one line."""
