@@ -14,6 +14,7 @@ from .life import Life
 from .pin import MAX_PINS, Pin
 from .requests import Group, Lease, Terms
 from .session import MAX_PENDING, MAX_QUEUED_BYTES, MAX_UNACKED_BATCHES, Session
+from .session import size_bytes as session_size_bytes
 from .worker import Worker
 
 MAX_SESSIONS = 10_000
@@ -25,10 +26,8 @@ MAX_RANGES = 1_000
 """Ranges of dropped seqs remembered of one expired session; with more it is told of none."""
 MAX_TOMBSTONES = 1_000
 """Expired sessions of which the broker still knows what it dropped."""
-MAX_NAMED = 10_000
-"""Workers that a client may name: it is told of no more than 1,000."""
-MAX_KIND_CHARS = 64
-MAX_TRACE_BYTES = 4 << 10
+MAX_ALL_KEPT_BYTES = 1 << 30
+"""Settings kept for all sessions together."""
 OVERLOAD_RETRY_MS = 250
 _RESUBMITTED = int(Flag.RESUBMITTED)
 _OPENS = int(Flag.OPENS)
@@ -58,6 +57,7 @@ class Clients:
             Verb.CANCEL: self._cancel,
             Verb.RESEND: self._resend,
             Verb.UNPIN: self._unpin,
+            Verb.KEEP: self._keep,
         }
 
     def message(self, route: bytes, frames: list[bytes], now_s: float) -> None:
@@ -72,7 +72,7 @@ class Clients:
             self._life.reject(self._outbox.intake, route, Reject.MALFORMED, error.text)
             return
         if verb is Verb.STATUS:
-            self._outbox.intake.append([route, wire.encode(Verb.STATUS, self._report(now_s))])
+            self._outbox.intake.append([route, self._status(now_s)])
             return
         session = self._session_at.get(route)
         if session is None:
@@ -85,6 +85,15 @@ class Clients:
         else:
             self._on[verb](session, *values, now_s)
 
+    def _status(self, now_s: float) -> bytes:
+        report = self._report(now_s)
+        head = wire.encode(Verb.STATUS, report)
+        if len(head) > wire.MAX_MESSAGE_BYTES:
+            # libzmq would close the connection of who asks, again and again.
+            report["workers"] = [{**worker, "sample": {}} for worker in report["workers"]]
+            head = wire.encode(Verb.STATUS, report)
+        return head
+
     def _hello(self, route: bytes, now_s: float, lowest: int, highest: int, about: dict[str, Any]) -> None:
         version = self._life.common_version(self._outbox.intake, route, lowest, highest)
         if version is None:
@@ -93,9 +102,9 @@ class Clients:
         epoch = checks.optional_uint(about.get("epoch"))
         received = checks.uint(about.get("received", 0))
         named = set(checks.array(checks.identity)(about.get("workers", ())))
-        if len(named) > MAX_NAMED:
-            raise ProtocolError(f"more than {MAX_NAMED} workers named")
-        name = checks.text(about.get("name", ""))[:200]
+        if len(named) > wire.MAX_NAMED_WORKERS:
+            raise ProtocolError(f"more than {wire.MAX_NAMED_WORKERS} workers named")
+        name = checks.text(about.get("name", ""))[: wire.MAX_NAME_CHARS]
         pid = checks.uint(about.get("pid", 0))
         session = self.sessions.get(id_)
         if session is None and len(self.sessions) >= MAX_SESSIONS:
@@ -135,8 +144,29 @@ class Clients:
             "workers": self._life.worker_ids(),
             "max_pending": MAX_PENDING,
             "never_ran": session.never_ran,
+            "keeps": self._keeps(),
         }
         self._outbox.intake.append([route, wire.encode(Verb.WELCOME, version, welcome)])
+
+    def _keeps(self) -> int:
+        """How many settings a session may have kept here: none where it might not get them in."""
+        most = wire.SESSION_KEEPS * wire.MAX_SETTINGS_BYTES
+        return wire.SESSION_KEEPS if self._kept_bytes() + most <= MAX_ALL_KEPT_BYTES else 0
+
+    def _kept_bytes(self) -> int:
+        return sum(session.kept.size_bytes for session in self.sessions.values())
+
+    def _keep(self, session: Session, number: int, settings: bytes, now_s: float) -> None:
+        if self._kept_bytes() + len(settings) > MAX_ALL_KEPT_BYTES and session.route is not None:
+            text = "no room for the settings of another session"
+            self._life.reject(self._outbox.intake, session.route, Reject.OVERLOADED, text)
+            return
+        try:
+            session.kept.keep(number, settings)
+        except ProtocolError as error:
+            self._life.malformed["intake"] += 1
+            if session.route is not None:
+                self._life.reject(self._outbox.intake, session.route, Reject.MALFORMED, error.text)
 
     def subscription(self, topic: bytes) -> bool:
         """May somebody subscribe to ``topic``? Only to a session that said HELLO, and only exactly."""
@@ -156,7 +186,12 @@ class Clients:
         self._resend(session, 0, 0.0)
 
     def _submit(
-        self, session: Session, number: int, acked: int, groups: list[wire.Group], now_s: float
+        self,
+        session: Session,
+        number: int,
+        acked: int,
+        groups: list[wire.Group | wire.Unread],
+        now_s: float,
     ) -> None:
         if number != session.submitted + 1:
             if number > session.submitted and session.route is not None:
@@ -169,10 +204,21 @@ class Clients:
             self._life.reject(self._outbox.intake, session.route, Reject.OVERLOADED, text)
             return
         session.submitted = number
+        unread: list[wire.Unread] = []
         for group in groups:
             self._ledger.submitted += len(group.seqs)
+            if isinstance(group, wire.Unread):
+                unread.append(group)
+                continue
+            if group.kept is not None:
+                try:
+                    group = group._replace(settings=session.kept.find(group.kept))
+                except ProtocolError as error:
+                    resubmitted = bool(group.flags & _RESUBMITTED)
+                    unread.append(wire.Unread(b"", group.seqs, resubmitted, error.text))
+                    continue
             deadline_s = now_s + group.span_ms / 1000
-            size_bytes = sum(map(len, group.payloads)) + len(group.settings)
+            size_bytes = session_size_bytes(group)
             if (
                 (group.flags & _RESUBMITTED or (group.pin is not None and not group.flags & _OPENS))
                 and session.must_hold(now_s)
@@ -181,9 +227,25 @@ class Clients:
                 session.hold(group, deadline_s)
             else:
                 self._admit(session, group, deadline_s, now_s)
+        if unread:
+            self._refuse(session, unread)
+
+    def _refuse(self, session: Session, groups: list[wire.Unread]) -> None:
+        """End the requests of groups that cannot be used: one verdict for all that are wrong alike."""
+        self._life.malformed["intake"] += len(groups)
+        alike: dict[tuple[str, bool | None], dict[int, None]] = {}
+        for group in groups:
+            unknown = session.unknown(group.seqs)  # what is known ends by itself
+            for seq in group.seqs:
+                if seq in unknown:
+                    sent = None if group.resubmitted and session.may_have_run(seq) else False
+                    alike.setdefault((f"the broker cannot use it: {group.text}", sent), {})[seq] = None
+        for (text, sent), seqs in alike.items():
+            self._ledger.fail(session, seqs, Code.PROTOCOL, text, sent=sent)
 
     def _admit(self, session: Session, group: wire.Group, deadline_s: float, now_s: float) -> None:
         seqs, payloads = group.seqs, group.payloads
+        own_bytes = 0 if group.kept is not None else len(group.settings)
         refusal = ""
         try:
             group = self._resolved(group)
@@ -201,6 +263,7 @@ class Clients:
             deadline_s,
             group.settings,
             group.pin,
+            own_bytes,
         )
         if group.flags & _RESUBMITTED or not fresh:
             self._claim(session, terms, group)
@@ -218,7 +281,7 @@ class Clients:
                 return
         if refusal:
             self._ledger.fail(session, seqs, Code.USAGE, refusal, origin=group.origins[0], sent=False)
-        elif not self._has_room(session, len(seqs), sum(map(len, payloads)) + len(group.settings)):
+        elif not self._has_room(session, len(seqs), sum(map(len, payloads)) + own_bytes):
             text = f"the broker holds {session.pending} requests of this session, or too much in all"
             self._ledger.fail(
                 session, seqs, Code.OVERLOADED, text, sent=False, retry_after_ms=OVERLOAD_RETRY_MS
@@ -249,10 +312,10 @@ class Clients:
             UsageError: for a name it does not know, or something that no worker would take.
         """
         # What is repeated to its client for each of 512 requests, or handed on as it is, must be short.
-        if len(group.kind) > MAX_KIND_CHARS:
-            raise UsageError(f"a kind's name has at most {MAX_KIND_CHARS} characters")
-        if group.trace is not None and len(group.trace) > MAX_TRACE_BYTES:
-            raise UsageError(f"a trace context has at most {MAX_TRACE_BYTES} bytes")
+        if len(group.kind) > wire.MAX_KIND_CHARS:
+            raise UsageError(f"a kind's name has at most {wire.MAX_KIND_CHARS} characters")
+        if group.trace is not None and len(group.trace) > wire.MAX_TRACE_BYTES:
+            raise UsageError(f"a trace context has at most {wire.MAX_TRACE_BYTES} bytes")
         if group.pin is not None and not group.flags & _OPENS:
             return group  # where it goes is settled, whatever is configured now
         config = self._ledger.origins.config
@@ -262,7 +325,9 @@ class Clients:
         if len({settings for _, settings in resolved}) > 1:
             raise UsageError("upstreams that are tried in turn must have equal settings (passwords, TLS)")
         if any(len(name) > wire.MAX_ORIGIN_CHARS for name, _ in resolved):
-            raise UsageError(f"an origin has at most {wire.MAX_ORIGIN_CHARS} characters")
+            raise UsageError(
+                f"with what the configuration adds an origin has over {wire.MAX_ORIGIN_CHARS} characters"
+            )
         return group._replace(origins=tuple(name for name, _ in resolved), settings=resolved[0][1])
 
     def _open_pin(self, session: Session, terms: Terms, seqs: tuple[int, ...], now_s: float) -> bool:

@@ -261,6 +261,7 @@ class _Reader:
 
     def _tls(self, at: Place, about: object) -> Tls | None:
         """Read a table ``tls``, and see whether the files that it names can be used."""
+        problems_before = len(self.problems)
         table = self._table(at, about)
         self._check_keys(at, table, (*_TLS_TEXTS, "verify"))
         texts = self._texts(at, table, _TLS_TEXTS)
@@ -291,10 +292,13 @@ class _Reader:
             reason = getattr(error, "reason", None) or error
             self._problem((*at, "cert"), f"not a certificate and its key, unencrypted ({reason})")
         try:
-            return Tls(verify=bool(verify), server_name=texts.get("server_name"), **paths)
+            tls = Tls(verify=bool(verify), server_name=texts.get("server_name"), **paths)
+            if len(self.problems) == problems_before:
+                tls.settings()  # are they small enough to travel?
         except UsageError as error:
             self._problem(at, error.text)
             return None
+        return tls
 
     # --- values ---
 

@@ -158,9 +158,13 @@ class Ledger:
         outbox = self.outbox.workers
         for worker, groups in self._leases.items():
             if worker.route is not None:
-                for batch in batches(groups):
+                for batch in batches(groups, worker.keeping):
+                    for fresh in worker.keeping.take_fresh():
+                        keep = wire.encode(Verb.KEEP, self.epoch, worker.heartbeat_seen, *fresh)
+                        outbox.append([worker.route, keep])
                     head = wire.encode(Verb.LEASE, self.epoch, worker.heartbeat_seen, batch)
                     outbox.append([worker.route, head])
+                worker.keeping.end_turn()
         self._leases.clear()
         for worker, by_session in self._cancels.items():
             if worker.route is not None:
@@ -212,6 +216,14 @@ class Ledger:
         now_s: float,
     ) -> None:
         terms = group.terms
+        if len(terms.settings) > worker.max_settings_bytes:
+            text = (
+                f"the settings have {len(terms.settings)} bytes; worker {worker.name!r}, an older version, "
+                f"takes {worker.max_settings_bytes}"
+            )
+            self._end_unleased(terms, seqs, Code.USAGE, text)
+            self._end_opening(terms)
+            return
         if terms.pin is not None and not terms.goes_to_pin:
             pin = terms.session.pins.get(terms.pin)
             if pin is None or pin.worker is not None:
@@ -296,19 +308,15 @@ class Ledger:
 
     def _end_gone(self, terms: Terms, seqs: Iterable[int]) -> None:
         """End requests whose held connection is no more."""
+        text = "the connection held for this session is gone, and what was not committed with it"
+        self._end_unleased(terms, seqs, Code.CONNECTION_LOST, text)
+
+    def _end_unleased(self, terms: Terms, seqs: Iterable[int], code: Code, text: str) -> None:
+        """End requests that are neither queued nor leased at this moment."""
         numbers = tuple(seqs)
         for seq in numbers:
             terms.session.open.pop(seq, None)
-        text = "the connection held for this session is gone, and what was not committed with it"
-        self.fail(
-            terms.session,
-            numbers,
-            Code.CONNECTION_LOST,
-            text,
-            origin=terms.origins[0],
-            phase="queue",
-            sent=False,
-        )
+        self.fail(terms.session, numbers, code, text, origin=terms.origins[0], phase="queue", sent=False)
 
     # --- ends -------------------------------------------------------------------------------------
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from reqpool import wire
+from reqpool.keeping import Keeping
+
+GROUP_BYTES = 64
+"""About what a lease group takes besides what varies in it."""
 
 
 class Outbox:
@@ -22,12 +26,25 @@ class Outbox:
         self.workers: list[list[bytes]] = []
 
 
-def batches(groups: list[wire.LeaseGroup]) -> Iterable[list[wire.LeaseGroup]]:
-    """Split lease groups into messages of about MAX_BATCH_BYTES."""
+def batches(groups: list[wire.LeaseGroup], keeping: Keeping) -> Iterable[list[wire.LeaseGroup]]:
+    """Split lease groups into messages of about MAX_BATCH_BYTES.
+
+    Args:
+        groups: with their settings.
+        keeping: which of those the worker keeps; what is to be sent before a message gathers there.
+    """
     batch: list[wire.LeaseGroup] = []
     size_bytes = 0
     for group in groups:
-        group_bytes = sum(map(len, group.payloads)) + len(group.settings) + len(group.trace or b"")
+        if group.settings and (kept := keeping.place(group.settings)) is not None:
+            group = group._replace(settings=b"", kept=kept)
+        group_bytes = (
+            sum(map(len, group.payloads))
+            + len(group.settings)
+            + len(group.trace or b"")
+            + 4 * len(group.origin)
+            + GROUP_BYTES
+        )
         if batch and size_bytes + group_bytes > wire.MAX_BATCH_BYTES:
             yield batch
             batch, size_bytes = [], 0

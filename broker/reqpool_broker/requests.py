@@ -34,10 +34,23 @@ class Terms:
         pin: number of the held connection they are for, or None.
         trace: trace context or None.
         settings: what the worker needs for a connection.
+        own_bytes: size of the settings, if they came with these requests alone; 0 if they are kept, or stand
+            in the configuration.
         deadline_s: broker-monotonic instant at which the requests end in any case.
     """
 
-    __slots__ = ("deadline_s", "flags", "kind", "origins", "pin", "priority", "session", "settings", "trace")
+    __slots__ = (
+        "deadline_s",
+        "flags",
+        "kind",
+        "origins",
+        "own_bytes",
+        "pin",
+        "priority",
+        "session",
+        "settings",
+        "trace",
+    )
 
     def __init__(
         self,
@@ -50,6 +63,7 @@ class Terms:
         deadline_s: float,
         settings: bytes = b"",
         pin: int | None = None,
+        own_bytes: int = 0,
     ) -> None:
         self.session = session
         self.kind = kind
@@ -59,6 +73,7 @@ class Terms:
         self.trace = trace
         self.settings = settings
         self.pin = pin
+        self.own_bytes = own_bytes
         self.deadline_s = deadline_s
 
     @property
@@ -121,7 +136,7 @@ class Group:
         self.due_s = terms.deadline_s
         self.start = 0
         self.gone = 0
-        self.settings_bytes = len(terms.settings)
+        self.settings_bytes = terms.own_bytes
         self.queue: FairQueue | None = None
 
     def waiting(self) -> list[int]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reqpool import wire
+from reqpool.keeping import Kept
 from reqpool.wire import Verb
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ MAX_PENDING = 200_000
 """Requests held for one session."""
 MAX_UNACKED_BATCHES = 4 * ROOM_BATCHES
 """Unacknowledged result batches, the broker's own verdicts included, past which it submits nothing more."""
-MAX_SEQ = 2**64
+MAX_SEQ = wire.MAX_NUMBER
 MAX_QUEUED_BYTES = 256 << 20
 """Payload bytes waiting for one session."""
 
@@ -72,6 +73,7 @@ class Session:
         let_go: numbers of pins its client let go of when they were not known here: an earlier life's,
             perhaps, of which a worker is still to report (a dict used as an ordered set).
         held_bytes: payloads in ``held``.
+        kept: settings that came with KEEP, for its groups to name.
     """
 
     def __init__(self, id_: bytes, now_s: float) -> None:
@@ -103,6 +105,7 @@ class Session:
         self.pins: dict[int, Pin] = {}
         self.let_go: dict[int, None] = {}
         self.held_bytes = 0
+        self.kept = Kept(wire.SESSION_KEEPS)
         self.done = 0
 
     def begin(self, route: bytes, *, resumed: bool, epoch_changed: bool, now_s: float) -> None:
@@ -110,6 +113,7 @@ class Session:
         unless the session is resumed."""
         self.route = route
         self.subscribed = False
+        self.kept.clear()
         self.last_heard_s = now_s
         self.submitted = self.heartbeat_seen = self.heartbeats_sent = 0
         self.resumed = resumed
@@ -128,6 +132,7 @@ class Session:
         self.route = None
         self.subscribed = False
         self.ended = True
+        self.kept.clear()
         self.take_held()
         self.awaited = set()
 
@@ -159,7 +164,7 @@ class Session:
     def hold(self, group: wire.Group, deadline_s: float) -> None:
         """Keep a group back until the old workers have reported."""
         self.held.append((group, deadline_s))
-        self.held_bytes += _size_bytes(group)
+        self.held_bytes += size_bytes(group)
 
     def take_held(self) -> list[tuple[wire.Group, float]]:
         """Return what was held back, which it is no longer."""
@@ -231,8 +236,9 @@ class Session:
         }
 
 
-def _size_bytes(group: wire.Group) -> int:
-    return sum(map(len, group.payloads)) + len(group.settings)
+def size_bytes(group: wire.Group) -> int:
+    """What a group takes; settings that are kept are there once for all."""
+    return sum(map(len, group.payloads)) + (len(group.settings) if group.kept is None else 0)
 
 
 def _without(group: wire.Group, gone: set[int]) -> wire.Group:

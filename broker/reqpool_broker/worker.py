@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal
 
+from reqpool import wire
+from reqpool.keeping import Keeping
 from reqpool.wire import KindInfo
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ class Worker:
             acknowledged by their clients.
         sample: the psutil figures of its last heartbeat.
         unconfirmed_bytes: results received since the last heartbeat to it.
+        keeping: which settings it keeps for this connection.
+        max_settings_bytes: the largest it takes.
         full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
     """
 
@@ -80,14 +84,26 @@ class Worker:
         self.sample: dict[str, Any] = {}
         self.full = False
         self.unconfirmed_bytes = 0
+        self.keeping = Keeping()
+        self.max_settings_bytes = wire.MAX_SETTINGS_BYTES
 
     @property
     def able(self) -> bool:
         """May it be leased more?"""
         return self.state == "live" and self.route is not None and not self.full
 
-    def connect(self, route: bytes, name: str, pid: int, kinds: dict[str, KindInfo], now_s: float) -> None:
-        """Begin a new connection: heartbeats and RESULTS count from 1 again."""
+    def connect(
+        self,
+        route: bytes,
+        name: str,
+        pid: int,
+        kinds: dict[str, KindInfo],
+        keeps: int | None,
+        now_s: float,
+    ) -> None:
+        """Begin a new connection: heartbeats and RESULTS count from 1 again, and it keeps no settings yet."""
+        self.keeping = Keeping(keeps or 0)
+        self.max_settings_bytes = wire.UNTOLD_SETTINGS_BYTES if keeps is None else wire.MAX_SETTINGS_BYTES
         self.route = route
         self.name = name
         self.pid = pid

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from reqpool import checks, wire
-from reqpool.errors import ProtocolError
+from reqpool.errors import Code, ProtocolError
 from reqpool.wire import Reject, Verb
 
 from .clients import MAX_SESSIONS, Clients
@@ -84,12 +84,13 @@ class Workers:
         if version is None:
             return
         id_ = checks.identity(about.get("worker"))
-        name = checks.text(about.get("name", ""))[:200]
+        name = checks.text(about.get("name", ""))[: wire.MAX_NAME_CHARS]
         pid = checks.uint(about.get("pid", 0))
         kinds = wire.kinds(about.get("kinds", ()))
         held = wire.held(about.get("held", ()))
         slots = wire.slots(about.get("slots", ()))
         pins = wire.pins(about.get("pins", ()))
+        keeps = checks.optional_uint(about.get("keeps"))
         worker = self._ledger.workers.get(id_)
         if worker is None and len(self._ledger.workers) >= MAX_WORKERS:
             self._life.reject(self._outbox.workers, route, Reject.OVERLOADED, "too many workers")
@@ -102,7 +103,7 @@ class Workers:
         if worker.route is not None:
             self._worker_at.pop(worker.route, None)
         self._worker_at[route] = worker
-        worker.connect(route, name, pid, kinds, now_s)
+        worker.connect(route, name, pid, kinds, keeps, now_s)
         self._life.change_membership()
         welcome = {
             "epoch": self._life.epoch,
@@ -168,7 +169,7 @@ class Workers:
         blobs: list[bytes],
         now_s: float,
         number: int,
-        groups: list[tuple[bytes, tuple[int, ...], int]],
+        groups: list[tuple[bytes, tuple[int, ...], int] | wire.Unread],
     ) -> None:
         if number != worker.received + 1:
             if number > worker.received and worker.route is not None:
@@ -180,7 +181,11 @@ class Workers:
         worker.unconfirmed_bytes += sum(map(len, blobs))
         if worker.unconfirmed_bytes > CONFIRM_BYTES:
             self._beat(worker, now_s)
-        for (session_id, seqs, failed), blob in zip(groups, blobs, strict=True):
+        for group, blob in zip(groups, blobs, strict=True):
+            if isinstance(group, wire.Unread):
+                self._give_up(worker, group, now_s)
+                continue
+            session_id, seqs, failed = group
             session = self.sessions.get(session_id)
             if session is None:
                 continue
@@ -199,9 +204,27 @@ class Workers:
             worker.full = full
             self._life.change_membership()
 
-    def _return(self, worker: Worker, groups: Iterable[tuple[bytes, tuple[int, ...]]], now_s: float) -> None:
+    def _give_up(self, worker: Worker, group: wire.Unread, now_s: float) -> None:
+        """End what a group of a worker's speaks of, as far as can be read, but not what it says of it."""
+        self._life.malformed["workers"] += 1
+        session = self.sessions.get(group.session)
+        if session is not None:
+            details = wire.encode_error(f"its worker sent what cannot be read: {group.text}")
+            failed = wire.Failed(group.session, group.seqs, Code.PROTOCOL, True, details)
+            self._ledger.retry(worker, session, failed, now_s)
+
+    def _return(
+        self,
+        worker: Worker,
+        groups: Iterable[tuple[bytes, tuple[int, ...]] | wire.Unread],
+        now_s: float,
+    ) -> None:
         full = False
-        for session_id, seqs in groups:
+        for group in groups:
+            if isinstance(group, wire.Unread):
+                self._give_up(worker, group, now_s)
+                continue
+            session_id, seqs = group
             session = self.sessions.get(session_id)
             if session is not None:
                 full |= self._ledger.hand_back(worker, session, seqs, now_s)
@@ -210,8 +233,11 @@ class Workers:
             worker.full = True
             self._life.change_membership()
 
-    def _retry(self, worker: Worker, groups: Iterable[wire.Failed], now_s: float) -> None:
+    def _retry(self, worker: Worker, groups: Iterable[wire.Failed | wire.Unread], now_s: float) -> None:
         for failed in groups:
+            if isinstance(failed, wire.Unread):
+                self._give_up(worker, failed, now_s)
+                continue
             session = self.sessions.get(failed.session)
             if session is not None:
                 self._ledger.retry(worker, session, failed, now_s)

@@ -123,15 +123,18 @@ class Link:
         self._intake_sent = True
         return sockets.events(self._intake)[1]
 
-    def send(self, frame: bytes) -> None:
-        """Send one head through the intake socket; never blocks."""
-        if self._intake is not None:
-            self._intake_sent = True
-            try:
-                sockets.send(self._intake, [frame])
-            except zmq.Again:
-                # A heartbeat or the like that finds the queue full: liveness tells what comes of it.
-                log.debug("the broker takes no more for now")
+    def send(self, frame: bytes) -> bool:
+        """Send one head through the intake socket; never blocks. Returns False if it was not taken."""
+        if self._intake is None:
+            return False
+        self._intake_sent = True
+        try:
+            sockets.send(self._intake, [frame])
+        except zmq.Again:
+            # A heartbeat or the like that finds the queue full: liveness tells what comes of it.
+            log.debug("the broker takes no more for now")
+            return False
+        return True
 
     def has_messages(self) -> bool:
         """Is there more to be read at once? Reads EVENTS where that is needed before a sleep."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import wire
 from .future import Future
+from .keeping import Keeping
 
 _IDEMPOTENT = int(wire.Flag.IDEMPOTENT)
 _OPENS = int(wire.Flag.OPENS)
@@ -17,7 +18,11 @@ BUCKETS_PER_S = 64
 
 
 def next_batch(
-    queue: deque[Future[Any]], connection: int, now_s: float, most: int = wire.MAX_BATCH_REQUESTS
+    queue: deque[Future[Any]],
+    connection: int,
+    now_s: float,
+    keeping: Keeping,
+    most: int = wire.MAX_BATCH_REQUESTS,
 ) -> tuple[list[Any], float]:
     """Take the requests of one SUBMIT off the queue's left end and group them.
 
@@ -28,13 +33,14 @@ def next_batch(
         queue: what to send, oldest first.
         connection: number of the connection they will be sent on, from 1.
         now_s: monotonic clock; spans are counted from here.
+        keeping: which settings the broker keeps; what is to be sent before the SUBMIT gathers there.
         most: requests to take at most.
 
     Returns:
         The groups in :class:`~reqpool.wire.Group`'s order, none if nothing was left to send, and the
         earliest deadline among them (at most 1/64 s early).
     """
-    groups: dict[tuple[Any, ...], tuple[list[int], list[bytes]]] = {}
+    groups: dict[tuple[Any, ...], tuple[list[int], list[bytes], int | None]] = {}
     last_key: tuple[Any, ...] | None = None
     seqs: list[int] = []
     payloads: list[bytes] = []
@@ -46,20 +52,24 @@ def next_batch(
             continue
         payload = future.payload
         size += len(payload)
+        key = (future.route, future.priority, int(future.deadline_s * BUCKETS_PER_S), future.resubmitted)
+        kept = None
+        if key != last_key and future.route.settings and key not in groups:
+            kept = keeping.place(future.route.settings)
+            size += len(future.route.settings) if kept is None else 0
         if size > wire.MAX_BATCH_BYTES and count:
             queue.appendleft(future)
             break
         count += 1
         future.connection = connection
-        key = (future.route, future.priority, int(future.deadline_s * BUCKETS_PER_S), future.resubmitted)
         if key != last_key:
             last_key = key
-            seqs, payloads = groups.setdefault(key, ([], []))
+            seqs, payloads, _ = groups.setdefault(key, ([], [], kept))
         seqs.append(future.seq)
         payloads.append(payload)
     earliest_s = math.inf
     entries = []
-    for (route, priority, bucket, resubmitted), (seqs, payloads) in groups.items():
+    for (route, priority, bucket, resubmitted), (seqs, payloads, kept) in groups.items():
         earliest_s = min(earliest_s, bucket / BUCKETS_PER_S)
         # From the bucket's end and rounded up: nobody is timed out before the span that was asked for.
         span_ms = math.ceil(((bucket + 1) / BUCKETS_PER_S - now_s) * 1000)
@@ -74,7 +84,8 @@ def next_batch(
                 None,
                 seqs,
                 payloads,
-                route.settings,
+                route.settings if kept is None else b"",
+                kept,
             )
         )
     return entries, earliest_s

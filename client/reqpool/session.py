@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from . import checks, wire
 from .errors import ProtocolError
+from .keeping import Keeping
 from .wire import Reject, Verb
 
 BACKOFF_FIRST_S = 0.05
@@ -22,7 +23,7 @@ BACKOFF_MOST_S = 1.0
 BATCHES_PER_ACK = 8
 """Result batches after which an acknowledgement is sent without waiting for the next heartbeat."""
 MOST_WORKERS = 1000
-"""Workers named in HELLO at most: the last that were heard of."""
+"""Workers named in HELLO: the last that were heard of. A broker takes :data:`.wire.MAX_NAMED_WORKERS`."""
 
 
 class State(Enum):
@@ -131,6 +132,7 @@ class Session:
         ignored: messages that were illegal, or stale.
         repeated: result batches that came twice.
         gaps: times a missing batch was asked for.
+        keeping: which settings the broker keeps for this connection.
     """
 
     def __init__(
@@ -146,7 +148,10 @@ class Session:
         self.ignored = 0
         self.repeated = 0
         self.gaps = 0
-        self._about: dict[str, Any] = {"session": session_id, "name": name, "pid": pid}
+        self.keeping = Keeping()
+        self._about: dict[str, Any] = {
+            "session": session_id, "name": wire.sendable(name, wire.MAX_NAME_CHARS), "pid": pid,
+        }  # fmt: skip
         self._random_unit = random_unit
         self._failures = 0
         self._next_dial_s = -math.inf
@@ -225,7 +230,7 @@ class Session:
             if fields[0] != self._epoch:
                 raise ProtocolError(f"{verb.name} of epoch {fields[0]}, expected {self._epoch}")
             # The blob is read before anything changes; a repeated one is read in vain, but is rare.
-            flat = wire.decode_blob(blob) if verb is Verb.RESULTS and blob is not None else ()
+            flat = self._entries(blob) if verb is Verb.RESULTS and blob is not None else ()
             if verb is Verb.GOODBYE:
                 return self._lose(now_s, f"the broker stops: {fields[1]}")
             actions = self._heard(now_s)
@@ -258,6 +263,10 @@ class Session:
         """Begin anew from what is settled: something was cut short, and where is not known."""
         self._received = self._settled
         return [] if self.state is State.CLOSED else self._lose(now_s, "a signal handler raised in mid-turn")
+
+    def give_in(self, now_s: float, text: str) -> list[Action]:
+        """Note that a message could not be sent: all that is pending is submitted on a new connection."""
+        return self._lose(now_s, text)
 
     def give_up(self, now_s: float, text: str) -> list[Action]:
         """Note that what an action asked for cannot be dialled, and why."""
@@ -311,6 +320,7 @@ class Session:
         resumed = checks.boolean(about.get("resumed", False))
         workers = checks.array(checks.identity)(about.get("workers", ()))
         never_ran = checks.array(_seq_range)(about.get("never_ran", ()))
+        keeps = checks.uint(about.get("keeps", 0))
         if not wire.LOWEST_VERSION <= version <= wire.VERSION or not 0 < heartbeat_ms < liveness_ms:
             raise ProtocolError(f"WELCOME to version {version}, heartbeat {heartbeat_ms}/{liveness_ms} ms")
         self._move(Event.WELCOME)
@@ -323,6 +333,7 @@ class Session:
         self._epoch = epoch
         self._know(workers)
         self.refusal = None
+        self.keeping = Keeping(keeps)
         self._heartbeat_s = heartbeat_ms / 1000
         self._liveness_s = liveness_ms / 1000
         self._heard_s = self._seen_moved_s = now_s
@@ -362,6 +373,15 @@ class Session:
         opened = Opened(self._never_ran)
         self._never_ran = ()
         return [opened]
+
+    def _entries(self, blob: bytes) -> tuple[Any, ...]:
+        """Read a blob. One that is malformed is not asked for again: it would be no better, and what comes
+        behind it would never be read."""
+        try:
+            return wire.decode_blob(blob)
+        except ProtocolError:
+            self.ignored += 1
+            return wire.readable_entries(blob)
 
     def _results(self, number: int, flat: tuple[Any, ...], now_s: float, actions: list[Action]) -> None:
         if number <= self._received:

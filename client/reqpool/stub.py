@@ -531,7 +531,7 @@ class Stub:
             for _ in range(MESSAGES_PER_TURN):
                 if not queue or not link.has_room():
                     break
-                groups, earliest_s = next_batch(queue, session.connection, now_s, most)
+                groups, earliest_s = next_batch(queue, session.connection, now_s, session.keeping, most)
                 if groups:
                     self._submit(groups)
                     table.expect(earliest_s + CLUSTER_GRACE_S)
@@ -553,7 +553,13 @@ class Stub:
             # A kind's fault. One request must not end the others.
             self._separate(seqs_of(groups), str(error))
             return
-        self._link.send(frame)
+        keeping = self._session.keeping
+        frames = [wire.encode(wire.Verb.KEEP, *fresh) for fresh in keeping.take_fresh()]
+        keeping.end_turn()
+        if not all(map(self._link.send, (*frames, frame))):
+            # Room was asked for one message, and what comes behind one that is missing would be misread.
+            now_s = monotonic()
+            self._act(self._session.give_in(now_s, "the broker takes no more for now"), now_s)
         self._batches_out += 1
 
     def _end_s(self, future: Future[Any]) -> float:

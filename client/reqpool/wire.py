@@ -35,7 +35,7 @@ from .checks import (
     text,
     uint,
 )
-from .errors import ProtocolError
+from .errors import Code, ProtocolError
 
 VERSION = 1
 """The protocol version this code speaks."""
@@ -58,6 +58,8 @@ CLUSTER_GRACE_MS = 200
 
 MAX_BATCH_REQUESTS = 512
 """Most requests or results in one message."""
+MAX_REFUSED_REQUESTS = 8 * MAX_BATCH_REQUESTS
+"""Requests in one SUBMIT that are refused one by one; with more it counts as unreadable."""
 MAX_BATCH_BYTES = 1 << 20
 """Size at which a batch is sent; one single larger payload travels alone."""
 MAX_PAYLOAD_BYTES = 16 << 20
@@ -73,10 +75,32 @@ MAX_SLOTS = 1_000_000
 MAX_SPAN_MS = 24 * 3600 * 1000
 """Longest timeout that can be asked for."""
 MAX_ORIGIN_CHARS = 1024
-MAX_SETTINGS_BYTES = 64 << 10
-"""Largest settings of a connection: certificates and keys are some KiB."""
+MAX_SETTINGS_BYTES = 1 << 20
+"""Largest settings of a connection. A file of all public authorities has 200 to 800 KiB."""
+UNTOLD_SETTINGS_BYTES = 64 << 10
+"""What a worker takes that does not say how many settings it keeps: one from before KEEP."""
+KEPT_FROM_BYTES = 1 << 10
+"""Settings from this size on are kept by the receiver, see :mod:`.keeping`."""
+SESSION_KEEPS = 8
+"""How many settings the broker keeps for one session."""
+WORKER_KEEPS = 64
+"""How many settings a worker keeps for the broker."""
 MAX_ORIGINS = 8
 """Most upstreams that one request may try in turn."""
+MAX_KIND_CHARS = 64
+MAX_TRACE_BYTES = 4 << 10
+MAX_NUMBER = 2**64 - 1
+"""Largest integer that msgpack carries: of seqs, pins and flags."""
+MAX_NAME_CHARS = 200
+"""Of the name that a client or a worker has for people; a longer one is cut."""
+MAX_ERROR_CHARS = 2_000
+"""Of an error's text; a longer one is cut."""
+MAX_ERROR_BYTES = 16 << 10
+"""Of an error's details: they are repeated for each of up to 512 requests in one message."""
+MAX_NAMED_WORKERS = 10_000
+"""Most workers that a client may name in HELLO. Ours names the last 1,000 it heard of."""
+MAX_SAMPLE_ORIGINS = 200
+"""Origins in a worker's sample: those with the most to do."""
 LOWEST_PRIORITY = 2
 """Priorities are 0 (first), 1 (default) and 2 (last)."""
 
@@ -96,6 +120,7 @@ class Verb(IntEnum):
     RESULTS = 19
     UNPIN = 20
     WORKERS = 21
+    KEEP = 22
     LEASE = 32
     RETURN = 33
     RETRY = 34
@@ -149,6 +174,7 @@ class Group(NamedTuple):
         seqs: sequence numbers, u64, ascending or not, each once in a session's life.
         payloads: one for each of ``seqs``.
         settings: what the kind's worker half needs for a connection; empty if nothing.
+        kept: number under which the receiver keeps the settings (then ``settings`` is empty), or None.
     """
 
     kind: str
@@ -161,6 +187,7 @@ class Group(NamedTuple):
     seqs: tuple[int, ...]
     payloads: tuple[bytes, ...]
     settings: bytes = b""
+    kept: int | None = None
 
 
 class LeaseGroup(NamedTuple):
@@ -179,6 +206,7 @@ class LeaseGroup(NamedTuple):
         payloads: one for each of ``seqs``.
         settings: as in :class:`Group`.
         wait_ms: how long it may wait for a connection; None: until its end.
+        kept: as in :class:`Group`.
     """
 
     session: bytes
@@ -193,6 +221,7 @@ class LeaseGroup(NamedTuple):
     payloads: tuple[bytes, ...]
     settings: bytes = b""
     wait_ms: int | None = None
+    kept: int | None = None
 
 
 class Failed(NamedTuple):
@@ -211,6 +240,22 @@ class Failed(NamedTuple):
     code: int
     sent: bool
     details: bytes
+
+
+class Unread(NamedTuple):
+    """A group that is malformed or over a bound, in a message whose other groups are not.
+
+    Attributes:
+        session: id of the session; empty in a SUBMIT, whose sender is the session, or if it cannot be read.
+        seqs: its requests; empty if they cannot be read.
+        resubmitted: may they be known already?
+        text: what is wrong.
+    """
+
+    session: bytes
+    seqs: tuple[int, ...]
+    resubmitted: bool
+    text: str
 
 
 class KindInfo(NamedTuple):
@@ -232,12 +277,13 @@ class KindInfo(NamedTuple):
 # --- checks -------------------------------------------------------------------------------------
 
 _INT = {int}
+_RESUBMITTED = int(Flag.RESUBMITTED)
 _BYTES = {bytes}
 
 
 def origin(value: Any) -> str:
     if type(value) is not str or not 0 < len(value) <= MAX_ORIGIN_CHARS:
-        raise ProtocolError("expected an origin: a string of 1 to 1024 characters")
+        raise ProtocolError(f"expected an origin: a string of 1 to {MAX_ORIGIN_CHARS} characters")
     return value
 
 
@@ -251,14 +297,20 @@ def _payloads(value: Any) -> tuple[bytes, ...]:
     if type(value) is not tuple or set(map(type, value)) != _BYTES:
         raise ProtocolError("expected payloads: a non-empty array of bytes")
     if max(map(len, value)) > MAX_PAYLOAD_BYTES:
-        raise ProtocolError("a payload is over 16 MiB")
+        raise ProtocolError(f"a payload is over {MAX_PAYLOAD_BYTES >> 20} MiB")
     return value
 
 
 def _origins(value: Any) -> tuple[str, ...]:
     if type(value) is not tuple or not 0 < len(value) <= MAX_ORIGINS:
-        raise ProtocolError("expected 1 to 8 origins")
+        raise ProtocolError(f"expected 1 to {MAX_ORIGINS} origins")
     return tuple(origin(item) for item in value)
+
+
+def _kind_name(value: Any) -> str:
+    if not 0 < len(text(value)) <= MAX_KIND_CHARS:
+        raise ProtocolError(f"expected a kind's name: a string of 1 to {MAX_KIND_CHARS} characters")
+    return str(value)
 
 
 def _span(value: Any) -> int:
@@ -277,7 +329,7 @@ def _matched(make: type[Any]) -> Callable[..., Any]:
     def made(*values: Any) -> Any:
         group = make(*values)
         if len(group.seqs) != len(group.payloads) or len(group.seqs) > MAX_BATCH_REQUESTS:
-            raise ProtocolError("seqs and payloads differ in length, or are more than 512")
+            raise ProtocolError(f"seqs and payloads differ in length, or are more than {MAX_BATCH_REQUESTS}")
         return group
 
     return made
@@ -285,18 +337,19 @@ def _matched(make: type[Any]) -> Callable[..., Any]:
 
 def _settings(value: Any) -> bytes:
     if len(blob(value)) > MAX_SETTINGS_BYTES:
-        raise ProtocolError("settings of over 64 KiB")
+        raise ProtocolError(f"settings of {len(value)} bytes, at most {MAX_SETTINGS_BYTES} are allowed")
     return bytes(value)
 
 
 _explained_group = record(
     _matched(Group),
     text, _origins, _span, uint, _priority, optional_uint, optional_blob, seqs, _payloads, _settings,
+    optional_uint,
 )  # fmt: skip
 _explained_lease_group = record(
     _matched(LeaseGroup),
     identity, text, origin, _span, uint, uint, optional_uint, optional_blob, seqs, _payloads, _settings,
-    optional_uint,
+    optional_uint, optional_uint,
 )  # fmt: skip
 
 
@@ -314,9 +367,9 @@ def _are_requests(numbers: Any, payloads: Any) -> bool:
 
 def _group(value: Any) -> Group:
     """What nearly every group looks like is accepted at once; the others are looked at field by field."""
-    if type(value) is tuple and len(value) == 9:
-        value = (*value, b"")  # of a peer that knows no settings
-    if type(value) is tuple and len(value) >= 10:
+    if type(value) is tuple and 9 <= len(value) < 11:
+        value = (*value, *(b"", None)[len(value) - 9 :])  # of a peer that knows no settings, no KEEP
+    if type(value) is tuple and len(value) >= 11:
         kind, origins, span_ms, flags, priority, pin, trace, numbers, payloads, settings = value[:10]
         if (
             pin is None
@@ -335,17 +388,18 @@ def _group(value: Any) -> Group:
             and _are_requests(numbers, payloads)
             and type(settings) is bytes
             and len(settings) <= MAX_SETTINGS_BYTES
+            and value[10] is None
         ):
-            return Group._make(value[:10])
+            return Group._make(value[:11])
     group: Group = _explained_group(value)
     return group
 
 
 def _lease_group(value: Any) -> LeaseGroup:
     """As :func:`_group`."""
-    if type(value) is tuple and 10 <= len(value) < 12:
-        value = (*value, *(b"", None)[len(value) - 10 :])  # of a peer that knows no settings, no wait
-    if type(value) is tuple and len(value) >= 12:
+    if type(value) is tuple and 10 <= len(value) < 13:
+        value = (*value, *(b"", None, None)[len(value) - 10 :])  # of a peer that knows no settings and so on
+    if type(value) is tuple and len(value) >= 13:
         session, kind, name, span_ms, flags, attempt, pin, trace, numbers, payloads, settings = value[:11]
         if (
             pin is None
@@ -365,31 +419,79 @@ def _lease_group(value: Any) -> LeaseGroup:
             and type(settings) is bytes
             and len(settings) <= MAX_SETTINGS_BYTES
             and value[11] is None
+            and value[12] is None
         ):
-            return LeaseGroup._make(value[:12])
+            return LeaseGroup._make(value[:13])
     group: LeaseGroup = _explained_lease_group(value)
     return group
 
 
-def _groups(value: Any) -> list[Group]:
-    groups: list[Group] = array(_group)(value)
-    count = size_bytes = 0
-    for group in groups:
-        count += len(group.seqs)
-        size_bytes += sum(map(len, group.payloads))
-    if count > MAX_BATCH_REQUESTS:
-        raise ProtocolError("more than 512 requests in one message")
-    if size_bytes > MAX_SUBMIT_BYTES:
-        raise ProtocolError("payloads of more than 32 MiB in one message")
+def _groups(value: Any) -> list[Group | Unread]:
+    """Those of a SUBMIT. One that cannot be used ends alone, as far as its requests can be named."""
+    if type(value) is not tuple:
+        raise ProtocolError(f"expected an array, got {type(value).__name__}")
+    groups: list[Group | Unread] = []
+    count = size_bytes = refused = 0
+    for item in value:
+        try:
+            group = _group(item)
+            count += len(group.seqs)
+            size_bytes += sum(map(len, group.payloads))
+            if count > MAX_BATCH_REQUESTS:
+                raise ProtocolError(f"more than {MAX_BATCH_REQUESTS} requests in one message")
+            if size_bytes > MAX_SUBMIT_BYTES:
+                raise ProtocolError(f"payloads of more than {MAX_SUBMIT_BYTES >> 20} MiB in one message")
+        except ProtocolError as error:
+            unread = _unread(item, None, 7, error.text)
+            refused += len(unread.seqs)
+            if not unread.seqs or refused > MAX_REFUSED_REQUESTS:
+                # Nobody could be told, or too many. Nothing is taken; the client finds out which it was.
+                raise
+            flags = item[3]
+            groups.append(unread._replace(resubmitted=type(flags) is not int or bool(flags & _RESUBMITTED)))
+        else:
+            groups.append(group)
     return groups
 
 
-_failed = record(Failed, identity, seqs, uint, boolean, blob)
-_session_seqs = record(lambda session, numbers: (session, numbers), identity, seqs)
+def _unread(value: Any, session_at: int | None, seqs_at: int, text: str) -> Unread:
+    """Read of a group that is malformed what it takes to end its requests: session and seqs, by index."""
+    try:
+        session = b"" if session_at is None else identity(value[session_at])
+        return Unread(session, seqs(value[seqs_at]), True, text)
+    except (ProtocolError, LookupError, TypeError):
+        return Unread(b"", (), True, text)
 
-_session_results = record(lambda *values: values, identity, seqs, uint)
+
+def _each(check: Check, session_at: int, seqs_at: int) -> Check:
+    """An array of groups, with an :class:`Unread` in the place of each that is malformed."""
+
+    def checked(value: Any) -> list[Any]:
+        if type(value) is not tuple:
+            raise ProtocolError(f"expected an array, got {type(value).__name__}")
+        groups = []
+        for item in value:
+            try:
+                groups.append(check(item))
+            except ProtocolError as error:
+                groups.append(_unread(item, session_at, seqs_at, error.text))
+        return groups
+
+    return checked
+
+
+def _details(value: Any) -> bytes:
+    if len(blob(value)) <= MAX_ERROR_BYTES:
+        return bytes(value)
+    return encode_error(f"an error of {len(value)} bytes, which is more than is passed on")
+
+
+_failed = _each(record(Failed, identity, seqs, uint, boolean, _details), 0, 1)
+_session_seqs = _each(record(lambda session, numbers: (session, numbers), identity, seqs), 0, 1)
+_session_results = _each(record(lambda *values: values, identity, seqs, uint), 0, 1)
+_lease_groups = _each(_lease_group, 0, 8)
 _count = bounded(MAX_SLOTS)
-_kinds = array(record(KindInfo, text, boolean, _count, _count))
+_kinds = array(record(KindInfo, _kind_name, boolean, _count, _count))
 _held = array(record(lambda session, numbers: (session, set(numbers)), identity, seqs))
 _slots = array(record(lambda name, count: (name, count), origin, _count))
 _pins = array(record(lambda *values: values, identity, uint, text, origin))
@@ -430,6 +532,7 @@ CLIENT_TO_BROKER: Schema = {
     Verb.CANCEL: (("seqs", seqs),),
     Verb.RESEND: (("after", uint),),
     Verb.UNPIN: (("pin", uint),),
+    Verb.KEEP: (("kept", uint), ("settings", _settings)),
     Verb.STATUS: (("query", fields),),
     Verb.GOODBYE: (),
 }
@@ -456,9 +559,9 @@ PUBLISHED: Schema = {
 WORKER_TO_BROKER: Schema = {
     Verb.HELLO: (("lowest", uint), ("highest", uint), ("about", fields)),
     Verb.HEARTBEAT: (("epoch", uint), ("seen", uint), ("number", uint), ("sample", fields)),
-    Verb.RESULTS: (("epoch", uint), ("seen", uint), ("number", uint), ("groups", array(_session_results))),
-    Verb.RETURN: (("epoch", uint), ("seen", uint), ("groups", array(_session_seqs))),
-    Verb.RETRY: (("epoch", uint), ("seen", uint), ("groups", array(_failed))),
+    Verb.RESULTS: (("epoch", uint), ("seen", uint), ("number", uint), ("groups", _session_results)),
+    Verb.RETURN: (("epoch", uint), ("seen", uint), ("groups", _session_seqs)),
+    Verb.RETRY: (("epoch", uint), ("seen", uint), ("groups", _failed)),
     Verb.GRANTED: (("epoch", uint), ("seen", uint), ("origin", origin), ("grant", uint), ("held", uint)),
     Verb.UNPIN: (("epoch", uint), ("seen", uint), ("session", identity), ("pin", uint)),
     Verb.DRAIN: (("epoch", uint), ("seen", uint)),
@@ -474,13 +577,14 @@ BROKER_TO_WORKER: Schema = {
         ("epoch", uint), ("seen", uint), ("number", uint), ("received", uint),
         ("undelivered", array(uint)),
     ),
-    Verb.LEASE: (("epoch", uint), ("seen", uint), ("groups", array(_lease_group))),
-    Verb.CANCEL: (("epoch", uint), ("seen", uint), ("groups", array(_session_seqs))),
+    Verb.LEASE: (("epoch", uint), ("seen", uint), ("groups", _lease_groups)),
+    Verb.CANCEL: (("epoch", uint), ("seen", uint), ("groups", _session_seqs)),
     Verb.GRANT: (
         ("epoch", uint), ("seen", uint), ("origin", origin), ("grant", uint), ("slots", uint),
         ("policy", fields),
     ),
     Verb.UNPIN: (("epoch", uint), ("seen", uint), ("session", identity), ("pin", uint)),
+    Verb.KEEP: (("epoch", uint), ("seen", uint), ("kept", uint), ("settings", _settings)),
     Verb.DRAIN: (("epoch", uint), ("seen", uint)),
 }  # fmt: skip
 """Workers socket, ROUTER -> DEALER."""
@@ -569,6 +673,33 @@ def decode_blob(frame: bytes) -> tuple[Any, ...]:
     return flat
 
 
+def readable_entries(frame: bytes) -> tuple[Any, ...]:
+    """Read what can be read of a blob that :func:`decode_blob` refuses.
+
+    Returns:
+        As :func:`decode_blob`. An entry that has a seq, and no legal code or data, is a protocol error; what
+        has no seq is left out. Empty if nothing can be read.
+    """
+    try:
+        entries = unpack(frame)
+    except ProtocolError:
+        return ()
+    flat: list[Any] = []
+    for at in range(0, len(entries) if type(entries) is tuple else 0, 3):
+        seq, code, data = (*entries[at : at + 3], None, None)[:3]
+        if type(seq) is int and seq >= 0:
+            if type(code) is not int or code < 0 or type(data) is not bytes:
+                code, data = int(Code.PROTOCOL), encode_error("its result cannot be read")
+            flat += (seq, code, data)
+    return tuple(flat)
+
+
+def sendable(text: str, most: int) -> str:
+    """Return a text for people as it can travel: of ``most`` characters, without surrogates."""
+    text = text[: most + 1].encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def encode_error(
     text: str,
     *,
@@ -578,9 +709,14 @@ def encode_error(
     sent: bool | None = None,
     retry_after_ms: int | None = None,
 ) -> bytes:
-    """Encode the data of a result whose code is not OK: a msgpack map, absent keys left out."""
+    """Encode the data of a result whose code is not OK: a msgpack map, absent keys left out.
+
+    A text that is too long is cut, and what is not Unicode in it escaped: an error always gets through.
+    """
     about = {
-        "text": text, "origin": origin, "phase": phase,
+        "text": sendable(text, MAX_ERROR_CHARS),
+        "origin": None if origin is None else sendable(origin, MAX_ORIGIN_CHARS),
+        "phase": phase,
         "attempts": attempts, "sent": sent, "retry_after_ms": retry_after_ms,
     }  # fmt: skip
     return _pack({key: value for key, value in about.items() if value is not None})

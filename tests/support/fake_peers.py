@@ -192,6 +192,12 @@ class FakeClient:
         if settle:
             self.desk.settle()
 
+    def say_groups(self, groups: list[Group]) -> None:
+        """Submit groups as they are, legal or not."""
+        self.submitted += 1
+        self.send(Verb.SUBMIT, self.submitted, self.acked, groups)
+        self.desk.settle()
+
     def take(self, verb: Verb, values: list[Any], blobs: list[bytes]) -> None:
         if verb is Verb.OPEN:
             self.open = True
@@ -230,6 +236,8 @@ class FakeWorker:
         self.kinds = kinds
         self.rejects: list[int] = []
         self.leases: list[LeaseGroup] = []
+        self.kept: list[tuple[int, bytes]] = []
+        self._settings: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
         self.cancelled: list[tuple[bytes, int]] = []
         self.unpinned: list[tuple[bytes, int]] = []
         self.grants: dict[str, tuple[int, int]] = {}
@@ -269,6 +277,11 @@ class FakeWorker:
             self.unreceived = {n: sent for n, sent in self.unreceived.items() if n > values[3]}
         elif verb is Verb.LEASE:
             self.leases += values[2]
+            for lease in values[2]:
+                kept = lease.settings if lease.kept is None else dict(self.kept)[lease.kept]
+                self._settings[lease.session, lease.seqs] = kept
+        elif verb is Verb.KEEP:
+            self.kept.append((values[2], values[3]))
         elif verb is Verb.CANCEL:
             self.cancelled += [(session, seq) for session, seqs in values[2] for seq in seqs]
         elif verb is Verb.GRANT:
@@ -276,6 +289,10 @@ class FakeWorker:
             self.policies[values[2]] = values[5]
         elif verb is Verb.UNPIN:
             self.unpinned.append((values[2], values[3]))
+
+    def settings_of(self, lease: LeaseGroup) -> bytes:
+        """What its settings were when the lease came, be they kept or its own."""
+        return self._settings[lease.session, lease.seqs]
 
     def held(self) -> list[int]:
         return [seq for lease in self.leases for seq in lease.seqs]

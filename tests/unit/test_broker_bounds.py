@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgpack
 import pytest
 
 from reqpool import wire
 from reqpool.errors import Code
-from reqpool.wire import Flag, Reject, Verb
+from reqpool.wire import Flag, Group, Reject, Verb
+from reqpool_broker import clients as clients_module
 from reqpool_broker import origins as origins_module
 from reqpool_broker import session as session_module
 from support.fake_peers import UPSTREAM, Desk
@@ -128,24 +132,303 @@ def test_second_hello_on_a_route_ends_the_first_session_there() -> None:
     assert other.code(1) == Code.OK
 
 
+def test_submit_with_too_many_groups_runs_as_many_as_may_be_in_it() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    client.say_groups([GROUP._replace(seqs=(seq,), payloads=(b"?",)) for seq in range(514)])
+    worker.answer()
+    assert [client.code(seq) for seq in (0, 255, 512, 513)] == [0, 0, Code.PROTOCOL, Code.PROTOCOL]
+    assert "512 requests" in client.error(512)["text"]
+    assert client.error(513)["sent"] is False
+    desk.check_books()
+
+
 @pytest.mark.parametrize("count", [513, 100_000])
-def test_submit_with_too_many_requests_is_malformed(count: int) -> None:
+def test_submit_that_names_more_requests_than_can_be_refused_is_malformed(count: int) -> None:
     desk = Desk()
     client = desk.client()
-    groups = [("dns", (UPSTREAM,), 1000, 1, 1, None, None, (seq,), (b"?",)) for seq in range(count)]
-    client.send(Verb.SUBMIT, 1, 0, groups)
-    desk.settle()
+    too_many = wire.MAX_REFUSED_REQUESTS // 512 + 2
+    size = count if count > wire.MAX_REFUSED_REQUESTS else 512
+    groups = [
+        GROUP._replace(seqs=tuple(range(n * size, (n + 1) * size)), payloads=(b"?",) * size)
+        for n in range(too_many)
+    ]
+    client.say_groups(groups)
     assert client.replies[-1][1][0] == Reject.MALFORMED
     assert desk.broker.ledger.submitted == 0
 
 
-def test_payload_over_the_limit_is_malformed() -> None:
+GROUP = Group("dns", (UPSTREAM,), 60_000, 1, 1, None, None, (9,), (b"?",))
+BAD_GROUPS = [
+    ({"kind": "k" * 65}, Code.USAGE, "64 characters"),
+    ({"kind": b"dns"}, Code.PROTOCOL, "a string"),
+    ({"origins": ()}, Code.PROTOCOL, "1 to 8 origins"),
+    ({"origins": (UPSTREAM,) * 9}, Code.PROTOCOL, "1 to 8 origins"),
+    ({"origins": ("x" * 1_025,)}, Code.PROTOCOL, "1024 characters"),
+    ({"origins": ("",)}, Code.PROTOCOL, "1024 characters"),
+    ({"span_ms": wire.MAX_SPAN_MS + 1}, Code.PROTOCOL, "24 h"),
+    ({"flags": -1}, Code.PROTOCOL, "unsigned"),
+    ({"priority": 3}, Code.PROTOCOL, "priority"),
+    ({"pin": "1"}, Code.PROTOCOL, "unsigned"),
+    ({"trace": bytes(4_097)}, Code.USAGE, "4096 bytes"),
+    ({"trace": "text"}, Code.PROTOCOL, "bytes"),
+    ({"payloads": (bytes(wire.MAX_PAYLOAD_BYTES + 1),)}, Code.PROTOCOL, "16 MiB"),
+    ({"payloads": (b"a", b"b")}, Code.PROTOCOL, "differ in length"),
+    ({"settings": bytes(wire.MAX_SETTINGS_BYTES + 1)}, Code.PROTOCOL, "1048576"),
+    ({"settings": "text"}, Code.PROTOCOL, "bytes"),
+    ({"kept": 0}, Code.PROTOCOL, "no settings are kept under number 0"),
+    ({"kept": -1}, Code.PROTOCOL, "unsigned"),
+    ({"seqs": tuple(range(1000, 1513)), "payloads": (b"",) * 513}, Code.PROTOCOL, "512"),
+]
+
+
+@pytest.mark.parametrize(("change", "code", "says"), BAD_GROUPS, ids=lambda value: str(value)[:40])
+def test_group_over_a_bound_ends_alone(change: dict[str, Any], code: int, says: str) -> None:
+    desk = Desk()
+    worker, neighbour, client = desk.worker(), desk.client(), desk.client()
+    bad = GROUP._replace(**change)
+    neighbour.submit(1)
+    client.say_groups([GROUP._replace(seqs=(1,)), bad, GROUP._replace(seqs=(2,))])
+    worker.answer()
+    assert [client.code(1), client.code(2), neighbour.code(1)] == [0, 0, 0]
+    for seq in bad.seqs:
+        assert client.code(seq) == code
+        assert says in client.error(seq)["text"]
+        # With flags that cannot be read it may be one that was sent before.
+        assert client.error(seq).get("sent") is (None if "flags" in change else False)
+    assert Verb.REJECT not in {verb for verb, _ in client.replies}
+    desk.check_books()
+
+
+def test_bounds_themselves_are_taken() -> None:
+    desk = Desk()
+    kind = "k" * 64
+    worker, client = desk.worker((kind, False, 1_000_000, 1), keeps=8), desk.client()
+    largest = GROUP._replace(
+        kind=kind, origins=("x" * 1_024,) * 8, span_ms=wire.MAX_SPAN_MS, flags=2**64 - 1 - 2 - 4, priority=2,
+        trace=bytes(4_096), seqs=(2**64 - 1,), payloads=(bytes(wire.MAX_PAYLOAD_BYTES),),
+        settings=bytes(wire.MAX_SETTINGS_BYTES),
+    )  # fmt: skip
+    client.say_groups([largest])
+    assert worker.held() == [2**64 - 1]
+    worker.answer()
+    assert client.code(2**64 - 1) == Code.OK
+    desk.check_books()
+
+
+def test_requests_that_run_already_are_not_ended_by_a_bad_group_that_names_them() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    client.submit(1, flags=ONCE)
+    client.say_groups([GROUP._replace(seqs=(1, 2), payloads=(b"?", b"?"), priority=3)])
+    assert 1 not in client.outcomes
+    assert client.code(2) == Code.PROTOCOL
+    worker.answer()
+    assert client.code(1) == Code.OK
+    desk.check_books()
+
+
+def test_bad_group_that_may_have_run_in_an_earlier_life_does_not_say_that_it_never_did() -> None:
+    desk = Desk()
+    client = desk.client(epoch=5)
+    client.say_groups([GROUP._replace(flags=int(Flag.RESUBMITTED), priority=3)])
+    assert "sent" not in client.error(9)
+
+
+def test_payloads_over_the_bound_of_a_submit_end_alone() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    large = (bytes(wire.MAX_PAYLOAD_BYTES),)
+    client.say_groups(
+        [GROUP._replace(seqs=(seq,), payloads=large) for seq in (1, 2, 3)] + [GROUP._replace(seqs=(4,))]
+    )
+    worker.answer()
+    assert [client.code(seq) for seq in (1, 2, 3, 4)] == [0, 0, Code.PROTOCOL, Code.PROTOCOL]
+    assert "32 MiB" in client.error(3)["text"]
+
+
+# --- settings that are kept ------------------------------------------------------------------------
+
+LARGE = bytes(220_000)
+
+
+def test_settings_travel_to_a_worker_once_for_a_connection() -> None:
     desk = Desk()
     client = desk.client()
-    large = bytes(wire.MAX_PAYLOAD_BYTES + 1)
-    client.send(Verb.SUBMIT, 1, 0, [("dns", (UPSTREAM,), 1000, 1, 1, None, None, (1,), (large,))])
+    worker = desk.worker(keeps=wire.WORKER_KEEPS)
+    for seq in (1, 2):
+        client.submit(seq, settings=LARGE)
+        worker.answer()
+    assert worker.kept == [(0, LARGE)]
+    worker.reconnect(keeps=wire.WORKER_KEEPS)
+    client.submit(3, settings=LARGE)
+    client.submit(4, settings=b"small")
+    assert worker.kept == [(0, LARGE)] * 2
+    assert [(lease.settings, lease.kept) for lease in worker.leases] == [(b"", 0), (b"small", None)]
+
+
+def test_worker_that_takes_another_ones_place_is_told_the_settings_anew() -> None:
+    desk = Desk()
+    client = desk.client()
+    first = desk.worker(keeps=wire.WORKER_KEEPS)
+    client.submit(1, settings=LARGE)
+    first.die()
+    second = desk.worker(keeps=wire.WORKER_KEEPS)
+    assert second.held() == [1]
+    assert second.kept == [(0, LARGE)]
+
+
+def test_more_settings_than_a_worker_keeps_each_go_to_their_own_requests() -> None:
+    desk = Desk()
+    client = desk.client()
+    worker = desk.worker(keeps=2)
+    many = [bytes([n]) * 2_000 for n in range(5)]
+    for _ in range(3):
+        groups = [
+            GROUP._replace(seqs=(client.submitted * 10 + n,), settings=settings)
+            for n, settings in enumerate(many)
+        ]
+        client.say_groups(groups)
+    assert len(worker.leases) == 15
+    for lease in worker.leases:
+        assert worker.settings_of(lease) == many[lease.seqs[0] % 10]
+
+
+def test_worker_of_an_older_version_is_leased_no_settings_that_it_would_not_take() -> None:
+    desk = Desk()
+    client = desk.client()
+    worker = desk.worker()
+    client.submit(1, settings=bytes(wire.UNTOLD_SETTINGS_BYTES))
+    client.submit(2, settings=bytes(wire.UNTOLD_SETTINGS_BYTES + 1))
+    assert worker.leases[0].settings == bytes(wire.UNTOLD_SETTINGS_BYTES)
+    assert worker.held() == [1]
+    assert client.code(2) == Code.USAGE
+    assert "65537 bytes" in client.error(2)["text"]
+    desk.check_books()
+
+
+def test_groups_may_name_settings_that_their_session_keeps() -> None:
+    desk = Desk()
+    worker, client, other = desk.worker(keeps=8), desk.client(), desk.client()
+    assert client.welcome["keeps"] == wire.SESSION_KEEPS
+    client.send(Verb.KEEP, 3, LARGE)
+    client.say_groups([GROUP._replace(kept=3)])
+    assert worker.settings_of(worker.leases[0]) == LARGE
+    other.say_groups([GROUP._replace(kept=3)])
+    assert other.code(9) == Code.PROTOCOL  # not its own
+    client.hello()
+    client.say_groups([GROUP._replace(seqs=(10,), kept=3)])
+    assert client.code(10) == Code.PROTOCOL  # of an earlier connection
+    client.send(Verb.KEEP, wire.SESSION_KEEPS, LARGE)
     desk.settle()
     assert client.replies[-1][1][0] == Reject.MALFORMED
+    client.send(Verb.KEEP, 0, bytes(wire.MAX_SETTINGS_BYTES + 1))
+    desk.settle()
+    assert client.replies[-1][1][0] == Reject.MALFORMED
+    desk.check_books()
+
+
+def test_waiting_requests_share_the_settings_that_are_kept() -> None:
+    desk = Desk()
+    client = desk.client()
+    client.send(Verb.KEEP, 0, LARGE)
+    for seq in range(2_000):
+        client.say_groups([GROUP._replace(seqs=(seq,), kept=0)])
+    (session,) = desk.broker.sessions.values()
+    assert session.queued_bytes == 2_000
+    assert not client.outcomes
+    desk.check_books()
+
+
+def test_sessions_keep_no_more_in_all_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients_module, "MAX_ALL_KEPT_BYTES", 8 * wire.MAX_SETTINGS_BYTES)
+    desk = Desk()
+    first, second = desk.client(), desk.client()
+    assert [first.welcome["keeps"], second.welcome["keeps"]] == [8, 8]
+    for number in range(8):
+        first.send(Verb.KEEP, number, bytes(wire.MAX_SETTINGS_BYTES))
+    second.send(Verb.KEEP, 0, LARGE)
+    desk.settle()
+    assert second.replies[-1][1][0] == Reject.OVERLOADED
+    second.hello()
+    assert second.welcome["keeps"] == 0
+    first.send(Verb.GOODBYE)
+    second.hello()
+    assert second.welcome["keeps"] == 8
+
+
+# --- what workers say ------------------------------------------------------------------------------
+
+
+def test_bad_group_of_a_workers_results_ends_alone() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    client.submit(1, 2, 3, flags=ONCE, span_ms=60_000)
+    groups = [(client.id, (1,), 0), (client.id, (2,), None), (client.id, None, 0), (client.id, (3,), 0)]
+    blobs = tuple(wire.encode_blob([seq, 0, b"answer"]) for seq in (1, 2, 2, 3))
+    worker.send(Verb.RESULTS, worker.epoch, worker.seen, 1, groups, blobs=blobs)
+    desk.settle()
+    assert [client.code(seq) for seq in (1, 2, 3)] == [Code.OK, Code.PROTOCOL, Code.OK]
+    assert "sent" not in client.error(2)
+    assert worker.rejects == []
+    assert desk.broker.malformed["workers"] == 2
+    desk.check_books()
+
+
+@pytest.mark.parametrize("verb", [Verb.RETURN, Verb.RETRY])
+def test_bad_group_of_what_a_worker_gives_up_ends_alone(verb: Verb) -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    client.submit(1, 2, 3, flags=ONCE, span_ms=60_000)
+    good = (20, False, wire.encode_error("late")) if verb is Verb.RETRY else ()
+    groups = [
+        (client.id, (1,), *good),
+        (client.id, (), *good),
+        (b"short", (2,), *good),
+        None,
+        (client.id, (3,), *good),
+    ]
+    worker.send(verb, worker.epoch, worker.seen, groups)
+    desk.settle()
+    assert worker.rejects == []
+    if verb is Verb.RETRY:
+        assert [client.code(seq) for seq in (1, 3)] == [Code.TIMEOUT, Code.TIMEOUT]
+    assert 2 not in client.outcomes
+    assert desk.broker.malformed["workers"] == 3
+    desk.check_books()
+
+
+def test_an_errors_details_that_are_too_large_are_not_repeated_for_each_request() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    seqs = tuple(range(512))
+    client.submit(*seqs, flags=ONCE)
+    held = worker.held()
+    details = msgpack.packb({"text": "x" * wire.MAX_ERROR_BYTES})
+    worker.send(
+        Verb.RETRY,
+        worker.epoch,
+        worker.seen,
+        [(client.id, held, int(Code.BAD_RESPONSE), True, details)],
+    )
+    desk.settle()
+    assert {client.code(seq) for seq in held} == {Code.BAD_RESPONSE}
+    (session,) = desk.broker.sessions.values()
+    assert session.unacked_bytes < 1 << 20
+
+
+def test_status_report_that_is_too_large_leaves_samples_out() -> None:
+    desk = Desk()
+    client = desk.client()
+    for n in range(3):
+        worker = desk.worker()
+        sample = {"cpu_percent": 1.0, "origins": {"x" * (30 << 20): (n, 0, 0, 0, 0, 0)}}
+        worker.send(Verb.HEARTBEAT, worker.epoch, worker.seen, 1, sample)
+    client.send(Verb.STATUS, {})
+    head = desk.broker.outbox.intake[-1][1]
+    assert len(head) < wire.MAX_MESSAGE_BYTES
+    desk.settle()
+    assert len(client.replies[-1][1][0]["workers"]) == 3
 
 
 def test_failures_that_workers_report_are_counted_as_failures() -> None:

@@ -13,6 +13,7 @@ import pytest
 from reqpool import address, wire
 from reqpool.errors import ProtocolError, UsageError
 from reqpool.future import _NOBODY, Future
+from reqpool.keeping import Keeping
 from reqpool.kinds import Asked, Kind, Route
 from reqpool.outbox import next_batch
 from reqpool.pending import CLUSTER_GRACE_S, SWEEP_INTERVAL_S, Pending, within
@@ -45,7 +46,7 @@ def table(*futures: Future[Any]) -> Pending:
 
 
 def batch(*futures: Future[Any], connection: int = 1, now_s: float = 0.0) -> list[wire.Group]:
-    groups, _ = next_batch(deque(futures), connection, now_s)
+    groups, _ = next_batch(deque(futures), connection, now_s, Keeping())
     head = wire.encode(wire.Verb.SUBMIT, 1, 0, groups)
     decoded: list[wire.Group] = wire.decode(head, wire.CLIENT_TO_BROKER)[1][2]
     return decoded
@@ -116,7 +117,7 @@ def test_a_batch_is_bounded_in_count() -> None:
     queue = deque(make(seq) for seq in range(1200))
     sizes = []
     while queue:
-        groups, _ = next_batch(queue, 1, 0.0)
+        groups, _ = next_batch(queue, 1, 0.0, Keeping())
         sizes.append(sum(len(group[7]) for group in groups))
     assert sizes == [512, 512, 176]
 
@@ -126,7 +127,7 @@ def test_a_batch_is_bounded_in_bytes_and_a_larger_payload_travels_alone() -> Non
     queue = deque(make(seq, payload=bytes(size)) for seq, size in enumerate(sizes))
     batches = []
     while queue:
-        groups, _ = next_batch(queue, 1, 0.0)
+        groups, _ = next_batch(queue, 1, 0.0, Keeping())
         batches.append(list(groups[0][7]))
     assert batches == [[0, 1], [2], [3], [4]]
 
@@ -139,13 +140,13 @@ def test_what_has_ended_or_was_sent_on_this_connection_is_not_sent() -> None:
     other.resubmitted = wire.Flag.RESUBMITTED
     [group] = batch(ended, sent, other, connection=2)
     assert (group.seqs, group.flags) == ((3,), wire.Flag.RESUBMITTED)
-    assert next_batch(deque([ended]), 2, 0.0) == ([], math.inf)
+    assert next_batch(deque([ended]), 2, 0.0, Keeping()) == ([], math.inf)
 
 
 def test_a_batch_is_as_small_as_is_asked() -> None:
     queue = deque(make(seq) for seq in range(3))
-    assert [group[7] for group in next_batch(queue, 1, 0.0, 1)[0]] == [[0]]
-    assert [group[7] for group in next_batch(queue, 1, 0.0)[0]] == [[1, 2]]
+    assert [group[7] for group in next_batch(queue, 1, 0.0, Keeping(), 1)[0]] == [[0]]
+    assert [group[7] for group in next_batch(queue, 1, 0.0, Keeping())[0]] == [[1, 2]]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import msgpack
 import pytest
 
 from reqpool import wire
-from reqpool.errors import ProtocolError
+from reqpool.errors import Code, ProtocolError
 from reqpool.session import (
     BATCHES_PER_ACK,
     TRANSITIONS,
@@ -376,12 +376,18 @@ def test_a_welcome_that_lacks_or_garbles_a_field_is_refused(key: str) -> None:
         assert session.state is State.GREETING
 
 
-def test_a_broken_blob_moves_no_number() -> None:
+def test_a_broken_blob_is_not_asked_for_for_ever() -> None:
     session = make()
     opened(session)
-    with pytest.raises(ProtocolError):
-        session.published(wire.encode(Verb.RESULTS, 7, 1, 0), b"\x92\x01\x02", 0.1)
-    assert session.published(*results(1, 5, 0, b"x"), 0.1) == [Results((5, 0, b"x"))]
+    assert session.published(wire.encode(Verb.RESULTS, 7, 1, 0), b"\x91\x01\x02", 0.1) == [Results(())]
+    assert session.ignored == 1
+    half = wire.encode_blob([5, 0, b"x", 6, 0, "text"])
+    (read,) = session.published(wire.encode(Verb.RESULTS, 7, 2, 0), half, 0.1)
+    assert isinstance(read, Results)
+    assert read.flat[:5] == (5, 0, b"x", 6, Code.PROTOCOL)
+    assert session.published(*results(3, 7, 0, b"y"), 0.1) == [Results((7, 0, b"y"))]
+    assert session.ignored == 2
+    assert session.gaps == 0
 
 
 def test_every_move_not_in_the_table_is_a_protocol_error() -> None:

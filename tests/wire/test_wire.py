@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reqpool import checks, wire
-from reqpool.errors import ProtocolError
+from reqpool.errors import Code, ProtocolError
 from reqpool.wire import Failed, Group, LeaseGroup, Schema, Verb
 
 DIRECTIONS: dict[str, Schema] = {
@@ -67,6 +67,7 @@ def groups(draw: st.DrawFn) -> Group:
         seqs,
         payloads,
         draw(SETTINGS),
+        draw(st.none() | UINT),
     )
 
 
@@ -88,6 +89,7 @@ def lease_groups(draw: st.DrawFn) -> LeaseGroup:
         payloads,
         draw(SETTINGS),
         draw(st.none() | UINT),
+        draw(st.none() | UINT),
     )
 
 
@@ -96,6 +98,7 @@ FAILED = st.builds(Failed, ID, SEQS, UINT, st.booleans(), st.binary(max_size=20)
 NAMED: dict[str, st.SearchStrategy[Any]] = {
     "about": ABOUT, "query": ABOUT, "report": ABOUT, "sample": ABOUT, "policy": ABOUT,
     "text": TEXT, "origin": ORIGIN, "session": ID, "worker": ID, "seqs": SEQS,
+    "settings": SETTINGS,
     "workers": st.lists(ID, max_size=3), "undelivered": st.lists(UINT, max_size=3),
 }  # fmt: skip
 GROUPS: dict[Verb, st.SearchStrategy[Any]] = {
@@ -198,6 +201,7 @@ LEGAL_TYPES: dict[str, set[type]] = {
     "groups": {tuple}, "seqs": {tuple}, "about": {dict}, "query": {dict}, "report": {dict}, "sample": {dict},
     "policy": {dict},
     "text": {str}, "origin": {str}, "session": {bytes}, "worker": {bytes},
+    "settings": {bytes},
     "workers": {tuple}, "undelivered": {tuple},
 }  # fmt: skip
 
@@ -276,9 +280,11 @@ GROUP = Group("dns", ("dns://127.0.0.1:53",), 1000, 1, 1, None, None, (1, 2), (b
         ({"span_ms": wire.MAX_SPAN_MS + 1}, "over 24 h"),
         ({"priority": wire.LOWEST_PRIORITY + 1}, "priority"),
         ({"seqs": (1,)}, "differ in length"),
-        ({"seqs": (), "payloads": ()}, "non-empty"),
         ({"payloads": (b"a", "b")}, "payloads"),
-        ({"seqs": (1, -2)}, "unsigned"),
+        ({"payloads": (b"a", bytes(wire.MAX_PAYLOAD_BYTES + 1))}, "16 MiB"),
+        ({"settings": bytes(wire.MAX_SETTINGS_BYTES + 1)}, "1048577 bytes"),
+        ({"settings": None}, "bytes"),
+        ({"kept": -1}, "unsigned"),
         ({"seqs": tuple(range(513)), "payloads": (b"",) * 513}, "more than 512"),
         ({"pin": -1}, "unsigned"),
         ({"trace": "text"}, "bytes"),
@@ -286,10 +292,84 @@ GROUP = Group("dns", ("dns://127.0.0.1:53",), 1000, 1, 1, None, None, (1, 2), (b
         ({"kind": b"dns"}, "a string"),
     ],
 )
-def test_a_group_over_a_limit_is_a_protocol_error(change: dict[str, Any], says: str) -> None:
-    head = wire.encode(Verb.SUBMIT, 1, 0, [GROUP._replace(**change)])
-    with pytest.raises(ProtocolError, match=rf"SUBMIT\.groups: .*{says}"):
+def test_a_group_over_a_limit_is_unread_and_the_others_of_its_message_are_not(
+    change: dict[str, Any], says: str
+) -> None:
+    bad = GROUP._replace(**change)
+    head = wire.encode(Verb.SUBMIT, 1, 0, [GROUP, bad, GROUP])
+    first, unread, last = wire.decode(head, wire.CLIENT_TO_BROKER)[1][2]
+    assert first == last == GROUP
+    assert type(unread) is wire.Unread
+    assert (unread.session, unread.seqs) == (b"", bad.seqs)
+    assert says in unread.text
+
+
+@pytest.mark.parametrize("seqs", [(), (1, -2), None, (1, "2")])
+def test_a_submit_with_a_group_whose_requests_cannot_be_named_is_a_protocol_error(seqs: Any) -> None:
+    head = wire.encode(Verb.SUBMIT, 1, 0, [GROUP, GROUP._replace(seqs=seqs)])
+    with pytest.raises(ProtocolError, match=r"SUBMIT\.groups: .*sequence numbers"):
         wire.decode(head, wire.CLIENT_TO_BROKER)
+
+
+LEASE_GROUP = LeaseGroup(bytes(16), "dns", "dns://a", 1000, 1, 1, None, None, (1, 2), (b"a", b"b"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kind": 5}, "a string"),
+        ({"origin": ""}, "1 to 1024 characters"),
+        ({"origin": "x" * (wire.MAX_ORIGIN_CHARS + 1)}, "1 to 1024 characters"),
+        ({"span_ms": wire.MAX_SPAN_MS + 1}, "over 24 h"),
+        ({"attempt": None}, "unsigned"),
+        ({"seqs": (1,)}, "differ in length"),
+        ({"settings": bytes(wire.MAX_SETTINGS_BYTES + 1)}, "1048577 bytes"),
+        ({"wait_ms": -1}, "unsigned"),
+        ({"kept": -1}, "unsigned"),
+    ],
+)
+def test_a_lease_group_over_a_limit_is_unread_and_the_others_of_its_message_are_not(
+    change: dict[str, Any], says: str
+) -> None:
+    bad = LEASE_GROUP._replace(**change)
+    head = wire.encode(Verb.LEASE, 1, 1, [LEASE_GROUP, bad, LEASE_GROUP])
+    first, unread, last = wire.decode(head, wire.BROKER_TO_WORKER)[1][2]
+    assert first == last == LEASE_GROUP
+    assert type(unread) is wire.Unread
+    assert (unread.session, unread.seqs) == (bytes(16), bad.seqs)
+    assert says in unread.text
+
+
+@pytest.mark.parametrize(
+    ("schema", "verb", "good"),
+    [
+        (wire.WORKER_TO_BROKER, Verb.RETURN, (bytes(16), (1,))),
+        (wire.WORKER_TO_BROKER, Verb.RETRY, Failed(bytes(16), (1,), 20, True, b"")),
+        (wire.BROKER_TO_WORKER, Verb.CANCEL, (bytes(16), (1,))),
+        (wire.BROKER_TO_WORKER, Verb.LEASE, LEASE_GROUP),
+    ],
+)
+@pytest.mark.parametrize("bad", [None, 5, "text", (), (bytes(15), (1,)), (bytes(16), ()), (bytes(16),)])
+def test_a_group_of_which_nothing_can_be_read_is_passed_over(
+    schema: Schema, verb: Verb, good: Any, bad: Any
+) -> None:
+    first, unread, last = wire.decode(wire.encode(verb, 1, 1, [good, bad, good]), schema)[1][2]
+    assert first == last == good
+    assert (type(unread), unread.session, unread.seqs) == (wire.Unread, b"", ())
+
+
+@pytest.mark.parametrize(
+    "older", [tuple(GROUP)[:9], tuple(GROUP)[:10], (*tuple(GROUP)[:9], b"settings")], ids=len
+)
+def test_a_group_of_an_older_peer_is_read(older: tuple[Any, ...]) -> None:
+    head = wire.encode(Verb.SUBMIT, 1, 0, [older])
+    assert wire.decode(head, wire.CLIENT_TO_BROKER)[1][2] == [Group(*older)]
+
+
+@pytest.mark.parametrize("length", [10, 11, 12])
+def test_a_lease_group_of_an_older_broker_is_read(length: int) -> None:
+    head = wire.encode(Verb.LEASE, 1, 1, [tuple(LEASE_GROUP)[:length]])
+    assert wire.decode(head, wire.BROKER_TO_WORKER)[1][2] == [LEASE_GROUP]
 
 
 def test_limits_themselves_are_legal() -> None:
@@ -338,6 +418,40 @@ def test_garbage_in_a_blob_is_a_protocol_error(garbage: bytes) -> None:
     except ProtocolError:
         return
     assert len(flat) % 3 == 0
+
+
+@pytest.mark.parametrize(
+    ("entries", "read"),
+    [
+        ((1, 0, b"a", 2, 0, "text", 3, 0, b"c"), {1: 0, 2: Code.PROTOCOL, 3: 0}),
+        ((1, 0, b"a", 2, None, b"b", 3, 0, b"c"), {1: 0, 2: Code.PROTOCOL, 3: 0}),
+        ((1, 0, b"a", "2", 0, b"b", 3, 0, b"c"), {1: 0, 3: 0}),
+        ((1, 0, b"a", 2), {1: 0, 2: Code.PROTOCOL}),
+        ({}, {}),
+        (7, {}),
+    ],
+)
+def test_what_can_be_read_of_a_broken_blob_is_read(entries: Any, read: dict[int, int]) -> None:
+    flat = wire.readable_entries(msgpack.packb(entries))
+    assert dict(zip(flat[0::3], flat[1::3], strict=True)) == read
+    assert wire.decode_blob(wire.encode_blob(flat)) == flat
+
+
+@given(st.binary(max_size=100))
+def test_of_garbage_in_a_blob_only_entries_are_read(garbage: bytes) -> None:
+    flat = wire.readable_entries(garbage)
+    assert wire.decode_blob(wire.encode_blob(flat)) == flat
+
+
+@pytest.mark.parametrize("text", ["x" * 10_000_000, "\ud800" * 10_000, "a\udcffb", "ü" * 5_000, ""])
+def test_an_error_gets_through_whatever_its_text(text: str) -> None:
+    data = wire.encode_error(text, origin=text, phase="read", attempts=3, sent=True, retry_after_ms=5)
+    assert len(data) <= wire.MAX_ERROR_BYTES
+    assert wire.decode_error(data)["text"][:3] == text.encode("utf-8", "backslashreplace").decode()[:3]
+    details = Failed(bytes(16), (1,), 20, True, b"x" * (wire.MAX_ERROR_BYTES + 1))
+    (read,) = wire.decode(wire.encode(Verb.RETRY, 1, 1, [details]), wire.WORKER_TO_BROKER)[1][2]
+    assert read.code == 20
+    assert "16385 bytes" in wire.decode_error(read.details)["text"]
 
 
 def test_an_errors_details_come_back_without_what_is_unknown() -> None:

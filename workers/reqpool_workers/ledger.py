@@ -235,6 +235,15 @@ class Ledger:
         self.failures.append(Failed(lease.session.identity, seqs, code, sent, details))
         self.failed += len(seqs)
 
+    def refuse(self, session: bytes, seqs: Iterable[int], text: str) -> None:
+        """Requests were leased in a way that cannot be used; those of them that run already go on."""
+        held = self.sessions[session].held if session in self.sessions else {}
+        refused = tuple(seq for seq in seqs if seq not in held)
+        if refused:
+            details = wire.encode_error(text, sent=False)
+            self.failures.append(Failed(session, refused, Code.PROTOCOL, False, details))
+            self.failed += len(refused)
+
     def give_back(self, requests: list[Request]) -> None:
         """Hand back requests of one lease that were not sent upstream."""
         if requests:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from reqpool import wire
 from reqpool.errors import Code
-from reqpool.wire import MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
+from reqpool.wire import MAX_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
+
+_DATA = {bytes}
 
 
 class Part(NamedTuple):
@@ -64,6 +66,9 @@ class Outbox:
         parts: list[Part] = []
         size = 0
         for session, flat, repeatable in results:
+            data = flat[2::3]
+            if not set(map(type, data)) <= _DATA or max(map(len, data)) > MAX_ANSWER_BYTES:
+                flat = _mended(flat)
             for chunk in _chunks(flat):
                 blob = wire.encode_blob(chunk)
                 if parts and size + len(blob) > MAX_BATCH_BYTES:
@@ -138,6 +143,24 @@ class Outbox:
         """Only those parts that must not run again; the others' bytes are free."""
         self._bytes -= sum(len(part.blob) for part in parts if part.repeatable)
         return [part for part in parts if not part.repeatable]
+
+
+def _mended(flat: list[Any]) -> list[Any]:
+    """Put an error in the place of each answer that its client, or the broker, could not take.
+
+    It would take all others of its message with it.
+    """
+    mended: list[Any] = []
+    for seq, code, data in zip(flat[0::3], flat[1::3], flat[2::3], strict=True):
+        if not isinstance(data, bytes | bytearray | memoryview):
+            text = f"its kind answered with {type(data).__name__} instead of bytes"
+        elif len(data) > MAX_ANSWER_BYTES:
+            text = f"an answer of {len(data)} bytes, {MAX_ANSWER_BYTES} are the most"
+        else:
+            mended += (seq, code, bytes(data))
+            continue
+        mended += (seq, Code.BAD_RESPONSE, wire.encode_error(text, sent=True))
+    return mended
 
 
 def _chunks(flat: list[Any]) -> Iterator[list[Any]]:

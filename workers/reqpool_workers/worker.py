@@ -8,13 +8,16 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from heapq import nlargest
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import zmq
 
 from reqpool import checks, wire
 from reqpool.errors import Code, ProtocolError, UsageError
-from reqpool.wire import LeaseGroup, Reject, Verb
+from reqpool.keeping import Kept
+from reqpool.wire import LeaseGroup, Reject, Unread, Verb
 
 from .broker_socket import MESSAGES_PER_TURN, BrokerSocket
 from .connection import fault
@@ -81,7 +84,7 @@ class Worker:
         self.outbox = Outbox(KEPT_RESULTS_BYTES)
         self._url = broker_url
         self._identity = identity
-        self._name = name
+        self._name = wire.sendable(name, wire.MAX_NAME_CHARS)
         self._kinds = kinds
         self._link = Link(self.loop.now_s)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -89,6 +92,7 @@ class Worker:
         self._origins: dict[tuple[str, str], Origin] = {}
         self._resolver = Resolver(self.loop)
         self._slots: dict[str, Slots] = {}
+        self._kept = Kept(wire.WORKER_KEEPS)
         self._grants: dict[str, _Grant] = {}
         self._unanswered_grants: dict[str, int] = {}
         self._sampler = Sampler(self.loop, self.ledger)
@@ -109,6 +113,7 @@ class Worker:
             Verb.CANCEL: self._on_cancel,
             Verb.GRANT: self._on_grant,
             Verb.UNPIN: self._on_unpin,
+            Verb.KEEP: self._on_keep,
             Verb.DRAIN: self._on_drain,
         }
 
@@ -256,6 +261,8 @@ class Worker:
 
     def _beat_now(self, now_s: float) -> int:
         origins = {name: origin.counts for (_, name), origin in self._origins.items()}
+        if len(origins) > wire.MAX_SAMPLE_ORIGINS:
+            origins = dict(nlargest(wire.MAX_SAMPLE_ORIGINS, origins.items(), key=itemgetter(1)))
         number = self._link.beat(now_s)
         sample = self._sampler.take(now_s, origins)
         self._say(Verb.HEARTBEAT, number, {**sample, "full": self.outbox.full})
@@ -328,6 +335,7 @@ class Worker:
         """A timer's: HELLO over a new socket."""
         self._grants.clear()
         self._unanswered_grants.clear()
+        self._kept.clear()
         for origin in self._origins.values():
             if isinstance(origin, StreamOrigin):
                 origin.grant(min(origin.pool.slots.granted, origin.held))
@@ -351,6 +359,7 @@ class Worker:
             "held": [*self.ledger.held(), *self.outbox.held()],
             "slots": [(name, slots.taken) for name, slots in self._slots.items() if slots.taken],
             "pins": pins,
+            "keeps": wire.WORKER_KEEPS,
         }
         if self._link.epoch is not None:
             about["epoch"] = self._link.epoch
@@ -392,9 +401,21 @@ class Worker:
         self.outbox.received(received)
         self.outbox.undelivered(undelivered)
 
-    def _on_lease(self, now_s: float, groups: list[LeaseGroup]) -> None:
+    def _on_keep(self, _now_s: float, number: int, settings: bytes) -> None:
+        self._kept.keep(number, settings)
+
+    def _on_lease(self, now_s: float, groups: list[LeaseGroup | Unread]) -> None:
         refuse = self._draining or self.outbox.full
         for group in groups:
+            if isinstance(group, Unread):
+                self._refuse(group)
+                continue
+            if group.kept is not None:
+                try:
+                    group = group._replace(settings=self._kept.find(group.kept))
+                except ProtocolError as error:
+                    self._refuse(Unread(group.session, group.seqs, True, error.text))
+                    continue
             lease = self.ledger.admit(group, now_s)
             if not lease.requests:
                 continue
@@ -417,6 +438,12 @@ class Worker:
             if lease.live:
                 self._watch_lease(lease, now_s)
 
+    def _refuse(self, group: Unread) -> None:
+        """End what a lease group that cannot be used asks for; the others of its message run."""
+        self.ledger.ignored += 1
+        log.warning("a lease that cannot be used: %s", group.text)
+        self.ledger.refuse(group.session, group.seqs, f"its worker cannot use the lease: {group.text}")
+
     def _submit_held(self, lease: Lease, group: LeaseGroup, now_s: float) -> None:
         # The connection is there or not: what it takes to make one, as it is now, is of no account.
         origin = self._origins.get((group.kind, group.origin))
@@ -430,8 +457,12 @@ class Worker:
             self.ledger.lose_pin(lease, PIN_GONE)
             self.ledger.unpinned.append(pin)
 
-    def _on_cancel(self, _now_s: float, groups: list[tuple[bytes, tuple[int, ...]]]) -> None:
-        for session, seqs in groups:
+    def _on_cancel(self, _now_s: float, groups: list[tuple[bytes, tuple[int, ...]] | Unread]) -> None:
+        for group in groups:
+            if isinstance(group, Unread):
+                self.ledger.ignored += 1
+                continue
+            session, seqs = group
             for request in self.ledger.find(session, seqs):
                 if request.live and request.lease.upstream is not None:
                     request.lease.upstream.drop(request, "cancelled")

@@ -12,6 +12,7 @@ from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+from .. import wire
 from ..errors import BadResponse, UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ class Route:
         pin: int | None = None,
         opens: bool = False,
     ) -> None:
+        """Check all that the broker will: it refuses what is over a bound.
+
+        Raises:
+            UsageError: if one of them is not what docs/protocol.md#limits allows.
+        """
+        _check(kind, origins, settings, pin)
         self.kind = kind
         self.origins = origins
         self.idempotent = idempotent
@@ -55,6 +62,29 @@ class Route:
     def __repr__(self) -> str:
         pin = "" if self.pin is None else f", pin={self.pin}"
         return f"Route({self.kind.name!r}, {self.origins!r}, idempotent={self.idempotent}{pin})"
+
+
+def _check(kind: Kind, origins: tuple[str, ...], settings: bytes, pin: int | None) -> None:
+    if not isinstance(kind.name, str) or not 0 < len(kind.name) <= wire.MAX_KIND_CHARS:
+        raise UsageError(f"{kind.name!r:.80} is not a kind's name: 1 to {wire.MAX_KIND_CHARS} characters")
+    if type(origins) is not tuple or not 0 < len(origins) <= wire.MAX_ORIGINS:
+        raise UsageError(f"{origins!r:.80} is not a tuple of 1 to {wire.MAX_ORIGINS} upstreams")
+    for origin in origins:
+        if not isinstance(origin, str) or not origin:
+            raise UsageError(f"{origin!r:.80} is not the name of an upstream: a string")
+        if len(origin) > wire.MAX_ORIGIN_CHARS:
+            raise UsageError(
+                f"the upstream {origin[:60]!r}… has {len(origin)} characters, at most "
+                f"{wire.MAX_ORIGIN_CHARS} are allowed"
+            )
+    for text in (kind.name, *origins):
+        if wire.sendable(text, len(text)) != text:
+            raise UsageError(f"{text!r:.80} cannot be written in UTF-8")
+    if type(settings) is not bytes or len(settings) > wire.MAX_SETTINGS_BYTES:
+        size = f"{len(settings)} bytes" if isinstance(settings, bytes) else type(settings).__name__
+        raise UsageError(f"the settings are {size}, at most {wire.MAX_SETTINGS_BYTES} bytes are allowed")
+    if pin is not None and (type(pin) is not int or not 0 <= pin <= wire.MAX_NUMBER):
+        raise UsageError(f"pin={pin!r:.80} is not a number from 0 to {wire.MAX_NUMBER}")
 
 
 class Asked(Protocol):

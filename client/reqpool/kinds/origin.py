@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgpack
 
+from .. import wire
 from ..errors import UsageError
 from . import Endpoint
 
@@ -76,7 +77,7 @@ class Tls:
         """Return it as the worker halves take it: contents instead of paths, only what is not default.
 
         Raises:
-            UsageError: if a file cannot be read.
+            UsageError: if a file cannot be read, or they are too large.
         """
         if self.key is not None and self.cert is None:
             raise UsageError("tls: a key without a certificate: give cert=, too")
@@ -85,6 +86,12 @@ class Tls:
             for name, path in (("ca", self.ca), ("cert", self.cert), ("key", self.key))
             if path is not None
         }
+        sizes = {name: len(text.encode()) for name, text in about.items()}
+        if sum(sizes.values()) > wire.MAX_SETTINGS_BYTES:
+            files = ", ".join(
+                f"{name}={str(getattr(self, name))!r} has {n} bytes" for name, n in sizes.items()
+            )
+            raise UsageError(f"tls: {files}; at most {wire.MAX_SETTINGS_BYTES} bytes in all are allowed")
         if not self.verify:
             about["verify"] = False
         if self.server_name is not None:
@@ -95,10 +102,14 @@ class Tls:
 def _read(name: str, path: str | os.PathLike[str]) -> str:
     try:
         with open(path, encoding="ascii") as file:
-            text = file.read()
+            text = file.read(wire.MAX_SETTINGS_BYTES + 1)
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or "not a PEM file"
         raise UsageError(f"tls {name}={str(path)!r}: {reason}") from error
+    if len(text) > wire.MAX_SETTINGS_BYTES:
+        size = max(len(text), os.path.getsize(path))
+        most = wire.MAX_SETTINGS_BYTES
+        raise UsageError(f"tls {name}={str(path)!r} has {size} bytes, at most {most} are allowed")
     if "-----BEGIN" not in text:
         raise UsageError(f"tls {name}={str(path)!r} is not a PEM file")
     return text
@@ -203,12 +214,31 @@ def endpoint(public: str, settings: Mapping[str, Any]) -> Endpoint:
         public: ``scheme://[user@]host:port[/path][?variant]``.
         settings: what msgpack takes; by convention ``password`` str, ``token`` str, ``tls`` as
             :meth:`Tls.settings` makes it. What is None is left out.
+
+    Raises:
+        UsageError: if the wire could not carry them (docs/protocol.md#limits).
     """
     given = {name: settings[name] for name in sorted(settings) if settings[name] is not None}
-    if not given:
-        return Endpoint(public, b"")
-    packed: bytes = msgpack.packb(given)
-    return Endpoint(f"{public}#{_digest(packed, public.partition('?')[0])}", packed)
+    origin, packed = public, b""
+    if given:
+        try:
+            packed = msgpack.packb(given)
+        except (TypeError, ValueError, OverflowError) as error:
+            # Without the cause: it holds what is secret.
+            reason = "it is not UTF-8" if isinstance(error, UnicodeError) else type(error).__name__
+            raise UsageError(f"one of {', '.join(given)} cannot be sent: {reason}") from None
+        if len(packed) > wire.MAX_SETTINGS_BYTES:
+            raise UsageError(
+                f"{', '.join(given)} of an upstream have {len(packed)} bytes together, at most "
+                f"{wire.MAX_SETTINGS_BYTES} are allowed"
+            )
+        origin = f"{public}#{_digest(packed, public.partition('?')[0])}"
+    if len(origin) > wire.MAX_ORIGIN_CHARS:
+        raise UsageError(
+            f"{public[:60]!r}… and what stands for its credentials have {len(origin)} characters, at most "
+            f"{wire.MAX_ORIGIN_CHARS} are allowed: host, user and path are too long"
+        )
+    return Endpoint(origin, packed)
 
 
 def belongs(origin: str, settings: bytes) -> bool:

@@ -121,12 +121,13 @@ def test_what_is_submitted_while_a_bad_request_is_looked_for_goes_on(
 
 
 class Broken(Plain):
-    """A kind of somebody else's that makes what msgpack cannot pack."""
+    """A kind of somebody else's that makes what msgpack cannot pack, once its route has been checked."""
 
-    name = "bro\udcffken"
+    name = "broken"
 
 
 BROKEN = Route(Broken(), ("broken://x",), False)
+Broken.name = "bro\udcffken"
 
 
 def test_a_request_that_cannot_be_encoded_ends_alone(

@@ -317,7 +317,7 @@ def load() -> dict[str, WorkerKind]:
     """Import every registered worker half.
 
     Raises:
-        UsageError: if an entry point does not hold a kind of its own name.
+        UsageError: if an entry point does not hold a kind of its own name, or its limits are out of range.
     """
     kinds: dict[str, WorkerKind] = {}
     for entry in entry_points(group="reqpool.worker_kinds"):
@@ -326,8 +326,21 @@ def load() -> dict[str, WorkerKind]:
             raise UsageError(
                 f"entry point {entry.name!r} of reqpool.worker_kinds holds {kind!r}, not its kind"
             )
+        _check_limits(kind)
         kinds[entry.name] = kind
     return kinds
+
+
+def _check_limits(kind: WorkerKind) -> None:
+    """See that the broker would take what HELLO says of a kind: it refuses the whole worker otherwise."""
+    try:
+        wire.kinds((tuple(kind.info),))
+    except ProtocolError as error:
+        raise UsageError(f"{kind.info!r}: {error.text}") from error
+    if isinstance(kind, StreamKind) and not 0 < kind.max_bytes <= wire.MAX_ANSWER_BYTES:
+        raise UsageError(
+            f"kind {kind.name!r}: max_bytes={kind.max_bytes!r} is not between 1 and {wire.MAX_ANSWER_BYTES}"
+        )
 
 
 __all__ = [
