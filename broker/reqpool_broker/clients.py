@@ -233,12 +233,12 @@ class Clients:
     def _refuse(self, session: Session, groups: list[wire.Unread]) -> None:
         """End the requests of groups that cannot be used: one verdict for all that are wrong alike."""
         self._life.malformed["intake"] += len(groups)
-        alike: dict[tuple[str, bool | None], dict[int, None]] = {}
+        alike: dict[tuple[str, bool], dict[int, None]] = {}
         for group in groups:
             unknown = session.unknown(group.seqs)  # what is known ends by itself
             for seq in group.seqs:
                 if seq in unknown:
-                    sent = None if group.resubmitted and session.may_have_run(seq) else False
+                    sent = group.resubmitted and session.may_have_been_sent((seq,))
                     alike.setdefault((f"the broker cannot use it: {group.text}", sent), {})[seq] = None
         for (text, sent), seqs in alike.items():
             self._ledger.fail(session, seqs, Code.PROTOCOL, text, sent=sent)
@@ -252,6 +252,7 @@ class Clients:
         except UsageError as error:
             # Some of them may be running all the same, under the configuration that was.
             refusal = error.text
+        sent = False
         fresh = len(set(seqs)) == len(seqs) and session.open.keys().isdisjoint(seqs)
         terms = Terms(
             session,
@@ -274,17 +275,21 @@ class Clients:
             if group.flags & _RESUBMITTED and not terms.idempotent:
                 lost = tuple(seq for seq in seqs if session.may_have_run(seq))
                 text = "the pool lost track of it; it may or may not have run"
-                self._ledger.fail(session, lost, Code.OUTCOME_UNKNOWN, text, origin=group.origins[0])
+                self._ledger.fail(
+                    session, lost, Code.OUTCOME_UNKNOWN, text, origin=group.origins[0], sent=True
+                )
                 pairs = {seq: pairs[seq] for seq in seqs if seq not in set(lost)}
                 seqs, payloads = tuple(pairs), tuple(pairs.values())
+            elif group.flags & _RESUBMITTED:
+                sent = session.may_have_been_sent(seqs)
             if not seqs:
                 return
         if refusal:
-            self._ledger.fail(session, seqs, Code.USAGE, refusal, origin=group.origins[0], sent=False)
+            self._ledger.fail(session, seqs, Code.USAGE, refusal, origin=group.origins[0], sent=sent)
         elif not self._has_room(session, len(seqs), sum(map(len, payloads)) + own_bytes):
             text = f"the broker holds {session.pending} requests of this session, or too much in all"
             self._ledger.fail(
-                session, seqs, Code.OVERLOADED, text, sent=False, retry_after_ms=OVERLOAD_RETRY_MS
+                session, seqs, Code.OVERLOADED, text, sent=sent, retry_after_ms=OVERLOAD_RETRY_MS
             )
         elif terms.goes_to_pin:
             if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
@@ -303,7 +308,7 @@ class Clients:
             else:
                 self._ledger.lease_held(Group(terms, seqs, payloads), now_s)
         elif group.pin is None or self._open_pin(session, terms, seqs, now_s):
-            self._ledger.enqueue(Group(terms, seqs, payloads), now_s)
+            self._ledger.enqueue(Group(terms, seqs, payloads, sent=sent), now_s)
 
     def _resolved(self, group: wire.Group) -> wire.Group:
         """Put what the configuration knows in the place of names, and of URLs without passwords.

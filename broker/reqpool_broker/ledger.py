@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from reqpool import wire
 from reqpool.errors import Code
-from reqpool.wire import MAX_BATCH_REQUESTS, Verb
+from reqpool.wire import MAX_BATCH_REQUESTS, Flag, Verb
 
 from . import scheduler
 from .config import EMPTY, Config
@@ -23,6 +23,7 @@ from .requests import Group, Lease, Terms
 from .session import Session
 from .worker import Worker
 
+_SENT = int(Flag.SENT)
 LEASE_GRACE_S = 0.1
 """How long past a deadline a worker may still report it; the client waits twice as long."""
 
@@ -69,12 +70,16 @@ class Ledger:
         blob: bytes,
         seqs: tuple[int, ...],
         worker: Worker | None = None,
+        attempts: tuple[tuple[int, int], ...] = (),
     ) -> None:
-        """Number a result batch, keep it, and send it if the session listens."""
+        """Number a result batch, keep it, and send it if the session listens.
+
+        ``attempts``: (seq, attempts) of those that took more than one.
+        """
         if session.ended:
             return
         number = worker.part_published() if worker is not None else 0
-        batch = session.keep(blob, seqs, worker, number)
+        batch = session.keep(blob, seqs, worker, number, attempts)
         if session.subscribed:
             self.outbox.results.append(session.frames(batch, self.epoch))
 
@@ -126,7 +131,7 @@ class Ledger:
                 open_.pop(seq, None)
             served = ", ".join(sorted({kind for worker in live for kind in worker.kinds}))
             text = f"no worker serves kind {terms.kind!r}; served: {served}"
-            self.fail(terms.session, group.seqs, Code.USAGE, text, sent=False)
+            self.fail(terms.session, group.seqs, Code.USAGE, text, attempts=group.attempts, sent=group.sent)
             self._end_opening(terms)
             return
         origin = self._next_origin(terms, group.tried, now_s)
@@ -231,7 +236,7 @@ class Ledger:
                 return
             pin.take(worker)
         requests = dict(zip(seqs, payloads, strict=True))
-        lease = Lease(terms, origin, worker, requests, group.attempts + 1, group.tried + 1)
+        lease = Lease(terms, origin, worker, requests, group.attempts + 1, group.tried + 1, group.sent)
         terms.session.open.update(dict.fromkeys(seqs, lease))
         worker.leases[lease] = None
         origin.leased(worker, len(seqs), pinned=terms.pin is not None)
@@ -246,7 +251,7 @@ class Ledger:
                 origin.kind,
                 origin.name,
                 max(1, round(span_s * 1000)),
-                terms.flags,
+                terms.flags | _SENT if lease.sent else terms.flags,
                 lease.attempt,
                 terms.pin,
                 terms.trace,
@@ -320,13 +325,16 @@ class Ledger:
 
     # --- ends -------------------------------------------------------------------------------------
 
-    def finish(self, worker: Worker, session: Session, seqs: tuple[int, ...], failed: int) -> int:
+    def finish(
+        self, worker: Worker, session: Session, seqs: tuple[int, ...], failed: int
+    ) -> tuple[int, tuple[tuple[int, int], ...]]:
         """End requests whose results ``worker`` sent, ``failed`` of them errors.
 
         Returns:
-            How many were still open.
+            How many were still open, and (seq, attempts) of those of them that took more than one attempt.
         """
         pop = session.open.pop
+        repeated: list[tuple[int, int]] = []
         last: Lease | None = None
         count = fresh = 0
         for seq in seqs:
@@ -344,8 +352,15 @@ class Ledger:
                 del place.requests[seq]
                 if place.worker is not worker:
                     self.cancel_at(place.worker, session.id, seq)
+                if place.attempt > 1:  # one by one: the loop that most pass need not know of it
+                    repeated.append((seq, place.attempt))
+                    self._release(place, 1, worker)
+                    fresh += 1
+                    last, count = None, 0
             elif place is not None:
                 # It waits to run again, and the worker we gave up on has answered after all.
+                if place.attempts > 1:
+                    repeated.append((seq, place.attempts))
                 _drop_waiting(place)
                 fresh += 1
         if last is not None:
@@ -358,7 +373,7 @@ class Ledger:
             if last is not None and last.origin is not None:
                 last.origin.failed += failed
         self.done += fresh - failed
-        return fresh
+        return fresh, tuple(repeated)
 
     def _release(self, lease: Lease, count: int, by: Worker | None = None) -> None:
         """Take ``count`` requests, already out of ``lease.requests``, off the books."""
@@ -411,12 +426,15 @@ class Ledger:
                 continue
             lease.origin.failed += len(pairs)
             if self._may_rerun(lease, failed, now_s):
-                self._requeue(lease, pairs, now_s, tried=lease.tried, lost=True)
+                self._requeue(lease, pairs, now_s, tried=lease.tried, lost=True, sent=failed.sent)
             else:
                 seqs = tuple(seq for seq, _ in pairs)
                 for seq in seqs:
                     del session.open[seq]
-                self.conclude(session, seqs, failed.code, failed.details)
+                details = failed.details
+                if lease.sent and not failed.sent:  # a worker that could not read the lease, say
+                    details = wire.as_sent(details)
+                self.conclude(session, seqs, failed.code, details)
                 self._end_opening(lease.terms)
 
     def _may_rerun(self, lease: Lease, failed: wire.Failed, now_s: float) -> bool:
@@ -430,7 +448,14 @@ class Ledger:
         return failed.code == Code.CONNECTION_LOST and lease.attempt < _max_attempts(lease)
 
     def _requeue(
-        self, lease: Lease, pairs: list[tuple[int, bytes]], now_s: float, *, tried: int, lost: bool
+        self,
+        lease: Lease,
+        pairs: list[tuple[int, bytes]],
+        now_s: float,
+        *,
+        tried: int,
+        lost: bool,
+        sent: bool,
     ) -> None:
         seqs, payloads = zip(*pairs, strict=True)
         attempts = lease.attempt if lost else lease.attempt - 1
@@ -447,10 +472,19 @@ class Ledger:
                 self._end_gone(terms, seqs)
                 return
             pin.leave()  # it is opened elsewhere, perhaps
-        self.enqueue(Group(terms, seqs, payloads, attempts, tried), now_s, front=True)
+        self.enqueue(Group(terms, seqs, payloads, attempts, tried, sent or lease.sent), now_s, front=True)
 
-    def hand_back(self, worker: Worker, session: Session, seqs: Iterable[int], now_s: float) -> bool:
-        """Requests that never reached the upstream run elsewhere, whatever their kind.
+    def hand_back(
+        self, worker: Worker, session: Session, seqs: Iterable[int], now_s: float, *, sent: bool
+    ) -> bool:
+        """Requests that this attempt did not send upstream run elsewhere, whatever their kind.
+
+        Args:
+            worker: who has them.
+            session: whose they are.
+            seqs: their numbers.
+            now_s: now.
+            sent: did the worker send them in an attempt before (which only idempotent ones have)?
 
         Returns:
             True if the worker has no room for them, as opposed to no connections: those were taken back.
@@ -461,7 +495,7 @@ class Ledger:
             if lease.origin is None:
                 self._disown(lease, pairs, sent=False)
                 continue
-            self._requeue(lease, pairs, now_s, tried=lease.tried - 1, lost=False)
+            self._requeue(lease, pairs, now_s, tried=lease.tried - 1, lost=False, sent=sent)
             full = full or self._has_connections(worker, lease.origin)
         return full
 
@@ -492,7 +526,7 @@ class Ledger:
                 lease.requests.clear()
                 self._release(lease, len(pairs))
                 if lease.attempt < _max_attempts(lease):
-                    self._requeue(lease, pairs, now_s, tried=lease.tried - 1, lost=True)
+                    self._requeue(lease, pairs, now_s, tried=lease.tried - 1, lost=True, sent=True)
                 else:
                     text = f"{lease.attempt} workers were lost while they held it"
                     self._end(lease, pairs, Code.WORKER_LOST, text)
@@ -519,7 +553,8 @@ class Ledger:
         """Book a lease that an earlier life of the broker gave; without a kind nobody has claimed it yet."""
         now_s = terms.session.last_heard_s
         origin = self.origins.get(terms.kind, terms.origins[0], now_s) if terms.origins else None
-        lease = Lease(terms, origin, worker, requests, 1, 1)
+        # What may run more than once may have done so: only the earlier life knew.
+        lease = Lease(terms, origin, worker, requests, 1, 1, terms.idempotent)
         terms.session.open.update(dict.fromkeys(requests, lease))
         worker.leases[lease] = None
         if origin is not None:
@@ -542,7 +577,8 @@ class Ledger:
                 # If the worker has lost the connection as well, it says so.
                 self.lease_held(Group(lease.terms, seqs, payloads, lease.attempt - 1, lease.tried - 1), now_s)
             elif missing:
-                self.hand_back(worker, session, missing, now_s)
+                # It never arrived; or it may run again, was sent, and the RETRY that said so was lost.
+                self.hand_back(worker, session, missing, now_s, sent=lease.terms.idempotent)
 
     def _end(
         self,
@@ -558,7 +594,8 @@ class Ledger:
             del session.open[seq]
         name = lease.origin.name if lease.origin else None
         seqs = [seq for seq, _ in pairs]
-        self.fail(session, seqs, code, text, origin=name, phase=phase, attempts=lease.attempt)
+        # A worker had them and did not say what became of them, so the upstream could have acted.
+        self.fail(session, seqs, code, text, origin=name, phase=phase, attempts=lease.attempt, sent=True)
         self._end_opening(lease.terms)
 
     # --- time -------------------------------------------------------------------------------------
@@ -572,18 +609,19 @@ class Ledger:
             self._expire_leases(now_s)
 
     def _expire_queue(self, origin: Origin, now_s: float) -> None:
-        late: dict[tuple[Session, int, bool], list[int]] = {}
+        late: dict[tuple[Session, int, bool, bool], list[int]] = {}
         for group in origin.queue.expire(now_s):
             session = group.terms.session
             seqs = group.waiting()
-            late.setdefault((session, group.attempts, group.terms.deadline_s > now_s), []).extend(seqs)
+            key = (session, group.attempts, group.sent, group.terms.deadline_s > now_s)
+            late.setdefault(key, []).extend(seqs)
             for seq in seqs:
                 del session.open[seq]
             self._end_opening(group.terms)
         span_s = origin.policy.queue_timeout_s
         # It may have been changed since, or be none any more.
         within = "in time" if span_s is None else f"within {span_s:g} s"
-        for (session, attempts, early), seqs in late.items():
+        for (session, attempts, sent, early), seqs in late.items():
             self.fail(
                 session,
                 seqs,
@@ -594,7 +632,7 @@ class Ledger:
                 origin=origin.name,
                 phase="queue",
                 attempts=attempts,
-                sent=None if attempts else False,
+                sent=sent,
             )
 
     def _expire_leases(self, now_s: float) -> None:

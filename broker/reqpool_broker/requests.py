@@ -98,6 +98,7 @@ class Group:
         terms: what they share.
         attempts: how many leases they have behind them.
         tried: how many of ``terms.origins`` they have been tried at.
+        sent: could the upstream have acted on one of those attempts, or on one of an earlier broker's?
         seqs: sequence numbers; those before ``start`` have been taken.
         payloads: one for each of ``seqs``.
         due_s: when waiting ends, at the deadline or before.
@@ -113,6 +114,7 @@ class Group:
         "gone",
         "payloads",
         "queue",
+        "sent",
         "seqs",
         "settings_bytes",
         "start",
@@ -127,8 +129,10 @@ class Group:
         payloads: tuple[bytes, ...],
         attempts: int = 0,
         tried: int = 0,
+        sent: bool = False,
     ) -> None:
         self.terms = terms
+        self.sent = sent
         self.seqs = seqs
         self.payloads = payloads
         self.attempts = attempts
@@ -187,10 +191,11 @@ class Lease:
         worker: who holds them.
         attempt: 1 for the first.
         tried: how many of ``terms.origins`` they have been tried at, this one included.
+        sent: could the upstream have acted on an earlier attempt?
         requests: seq to payload, of those that have not ended.
     """
 
-    __slots__ = ("attempt", "origin", "requests", "terms", "tried", "worker")
+    __slots__ = ("attempt", "origin", "requests", "sent", "terms", "tried", "worker")
 
     def __init__(
         self,
@@ -200,6 +205,7 @@ class Lease:
         requests: dict[int, bytes],
         attempt: int,
         tried: int,
+        sent: bool = False,
     ) -> None:
         self.terms = terms
         self.origin = origin
@@ -207,3 +213,4 @@ class Lease:
         self.requests = requests
         self.attempt = attempt
         self.tried = tried
+        self.sent = sent

@@ -38,6 +38,7 @@ class Batch(NamedTuple):
         seqs: whose they are.
         worker: who sent them; None for the broker's own verdicts.
         worker_number: number of the worker's RESULTS they came in.
+        attempts: (seq, attempts) of those that took more than one.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Batch(NamedTuple):
     seqs: tuple[int, ...]
     worker: Worker | None
     worker_number: int
+    attempts: tuple[tuple[int, int], ...] = ()
 
 
 class Session:
@@ -152,6 +154,13 @@ class Session:
         place = bisect_right(self.never_ran, (seq, MAX_SEQ)) - 1
         return place < 0 or seq > self.never_ran[place][1]
 
+    def may_have_been_sent(self, seqs: Iterable[int]) -> bool:
+        """Of idempotent requests that are submitted again and not known here: had one perhaps been sent?
+
+        Their results are not kept for the client's sake, so that no worker holds one says nothing.
+        """
+        return self.epoch_changed or any(map(self.may_have_run, seqs))
+
     def must_hold(self, now_s: float) -> bool:
         """Has what is submitted again to wait for reports of the broker's earlier workers?"""
         return now_s < self.hold_until_s and bool(self.awaited or self.nameless)
@@ -193,18 +202,28 @@ class Session:
         return len(self.unacked) < ROOM_BATCHES and self.unacked_bytes < ROOM_BYTES
 
     def keep(
-        self, blob: bytes, seqs: tuple[int, ...], worker: Worker | None = None, worker_number: int = 0
+        self,
+        blob: bytes,
+        seqs: tuple[int, ...],
+        worker: Worker | None = None,
+        worker_number: int = 0,
+        attempts: tuple[tuple[int, int], ...] = (),
     ) -> Batch:
         """Number a result batch and keep it until it is acknowledged."""
         self.published += 1
-        batch = Batch(self.published, blob, seqs, worker, worker_number)
+        batch = Batch(self.published, blob, seqs, worker, worker_number, attempts)
         self.unacked.append(batch)
         self.unacked_bytes += len(blob)
         return batch
 
     def frames(self, batch: Batch, epoch: int) -> list[bytes]:
         """The frames that publish a batch."""
-        return [self.id, wire.encode(Verb.RESULTS, epoch, batch.number, self.submitted), batch.blob]
+        attempts = (batch.attempts,) if batch.attempts else ()
+        return [
+            self.id,
+            wire.encode(Verb.RESULTS, epoch, batch.number, self.submitted, *attempts),
+            batch.blob,
+        ]
 
     def acknowledge(self, number: int) -> list[Batch]:
         """Forget the batches up to ``number``; returns them."""
@@ -225,7 +244,7 @@ class Session:
 
     def report(self, now_s: float) -> dict[str, Any]:
         return {
-            "id": self.id.hex()[:8],
+            "id": wire.shown_id(self.id),
             "name": self.name,
             "pid": self.pid,
             "pending": self.pending,

@@ -189,8 +189,9 @@ class Workers:
             session = self.sessions.get(session_id)
             if session is None:
                 continue
-            if self._ledger.finish(worker, session, seqs, failed):
-                self._ledger.publish(session, blob, seqs, worker)
+            fresh, attempts = self._ledger.finish(worker, session, seqs, failed)
+            if fresh:
+                self._ledger.publish(session, blob, seqs, worker, attempts)
                 # Once the client has acknowledged them, nothing here would know any more that they have run.
                 session.drop_held(seqs)
             if session.ended and not session.open:
@@ -209,14 +210,14 @@ class Workers:
         self._life.malformed["workers"] += 1
         session = self.sessions.get(group.session)
         if session is not None:
-            details = wire.encode_error(f"its worker sent what cannot be read: {group.text}")
+            details = wire.encode_error(f"its worker sent what cannot be read: {group.text}", sent=True)
             failed = wire.Failed(group.session, group.seqs, Code.PROTOCOL, True, details)
             self._ledger.retry(worker, session, failed, now_s)
 
     def _return(
         self,
         worker: Worker,
-        groups: Iterable[tuple[bytes, tuple[int, ...]] | wire.Unread],
+        groups: Iterable[tuple[bytes, tuple[int, ...], bool] | wire.Unread],
         now_s: float,
     ) -> None:
         full = False
@@ -224,10 +225,10 @@ class Workers:
             if isinstance(group, wire.Unread):
                 self._give_up(worker, group, now_s)
                 continue
-            session_id, seqs = group
+            session_id, seqs, sent = group
             session = self.sessions.get(session_id)
             if session is not None:
-                full |= self._ledger.hand_back(worker, session, seqs, now_s)
+                full |= self._ledger.hand_back(worker, session, seqs, now_s, sent=sent)
         if full and worker.state == "live" and not worker.full:
             # It has no room. Until a heartbeat says otherwise, or the two would play ping-pong.
             worker.full = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 
 class Code(IntEnum):
@@ -40,12 +40,15 @@ class PoolError(Exception):
     """Root of everything reqpool raises.
 
     Attributes:
-        request_id: ``"<session hex>-<sequence>"`` of the request, or None when there was none yet.
+        request_id: ``"<session>-<sequence>"`` of the request, or None when there was none yet. It is fit for
+            logs: the session's part is derived from its id one way, and is what ``reqpool status`` shows.
         origin: the upstream, e.g. ``"dns://127.0.0.1:53"``; never holds a secret.
         phase: where it happened: ``queue``, ``connect``, ``read``, ``cluster``, or None.
         elapsed_s: seconds from submission to this outcome.
-        attempts: how many times the request was handed to a worker; 0 if never.
-        sent: could the upstream have acted on it? None when nobody knows.
+        attempts: how many times the request was handed to a worker, redirects included; 0 if never, or if no
+            worker or broker was left to tell.
+        sent: could the upstream have acted on it, in this attempt or an earlier one? False: certainly not;
+            None: nobody knows whether it left the pool.
         retry_after_s: after ``Overloaded``, how long to wait before trying again.
     """
 
@@ -97,6 +100,41 @@ class PoolError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception.__reduce__ would call the class with args only and lose the keywords.
         return (type(self), (self.text,), dict(self.__dict__))
+
+
+SomeError = TypeVar("SomeError", bound=PoolError)
+
+
+class RequestFacts(NamedTuple):
+    """What errors say of the request they came from. An answer that may raise one later keeps it.
+
+    Attributes:
+        session_label: what stands for the session in ids that are shown.
+        seq: the request's number in it.
+        origin: the upstream that answered.
+        attempts: how many times it was handed to a worker.
+        elapsed_s: seconds from submission to the end.
+    """
+
+    session_label: str
+    seq: int
+    origin: str
+    attempts: int
+    elapsed_s: float
+
+    @property
+    def request_id(self) -> str:
+        """See :class:`PoolError`."""
+        return f"{self.session_label}-{self.seq}"
+
+    def told_by(self, error: SomeError) -> SomeError:
+        """Fill in an error that was made of an answer, and so of a request that was sent."""
+        error.request_id = self.request_id
+        error.origin = error.origin or self.origin
+        error.attempts = self.attempts
+        error.sent = True
+        error.elapsed_s = self.elapsed_s
+        return error
 
 
 class UsageError(PoolError, ValueError, code=Code.USAGE):

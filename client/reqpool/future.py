@@ -27,7 +27,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from . import wire
-from .errors import BY_CODE, BadResponse, Code, PoolError, ProtocolError, UsageError
+from .errors import BY_CODE, BadResponse, Code, PoolError, ProtocolError, RequestFacts, UsageError
 from .kinds import Route
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _UNDECODED: Any = object()
 class Owner(Protocol):
     """What a future needs of the stub it came from."""
 
-    session_hex: str
+    session_label: str
     pending: dict[int, Future[Any]]
 
     def cancel(self, future: Future[Any]) -> bool:
@@ -98,6 +98,8 @@ class Future(concurrent.futures.Future[T]):
     """Whoever ends it has seen its condition, and will use it."""
     trail: tuple[Any, ...] = ()
     """See :class:`~reqpool.kinds.Asked`."""
+    attempts = 1
+    """How many times the request that goes on under ``seq`` was handed to a worker, once it has an answer."""
 
     def __init__(
         self,
@@ -135,8 +137,8 @@ class Future(concurrent.futures.Future[T]):
 
     @property
     def request_id(self) -> str:
-        """``"<session hex>-<sequence>"``, as in errors and in the pool's own logs."""
-        return f"{self._owner.session_hex}-{self.seq}"
+        """``"<session>-<sequence>"``, as in errors and in the pool's own logs; tells nothing secret."""
+        return f"{self._owner.session_label}-{self.seq}"
 
     @property
     def elapsed_s(self) -> float:
@@ -270,9 +272,9 @@ class Future(concurrent.futures.Future[T]):
             try:
                 value = self.route.kind.decode(data, self)
             except PoolError as error:
-                value = self._fill(error)
+                value = self.facts.told_by(error)
             except Exception as error:
-                value = self._fill(
+                value = self.facts.told_by(
                     BadResponse(f"kind {self.route.kind.name!r} could not decode it: {error!r}")
                 )
                 value.__cause__ = error
@@ -282,29 +284,34 @@ class Future(concurrent.futures.Future[T]):
         self._data = None
         return value
 
+    @property
+    def facts(self) -> RequestFacts:
+        """What errors say of this request, which has been answered."""
+        attempts = self.attempts + len(self.trail)
+        origin = self.route.origins[0]
+        return RequestFacts(self._owner.session_label, self.seq, origin, attempts, self.elapsed_s)
+
     def _make_error(self, code: int, data: bytes) -> PoolError:
         try:
             about = wire.decode_error(data)
         except ProtocolError as error:
             about = {"text": f"a result with code {code} that cannot be read: {error}"}
         retry_after_ms = about.get("retry_after_ms")
-        return self._fill(
-            BY_CODE.get(code, PoolError)(
-                str(about.get("text", "")),
-                origin=about.get("origin"),
-                phase=about.get("phase"),
-                attempts=about.get("attempts", 0),
-                sent=about.get("sent"),
-                retry_after_s=retry_after_ms / 1000 if isinstance(retry_after_ms, int) else None,
-            )
+        sent = about.get("sent")
+        if self.trail:
+            sent = True  # the upstream acted on the request that was redirected to this one
+        elif sent is None and not (self.connection or self.resubmitted):
+            sent = False  # no broker was ever given it
+        return BY_CODE.get(code, PoolError)(
+            str(about.get("text", "")),
+            request_id=self.request_id,
+            origin=about.get("origin") or self.route.origins[0],
+            phase=about.get("phase"),
+            elapsed_s=self._ended_s - self.submitted_s if self._ended_s else None,
+            attempts=about.get("attempts", 0) + len(self.trail),
+            sent=sent,
+            retry_after_s=retry_after_ms / 1000 if isinstance(retry_after_ms, int) else None,
         )
-
-    def _fill(self, error: PoolError) -> PoolError:
-        error.request_id = self.request_id
-        error.origin = error.origin or self.route.origins[0]
-        if self._ended_s:
-            error.elapsed_s = self._ended_s - self.submitted_s
-        return error
 
     def _wait(self, timeout: float | None) -> None:
         if timeout is not None and timeout <= 0:
@@ -432,7 +439,7 @@ class Future(concurrent.futures.Future[T]):
 class _Nobody:
     """The owner of futures that ended before they began."""
 
-    session_hex = ""
+    session_label = ""
 
     def __init__(self) -> None:
         self.pending: dict[int, Future[Any]] = {}

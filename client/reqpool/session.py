@@ -92,9 +92,15 @@ class Send(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Complete these: seq, code, data, seq, code, data, …"""
+    """Complete these: seq, code, data, seq, code, data, …
+
+    Attributes:
+        flat: as said.
+        attempts: (seq, attempts) of those that took more than one.
+    """
 
     flat: tuple[Any, ...]
+    attempts: tuple[tuple[int, int], ...] = ()
 
 
 class Lost(NamedTuple):
@@ -239,7 +245,7 @@ class Session:
             raise
         if verb is Verb.RESULTS:
             self._acknowledged(fields[2])
-            self._results(fields[1], flat, now_s, actions)
+            self._results(fields[1], flat, fields[3], now_s, actions)
         elif verb is Verb.WORKERS:
             self._know(fields[1])
         elif verb is Verb.HEARTBEAT:
@@ -383,7 +389,14 @@ class Session:
             self.ignored += 1
             return wire.readable_entries(blob)
 
-    def _results(self, number: int, flat: tuple[Any, ...], now_s: float, actions: list[Action]) -> None:
+    def _results(
+        self,
+        number: int,
+        flat: tuple[Any, ...],
+        attempts: list[tuple[int, int]],
+        now_s: float,
+        actions: list[Action],
+    ) -> None:
         if number <= self._received:
             self.repeated += 1
         elif number > self._received + 1:
@@ -391,7 +404,7 @@ class Session:
         else:
             self._received = number
             self._gap_asked_s = -math.inf
-            actions.append(Results(flat))
+            actions.append(Results(flat, tuple(attempts)))
             if number - self._acked >= BATCHES_PER_ACK:
                 actions.append(self._heartbeat(now_s))
 

@@ -56,7 +56,7 @@ class Stub:
     """One session. Made at a pool's first use, and anew in a forked child.
 
     Attributes:
-        session_hex: the session id in hexadecimal digits. It is the secret topic too: not for logs of others.
+        session_label: stands for the session in ids that are shown; the session id itself is a secret.
         pending: the table, sequence number to future.
         closing: nothing more is submitted.
         stopped: no turn is taken any more, or the threads were left behind in the parent process.
@@ -75,7 +75,7 @@ class Stub:
         self._embedded = embedded
         self._max_pending = max_pending
         self._session_id = os.urandom(wire.SESSION_ID_BYTES)
-        self.session_hex = self._session_id.hex()
+        self.session_label = wire.shown_id(self._session_id)
         name = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
         self._session = Session(self._session_id, name or "python", os.getpid())
         self._table = Pending()
@@ -420,8 +420,11 @@ class Stub:
     def _act(self, actions: list[Action], now_s: float) -> None:
         for action in actions:
             match action:
-                case Results(flat):
+                case Results(flat, attempts):
                     self._batches_in += 1
+                    for seq, count in attempts:
+                        if (future := self.pending.get(seq)) is not None:
+                            future.attempts = count
                     self._ends.complete(flat, now_s)
                     if self._ends.again:
                         self._go_on()
@@ -488,13 +491,16 @@ class Stub:
             future.route, future.payload, future.note = route, payload, note
             future.trail += (step,)
             future.connection = future.resubmitted = 0
+            future.attempts = 1
             future.seq = self._next_seq()
             self.pending[future.seq] = future
             again.pop()
             self._outbox.append(future)
         # Not before: who waits for one of these may wait for another to be in the table again.
         for future, known in failed:
-            verdict = wire.encode_error(known.text, origin=known.origin, phase="read", sent=True)
+            verdict = wire.encode_error(
+                known.text, origin=known.origin, phase="read", attempts=future.attempts, sent=True
+            )
             self._ends.end([future], FINISHED, known.code, verdict)
 
     def _separate(self, seqs: list[int], text: str) -> None:
@@ -590,13 +596,11 @@ class Stub:
             return
         grace_s = wire.CONNECT_GRACE_MS / 1000
         overdue = self._table.sweep(now_s, self._unreached_from_s(), grace_s)
-        reason = self._trouble()
-        timeout_sent = wire.encode_error(reason, phase="cluster")
-        timeout_unsent = wire.encode_error(reason, phase="cluster", sent=False)
+        verdict = wire.encode_error(self._trouble(), phase="cluster")
         for future in overdue:
             timed_out = now_s >= future.deadline_s + CLUSTER_GRACE_S
             code = Code.TIMEOUT if timed_out else Code.BROKER_UNAVAILABLE
-            self._ends.end([future], FINISHED, code, timeout_sent if future.connection else timeout_unsent)
+            self._ends.end([future], FINISHED, code, verdict)
 
     def _trouble(self) -> str:
         session = self._session
@@ -610,9 +614,7 @@ class Stub:
         return f"no broker answers at {self._url}{last}: is `reqpool up` running there?"
 
     def _end_all(self, code: Code, text: str) -> None:
-        self._ends.end(
-            self._table.take_all(), FINISHED, code, wire.encode_error(text, phase="cluster", sent=None)
-        )
+        self._ends.end(self._table.take_all(), FINISHED, code, wire.encode_error(text, phase="cluster"))
 
 
 _CANCELLED = wire.encode_error("cancelled by the caller")

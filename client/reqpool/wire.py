@@ -14,6 +14,7 @@ nothing else; it raises :class:`~reqpool.errors.ProtocolError` and never another
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum, IntFlag
 from typing import Any, NamedTuple
@@ -143,6 +144,8 @@ class Flag(IntFlag):
     """The stub sent it before, on an earlier connection."""
     OPENS = 4
     """The first request of its pin: take a connection for it."""
+    SENT = 8
+    """In a LEASE: an earlier attempt may have reached the upstream."""
 
 
 class Reject(IntEnum):
@@ -463,6 +466,16 @@ def _unread(value: Any, session_at: int | None, seqs_at: int, text: str) -> Unre
         return Unread(b"", (), True, text)
 
 
+_returned_record = record(lambda *values: values, identity, seqs, boolean)
+
+
+def _returned(value: Any) -> tuple[bytes, tuple[int, ...], bool]:
+    if type(value) is tuple and len(value) == 2:
+        value = (*value, False)  # from a peer that does not say whether an earlier attempt was sent
+    returned: tuple[bytes, tuple[int, ...], bool] = _returned_record(value)
+    return returned
+
+
 def _each(check: Check, session_at: int, seqs_at: int) -> Check:
     """An array of groups, with an :class:`Unread` in the place of each that is malformed."""
 
@@ -489,7 +502,9 @@ def _details(value: Any) -> bytes:
 _failed = _each(record(Failed, identity, seqs, uint, boolean, _details), 0, 1)
 _session_seqs = _each(record(lambda session, numbers: (session, numbers), identity, seqs), 0, 1)
 _session_results = _each(record(lambda *values: values, identity, seqs, uint), 0, 1)
+_returned_groups = _each(_returned, 0, 1)
 _lease_groups = _each(_lease_group, 0, 8)
+_attempts = record(lambda seq, attempts: (seq, attempts), uint, uint)
 _count = bounded(MAX_SLOTS)
 _kinds = array(record(KindInfo, _kind_name, boolean, _count, _count))
 _held = array(record(lambda session, numbers: (session, set(numbers)), identity, seqs))
@@ -523,7 +538,8 @@ def pins(value: Any) -> list[tuple[bytes, int, str, str]]:
 
 # --- schemas: one literal table per direction ----------------------------------------------------
 
-Schema = Mapping[Verb, tuple[tuple[str, Check], ...]]
+Schema = Mapping[Verb, tuple[tuple[str, Check] | tuple[str, Check, Any], ...]]
+"""Verb to its fields: name, check and, for a trailing field that may be missing, what its absence means."""
 
 CLIENT_TO_BROKER: Schema = {
     Verb.HELLO: (("lowest", uint), ("highest", uint), ("about", fields)),
@@ -550,7 +566,7 @@ PUBLISHED: Schema = {
     Verb.HEARTBEAT: (
         ("epoch", uint), ("number", uint), ("seen", uint), ("acked", uint), ("latest", uint),
     ),
-    Verb.RESULTS: (("epoch", uint), ("number", uint), ("acked", uint)),
+    Verb.RESULTS: (("epoch", uint), ("number", uint), ("acked", uint), ("attempts", array(_attempts), ())),
     Verb.WORKERS: (("epoch", uint), ("workers", array(identity))),
     Verb.GOODBYE: (("epoch", uint), ("text", text)),
 }  # fmt: skip
@@ -560,7 +576,7 @@ WORKER_TO_BROKER: Schema = {
     Verb.HELLO: (("lowest", uint), ("highest", uint), ("about", fields)),
     Verb.HEARTBEAT: (("epoch", uint), ("seen", uint), ("number", uint), ("sample", fields)),
     Verb.RESULTS: (("epoch", uint), ("seen", uint), ("number", uint), ("groups", _session_results)),
-    Verb.RETURN: (("epoch", uint), ("seen", uint), ("groups", _session_seqs)),
+    Verb.RETURN: (("epoch", uint), ("seen", uint), ("groups", _returned_groups)),
     Verb.RETRY: (("epoch", uint), ("seen", uint), ("groups", _failed)),
     Verb.GRANTED: (("epoch", uint), ("seen", uint), ("origin", origin), ("grant", uint), ("held", uint)),
     Verb.UNPIN: (("epoch", uint), ("seen", uint), ("session", identity), ("pin", uint)),
@@ -624,7 +640,8 @@ def decode(frame: bytes, schema: Schema) -> tuple[Verb, list[Any]]:
         schema: e.g. :data:`CLIENT_TO_BROKER`.
 
     Returns:
-        The verb and its fields in the table's order, checked. Further fields are ignored.
+        The verb and its fields in the table's order, checked. Further fields are ignored, optional ones that
+        are missing filled in.
 
     Raises:
         ProtocolError: if it is not a head of this direction; nothing has changed then.
@@ -637,15 +654,28 @@ def decode(frame: bytes, schema: Schema) -> tuple[Verb, list[Any]]:
     if verb is None or layout is None:
         raise ProtocolError(f"verb {head[0]} is not sent in this direction")
     if len(head) <= len(layout):
-        raise ProtocolError(f"{verb.name} has {len(head) - 1} fields, needs {len(layout)}")
-    name = ""
+        missing = layout[len(head) - 1 :]
+        head += tuple(field[2] for field in missing if len(field) == 3)
+        if len(head) <= len(layout):
+            needed = sum(len(field) == 2 for field in layout)
+            raise ProtocolError(f"{verb.name} has {len(layout) - len(missing)} fields, needs {needed}")
     values = []
+    field = layout[0] if layout else ("", fields)
     try:
-        for (name, check), value in zip(layout, head[1:], strict=False):  # noqa: B007  (the error names it)
-            values.append(check(value))
+        for field, value in zip(layout, head[1:], strict=False):
+            values.append(field[1](value))
     except ProtocolError as error:
-        raise ProtocolError(f"{verb.name}.{name}: {error.text}") from error
+        raise ProtocolError(f"{verb.name}.{field[0]}: {error.text}") from error
     return verb, values
+
+
+def shown_id(session_id: bytes) -> str:
+    """Return what stands for a session wherever people or other programs see it.
+
+    The session id itself is a secret: whoever has it can take the session over. This is derived from it one
+    way (BLAKE2b, RFC 7693, 8 bytes, personalised), so that errors, logs and ``status`` name a session alike.
+    """
+    return hashlib.blake2b(session_id, digest_size=8, person=b"reqpool-session").hexdigest()
 
 
 def encode_blob(entries: Iterable[Any]) -> bytes:
@@ -720,6 +750,15 @@ def encode_error(
         "attempts": attempts, "sent": sent, "retry_after_ms": retry_after_ms,
     }  # fmt: skip
     return _pack({key: value for key, value in about.items() if value is not None})
+
+
+def as_sent(details: bytes) -> bytes:
+    """Return details of :func:`encode_error` that say that the upstream could have acted."""
+    try:
+        about = decode_error(details)
+    except ProtocolError:
+        return details
+    return _pack({**about, "sent": True})
 
 
 def decode_error(data: bytes) -> dict[str, Any]:

@@ -143,6 +143,7 @@ class FakeClient:
         self.replies: list[tuple[Verb, list[Any]]] = []
         self.outcomes: dict[int, list[tuple[int, bytes]]] = {}
         self.batches: list[int] = []
+        self.attempts: dict[int, int] = {}
         self.acked = 0
         self.submitted = 0
         self.beats = 0
@@ -205,6 +206,7 @@ class FakeClient:
             self.workers = tuple(values[1])
         elif verb is Verb.RESULTS:
             self.batches.append(values[1])
+            self.attempts |= dict(values[3])
             flat = wire.decode_blob(blobs[0])
             for seq, code, data in zip(flat[0::3], flat[1::3], flat[2::3], strict=True):
                 if seq not in self.outcomes:  # docs/protocol.md: later results are ignored
@@ -358,8 +360,8 @@ class FakeWorker:
         ]
         return groups
 
-    def give_back(self, *seqs: int) -> None:
-        self.send(Verb.RETURN, self.epoch, self.seen, self._drop(seqs))
+    def give_back(self, *seqs: int, sent: bool = False) -> None:
+        self.send(Verb.RETURN, self.epoch, self.seen, [(*group, sent) for group in self._drop(seqs)])
         self.desk.settle()
 
     def fail(self, *seqs: int, code: int, sent: bool) -> None:

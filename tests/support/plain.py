@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import reqpool
+from reqpool.errors import RequestFacts
 from reqpool.kinds import Asked, Kind, Route
 
 
@@ -29,6 +30,7 @@ class Decoded:
     trail: tuple[Any, ...] = ()
     elapsed_s = 0.0
     route: Any = None
+    facts = RequestFacts("ab", 7, "plain://once", 1, 0.0)
 
 
 ASKED = Decoded()

@@ -43,7 +43,7 @@ class Owner:
     """As the stub ends requests, without its threads."""
 
     def __init__(self) -> None:
-        self.session_hex = "ab" * 16
+        self.session_label = "ab" * 8
         self.pending: dict[int, Future[Any]] = {}
         self.errors: list[int] = []
 
@@ -116,7 +116,7 @@ def test_an_answer_that_cannot_be_read_is_an_error_that_knows_its_request() -> N
     owner.end(future, data=b"bad")
     with pytest.raises(reqpool.BadResponse) as caught:
         future.result()
-    assert caught.value.request_id == "ab" * 16 + "-1"
+    assert caught.value.request_id == "ab" * 8 + "-1"
     assert future.exception() is caught.value
 
 

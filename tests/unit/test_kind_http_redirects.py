@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool.errors import BadResponse, PoolError
+from reqpool.errors import BadResponse, PoolError, RequestFacts
 from reqpool.kinds import Followed, with_idempotence
 from reqpool.kinds.http import IDEMPOTENT, KIND, MAX_REDIRECTS
 from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
@@ -22,7 +22,7 @@ class Asked:
     def __init__(self, note: Any, trail: tuple[Any, ...] = (), elapsed_s: float = 0.5) -> None:
         self.note = note
         self.trail = trail
-        self.elapsed_s = elapsed_s
+        self.facts = RequestFacts("ab", 7, note.place.origin, 1, elapsed_s)
         self.route = note.place.idempotent if note.method in IDEMPOTENT else note.place.other
 
 

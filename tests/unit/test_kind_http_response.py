@@ -13,7 +13,7 @@ import brotli  # type: ignore[import-untyped]
 import pytest
 import zstandard
 
-from reqpool.errors import BadResponse, HttpError, UpstreamError
+from reqpool.errors import BadResponse, HttpError, RequestFacts, UpstreamError
 from reqpool.kinds.http import KIND
 from reqpool.kinds.http_fields import HttpHeaders
 from reqpool.kinds.http_response import HttpResponse
@@ -24,7 +24,7 @@ LIMIT = 1 << 20
 class Asked:
     note = KIND.encode("http://h.test/x", "GET", max_bytes=LIMIT)[2]
     trail = ()
-    elapsed_s = 0.25
+    facts = RequestFacts("ab", 7, "http://h.test:80", 2, 0.25)
 
 
 def answer(*fields: str | bytes, body: bytes = b"", status: str = "200 OK") -> HttpResponse:
@@ -315,8 +315,9 @@ def test_a_bad_status_raises_with_the_answer(status: str) -> None:
 
 def test_an_answer_pickles_with_its_history() -> None:
     first = answer("Location: /x", status="302 Found")
+    facts = RequestFacts("ab", 7, "http://h.test:80", 2, 1.5)
     response = HttpResponse(
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip", gzip.compress(TEXT), "u", (first,), 1.5, 5_000
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip", gzip.compress(TEXT), "u", (first,), facts, 5_000
     )
     for _ in range(2):
         again = pickle.loads(pickle.dumps(response))

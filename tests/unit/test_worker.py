@@ -198,7 +198,7 @@ def test_requests_for_which_there_is_no_fd_are_handed_back(
         broker.welcome()
         monkeypatch.setattr("reqpool_workers.datagrams.DatagramSocket", none_left)
         broker.lease("dns", f"dns://{peer.address}", {1: query(), 2: query()})
-        assert broker.next(Verb.RETURN)[2] == [(SESSION, (1, 2))]
+        assert broker.next(Verb.RETURN)[2] == [(SESSION, (1, 2), False)]
 
 
 # --- udp -------------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_a_grant_taken_back_is_answered_when_the_connections_are_gone(broker: Fa
         peer.wait_accepted(2)
         broker.say(Verb.GRANT, origin, 2, 0, {})
         # It would wait for ever: others have the connections now.
-        assert broker.next(Verb.RETURN)[2] == [(SESSION, (2,))]
+        assert broker.next(Verb.RETURN)[2] == [(SESSION, (2,), False)]
         broker.beat()
         broker.next(Verb.HEARTBEAT)
         broker.next(Verb.HEARTBEAT)
@@ -457,13 +457,13 @@ def test_a_drained_worker_returns_what_was_not_sent_finishes_the_rest_and_says_g
         broker.lease("tcp", origin, {1: tcp(b"a\n"), 2: tcp(b"b\n"), 3: tcp(b"c\n")}, flags=0)
         wait_until(lambda: peer.received == b"a\n")
         broker.say(Verb.DRAIN)
-        returned = {seq for _, seqs in broker.next(Verb.RETURN)[2] for seq in seqs}
+        returned = {seq for _, seqs, _ in broker.next(Verb.RETURN)[2] for seq in seqs}
         while len(returned) < 2:
-            returned |= {seq for _, seqs in broker.next(Verb.RETURN)[2] for seq in seqs}
+            returned |= {seq for _, seqs, _ in broker.next(Verb.RETURN)[2] for seq in seqs}
         assert returned == {2, 3}
         assert Verb.DRAIN in [verb for verb, _, _ in broker.heard]
         broker.lease("tcp", origin, {4: tcp(b"d\n")})
-        assert broker.next(Verb.RETURN)[2] == [(SESSION, (4,))]
+        assert broker.next(Verb.RETURN)[2] == [(SESSION, (4,), False)]
         peer.go.release()
         assert set(broker.results(1)) == {1}
         while worker_not_gone(broker):

@@ -184,7 +184,7 @@ def test_a_connection_that_many_share_is_held_when_nothing_is_left_on_it(
         assert peer.received == b"one\ntwo\n"  # the third has to wait: the one connection is held
         ask(broker, origin, 4, b"four\n")
         assert answer(broker, 4) == b"four"
-        assert broker.next(Verb.RETURN)[2] == [(SESSION, (3,))]
+        assert broker.next(Verb.RETURN)[2] == [(SESSION, (3,), False)]
     assert peer.accepted == 1
 
 
@@ -463,7 +463,7 @@ def test_a_draining_worker_lets_a_session_finish(broker: FakeBroker) -> None:
             ask(broker, origin, seq, b"%d\n" % seq)
             assert answer(broker, seq) == b"%d" % seq
         ask(broker, origin, 4, b"four\n", pin=2, opens=True)
-        assert broker.next(Verb.RETURN)[2] == [(SESSION, (4,))]
+        assert broker.next(Verb.RETURN)[2] == [(SESSION, (4,), False)]
         let_go(broker)
         broker.next(Verb.GOODBYE)
     assert peer.accepted == 1
@@ -476,7 +476,7 @@ def test_what_waits_behind_a_held_connection_for_ever_is_handed_back(broker: Fak
         grant(broker, origin, 1, number=2)
         broker.next(Verb.GRANTED)
         broker.lease("lines", origin, {2: b"two\n"})
-        assert broker.next(Verb.RETURN)[2] == [(SESSION, (2,))]
+        assert broker.next(Verb.RETURN)[2] == [(SESSION, (2,), False)]
         assert not worker.ledger.find(SESSION, (2,))
     assert peer.received == b"one\n"
 

@@ -100,12 +100,14 @@ NAMED: dict[str, st.SearchStrategy[Any]] = {
     "text": TEXT, "origin": ORIGIN, "session": ID, "worker": ID, "seqs": SEQS,
     "settings": SETTINGS,
     "workers": st.lists(ID, max_size=3), "undelivered": st.lists(UINT, max_size=3),
+    "attempts": st.lists(st.tuples(UINT, UINT), max_size=3),
 }  # fmt: skip
 GROUPS: dict[Verb, st.SearchStrategy[Any]] = {
     Verb.SUBMIT: groups(),
     Verb.LEASE: lease_groups(),
     Verb.RETRY: FAILED,
     Verb.RESULTS: st.tuples(ID, SEQS, UINT),
+    Verb.RETURN: st.tuples(ID, SEQS, st.booleans()),
 }
 
 
@@ -115,7 +117,7 @@ def values_of(schema: Schema, verb: Verb) -> st.SearchStrategy[tuple[Any, ...]]:
     return st.tuples(
         *[
             st.lists(record, max_size=3) if name == "groups" else NAMED.get(name, UINT)
-            for name, _ in schema[verb]
+            for name, *_ in schema[verb]
         ]
     )
 
@@ -167,8 +169,20 @@ def test_a_head_cut_at_any_byte_is_a_protocol_error(schema: Schema, verb: Verb, 
 @given(data=st.data())
 def test_a_missing_field_is_a_protocol_error(schema: Schema, verb: Verb, data: st.DataObject) -> None:
     values = data.draw(values_of(schema, verb))
-    with pytest.raises(ProtocolError, match="fields, needs"):
-        wire.decode(wire.encode(verb, *values[:-1]), schema)
+    required = sum(len(field) == 2 for field in schema[verb])
+    with pytest.raises(ProtocolError, match=f"{required - 1} fields, needs {required}"):
+        wire.decode(wire.encode(verb, *values[: required - 1]), schema)
+
+
+def test_a_field_that_may_be_missing_has_its_default() -> None:
+    head = wire.encode(Verb.RESULTS, 1, 2, 3)
+    assert wire.decode(head, wire.PUBLISHED) == (Verb.RESULTS, [1, 2, 3, []])
+
+
+def test_a_return_need_not_say_that_nothing_was_sent() -> None:
+    groups = [(bytes(16), (1, 2)), (bytes(16), (3,), True)]
+    _, values = wire.decode(wire.encode(Verb.RETURN, 1, 2, groups), wire.WORKER_TO_BROKER)
+    assert values[2] == [(bytes(16), (1, 2), False), (bytes(16), (3,), True)]
 
 
 WRONG = [None, True, -1, 1.5, "text", b"bytes", b"x" * 17, (), ("a",), (1, -1), (None,), {}, {b"key": 1}]
@@ -181,7 +195,7 @@ def test_a_field_of_a_wrong_type_is_a_protocol_error_that_names_it(
     schema: Schema, verb: Verb, data: st.DataObject
 ) -> None:
     values = data.draw(values_of(schema, verb))
-    for position, (name, check) in enumerate(schema[verb]):
+    for position, (name, check, *_) in enumerate(schema[verb]):
         for wrong in WRONG:
             if not accepts(check, wrong):
                 head = wire.encode(verb, *values[:position], wrong, *values[position + 1 :])
@@ -202,13 +216,13 @@ LEGAL_TYPES: dict[str, set[type]] = {
     "policy": {dict},
     "text": {str}, "origin": {str}, "session": {bytes}, "worker": {bytes},
     "settings": {bytes},
-    "workers": {tuple}, "undelivered": {tuple},
+    "workers": {tuple}, "undelivered": {tuple}, "attempts": {tuple},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("schema", "verb"), MESSAGES)
 def test_no_field_takes_a_type_that_is_not_its_own(schema: Schema, verb: Verb) -> None:
-    for name, check in schema[verb]:
+    for name, check, *_ in schema[verb]:
         for wrong in WRONG:
             if type(wrong) not in LEGAL_TYPES.get(name, {int}) or wrong == -1:
                 assert not accepts(check, wrong), f"{verb.name}.{name} takes {wrong!r}"

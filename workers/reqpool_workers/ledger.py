@@ -18,6 +18,7 @@ from .protocols import Ask
 
 IDEMPOTENT = int(Flag.IDEMPOTENT)
 OPENS = int(Flag.OPENS)
+SENT = int(Flag.SENT)
 
 
 Pin = tuple[bytes, int]
@@ -78,6 +79,9 @@ class Lease:
         opens: the connection is to be taken for them.
         settings: what the kind needs for a connection.
         wait_s: instant at which waiting for a connection ends.
+        sent: an earlier attempt, perhaps at another worker, may have reached the upstream.
+        resent_seqs: those that this worker sent on a connection which then turned out to be dead, and that it
+            tries once more by itself.
     """
 
     __slots__ = (
@@ -93,7 +97,9 @@ class Lease:
         "requests",
         "resend_s",
         "resent",
+        "resent_seqs",
         "rto_s",
+        "sent",
         "session",
         "settings",
         "span_s",
@@ -109,6 +115,8 @@ class Lease:
         self.settings = group.settings
         self.attempt = group.attempt
         self.idempotent = bool(group.flags & IDEMPOTENT)
+        self.sent = bool(group.flags & SENT)
+        self.resent_seqs: frozenset[int] = frozenset()
         self.ready = session.ready if self.idempotent else session.ready_once
         self.span_s = group.span_ms / 1000
         self.began_s = now_s
@@ -120,6 +128,10 @@ class Lease:
         self.requests: list[Request] = []
         self.live = 0
         self.upstream: Upstream | None = None
+
+    def was_sent(self, request: Request) -> bool:
+        """Could the upstream have acted on an earlier attempt at one of its requests?"""
+        return self.sent or request.seq in self.resent_seqs
 
     def unended(self) -> list[Request]:
         """The requests that have not ended; the others are let go of."""
@@ -158,7 +170,7 @@ class Ledger:
         """Sessions with results that were not reported yet."""
         self.failures: list[Failed] = []
         """For RETRY."""
-        self.returns: list[tuple[bytes, tuple[int, ...]]] = []
+        self.returns: list[tuple[bytes, tuple[int, ...], bool]] = []
         """For RETURN."""
         self.unpinned: list[Pin] = []
         """For UNPIN: held connections that are gone."""
@@ -205,6 +217,8 @@ class Ledger:
     ) -> None:
         """A request has failed for good."""
         lease = request.lease
+        if lease.was_sent(request):  # once possibly sent, always possibly sent
+            sent = True
         data = wire.encode_error(text, origin=lease.origin, phase=phase, attempts=lease.attempt, sent=sent)
         self.finish(request, code, data)
         self.failed += 1
@@ -230,10 +244,13 @@ class Ledger:
             for request in requests:
                 self.conclude(request, code, text, phase=phase, sent=sent)
             return
-        details = wire.encode_error(text, origin=lease.origin, phase=phase, attempts=lease.attempt, sent=sent)
-        seqs = self._let_go(requests)
-        self.failures.append(Failed(lease.session.identity, seqs, code, sent, details))
-        self.failed += len(seqs)
+        for was_sent, some in _by_sent(requests, sent):
+            details = wire.encode_error(
+                text, origin=lease.origin, phase=phase, attempts=lease.attempt, sent=was_sent
+            )
+            seqs = self._let_go(some)
+            self.failures.append(Failed(lease.session.identity, seqs, code, was_sent, details))
+            self.failed += len(seqs)
 
     def refuse(self, session: bytes, seqs: Iterable[int], text: str) -> None:
         """Requests were leased in a way that cannot be used; those of them that run already go on."""
@@ -245,9 +262,9 @@ class Ledger:
             self.failed += len(refused)
 
     def give_back(self, requests: list[Request]) -> None:
-        """Hand back requests of one lease that were not sent upstream."""
-        if requests:
-            self.returns.append((requests[0].lease.session.identity, self._let_go(requests)))
+        """Hand back requests of one lease that this attempt has not sent upstream."""
+        for was_sent, some in _by_sent(requests, False):
+            self.returns.append((some[0].lease.session.identity, self._let_go(some), was_sent))
 
     def forget(self, request: Request) -> None:
         """Nobody wants to hear of this request any more."""
@@ -308,7 +325,7 @@ class Ledger:
         self.dirty.clear()
         return taken
 
-    def take_returns(self) -> list[tuple[bytes, tuple[int, ...]]]:
+    def take_returns(self) -> list[tuple[bytes, tuple[int, ...], bool]]:
         """Take what is to be handed back."""
         taken, self.returns = self.returns, []
         return taken
@@ -339,3 +356,13 @@ class Ledger:
         """Forget a session of which nothing is left."""
         if not session.held and not session.ready and not session.ready_once:
             self.sessions.pop(session.identity, None)
+
+
+def _by_sent(requests: list[Request], sent: bool) -> list[tuple[bool, list[Request]]]:
+    """Split requests of one lease by whether the upstream could have acted on any attempt at them."""
+    if sent or not requests or not requests[0].lease.resent_seqs:
+        return [(sent or requests[0].lease.sent, requests)] if requests else []
+    split: dict[bool, list[Request]] = {}
+    for request in requests:
+        split.setdefault(request.lease.was_sent(request), []).append(request)
+    return list(split.items())

@@ -216,6 +216,9 @@ class StreamOrigin:
                 and (not sent or (request.lease.idempotent and pool.policy.retries))
             ]
             if again:
+                if sent:
+                    for request in again:
+                        request.lease.resent_seqs |= {request.seq}
                 pool.again(again, self.loop.now_s)
                 unanswered = [request for request in unanswered if request not in pool.retried]
         end_unanswered(self.ledger, error, unanswered, sent=sent)

@@ -16,6 +16,7 @@ from .. import wire
 from ..errors import BadResponse, UsageError
 
 if TYPE_CHECKING:
+    from ..errors import RequestFacts
     from .origin import Tls
 
 
@@ -95,6 +96,8 @@ class Asked(Protocol):
         trail: what :meth:`Kind.follow` added, one item for each time it was called; empty for most.
         elapsed_s: seconds from submission to the end.
         route: as it was submitted, the caller's ``idempotent=`` included.
+        facts: what errors say of it. What :meth:`Kind.decode` raises is filled in from it; a value that holds
+            errors, or may raise one later, does that itself: ``facts.told_by(error)``.
     """
 
     note: Any
@@ -103,6 +106,9 @@ class Asked(Protocol):
 
     @property
     def elapsed_s(self) -> float: ...
+
+    @property
+    def facts(self) -> RequestFacts: ...
 
 
 class Followed(NamedTuple):

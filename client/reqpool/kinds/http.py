@@ -152,7 +152,7 @@ class HttpKind(Kind):
             BadResponse: if it is none.
         """
         note: Note = request.note
-        return HttpResponse.of(data, note.url, request.trail, request.elapsed_s, note.max_bytes)
+        return HttpResponse.of(data, note.url, request.trail, request.facts, note.max_bytes)
 
     def follow(self, data: bytes, request: Asked) -> Followed:
         """Make the request that a redirect leads to, as browsers do (WHATWG Fetch) and RFC 9110 §15.4 has it.
@@ -169,7 +169,7 @@ class HttpKind(Kind):
         if note.place.origin.startswith("@"):
             base, _, data = data.partition(b"\r\n")
             here = base.decode() + here[len(note.place.shown) :]
-        answer = HttpResponse.of(data, note.url, request.trail, request.elapsed_s, note.max_bytes)
+        answer = HttpResponse.of(data, note.url, request.trail, request.facts, note.max_bytes)
         there = _location(here, answer)
         if len(request.trail) >= MAX_REDIRECTS:
             raise BadResponse(

@@ -7,11 +7,13 @@ import json
 import re
 from typing import Any
 
-from ..errors import BadResponse, HttpError
+from ..errors import BadResponse, HttpError, RequestFacts
 from .http_content import decoded
 from .http_fields import HttpHeaders
 
 END = b"\r\n\r\n"
+NO_FACTS = RequestFacts("", 0, "", 0, 0.0)
+"""Of an answer that no pool has got."""
 # Text encodings to Python, but none of a document's; and punycode takes quadratic time.
 _NO_CHARSETS = frozenset(("idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"))
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([A-Za-z0-9._:+-]+)", re.IGNORECASE)
@@ -25,7 +27,7 @@ class HttpResponse:
         url: what answered: after redirects the last one; without user and password.
         raw: the body as it came: its content codings not undone.
         history: the answers that led here by redirect, the first one first.
-        elapsed_s: seconds from submission to this answer, redirects included.
+        facts: of the request; elapsed_s in it is the seconds to this answer, redirects included.
     """
 
     __slots__ = (
@@ -33,7 +35,7 @@ class HttpResponse:
         "_head",
         "_headers",
         "_max_bytes",
-        "elapsed_s",
+        "facts",
         "history",
         "raw",
         "status",
@@ -46,7 +48,7 @@ class HttpResponse:
         body: bytes,
         url: str = "",
         history: tuple[HttpResponse, ...] = (),
-        elapsed_s: float = 0.0,
+        facts: RequestFacts = NO_FACTS,
         max_bytes: int = 16 << 20,
     ) -> None:
         """Wrap an answer.
@@ -56,7 +58,7 @@ class HttpResponse:
             body: without its framing.
             url: see above.
             history: see above.
-            elapsed_s: see above.
+            facts: see above.
             max_bytes: most that the body may be when decoded.
 
         Raises:
@@ -69,7 +71,7 @@ class HttpResponse:
         self.url = url
         self.raw = body
         self.history = history
-        self.elapsed_s = elapsed_s
+        self.facts = facts
         self._head = head
         self._max_bytes = max_bytes
         # Each is filled by one assignment: two threads that look at once do the work twice, no more.
@@ -78,7 +80,7 @@ class HttpResponse:
 
     @classmethod
     def of(
-        cls, data: bytes, url: str, history: tuple[HttpResponse, ...], elapsed_s: float, max_bytes: int
+        cls, data: bytes, url: str, history: tuple[HttpResponse, ...], facts: RequestFacts, max_bytes: int
     ) -> HttpResponse:
         """Wrap what the worker half hands on: head, empty line, body.
 
@@ -88,7 +90,12 @@ class HttpResponse:
         end = data.find(END)
         if end < 0:
             raise BadResponse(f"not an HTTP answer: {data[:40]!r}")
-        return cls(data[:end], data[end + len(END) :], url, history, elapsed_s, max_bytes)
+        return cls(data[:end], data[end + len(END) :], url, history, facts, max_bytes)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from submission to this answer, redirects included."""
+        return self.facts.elapsed_s
 
     @property
     def reason(self) -> str:
@@ -115,7 +122,11 @@ class HttpResponse:
         if content is None:
             content = self.raw
             if content and b"\r\ncontent-encoding:" in self._head.lower():
-                content = decoded(content, self.headers["content-encoding"], self._max_bytes)
+                try:
+                    content = decoded(content, self.headers["content-encoding"], self._max_bytes)
+                except BadResponse as error:
+                    self.facts.told_by(error)
+                    raise
             self._content = content
         return content
 
@@ -154,9 +165,8 @@ class HttpResponse:
             return json.loads(self.content)
         except (ValueError, RecursionError) as error:
             kind = self.headers.get("content-type", "no content type")
-            raise BadResponse(
-                f"the answer of {self.url} ({self.status}, {kind}) is not JSON: {error}"
-            ) from error
+            text = f"the answer of {self.url} ({self.status}, {kind}) is not JSON: {error}"
+            raise self.facts.told_by(BadResponse(text)) from error
 
     @property
     def ok(self) -> bool:
@@ -172,13 +182,11 @@ class HttpResponse:
         if self.status < 400:
             return self
         text = f"{self.status} {self.reason}".rstrip()
-        raise HttpError(
-            f"{text}: {self.url}", status=self.status, response=self, elapsed_s=self.elapsed_s, sent=True
-        )
+        raise self.facts.told_by(HttpError(f"{text}: {self.url}", status=self.status, response=self))
 
     def __repr__(self) -> str:
         return f"<HttpResponse {self.status} {self.url} {len(self.raw)} bytes>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        about = (self._head, self.raw, self.url, self.history, self.elapsed_s, self._max_bytes)
+        about = (self._head, self.raw, self.url, self.history, self.facts, self._max_bytes)
         return HttpResponse, about

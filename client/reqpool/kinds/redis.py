@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
-from ..errors import UsageError
+from ..errors import RedisError, UsageError
 from . import Asked, Endpoint, Kind, Route, origin, redis_reply
 from .origin import Tls
 from .redis_commands import LOOK, READ, WAITS, named_use, pack, use_of
@@ -140,7 +140,10 @@ class RedisKind(Kind):
             RedisError: Redis answered with an error.
             BadResponse: the answer cannot be read.
         """
-        return redis_reply.decode(data)
+        value = redis_reply.decode(data)
+        if b"\r\n-" in data or b"\r\n!" in data:
+            _complete_errors(value, request)
+        return value
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         """Read a URL. See :meth:`Kind.endpoint`."""
@@ -153,6 +156,17 @@ class ExclusiveRedisKind(RedisKind):
     name: ClassVar[str] = "redis-exclusive"
     waits: ClassVar[bool] = True
     _always: ClassVar[int] = WAITS
+
+
+def _complete_errors(value: Any, request: Asked) -> None:
+    """Have errors that stand inside a reply say what they are of, as those do that are raised."""
+    if isinstance(value, RedisError):
+        request.facts.told_by(value)
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            _complete_errors(item, request)
+    elif isinstance(value, dict):
+        _complete_errors([*value, *value.values()], request)
 
 
 def _unhashable(target: object, tls: object, protocol: object, name: object) -> UsageError:

@@ -105,6 +105,8 @@ def test_the_deadline_is_that_of_the_whole(broker: FakeBroker, pool: reqpool.Poo
     assert caught.value.elapsed_s is not None
     assert caught.value.elapsed_s < 2.0
     assert pool.stats().timeouts == 1
+    assert caught.value.sent is True
+    assert caught.value.attempts >= 2
 
 
 def test_cancel_ends_it_wherever_it_is(broker: FakeBroker, pool: reqpool.Pool, steps: Steps) -> None:

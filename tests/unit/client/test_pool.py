@@ -81,6 +81,37 @@ def test_what_the_cluster_never_answers_times_out_here(broker: FakeBroker, pool:
     assert pool.stats().timeouts == 1
 
 
+def test_what_was_never_given_to_a_broker_was_not_sent(broker: FakeBroker, pool: reqpool.Pool) -> None:
+    with reqpool.Pool("tcp://127.0.0.1:1") as unreached:
+        futures = [ask(unreached, timeout=0.1), ask(unreached)]
+        futures[1].cancel()
+        for future in futures:
+            with pytest.raises(reqpool.PoolError) as caught:
+                future.result(5)
+            assert caught.value.sent is False
+    broker.answer = silence
+    future = ask(pool)
+    wait_until(lambda: broker.submitted)
+    future.cancel()
+    with pytest.raises(reqpool.Cancelled) as caught:
+        future.result(5)
+    assert caught.value.sent is None
+
+
+def test_the_id_that_an_error_shows_says_nothing_of_the_session_s_secret(
+    broker: FakeBroker, pool: reqpool.Pool
+) -> None:
+    broker.answer = lambda seq, payload: (Code.BAD_RESPONSE, wire.encode_error("no"))
+    futures = [ask(pool), ask(pool)]
+    shown = [future.exception(5).request_id for future in futures]
+    (secret,) = {fields[2]["session"] for verb, fields in list(broker.heads) if verb is Verb.HELLO}
+    names, numbers = zip(*[text.split("-") for text in shown], strict=True)
+    assert set(names) == {wire.shown_id(secret)}
+    assert numbers == tuple(str(future.seq) for future in futures)
+    for text in (repr(futures[0]), repr(futures[0].exception()), str(futures[0].exception()), *shown):
+        assert not any(secret.hex()[at : at + 6] in text for at in range(0, 26, 2))
+
+
 @pytest.mark.parametrize(
     "timeout", [0, -1, float("nan"), float("inf"), 86_401, "soon", "5", b"5", True, None, []]
 )
