@@ -287,9 +287,17 @@ class Future(concurrent.futures.Future[T]):
     @property
     def facts(self) -> RequestFacts:
         """What errors say of this request, which has been answered."""
-        attempts = self.attempts + len(self.trail)
-        origin = self.route.origins[0]
-        return RequestFacts(self._owner.session_label, self.seq, origin, attempts, self.elapsed_s)
+        # As _make() does, without its call: this is made for every HTTP answer.
+        return tuple.__new__(
+            RequestFacts,
+            (
+                self._owner.session_label,
+                self.seq,
+                self.route.origins[0],
+                self.attempts + len(self.trail),
+                (self._ended_s or time.monotonic()) - self.submitted_s,
+            ),
+        )
 
     def _make_error(self, code: int, data: bytes) -> PoolError:
         try:
