@@ -182,7 +182,7 @@ class Requests(ABC):
         url: str,
         *,
         params: Mapping[str, Any] | Sequence[tuple[str, Any]] | None = None,
-        headers: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        headers: Mapping[str, str | bytes] | Sequence[tuple[str, str | bytes]] | None = None,
         json: Any = None,
         data: Any = None,
         files: Any = None,
@@ -207,7 +207,8 @@ class Requests(ABC):
             headers: sent besides ours; a header of ours that is named here is replaced.
             json: the body, as JSON.
             data: the body: bytes, str, or a mapping or pairs, sent as a form.
-            files: the body, as multipart/form-data: field to content, or to (file name, content[, type]).
+            files: the body, as multipart/form-data: field to content, or to (file name, content[, type]); a
+                part whose file name is None has none.
             auth: (user, password) for basic authorization, a string for a bearer token.
             tls: None: verified by the system's authorities.
             follow_redirects: up to 20, as browsers do; False: a redirect is an answer.

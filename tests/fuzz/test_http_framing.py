@@ -3,9 +3,11 @@
 What is held:
 
 * However the bytes are cut, the worker half comes to the same outcome: the same answer, or none, or an error.
-* Where it comes to an answer, h11 does too, with the same status, fields and content.
-* Where h11 comes to an answer and the worker half refuses it, the answer is one of those that llhttp refuses
-  on purpose (:data:`STRICTER`).
+* Where it comes to an answer, h11 does too, with the same status, fields and content, but for the two things
+  that others take and h11 refuses (:data:`MORE_LENIENT`).
+* Where h11 comes to an answer and the worker half refuses it, the answer is one of those that are refused on
+  purpose (:data:`STRICTER`).
+* Where the worker half takes a doubtful answer, the connection is not for another request.
 """
 
 from __future__ import annotations
@@ -27,16 +29,18 @@ from reqpool_workers.protocols.http import Http11
 LIMIT = 10_000
 
 STRICTER = re.compile(
-    rb"\r\n[ \t]"  # folded lines
-    rb"|(?<!\r)\n"  # bare LF
-    # two of these
-    rb"|(?i:\n(content-length|transfer-encoding):(?s:.*)\n(content-length|transfer-encoding):)"
-    rb"|(?i:\ncontent-length:)[^\n]*,"  # a list of equal ones
-    rb"|[0-9a-fA-F][ \t]+(\r\n|;)"  # white space behind a chunk's size
-    rb"|\n[^:\n]*[ \t]:"  # white space before a colon
-    rb"|HTTP/1\.[2-9]"
-    rb"|[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]"  # control characters
-    rb"|[0-9a-fA-F]+;[^\n]*\r\n"  # chunk extensions are checked
+    rb"(?i:\n(content-length|transfer-encoding):[^\n]*\n[ \t])"  # framing that is folded
+    rb"|(?i:\ntransfer-encoding:)(?s:.*[^\r]\n)"  # bare LF in chunks and trailers, or so it may be
+    rb"|^HTTP/(?!1\.[01])"
+    rb"|(?i:\n(content-length|transfer-encoding):)[^\n]*[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]"
+    rb"|[0-9a-fA-F][ \t]*;[^\n]*\r\n"  # chunk extensions are checked, and so are trailers
+    rb"|\r\n0[ \t]*\r\n[^\r]"
+)
+MORE_LENIENT = re.compile(rb"[!-~][ \t]+:|[\x0b\x0c]")
+SPACE = re.compile(rb"[ \t]+")
+DOUBTFUL = re.compile(
+    rb"(?<!\r)\n|\n[!-9;-~]+[ \t]+:"
+    rb"|(?i:\ncontent-length:(?s:.*)\ntransfer-encoding:|\ntransfer-encoding:(?s:.*)\ncontent-length:)"
 )
 
 
@@ -45,13 +49,14 @@ class Outcome(NamedTuple):
 
     end: str
     answer: bytes = b""
+    reusable: bool = False
 
 
-def ours(pieces: list[bytes], method: str) -> Outcome:
+def ours(pieces: list[bytes], method: str, flags: int = 0) -> Outcome:
     http = Http11("http://h:80", "h", "", 1 << 20)
     request = Ask()
     request.payload = (
-        HEADER.pack(FOLLOW | (HEAD if method == "HEAD" else 0), LIMIT) + b"GET / HTTP/1.1\r\n\r\n"
+        HEADER.pack(flags | (HEAD if method == "HEAD" else 0), LIMIT) + b"GET / HTTP/1.1\r\n\r\n"
     )
     http.send(request)
     events: list[Any] = []
@@ -68,7 +73,7 @@ def ours(pieces: list[bytes], method: str) -> Outcome:
         return Outcome("none")
     ((code, answer),) = events
     assert code in (Code.OK, Code.AGAIN)
-    return Outcome("answer", answer)
+    return Outcome("answer", answer, http.reusable)
 
 
 def oracle(data: bytes, method: str) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:
@@ -112,7 +117,8 @@ ordinary = st.builds(lambda name, value: f"X-{name}: {value}", st.sampled_from([
 special = st.sampled_from(
     [
         "Connection: close", "Connection: keep-alive", "Connection: upgrade", "Upgrade: h2c",
-        "Location: /elsewhere", "Content-Type: text/plain", "Date: Mon, 24 Nov 2025 09:00:00 GMT",
+        "Location: /elsewhere", "X: folded\r\n \t line", "X: a\x01b", "X : y", "Content-Type: text/plain",
+        "Date: Mon, 24 Nov 2025 09:00:00 GMT",
     ]
 )  # fmt: skip
 
@@ -126,23 +132,25 @@ def chunked(parts: list[bytes], extension: str, trailers: list[str]) -> bytes:
 def answers(draw: st.DrawFn) -> bytes:
     """One answer, framed in one of the ways, perhaps after interim ones and before something else."""
     fields = draw(st.lists(ordinary | special, max_size=5))
-    framing = draw(st.sampled_from(["length", "chunked", "close", "lie", "both"]))
+    framing = draw(st.sampled_from(["length", "length twice", "chunked", "close", "lie", "both"]))
     body = draw(content)
     encoded = body
-    if framing in ("length", "both"):
-        fields.append(f"Content-Length: {len(body)}")
+    if framing in ("length", "length twice", "both"):
+        fields += [f"Content-Length: {len(body)}"] * (2 if framing == "length twice" else 1)
     elif framing == "lie":
         fields.append(f"Content-Length: {max(0, len(body) + draw(st.integers(-5, 5)))}")
     if framing in ("chunked", "both"):
         fields.append("Transfer-Encoding: chunked")
         parts = draw(st.lists(content, max_size=4))
-        encoded = chunked(parts, draw(st.sampled_from(["", ";a=b"])), draw(st.lists(ordinary, max_size=2)))
+        encoded = chunked(
+            parts, draw(st.sampled_from(["", ";a=b", "  "])), draw(st.lists(ordinary, max_size=2))
+        )
     fields = draw(st.permutations(fields))
     interim = draw(
         st.lists(st.sampled_from(["HTTP/1.1 100 Continue", "HTTP/1.1 103 Early Hints"]), max_size=2)
     )
     heads = [f"{line}\r\n\r\n" for line in interim]
-    head = "\r\n".join([draw(status_line), *fields, "", ""])
+    head = draw(st.sampled_from(["\r\n", "\r\n", "\n"])).join([draw(status_line), *fields, "", ""])
     rest = draw(st.sampled_from([b"", b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", b"junk"]))
     return "".join([*heads, head]).encode("latin-1") + encoded + rest
 
@@ -167,14 +175,22 @@ methods = st.sampled_from(["GET", "GET", "GET", "HEAD"])
 # --- what is held -----------------------------------------------------------------------------------
 
 
-@given(data=anything, method=methods, cuts=st.lists(st.integers(0, 400), max_size=6))
-@example(data=b"HTTP/1.1 200 OK\r\n\r\n", method="GET", cuts=[])
-def test_however_bytes_are_cut_the_outcome_is_the_same(data: bytes, method: str, cuts: list[int]) -> None:
+@given(
+    data=anything,
+    method=methods,
+    cuts=st.lists(st.integers(0, 400), max_size=6),
+    flags=st.sampled_from([0, FOLLOW]),
+)
+@example(data=b"HTTP/1.1 200 OK\r\n\r\n", method="GET", cuts=[], flags=0)
+def test_however_bytes_are_cut_the_outcome_is_the_same(
+    data: bytes, method: str, cuts: list[int], flags: int
+) -> None:
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     pieces = [data[start:end] for start, end in pairwise(edges)]
-    whole = ours([data] if data else [], method)
-    assert ours(pieces, method) == whole
-    assert ours([data[at : at + 1] for at in range(len(data))], method) == whole
+    whole = ours([data] if data else [], method, flags)
+    # Whether something came behind the answer is known only of what came with it.
+    assert ours(pieces, method, flags)[:2] == whole[:2]
+    assert ours([data[at : at + 1] for at in range(len(data))], method, flags)[:2] == whole[:2]
 
 
 @given(data=anything, method=methods)
@@ -187,16 +203,21 @@ def test_however_bytes_are_cut_the_outcome_is_the_same(data: bytes, method: str,
 def test_what_is_an_answer_is_one_for_h11_too(data: bytes, method: str) -> None:
     outcome = ours([data], method) if data else ours([], method)
     known = oracle(data, method)
+    if outcome.reusable:
+        assert not DOUBTFUL.search(data.partition(b"\r\n\r\n")[0]), outcome
     if outcome.end == "answer":
-        assert known is not None, outcome
+        if known is None:
+            assert MORE_LENIENT.search(data), outcome
+            return
         status, fields, body = known
         response = HttpResponse.of(outcome.answer, "", (), 0.0, LIMIT)
         assert response.status == status
         assert response.raw == body
-        received = [
-            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.all
-        ]
-        assert received == [(name, value) for name, value in fields]
+        # A fold is one SP here; h11 leaves the white space round it.
+        assert [
+            (name.lower().encode("latin-1"), SPACE.sub(b" ", value.encode("latin-1")))
+            for name, value in response.headers.all
+        ] == [(name, SPACE.sub(b" ", value)) for name, value in fields]
     elif known is not None:
         assert outcome.end == "error", known
         assert STRICTER.search(data), known

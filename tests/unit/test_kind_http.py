@@ -121,6 +121,21 @@ def test_params_go_into_the_query(params: Any, target: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/p?", "/p?a=1"),
+        ("/p?x=1&", "/p?x=1&a=1"),
+        ("?", "/?a=1"),
+        ("/p?x&&", "/p?x&&a=1"),
+        ("/p&", "/p&?a=1"),
+    ],
+)
+def test_params_behind_an_open_query_bring_no_empty_pair(path: str, target: str) -> None:
+    for params in ({"a": 1}, "a=1"):
+        assert sent(f"http://h{path}", params=params)[0] == f"GET {target} HTTP/1.1"
+
+
+@pytest.mark.parametrize(
     ("method", "idempotent"),
     [("GET", True), ("HEAD", True), ("OPTIONS", True), ("TRACE", True), ("PUT", True), ("DELETE", True),
      ("POST", False), ("PATCH", False), ("PROPFIND", False), ("get", True)],
@@ -225,7 +240,12 @@ def test_a_host_header_can_be_given() -> None:
         ({"transfer-encoding": "chunked"}, "header transfer-encoding cannot be given"),
         ({"Upgrade": "websocket"}, "header Upgrade cannot be given"),
         ({"Authorization": "ntlm TlRMTVNTUAAB"}, "NTLM logs a connection in"),
-        ({"Connection": "Upgrade"}, "header Connection can be 'close' or 'keep-alive'"),
+        ({"Connection": "Upgrade"}, "header Connection can be 'close' or 'keep-alive', not 'Upgrade'"),
+        ({"Connection": b"close, TE"}, "header Connection can be"),
+        ({"Connection": ""}, "header Connection can be"),
+        ({"Connection": "clos\xe9"}, "header Connection can be"),
+        ({"Connection": ["close"]}, "header Connection: its value is a str or bytes, not list"),
+        ({b"X A": "b"}, "'X A' is no name of a header"),
         ("X-A: b", "headers= is a mapping or a list of pairs, not str"),
         (["X-A: b"], "no pair of name and value: 'X-A: b'"),
         ([("X-A", "b", "c")], "no pair of name and value"),
@@ -241,6 +261,30 @@ def test_a_connection_that_is_not_to_be_kept_is_the_last_ones() -> None:
     assert flags(headers={"Connection": "close"}) & CLOSE
     assert not flags(headers={"Connection": "keep-alive", "Authorization": "Basic YTpi"}) & CLOSE
     assert not flags(auth=("ann", "secret")) & CLOSE
+
+
+@pytest.mark.parametrize(
+    ("value", "last"),
+    [
+        ("Close", True), (b"close", True), (b" CLOSE\t", True), ("keep-alive, Close", True),
+        ("close,close", True), ("Keep-Alive", False), (b"keep-alive", False),
+        ("keep-alive , Keep-Alive", False),
+    ],
+)  # fmt: skip
+def test_connection_options_are_without_case_and_may_be_a_list(value: str | bytes, last: bool) -> None:
+    for headers in ({"Connection": value}, {b"connection": value}, [("CONNECTION", value)]):
+        assert bool(flags(headers=headers) & CLOSE) is last
+        written = value if isinstance(value, str) else value.decode()
+        assert field("connection", headers=headers) == [written.strip()]
+
+
+def test_one_of_several_connection_fields_is_enough_to_close() -> None:
+    assert flags(headers=[("Connection", "keep-alive"), ("X", "close"), ("connection", "Close")]) & CLOSE
+    assert not flags(headers=[("Connection", "keep-alive"), ("X", "close")]) & CLOSE
+
+
+def test_a_headers_name_may_be_bytes() -> None:
+    assert field("x-a", headers={b"X-A": b"b"}) == ["b"]
 
 
 @pytest.mark.parametrize("given", [{}, {"Connection": "keep-alive"}, {"connection": "close"}])
@@ -380,6 +424,37 @@ def test_files_are_a_multipart_body(tmp_path: Path) -> None:
         ({"name": "file", "filename": "report.bin"}, octets, b"\r\n--x\x00"),
         ({"name": "named", "filename": "other.bin"}, octets, b""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("file", "disposition", "content_type"),
+    [
+        ((None, "v"), 'form-data; name="f"', None),
+        ([None, b"v"], 'form-data; name="f"', None),
+        ((None, io.BytesIO(b"v"), "application/json"), 'form-data; name="f"', "application/json"),
+        (("", b"v"), 'form-data; name="f"; filename=""', "application/octet-stream"),
+        (("a.txt", b"v", None), 'form-data; name="f"; filename="a.txt"', "application/octet-stream"),
+        ((b"a.txt", b"v"), 'form-data; name="f"; filename="a.txt"', "application/octet-stream"),
+        (["a.txt", b"v", "text/plain"], 'form-data; name="f"; filename="a.txt"', "text/plain"),
+    ],
+)
+def test_a_file_part_has_what_it_was_given(file: Any, disposition: str, content_type: str | None) -> None:
+    head, _, content = sent(method="POST", files={"f": file})[2].partition(b"\r\n\r\n")
+    lines = [f"Content-Disposition: {disposition}"]
+    lines += [f"Content-Type: {content_type}"] if content_type else []
+    assert head.decode().split("\r\n")[1:] == lines
+    assert content.startswith(b"v\r\n--")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("/a/b.txt", "b.txt"), (b"/a/b.txt", "b.txt"), ("<stdin>", "f"), ("<fdopen>", "f"), (5, "f"), ("", "f")],
+)
+def test_a_file_without_a_filename_is_called_as_on_its_disk(name: Any, shown: str) -> None:
+    file = io.BytesIO(b"v")
+    file.name = name
+    ((about, _, _),) = parts(KIND.encode(URL, "POST", files=[("f", file)])[1])
+    assert about == {"name": "f", "filename": shown}
 
 
 def test_a_name_cannot_break_out_of_its_part() -> None:

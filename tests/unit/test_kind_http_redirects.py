@@ -71,6 +71,19 @@ def request(followed: Followed) -> tuple[str, dict[str, str], bytes]:
         ("HTTP://H.TEST:80/x", "http://h.test/x", "GET /x"),
         ("/caf\xe9 au lait", "http://h.test/caf%C3%A9%20au%20lait", "GET /caf%C3%A9%20au%20lait"),
         ("/x%20y%zz", "http://h.test/x%20y%25zz", "GET /x%20y%25zz"),
+        ("/a/./b/../c", "http://h.test/a/c", "GET /a/c"),
+        ("../../..", "http://h.test/", "GET /"),
+        (".", "http://h.test/a/", "GET /a/"),
+        ("x;y=1?z", "http://h.test/a/x;y=1?z", "GET /a/x;y=1?z"),
+        ("/x?", "http://h.test/x?", "GET /x?"),
+        ("#f", "http://h.test/a/b?c=d#f", "GET /a/b?c=d"),
+        ("?", "http://h.test/a/b?", "GET /a/b?"),
+        ("//other.test?y", "http://other.test/?y", "GET /?y"),
+        ("/x//y", "http://h.test/x//y", "GET /x//y"),
+        ("http://b\xfccher.test/x", "http://xn--bcher-kva.test/x", "GET /x"),
+        ("/\\evil.test/x", "http://h.test/%5Cevil.test/x", "GET /%5Cevil.test/x"),
+        ("\\\\evil.test/x", "http://h.test/a/%5C%5Cevil.test/x", "GET /a/%5C%5Cevil.test/x"),
+        ("/a\tb\x01\x7f", "http://h.test/a%09b%01%7F", "GET /a%09b%01%7F"),
     ],
 )
 def test_a_location_is_read_relative_to_the_url(location: str, url: str, asked: str) -> None:
@@ -80,10 +93,32 @@ def test_a_location_is_read_relative_to_the_url(location: str, url: str, asked: 
     assert HEADER.unpack_from(followed.payload)[0] & FOLLOW
 
 
-def test_a_latin_1_location_does_not_break_anything() -> None:
+@pytest.mark.parametrize(
+    ("location", "asked"),
+    [
+        (b"/caf\xe9", "/caf%E9"),
+        (b"/caf\xc3\xa9", "/caf%C3%A9"),
+        (b"/\xff\x80?q=\xe9#\xe9", "/%FF%80?q=%E9"),
+        (b"?q=\xe9", "/a/b?q=%E9"),
+        (b"http://h.test/caf\xe9", "/caf%E9"),
+        (b"//h.test?\xe9", "/?%E9"),
+        (b"\xe9//h", "/a/%E9//h"),
+    ],
+)
+def test_bytes_in_a_location_come_back_as_they_were(location: bytes, asked: str) -> None:
     _, _, note = KIND.encode(URL, "GET")
-    data = redirect("/x").replace(b"/x", b"/\xff")
-    assert line(KIND.follow(data, Asked(note))) == "GET /%EF%BF%BD HTTP/1.1"
+    data = redirect("LOCATION").replace(b"LOCATION", location)
+    followed = KIND.follow(data, Asked(note))
+    assert line(followed) == f"GET {asked} HTTP/1.1"
+    assert followed.note.url.isascii()
+
+
+def test_a_broken_coding_of_a_redirects_body_does_not_matter() -> None:
+    _, _, note = KIND.encode(URL, "GET")
+    data = redirect("/x").replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+    followed = KIND.follow(data, Asked(note))
+    assert line(followed) == "GET /x HTTP/1.1"
+    assert followed.step.raw == b"gone"
 
 
 @pytest.mark.parametrize(
@@ -271,6 +306,25 @@ def test_from_a_named_upstream_elsewhere_is_another_origin() -> None:
         ("http://[::1/", "what is no URL|cannot be asked for"),
         ("http://a b/", "cannot be asked for: .*space"),
         ("http://ann:secret@h.test:0/", "port 0"),
+        ("//", "redirects to '//', which is not a URL: '//' names no host"),
+        ("///x", "names no host"),
+        ("////other.test/x", "names no host"),
+        ("//?x", "names no host"),
+        ("//#x", "names no host"),
+        ("//:80/x", "cannot be asked for: .*no host"),
+        ("//@/x", "cannot be asked for: .*no host"),
+        ("http:", "names no host"),
+        ("http:x", "names no host"),
+        ("http:/x", "names no host"),
+        ("HTTP:///x", "names no host"),
+        ("http://", "names no host"),
+        ("http://?x", "names no host"),
+        ("https:///x", "names no host"),
+        ("https:x", "names no host"),
+        ("http:\\\\evil.test/", "names no host"),
+        ("//evil.test\\@h.test/", "backslash"),
+        ("//\\evil.test/", "backslash"),
+        ("a:b", "only http and https are followed"),
     ],
 )
 def test_a_redirect_that_leads_nowhere_is_a_bad_response(location: str, says: str) -> None:

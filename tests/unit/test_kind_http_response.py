@@ -216,6 +216,35 @@ def test_codings_on_each_other_are_undone_from_the_last() -> None:
     assert coded("identity", TEXT).content == TEXT
 
 
+@pytest.mark.parametrize(
+    "coding",
+    [
+        "none",
+        "UTF-8",
+        "utf8",
+        "iso-8859-1",
+        "us-ascii",
+        "identity",
+        "binary",
+        "8bit",
+        "7bit",
+        "aws-chunked",
+        "",
+        ",",
+    ],
+)
+def test_what_is_no_coding_changes_nothing(coding: str) -> None:
+    assert coded(coding, TEXT).content == TEXT
+    assert coded(f"gzip, {coding}", gzip.compress(TEXT)).content == TEXT
+    assert coded(f"{coding},gzip", gzip.compress(TEXT)).content == TEXT
+
+
+@pytest.mark.parametrize("coding", ["base64", "hex", "zip", "rot13", "idna", "compress", "*"])
+def test_what_python_knows_as_a_codec_is_not_therefore_a_charset(coding: str) -> None:
+    with pytest.raises(BadResponse, match="is not known here"):
+        coded(coding, TEXT).content  # noqa: B018
+
+
 def test_a_tower_of_codings_is_a_bad_response() -> None:
     with pytest.raises(BadResponse, match="5 content codings on each other"):
         coded("gzip, gzip, gzip, gzip, gzip", TEXT).content  # noqa: B018
@@ -256,10 +285,41 @@ def test_a_missing_package_is_said(coding: str, package: str, monkeypatch: pytes
         ("text/plain; charset=unicode-escape", rb"\u0041\d", r"\u0041\d"),
         ("text/plain; charset=raw_unicode_escape", rb"\u0041", r"\u0041"),
         ("text/plain; charset=", b"hi", "hi"),
+        # RFC 9110 §5.6.6
+        ("text/plain;charset=latin-1", b"caf\xe9", "caf\xe9"),
+        ("text/plain \t;\t CHARSET=Latin-1 ; a=b", b"caf\xe9", "caf\xe9"),
+        ('text/plain; charset="iso\\-8859\\-1"', b"caf\xe9", "caf\xe9"),
+        ('text/plain; a="; charset=utf-16"; charset=latin-1', b"caf\xe9", "caf\xe9"),
+        ('text/plain; a="\\"; charset=utf-16"; charset=latin-1', b"caf\xe9", "caf\xe9"),
+        ("text/plain; ;; charset=latin-1;", b"caf\xe9", "caf\xe9"),
+        # What servers send besides.
+        ("text/plain; charset='latin-1'", b"caf\xe9", "caf\xe9"),
+        ("text/plain; charset = latin-1", b"caf\xe9", "caf\xe9"),
+        ('text/plain; charset="latin-1', b"caf\xe9", "caf\xe9"),
+        ('text/plain; charset=" latin-1 "', b"caf\xe9", "caf\xe9"),
+        ("text/plain; charset=utf8", "caf\xe9".encode(), "caf\xe9"),
+        ("text/plain; charset=latin-1; charset=utf-16", b"caf\xe9", "caf\xe9"),
+        ("text/plain; charset=nonsense; charset=latin-1", b"caf\xe9", "caf\xe9"),
+        ("text/plain; charset=latin-1, text/html", b"caf\xe9", "caf\xe9"),
+        ("text/plain; x-charset=utf-16", b"hi", "hi"),
+        ("text/plain; charset=" + "x" * 10_000, b"hi", "hi"),
+        ("text/plain; charset=caf\xe9", b"hi", "hi"),
+        # A mark says more than the server (WHATWG Encoding).
+        ("text/plain; charset=latin-1", b"\xef\xbb\xbfcaf\xc3\xa9", "caf\xe9"),
+        ("text/plain", "caf\xe9".encode("utf-16"), "caf\xe9"),
+        ("text/plain", b"\xfe\xff\0h\0i", "hi"),
+        ("text/plain; charset=utf-8", b"\xfe\xff\0h\0i", "hi"),
+        ("text/plain; charset=utf-16-le", b"\xff\xfeh\0i\0", "hi"),
+        ("text/plain; charset=utf-32", "hi".encode("utf-32"), "hi"),
     ],
 )
 def test_text_is_in_the_servers_charset_or_utf_8(content_type: str, body: bytes, text: str) -> None:
     assert answer(f"Content-Type: {content_type}", body=body).text == text
+
+
+def test_of_several_content_types_the_last_one_counts() -> None:
+    response = answer("Content-Type: a/b; charset=utf-16", "content-type: c/d; charset=latin-1", body=b"\xe9")
+    assert (response.encoding, response.text) == ("iso8859-1", "\xe9")
 
 
 def test_text_needs_no_content_type() -> None:
@@ -278,6 +338,19 @@ def test_text_needs_no_content_type() -> None:
 )
 def test_json_is_read(body: bytes, value: Any) -> None:
     assert answer(body=body).json() == value
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json; charset=iso-8859-1", b'"\xe9"'),
+        ('application/json;charset="windows-1252"', b'"\xe9"'),
+        ("application/json; charset=iso-8859-1", '"\xe9"'.encode()),
+        ("application/json; charset=utf-8", '"\xe9"'.encode("utf-16")),
+    ],
+)
+def test_json_in_a_charset_that_the_server_names_is_read(content_type: str, body: bytes) -> None:
+    assert answer(f"Content-Type: {content_type}", body=body).json() == "\xe9"
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{", b'"\xff"', b"[" * 100_000, b"1" * 5_000])

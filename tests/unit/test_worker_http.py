@@ -84,6 +84,10 @@ CHUNKED = head("Transfer-Encoding: chunked")
         (head("Connection: Upgrade", "Upgrade: h2c", "Transfer-Encoding: chunked") + chunks(), b"", True),
         (head("Content-Length: 5", status="200") + b"hello", b"hello", True),
         (head("Content-Length: 5", status="999 \xe9") + b"hello", b"hello", True),
+        (head("Content-Length: 5", status="200 \x01\x1b[0mOK") + b"hello", b"hello", True),
+        (CHUNKED + b"5  \t\r\nhello\r\n0 \r\n\r\n", b"hello", True),
+        (CHUNKED + b"5 ;a=b\r\nhello\r\n0\r\n\r\n", b"hello", True),
+        (CHUNKED + chunks(b"hello", trailers=b"X: a\r\n folded\r\nY: \x01\r\n"), b"hello", True),
     ],
 )  # fmt: skip
 def test_an_answer_ends_where_its_framing_says(
@@ -231,28 +235,53 @@ def test_a_peer_that_closes_too_soon_has_not_answered(data: bytes, step: int) ->
         head("Content-Length: 0", status="abc X"),
         head("Content-Length: 0", status="200 a\x00b"),
         head("Content-Length: 0", status="200OK"),
-        b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
-        head("X: y\nContent-Length: 5"),
         head("X: y\rContent-Length: 5"),
+        b"HTTP/1.1 200 OK\r\r\nContent-Length: 5\r\r\n\r\r\nhello",
         head("X: a\x00b"),
-        head("X: a", " folded"),
+        head(" X: a"),
+        head(" "),
         head("Content-Length:", " 5"),
+        head("Content-Length: 5", " "),
+        head("Content-Length: 1", " 5"),
         head("Transfer-Encoding:", "\tchunked"),
+        head("Transfer-Encoding: x", " chunked"),
         head("Content-Length : 5"),
+        head("Content-Length\t: 5"),
+        head("Transfer-Encoding : chunked"),
+        head("Content-Length: 5", "Transfer-Encoding : chunked"),
+        head("Content-Length: 5", "Transfer-Encoding: chunked\x0b"),
+        head("Transfer-Encoding: \x0bchunked"),
+        head("Transfer-Encoding: chunked\x0c"),
+        head("Transfer-Encoding\x0b: chunked"),
+        head("\x01Transfer-Encoding: chunked"),
+        head("Transfer-Encoding: \x00chunked"),
+        head("Content-Length: 5\x0b"),
+        head("Content-Length: \x0c5"),
+        head("Content-Length: 5\x00"),
         head(": nameless"),
         head("no colon"),
         head("two words: x"),
         head("Content-Length: 5", "Content-Length: 6"),
-        head("Content-Length: 5", "Content-Length: 5"),
-        head("Content-Length: 5, 5"),
+        head("Content-Length: 5", "Content-Length: 05"),
+        head("Content-Length: 5", "Content-Length:"),
+        head("Content-Length: 5, 6"),
+        head("Content-Length: 5, 5", "Content-Length: 6"),
+        head("Content-Length: 5,"),
+        head("Content-Length: ,"),
+        head("Content-Length: x, x"),
+        head("Content-Length: 5_0"),
+        head("Content-Length: \xb2"),
         head("Content-Length: +5"),
         head("Content-Length: -5"),
         head("Content-Length: 0x5"),
         head("Content-Length: 5 5"),
         head("Content-Length:"),
         head("Content-Length: 99999999999999999999999"),
-        head("Content-Length: 5", "Transfer-Encoding: chunked"),
-        head("Transfer-Encoding: chunked", "Content-Length: 5"),
+        head("Content-Length: x", "Transfer-Encoding: chunked"),
+        head("Content-Length: 5", "Content-Length: 6", "Transfer-Encoding: chunked"),
+        head("Content-Length: 5", "Transfer-Encoding: gzip"),
+        head("Content-Length: 5", "Transfer-Encoding: identity"),
+        head("Content-Length: 5", "Transfer-Encoding:"),
         head("Transfer-Encoding: gzip"),
         head("Transfer-Encoding: gzip, chunked"),
         head("Transfer-Encoding: chunked, chunked"),
@@ -264,7 +293,14 @@ def test_a_peer_that_closes_too_soon_has_not_answered(data: bytes, step: int) ->
         CHUNKED + b"\r\n",
         CHUNKED + b"-1\r\n",
         CHUNKED + b"0x5\r\nhello\r\n0\r\n\r\n",
-        CHUNKED + b"5 \r\nhello\r\n0\r\n\r\n",
+        CHUNKED + b" 5\r\nhello\r\n0\r\n\r\n",
+        CHUNKED + b"5 0\r\nhello\r\n0\r\n\r\n",
+        CHUNKED + b"5\x0b\r\nhello\r\n0\r\n\r\n",
+        CHUNKED + b"5 \nhello\r\n0\r\n\r\n",
+        CHUNKED + b"5;a\nhello\r\n0\r\n\r\n",
+        CHUNKED + b"5 \rhello\r\n0\r\n\r\n",
+        CHUNKED + b"5\r\nhello\n0\r\n\r\n",
+        CHUNKED + b"5\r\nhello\r\n0\r\nX: y\n\r\n",
         CHUNKED + b"5\nhello\n0\n\n",
         CHUNKED + b"5\r\nhelloX\r\n0\r\n\r\n",
         CHUNKED + b"4\r\nhello\r\n0\r\n\r\n",
@@ -287,7 +323,17 @@ def test_switching_protocols_is_a_bad_response(fields: list[str], step: int) -> 
         fed(http, head(*fields, status="101 Switching Protocols") + b"\x81\x00", step)
 
 
-@pytest.mark.parametrize("data", [b"SSH-", b"\n", b"HTTP/1.1 200 OK\n", head("Content-Length: x")[:-4]])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-",
+        b"\n",
+        b"HTTP/1.1 200OK\r\n",
+        head("no colon")[:-2],
+        head("Content-Length: x", "X: y")[:-2],
+        head("Content-Length: 5", "Content-Length: 6", "X: y")[:-2],
+    ],
+)
 def test_garbage_is_said_at_once_not_when_the_head_is_whole(data: bytes) -> None:
     http = asked()
     with pytest.raises(BadResponse):
@@ -427,6 +473,73 @@ def test_a_redirect_that_is_to_be_followed_is_again(status: int, step: int) -> N
 )
 def test_what_leads_nowhere_is_an_answer(data: bytes) -> None:
     assert fed(asked(flags=FOLLOW), data) == [(OK, data)]
+
+
+REDIRECT = "302 Found"
+REDIRECT_CHUNKED = head("Location: /y", "Transfer-Encoding: chunked", status=REDIRECT)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    ("data", "content", "reusable"),
+    [
+        (head("Location: /y", "Content-Length: 5", status=REDIRECT) + b"hello", b"hello", True),
+        (REDIRECT_CHUNKED + chunks(b"hello"), b"hello", True),
+        (REDIRECT_CHUNKED + b"zz\r\n", b"", False),
+        (REDIRECT_CHUNKED + b"5\r\nhello", b"", False),
+        (REDIRECT_CHUNKED + b"5\r\nhelloX\r\n", b"", False),
+        (REDIRECT_CHUNKED + chunks(b"x" * 600, b"x" * 600), b"", False),
+        (REDIRECT_CHUNKED, b"", False),
+        (head("Location: /y", "Content-Length: 5", status=REDIRECT) + b"hell", b"", False),
+        (head("Location: /y", "Content-Length: 1001", status=REDIRECT), b"", False),
+        (head("Location: /y", "Content-Length: 99999999", status=REDIRECT), b"", False),
+        (head("Location: /y", status=REDIRECT), b"", False),
+        (head("Location: /y", status=REDIRECT, version="1.0"), b"", False),
+        (head("Location: /y", status=REDIRECT, version="1.0") + b"hello", b"", False),
+    ],
+)
+def test_a_redirect_is_followed_whatever_its_body_is(
+    data: bytes, content: bytes, reusable: bool, step: int
+) -> None:
+    http = asked(flags=FOLLOW)
+    first, end, _ = data.partition(b"\r\n\r\n")
+    assert fed(http, data, step, close=True) == [(int(Code.AGAIN), first + end + content)]
+    assert http.reusable is reusable
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        head("Location: /y", "Content-Length: 100000", status=REDIRECT),
+        head("Location: /y", status=REDIRECT),
+        REDIRECT_CHUNKED + chunks(bytes(70_000))[:-9],
+    ],
+)
+def test_a_redirects_long_body_is_not_waited_for(data: bytes) -> None:
+    http = asked(flags=FOLLOW, max_bytes=1 << 20)
+    assert [code for code, _ in fed(http, data, 1_000)] == [int(Code.AGAIN)]
+    assert not http.reusable
+
+
+def test_a_redirect_that_is_the_answer_is_read_as_any_other() -> None:
+    with pytest.raises(BadResponse, match="chunks are malformed"):
+        fed(asked(), REDIRECT_CHUNKED + b"zz\r\n")
+    assert (
+        fed(asked(), head("Location: /y", "Content-Length: 5", status=REDIRECT) + b"hell", close=True) == []
+    )
+    with pytest.raises(BadResponse, match="longer than 1000"):
+        fed(asked(), head("Location: /y", "Content-Length: 1001", status=REDIRECT))
+
+
+def test_an_answer_behind_a_redirect_is_read_to_its_end() -> None:
+    http = asked(flags=FOLLOW)
+    fed(http, head("Location: /y", "Content-Length: 0", status=REDIRECT))
+    send(http, flags=FOLLOW, max_bytes=1 << 20)
+    data = head("Content-Length: 100000") + bytes(100_000)
+    assert fed(http, data, 1_000) == [(OK, data)]
+    send(http, flags=FOLLOW)
+    with pytest.raises(BadResponse, match="malformed"):
+        fed(http, CHUNKED + b"zz\r\n")
 
 
 def test_a_redirect_of_a_named_upstream_says_whose_it_is() -> None:

@@ -79,7 +79,7 @@ def floods(begin: bytes, piece: bytes) -> Script:
         (says(b"SSH-2.0-OpenSSH_9.2\r\n"), reqpool.BadResponse, "does not speak HTTP/1"),
         (says(b"\x00\xff" * 100), reqpool.BadResponse, "does not speak HTTP/1"),
         (says(OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"), reqpool.BadResponse, "Length"),
-        (says(b"HTTP/1.1 200 OK\nContent-Length: 1\n\na"), reqpool.BadResponse, "malformed"),
+        (says(OK + b"Content-Length : 1\r\n\r\na"), reqpool.BadResponse, "malformed"),
         (says(CHUNKED + b"xyz\r\n"), reqpool.BadResponse, "chunks are malformed"),
         (says(answer(length=1 << 40)), reqpool.BadResponse, "longer than 1048576 bytes"),
         (says(answer(status="101 Switching Protocols")), reqpool.BadResponse, "switched protocols"),
@@ -151,6 +151,48 @@ def test_odd_but_legal_answers_are_answers(pool: reqpool.Pool, data: bytes, cont
     with TcpPeer(closes_after(data)) as peer:
         response = pool.http("GET", f"http://{peer.address}/").result(5)
         assert (response.status, response.content) == (200, content)
+
+
+@pytest.mark.parametrize(
+    ("data", "connections"),
+    [
+        (OK + b"X: one,\r\n two\r\nContent-Length: 5\r\n\r\nhello", 1),
+        (OK + b"X: \x01\r\nContent-Length: 5, 5\r\n\r\nhello", 1),
+        (CHUNKED + b"5 \r\nhello\r\n0 \r\n\r\n", 1),
+        (b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello", 3),
+        (OK + b"X : y\r\nContent-Length: 5\r\n\r\nhello", 3),
+        (OK + b"Content-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 3),
+    ],
+    ids=["fold", "lengths", "chunk size", "bare LF", "space", "length and chunks"],
+)
+def test_odd_answers_are_answers_and_doubtful_ones_end_the_connection(
+    pool: reqpool.Pool, data: bytes, connections: int
+) -> None:
+    with TcpPeer(serves(lambda asked: data)) as peer:
+        for _ in range(3):
+            assert pool.http("GET", f"http://{peer.address}/").result(5).content == b"hello"
+        assert peer.accepted == connections
+
+
+@pytest.mark.parametrize(
+    ("body", "connections"),
+    [
+        (b"Content-Length: 4\r\n\r\ngone", 1),
+        (b"Content-Length: 4\r\nContent-Encoding: gzip\r\n\r\ngone", 1),
+        (b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 2),
+        (b"Content-Length: 5000000\r\n\r\n" + bytes(100_000), 2),
+        (b"\r\n", 2),
+    ],
+    ids=["whole", "no gzip", "no chunks", "too long", "without an end"],
+)
+def test_a_redirect_is_followed_whatever_its_body_is(
+    pool: reqpool.Pool, body: bytes, connections: int
+) -> None:
+    moved = b"HTTP/1.1 302 Found\r\nLocation: /there\r\n" + body
+    with TcpPeer(serves(lambda asked: moved if asked.path == "/here" else path_of(asked))) as peer:
+        response = pool.http("GET", f"http://{peer.address}/here", max_bytes=1_000_000).result(5)
+        assert (response.text, len(response.history)) == ("/there", 1)
+        assert peer.accepted == connections
 
 
 @pytest.mark.parametrize(

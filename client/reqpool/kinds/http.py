@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, ClassVar, NamedTuple
-from urllib.parse import urljoin
 
 from .. import wire
 from ..errors import BadResponse, UsageError
 from . import Asked, Endpoint, Followed, Kind, Route, with_idempotence
 from .http_body import body as make_body
 from .http_content import ACCEPTED
-from .http_fields import Fields, authorization, basic, bearer, field, fields, is_token
+from .http_fields import Fields, authorization, basic, bearer, connection_options, field, fields, is_token
 from .http_payload import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
 from .http_response import HttpResponse
-from .http_url import PORTS, Place, place, split, target
+from .http_url import PORTS, Place, joined, place, split, target
 from .origin import Tls, endpoint, netloc, parse, without_password
 
 DEFAULT_MAX_BYTES = 16 << 20
@@ -33,7 +33,6 @@ _OF_ONE_ORIGIN = frozenset(("authorization", "cookie", "proxy-authorization", "h
 """Fields that are for the server they were given for."""
 _OF_A_BODY = frozenset(("content-encoding", "content-language", "content-location", "content-type"))
 
-_CLOSE = b"connection: close\r\n"
 _OF_THE_CONNECTION = b"authorization: negotiate"
 """Begins a field that authenticates the connection, not the one request."""
 
@@ -43,6 +42,9 @@ _DEFAULTS = {
     "accept-encoding": f"Accept-Encoding: {ACCEPTED}\r\n".encode(),
 }
 _ALL_DEFAULTS = b"".join(_DEFAULTS.values())
+
+_HOST = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
+_NOT_IN_URLS = re.compile(r"[\x00-\x1f\x7f-\xff]")
 
 _CACHED_URL_CHARACTERS = 1_000
 """A longer URL is encoded anew each time: thousands of such would be megabytes."""
@@ -289,7 +291,9 @@ def _request(note: Note, line: str, follow: bool) -> tuple[Route, bytes, Note]:
         # The server takes all that comes on the connection for this user's (RFC 4559 §6).
         given = [*_without(given, frozenset(("connection",))), field("Connection", "close")]
         names.add("connection")
-    if "connection" in names and any(line.lower() == _CLOSE for _, line in given):
+    if "connection" in names and any(
+        name == "connection" and b"close" in connection_options(line) for name, line in given
+    ):
         flags |= CLOSE
     length = ""
     if content is not None or method in _WITH_BODY:
@@ -316,11 +320,18 @@ def _location(here: str, answer: HttpResponse) -> str:
     values = set(answer.headers.get_all("location"))
     if len(values) != 1:
         raise BadResponse(f"{answer.url} redirects to {len(values)} places at once")
-    location = values.pop().encode("latin-1")
+    location = values.pop()
+    host = _HOST.match(location)
+    begin = 0 if host is None else host.end()
     try:
-        there = urljoin(here, location.decode("utf-8", "replace"))
-    except ValueError as error:
-        raise BadResponse(f"{answer.url} redirects to what is no URL: {location[:200]!r}") from error
+        # Of a host these are letters; of all else they are bytes, which the server is to see again.
+        named = location[:begin].encode("latin-1").decode()
+        there = joined(
+            here, named + _NOT_IN_URLS.sub(lambda found: f"%{ord(found[0]):02X}", location[begin:])
+        )
+    except (UsageError, UnicodeDecodeError) as error:
+        what = without_password(location)[:200]
+        raise BadResponse(f"{answer.url} redirects to {what!r}, which is not a URL: {error}") from error
     _, mark, fragment = here.partition("#")
     return f"{there}{mark}{fragment}" if mark and "#" not in there else there
 

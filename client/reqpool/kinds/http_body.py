@@ -13,6 +13,7 @@ from .http_fields import field
 from .http_url import form, pairs
 
 FORM = "application/x-www-form-urlencoded"
+_ANY_TYPE = "application/octet-stream"
 
 
 class RequestBody(NamedTuple):
@@ -35,8 +36,9 @@ def body(json: object, data: object, files: object) -> RequestBody | None:
         data: bytes; a str (UTF-8); an object with ``read()``, read here and now; or a form: a mapping or a
             list of pairs.
         files: a mapping or a list of pairs, each name with a content, (filename, content), or (filename,
-            content, content type); a content is bytes, str, or an object with ``read()``. With it ``data``
-            is a form.
+            content, content type); a content is bytes, str, or an object with ``read()``. Where the filename
+            is None, the part has none, nor a content type unless one is given. With ``files``, ``data`` is a
+            form.
 
     Raises:
         UsageError: if any of these is wrong; the text names it.
@@ -97,17 +99,16 @@ def _multipart(fields: Iterable[tuple[str | bytes, str | bytes]], files: object)
         about = b'Content-Disposition: form-data; name="%b"\r\n' % _quoted(name)
         parts += (b"--%b\r\n" % boundary.encode(), about, b"\r\n", _content(value, "data="), b"\r\n")
     for name, filename, content, content_type in _files(files):
-        about = b'Content-Disposition: form-data; name="%b"; filename="%b"\r\n' % (
-            _quoted(name),
-            _quoted(filename),
-        )
-        _, line = field("Content-Type", content_type)
-        parts += (b"--%b\r\n" % boundary.encode(), about, line, b"\r\n", content, b"\r\n")
+        about = b'Content-Disposition: form-data; name="%b"' % _quoted(name)
+        if filename is not None:
+            about += b'; filename="%b"' % _quoted(filename)
+        line = b"" if content_type is None else field("Content-Type", content_type)[1]
+        parts += (b"--%b\r\n" % boundary.encode(), about, b"\r\n", line, b"\r\n", content, b"\r\n")
     parts.append(b"--%b--\r\n" % boundary.encode())
     return RequestBody(b"".join(parts), f"multipart/form-data; boundary={boundary}")
 
 
-def _files(files: object) -> Iterable[tuple[str, str, bytes, str]]:
+def _files(files: object) -> Iterable[tuple[str, str | bytes | None, bytes, str | None]]:
     """Read ``files=``: name, filename, content and content type of each."""
     items: Iterable[Any]
     if isinstance(files, Mapping):
@@ -123,17 +124,25 @@ def _files(files: object) -> Iterable[tuple[str, str, bytes, str]]:
             raise UsageError(f"files= has an item that is no pair: {item!r}") from error
         if not isinstance(name, str):
             raise UsageError(f"files= has a name that is no string: {name!r}")
-        about = file if isinstance(file, tuple) else (None, file)
+        about = file if isinstance(file, tuple | list) else (_filename(file, name), file, _ANY_TYPE)
         if not 2 <= len(about) <= 3:
             raise UsageError(f"files= {name!r}: give a content, or (filename, content[, content type])")
         filename, content, *content_type = about
-        if filename is None:
-            path = getattr(content, "name", None)
-            filename = os.path.basename(path) if isinstance(path, str) else name
-        if not isinstance(filename, str):
+        if filename is not None and not isinstance(filename, str | bytes):
             raise UsageError(f"files= {name!r}: a filename is a string, not {type(filename).__name__}")
-        kind = content_type[0] if content_type else "application/octet-stream"
+        kind = content_type[0] if content_type else None
+        if kind is None and filename is not None:
+            kind = _ANY_TYPE
         yield name, filename, _content(content, f"files= {name!r}"), kind
+
+
+def _filename(content: object, name: str) -> str | bytes:
+    """Return what a file is called that was given without a filename: as on its disk, else as its field."""
+    path = getattr(content, "name", None)
+    # Where a file has no path, Python has a number or something like <stdin> there.
+    if isinstance(path, str | bytes) and path and not os.fsdecode(path).startswith("<"):
+        return os.path.basename(path)
+    return name
 
 
 def _quoted(text: str | bytes) -> bytes:

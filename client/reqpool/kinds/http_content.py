@@ -9,6 +9,7 @@ import zlib
 from importlib.util import find_spec
 
 from ..errors import BadResponse
+from .http_charset import codec
 
 ACCEPTED = ", ".join(
     ["gzip", "deflate"]
@@ -23,6 +24,10 @@ ZSTD_WINDOW_BYTES = 8 << 20
 
 MAX_MEMBERS = 4096
 """How many streams may stand behind each other in one body: a hostile one has a million empty ones."""
+
+_NO_CODINGS = frozenset(("", "identity", "none", "7bit", "8bit", "binary", "aws-chunked"))
+"""What servers write there that changes nothing: MIME's transfer encodings, and what object stores keep of an
+upload. Names of charsets, which belong into Content-Type, are of this kind, too."""
 
 _PIECE_BYTES = 64 << 10
 """Fed at once: what comes behind a stream's end is copied, and that is not to be all the rest each time."""
@@ -50,10 +55,12 @@ def decoded(data: bytes, codings: str, limit: int) -> bytes:
             f"the answer has {len(names)} content codings on each other, {MAX_CODINGS} are taken"
         )
     for name in reversed(names):
-        if not data or name in ("", "identity"):
+        if not data or name in _NO_CODINGS:
             continue
         decode = _DECODERS.get(name)
         if decode is None:
+            if codec(name) is not None:
+                continue
             raise BadResponse(
                 f"the answer's content coding {name[:40]!r} is not known here; .raw has it as it came"
             )

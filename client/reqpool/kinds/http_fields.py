@@ -20,6 +20,8 @@ _OURS = {
     "proxy-connection": "connections are the pool's affair",
 }
 
+_CONNECTION_OPTIONS = frozenset((b"close", b"keep-alive"))
+
 Fields = list[tuple[str, bytes]]
 """Fields to be sent: each name in lower case, and the whole line."""
 
@@ -29,13 +31,15 @@ def is_token(text: str) -> bool:
     return _TOKEN.fullmatch(text) is not None
 
 
-def field(name: str, value: str | bytes) -> tuple[str, bytes]:
-    """Check a field and write its line.
+def field(name: str | bytes, value: str | bytes) -> tuple[str, bytes]:
+    """Check a field and write its line; a str is written in Latin-1.
 
     Raises:
         UsageError: if the name is no token, or the value has CR, LF, NUL or another control character in it,
             or is a str that is not Latin-1. The text names the field, never the value: it may be a secret.
     """
+    if isinstance(name, bytes):
+        name = name.decode("latin-1")
     if not isinstance(name, str) or not is_token(name):
         raise UsageError(f"{name!r} is no name of a header: letters, digits and !#$%&'*+-.^_`|~ are allowed")
     if isinstance(value, str):
@@ -83,11 +87,16 @@ def fields(headers: object) -> Fields:
             raise UsageError(f"header {name} cannot be given: {why}")
         if one[0] == "authorization" and one[1][15:].lower().startswith(b"ntlm"):
             raise UsageError("NTLM logs a connection in, step by step; the pool's are everybody's")
-        if one[0] == "connection" and value not in ("close", "keep-alive"):
-            raise UsageError("header Connection can be 'close' or 'keep-alive'")
+        if one[0] == "connection" and not connection_options(one[1]) <= _CONNECTION_OPTIONS:
+            raise UsageError(f"header Connection can be 'close' or 'keep-alive', not {value!r}")
     if sum(name == "host" for name, _ in checked) > 1:
         raise UsageError("header Host is given more than once")
     return checked
+
+
+def connection_options(line: bytes) -> set[bytes]:
+    """Return the options that a Connection field's line has, in lower case (RFC 9110 §7.6.1)."""
+    return {option.strip(b" \t") for option in line.lower().rstrip().partition(b":")[2].split(b",")}
 
 
 def basic(user: str, password: str) -> str:

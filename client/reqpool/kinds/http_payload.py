@@ -9,8 +9,9 @@ The worker half puts what only it knows behind the request line: ``Host`` where 
 name, ``Authorization`` where the upstream's settings have one.
 
 Answer:
-    The head as it came, up to and with its empty line, and the body without its framing. 1xx heads and
-    trailers are left out. :attr:`Code.AGAIN` stands for a redirect that is to be followed; where the upstream
+    The head, up to and including its empty line, and the body without its framing. The head is as it came, or
+    repaired (docs/kinds-http.md). 1xx heads and trailers are left out, and so is the body of a redirect that
+    was not waited for. :attr:`Code.AGAIN` stands for a redirect that is to be followed; where the upstream
     was called by name, its URL (``http://host:port``) and CR LF come first in the data then.
 
 Settings:

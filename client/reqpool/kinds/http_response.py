@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import codecs
 import json
-import re
 from typing import Any
 
 from ..errors import BadResponse, HttpError, RequestFacts
+from .http_charset import charset
 from .http_content import decoded
 from .http_fields import HttpHeaders
 
 END = b"\r\n\r\n"
 NO_FACTS = RequestFacts("", 0, "", 0, 0.0)
 """Of an answer that no pool has got."""
-# Text encodings to Python, but none of a document's; and punycode takes quadratic time.
-_NO_CHARSETS = frozenset(("idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"))
-_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([A-Za-z0-9._:+-]+)", re.IGNORECASE)
+_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class HttpResponse:
@@ -26,7 +24,8 @@ class HttpResponse:
         status: 200, 404, …
         url: what answered: after redirects the last one; without user and password.
         raw: the body as it came: its content codings not undone.
-        history: the answers that led here by redirect, the first one first.
+        history: the answers that led here by redirect, the first one first; a body that was not waited for
+            (docs/kinds-http.md) is empty.
         facts: of the request; elapsed_s in it is the seconds to this answer, redirects included.
     """
 
@@ -133,36 +132,46 @@ class HttpResponse:
     @property
     def encoding(self) -> str:
         """The charset that the server named, or UTF-8, also where Python has no such charset."""
-        named = _CHARSET.search(self.headers.get("content-type", ""))
-        if named is None:
-            return "utf-8"
-        try:
-            # Not all codecs are charsets; these three are what bytes can be asked to do.
-            "".encode(named[1])
-            b"".decode(named[1])
-            name = codecs.lookup(named[1]).name
-        except (LookupError, ValueError):
-            return "utf-8"
-        return "utf-8" if name.replace("-", "_") in _NO_CHARSETS else name
+        return self._charset or "utf-8"
+
+    @property
+    def _charset(self) -> str | None:
+        types = self.headers.get_all("content-type")
+        return charset(types[-1]) if types else None
 
     @property
     def text(self) -> str:
-        """The content as text, in :attr:`encoding`, without a byte order mark; what is malformed is replaced.
+        """The content as text, in :attr:`encoding`; what is malformed is replaced.
+
+        A byte order mark overrides the server's word (WHATWG Encoding, "decode"), and is left out.
 
         Raises:
             BadResponse: see :attr:`content`.
         """
-        text = self.content.decode(self.encoding, "replace")
-        return text.removeprefix("\ufeff")
+        content, encoding = self.content, self.encoding
+        if content.startswith(codecs.BOM_UTF8):
+            encoding = "utf-8"
+        elif content.startswith(_UTF_16_MARKS) and not encoding.startswith("utf-32"):
+            encoding = "utf-16"
+        return content.decode(encoding, "replace").removeprefix("\ufeff")
 
     def json(self) -> Any:
-        """Return the content read as JSON (RFC 8259: UTF-8; UTF-16 and UTF-32 are read, too).
+        """Return the content read as JSON: UTF-8, UTF-16 or UTF-32, else the charset that the server named.
+
+        RFC 8259 allows UTF-8 alone.
 
         Raises:
             BadResponse: if it is not JSON; and see :attr:`content`.
         """
+        content = self.content
         try:
-            return json.loads(self.content)
+            try:
+                return json.loads(content)
+            except UnicodeDecodeError:
+                named = self._charset
+                if named is None:
+                    raise
+                return json.loads(content.decode(named))
         except (ValueError, RecursionError) as error:
             kind = self.headers.get("content-type", "no content type")
             text = f"the answer of {self.url} ({self.status}, {kind}) is not JSON: {error}"

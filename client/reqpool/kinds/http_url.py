@@ -24,6 +24,9 @@ _UNCHANGED = r"[!$&-;=?-\[\]_a-z~]*"
 _PLAIN = re.compile(f"/{_UNCHANGED}(?:%[0-9A-Fa-f]{{2}}{_UNCHANGED})*")
 """Path and query with which nothing has to be done."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+# Browsers, curl and Python read http:x, http:/x and ///x each in a way of its own.
+_HOSTLESS = re.compile(r"(?:https?:(?!//)|(?:https?:)?//(?:[/?#]|$))", re.IGNORECASE)
 _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # What requests and urllib3 leave as it is, too; all else is percent-encoded as UTF-8 (RFC 3986 §2.1).
 _SAFE = "!#$%&'()*+,/:;=?@[]~"
@@ -105,6 +108,31 @@ def split(url: object) -> tuple[str, str, str]:
     return prefix, path, fragment or ""
 
 
+def joined(here: str, reference: str) -> str:
+    """Return the absolute URL that a reference means where ``here`` is the URL at hand (RFC 3986 §5.2).
+
+    Its path may have dot segments, which :func:`target` resolves.
+
+    Raises:
+        UsageError: if it has a scheme or ``//`` and then no host.
+    """
+    if _HOSTLESS.match(reference):
+        raise UsageError(f"{without_password(reference)!r} names no host")
+    if _SCHEME.match(reference):
+        return reference
+    prefix, path, _ = split(here)
+    path, mark, query = path.partition("?")
+    if reference.startswith("//"):
+        return f"{prefix.partition('//')[0]}{reference}"
+    if reference.startswith("/"):
+        return f"{prefix}{reference}"
+    if reference.startswith("?"):
+        return f"{prefix}{path}{reference}"
+    if not reference or reference.startswith("#"):
+        return f"{prefix}{path}{mark}{query}{reference}"
+    return f"{prefix}{path.rpartition('/')[0]}/{reference}"
+
+
 def target(path: str, params: object = None) -> str:
     """Write path and query as they stand in the request line, in ASCII.
 
@@ -118,7 +146,8 @@ def target(path: str, params: object = None) -> str:
     if params is not None:
         more = query(params)
         if more:
-            path = f"{path}{'&' if '?' in path else '?'}{more}"
+            mark = "?" if "?" not in path else "" if path.endswith(("?", "&")) else "&"
+            path = f"{path}{mark}{more}"
     if _PLAIN.fullmatch(path) and "/." not in path:
         return path
     if _CONTROL.search(path):

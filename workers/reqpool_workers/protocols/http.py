@@ -7,7 +7,8 @@ Some facts about llhttp this file relies on (httptools 0.9, strict as it is by d
 * It does not know what was asked: after HEAD it takes the next answer for the body. So it is given heads
   only, a fresh parser for each, and where a body ends is decided here.
 * It refuses what servers and proxies might read in different ways: bare CR and LF, folded lines, white space
-  before a colon, several or odd Content-Length, Content-Length beside Transfer-Encoding.
+  before a colon, control characters in values, several or odd Content-Length, Content-Length beside
+  Transfer-Encoding. Such a head goes through ``http_repair``, and llhttp checks what comes out.
 * It takes any Transfer-Encoding, a status under 100, NUL beside it, RTSP, HTTP/2.0, and empty lines in front.
 
 The empty line is looked for here; with the above refused, it is where the head ends for llhttp too.
@@ -38,14 +39,17 @@ from reqpool.kinds.http_payload import (
 
 from . import READY, Event, StreamKind, StreamProtocol, settings_of, stream_address
 from .http_body import Body, Chunked, Sized, UntilClose, too_long
+from .http_repair import STATUS_LINE, Repair
 from .tls import wrap
 
 MAX_HEAD_BYTES = 64 << 10
 """Largest head of an answer, with all 1xx heads before it."""
 
+MAX_REDIRECT_BYTES = 64 << 10
+"""Largest body of a redirect that is waited for before it is followed."""
+
 _END = b"\r\n\r\n"
 _LINE_END = b"\r\n"
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t -~\x80-\xff]*)?\r\n")
 _FRAMING = re.compile(
     rb"\r\n(content-length|transfer-encoding|connection|location):[ \t]*([^\r]*)", re.IGNORECASE
 )
@@ -68,8 +72,9 @@ class Http11(StreamProtocol):
     """
 
     __slots__ = (
-        "_additions", "_asked", "_base", "_begun", "_body", "_flags", "_head", "_head_bytes", "_keep",
-        "_length", "_limit", "_most", "_parser", "_received", "_redirects", "_reusable", "_status",
+        "_additions", "_asked", "_base", "_begun", "_body", "_doubtful", "_flags", "_following", "_head",
+        "_head_bytes", "_keep", "_length", "_limit", "_most", "_parser", "_received", "_redirects", "_repair",
+        "_reusable", "_status",
     )  # fmt: skip
 
     def __init__(self, base: str, host: str, authorization: str, limit: int) -> None:
@@ -93,6 +98,9 @@ class Http11(StreamProtocol):
         # A head that has not come whole: its bytes, and the parser that has seen them.
         self._received = bytearray()
         self._parser: httptools.HttpResponseParser | None = None
+        # If the parser does not take it: what reads it first.
+        self._repair: Repair | None = None
+        self._doubtful = False
         self._head_bytes = 0
         # The last head and what it says: that of the next answer is often the same to the byte.
         self._head = b""
@@ -100,6 +108,8 @@ class Http11(StreamProtocol):
         self._length = 0
         self._keep = False
         self._redirects = False
+        # Is the answer at hand a redirect that is to be followed?
+        self._following = False
 
     def connected(self) -> Sequence[Event]:
         return (READY,)
@@ -129,7 +139,12 @@ class Http11(StreamProtocol):
         self._begun = True
         body = self._body
         if body is not None:
-            return self._end(body.answer(), not body.surplus) if body.feed(data) else _NOTHING
+            try:
+                return self._end(body.answer(), not body.surplus) if body.feed(data) else _NOTHING
+            except BadResponse:
+                if self._following:
+                    return self._end(self._head, False)
+                raise
         while self._has_head(data):
             if self._received:
                 data = bytes(self._received)
@@ -145,6 +160,8 @@ class Http11(StreamProtocol):
         body = self._body
         if isinstance(body, UntilClose):
             return self._end(body.answer(), False)
+        if self._following:
+            return self._end(self._head, False)
         return _NOTHING
 
     @property
@@ -163,27 +180,62 @@ class Http11(StreamProtocol):
         if parser is None:
             if self._head and data.startswith(self._head):
                 return True
+            parser = self._parser = httptools.HttpResponseParser(_NO_CALLBACKS)
             end = data.find(_END)
             if end >= 0:
-                self._read_head(httptools.HttpResponseParser(_NO_CALLBACKS), data[: end + len(_END)])
+                try:
+                    self._read_head(parser, data[: end + len(_END)])
+                except httptools.HttpParserError:
+                    return self._has_repaired(data)
+                self._parser = None
                 return True
-            parser = self._parser = httptools.HttpResponseParser(_NO_CALLBACKS)
+        elif self._repair is not None:
+            return self._has_repaired(data)
         received = self._received
         seen = len(received)
         received += data
         end = received.find(_END, max(0, seen + 1 - len(_END)))
-        if end >= 0:
-            self._read_head(parser, bytes(received[: end + len(_END)]), seen)
-            self._parser = None
-            return True
-        # What is wrong with it is said at once, not when the rest has come.
-        self._check(parser, received, data)
+        try:
+            if end >= 0:
+                self._read_head(parser, bytes(received[: end + len(_END)]), seen)
+                self._parser = None
+                return True
+            # What is wrong with it is said at once, not when the rest has come.
+            self._check(parser, received, data)
+        except httptools.HttpParserError:
+            data = bytes(received)
+            received.clear()
+            return self._has_repaired(data)
         return False
+
+    def _has_repaired(self, data: bytes) -> bool:
+        """Take bytes of a head that llhttp refuses; return whether a whole one has come, which can be read.
+
+        It then stands repaired in ``_received``, with what came behind it.
+        """
+        repair = self._repair
+        if repair is None:
+            repair = self._repair = Repair(MAX_HEAD_BYTES, self._head_bytes)
+        behind = repair.feed(data)
+        if behind is None:
+            return False
+        self._doubtful |= repair.doubtful
+        self._parser = self._repair = None
+        parser = httptools.HttpResponseParser(_NO_CALLBACKS)
+        # For what is left that llhttp refuses: control characters in values, and a length beside chunks.
+        parser.set_dangerous_leniencies(lenient_headers=True, lenient_chunked_length=True)
+        head = bytes(repair.head)
+        try:
+            self._read_head(parser, head)
+        except httptools.HttpParserError as error:
+            raise BadResponse(f"the head of the answer is malformed: {error}") from error
+        self._received += head + behind
+        return True
 
     def _read_head(self, parser: httptools.HttpResponseParser, head: bytes, seen: int = 0) -> None:
         """Check a whole head, of which the parser has ``seen`` so many bytes, and keep what it says."""
         self._check(parser, head, head[seen:])
-        if not _STATUS_LINE.match(head):
+        if not STATUS_LINE.match(head):
             raise BadResponse(f"the answer's first line is malformed: {head.partition(_LINE_END)[0][:80]!r}")
         length = _UNTIL_CLOSE
         status = parser.get_status_code()
@@ -192,10 +244,10 @@ class Http11(StreamProtocol):
         located = False
         for name, value in _FRAMING.findall(head):
             size = len(name)
-            if size == 14:  # Content-Length
-                length = int(value)
+            if size == 14:  # Content-Length, which chunks override (RFC 9112 §6.3)
+                length = int(value) if length != _CHUNKED else length
             elif size == 17:  # Transfer-Encoding
-                if value.strip().lower() != b"chunked" or length == _CHUNKED:
+                if value.strip(b" \t").lower() != b"chunked" or length == _CHUNKED:
                     raise BadResponse(f"the answer has a transfer coding that nobody asked for: {value!r}")
                 length = _CHUNKED
             elif size == 10:  # Connection
@@ -204,16 +256,19 @@ class Http11(StreamProtocol):
                 located = True
         # RFC 9112 §9.3; §6.1: chunks under 1.0 may be what somebody in between did not understand.
         keep = current or (b"keep-alive" in options and length != _CHUNKED)
-        self._keep = keep and b"close" not in options
+        self._keep = keep and b"close" not in options and not self._doubtful
         self._status = status
         self._length = 0 if status in _BODILESS else length
         self._redirects = located and status in REDIRECTS
         self._head = head
 
     def _check(self, parser: httptools.HttpResponseParser, head: bytes | bytearray, data: bytes) -> None:
-        """Feed a head's next bytes, ``data``, to its parser; ``head`` ends with them."""
-        if self._head_bytes + len(head) > MAX_HEAD_BYTES:
-            raise BadResponse(f"the head of the answer is longer than {MAX_HEAD_BYTES} bytes")
+        """Feed a head's next bytes, ``data``, to its parser; ``head`` ends with them.
+
+        Raises:
+            HttpParserError: llhttp does not take them.
+            BadResponse: they are no answer, however they are read.
+        """
         if not head.startswith(b"HTTP/1."[: len(head)]):
             raise BadResponse(
                 f"the upstream does not speak HTTP/1: its answer begins with {bytes(head[:40])!r}"
@@ -223,10 +278,15 @@ class Http11(StreamProtocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if parser.get_status_code() == 101:
                 raise BadResponse("the upstream switched protocols, which nobody had asked for") from error
-            raise BadResponse(f"the head of the answer is malformed: {error}") from error
+            raise
+        # Only now: in one that llhttp refuses, what looks like its end may be far behind it.
+        if self._head_bytes + len(head) > MAX_HEAD_BYTES:
+            raise BadResponse(f"the head of the answer is longer than {MAX_HEAD_BYTES} bytes")
 
     def _on_head(self, data: bytes) -> Sequence[Event]:
         """A whole head has been read; ``data`` begins with it."""
+        if self._redirects and self._flags & FOLLOW and not self._following:
+            return self._on_redirect(data)
         head, length, limit = self._head, self._length, self._limit
         start = len(head)
         if self._flags & HEAD:
@@ -246,6 +306,17 @@ class Http11(StreamProtocol):
             return self._end(body.answer(), not body.surplus)
         return _NOTHING
 
+    def _on_redirect(self, data: bytes) -> Sequence[Event]:
+        """A redirect is followed whatever its body is; one that is not short is not waited for."""
+        self._following = True
+        self._limit = min(self._limit, MAX_REDIRECT_BYTES)
+        if self._length == _UNTIL_CLOSE and not self._flags & HEAD:
+            return self._end(self._head, False)
+        try:
+            return self._on_head(data)
+        except BadResponse:
+            return self._end(self._head, False)
+
     def _skip(self, data: bytes) -> bytes:
         """Leave the 1xx head behind that ``data`` begins with; return the rest."""
         self._head_bytes += len(self._head)
@@ -258,7 +329,8 @@ class Http11(StreamProtocol):
         self._reusable = self._keep and clean and not self._flags & CLOSE
         self._asked = False
         self._body = None
-        if self._redirects and self._flags & FOLLOW:
+        if self._following:
+            self._following = False
             return ((_AGAIN, self._base + answer if self._flags & NAMED else answer),)
         return ((_OK, answer),)
 

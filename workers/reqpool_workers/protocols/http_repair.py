@@ -1,0 +1,140 @@
+"""Heads of HTTP answers that llhttp refuses and that can be read in one way only, written anew. Sans-IO.
+
+What is taken, what is not, and why: docs/kinds-http.md.
+"""
+
+from __future__ import annotations
+
+import re
+
+from reqpool.errors import BadResponse
+
+STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [^\x00\r\n]*)?\r\n")
+
+_LINE_END = b"\r\n"
+_SPACE = b" \t"
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)([ \t]*):(.*)", re.DOTALL)
+_IN_NO_LINE = re.compile(rb"[\x00\r]")
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+
+
+class Repair:
+    """A head under way, read line by line.
+
+    Attributes:
+        head: what has been read of it, as RFC 9112 has it: lines end with CR LF, nothing is folded, no white
+            space stands before a colon, Content-Length comes once.
+        doubtful: could somebody between the server and us have read it in another way? Then the connection
+            is not for another request.
+    """
+
+    __slots__ = ("_field", "_framing", "_length", "_limit", "_name", "_part", "_size", "doubtful", "head")
+
+    def __init__(self, limit: int, taken: int) -> None:
+        """Begin with a head, of at most ``limit`` bytes with those ``taken`` by others before it."""
+        self.head = bytearray()
+        self.doubtful = False
+        self._limit = limit
+        self._size = taken
+        self._part = bytearray()
+        # The last field, which the next line may continue: its name in lower case, and what it says so far.
+        self._name = b""
+        self._field = bytearray()
+        self._framing: set[bytes] = set()
+        self._length: bytes | None = None
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take bytes; return those behind the head once it is whole, else None.
+
+        Raises:
+            BadResponse: it is malformed or too long.
+        """
+        at = 0
+        while end := data.find(b"\n", at) + 1:
+            line = data[at:end]
+            if self._part:
+                line = bytes(self._part + line)
+                self._part.clear()
+            self._grow(end - at)
+            at = end
+            if self._read(line):
+                return data[at:]
+        self._grow(len(data) - at)
+        self._part += data[at:]
+        return None
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        if self._size > self._limit:
+            raise BadResponse(f"the head of the answer is longer than {self._limit} bytes")
+
+    def _read(self, line: bytes) -> bool:
+        """Read a line, which ends with LF; return whether it was the head's last one."""
+        # RFC 9112 §2.2: a single LF may end a line, too.
+        if not line.endswith(_LINE_END):
+            self.doubtful = True
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        if _IN_NO_LINE.search(line):
+            raise _malformed("it has a NUL or a lone CR in it", line)
+        if not self.head:
+            self.head += line + _LINE_END
+            if not STATUS_LINE.fullmatch(self.head):
+                raise BadResponse(f"the answer's first line is malformed: {line[:80]!r}")
+        elif line[:1] in (b" ", b"\t"):
+            self._continue(line)
+        else:
+            self._end_field()
+            if not line:
+                self.head += _LINE_END
+                return True
+            self._begin_field(line)
+        return False
+
+    def _begin_field(self, line: bytes) -> None:
+        found = _FIELD.fullmatch(line)
+        if found is None:
+            raise _malformed("a line is not a field with a name, a colon and a value", line)
+        name, space, value = found.groups()
+        self._name = name.lower()
+        if space:
+            # RFC 9112 §5.1. Those who drop such a field and those who read it must not differ in its framing.
+            if self._name in _FRAMING:
+                raise _malformed("white space stands before the colon of a field that frames it", line)
+            self.doubtful = True
+        self._field += name + b": " + value.strip(_SPACE)
+
+    def _continue(self, line: bytes) -> None:
+        """Undo a fold: it becomes one SP (RFC 9112 §5.2)."""
+        if not self._field:
+            raise _malformed("its first field begins with white space", line)
+        if self._name in _FRAMING:
+            raise _malformed("a field that frames it is folded", line)
+        more = line.strip(_SPACE)
+        if more:
+            self._field += more if self._field.endswith(b" ") else b" " + more
+
+    def _end_field(self) -> None:
+        """No line continues the last field, if there is one."""
+        field = bytes(self._field)
+        self._field.clear()
+        if not field:
+            return
+        if self._name in _FRAMING:
+            self._framing.add(self._name)
+            # RFC 9112 §6.1, §6.3: chunks override a length; who sent both may be up to something.
+            self.doubtful |= len(self._framing) == 2
+        if self._name == b"content-length":
+            name, _, value = field.partition(b": ")
+            lengths = {length.strip(_SPACE) for length in value.split(b",")}
+            known = self._length
+            self._length = min(lengths)
+            if len(lengths | {known or self._length}) > 1 or not self._length.isdigit():
+                raise _malformed("its Content-Length is not one number", field)
+            if known is not None:
+                return  # it has been said (RFC 9112 §6.3)
+            field = name + b": " + self._length
+        self.head += field + _LINE_END
+
+
+def _malformed(why: str, line: bytes) -> BadResponse:
+    return BadResponse(f"the head of the answer is malformed: {why}: {line[:80]!r}")
