@@ -357,7 +357,7 @@ def test_a_lease_group_over_a_limit_is_unread_and_the_others_of_its_message_are_
 @pytest.mark.parametrize(
     ("schema", "verb", "good"),
     [
-        (wire.WORKER_TO_BROKER, Verb.RETURN, (bytes(16), (1,))),
+        (wire.WORKER_TO_BROKER, Verb.RETURN, (bytes(16), (1,), False)),
         (wire.WORKER_TO_BROKER, Verb.RETRY, Failed(bytes(16), (1,), 20, True, b"")),
         (wire.BROKER_TO_WORKER, Verb.CANCEL, (bytes(16), (1,))),
         (wire.BROKER_TO_WORKER, Verb.LEASE, LEASE_GROUP),
