@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from . import kinds
+from .errors import UsageError
 from .future import Future
 from .held import MysqlSession, RedisSession
 from .kinds import Kind, Route
@@ -82,6 +83,8 @@ class Requests(ABC):
         """
         if isinstance(kind, str):
             kind = kinds.find(kind)
+        elif not isinstance(kind, Kind):
+            raise UsageError(f"kind={kind!r:.80} is not a kind, nor the name of one")
         route, data, note = kind.encode(target, payload, **options)
         if idempotent is not None:
             route = kinds.with_idempotence(route, idempotent)

@@ -58,6 +58,7 @@ class FakeBroker:
         never_ran: for the next WELCOMEs.
         unreadable: payloads that make a SUBMIT malformed.
         results_port: what WELCOME says of the results socket.
+        keeps: likewise of how many settings are kept; None: nothing, as an older broker.
     """
 
     heartbeat_ms = 50
@@ -73,6 +74,7 @@ class FakeBroker:
         self.reject: tuple[int, str, dict[str, Any]] | None = None
         self.never_ran: list[tuple[int, int]] = []
         self.unreadable: set[bytes] = set()
+        self.keeps: int | None = wire.SESSION_KEEPS
         self.epoch = 1
         self._context = zmq.Context()
         self._orders: SimpleQueue[tuple[Callable[[], Any], Reply[Any]]] = SimpleQueue()
@@ -129,6 +131,17 @@ class FakeBroker:
     def finish(self, seq: int, code: int = 0, data: bytes = b"late") -> None:
         """Publish one result to the latest session."""
         self.do(lambda: self._publish_results(self.latest(), [seq, code, data]))
+
+    def publish_blob(self, blob: bytes) -> None:
+        """Publish one blob, legal or not, as the next batch of the latest session."""
+
+        def order() -> None:
+            session = self.latest()
+            session.number += 1
+            session.kept.append((session.number, blob))
+            self._republish(session, session.number - 1)
+
+        self.do(order)
 
     def publish(self, verb: Verb, *values: Any) -> None:
         """Publish one head to the latest session."""
@@ -275,6 +288,8 @@ class FakeBroker:
             "max_pending": 1000,
             "never_ran": self.never_ran,
         }
+        if self.keeps is not None:
+            welcome["keeps"] = self.keeps
         self._intake.send_multipart([route, wire.encode(Verb.WELCOME, wire.VERSION, welcome)])
 
     def _submit(self, session: _Session, number: int, acked: int, groups: list[wire.Group]) -> None:
