@@ -446,6 +446,15 @@ def test_a_file_part_has_what_it_was_given(file: Any, disposition: str, content_
     assert content.startswith(b"v\r\n--")
 
 
+@pytest.mark.parametrize("files", [{}, [], ()])
+def test_no_files_make_no_multipart_body(files: Any) -> None:
+    assert field("content-type", method="POST", files=files) == []
+    assert sent(method="POST", files=files, data={"a": "b"})[2] == b"a=b"
+    assert field("content-type", method="POST", files=files, data={"a": "b"}) == [
+        "application/x-www-form-urlencoded"
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [("/a/b.txt", "b.txt"), (b"/a/b.txt", "b.txt"), ("<stdin>", "f"), ("<fdopen>", "f"), (5, "f"), ("", "f")],

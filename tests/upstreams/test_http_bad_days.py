@@ -182,8 +182,10 @@ def test_odd_answers_are_answers_and_doubtful_ones_end_the_connection(
         (b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 2),
         (b"Content-Length: 5000000\r\n\r\n" + bytes(100_000), 2),
         (b"\r\n", 2),
+        (b"Content-Length: 9\r\n\r\nshort", 2),
+        (b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", 2),
     ],
-    ids=["whole", "no gzip", "no chunks", "too long", "without an end"],
+    ids=["whole", "no gzip", "no chunks", "too long", "until close", "cut short", "without an end"],
 )
 def test_a_redirect_is_followed_whatever_its_body_is(
     pool: reqpool.Pool, body: bytes, connections: int

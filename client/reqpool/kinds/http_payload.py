@@ -10,9 +10,9 @@ name, ``Authorization`` where the upstream's settings have one.
 
 Answer:
     The head, up to and including its empty line, and the body without its framing. The head is as it came, or
-    repaired (docs/kinds-http.md). 1xx heads and trailers are left out, and so is the body of a redirect that
-    was not waited for. :attr:`Code.AGAIN` stands for a redirect that is to be followed; where the upstream
-    was called by name, its URL (``http://host:port``) and CR LF come first in the data then.
+    repaired (docs/kinds-http.md). 1xx heads and trailers are left out. :attr:`Code.AGAIN` stands for a
+    redirect that is to be followed; its body is left out unless it came together with its head. Where the
+    upstream was called by name, its URL (``http://host:port``) and CR LF come first in the data then.
 
 Settings:
     ``tls`` map, see :meth:`reqpool.kinds.origin.Tls.settings`; ``user`` str and ``password`` str for basic

@@ -24,8 +24,8 @@ class HttpResponse:
         status: 200, 404, …
         url: what answered: after redirects the last one; without user and password.
         raw: the body as it came: its content codings not undone.
-        history: the answers that led here by redirect, the first one first; a body that was not waited for
-            (docs/kinds-http.md) is empty.
+        history: the answers that led here by redirect, the first one first. A body that did not come
+            together with its head is empty there: it is not waited for.
         facts: of the request; elapsed_s in it is the seconds to this answer, redirects included.
     """
 

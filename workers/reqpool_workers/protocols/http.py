@@ -45,9 +45,6 @@ from .tls import wrap
 MAX_HEAD_BYTES = 64 << 10
 """Largest head of an answer, with all 1xx heads before it."""
 
-MAX_REDIRECT_BYTES = 64 << 10
-"""Largest body of a redirect that is waited for before it is followed."""
-
 _END = b"\r\n\r\n"
 _LINE_END = b"\r\n"
 _FRAMING = re.compile(
@@ -139,12 +136,7 @@ class Http11(StreamProtocol):
         self._begun = True
         body = self._body
         if body is not None:
-            try:
-                return self._end(body.answer(), not body.surplus) if body.feed(data) else _NOTHING
-            except BadResponse:
-                if self._following:
-                    return self._end(self._head, False)
-                raise
+            return self._end(body.answer(), not body.surplus) if body.feed(data) else _NOTHING
         while self._has_head(data):
             if self._received:
                 data = bytes(self._received)
@@ -160,8 +152,6 @@ class Http11(StreamProtocol):
         body = self._body
         if isinstance(body, UntilClose):
             return self._end(body.answer(), False)
-        if self._following:
-            return self._end(self._head, False)
         return _NOTHING
 
     @property
@@ -307,15 +297,13 @@ class Http11(StreamProtocol):
         return _NOTHING
 
     def _on_redirect(self, data: bytes) -> Sequence[Event]:
-        """A redirect is followed whatever its body is; one that is not short is not waited for."""
+        """A redirect is followed at once: its body is of no use for that, and may be malformed or endless."""
         self._following = True
-        self._limit = min(self._limit, MAX_REDIRECT_BYTES)
-        if self._length == _UNTIL_CLOSE and not self._flags & HEAD:
-            return self._end(self._head, False)
         try:
-            return self._on_head(data)
+            events = self._on_head(data)
         except BadResponse:
-            return self._end(self._head, False)
+            events = _NOTHING
+        return events or self._end(self._head, False)
 
     def _skip(self, data: bytes) -> bytes:
         """Leave the 1xx head behind that ``data`` begins with; return the rest."""
