@@ -319,8 +319,11 @@ def test_what_is_no_answer_is_a_bad_response(data: bytes, step: int) -> None:
 @pytest.mark.parametrize("fields", [[], ["Content-Length: 5"], ["Upgrade: websocket", "Connection: Upgrade"]])
 def test_switching_protocols_is_a_bad_response(fields: list[str], step: int) -> None:
     http = asked()
+    switched = head(*fields, status="101 Switching Protocols")
     with pytest.raises(BadResponse, match="switched protocols"):
-        fed(http, head(*fields, status="101 Switching Protocols") + b"\x81\x00", step)
+        fed(http, switched + b"\x81\x00", step)
+    with pytest.raises(BadResponse, match="switched protocols"):
+        fed(asked(), switched.replace(b"\r\n", b"\n"), step)
 
 
 @pytest.mark.parametrize(

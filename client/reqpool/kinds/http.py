@@ -103,14 +103,15 @@ class HttpKind(Kind):
             target: ``http://host/path``, ``https://host/path``, or ``name/path`` with the name of an
                 upstream in the broker's config. User and password in it mean basic authentication.
             payload: the method.
-            params: for the query: a mapping or a list of pairs, values str, bytes, numbers, or lists of such.
+            params: for the query: a mapping or a list of pairs, values str, bytes, numbers, or lists of such;
+                or a str or bytes, written already.
             headers: a mapping or a list of pairs, instead of the default ones or beside them.
             json: for the body: anything that JSON can write.
             data: for the body: bytes, str, something with ``read()``, or a form (a mapping or a list of
                 pairs).
             files: for a multipart body: name to content, (filename, content) or (filename, content, content
-                type).
-            auth: (user, password), or a bearer token.
+                type); see :func:`reqpool.kinds.http_body.body`.
+            auth: (user, password), each str or bytes, or a bearer token.
             tls: for https, also where only a redirect leads there; None: verified with the system's
                 authorities.
             follow_redirects: False: a redirect is the answer.

@@ -99,15 +99,18 @@ def connection_options(line: bytes) -> set[bytes]:
     return {option.strip(b" \t") for option in line.lower().rstrip().partition(b":")[2].split(b",")}
 
 
-def basic(user: str, password: str) -> str:
-    """Return the header value of basic authentication (RFC 7617), in UTF-8.
+def basic(user: str | bytes, password: str | bytes) -> str:
+    """Return the header value of basic authentication (RFC 7617); a str is written in UTF-8.
 
     Raises:
         UsageError: for a colon in the user's name, or control characters.
     """
-    if ":" in user:
+    name, secret = (
+        one.encode("utf-8", "surrogatepass") if isinstance(one, str) else one for one in (user, password)
+    )
+    if b":" in name:
         raise UsageError("a user's name cannot have a colon in it (RFC 7617)")
-    pair = f"{user}:{password}".encode("utf-8", "surrogatepass")
+    pair = b"%b:%b" % (name, secret)
     if _NOT_IN_VALUES.search(pair):
         raise UsageError("user or password has a control character in it (RFC 7617)")
     return f"Basic {base64.b64encode(pair).decode()}"
@@ -132,7 +135,11 @@ def authorization(auth: object) -> str:
     """
     if isinstance(auth, str):
         return bearer(auth)
-    if isinstance(auth, tuple | list) and len(auth) == 2 and all(isinstance(one, str) for one in auth):
+    if (
+        isinstance(auth, tuple | list)
+        and len(auth) == 2
+        and all(isinstance(one, str | bytes) for one in auth)
+    ):
         return basic(*auth)
     raise UsageError(f"auth= is (user, password), or a bearer token as str, not {type(auth).__name__}")
 

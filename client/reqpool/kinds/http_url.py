@@ -167,13 +167,15 @@ def query(params: object) -> str:
 
     Args:
         params: a mapping, or a list of pairs; a value is str, bytes, a number, or a list or tuple of such,
-            which repeats the name; None leaves it out. Or a str that is written already.
+            which repeats the name; None leaves it out. Or a str or bytes, written already.
 
     Raises:
         UsageError: if it is anything else.
     """
     if isinstance(params, str):
         return params
+    if isinstance(params, bytes):
+        return quote(params, safe=_SAFE)
     return form(params, "params")
 
 

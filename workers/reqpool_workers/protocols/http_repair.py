@@ -75,7 +75,7 @@ class Repair:
             self.doubtful = True
         line = line.removesuffix(b"\n").removesuffix(b"\r")
         if _IN_NO_LINE.search(line):
-            raise _malformed("it has a NUL or a lone CR in it", line)
+            raise _malformed("a NUL or a lone CR is in it", line.partition(b":")[0])
         if not self.head:
             self.head += line + _LINE_END
             if not STATUS_LINE.fullmatch(self.head):
@@ -93,22 +93,24 @@ class Repair:
     def _begin_field(self, line: bytes) -> None:
         found = _FIELD.fullmatch(line)
         if found is None:
-            raise _malformed("a line is not a field with a name, a colon and a value", line)
+            raise _malformed(
+                "this is not the name of a field with a colon behind it", line.partition(b":")[0]
+            )
         name, space, value = found.groups()
         self._name = name.lower()
         if space:
             # RFC 9112 §5.1. Those who drop such a field and those who read it must not differ in its framing.
             if self._name in _FRAMING:
-                raise _malformed("white space stands before the colon of a field that frames it", line)
+                raise _malformed("white space stands before the colon of a field that frames it", name)
             self.doubtful = True
         self._field += name + b": " + value.strip(_SPACE)
 
     def _continue(self, line: bytes) -> None:
         """Undo a fold: it becomes one SP (RFC 9112 §5.2)."""
         if not self._field:
-            raise _malformed("its first field begins with white space", line)
+            raise _malformed("its first field begins with white space", line.partition(b":")[0])
         if self._name in _FRAMING:
-            raise _malformed("a field that frames it is folded", line)
+            raise _malformed("a field that frames it is folded", self._name)
         more = line.strip(_SPACE)
         if more:
             self._field += more if self._field.endswith(b" ") else b" " + more
@@ -136,5 +138,6 @@ class Repair:
         self.head += field + _LINE_END
 
 
-def _malformed(why: str, line: bytes) -> BadResponse:
-    return BadResponse(f"the head of the answer is malformed: {why}: {line[:80]!r}")
+def _malformed(why: str, where: bytes) -> BadResponse:
+    # Never the value of a field that is not about framing: it may be a secret.
+    return BadResponse(f"the head of the answer is malformed: {why}: {where[:80]!r}")
