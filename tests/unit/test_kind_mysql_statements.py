@@ -87,7 +87,7 @@ def test_a_statement_that_leaves_nothing_goes_anywhere(sql: str, pinned: bool) -
         ("LOAD DATA LOCAL INFILE '/etc/passwd' INTO TABLE t", "LOAD DATA LOCAL is refused"),
         ("load data low_priority local infile 'x' into table t", "LOAD DATA LOCAL is refused"),
         ("/*! LOAD XML LOCAL INFILE 'x' INTO TABLE t */", "LOAD DATA LOCAL is refused"),
-        ("SET NAMES latin1", "the character set is utf8mb4 and stays it"),
+        ("SET NAMES latin1", "the character set is utf8mb4 and stays so"),
         ("SET NAMES 'gbk'", "the character set is utf8mb4"),
         ("SET @a = 1, NAMES gbk", "the character set is utf8mb4"),
         ("SET CHARACTER SET gbk", "the character set is utf8mb4"),

@@ -319,7 +319,8 @@ class Connection:
     def _late(self, now_s: float) -> None:
         # An earlier bound's timer comes too soon for the last one.
         if self.state in (State.CONNECTING, State.HANDSHAKE) and now_s >= self._due_s:
-            self.give_up(f"no connection within {self._span_s:g} s")
+            awaited = self._protocol.awaited if self.state is State.HANDSHAKE else ""
+            self.give_up(f"no connection within {self._span_s:g} s" + (awaited and f": {awaited}"))
 
     def _on_event(self, mask: int) -> None:
         if self.state is State.CONNECTING:

@@ -204,16 +204,21 @@ class StreamOrigin:
         pool = self.pool
         if connection in pool.members:
             pool.remove(connection)
+        unread = error.sent is False  # the peer's last words were said before it read the request
         # Until its first request is sent nothing is held: how that one ends says it all.
-        if connection.pin is not None and sent:
+        if connection.pin is not None and sent and not (unread and unanswered and unanswered[0].lease.opens):
             self.ledger.unpinned.append(connection.pin)
         # That one which had served cannot be held, or cleaned for the next, is not that one's error.
-        if (connection.answers and not sent) or (isinstance(error, ConnectionLost) and connection.stale):
+        if (
+            (connection.answers and not sent)
+            or (unread and connection.pin is None)
+            or (isinstance(error, ConnectionLost) and connection.stale)
+        ):
             again = [
                 request
                 for request in unanswered
                 if request not in pool.retried
-                and (not sent or (request.lease.idempotent and pool.policy.retries))
+                and (not sent or unread or (request.lease.idempotent and pool.policy.retries))
             ]
             if again:
                 if sent:
@@ -221,7 +226,7 @@ class StreamOrigin:
                         request.lease.resent_seqs |= {request.seq}
                 pool.again(again, self.loop.now_s)
                 unanswered = [request for request in unanswered if request not in pool.retried]
-        end_unanswered(self.ledger, error, unanswered, sent=sent)
+        end_unanswered(self.ledger, error, unanswered, sent=sent and not unread)
         self._assign()
 
     def _send(self, connection: Connection, requests: Sequence[Request]) -> None:

@@ -3,7 +3,7 @@
 Payload: byte 0, then msgpack ``[sql bin, [parameter, ...]]``, with a ``%s`` in ``sql`` for each parameter and
 ``%%`` for a percent sign. A parameter is nil, bool, int, float, str, an array of such for ``IN %s``, or an
 extension: 1 decimal (its digits), 2 an integer of over 64 bits (its digits), 4 date, datetime or time (as in
-a literal of SQL), 5 bytes.
+a literal of SQL), 5 bytes, 6 bytes or text behind an introducer that the SQL has (``_binary %s``).
 """
 
 from __future__ import annotations
@@ -18,15 +18,35 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..errors import UsageError
-from .mysql_statement import quoted
+from .mysql_statement import quoted, without_comments
 
-DECIMAL, INTEGER, TEMPORAL, BYTES = 1, 2, 4, 5
+DECIMAL, INTEGER, TEMPORAL, BYTES, INTRODUCED = 1, 2, 4, 5, 6
 TYPED = b"\x00"
 """Begins the payload of a statement with parameters."""
 TAKEN = "None, bool, int, float, Decimal, str, bytes, date, datetime, time, timedelta, or a list of these"
 
 _PLACEHOLDER = re.compile(r"%(?:(%)|(s)|\(([^()%]*)\)s)?")
 _MAY_QUOTE = re.compile("['\"`#]|--|/[*]")
+_INTRODUCER = re.compile(
+    r"""
+    (?<![\w$.@])
+    _(armscii8|ascii|big5|binary|cp(?:1250|1251|1256|1257|850|852|866|932)|dec8|eucjpms|euckr|gb18030|gb2312|gbk
+    |geostd8|greek|hebrew|hp8|keybcs2|koi8r|koi8u|latin[1257]|macce|macroman|sjis|swe7|tis620|ucs2|ujis
+    |utf16(?:le)?|utf32|utf8(?:mb[34])?)\Z
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""A character set before a string literal, here a placeholder (``_latin1 'a'``).
+https://dev.mysql.com/doc/refman/8.4/en/charset-introducer.html"""
+_INTRODUCER_CHARS = 400
+"""How far before a placeholder it is looked for, with blanks and comments between."""
+_ENDS_A_NAME = re.compile(r"[\w$.@]")
+_OF_UTF8 = frozenset(("binary", "utf8", "utf8mb3", "utf8mb4"))
+"""Character sets in which the UTF-8 of a text is that text, or as good as."""
+_NOT_OF_ASCII = frozenset(("ucs2", "utf16", "utf16le", "utf32", "swe7"))
+"""Character sets in which ASCII is something else."""
+_LITERALS = frozenset("NnXxBb")
+"""What makes a string literal one of the national character set, or of digits: ``X'41'``."""
 _AS_THEY_ARE = frozenset((int, str, type(None), bool))
 
 # One for all: making a Packer costs more than packing. Its pack() holds the GIL from end to end.
@@ -40,11 +60,13 @@ class Template(NamedTuple):
         sql: in UTF-8, with ``%s`` and ``%%`` only.
         places: how many parameters it takes.
         names: under which names, in their order; None if by position.
+        introducers: of each place the character set that the SQL has before it, or ""; None if there is none.
     """
 
     sql: bytes
     places: int
     names: tuple[str, ...] | None
+    introducers: tuple[str, ...] | None
 
 
 def template(sql: str) -> Template:
@@ -68,7 +90,7 @@ def template(sql: str) -> Template:
             names.append(name)
             places.append(found.start())
     if places and _MAY_QUOTE.search(sql):
-        inside = quoted(sql, _PLACEHOLDER).intersection(places)
+        inside = quoted(sql, places)
         if inside:
             # A parameter brings its own quotes: they would end the ones around it, and its text be SQL.
             at = min(inside)
@@ -83,7 +105,33 @@ def template(sql: str) -> Template:
         written = (_PLACEHOLDER.sub(_by_position, sql) if named else sql).encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"this SQL cannot be written in UTF-8: {error}") from error
-    return Template(written, len(names), named or None)
+    return Template(written, len(names), named or None, _introducers(sql, places))
+
+
+def _introducers(sql: str, places: Sequence[int]) -> tuple[str, ...] | None:
+    """Return what the SQL has before its placeholders, see :class:`Template`.
+
+    Raises:
+        UsageError: for a literal of digits or of the national character set: ``X%s``.
+    """
+    for place in places:
+        if sql[place - 1 : place] in _LITERALS and not _ENDS_A_NAME.match(sql[place - 2 : place - 1]):
+            raise UsageError(
+                f"{sql[place - 1 : place + 2]!r} at character {place - 1} of the SQL: a parameter brings its "
+                "own quotes; write %s alone, and give bytes for binary data, an int for a number, a str "
+                "for text"
+            )
+    code = ""
+    names = []
+    for place in places:
+        name = ""
+        before = sql[max(0, place - _INTRODUCER_CHARS) : place]
+        if "_" in before:
+            code = code or without_comments(sql)
+            found = _INTRODUCER.search(code[max(0, place - _INTRODUCER_CHARS) : place].rstrip())
+            name = found[1].lower() if found else ""
+        names.append(name)
+    return tuple(names) if any(names) else None
 
 
 def _by_position(found: re.Match[str]) -> str:
@@ -103,15 +151,39 @@ def pack(form: Template, params: Sequence[Any] | Mapping[str, Any]) -> bytes:
         values = _in_order(form, params)
     if len(values) != form.places:
         raise UsageError(f"the SQL has {form.places} placeholders, and there are {len(values)} parameters")
-    for value in values:
-        if type(value) not in _AS_THEY_ARE:
-            break
-    else:
-        try:
-            return TYPED + _pack((form.sql, values))
-        except (OverflowError, UnicodeEncodeError):
-            pass
-    return TYPED + _pack((form.sql, [_typed(value, at + 1) for at, value in enumerate(values)]))
+    if form.introducers is None:
+        for value in values:
+            if type(value) not in _AS_THEY_ARE:
+                break
+        else:
+            try:
+                return TYPED + _pack((form.sql, values))
+            except (OverflowError, UnicodeEncodeError):
+                pass
+    typed = [_typed(value, at + 1) for at, value in enumerate(values)]
+    if form.introducers is not None:
+        for at, name in enumerate(form.introducers):
+            if name:
+                typed[at] = _introduced(typed[at], name, at + 1)
+    return TYPED + _pack((form.sql, typed))
+
+
+def _introduced(value: Any, name: str, number: int) -> Any:
+    """Return a parameter that stands behind an introducer as msgpack is to have it."""
+    if type(value) is str:
+        if name not in _OF_UTF8 and (name in _NOT_OF_ASCII or not value.isascii()):
+            # Its UTF-8 would be taken for characters of that set.
+            raise UsageError(
+                f"parameter {number} stands behind _{name}, which takes bytes of that character set; for a "
+                f"str write CONVERT(%s USING {name})"
+            )
+        return msgpack.ExtType(INTRODUCED, value.encode())
+    if type(value) is msgpack.ExtType and value.code in (BYTES, TEMPORAL):
+        return msgpack.ExtType(INTRODUCED, value.data)
+    raise UsageError(
+        f"parameter {number} stands behind _{name}, which takes bytes or str: write %s alone for None, "
+        "numbers and lists"
+    )
 
 
 def _in_order(form: Template, params: Any) -> Sequence[Any]:
@@ -142,49 +214,68 @@ def _typed(value: Any, number: int) -> Any:
         if any(type(item) in (list, tuple) for item in value):
             raise UsageError(f"parameter {number} is a list of lists")
         return [_typed(item, number) for item in value]
-    write = _WRITERS.get(kind) or next((_WRITERS[base] for base in kind.__mro__ if base in _WRITERS), None)
-    if write is None:
-        raise UsageError(f"parameter {number} is of type {kind.__name__}; MySQL takes {TAKEN}")
+    write = _WRITERS.get(kind)
     try:
-        return write(value)
+        return _derived(value) if write is None else write(value)
     except UsageError as error:
-        raise UsageError(f"parameter {number}: {error.text}") from error
+        raise UsageError(f"parameter {number} {error.text}") from error
+
+
+def _derived(value: Any) -> Any:
+    """Return a value of a derived type as msgpack is to have it: as the value of the base type it equals.
+
+    One that equals none, by its own rules, is something else: pandas.NaT, which is year 1 to ``datetime``, or
+    a Timestamp with nanoseconds.
+    """
+    kind = type(value)
+    base = next((base for base in kind.__mro__ if base in _PLAIN), None)
+    if base is None:
+        raise UsageError(f"is of type {kind.__name__}; MySQL takes {TAKEN}")
+    plain = _PLAIN[base](value)
+    typed = _WRITERS[base](plain)
+    if not plain == value:
+        raise UsageError(
+            f"is a {kind.__name__} that does not equal the {base.__name__} it would be stored as: convert it "
+            "first (where there is no value, to None)"
+        )
+    return typed
 
 
 MOST_DIGITS = 65
 """Of a DECIMAL, which is what integers of over 64 bits are to the server; it clips longer ones in silence."""
+LONGEST_TIME = timedelta(hours=838, minutes=59, seconds=59, microseconds=999_999)
+"""Of a TIME; longer ones are clipped in silence, but in strict mode."""
 
 
 def _integer(value: int) -> Any:
-    value = int(value)
     if -(1 << 63) <= value < 1 << 64:
         return value
     if abs(value) >= 10**MOST_DIGITS:
-        raise UsageError(f"an integer of over {MOST_DIGITS} digits is beyond what DECIMAL holds")
+        raise UsageError(f"is an integer of over {MOST_DIGITS} digits, beyond what DECIMAL holds")
     return msgpack.ExtType(INTEGER, b"%d" % value)
 
 
 def _float(value: float) -> float:
     if not math.isfinite(value):
-        raise UsageError(f"{value} is nothing that SQL can write")
-    return float(value)
+        raise UsageError(f"is {value}, which SQL cannot write")
+    return value
 
 
 def _decimal(value: Decimal) -> Any:
     if not value.is_finite():
-        raise UsageError(f"{value} is nothing that SQL can write")
-    if abs(value.adjusted()) > 100:  # DECIMAL has 65 digits; written out, 1E999999 is a megabyte
-        raise UsageError(f"{value} is beyond what DECIMAL holds")
+        raise UsageError(f"is {value}, which SQL cannot write")
+    # More digits before the point are clipped in silence; written out, 1E-999999 is a megabyte.
+    if not -100 <= value.adjusted() < MOST_DIGITS:
+        raise UsageError(f"is {value:E}, beyond what DECIMAL holds")
     return msgpack.ExtType(DECIMAL, format(value, "f").encode())
 
 
 def _text(value: str) -> str:
-    text = str.__str__(value)  # of an enum's member its value
     try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"a string that cannot be written in UTF-8: {error}") from error
-    return text
+        raise UsageError(f"is a string that cannot be written in UTF-8: {error}") from error
+    return value
 
 
 def _bytes(value: bytes | bytearray | memoryview) -> Any:
@@ -192,23 +283,24 @@ def _bytes(value: bytes | bytearray | memoryview) -> Any:
 
 
 def _date(value: date) -> Any:
-    return msgpack.ExtType(TEMPORAL, date.isoformat(value).encode())
+    return msgpack.ExtType(TEMPORAL, value.isoformat().encode())
 
 
 def _time(value: datetime | time) -> Any:
     if value.tzinfo is not None:
         raise UsageError(
-            f"{value!r} has a time zone, and MySQL's types have none: convert it to the server's (or to UTC) "
-            "and write .replace(tzinfo=None)"
+            f"is {value!r}, which has a time zone, and MySQL's types have none: convert it to the server's "
+            "(or to UTC) and write .replace(tzinfo=None)"
         )
-    # Written by the base's rules: a class of somebody's own may have others.
-    text = datetime.isoformat(value, " ") if isinstance(value, datetime) else time.isoformat(value)
+    text = value.isoformat(" ") if isinstance(value, datetime) else value.isoformat()
     return msgpack.ExtType(TEMPORAL, text.encode())
 
 
 def _timedelta(value: timedelta) -> Any:
     """TIME counts hours: -1 day, 23:00:00 is -01:00:00."""
     sign, length = ("-", -value) if value < timedelta() else ("", value)
+    if length > LONGEST_TIME:
+        raise UsageError("is a timedelta beyond what TIME holds, -838:59:59 to 838:59:59")
     minutes, seconds = divmod(length.days * 86_400 + length.seconds, 60)
     hours, minutes = divmod(minutes, 60)
     fraction = f".{length.microseconds:06d}" if length.microseconds else ""
@@ -234,3 +326,17 @@ _WRITERS: dict[type, Callable[[Any], Any]] = {
     time: _time,
     timedelta: _timedelta,
 }
+
+_PLAIN: dict[type, Callable[[Any], Any]] = {
+    int: int.__int__,
+    float: float.__float__,
+    Decimal: Decimal,
+    str: str.__str__,  # of an enum's member its value
+    bytes: lambda value: memoryview(value).tobytes(),
+    bytearray: lambda value: memoryview(value).tobytes(),
+    datetime: lambda value: datetime.combine(datetime.date(value), datetime.timetz(value)),
+    date: lambda value: date.fromordinal(date.toordinal(value)),
+    time: lambda value: time.fromisoformat(time.isoformat(value)),
+    timedelta: timedelta.__pos__,
+}
+"""Makes the value of a base type that is inside one of a derived type, whatever that one overrides."""

@@ -1,12 +1,16 @@
 """Reads the packets of MySQL's text protocol: columns, rows, and what the server says at the end.
 
 Values come out as PyMySQL's are, with its converters. For each layout of columns a function is written that
-reads
-its rows, since looking up per value what to do with it costs more than doing it: 1,000 rows of 5 columns take
-1.3 ms in place of the 5 ms that PyMySQL takes (CPython 3.11).
+reads its rows, since looking up per value what to do with it costs more than doing it: 1,000 rows of 5
+columns take 1.3 ms in place of the 5 ms that PyMySQL takes (CPython 3.11).
+
+A text whose bytes are not UTF-8 (others' statements in SHOW PROCESSLIST, error texts, names from another
+character set) does not make the rows unreadable: each such byte becomes a lone surrogate, as in Python's file
+names, and ``text.encode("utf-8", "surrogateescape")`` gives the bytes back. No text from the server has
+surrogates otherwise, and none of them can be sent as a parameter.
 
 The worker half has counted packets off and knows that they end where the answer ends; what they hold it has
-not looked at. Whatever is wrong with them is a BadResponse.
+not looked at. Whatever else is wrong with them is a BadResponse.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pymysql.constants import FIELD_TYPE
-from pymysql.converters import convert_date, convert_datetime, convert_timedelta
+from pymysql.converters import convert_datetime, convert_timedelta
 
 from ..errors import BadResponse
 
@@ -31,7 +35,9 @@ _OK, _EOF, _ERR = 0x00, 0xFE, 0xFF
 
 Row = tuple[Any, ...]
 Reader = Callable[[bytes, int, Callable[[Row], object]], int]
-"""Reads ordinary rows from an offset on, hands each on, and returns the offset of the packet that is none."""
+"""Reads ordinary rows from an offset on, hands each on, and returns the offset of the packet that is none.
+
+It raises UnicodeDecodeError for a text that is not UTF-8."""
 
 _word = struct.Struct("<I").unpack_from
 _halves = struct.Struct("<HH").unpack_from
@@ -90,13 +96,15 @@ class ResultSet(NamedTuple):
     info: str
 
 
-Layout = tuple[tuple[MysqlColumn, ...], Reader, tuple[Callable[[bytes], Any], ...]]
-"""Columns, what reads ordinary rows of them, and what converts each value of others."""
+Layout = tuple[tuple[MysqlColumn, ...], Reader | None, tuple[Callable[[bytes], Any], ...]]
+"""Columns, what reads ordinary rows of them (None: nothing does), and what converts each value of others."""
 
 _begun: dict[bytes, tuple[bytes, Layout]] = {}
 """How results began, by their first bytes: comparing some hundred bytes costs less than walking through."""
 _KEY_BYTES = 64
 _MOST_KEPT = 256
+_MOST_COLUMNS_WRITTEN_OUT = 512
+"""Of a function that reads rows; to compile one for 4,096 columns takes half a second."""
 _LARGEST_KEPT_BYTES = 64 << 10
 """Column definitions that are longer, as those of some hundred columns, are read each time."""
 
@@ -141,13 +149,28 @@ def _result(data: bytes, at: int) -> tuple[ResultSet, int, bool]:
     columns, reader, converters = layout
     if data[at] == 5 and data[at + 4] == _EOF and data[at + 1] == data[at + 2] == 0:
         at += 9  # servers that were not told to leave it away
+    rows, at = _rows(data, at, reader, converters)
+    return _end(data, at, columns, rows)
+
+
+def _rows(
+    data: bytes, begin: int, reader: Reader | None, converters: tuple[Callable[[bytes], Any], ...]
+) -> tuple[list[Row], int]:
+    """Read rows; return them, and where the packet begins that is none."""
     rows: list[Row] = []
-    while True:
-        at = reader(data, at, rows.append)
-        if _word(data, at)[0] & MAX_PACKET_BYTES < MAX_PACKET_BYTES:
-            return _end(data, at, columns, rows)
-        row, at = _large_row(data, at, converters)
-        rows.append(row)
+    at = begin
+    try:
+        while True:
+            if reader is not None:
+                at = reader(data, at, rows.append)
+            if data[at + 4] == _EOF and _word(data, at)[0] & MAX_PACKET_BYTES < MAX_PACKET_BYTES:
+                return rows, at
+            row, at = _row(data, at, converters)
+            rows.append(row)
+    except UnicodeDecodeError:
+        if reader is None:
+            raise
+        return _rows(data, begin, None, converters)
 
 
 def _columns(data: bytes, begin: int) -> tuple[Layout, int]:
@@ -181,15 +204,25 @@ def _end(
         last_id, here = _length(data, here)
         status, warnings = _halves(data, here)
         here += 4
-        if here < after:
-            size, here = _length(data, here)
-            info = data[here : here + size].decode("utf-8", "replace")
-            here += size
-            if status & _STATE_CHANGED:
-                here = after  # what was changed is the worker half's affair
         if here > after:
             raise BadResponse("an OK packet that is cut short")
+        info = _remark(data[here:after], bool(status & _STATE_CHANGED))
     return ResultSet(columns, rows, affected, last_id, warnings, info), after, bool(status & _MORE_RESULTS)
+
+
+def _remark(rest: bytes, state_changed: bool) -> str:
+    """Read what an OK packet has behind its warnings: a remark, and what was changed, which is the worker
+    half's affair.
+
+    The remark has its length before it; without CLIENT_SESSION_TRACK it may be the packet's rest instead, see
+    ``read_ok`` of the worker half.
+    """
+    if not rest:
+        return ""
+    size, begin = _length(rest, 0) if rest[0] < _ERR and rest[0] != 0xFB else (-1, 0)
+    if begin + size == len(rest) or (state_changed and 0 <= size < len(rest) - begin):
+        rest = rest[begin : begin + size]
+    return rest.decode("utf-8", "replace")
 
 
 def _after(data: bytes, at: int) -> int:
@@ -216,8 +249,11 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
 _SIZES = {0xFC: 2, 0xFD: 3, 0xFE: 8}
 
 
-def _large_row(data: bytes, at: int, converters: tuple[Callable[[bytes], Any], ...]) -> tuple[Row, int]:
-    """Read a row of 16 MB or more, which is several packets."""
+def _row(data: bytes, at: int, converters: tuple[Callable[[bytes], Any], ...]) -> tuple[Row, int]:
+    """Read any row: of many columns, of texts that are not UTF-8, of 16 MB or more, which is several packets.
+
+    It costs three times what the functions that are written for a layout do.
+    """
     pieces = []
     length = MAX_PACKET_BYTES
     while length == MAX_PACKET_BYTES:
@@ -266,10 +302,10 @@ def _layout(definitions: bytes, count: int) -> Layout:
         name = _NAMES.get(number, f"type {number}")
         columns.append(
             MysqlColumn(
-                name=texts[4].decode(),
+                name=_text(texts[4]),
                 type="enum" if flags & _ENUM_FLAG else "set" if flags & _SET_FLAG else name,
-                table=texts[2].decode(),
-                database=texts[1].decode(),
+                table=_text(texts[2]),
+                database=_text(texts[1]),
                 length=length,
                 decimals=decimals,
                 collation=collation,
@@ -279,7 +315,9 @@ def _layout(definitions: bytes, count: int) -> Layout:
         )
         types.append(_convert_of(number, collation))
     names = tuple(types)
-    return tuple(columns), _reader(names), tuple(_CONVERTERS[name] for name in names)
+    converters = tuple(_CONVERTERS[name] for name in names)
+    reader = _reader(names) if count <= _MOST_COLUMNS_WRITTEN_OUT else None
+    return tuple(columns), reader, converters
 
 
 def _convert_of(number: int, collation: int) -> str:
@@ -295,7 +333,7 @@ def _date(data: bytes) -> Any:
     try:
         return date.fromisoformat(text)
     except ValueError:  # a zero in it: a string, as PyMySQL has it
-        return convert_date(text)
+        return text
 
 
 def _datetime(data: bytes) -> Any:
@@ -319,7 +357,7 @@ def _raw(data: bytes) -> bytes:
 
 
 def _text(data: bytes) -> str:
-    return data.decode()
+    return data.decode("utf-8", "surrogateescape")
 
 
 _CONVERTERS: dict[str, Callable[[bytes], Any]] = {

@@ -8,40 +8,33 @@ an open transaction) would change what theirs mean, and one that asks what the l
 This is help, not a wall: what a stored procedure does is not seen here. The worker half has the server tell
 it of changes and closes the connection then; of GET_LOCK() and, in MariaDB, of SELECT ... INTO @name no
 server tells. Comments are looked into where the server does (``/*! ... */``); strings and quoted names are
-not looked at, read as without NO_BACKSLASH_ESCAPES.
+not looked at, read as without NO_BACKSLASH_ESCAPES. Columns and tables may be called what is looked for here.
+
+A statement may have 16 MB, and the app's other threads wait while a regular expression runs. So what is
+looked for in all of it is looked for as plain text, with regular expressions only at the places found.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, NoReturn
 
 from ..errors import UsageError
 
-# The next two let nearly every statement through after one search each.
+# The next three let nearly every statement through at little cost.
 _ORDINARY = re.compile(
     r"\s*(?:SELECT|INSERT|UPDATE|DELETE|REPLACE|WITH|CALL|SHOW|EXPLAIN|DESCRIBE|DESC|TRUNCATE|ALTER|DO)\s",
     re.IGNORECASE,
 )
-_SUSPECT = re.compile(
-    r":=|/\*|--|#|@|\b(?:GET_LOCK|LAST_INSERT_ID|FOUND_ROWS|ROW_COUNT|WARNINGS|ERRORS)\b"
-    r"|\b(?:LASTVAL|PREVIOUS|CURRVAL)\b|\bSESSION_TRACK_",
-    re.IGNORECASE,
-)
+_SUSPECT = (
+    ":=", "/*", "--", "#", "@", "GET_LOCK", "LAST_INSERT_ID", "FOUND_ROWS", "ROW_COUNT", "WARNINGS", "ERRORS",
+    "LASTVAL", "PREVIOUS", "CURRVAL",
+)  # fmt: skip
+_PIECE_CHARS, _OVERLAP_CHARS = 1 << 18, 16
 
-_NOT_CODE = r"""
-    `(?:[^`]|``)*(?:`|$)
-    | /\*M?!\d* | \*/                                   # around what a server of that version runs
-    | /\*.*?(?:\*/|$)
-    | \#[^\n]* | --(?=[\s]|$)[^\n]*
-    | """
-_SKIPPED = re.compile(
-    _NOT_CODE + r"""'(?:[^'\\]|\\.|'')*(?:'|$) | "(?:[^"\\]|\\.|"")*(?:"|$)""", re.VERBOSE | re.DOTALL
-)
-_SKIPPED_WITHOUT_BACKSLASHES = re.compile(
-    _NOT_CODE + r"""'(?:[^']|'')*(?:'|$) | "(?:[^"]|"")*(?:"|$)""", re.VERBOSE | re.DOTALL
-)
-"""For NO_BACKSLASH_ESCAPES."""
+_MARK = re.compile(r"""'|"|`|\#|--(?=[\s\x00-\x1f]|\Z)|/\*(?:M?!\d*)?|\*/""")
+"""What begins a string, a quoted name, or a comment; or stands around what a server of some version runs."""
 
 _USE_A_SESSION = "use pool.mysql_session(url): there the connection is yours until you let it go"
 
@@ -52,33 +45,69 @@ _BEGINS = re.compile(
     | RELEASE\ SAVEPOINT\b | XA\b | LOCK\b | UNLOCK\b | BACKUP\b | HANDLER\b
     | PREPARE\b | EXECUTE\b | DEALLOCATE\b | DROP\ PREPARE\b
     | CREATE\ (?:OR\ REPLACE\ )?TEMPORARY\b | DROP\ TEMPORARY\b
-    | FLUSH\b.*\b(?:WITH\ READ\ LOCK|FOR\ EXPORT)\b
-    | (?:IF|CASE|LOOP|WHILE|REPEAT|FOR|DECLARE)\b | [\w$]+\ ?:(?!=) | <<     # statements of several
+    | (?:IF|CASE|LOOP|WHILE|REPEAT|FOR|DECLARE)\b | [\w$]{1,64}\ ?:(?!=) | <<     # statements of several
     """,
     re.VERBOSE,
 )
-_CHANGES = re.compile(r":=|\bINTO ?@|\bGET_LOCK ?\(|(?<!@)\bSESSION_TRACK_\w+ ?=")
 _HAS_NO_ACCOUNTS = re.compile(r"(?:SELECT|INSERT|UPDATE|DELETE|REPLACE|WITH|VALUES|CALL|DO|LOAD)\b|\(")
-_VARIABLE = re.compile(r"(?<!@)@(?!@)")
-"""A user's own; elsewhere an ``@`` stands in the name of an account."""
-_LOOKS_BACK = re.compile(
-    r"\bLAST_INSERT_ID ?\( ?\)|\bFOUND_ROWS ?\( ?\)|\bROW_COUNT ?\( ?\)"
-    r"|\bLASTVAL ?\(|\bPREVIOUS VALUE FOR\b"
-    r"|^SHOW (?:COUNT ?\( ?\* ?\) )?(?:WARNINGS|ERRORS)\b|^GET (?:CURRENT )?DIAGNOSTICS\b"
-    r"|\. ?CURRVAL\b"
-    r"|@@(?:SESSION\.|LOCAL\.)?(?:WARNING_COUNT|ERROR_COUNT|IDENTITY|LAST_INSERT_ID)\b"
+"""Elsewhere an ``@`` stands in the name of an account."""
+_SHOWS_THE_LAST = re.compile(
+    r"SHOW (?:COUNT ?\( ?\* ?\) )?(?:WARNINGS|ERRORS)\b|GET (?:CURRENT )?DIAGNOSTICS\b"
 )
 _STORED = re.compile(
-    r"(?:CREATE|ALTER) (?!(?:OR REPLACE )?TEMPORARY\b).*?\b(?:PROCEDURE|FUNCTION|TRIGGER|EVENT|PACKAGE)\b"
+    r"(?:CREATE|ALTER) (?!(?:OR REPLACE )?TEMPORARY\b)"
+    r".{0,500}?\b(?:PROCEDURE|FUNCTION|TRIGGER|EVENT|PACKAGE)\b"
 )
 """Its body runs later, if ever."""
-_STATEMENT_ONLY = re.compile(r"SET STATEMENT .*? FOR ")
-_LOCAL_FILE = re.compile(r"LOAD (?:DATA|XML) .*?\bLOCAL\b")
+_LOCAL_FILE = re.compile(r"LOAD (?:DATA|XML) (?:LOW_PRIORITY |CONCURRENT )?LOCAL\b")
 _CHARACTER_SET = re.compile(
-    r"SET (?:.*, ?)?(?:(?:SESSION |LOCAL |@@(?:SESSION\.|LOCAL\.)?)?"
-    r"CHARACTER_SET_(?:CLIENT|CONNECTION|RESULTS)|NAMES|CHARACTER SET|CHARSET)\b"
+    r"(?:SESSION |LOCAL |@@(?:SESSION ?\. ?|LOCAL ?\. ?)?)?CHARACTER_SET_(?:CLIENT|CONNECTION|RESULTS) ?:?="
+    r"|(?:NAMES|CHAR(?:ACTER)? SET|CHARSET) \w"
 )
+"""Begins one of SET's parts."""
 _OURS = re.compile(r"\s*SET\s+NAMES\s+(['\"]?)utf8mb4(?!\w)\1", re.IGNORECASE)
+
+
+class _Trace(NamedTuple):
+    """A way to leave something on a connection, or to ask for what was left there.
+
+    Attributes:
+        word: what to look for.
+        rest: what follows it then.
+        asks: does it ask?
+    """
+
+    word: str
+    rest: re.Pattern[str]
+    asks: bool = False
+
+
+_TRACES = (
+    _Trace(":=", re.compile("")),
+    _Trace("INTO", re.compile(" ?@")),
+    _Trace("GET_LOCK", re.compile(r" ?\(")),
+    _Trace("LAST_INSERT_ID", re.compile(r" ?\( ?\)"), asks=True),
+    _Trace("FOUND_ROWS", re.compile(r" ?\( ?\)"), asks=True),
+    _Trace("ROW_COUNT", re.compile(r" ?\( ?\)"), asks=True),
+    _Trace("LASTVAL", re.compile(r" ?\("), asks=True),
+    _Trace("PREVIOUS", re.compile(r" VALUE FOR [\w$]"), asks=True),
+    _Trace(
+        "@@",
+        re.compile(r"(?:SESSION ?\. ?|LOCAL ?\. ?)?(?:WARNING_COUNT|ERROR_COUNT|IDENTITY|LAST_INSERT_ID)\b"),
+        asks=True,
+    ),
+)
+_NAME_BEFORE = re.compile(
+    r"(?:[\w$]|\. ?|\b(?:TABLE|EXISTS|INTO|IGNORE|INSERT|REPLACE|INDEX|KEY|UNIQUE|FULLTEXT|SPATIAL|REFERENCES"
+    r"|CALL|WITH|RECURSIVE) )\Z"
+)
+"""Before a word that is then a name, or a part of one, and not the server's function."""
+_NAME_BEFORE_CHARS = 16
+_CURRVAL = "CURRVAL"
+_SEQUENCE = re.compile(r"([\w$]+) ?\. ?\Z")
+_SEQUENCE_CHARS = 80
+_GOES_ON = re.compile(r"[\w$]")
+_SETS = re.compile(r"SET\b")
 
 
 def check(sql: str, *, pinned: bool) -> None:
@@ -89,61 +118,205 @@ def check(sql: str, *, pinned: bool) -> None:
         pinned: is the connection the caller's own?
 
     Raises:
-        UsageError: with the way out.
+        UsageError: with what is right instead.
     """
-    if not pinned and _ORDINARY.match(sql) and not _SUSPECT.search(sql):
+    if _ORDINARY.match(sql) and (pinned or not _is_suspect(sql)):
         return
     bare = _bare(sql)
     if not bare:
         raise UsageError("an empty statement")
-    changes = _CHANGES.search(bare)
-    while found := _STATEMENT_ONLY.match(bare):
-        bare = bare[found.end() :]
+    whole, bare = bare, _without_settings(bare)
     if _LOCAL_FILE.match(bare):
         raise UsageError(
             "LOAD DATA LOCAL is refused: the file would be read at the worker; insert the rows instead"
         )
-    if _CHARACTER_SET.match(bare) and not _OURS.match(sql):
-        raise UsageError("the character set is utf8mb4 and stays it: parameters are escaped for that")
+    if _SETS.match(bare) and not _OURS.match(sql) and _sets_character_set(bare):
+        raise UsageError("the character set is utf8mb4 and stays so: parameters are escaped for it")
     if pinned or _STORED.match(bare):
         return
     if begins := _BEGINS.match(bare):
-        _refuse(f"{begins[0].split(' ')[0]} changes", "the connection, which others share")
-    if changes:
-        _refuse(f"{changes[0].rstrip(' (')!r} leaves something on", "the connection, which others share")
-    if _HAS_NO_ACCOUNTS.match(bare) and _VARIABLE.search(bare):
+        _refuse(f"{begins[0].split(' ')[0]} changes")
+    if bare.startswith("FLUSH ") and (" WITH READ LOCK" in bare or " FOR EXPORT" in bare):
+        _refuse("FLUSH … WITH READ LOCK or FOR EXPORT leaves a lock on")
+    if "SESSION_TRACK_" in whole[: len(whole) - len(bare)]:
+        _refuse("SET STATEMENT SESSION_TRACK_… hides what is left on")
+    for trace in _TRACES:
+        if not trace.asks and (leaves := _find(whole, trace)):
+            _refuse(f"{leaves!r} leaves something on")
+    if _HAS_NO_ACCOUNTS.match(bare) and "@" in bare.replace("@@", ""):
         # MariaDB does not tell of those that INTO or an OUT parameter sets.
-        _refuse("a variable (@name) is a thing of", "the connection, which others share")
-    if looks := _LOOKS_BACK.search(bare):
-        _refuse(
-            f"{looks[0]} tells of the last statement on",
-            "the connection, which may have been somebody else's",
-        )
+        _refuse("a variable (@name) belongs to")
+    if shows := _SHOWS_THE_LAST.match(bare):
+        _refuse_to_look_back(shows[0])
+    for trace in _TRACES:
+        if trace.asks and (asks := _find(bare, trace)):
+            _refuse_to_look_back(asks)
+    if asks := _find_sequence(bare):
+        _refuse_to_look_back(asks)
 
 
-def _refuse(what: str, why: str) -> NoReturn:
-    raise UsageError(f"{what} {why}: {_USE_A_SESSION}")
+def _refuse(what: str) -> NoReturn:
+    raise UsageError(f"{what} the connection, which others share: {_USE_A_SESSION}")
+
+
+def _refuse_to_look_back(what: str) -> NoReturn:
+    raise UsageError(
+        f"{what} tells of the last statement on the connection, which may have been somebody else's: "
+        f"{_USE_A_SESSION}"
+    )
+
+
+def _is_suspect(sql: str) -> bool:
+    """May there be something in it that is looked for?"""
+    for at in range(0, len(sql), _PIECE_CHARS):
+        piece = sql[at : at + _PIECE_CHARS + _OVERLAP_CHARS].upper()
+        for word in _SUSPECT:
+            if word in piece:
+                return True
+    return False
+
+
+def _find(bare: str, trace: _Trace) -> str:
+    """Return how it is written there, or an empty string."""
+    word, rest, _ = trace
+    at = bare.find(word)
+    while at >= 0:
+        end = at + len(word)
+        found = rest.match(bare, end)
+        if found and not (
+            word[0].isalpha() and _NAME_BEFORE.search(bare[max(0, at - _NAME_BEFORE_CHARS) : at])
+        ):
+            return word + found[0].rstrip(" (")
+        at = bare.find(word, end)
+    return ""
+
+
+def _find_sequence(bare: str) -> str:
+    """Return ``s.currval``, a sequence's last value in sql_mode ORACLE, or an empty string.
+
+    Where ``s`` is named elsewhere in the statement, or is in quotes, it is a table with such a column.
+    """
+    tables = {"_"}
+    at = bare.find(_CURRVAL)
+    while at >= 0:
+        end = at + len(_CURRVAL)
+        is_column = "." in bare[max(0, at - 2) : at] and not _GOES_ON.match(bare, end)
+        found = _SEQUENCE.search(bare[max(0, at - _SEQUENCE_CHARS) : at]) if is_column else None
+        if found and found[1] not in tables:
+            name = re.escape(found[1])
+            if not re.search(rf"(?<![\w$]){name}(?![\w$]| ?\. ?(?:CURRVAL|NEXTVAL)\b)", bare):
+                return found[0] + _CURRVAL
+            tables.add(found[1])
+        at = bare.find(_CURRVAL, end)
+    return ""
+
+
+def _without_settings(bare: str) -> str:
+    """Return what a SET STATEMENT … FOR is for, or the statement itself."""
+    begin = 0
+    while bare.startswith("SET STATEMENT ", begin) and (end := bare.find(" FOR ", begin)) >= 0:
+        begin = end + len(" FOR ")
+    return bare[begin:]
+
+
+def _sets_character_set(bare: str) -> bool:
+    """Does one of the parts of this SET choose a character set?"""
+    depth = 0
+    begins = True
+    for part in re.finditer(r"[(),]|[^(),]+", bare[len("SET") :]):
+        text = part[0]
+        if text == "(":
+            depth += 1
+        elif text == ")":
+            depth -= 1
+        elif text == ",":
+            begins = True
+            continue
+        elif begins and not depth and _CHARACTER_SET.match(text.strip()):
+            return True
+        begins = False
+    return False
 
 
 def _bare(sql: str) -> str:
     """Return the statement without comments, strings' and names' contents, in capitals, with single
     spaces."""
-    return " ".join(_SKIPPED.sub(_place, sql).upper().split())
+    code: list[str] = []
+    end = 0
+    for begin, after, is_comment in _not_code(_without_escapes(sql)):
+        code += sql[end:begin], " " if is_comment else " _ "
+        end = after
+    code.append(sql[end:])
+    text = "".join(code).upper()
+    for blank in "\t\n\r\f\v":
+        text = text.replace(blank, " ")
+    while "  " in text:
+        text = text.replace("  ", " ")
+    return text.strip()
 
 
-def _place(found: re.Match[str]) -> str:
-    return " _ " if found[0][0] in "'\"`" else " "
+def without_comments(sql: str) -> str:
+    """Blank the comments of a statement, in as many characters."""
+    code: list[str] = []
+    end = 0
+    for begin, after, is_comment in _not_code(_without_escapes(sql)):
+        if is_comment:
+            code += sql[end:begin], " " * (after - begin)
+            end = after
+    code.append(sql[end:])
+    return "".join(code)
 
 
-def quoted(sql: str, what: re.Pattern[str]) -> set[int]:
-    """Return where something stands in a string, a quoted name or a comment.
+def _without_escapes(sql: str) -> str:
+    """Blank what does not end a string though it looks like it, in as many characters."""
+    return _without_doubled(sql.replace("\\\\", "__").replace("\\'", "__").replace('\\"', "__"))
+
+
+def _without_doubled(sql: str) -> str:
+    return sql.replace("''", "  ").replace('""', "  ").replace("``", "  ")
+
+
+def _not_code(sql: str) -> Iterator[tuple[int, int, bool]]:
+    """Find strings, quoted names and comments; where each begins and ends, and if it is a comment.
+
+    Of a comment that the server looks into (``/*! ... */``) only the signs around it count as one.
+
+    Args:
+        sql: without escapes.
+    """
+    at = 0
+    while found := _MARK.search(sql, at):
+        begin, at = found.span()
+        mark = found[0]
+        is_comment = mark not in "'\"`"
+        ends = "\n" if mark in ("#", "--") else "*/" if mark == "/*" else "" if is_comment else mark
+        if ends:
+            at = sql.find(ends, at) + len(ends)
+            if at < len(ends):
+                at = len(sql)
+        yield begin, at, is_comment
+
+
+def quoted(sql: str, places: Sequence[int]) -> set[int]:
+    """Return which of some places stand in a string, a quoted name or a comment.
 
     A place counts only if it is quoted both with backslashes as escapes and with NO_BACKSLASH_ESCAPES: which
     of the two holds, only the connection knows.
+
+    Args:
+        sql: the statement.
+        places: offsets in it, ascending.
     """
     return set.intersection(
-        *(
-            {part.start() + found.start() for part in form.finditer(sql) for found in what.finditer(part[0])}
-            for form in (_SKIPPED, _SKIPPED_WITHOUT_BACKSLASHES)
-        )
+        *(set(_inside(form, places)) for form in (_without_escapes(sql), _without_doubled(sql)))
     )
+
+
+def _inside(sql: str, places: Sequence[int]) -> Iterator[int]:
+    parts = _not_code(sql)
+    end = 0
+    for place in places:
+        while end <= place:
+            begin, end, _ = next(parts, (len(sql), len(sql) + 1, False))
+        if begin <= place:
+            yield place

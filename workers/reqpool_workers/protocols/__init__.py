@@ -200,7 +200,9 @@ class StreamProtocol(ABC):
 
         Raises:
             PoolError: if the connection cannot go on. The oldest unanswered request ends with this error
-                (``BadResponse``: the answer is not one), the others as lost with the connection. During the
+                (``BadResponse``: the answer is not one), the others as lost with the connection. One with
+                ``sent=False`` says that the peer gave the connection up before it read that request, which
+                may then be asked again whatever it is. During the
                 handshake: the request that waits for it ends with it (``ConnectFailed``: the log-in was
                     refused).
         """
@@ -222,6 +224,11 @@ class StreamProtocol(ABC):
     def unclean(self) -> bool:
         """Must :meth:`release` clean the connection, with nothing unanswered, before it serves another?"""
         return False
+
+    @property
+    def awaited(self) -> str:
+        """What a handshake that does not get on waits for, for people; empty if there is nothing to say."""
+        return ""
 
     @property
     def begun(self) -> bool:

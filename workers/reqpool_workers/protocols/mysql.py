@@ -52,7 +52,8 @@ def protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:
         password=password.encode(),
         database=unquote(parts.path.removeprefix("/")).encode(),
     )
-    return MysqlConnection(account, max_bytes, tls, parts.hostname or "")
+    local = not parts.hostname
+    return MysqlConnection(account, max_bytes, tls, parts.hostname or "", local=local)
 
 
 WORKER_KIND = StreamKind(name="mysql", limit=CONNECTIONS, address=address, protocol=protocol)

@@ -4,6 +4,9 @@
     FIRST --number of columns--> COLUMNS --each one--> [EOF] ROWS --each one--> ROWS
     ROWS --OK or EOF--> as after OK          anything --ERR--> the end
 
+An ERR packet out of its turn is the server's last word: in the place of an answer it is the answer, unless it
+says good-bye and was sent before the statement was read.
+
 A connection's answers may be megabytes, so bytes are kept as they came and joined once; only a packet that
 has to be read whole (OK, EOF, ERR) waits in a buffer, and those are small.
 """
@@ -15,6 +18,7 @@ import struct
 from reqpool.errors import BadResponse, ConnectionLost
 
 from .mysql_packets import (
+    ENDS_CONNECTION,
     EOF,
     ERR,
     HEADER_BYTES,
@@ -31,11 +35,11 @@ from .mysql_packets import (
 
 MAX_CONTROL_BYTES = 1 << 16
 """Largest OK, EOF or ERR packet that is believed."""
-MAX_COLUMNS = 4096
-"""https://mariadb.com/kb/en/innodb-limitations/, and MySQL's "Limits on Table Column Count"."""
 _NEXT_NUMBER = 1 << 24
 _FIRST, _COLUMNS, _AFTER_COLUMNS, _ROWS = range(4)
 
+_SHORTEST_COLUMN_BYTES = 23
+"""Of a column's definition: a header, six empty strings, a length and twelve bytes."""
 _SHORTEST_BYTES = 11
 """Of an OK packet, which ends an answer, if its numbers are small and nothing is tracked."""
 _SMALL_BYTES = 16 << 10
@@ -55,19 +59,22 @@ class AnswerScanner:
         tracked: what the last answer's end tells of changes to the session.
         error: the ERR packet that ended the last answer, or None.
         begun: has a byte of the present answer come?
-        surplus: bytes came behind the last answer that belong to no request.
+        surplus: bytes came that belong to no request, behind the last answer or in its place: nobody must
+            use the connection again.
     """
 
-    def __init__(self, max_bytes: int, deprecate_eof: bool, status: int) -> None:
+    def __init__(self, max_bytes: int, deprecate_eof: bool, tracks: bool, status: int) -> None:
         """Scan answers.
 
         Args:
             max_bytes: largest answer, with its headers.
             deprecate_eof: were EOF packets done away with at log-in (CLIENT_DEPRECATE_EOF)?
+            tracks: was CLIENT_SESSION_TRACK agreed on?
             status: the status flags as of the log-in's end.
         """
         self._max_bytes = max_bytes
         self._deprecate_eof = deprecate_eof
+        self._tracks = tracks
         self.status = status
         self._known = b"\xff"  # how the last ordinary result set began; no answer begins like this
         self._known_number = 0
@@ -135,9 +142,10 @@ class AnswerScanner:
                     break
             length = _word(data, at)[0] - number
             if not 0 <= length <= MAX_PACKET_BYTES:
-                if self._is_good_bye(data):
+                out_of_turn = self._out_of_turn(data, at, number >> 24)
+                if out_of_turn is None:
                     break
-                raise BadResponse(f"packet {data[at + 3]} came where packet {number >> 24} was due")
+                return self._complete(data, at, out_of_turn)
             after = at + HEADER_BYTES + length
             if after > most:
                 raise BadResponse(f"the answer is longer than {self._max_bytes} bytes")
@@ -245,16 +253,20 @@ class AnswerScanner:
                 raise BadResponse("the server asks for a file of ours (LOCAL INFILE), which nobody offered")
             if first != OK:
                 self._columns = _column_count(payload)
+                if self._columns * _SHORTEST_COLUMN_BYTES > self._max_bytes:
+                    raise BadResponse(f"{self._columns} columns are longer than {self._max_bytes} bytes")
                 self._phase = _COLUMNS
                 return False
-            self.status, tracked = read_ok(payload)
+            self.status, tracked = read_ok(payload, tracks=self._tracks)
         elif self._phase == _AFTER_COLUMNS:
             if first != EOF:
                 raise BadResponse("no EOF packet after the columns")
             self._phase = _ROWS
             return False
         else:
-            self.status, tracked = read_ok(payload) if self._deprecate_eof else read_eof(payload)
+            self.status, tracked = (
+                read_ok(payload, tracks=self._tracks) if self._deprecate_eof else read_eof(payload)
+            )
         self.tracked.extend(tracked)  # a tuple that grows would be copied for each of many results
         self._phase = _FIRST
         return not self.status & MORE_RESULTS
@@ -274,24 +286,38 @@ class AnswerScanner:
         pieces.append(data)
         return b"".join(pieces)
 
-    def _is_good_bye(self, data: bytes) -> bool:
-        """Does data begin with what may become a good-bye?
+    def _out_of_turn(self, data: bytes, at: int, due: int) -> int | None:
+        """Look at a packet of a wrong number: servers send an ERR packet so when they give up.
 
-        A server that is shut down, or that ends an idle connection, says so unasked, in an ERR packet of
-        number 0.
+        One of number 0, in place of the answer, was sent before the statement was read, if it says that the
+        connection is over: a server that was shut down, or whose patience with an idle connection ended.
+
+        Returns:
+            Where it ends, if it is an ERR packet in place of the answer, which it then is; None if more of it
+            has to come first.
 
         Raises:
-            ConnectionLost: it is one.
+            ConnectionLost: it says good-bye, and the statement was not read.
+            BadResponse: it is something else.
         """
-        if self._size or data[3] != 0 or data[HEADER_BYTES : HEADER_BYTES + 1] not in (b"", b"\xff"):
-            return False
-        length = _word(data, 0)[0]
-        if not 0 < length <= MAX_CONTROL_BYTES:
-            return False
-        if len(data) >= HEADER_BYTES + length:
+        came = data[at + 3]
+        length = int.from_bytes(data[at : at + 3], "little")
+        first = data[at + HEADER_BYTES : at + HEADER_BYTES + 1]
+        after = at + HEADER_BYTES + length
+        text = f"packet {came} came where packet {due} was due"
+        if self._continues or first not in (b"", b"\xff") or not 0 < length <= MAX_CONTROL_BYTES:
+            raise BadResponse(text)
+        if len(data) < after:
+            return None
+        error = read_error(data[at + HEADER_BYTES : after])
+        if at or self._size:
+            raise BadResponse(f"{text}: {error}")
+        if came == 0 and (error.number in ENDS_CONNECTION or error.sqlstate.startswith("08")):
             self.begun = False
-            raise ConnectionLost(f"the server ended the connection: {farewell(data)}")
-        return True
+            raise ConnectionLost(f"the server ended the connection: {error}", sent=False)
+        self.error = error
+        self.surplus = True
+        return after
 
 
 def farewell(data: bytes) -> str:
@@ -301,11 +327,13 @@ def farewell(data: bytes) -> str:
 
 
 def _column_count(payload: bytes) -> int:
-    count = payload[0]
-    if count == 0xFC and len(payload) == 3:
+    """Read the number of columns: of a table up to 4,096, of a result more (sqlyog-community#2181)."""
+    count, size = payload[0], _COUNT_BYTES.get(payload[0], 0)
+    if size:
         count = int.from_bytes(payload[1:], "little")
-    elif count >= LOCAL_INFILE or len(payload) != 1:
+    if len(payload) != 1 + size or not count or (not size and count >= LOCAL_INFILE):
         raise BadResponse("an answer that begins with neither OK, ERR nor a number of columns")
-    if count > MAX_COLUMNS:
-        raise BadResponse(f"an answer of {count} columns")
     return count
+
+
+_COUNT_BYTES = {0xFC: 2, 0xFD: 3, 0xFE: 8}

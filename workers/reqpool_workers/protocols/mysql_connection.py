@@ -20,22 +20,23 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from reqpool.errors import BadResponse, Code, ConnectionLost, PoolError, UsageError
+from reqpool.errors import BadResponse, Code, ConnectFailed, ConnectionLost, PoolError, UsageError
 
 from . import READY, Event, StreamProtocol
 from .mysql_answer import AnswerScanner, farewell
 from .mysql_literals import render
-from .mysql_login import Account, Dialogue, Session, hold, log_in, release
+from .mysql_login import Account, Dialogue, Session, hold, log_in, not_mysql, release
 from .mysql_packets import (
     AUTOCOMMIT,
     COM_QUERY,
     DB_DROPPED,
     DEPRECATE_EOF,
-    ERR,
+    ENDS_CONNECTION,
     HEADER_BYTES,
     IN_TRANS,
     MAX_PACKET_BYTES,
     NO_BACKSLASH_ESCAPES,
+    SESSION_TRACK,
     TRACK_SCHEMA,
     TRACK_STATE,
     TRACK_VARIABLES,
@@ -53,10 +54,9 @@ UTF8 = frozenset((b"utf8mb4", b"utf8mb3", b"utf8"))
 _NOT_SHARED = IN_TRANS | DB_DROPPED
 _OK = int(Code.OK)
 
-_ENDS_CONNECTION = frozenset((1053, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1317, 1927, 3169, 4031))
-"""Errors after which a connection serves nobody: the server shuts down (1053, 1079), the connection was
-killed (1927 MariaDB, 3169 MySQL, 1080) or idle for too long (4031), or broken (1152, 1158 to 1161, 1184).
-KILL QUERY (1317) leaves it open, but may come late and hit the next statement."""
+_SERVES_NOBODY = ENDS_CONNECTION | {1317}
+"""Errors after which a connection serves nobody. KILL QUERY (1317) leaves it open, but may come late and hit
+the next statement."""
 
 _COMMENTS = rb"(?is)\x03?(?:\s|/\*(?!M?!).*?\*/)*"
 _PLAIN = re.compile(
@@ -77,6 +77,8 @@ _UNDONE = re.compile(
 )
 """Statements whose effect on a session COM_RESET_CONNECTION undoes. SET ROLE's it does not (MariaDB
 10.11), and SET SESSION AUTHORIZATION's (12.0) nobody has tried."""
+_MAY_GREET = (b"", b"\x0a", b"\xff")
+"""First bytes of what a server begins with: a greeting of protocol 10, or an ERR packet."""
 _TRACKING = re.compile(rb"(?i)session_track")
 """A statement with this in it may keep the server from telling what the next ones change."""
 
@@ -84,7 +86,9 @@ _TRACKING = re.compile(rb"(?i)session_track")
 class MysqlConnection(StreamProtocol):
     """From the log-in to the last statement."""
 
-    def __init__(self, account: Account, max_bytes: int, tls: dict[str, Any] | None, host: str) -> None:
+    def __init__(
+        self, account: Account, max_bytes: int, tls: dict[str, Any] | None, host: str, *, local: bool
+    ) -> None:
         """Make the protocol of one connection.
 
         Args:
@@ -92,15 +96,18 @@ class MysqlConnection(StreamProtocol):
             max_bytes: largest answer, with its packets' headers.
             tls: settings of TLS; None speaks plain.
             host: the name in the server's certificate.
+            local: is it a Unix socket?
         """
         self._account = account
         self._max_bytes = max_bytes
         self._tls_settings = tls
         self._host = host
+        self._private = local or tls is not None
         self._tls: Tls | None = None
         self._dialogue: Dialogue | None = None
         self._received = b""  # the begin of a dialogue's packet
         self._due = 0  # number of the dialogue's next packet
+        self._greeted = False
         self._session: Session
         self._scanner: AnswerScanner
         self._statement = b""  # what is not yet answered
@@ -181,7 +188,15 @@ class MysqlConnection(StreamProtocol):
         return events
 
     def eof(self) -> Sequence[Event]:
+        if not self._greeted:
+            if self._received:
+                raise BadResponse(not_mysql(self._received))
+            raise ConnectFailed("the peer closed the connection without a greeting: does it speak MySQL?")
         return ()
+
+    @property
+    def awaited(self) -> str:
+        return "" if self._greeted else "no greeting came, and a MySQL server speaks first"
 
     @property
     def reusable(self) -> bool:
@@ -204,7 +219,7 @@ class MysqlConnection(StreamProtocol):
         self._status = status
         error = scanner.error
         changed = changes(scanner.tracked)
-        if scanner.surplus or (error is not None and error.number in _ENDS_CONNECTION):
+        if scanner.surplus or (error is not None and error.number in _SERVES_NOBODY):
             self._over = True
         elif not self._held:
             self._over = (
@@ -227,7 +242,7 @@ class MysqlConnection(StreamProtocol):
     # --- dialogues ------------------------------------------------------------------------------
 
     def connected(self) -> Sequence[Event]:
-        return self._begin(log_in(self._account, self._tls_settings is not None))
+        return self._begin(log_in(self._account, self._tls_settings is not None, self._private))
 
     def hold(self) -> Sequence[Event]:
         self._held = True
@@ -255,19 +270,20 @@ class MysqlConnection(StreamProtocol):
         self._received += data
         while len(self._received) >= HEADER_BYTES and self._dialogue is not None:
             length, number = int.from_bytes(self._received[:3], "little"), self._received[3]
-            if number != self._due:
-                first = self._received[HEADER_BYTES : HEADER_BYTES + 1]
-                if number == 0 and not first:
-                    return events
-                if number == 0 and first[0] == ERR:
-                    raise ConnectionLost(f"the server ended the connection: {farewell(self._received)}")
-                raise BadResponse(f"packet {number} came where packet {self._due} was due")
-            if not 0 < length <= MAX_DIALOGUE_BYTES:
+            first = self._received[HEADER_BYTES : HEADER_BYTES + 1]
+            fits = 0 < length <= MAX_DIALOGUE_BYTES
+            if not self._greeted and (not fits or first not in _MAY_GREET):
+                raise BadResponse(not_mysql(self._received))
+            if not fits:
                 raise BadResponse(f"a packet of {length} bytes during the log-in")
+            # A server that gives up says why, with whatever number it has come to.
+            if number != self._due and first not in (b"", b"\xff"):
+                raise BadResponse(f"packet {number} came where packet {self._due} was due")
             end = HEADER_BYTES + length
             if len(self._received) < end:
                 return events
             payload, self._received = self._received[HEADER_BYTES:end], self._received[end:]
+            self._greeted = True
             self._due = number + 1 & 0xFF
             events += self._go_on((number, payload))
         if self._received and self._dialogue is None:
@@ -300,7 +316,8 @@ class MysqlConnection(StreamProtocol):
         self._session = session
         self._resetting = self._unclean = self._doubtful = False
         deprecate_eof = bool(session.capabilities & DEPRECATE_EOF)
-        self._scanner = AnswerScanner(self._max_bytes, deprecate_eof, session.status)
+        tracks = bool(session.capabilities & SESSION_TRACK)
+        self._scanner = AnswerScanner(self._max_bytes, deprecate_eof, tracks, session.status)
         self._status = session.status
         self._backslashes = not session.status & NO_BACKSLASH_ESCAPES
 

@@ -6,6 +6,7 @@ extension:
 
     1  decimal    digits, ASCII             4  date, datetime, time   as in a literal, ASCII
     2  integer    one of over 64 bits       5  bytes                  themselves
+                                            6  bytes or text behind an introducer that the SQL has: _binary %s
 
 Whether a backslash escapes is a thing of the connection's (sql_mode NO_BACKSLASH_ESCAPES), told by its status
 flags; a doubled quote means a quote in either. MariaDB (10.11) leaves that flag wrong after a trigger or a
@@ -25,7 +26,7 @@ import msgpack
 
 from reqpool.errors import UsageError
 
-DECIMAL, INTEGER, TEMPORAL, BYTES = 1, 2, 4, 5
+DECIMAL, INTEGER, TEMPORAL, BYTES, INTRODUCED = 1, 2, 4, 5, 6
 
 _TEMPORAL = re.compile(rb"[0-9:. -]+")
 _NUMBER = re.compile(rb"-?[0-9]+(\.[0-9]+)?")
@@ -93,6 +94,8 @@ def _string(data: bytes, backslashes: bool | None, introducer: bytes, of_digits:
 def _extension(code: int, data: bytes, backslashes: bool | None) -> bytes:
     if code == BYTES:
         return _string(data, backslashes, b"_binary", b"_binary ")
+    if code == INTRODUCED:
+        return _string(data, backslashes, b"", b"")
     if code == TEMPORAL and _TEMPORAL.fullmatch(data):
         return b"'" + data + b"'"
     if code in (DECIMAL, INTEGER) and _NUMBER.fullmatch(data):

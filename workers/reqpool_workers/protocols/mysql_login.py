@@ -26,6 +26,7 @@ from .mysql_packets import (
     COM_RESET_CONNECTION,
     EOF,
     ERR,
+    HEADER_BYTES,
     MAX_PACKET_BYTES,
     OK,
     SESSION_TRACK,
@@ -33,7 +34,7 @@ from .mysql_packets import (
     length_encoded,
     packet,
     read_error,
-    read_ok,
+    read_status,
     reading,
 )
 
@@ -147,12 +148,14 @@ class Greeting(NamedTuple):
     is_mariadb: bool
 
 
-def log_in(account: Account, tls: bool) -> Dialogue:
+def log_in(account: Account, tls: bool, private: bool) -> Dialogue:
     """Log in, up to a session that is ready for anybody's statements.
 
     Args:
         account: who.
         tls: over TLS? Then never without.
+        private: can nobody listen, since it is TLS or a Unix socket? Then a password goes as it is where the
+            server asks for it: over a socket caching_sha2_password takes nothing else.
 
     Raises:
         ConnectFailed: saying what the server refuses, or does not offer.
@@ -191,7 +194,7 @@ def log_in(account: Account, tls: bool) -> Dialogue:
         )
     )  # fmt: skip
     number, payload = yield packet(response, number + 1 & 0xFF)
-    status = yield from _authenticate(account, tls, plugin, greeting.salt, number, payload)
+    status = yield from _authenticate(account, private, plugin, greeting.salt, number, payload)
     tracks = bool(capabilities & SESSION_TRACK)
     return (yield from _make_ours(Session(capabilities, tracks, status, greeting.is_mariadb)))
 
@@ -229,10 +232,8 @@ def read_greeting(payload: bytes) -> Greeting:
     """Read the server's first packet, protocol 10.
 
     Raises:
-        BadResponse: if it is none.
+        BadResponse: if it is malformed.
     """
-    if payload[:1] != b"\x0a":
-        raise BadResponse("the server's first packet is no greeting of MySQL's protocol 10")
     reader = Reader(payload)
     plugin = b""
     with reading("greeting"):
@@ -255,6 +256,15 @@ def read_greeting(payload: bytes) -> Greeting:
     return Greeting(capabilities, salt[:_SALT_BYTES], plugin, b"MariaDB" in version)
 
 
+def not_mysql(received: bytes) -> str:
+    """Say that what answers at this port is something else, with its first words."""
+    if received[HEADER_BYTES : HEADER_BYTES + 1] == b"\x0b":
+        hint = "this is its X protocol; the classic one has another port, 3306 mostly"
+    else:
+        hint = f"it begins with {received[:64]!r}"
+    return f"the server does not speak MySQL's protocol 10: {hint}"
+
+
 def refused(payload: bytes) -> ConnectFailed:
     """Make the error of an ERR packet that came during a log-in."""
     error = read_error(payload)
@@ -266,14 +276,14 @@ def refused(payload: bytes) -> ConnectFailed:
 
 
 def _authenticate(
-    account: Account, tls: bool, plugin: bytes, salt: bytes, number: int, payload: bytes
+    account: Account, private: bool, plugin: bytes, salt: bytes, number: int, payload: bytes
 ) -> Generator[bytes, Any, int]:
     """Go on until the server says OK, from the first packet after our response."""
     switched = False
     for _ in range(MAX_STEPS):
         first = payload[0]
         if first == OK:
-            return read_ok(payload)[0]
+            return read_status(payload)
         if first == ERR:
             raise refused(payload)
         if first == EOF:
@@ -281,9 +291,9 @@ def _authenticate(
                 raise BadResponse("the server changes its authentication method a second time")
             switched = True
             plugin, salt = _switched_to(payload)
-            reply = _reply(plugin, account, salt, tls)
+            reply = _reply(plugin, account, salt, private)
         elif payload == _FULL_AUTHENTICATION and plugin == b"caching_sha2_password":
-            if tls:
+            if private:
                 reply = account.password + b"\0"
             else:
                 number, payload = yield packet(_ASK_PUBLIC_KEY, number + 1 & 0xFF)
@@ -304,13 +314,13 @@ def _switched_to(payload: bytes) -> tuple[bytes, bytes]:
     return plugin, salt.removesuffix(b"\0")
 
 
-def _reply(plugin: bytes, account: Account, salt: bytes, tls: bool) -> bytes:
+def _reply(plugin: bytes, account: Account, salt: bytes, private: bool) -> bytes:
     if plugin in _FIRST_REPLIES:
         return _FIRST_REPLIES[plugin](account, salt)
     if plugin == b"client_ed25519":
         return _ed25519(account.password, salt)
     if plugin == b"mysql_clear_password":
-        if not tls:
+        if not private:
             raise ConnectFailed(
                 "the server asks for the password in clear (mysql_clear_password), which is sent over TLS "
                 "only: use mysqls:// or tls="
@@ -374,7 +384,7 @@ def _make_ours(session: Session) -> Generator[bytes, Any, Session]:
     if session.tracks:
         _, payload = yield packet(bytes((COM_QUERY,)) + _TRACKED)
         if payload[0] == OK:
-            return session._replace(status=read_ok(payload)[0])
+            return session._replace(status=read_status(payload))
         # Servers that know the capability but not all of the variables.
         if payload[0] != ERR or read_error(payload).number != _UNKNOWN_VARIABLE:
             raise _unexpected(payload)
@@ -388,7 +398,7 @@ def _command(payload: bytes) -> Generator[bytes, Any, int]:
     _, answer = yield packet(payload)
     if answer[0] != OK:
         raise _unexpected(answer)
-    return read_ok(answer)[0]
+    return read_status(answer)
 
 
 def _unexpected(payload: bytes) -> PoolError:

@@ -36,6 +36,11 @@ SESSION_STATE_CHANGED = 0x4000
 SESSION_TRACK: int = CLIENT.SESSION_TRACK
 DEPRECATE_EOF: int = CLIENT.DEPRECATE_EOF
 
+ENDS_CONNECTION = frozenset((1053, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 3032, 3169, 4031))
+"""Errors that say that the connection is over, whatever was asked: the server shuts down (1053, 1079) or is
+taken offline (3032), the connection was killed (1927 MariaDB, 3169 MySQL, 1080), was idle for too long
+(4031), or broke (1152, 1158 to 1161, 1184)."""
+
 TRACK_VARIABLES, TRACK_SCHEMA, TRACK_STATE, TRACK_TRANSACTION = 0, 1, 2, 5
 """What a piece of session-track information is about."""
 _NO_TRANSACTION = b"________"
@@ -175,9 +180,24 @@ def read_eof(payload: bytes) -> tuple[int, Tracked]:
     return payload[3] | payload[4] << 8, ()
 
 
-def read_ok(payload: bytes) -> tuple[int, Tracked]:
+def read_status(payload: bytes) -> int:
+    """Read the status flags of an OK packet.
+
+    Raises:
+        BadResponse: if it is malformed.
+    """
+    return read_ok(payload, tracks=False)[0]
+
+
+def read_ok(payload: bytes, *, tracks: bool) -> tuple[int, Tracked]:
     """Read an OK packet, its first byte being OK or, at the end of rows, EOF: the status flags, what is
     tracked.
+
+    Args:
+        payload: the packet's bytes.
+        tracks: was CLIENT_SESSION_TRACK agreed on? Without it nothing behind the warnings is looked at: the
+            remark there is the packet's rest, says the protocol's description, and ClickHouse and Dolt send
+            it so (ClickHouse#84542), while MySQL writes its length all the same.
 
     Raises:
         BadResponse: if it is malformed.
@@ -193,12 +213,15 @@ def read_ok(payload: bytes) -> tuple[int, Tracked]:
         reader.length()  # affected rows
         reader.length()  # last id
         status = reader.uint16()
-        if status & SESSION_STATE_CHANGED:
+        if tracks and status & SESSION_STATE_CHANGED:
             reader.skip(2)  # warnings
-            reader.text()  # a remark on what was done
-            pieces = Reader(reader.text())
-            while pieces.left:
-                tracked.append((pieces.uint8(), pieces.text()))
+            # ProxySQL (#2915), and MariaDB behind MaxScale, set the flag and send nothing.
+            if reader.left:
+                reader.text()  # a remark on what was done
+            if reader.left:
+                pieces = Reader(reader.text())
+                while pieces.left:
+                    tracked.append((pieces.uint8(), pieces.text()))
     return status, tuple(tracked)
 
 
