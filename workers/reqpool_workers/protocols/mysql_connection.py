@@ -58,7 +58,8 @@ _SERVES_NOBODY = ENDS_CONNECTION | {1317}
 """Errors after which a connection serves nobody. KILL QUERY (1317) leaves it open, but may come late and hit
 the next statement."""
 
-_COMMENTS = rb"(?is)\x03?(?:\s|/\*(?!M?!).*?\*/)*"
+# Atomic: a comment that could also end at the next one's end would be tried both ways, 2**n of them.
+_COMMENTS = rb"(?is)\x03?(?:\s|/\*(?!M?!)(?>.*?\*/))*+"
 _PLAIN = re.compile(
     _COMMENTS
     + rb"(?:select|insert|update|delete|replace|with|values|table|show|desc|describe|explain|create|drop"
@@ -72,14 +73,16 @@ _MOST = frozenset(
 """How nearly all of these begin: looked up in no time."""
 _UNDONE = re.compile(
     _COMMENTS
-    + rb"(?!.*\b(?:role|authorization)\b)(?:set|use|create|drop|prepare|deallocate|lock|unlock|start"
-    rb"|begin(?!\s+not)|commit|rollback|savepoint|release|handler|flush)\b"
+    + rb"(?:set|use|create|drop|prepare|deallocate|lock|unlock|start|begin(?!\s+not)|commit|rollback"
+    rb"|savepoint|release|handler|flush)\b"
 )
-"""Statements whose effect on a session COM_RESET_CONNECTION undoes. SET ROLE's it does not (MariaDB
-10.11), and SET SESSION AUTHORIZATION's (12.0) nobody has tried."""
+"""Statements whose effect on a session COM_RESET_CONNECTION undoes, but for those below."""
+_NOT_UNDONE = (b"role", b"authorization")
+"""In statements that may have an effect which the reset leaves: SET ROLE (MariaDB 10.11), and SET SESSION
+AUTHORIZATION (12.0), which nobody has tried."""
 _MAY_GREET = (b"", b"\x0a", b"\xff")
 """First bytes of what a server begins with: a greeting of protocol 10, or an ERR packet."""
-_TRACKING = re.compile(rb"(?i)session_track")
+_TRACKING = b"session_track"
 """A statement with this in it may keep the server from telling what the next ones change."""
 
 
@@ -130,7 +133,7 @@ class MysqlConnection(StreamProtocol):
                 raise UsageError("a payload of mysql begins with byte 0 or 3")
             payload = b"\x03" + render(payload, self._backslashes)
         if self._held:
-            if _TRACKING.search(payload):
+            if _TRACKING in payload.lower():
                 self._lasting = True
         elif payload[1:7] not in _MOST:
             self._doubtful = not _PLAIN.match(payload)
@@ -234,9 +237,9 @@ class MysqlConnection(StreamProtocol):
                 self._over = True
             if TRACK_SCHEMA in changed or status & DB_DROPPED:
                 self._elsewhere = True
-            if (TRACK_STATE in changed and not _UNDONE.match(self._statement)) or (
-                error is not None and not _PLAIN.match(self._statement) and not _UNDONE.match(self._statement)
-            ):
+            if (
+                TRACK_STATE in changed or (error is not None and not _PLAIN.match(self._statement))
+            ) and not _is_undone(self._statement):
                 self._lasting = True
 
     # --- dialogues ------------------------------------------------------------------------------
@@ -320,6 +323,14 @@ class MysqlConnection(StreamProtocol):
         self._scanner = AnswerScanner(self._max_bytes, deprecate_eof, tracks, session.status)
         self._status = session.status
         self._backslashes = not session.status & NO_BACKSLASH_ESCAPES
+
+
+def _is_undone(statement: bytes) -> bool:
+    """Does COM_RESET_CONNECTION undo what it did to the session?"""
+    if not _UNDONE.match(statement):
+        return False
+    text = statement.lower()
+    return not any(word in text for word in _NOT_UNDONE)
 
 
 def _still_utf8(tracked: Tracked) -> bool:
