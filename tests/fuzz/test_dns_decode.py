@@ -18,8 +18,11 @@ from reqpool.kinds.dns import KIND
 from reqpool.kinds.dns_answer import DnsAnswer, DnsRecord
 from support.plain import ASKED
 
-LABELS = st.binary(min_size=1, max_size=6).filter(bytes.isascii) | st.sampled_from([b"www", b"example", b"a"])
+LABELS = st.text(st.characters(max_codepoint=127), min_size=1, max_size=6).map(str.encode) | st.sampled_from(
+    [b"www", b"example", b"a"]
+)
 NAMES = st.lists(LABELS, max_size=5).map(dnslib.DNSLabel)
+SPECIAL = b'."();@$\\'
 COUNTS = st.integers(0, 0xFFFF)
 SERIALS = st.integers(0, 2**32 - 1)
 
@@ -62,7 +65,7 @@ def text(label: dnslib.DNSLabel) -> str:
     return (
         ".".join(
             "".join(
-                f"\\{code:03d}" if not 33 <= code < 127 else f"\\{code:c}" if code in b".\\" else chr(code)
+                f"\\{code:03d}" if not 33 <= code < 127 else f"\\{code:c}" if code in SPECIAL else chr(code)
                 for code in part
             )
             for part in label.label
@@ -116,6 +119,8 @@ def test_our_reader_says_what_dnslib_says(raw: bytes) -> None:
 @given(messages())
 def test_a_message_cut_anywhere_is_a_bad_response_and_nothing_else(raw: bytes) -> None:
     for length in range(len(raw)):
+        if length == 12 and raw[3] & 15:
+            continue  # a header alone is how some servers refuse
         with pytest.raises(BadResponse):
             look_at_everything(KIND.decode(raw[:length], ASKED))
 

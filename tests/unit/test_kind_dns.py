@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dns.rdatatype
 import dnslib
 import pytest
 
 from reqpool.errors import BadResponse, UsageError
-from reqpool.kinds import dns
+from reqpool.kinds import dns as dns_kind
 from reqpool.kinds.dns import KIND, DnsKind
-from reqpool.kinds.dns_answer import DnsAnswer, DnsRecord, _read_name
+from reqpool.kinds.dns_answer import DnsAnswer, DnsRecord
+from reqpool.kinds.dns_name import read_name
+from reqpool.kinds.dns_types import NUMBERS
 from support.knot import BIG_TXT, HOSTS, KnotServer, host_address
 from support.plain import ASKED
 
@@ -65,11 +68,29 @@ def test_types_go_by_name_in_any_case_or_by_number(rtype: Any, number: int) -> N
     assert question("a", rtype).q.qtype == number
 
 
+@pytest.mark.parametrize("name", sorted(NUMBERS.keys() - {"OPT", "TSIG", "IXFR", "AXFR"}))
+def test_every_type_can_be_asked_for_by_its_name_and_is_shown_by_it(name: str) -> None:
+    query = KIND.encode(SERVER, "a", rtype=name.lower())[1]
+    assert int.from_bytes(query[-15:-13], "big") == NUMBERS[name]
+    assert DnsAnswer(query[:2] + b"\x80" + query[3:]).rtype == name
+
+
 @pytest.mark.parametrize(
-    "name", [n for n in dnslib.QTYPE.reverse if n not in {"OPT", "TSIG", "IXFR", "AXFR"}]
+    ("number", "name"), [(53, "SMIMEA"), (55, "HIP"), (23, "NSAP-PTR"), (54, "TYPE54"), (65280, "TYPE65280")]
 )
-def test_every_type_that_dnslib_knows_can_be_asked_for(name: str) -> None:
-    assert question("a", name).q.qtype == dnslib.QTYPE.reverse[name]
+def test_types_have_their_iana_names(number: int, name: str) -> None:
+    """dnslib calls 53 HIP."""
+    assert [record.type for record in DnsAnswer(HEADER + record(number, 1, b"\x00")).records] in (
+        [name],
+        [f"TYPE{number}"],  # one octet is not what a SMIMEA has
+    )
+    query = KIND.encode(SERVER, "a", rtype=name)[1]
+    assert int.from_bytes(query[-15:-13], "big") == number
+
+
+def test_the_types_names_are_those_of_the_other_library() -> None:
+    theirs = {one.name.replace("_", "-"): int(one) for one in dns.rdatatype.RdataType if one}
+    assert NUMBERS | theirs == NUMBERS
 
 
 @pytest.mark.parametrize(
@@ -187,7 +208,7 @@ def test_without_a_list_of_servers_it_is_the_local_machine(tmp_path: Path) -> No
 def test_many_names_keep_memory_bounded() -> None:
     for number in range(10_000):
         KIND.encode(SERVER, f"h{number}.example.test")
-    assert dns._query.cache_info().currsize <= 4096
+    assert dns_kind._query.cache_info().currsize <= 4096
 
 
 # --- answers -------------------------------------------------------------------------------------
@@ -235,7 +256,7 @@ def test_a_txt_that_is_no_utf8_stays_readable() -> None:
 def test_refusals_are_answers() -> None:
     found = answer(rcode=3)
     assert (found.rcode, found.rcode_number, found.records) == ("NXDOMAIN", 3, ())
-    assert answer(rcode=11).rcode == "RCODE11"
+    assert answer(rcode=12).rcode == "RCODE12"
 
 
 def test_the_rcode_has_edns_upper_bits() -> None:
@@ -309,14 +330,9 @@ def record(rtype: int, size: int, data: bytes) -> bytes:
         (b"\x01a\xc0\x0c\x00\x01\x00\x01", "255 octets"),  # round in circles
         (b"\x40a\x00\x00\x01\x00\x01", "unknown kind 0x40"),
         (b"\x01", "within its question"),
-        (QUESTION, "within record 1 of 1"),
+        (QUESTION, "within a section of 1 records"),
         (record(1, 4, b"\x01\x02\x03"), "within a record of x"),
-        (record(1, 5, b"\x01\x02\x03\x04\x05"), "A record of a wrong length"),
-        (record(28, 4, b"\x01\x02\x03\x04"), "AAAA record of a wrong length"),
-        (record(5, 4, b"\x01y\x00\x00"), "CNAME record of a wrong length"),
-        (record(16, 2, b"\x02y"), "TXT record of a wrong length"),
-        (record(16, 0, b""), "TXT record of a wrong length"),
-        (record(257, 1, b"\x00"), "dnslib cannot read a CAA"),
+        (record(16, 2, b"y"), "within a record of x"),
     ],
 )  # fmt: skip
 def test_malformed_records_are_bad_responses(after_header: bytes, says: str) -> None:
@@ -328,9 +344,9 @@ def test_malformed_records_are_bad_responses(after_header: bytes, says: str) -> 
 def test_a_chain_of_pointers_ends() -> None:
     chain = b"".join((0xC000 | 12 + 3 + 2 * at).to_bytes(2, "big") for at in range(200))
     message = HEADER[:5] + b"\x00" + HEADER[6:] + b"\x01x\x00" + (0xC00C).to_bytes(2, "big") + chain
-    assert _read_name(message, 12 + 3 + 2 * 100)[0] == "x"
+    assert read_name(message, 12 + 3 + 2 * 100)[0] == "x"
     with pytest.raises(BadResponse, match="pointer"):
-        _read_name(message, 12 + 3 + 2 * 200)
+        read_name(message, 12 + 3 + 2 * 200)
 
 
 # --- against a real server -----------------------------------------------------------------------

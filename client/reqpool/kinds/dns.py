@@ -14,6 +14,7 @@ from ..watched_file import WatchedFile
 from . import Asked, Endpoint, Kind, Route
 from .address import address_endpoint, target_origin
 from .dns_answer import DnsAnswer
+from .dns_types import NUMBERS
 from .name_servers import parse as name_servers
 from .origin import Tls
 
@@ -30,11 +31,10 @@ _HEADER = b"\x00\x00\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01"
 _AFTER_TYPE = b"\x00\x01" + b"\x00\x00\x29" + EDNS_UDP_BYTES.to_bytes(2, "big") + b"\x00\x00\x00\x00\x00\x00"
 _LENGTH_OCTETS = {length: bytes((length,)) for length in range(1, MAX_LABEL_BYTES + 1)}
 
-_COMMON_TYPES = {
-    "A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SRV": 33,
-}  # fmt: skip
 _NO_QUESTION = {41: "OPT", 250: "TSIG", 251: "IXFR", 252: "AXFR"}
 """Types that are no look-up: parts of a message, or zone transfers (many messages, not one answer)."""
+
+_ASKABLE = {name: number for name, number in NUMBERS.items() if number not in _NO_QUESTION}
 
 _ESCAPE = re.compile(r"\\(?:([0-9]{3})|(.)|$)", re.DOTALL)
 
@@ -103,7 +103,7 @@ def _route(target: str | tuple[str, ...]) -> Route:
 # Names repeat in real use; a hit costs a third of making the query anew.
 @lru_cache(maxsize=4096)
 def _query(name: str, rtype: str | int) -> bytes:
-    number = _COMMON_TYPES.get(rtype) or _type_number(rtype)  # type: ignore[arg-type]
+    number = _ASKABLE.get(rtype) or _type_number(rtype)  # type: ignore[arg-type]
     try:
         labels = name.encode("ascii").split(b".")
         # KeyError: a label that is empty or too long.
@@ -198,13 +198,8 @@ def _type_number(rtype: str | int) -> int:
 
 
 def _named_type(name: str) -> int:
-    if name in _COMMON_TYPES:
-        return _COMMON_TYPES[name]
-    import dnslib  # 25 ms, for those who ask for its types only
-
-    numbers: dict[str, int] = dnslib.QTYPE.reverse
     generic = re.fullmatch("TYPE([0-9]{1,5})", name)
-    return int(generic[1]) if generic else numbers.get(name, 0)
+    return int(generic[1]) if generic else NUMBERS.get(name, 0)
 
 
 KIND = DnsKind()

@@ -1,0 +1,63 @@
+"""Domain names as a message has them, and as zone-file text (RFC 1035 §4.1.4, §5.1).
+
+What a hostile message could try: a compression pointer must point backwards (RFC 1035 §4.1.4: to a
+prior occurrence), a name ends at 255 octets, and it takes at most 127 pointers (labels can be no more):
+time is linear in the size of the message.
+"""
+
+from __future__ import annotations
+
+from ..errors import BadResponse
+
+_MAX_NAME_BYTES = 255
+_MAX_POINTERS = 127
+_SPECIAL = b'."();@$\\'
+"""Printable octets that a zone file would take for something else; a dot within a label is one."""
+_PLAIN = bytes(code for code in range(33, 127) if code == ord(".") or code not in _SPECIAL)
+"""Octets that stand for themselves in a name's text; the dot too, which is counted instead."""
+
+
+def read_name(raw: bytes, at: int) -> tuple[str, int]:
+    """Read a name, compressed or not; return its text without the final dot, and where it ends.
+
+    Raises:
+        IndexError: if the message ends within it.
+        BadResponse: if it is malformed.
+    """
+    labels: list[bytes] = []
+    end = pointers = 0
+    size = 1
+    while length := raw[at]:
+        if length < 0x40:
+            stop = at + 1 + length
+            labels.append(raw[at + 1 : stop])
+            at = stop
+            size += 1 + length
+            if size > _MAX_NAME_BYTES:
+                raise BadResponse("DNS answer has a name of more than 255 octets")
+        elif length >= 0xC0:
+            target = (length & 0x3F) << 8 | raw[at + 1]
+            pointers += 1
+            if target >= at or pointers > _MAX_POINTERS:
+                raise BadResponse("DNS answer has a compression pointer that leads nowhere")
+            end = end or at + 2
+            at = target
+        else:
+            raise BadResponse(f"DNS answer has a label of unknown kind {length:#04x}")
+    name = b".".join(labels)
+    if name.translate(None, _PLAIN) or name.count(b".") != len(labels) - 1:
+        return ".".join(map(_escaped, labels)) or ".", end or at + 1
+    return name.decode("ascii"), end or at + 1
+
+
+def absolute(name: str) -> str:
+    """Return a name as a zone file needs it: without a final dot it would be completed."""
+    return name if name == "." else f"{name}."
+
+
+def _escaped(label: bytes) -> str:
+    r"""Write a label as a zone file does (RFC 1035 §5.1): ``\.``, ``\\``, ``\DDD`` for the unprintable."""
+    return "".join(
+        f"\\{code:03d}" if not 33 <= code < 127 else f"\\{code:c}" if code in _SPECIAL else chr(code)
+        for code in label
+    )
