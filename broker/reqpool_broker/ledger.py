@@ -24,6 +24,8 @@ from .session import Session
 from .worker import Worker
 
 _SENT = int(Flag.SENT)
+_OTHERS = int(Flag.OTHERS)
+
 LEASE_GRACE_S = 0.1
 """How long past a deadline a worker may still report it; the client waits twice as long."""
 
@@ -103,10 +105,13 @@ class Ledger:
         self.conclude(session, seqs, code, data)
 
     def conclude(self, session: Session, seqs: Iterable[int], code: int, data: bytes) -> None:
-        """Publish one encoded verdict for requests that are no longer open."""
+        """Publish one encoded verdict, or an answer, for requests that are no longer open."""
         numbers = tuple(seqs)
-        name = Code(code).name.lower() if code in Code._value2member_map_ else str(code)
-        self._count_failed(name, len(numbers))
+        if code == Code.OK:
+            self.done += len(numbers)
+        else:
+            name = Code(code).name.lower() if code in Code._value2member_map_ else str(code)
+            self._count_failed(name, len(numbers))
         session.done += len(numbers)
         for start in range(0, len(numbers), MAX_BATCH_REQUESTS):
             chunk = numbers[start : start + MAX_BATCH_REQUESTS]
@@ -134,21 +139,22 @@ class Ledger:
             self.fail(terms.session, group.seqs, Code.USAGE, text, attempts=group.attempts, sent=group.sent)
             self._end_opening(terms)
             return
-        origin = self._next_origin(terms, group.tried, now_s)
+        origin = self._next_origin(group, now_s)
         if origin.policy.queue_timeout_s is not None:
             group.due_s = min(group.due_s, now_s + origin.policy.queue_timeout_s)
         self.origins.push(origin, group, front=front)
         terms.session.open.update(dict.fromkeys(group.seqs, group))
 
-    def _next_origin(self, terms: Terms, tried: int, now_s: float) -> Origin:
-        names = terms.origins
-        first = self.origins.get(terms.kind, names[tried % len(names)], now_s)
-        if first.suspect_until_s > now_s and tried == 0:
-            for name in names[1:]:
-                other = self.origins.get(terms.kind, name, now_s)
-                if other.suspect_until_s <= now_s:
-                    return other
-        return first
+    def _next_origin(self, group: Group, now_s: float) -> Origin:
+        """The origins in their order, from the first on that is not suspect."""
+        kind, names = group.terms.kind, group.terms.origins
+        if group.tried == 0 and len(names) > 1:
+            group.first = 0
+            for place, name in enumerate(names):
+                if self.origins.get(kind, name, now_s).suspect_until_s <= now_s:
+                    group.first = place
+                    break
+        return self.origins.get(kind, names[(group.first + group.tried) % len(names)], now_s)
 
     # --- leasing ----------------------------------------------------------------------------------
 
@@ -237,13 +243,16 @@ class Ledger:
             pin.take(worker)
         requests = dict(zip(seqs, payloads, strict=True))
         lease = Lease(terms, origin, worker, requests, group.attempts + 1, group.tried + 1, group.sent)
+        lease.first, lease.answer = group.first, group.answer
         terms.session.open.update(dict.fromkeys(seqs, lease))
         worker.leases[lease] = None
         origin.leased(worker, len(seqs), pinned=terms.pin is not None)
         span_s = max(0.001, terms.deadline_s - now_s)
+        flags = terms.flags | _SENT if lease.sent else terms.flags
         untried = len(terms.origins) - group.tried
         if untried > 1:
             span_s /= untried
+            flags |= _OTHERS
         self._next_lease_due_s = min(self._next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
         self._leases.setdefault(worker, []).append(
             wire.LeaseGroup(
@@ -251,7 +260,7 @@ class Ledger:
                 origin.kind,
                 origin.name,
                 max(1, round(span_s * 1000)),
-                terms.flags | _SENT if lease.sent else terms.flags,
+                flags,
                 lease.attempt,
                 terms.pin,
                 terms.trace,
@@ -418,31 +427,41 @@ class Ledger:
     # --- attempts without an outcome --------------------------------------------------------------
 
     def retry(self, worker: Worker, session: Session, failed: wire.Failed, now_s: float) -> None:
-        """An attempt failed: lease it again where that makes sense, else make the error final."""
+        """An attempt failed: lease it again where that makes sense, else make the error final.
+
+        The same for an answer that another origin may better: it is kept until one has.
+        """
+        answered = failed.code == Code.OK
         for lease, pairs in _pull(worker, session, failed.seqs).items():
-            self._release(lease, len(pairs))
+            self._release(lease, len(pairs), worker if answered else None)
             if lease.origin is None:
                 self._disown(lease, pairs, sent=failed.sent)
                 continue
-            lease.origin.failed += len(pairs)
+            if not answered:
+                lease.origin.failed += len(pairs)
+            answer = failed.details if answered else lease.answer
             if self._may_rerun(lease, failed, now_s):
-                self._requeue(lease, pairs, now_s, tried=lease.tried, lost=True, sent=failed.sent)
+                self._requeue(
+                    lease, pairs, now_s, tried=lease.tried, lost=True, sent=failed.sent, answer=answer
+                )
+                continue
+            seqs = tuple(seq for seq, _ in pairs)
+            for seq in seqs:
+                del session.open[seq]
+            if answer is not None:
+                self.conclude(session, seqs, Code.OK, answer)
+            elif lease.sent and not failed.sent:  # a worker that could not read the lease, say
+                self.conclude(session, seqs, failed.code, wire.as_sent(failed.details))
             else:
-                seqs = tuple(seq for seq, _ in pairs)
-                for seq in seqs:
-                    del session.open[seq]
-                details = failed.details
-                if lease.sent and not failed.sent:  # a worker that could not read the lease, say
-                    details = wire.as_sent(details)
-                self.conclude(session, seqs, failed.code, details)
-                self._end_opening(lease.terms)
+                self.conclude(session, seqs, failed.code, failed.details)
+            self._end_opening(lease.terms)
 
     def _may_rerun(self, lease: Lease, failed: wire.Failed, now_s: float) -> bool:
         terms = lease.terms
         if terms.deadline_s <= now_s or terms.goes_to_pin or (failed.sent and not terms.idempotent):
             return False
         if lease.tried < len(terms.origins):
-            if lease.origin is not None:
+            if lease.origin is not None and failed.code != Code.OK:
                 lease.origin.suspect_until_s = now_s + SUSPECT_SPAN_S
             return True
         return failed.code == Code.CONNECTION_LOST and lease.attempt < _max_attempts(lease)
@@ -456,6 +475,7 @@ class Ledger:
         tried: int,
         lost: bool,
         sent: bool,
+        answer: bytes | None,
     ) -> None:
         seqs, payloads = zip(*pairs, strict=True)
         attempts = lease.attempt if lost else lease.attempt - 1
@@ -472,7 +492,9 @@ class Ledger:
                 self._end_gone(terms, seqs)
                 return
             pin.leave()  # it is opened elsewhere, perhaps
-        self.enqueue(Group(terms, seqs, payloads, attempts, tried, sent or lease.sent), now_s, front=True)
+        group = Group(terms, seqs, payloads, attempts, tried, sent or lease.sent)
+        group.first, group.answer = lease.first, answer
+        self.enqueue(group, now_s, front=True)
 
     def hand_back(
         self, worker: Worker, session: Session, seqs: Iterable[int], now_s: float, *, sent: bool
@@ -495,7 +517,9 @@ class Ledger:
             if lease.origin is None:
                 self._disown(lease, pairs, sent=False)
                 continue
-            self._requeue(lease, pairs, now_s, tried=lease.tried - 1, lost=False, sent=sent)
+            self._requeue(
+                lease, pairs, now_s, tried=lease.tried - 1, lost=False, sent=sent, answer=lease.answer
+            )
             full = full or self._has_connections(worker, lease.origin)
         return full
 
@@ -526,7 +550,9 @@ class Ledger:
                 lease.requests.clear()
                 self._release(lease, len(pairs))
                 if lease.attempt < _max_attempts(lease):
-                    self._requeue(lease, pairs, now_s, tried=lease.tried - 1, lost=True, sent=True)
+                    self._requeue(
+                        lease, pairs, now_s, tried=lease.tried - 1, lost=True, sent=True, answer=lease.answer
+                    )
                 else:
                     text = f"{lease.attempt} workers were lost while they held it"
                     self._end(lease, pairs, Code.WORKER_LOST, text)
@@ -594,8 +620,11 @@ class Ledger:
             del session.open[seq]
         name = lease.origin.name if lease.origin else None
         seqs = [seq for seq, _ in pairs]
-        # A worker had them and did not say what became of them, so the upstream could have acted.
-        self.fail(session, seqs, code, text, origin=name, phase=phase, attempts=lease.attempt, sent=True)
+        if lease.answer is None:
+            # A worker had them and did not say what became of them, so the upstream could have acted.
+            self.fail(session, seqs, code, text, origin=name, phase=phase, attempts=lease.attempt, sent=True)
+        else:
+            self.conclude(session, seqs, Code.OK, lease.answer)
         self._end_opening(lease.terms)
 
     # --- time -------------------------------------------------------------------------------------
@@ -613,10 +642,13 @@ class Ledger:
         for group in origin.queue.expire(now_s):
             session = group.terms.session
             seqs = group.waiting()
-            key = (session, group.attempts, group.sent, group.terms.deadline_s > now_s)
-            late.setdefault(key, []).extend(seqs)
             for seq in seqs:
                 del session.open[seq]
+            if group.answer is None:
+                key = (session, group.attempts, group.sent, group.terms.deadline_s > now_s)
+                late.setdefault(key, []).extend(seqs)
+            else:
+                self.conclude(session, seqs, Code.OK, group.answer)
             self._end_opening(group.terms)
         span_s = origin.policy.queue_timeout_s
         # It may have been changed since, or be none any more.

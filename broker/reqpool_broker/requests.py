@@ -99,6 +99,8 @@ class Group:
         attempts: how many leases they have behind them.
         tried: how many of ``terms.origins`` they have been tried at.
         sent: could the upstream have acted on one of those attempts, or on one of an earlier broker's?
+        first: index of the one that was tried first.
+        answer: what an origin said that others were to better; it stands if none does. None if none has.
         seqs: sequence numbers; those before ``start`` have been taken.
         payloads: one for each of ``seqs``.
         due_s: when waiting ends, at the deadline or before.
@@ -109,8 +111,10 @@ class Group:
     """
 
     __slots__ = (
+        "answer",
         "attempts",
         "due_s",
+        "first",
         "gone",
         "payloads",
         "queue",
@@ -137,6 +141,8 @@ class Group:
         self.payloads = payloads
         self.attempts = attempts
         self.tried = tried
+        self.first = 0
+        self.answer: bytes | None = None
         self.due_s = terms.deadline_s
         self.start = 0
         self.gone = 0
@@ -193,9 +199,11 @@ class Lease:
         tried: how many of ``terms.origins`` they have been tried at, this one included.
         sent: could the upstream have acted on an earlier attempt?
         requests: seq to payload, of those that have not ended.
+        first: that of the :class:`Group`.
+        answer: likewise.
     """
 
-    __slots__ = ("attempt", "origin", "requests", "sent", "terms", "tried", "worker")
+    __slots__ = ("answer", "attempt", "first", "origin", "requests", "sent", "terms", "tried", "worker")
 
     def __init__(
         self,
@@ -214,3 +222,5 @@ class Lease:
         self.attempt = attempt
         self.tried = tried
         self.sent = sent
+        self.first = 0
+        self.answer: bytes | None = None

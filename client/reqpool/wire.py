@@ -145,7 +145,9 @@ class Flag(IntFlag):
     OPENS = 4
     """The first request of its pin: take a connection for it."""
     SENT = 8
-    """In a LEASE: an earlier attempt may have reached the upstream."""
+    """Of a lease group: an earlier attempt may have reached the upstream."""
+    OTHERS = 16
+    """Of a lease group: other origins are left to be tried after this one."""
 
 
 class Reject(IntEnum):
@@ -228,14 +230,15 @@ class LeaseGroup(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """Attempts of a RETRY that ended without an outcome, all for one reason.
+    """Attempts of a RETRY that ended without an outcome, or with one that another origin may better, all for
+    one reason.
 
     Attributes:
         session: id of the session.
         seqs: sequence numbers.
-        code: what the error is if nothing else can be tried (:class:`~reqpool.errors.Code`).
+        code: what the outcome is if nothing else can be tried (:class:`~reqpool.errors.Code`).
         sent: could the upstream have acted on them?
-        details: msgpack map of :func:`encode_error`.
+        details: msgpack map of :func:`encode_error`; with code 0 the answer.
     """
 
     session: bytes

@@ -364,8 +364,8 @@ class FakeWorker:
         self.send(Verb.RETURN, self.epoch, self.seen, [(*group, sent) for group in self._drop(seqs)])
         self.desk.settle()
 
-    def fail(self, *seqs: int, code: int, sent: bool) -> None:
-        details = wire.encode_error("it failed")
+    def fail(self, *seqs: int, code: int, sent: bool, details: bytes | None = None) -> None:
+        details = wire.encode_error("it failed") if details is None else details
         failed = [Failed(session, mine, code, sent, details) for session, mine in self._drop(seqs)]
         self.send(Verb.RETRY, self.epoch, self.seen, failed)
         self.desk.settle()

@@ -293,7 +293,8 @@ def test_a_server_that_refuses_or_fails_is_followed_by_the_next(world: World) ->
     with DnsPeer(dns_peer.refuses(2)) as failing, DnsPeer() as peer:
         world.servers(closed_port(), failing.address, peer.address)
         assert world.found("db.test") == [ADDRESS]
-        assert len(failing.queries) == 2
+        # An answer without OPT may come from a server that does not know it, so each is asked without, too.
+        assert [query[11] for query in failing.queries] == [1, 1, 0, 0]
 
 
 def test_no_server_answers(world: World) -> None:

@@ -97,7 +97,10 @@ def test_a_lost_query_is_sent_again_from_the_same_port_under_the_same_id(broker:
         broker.lease("dns", f"dns://{peer.address}", {1: query()})
         assert answered(broker.results(1)[1][1]) == dns_peer.ADDRESS
         assert worker.ledger.resent == 2
-    assert len(set(peer.queries)) == 1
+    first, second, third = peer.queries
+    assert first == second
+    # The OPT may be why it was dropped.
+    assert third == first[:11] + b"\0" + first[12:-11]
     assert len(set(peer.senders)) == 1
 
 
@@ -123,11 +126,11 @@ def test_cut_short_and_nobody_there_for_tcp_fails_the_attempt(broker: FakeBroker
     )
 
 
-def test_a_lie_over_tcp_ends_the_request(broker: FakeBroker) -> None:
+def test_a_lie_over_tcp_ends_the_attempt(broker: FakeBroker) -> None:
     with DnsPeer(dns_peer.truncated, tcp=dns_peer.other_question) as peer, broker.worker():
         broker.welcome()
         broker.lease("dns", f"dns://{peer.address}", {1: query()})
-        assert broker.results(1)[1][0] == Code.BAD_RESPONSE
+        assert broker.failure().code == Code.BAD_RESPONSE
 
 
 def test_silence_ends_the_attempt_after_its_span_and_late_answers_are_ignored(broker: FakeBroker) -> None:

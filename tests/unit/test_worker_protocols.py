@@ -9,7 +9,7 @@ import msgpack
 import pytest
 
 from reqpool.errors import BadResponse, Code, UsageError
-from reqpool_workers.protocols import READY, Ask, StreamProtocol, load, numeric_address
+from reqpool_workers.protocols import READY, Ask, StreamProtocol, Then, load, numeric_address
 from reqpool_workers.protocols.dns import DnsDatagrams, DnsStream, question_end
 from reqpool_workers.protocols.tcp import TcpExchange
 from reqpool_workers.protocols.udp import OneDatagram
@@ -37,14 +37,14 @@ def test_a_query_goes_out_under_an_id_of_its_own() -> None:
     datagrams = [protocol.ask(request) for request in requests]
     assert len({datagram[:2] for datagram in datagrams}) == 2_000
     assert {datagram[2:] for datagram in datagrams} == {query()[2:]}
-    assert protocol.again(requests[7]) == datagrams[7]
+    assert protocol.again(requests[7], 0) == datagrams[7]
 
 
 def test_an_answer_finds_its_request_once() -> None:
     protocol = DnsDatagrams()
     request = ask(query())
     (answer,) = dns_peer.right(protocol.ask(request))
-    assert protocol.feed(answer) == (request, False)
+    assert protocol.feed(answer) == (request, None)
     assert protocol.feed(answer) is None
     assert not protocol.open_requests
 
@@ -53,7 +53,7 @@ def test_letters_of_the_other_case_are_the_same_question() -> None:
     protocol = DnsDatagrams()
     request = ask(query())
     (answer,) = dns_peer.other_case(protocol.ask(request))
-    assert protocol.feed(answer) == (request, False)
+    assert protocol.feed(answer) == (request, None)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_what_is_no_answer_is_ignored_and_the_request_stays_open(script: dns_pee
     for datagram in script(sent):
         assert protocol.feed(datagram) is None
     assert list(protocol.open_requests) == [request]
-    assert protocol.feed(dns_peer.right(sent)[0]) == (request, False)
+    assert protocol.feed(dns_peer.right(sent)[0]) == (request, None)
 
 
 def test_another_type_is_another_question_though_it_looks_like_the_other_case() -> None:
@@ -91,7 +91,7 @@ def test_another_type_is_another_question_though_it_looks_like_the_other_case() 
 def test_an_answer_cut_short_asks_for_a_stream() -> None:
     protocol = DnsDatagrams()
     request = ask(query())
-    assert protocol.feed(dns_peer.truncated(protocol.ask(request))[0]) == (request, True)
+    assert protocol.feed(dns_peer.truncated(protocol.ask(request))[0]) == (request, Then.STREAM)
 
 
 def test_a_late_answer_to_a_forgotten_request_matches_nothing() -> None:
@@ -203,7 +203,7 @@ def test_udp_takes_the_first_datagram_even_an_empty_one() -> None:
     protocol = OneDatagram()
     request = ask(b"hello")
     assert protocol.ask(request) == b"hello"
-    assert protocol.feed(b"") == (request, False)
+    assert protocol.feed(b"") == (request, None)
     assert protocol.feed(b"again") is None
 
 

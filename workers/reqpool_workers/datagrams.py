@@ -20,7 +20,7 @@ from reqpool.errors import Code, ConnectFailed, ConnectionLost, PoolError, Usage
 from .connection import Connection
 from .ledger import Dropped, Lease, Ledger, Request
 from .loop import READABLE, WORK_PER_TURN, Loop
-from .protocols import Address, DatagramKind
+from .protocols import Address, DatagramKind, Then
 
 SOCKETS = 4
 """Sockets to one origin in use at once, those that only wait for answers aside."""
@@ -45,7 +45,7 @@ class DatagramSocket:
 
     def __init__(self, origin: DatagramOrigin, address: Address, now_s: float) -> None:
         self.origin = origin
-        self.protocol = origin.kind.protocol()
+        self.protocol = origin.kind.protocol(origin.name, now_s)
         self.left = origin.kind.requests_per_socket
         self.retire_s = now_s + SOCKET_LIFE_S
         self.used_s = now_s
@@ -89,10 +89,10 @@ class DatagramSocket:
             self.close()
         return None
 
-    def again(self, request: Request) -> bool:
+    def again(self, request: Request, repeated: int) -> bool:
         """Send a request once more. False if the socket has failed and with it all that was open on it."""
         try:
-            self.socket.send(self.protocol.again(request))
+            self.socket.send(self.protocol.again(request, repeated))
         except BlockingIOError:
             return True
         except OSError as error:
@@ -117,10 +117,14 @@ class DatagramSocket:
             if found is None:
                 origin.ledger.ignored += 1
                 continue
-            request, cut_short = found
+            request, then = found
+            if then is Then.AGAIN:
+                if not self.again(request, 0):
+                    return
+                continue
             self.open -= 1
-            if cut_short and origin.kind.stream is not None:
-                origin.ask_over_stream(request)
+            if then is not None:
+                origin.take_up(request, then, datagram)
                 continue
             finish(request, 0, datagram)
             lease = request.lease
@@ -184,7 +188,7 @@ class DatagramOrigin:
         for request in lease.unended():
             place = request.place
             if type(place) is DatagramSocket:
-                if not place.again(request):
+                if not place.again(request, lease.resent):
                     break
                 self.ledger.resent += 1
         lease.resent += 1
@@ -294,9 +298,16 @@ class DatagramOrigin:
             self._next = len(active) - 1
         return one
 
-    # --- answers that were cut short ---------------------------------------------------------------
+    # --- answers that were cut short, or are not the last word -------------------------------------
 
-    def ask_over_stream(self, request: Request) -> None:
+    def take_up(self, request: Request, then: Then, datagram: bytes) -> None:
+        """Do what is to be done about a request that has been answered in some way."""
+        if then is Then.STREAM:
+            self._ask_over_stream(request)
+        else:
+            self.ledger.decline(request, datagram)
+
+    def _ask_over_stream(self, request: Request) -> None:
         """Ask again over a connection of its own."""
         if self.kind.stream is None:
             raise RuntimeError(f"kind {self.kind.name} has no stream")
@@ -316,7 +327,10 @@ class DatagramOrigin:
         """There is only one address."""
 
     def on_answer(self, request: Request, code: int, data: bytes) -> None:
-        self.ledger.finish(request, code, data)
+        if self.kind.declines is not None and self.kind.declines(data):
+            self.ledger.decline(request, data)
+        else:
+            self.ledger.finish(request, code, data)
 
     def on_answered(self, count: int) -> None:
         """Told at the end of the turn, like all others."""
@@ -329,7 +343,8 @@ class DatagramOrigin:
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
     ) -> None:
         self._streams.discard(connection)
-        end_unanswered(self.ledger, error, unanswered, sent=True)
+        # Whatever it was, another origin may do better.
+        self.ledger.fail(unanswered, error.code, error.text, phase="read", sent=True)
 
 
 def end_unanswered(ledger: Ledger, error: PoolError, unanswered: list[Request], *, sent: bool) -> None:

@@ -19,6 +19,10 @@ from .protocols import Ask
 IDEMPOTENT = int(Flag.IDEMPOTENT)
 OPENS = int(Flag.OPENS)
 SENT = int(Flag.SENT)
+OTHERS = int(Flag.OTHERS)
+
+MOST_DECLINED_BYTES = 4096
+"""The longest answer that is told with RETRY: that is one message for all, whose size is bounded."""
 
 
 Pin = tuple[bytes, int]
@@ -77,6 +81,7 @@ class Lease:
         resent: how often the unanswered ones were sent again.
         pin: number of the held connection they are for, or None.
         opens: the connection is to be taken for them.
+        others: other origins are left to be tried after this one.
         settings: what the kind needs for a connection.
         wait_s: instant at which waiting for a connection ends.
         sent: an earlier attempt, perhaps at another worker, may have reached the upstream.
@@ -92,6 +97,7 @@ class Lease:
         "live",
         "opens",
         "origin",
+        "others",
         "pin",
         "ready",
         "requests",
@@ -112,6 +118,7 @@ class Lease:
         self.origin = group.origin
         self.pin = group.pin
         self.opens = bool(group.flags & OPENS)
+        self.others = bool(group.flags & OTHERS)
         self.settings = group.settings
         self.attempt = group.attempt
         self.idempotent = bool(group.flags & IDEMPOTENT)
@@ -260,6 +267,16 @@ class Ledger:
             details = wire.encode_error(text, sent=False)
             self.failures.append(Failed(session, refused, Code.PROTOCOL, False, details))
             self.failed += len(refused)
+
+    def decline(self, request: Request, answer: bytes) -> None:
+        """A request has an answer, but another origin may have a better one: the broker asks that first."""
+        lease = request.lease
+        if lease.others and len(answer) <= MOST_DECLINED_BYTES:
+            self.failures.append(
+                Failed(lease.session.identity, self._let_go([request]), Code.OK, True, answer)
+            )
+        else:
+            self.finish(request, Code.OK, answer)
 
     def give_back(self, requests: list[Request]) -> None:
         """Hand back requests of one lease that this attempt has not sent upstream."""

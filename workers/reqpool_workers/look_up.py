@@ -14,6 +14,7 @@ from typing import NamedTuple
 from reqpool.errors import BadResponse
 from reqpool.kinds.dns_answer import DnsAnswer
 
+from .protocols.dns import lame
 from .resolv_conf import ResolvConf
 
 RTYPES = ("A", "AAAA")
@@ -192,6 +193,8 @@ def _read(raw: bytes, name: str, rtype: str) -> _Part:
     answer = DnsAnswer(raw)
     if answer.rcode_number not in (_NOERROR, _NXDOMAIN):
         return _Part(failure=answer.rcode)
+    if lame(raw):
+        return _Part(failure="refers to other servers")
     records = answer.records
     owner, ttl_s = name.lower(), LONGEST_TTL_S
     for _ in range(MAX_ALIASES):

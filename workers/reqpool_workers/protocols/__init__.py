@@ -11,6 +11,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from importlib.metadata import entry_points
 from ipaddress import ip_address
 from typing import Any, NamedTuple
@@ -123,6 +124,17 @@ class Ask:
 # --- datagrams ------------------------------------------------------------------------------------
 
 
+class Then(Enum):
+    """What is to be done about a request for which a datagram came that is not simply its answer."""
+
+    STREAM = "stream"
+    """The answer was cut short: ask again over a stream."""
+    AGAIN = "again"
+    """Send :meth:`DatagramProtocol.again` now; the request is still open."""
+    ELSEWHERE = "elsewhere"
+    """It is an answer, but another origin may have a better one."""
+
+
 class DatagramProtocol(ABC):
     """What goes over one connected datagram socket."""
 
@@ -140,16 +152,16 @@ class DatagramProtocol(ABC):
         """
 
     @abstractmethod
-    def again(self, request: Any) -> bytes:
-        """Return the datagram of an open request once more."""
+    def again(self, request: Any, repeated: int) -> bytes:
+        """Return the datagram of an open request once more; ``repeated``: how often that was done before."""
 
     @abstractmethod
-    def feed(self, datagram: bytes) -> tuple[Any, bool] | None:
+    def feed(self, datagram: bytes) -> tuple[Any, Then | None] | None:
         """Match a datagram.
 
         Returns:
-            The request it answers, which is open no longer, and whether the answer was cut short and must
-            be asked for again over a stream. None for a datagram that answers nothing: it is counted and
+            The request it is for, and None if it is its answer. The request is then open no longer, unless
+            it is to be sent ``AGAIN``. None alone for a datagram that answers nothing: it is counted and
             ignored, since anybody can send one.
         """
 
@@ -280,18 +292,21 @@ class DatagramKind(WorkerKind):
 
     Attributes:
         address: reads an origin; raises UsageError.
-        protocol: makes the protocol of one socket.
+        protocol: makes the protocol of one socket from the origin and the time (as ``time.monotonic()``).
         requests_per_socket: requests after which a socket, and with it the source port, is replaced.
         repeats: send a datagram again while its answer is missing?
         stream: makes the protocol of a connection on which a cut-short answer is asked for again, from the
             origin; None if the kind has no such thing.
+        declines: is this answer, which came over a stream, one that another origin may better? None if no
+            answer is.
     """
 
     address: Callable[[str], Address]
-    protocol: Callable[[], DatagramProtocol]
+    protocol: Callable[[str, float], DatagramProtocol]
     requests_per_socket: int
     repeats: bool
     stream: Callable[[str], StreamProtocol] | None = None
+    declines: Callable[[bytes], bool] | None = None
 
     @property
     def info(self) -> KindInfo:
@@ -363,6 +378,7 @@ __all__ = [
     "Ready",
     "StreamKind",
     "StreamProtocol",
+    "Then",
     "WorkerKind",
     "address_of",
     "load",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from . import DatagramKind, DatagramProtocol, numeric_address
+from . import DatagramKind, DatagramProtocol, Then, numeric_address
 
 IN_FLIGHT = 64
 """A server's receive buffer of default size (net.core.rmem_default 212,992) was seen to hold 92 datagrams of
@@ -27,15 +27,15 @@ class OneDatagram(DatagramProtocol):
 
     def ask(self, request: Any) -> bytes:
         self._request = request
-        return self.again(request)
+        return self.again(request, 0)
 
-    def again(self, request: Any) -> bytes:
+    def again(self, request: Any, repeated: int) -> bytes:
         payload: bytes = request.payload
         return payload
 
-    def feed(self, datagram: bytes) -> tuple[Any, bool] | None:
+    def feed(self, datagram: bytes) -> tuple[Any, Then | None] | None:
         request, self._request = self._request, None
-        return None if request is None else (request, False)
+        return None if request is None else (request, None)
 
     def forget(self, request: Any) -> None:
         self._request = None
@@ -45,7 +45,7 @@ WORKER_KIND = DatagramKind(
     name="udp",
     limit=IN_FLIGHT,
     address=numeric_address,
-    protocol=OneDatagram,
+    protocol=lambda _origin, _now_s: OneDatagram(),
     requests_per_socket=1,
     # Nobody said that the upstream may be asked twice.
     repeats=False,
