@@ -104,6 +104,21 @@ def refuses(rcode: int) -> Script:
     return script
 
 
+def refuses_in_short(rcode: int) -> Script:
+    """Answer with an rcode in a header alone, without the question, as Unbound does."""
+    return lambda query: [query[:2] + bytes((0x81, 0x80 | rcode)) + bytes(8)]
+
+
+def without_edns(rcode: int, script: Script = right) -> Script:
+    """Refuse a query that has an OPT with an rcode, answer others."""
+    return lambda query: (refuses(rcode) if query[11] else script)(query)
+
+
+def drops_edns(script: Script = right) -> Script:
+    """Say nothing to a query that has an OPT, answer others."""
+    return lambda query: [] if query[11] else script(query)
+
+
 def zone(records: Mapping[str, Sequence[tuple[str, str]]], *, ttl_s: int = 60) -> Script:
     """Answer from a zone: ``zone({"www.test": [("CNAME", "web.test")], "web.test": [("A", "192.0.2.1")]})``.
 

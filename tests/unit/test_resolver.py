@@ -297,6 +297,20 @@ def test_a_server_that_refuses_or_fails_is_followed_by_the_next(world: World) ->
         assert [query[11] for query in failing.queries] == [1, 1, 0, 0]
 
 
+@pytest.mark.parametrize("rcode", [1, 2, 4, 5])
+def test_a_server_that_refuses_in_short_is_followed_by_the_next(world: World, rcode: int) -> None:
+    with DnsPeer(dns_peer.refuses_in_short(rcode)) as failing, DnsPeer() as peer:
+        world.servers(failing.address, peer.address)
+        assert world.found("db.test") == [ADDRESS]
+
+
+@pytest.mark.parametrize("rcode", [1, 2, 4])
+def test_a_server_without_edns_is_asked_without(world: World, rcode: int) -> None:
+    with DnsPeer(dns_peer.without_edns(rcode)) as peer:
+        world.servers(peer.address)
+        assert world.found("db.test") == [ADDRESS]
+
+
 def test_no_server_answers(world: World) -> None:
     with DnsPeer(silent) as mute:
         world.servers(mute.address, options="options attempts:1")

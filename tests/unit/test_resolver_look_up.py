@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 import dnslib
@@ -15,6 +16,14 @@ from support.dns_peer import Script, cut, refuses, zone
 ONE, TWO = "192.0.2.1:53", "192.0.2.2:53"
 TWO_SERVERS = ResolvConf((ONE, TWO))
 BOTH_FAMILIES = zone({"db.test": [("A", "10.0.0.1"), ("A", "10.0.0.2"), ("AAAA", "2001:db8::1")]})
+
+
+def lame(query: bytes) -> list[bytes]:
+    """Know nothing and refer to others."""
+    reply = dnslib.DNSRecord.parse(query).reply(ra=0, aa=0)
+    reply.add_auth(*dnslib.RR.fromZone("test. 60 NS ns.test."))
+    return [bytes(reply.pack())]
+
 
 World = dict[str, Script | str]
 """Server to what it answers, or why it does not; "" is silence."""
@@ -99,6 +108,51 @@ def test_a_name_without_addresses_is_told_apart() -> None:
     assert outcome == Failed("mail.test has no address", 5.0, known=True)
 
 
+def record(rtype: int, data: bytes, *, rclass: int = 1, ttl_s: int = 60) -> bytes:
+    return b"\xc0\x0c" + struct.pack(">HHIH", rtype, rclass, ttl_s, len(data)) + data
+
+
+def says(*records: bytes) -> Script:
+    """Answer any question with these records."""
+    return lambda query: [
+        query[:2]
+        + b"\x81\x80\0\1"
+        + len(records).to_bytes(2, "big")
+        + bytes(4)
+        + query[12:]
+        + b"".join(records)
+    ]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        record(1, b"\x0a\x06\x06\x06", rclass=3),
+        record(1, b"\x0a\x06\x06\x06", rclass=255),
+        record(1, b"\x0a\x06\x06"),
+        record(1, b"\x0a\x06\x06\x06\x06"),
+        record(28, b"\x0a\x06\x06\x06"),
+        record(28, bytes(16), rclass=4),
+        record(5, b"\x05other\x04test\x00", rclass=3),
+        record(5, b"\xc0\xff"),
+        record(16, b""),
+        record(46, b"\x00"),
+    ],
+)
+def test_what_is_no_address_is_not_dialled_and_does_not_hide_one(odd: bytes) -> None:
+    outcome, _, _ = run("db.test", {ONE: says(odd, record(1, b"\x0a\x00\x00\x01"), odd)})
+    assert isinstance(outcome, Found)
+    assert outcome.addresses == ("10.0.0.1",)
+    outcome, _, _ = run("db.test", {ONE: says(odd)})
+    assert outcome == Failed("db.test has no address", 5.0, known=True)
+
+
+def test_a_time_of_over_31_bits_is_none() -> None:
+    """RFC 2181 §8."""
+    outcome, _, _ = run("db.test", {ONE: says(record(1, b"\x0a\x00\x00\x01", ttl_s=2**31))})
+    assert outcome == Found(("10.0.0.1",), 1.0)
+
+
 # --- servers that do not --------------------------------------------------------------------------
 
 
@@ -109,6 +163,9 @@ def test_a_name_without_addresses_is_told_apart() -> None:
         ("connection refused", {ONE}),
         (refuses(2), set()),
         (refuses(5), set()),
+        (refuses(4), set()),
+        (refuses(1), set()),
+        (lame, set()),
         (cut(13), set()),
     ],
 )

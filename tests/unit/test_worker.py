@@ -16,7 +16,7 @@ import pytest
 
 from reqpool import wire
 from reqpool.errors import Code
-from reqpool.wire import Reject, Verb
+from reqpool.wire import Flag, Reject, Verb
 from reqpool_workers.protocols import load
 from reqpool_workers.worker import Worker
 from support import dns_peer, tcp_peer
@@ -131,6 +131,41 @@ def test_a_lie_over_tcp_ends_the_attempt(broker: FakeBroker) -> None:
         broker.welcome()
         broker.lease("dns", f"dns://{peer.address}", {1: query()})
         assert broker.failure().code == Code.BAD_RESPONSE
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+@pytest.mark.parametrize("script", [dns_peer.refuses(5), dns_peer.refuses_in_short(5), dns_peer.refuses(2)])
+def test_a_refusal_is_handed_back_if_there_are_other_servers(
+    broker: FakeBroker, script: dns_peer.Script, tcp: bool
+) -> None:
+    with DnsPeer(dns_peer.truncated if tcp else script, tcp=script) as peer, broker.worker() as worker:
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: query()}, flags=Flag.IDEMPOTENT | Flag.OTHERS)
+        failed = broker.failure()
+        assert (failed.seqs, failed.code, failed.sent) == ((1,), Code.OK, True)
+        assert failed.details[2] & 0x80
+        assert failed.details[3] & 15 in (2, 5)
+        broker.lease("dns", f"dns://{peer.address}", {2: query()})
+        code, data = broker.results(1)[2]
+        assert (code, data[2:4]) == (Code.OK, failed.details[2:4])
+        wait_until(lambda: worker.ledger.empty)
+
+
+def test_a_refusal_too_long_for_a_retry_is_the_result(broker: FakeBroker) -> None:
+    def talkative(query: bytes) -> list[bytes]:
+        return [dns_peer.refuses(5)(query)[0] + bytes(5000)]
+
+    with DnsPeer(talkative) as peer, broker.worker():
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: query()}, flags=Flag.IDEMPOTENT | Flag.OTHERS)
+        assert broker.results(1)[1][0] == Code.OK
+
+
+def test_no_answer_to_what_has_an_opt(broker: FakeBroker) -> None:
+    with DnsPeer(dns_peer.drops_edns()) as peer, broker.worker():
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: query()})
+        assert answered(broker.results(1)[1][1]) == dns_peer.ADDRESS
 
 
 def test_silence_ends_the_attempt_after_its_span_and_late_answers_are_ignored(broker: FakeBroker) -> None:

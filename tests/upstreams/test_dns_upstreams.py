@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dnslib
@@ -139,6 +139,83 @@ def test_the_right_answer_is_found(pool: reqpool.Pool, script: dns_peer.Script) 
 def test_a_refusal_is_an_answer(pool: reqpool.Pool) -> None:
     with DnsPeer(dns_peer.refuses(5)) as peer:
         assert pool.dns("n.test", server=peer.address).result(5).rcode == "REFUSED"
+
+
+@pytest.mark.parametrize(("rcode", "name"), [(1, "FORMERR"), (2, "SERVFAIL"), (4, "NOTIMP"), (5, "REFUSED")])
+def test_a_refusal_is_heard_at_once_though_it_is_a_header_alone(
+    pool: reqpool.Pool, rcode: int, name: str
+) -> None:
+    with DnsPeer(dns_peer.refuses_in_short(rcode)) as peer:
+        assert pool.dns("n.test", server=peer.address, timeout=30.0).result(10).rcode == name
+
+
+@pytest.mark.parametrize("refuses", [dns_peer.refuses, dns_peer.refuses_in_short])
+@pytest.mark.parametrize("rcode", [1, 2, 4, 5])
+def test_a_server_that_refuses_gives_way_to_the_next(
+    pool: reqpool.Pool, rcode: int, refuses: Callable[[int], dns_peer.Script]
+) -> None:
+    with DnsPeer(refuses(rcode)) as bad, DnsPeer(refuses(5)) as worse, DnsPeer() as good:
+        servers = [bad.address, worse.address, good.address]
+        for number in range(3):
+            assert answered(pool.dns(f"n{number}.test", server=servers, timeout=30.0)) == [ADDRESS]
+        # It may know the next name, so it is still asked first.
+        assert len({query[12:15] for query in bad.queries}) == 3
+
+
+def test_a_server_that_refuses_by_tcp_gives_way_to_the_next(pool: reqpool.Pool) -> None:
+    with DnsPeer(dns_peer.truncated, tcp=dns_peer.refuses(5)) as bad, DnsPeer() as good:
+        servers = [bad.address, good.address]
+        assert answered(pool.dns("n.test", server=servers, timeout=30.0)) == [ADDRESS]
+
+
+def test_a_lie_by_tcp_gives_way_to_the_next(pool: reqpool.Pool) -> None:
+    with DnsPeer(dns_peer.truncated, tcp=dns_peer.other_question) as bad, DnsPeer() as good:
+        servers = [bad.address, good.address]
+        assert answered(pool.dns("n.test", server=servers, timeout=30.0)) == [ADDRESS]
+
+
+def test_a_name_that_does_not_exist_is_asked_for_once(pool: reqpool.Pool) -> None:
+    with DnsPeer(dns_peer.refuses(3)) as first, DnsPeer() as second:
+        servers = [first.address, second.address]
+        assert pool.dns("n.test", server=servers, timeout=30.0).result(10).rcode == "NXDOMAIN"
+        assert second.queries == []
+
+
+@pytest.mark.parametrize("last", [dns_peer.refuses(2), dns_peer.refuses_in_short(2)])
+def test_a_refusal_of_all_servers_is_the_answer(pool: reqpool.Pool, last: dns_peer.Script) -> None:
+    with DnsPeer(dns_peer.refuses(5)) as first, DnsPeer(last) as second:
+        servers = [first.address, second.address]
+        assert pool.dns("n.test", server=servers, timeout=30.0).result(10).rcode == "SERVFAIL"
+
+
+def test_a_refusal_is_the_answer_where_no_other_server_has_one(pool: reqpool.Pool) -> None:
+    with DnsPeer(dns_peer.refuses(5)) as first, DnsPeer(dns_peer.silent) as mute:
+        servers = [first.address, mute.address]
+        assert pool.dns("n.test", server=servers, timeout=1.0).result(10).rcode == "REFUSED"
+        assert mute.queries
+        servers = [first.address, closed_port()]
+        assert pool.dns("n.test", server=servers, timeout=30.0).result(10).rcode == "REFUSED"
+
+
+@pytest.mark.parametrize("rcode", [1, 2, 4])
+def test_a_server_without_edns_is_asked_without(pool: reqpool.Pool, rcode: int) -> None:
+    with DnsPeer(dns_peer.without_edns(rcode)) as peer:
+        for number in range(20):
+            assert answered(pool.dns(f"n{number}.test", server=peer.address)) == [ADDRESS]
+        # Each of its four sockets finds out by itself at most.
+        assert sum(query[11] for query in peer.queries) <= 4 * 3
+
+
+def test_a_server_without_edns_is_asked_without_by_tcp_too(pool: reqpool.Pool) -> None:
+    script = dns_peer.without_edns(1, dns_peer.truncated)
+    with DnsPeer(script, tcp=dns_peer.without_edns(1)) as peer:
+        assert answered(pool.dns("n.test", server=peer.address)) == [ADDRESS]
+        assert [query[11] for query in peer.tcp_queries] == [0]
+
+
+def test_a_server_that_drops_what_has_an_opt_is_asked_without(pool: reqpool.Pool) -> None:
+    with DnsPeer(dns_peer.drops_edns()) as peer:
+        assert answered(pool.dns("n.test", server=peer.address, timeout=30.0)) == [ADDRESS]
 
 
 def test_an_answer_cut_short_is_asked_for_by_tcp(pool: reqpool.Pool) -> None:
