@@ -106,7 +106,9 @@ class Requests(ABC):
         Args:
             name: the name; IDNA is applied.
             rtype: record type, by name or number.
-            server: ``host[:port]``, or 1 to 8 of them, tried in turn; None: the system's.
+            server: ``host[:port]``, or 1 to 8 of them, tried in turn; None: the system's. The next is asked
+                when one is silent, cannot be reached, or answers FORMERR, SERVFAIL, NOTIMP, REFUSED or with
+                a mere referral; if no other has a better answer, that of the last one is the result.
             timeout: see :class:`~reqpool.Pool`.
             callback: see :class:`~reqpool.Pool`.
             priority: see :class:`~reqpool.Pool`.

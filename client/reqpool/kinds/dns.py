@@ -56,12 +56,13 @@ class DnsKind(Kind):
 
         Args:
             target: the name server: ``"1.2.3.4"``, ``"1.2.3.4:53"``, ``"::1"``, ``"[::1]:5300"``; a
-                name of ``reqpool.toml``; a list or tuple of 1 to 8 such, tried in turn; None for those of
-                ``/etc/resolv.conf``.
+                name of ``reqpool.toml``; a list or tuple of 1 to 8 such, tried in turn until one answers
+                with something else than FORMERR, SERVFAIL, NOTIMP, REFUSED or a referral; None for those
+                of ``/etc/resolv.conf``.
             payload: the name, always taken as absolute, with or without the final dot; any ASCII
                 character, with zone-file escapes (``\\.``, ``\\046``; RFC 1035 §5.1); other
                 characters are encoded by IDNA. ``"."`` is the root.
-            rtype: record type by name (any case; ``"TYPE65"`` too, RFC 3597) or number.
+            rtype: record type by its IANA name (any case; ``"TYPE65"`` too, RFC 3597) or number.
 
         Raises:
             UsageError: if any of these is wrong; the text names it and the way out.

@@ -96,8 +96,8 @@ class DnsRecord(NamedTuple):
         return str(value)
 
     def __str__(self) -> str:
-        """Return the record as a line of a zone file."""
-        return f"{absolute(self.name)} {self.ttl} IN {self.type} {self.text}"
+        """Return the record as a line of a zone file, between tabs as dig prints it."""
+        return f"{absolute(self.name)}\t{self.ttl}\tIN\t{self.type}\t{self.text}"
 
 
 _Section = tuple[tuple[DnsRecord, ...], int, int]

@@ -151,6 +151,8 @@ def _windows(data: _Data) -> str:
 
 
 def _bits(octets: bytes, first: int) -> list[str]:
+    if not first and octets[:1] >= b"\x80":
+        raise ValueError  # there is no type 0
     return [type_name(first + bit) for bit in range(len(octets) * 8) if octets[bit >> 3] & 0x80 >> (bit & 7)]
 
 

@@ -6,8 +6,6 @@ import argparse
 import time
 from typing import Any
 
-from dnslib import QTYPE
-
 import reqpool
 
 from .pool import add_options, pool
@@ -34,6 +32,6 @@ def run(options: argparse.Namespace) -> int:
 
 def show(answer: reqpool.DnsAnswer, elapsed_s: float) -> None:
     """Print an answer as dig does: a line per record, and one on the whole."""
-    for record in answer.message.rr:
-        print(record.rname, record.ttl, "IN", QTYPE.get(record.rtype), record.rdata, sep="\t")
+    for record in answer.records:
+        print(record)
     print(f";; {answer.rcode}, {len(answer.records)} records, {elapsed_s * 1000:.1f} ms")
