@@ -302,6 +302,10 @@ def test_a_server_that_refuses_in_short_is_followed_by_the_next(world: World, rc
     with DnsPeer(dns_peer.refuses_in_short(rcode)) as failing, DnsPeer() as peer:
         world.servers(failing.address, peer.address)
         assert world.found("db.test") == [ADDRESS]
+        # It was heard, so it does not count as silent, and is asked first again.
+        asked = len(failing.queries)
+        assert world.found("other.test") == [ADDRESS]
+        assert len(failing.queries) == 2 * asked
 
 
 @pytest.mark.parametrize("rcode", [1, 2, 4])

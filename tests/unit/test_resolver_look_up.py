@@ -138,7 +138,12 @@ def says(*records: bytes) -> Script:
         record(16, b""),
         record(46, b"\x00"),
     ],
-)
+    ids=[
+        "A of class CH", "A of class ANY", "A of 3 octets", "A of 5 octets", "AAAA of 4 octets",
+        "AAAA of class HS",
+        "CNAME of class CH", "CNAME that leads nowhere", "TXT without a string", "RRSIG cut short",
+    ],
+)  # fmt: skip
 def test_what_is_no_address_is_not_dialled_and_does_not_hide_one(odd: bytes) -> None:
     outcome, _, _ = run("db.test", {ONE: says(odd, record(1, b"\x0a\x00\x00\x01"), odd)})
     assert isinstance(outcome, Found)

@@ -151,6 +151,13 @@ def test_a_refusal_is_handed_back_if_there_are_other_servers(
         wait_until(lambda: worker.ledger.empty)
 
 
+def test_a_refusal_is_the_result_for_what_must_not_be_repeated(broker: FakeBroker) -> None:
+    with DnsPeer(dns_peer.refuses(5)) as peer, broker.worker():
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: query()}, flags=Flag.OTHERS)
+        assert broker.results(1)[1][0] == Code.OK
+
+
 def test_a_refusal_too_long_for_a_retry_is_the_result(broker: FakeBroker) -> None:
     def talkative(query: bytes) -> list[bytes]:
         return [dns_peer.refuses(5)(query)[0] + bytes(5000)]

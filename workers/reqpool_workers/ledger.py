@@ -269,9 +269,12 @@ class Ledger:
             self.failed += len(refused)
 
     def decline(self, request: Request, answer: bytes) -> None:
-        """A request has an answer, but another origin may have a better one: the broker asks that first."""
+        """A request has an answer, but another origin may have a better one: the broker asks that first.
+
+        What must not be repeated is not asked again, as in :meth:`fail`.
+        """
         lease = request.lease
-        if lease.others and len(answer) <= MOST_DECLINED_BYTES:
+        if lease.others and lease.idempotent and len(answer) <= MOST_DECLINED_BYTES:
             self.failures.append(
                 Failed(lease.session.identity, self._let_go([request]), Code.OK, True, answer)
             )
