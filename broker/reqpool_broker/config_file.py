@@ -10,9 +10,8 @@ import difflib
 import json
 import os
 import re
-import ssl
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 
 from reqpool import wire
 from reqpool.errors import UsageError
-from reqpool.kinds import Kind, find
+from reqpool.kinds import Kind, find, pem
 from reqpool.kinds.origin import NAME, Tls
 
 from .config import Config, Upstream
@@ -212,8 +211,8 @@ class _Reader:
             return []
         at = (*at, "url")
         scheme, separator, _ = texts["url"].partition("://")
-        if not separator:
-            self._problem(at, "is no URL; write it like redis://10.0.0.5:6379/0")
+        if not separator or not re.fullmatch("[A-Za-z][A-Za-z0-9+.-]*", scheme):
+            self._problem(at, "is not a URL; write it like redis://10.0.0.5:6379/0")
             return []
         if _has_password(texts["url"]):
             self._problem(at, f"has a password in it; {_NO_PASSWORD_HERE}")
@@ -271,26 +270,10 @@ class _Reader:
         if "key" in texts and "cert" not in texts:
             self._problem((*at, "key"), "is of no use without cert")
         paths = {name: str(self._folder / texts[name]) for name in ("ca", "cert", "key") if name in texts}
-        for name, path in paths.items():
-            try:
-                Path(path).read_text("ascii")
-            except (OSError, ValueError) as error:
-                why = (isinstance(error, OSError) and error.strerror) or "not a PEM file"
-                self._problem((*at, name), f"{path}: {why}")
-                return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        try:
-            if "ca" in paths:
-                context.load_verify_locations(paths["ca"])
-        except ssl.SSLError as error:
-            self._problem((*at, "ca"), f"{paths['ca']}: no certificate in it ({error.reason or error})")
-        try:
-            if "cert" in paths:
-                # Without a password of ours OpenSSL would ask the terminal for one.
-                context.load_cert_chain(paths["cert"], paths.get("key"), password="")
-        except (ssl.SSLError, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
-            self._problem((*at, "cert"), f"not a certificate and its key, unencrypted ({reason})")
+        if "ca" in paths:
+            self._pem(at, pem.authorities, paths["ca"])
+        if "cert" in paths:
+            self._pem(at, pem.own, paths["cert"], paths.get("key"))
         try:
             tls = Tls(verify=bool(verify), server_name=texts.get("server_name"), **paths)
             if len(self.problems) == problems_before:
@@ -299,6 +282,13 @@ class _Reader:
             self._problem(at, error.text)
             return None
         return tls
+
+    def _pem(self, at: Place, read: Callable[..., object], *paths: str | None) -> None:
+        try:
+            read(*paths)
+        except UsageError as error:
+            name, _, why = error.text.removeprefix("tls ").partition("=")
+            self._problem((*at, name), why)
 
     # --- values ---
 

@@ -6,6 +6,7 @@ import posixpath
 import re
 
 from .errors import ProtocolError, UsageError
+from .masking import without_password
 
 MAX_IPC_PATH_BYTES = 107
 """sun_path holds 108 with its NUL: unix(7)."""
@@ -29,24 +30,27 @@ def check(url: str) -> str:
 def _check(url: str, most_bytes: int) -> str:
     if not isinstance(url, str):
         raise UsageError(f"a broker's URL is a str, not {type(url).__name__}")
+    shown = without_password(url)
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ("tcp", "ipc"):
-        raise UsageError(f"{url!r} is no broker's URL: use tcp://host:port or ipc:///path")
+        raise UsageError(f"{shown!r} is not a broker's URL: use tcp://host:port or ipc:///path")
     if scheme == "ipc":
         try:
             path = rest.encode()
         except UnicodeEncodeError as error:
-            raise UsageError(f"{url!r}: an ipc path is UTF-8") from error
+            raise UsageError(f"{shown!r}: an ipc path is UTF-8") from error
         if rest in ("", "@", "*") or b"\0" in path or len(path) > most_bytes:
-            raise UsageError(f"{url!r}: an ipc path has 1 to {most_bytes} bytes")
+            raise UsageError(f"{shown!r}: an ipc path has 1 to {most_bytes} bytes")
         return url
+    if "@" in rest:
+        raise UsageError(f"{shown!r}: a broker's URL has neither a user name nor a password")
     host, _, port = rest.rpartition(":")
     if ":" in host and not host.startswith("["):
-        raise UsageError(f"{url!r}: put an IPv6 address in brackets, tcp://[::1]:port")
+        raise UsageError(f"{shown!r}: put an IPv6 address in brackets, tcp://[::1]:port")
     if not _HOST.fullmatch(host):
-        raise UsageError(f"{url!r} names no host: use tcp://host:port, an ASCII name or an address")
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise UsageError(f"{url!r}: the port is a number from 1 to 65535")
+        raise UsageError(f"{shown!r} names no host: use tcp://host:port, an ASCII name or an address")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
+        raise UsageError(f"{shown!r}: the port is a number from 1 to 65535")
     return url
 
 

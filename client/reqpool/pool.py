@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import address, host, wire
+from . import address, host, masking, wire
 from .delivery import Handoff
 from .embedded import Embedded
 from .errors import UsageError
@@ -86,9 +86,10 @@ class Pool(Requests):
         elif type(workers) is not int or workers < 1:
             raise UsageError(f"workers={workers!r}: a number from 1")
         if not isinstance(config, str | os.PathLike | None):
-            raise UsageError(f"config={config!r} is no path")
+            raise UsageError(f"config= is a path, not {type(config).__name__}")
         if config is not None and not os.path.isfile(config):
-            raise UsageError(f"config={os.fspath(config)!r}: there is no such file")
+            shown = masking.without_password(os.fspath(config))
+            raise UsageError(f"config={shown!r}: there is no such file")
         if type(max_pending) is not int or max_pending < 1:
             raise UsageError(f"max_pending={max_pending!r}: a number from 1")
         if executor is not None and not callable(getattr(executor, "submit", None)):

@@ -33,6 +33,7 @@ from .errors import BadResponse, Code, Overloaded, PoolError, ProtocolError
 from .future import Future
 from .kinds import Route
 from .link import MESSAGES_PER_TURN, Link
+from .masking import without_password
 from .outbox import next_batch
 from .pending import CLUSTER_GRACE_S, Pending, within
 from .relief import Relief
@@ -587,7 +588,9 @@ class Stub:
         if not self.pending:
             return
         if session.refusal is not None:
-            self._end_all(Code.BROKER_UNAVAILABLE, f"the broker at {self._url}: {session.refusal}")
+            self._end_all(
+                Code.BROKER_UNAVAILABLE, f"the broker at {without_password(self._url)}: {session.refusal}"
+            )
         elif self._embedded is not None and session.state is not State.OPEN:
             ended = self._embedded.exit_text()
             if ended is not None:
@@ -608,10 +611,10 @@ class Stub:
         if session.state is State.OPEN:
             return "the cluster gave no answer in time"
         if session.ever_open:
-            return f"the connection to the broker at {self._url} is lost{last}"
+            return f"the connection to the broker at {without_password(self._url)} is lost{last}"
         if self._embedded is not None:
             return f"the embedded cluster has not started yet{last}"
-        return f"no broker answers at {self._url}{last}: is `reqpool up` running there?"
+        return f"no broker answers at {without_password(self._url)}{last}: is `reqpool up` running there?"
 
     def _end_all(self, code: Code, text: str) -> None:
         self._ends.end(self._table.take_all(), FINISHED, code, wire.encode_error(text, phase="cluster"))

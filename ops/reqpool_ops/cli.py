@@ -13,8 +13,10 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from reqpool.errors import BrokerUnavailable, PoolError
+from reqpool.masking import without_passwords
 
 from . import runtime
 from .reading import plain
@@ -64,9 +66,16 @@ CONFIG_HELP = (
 )
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with arguments, and what stands in a wrong place may be a URL with a password."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(without_passwords(message))
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each sets ``run``."""
-    top = argparse.ArgumentParser(prog="reqpool", description="An asynchronous request pool as a service.")
+    top = Parser(prog="reqpool", description="An asynchronous request pool as a service.")
     top.add_argument(
         "--version", action="version", version=f"reqpool {importlib.metadata.version('reqpool')}"
     )

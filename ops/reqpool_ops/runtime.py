@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from reqpool.masking import without_password
+
 SOCKET_NAME = "reqpool.sock"
 MAX_SOCKET_PATH_BYTES = 107
 LOCK_START = '{"pid": '
@@ -104,7 +106,9 @@ def check_bind(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if scheme == "ipc" and separator and rest:
         if rest.startswith("@"):
-            raise CannotStart(f"{url}: abstract sockets are open to every user; give a path")
+            raise CannotStart(
+                f"{without_password(url)}: abstract sockets are open to every user; give a path"
+            )
         plain = f"ipc://{os.path.abspath(rest)}"
         longest = max(socket_paths(plain), key=lambda path: len(os.fsencode(path)))
         length = len(os.fsencode(longest))
@@ -119,7 +123,9 @@ def check_bind(url: str) -> str:
     if scheme == "tcp" and separator:
         host, port = split_tcp(url)
         return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-    raise CannotStart(f"{url!r} is no address to bind; give tcp://127.0.0.1:PORT or ipc:///PATH")
+    raise CannotStart(
+        f"{without_password(url)!r} is not an address to bind; give tcp://127.0.0.1:PORT or ipc:///PATH"
+    )
 
 
 def split_tcp(url: str) -> tuple[str, int]:
@@ -128,6 +134,7 @@ def split_tcp(url: str) -> tuple[str, int]:
     Raises:
         CannotStart: if it does not, or is malformed.
     """
+    shown = without_password(url)
     host, separator, port = url.removeprefix("tcp://").rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if host == "localhost":
@@ -138,19 +145,19 @@ def split_tcp(url: str) -> tuple[str, int]:
         or not (port == "*" or port.isdecimal())
         or (port != "*" and int(port) > 65535)
     ):
-        raise CannotStart(f"{url!r} is no address to bind; give tcp://127.0.0.1:PORT")
+        raise CannotStart(f"{shown!r} is not an address to bind; give tcp://127.0.0.1:PORT")
     try:
         loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = False
     if not loopback:
         raise CannotStart(
-            f"{url}: {host} reaches beyond this machine, and there is no authentication yet: "
+            f"{shown} reaches beyond this machine, and there is no authentication yet: "
             "anybody who reaches the port could use the pool. Bind tcp://127.0.0.1:PORT or ipc:///PATH"
         )
     number = 0 if port == "*" else int(port)
     if number > MAX_PORT:
-        raise CannotStart(f"{url}: the broker takes the two ports above it, too; give {MAX_PORT} at most")
+        raise CannotStart(f"{shown}: the broker takes the two ports above it, too; give {MAX_PORT} at most")
     return host, number
 
 

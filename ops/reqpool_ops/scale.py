@@ -6,6 +6,8 @@ import os
 import signal
 import time
 
+from reqpool.masking import without_password
+
 from . import runtime
 from .runtime import CannotStart
 
@@ -43,4 +45,6 @@ def _read(url: str) -> dict[str, int]:
         if about is not None and {"pid", "workers"} <= about.keys():
             return about
         time.sleep(0.02)  # it is being written, or is starting
-    raise CannotStart(f"nothing to scale: no cluster of yours was started on this machine at {url}")
+    raise CannotStart(
+        f"nothing to scale: no cluster of yours was started on this machine at {without_password(url)}"
+    )

@@ -8,8 +8,9 @@ from typing import Any
 
 import zmq
 
-from reqpool import wire
-from reqpool.errors import BrokerUnavailable, ProtocolError
+from reqpool import address, wire
+from reqpool.errors import BrokerUnavailable, ProtocolError, UsageError
+from reqpool.masking import without_password
 
 from .pools import pools
 from .reading import maps, members, number, text
@@ -73,12 +74,13 @@ def fetch(url: str, timeout_s: float = ANSWER_WITHIN_S) -> dict[str, Any]:
     Raises:
         BrokerUnavailable: if none came in time, the URL is none, or what came is not a broker's.
     """
+    try:
+        address.check(url)
+    except UsageError as error:
+        raise BrokerUnavailable(error.text) from error
     deadline_s = time.monotonic() + timeout_s
     with zmq.Context() as context:
-        try:
-            client = StatusClient(url, context)
-        except zmq.ZMQError as error:
-            raise BrokerUnavailable(f"{url!r} is no URL of a broker: {error}") from error
+        client = StatusClient(url, context)
         try:
             client.ask()
             while (left_s := deadline_s - time.monotonic()) > 0:
@@ -87,10 +89,11 @@ def fetch(url: str, timeout_s: float = ANSWER_WITHIN_S) -> dict[str, Any]:
                 if report is not None:
                     return report
         except ProtocolError as error:
-            raise BrokerUnavailable(f"what answers at {url} is no broker: {error}") from error
+            text = f"what answers at {without_password(url)} is no broker: {error}"
+            raise BrokerUnavailable(text) from error
         finally:
             client.close()
-    raise BrokerUnavailable(f"no broker answers at {url}")
+    raise BrokerUnavailable(f"no broker answers at {without_password(url)}")
 
 
 # --- the tables ------------------------------------------------------------------------------------

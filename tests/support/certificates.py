@@ -48,6 +48,9 @@ class Certificates:
         server: a good one.
         expired, future: no longer and not yet valid.
         wrong_name: for :data:`WRONG_NAMES`.
+        common_name, common_address: ``localhost`` and 127.0.0.1 are common names, without a
+            subjectAltName.
+        partial: for ``local*`` and ``*``, which are wildcards that match nothing.
         ip_only: for :data:`IP_NAMES`, no name.
         self_signed: issued by itself.
         client: for a client, common name ``client``.
@@ -60,6 +63,9 @@ class Certificates:
     expired: Pair
     future: Pair
     wrong_name: Pair
+    common_name: Pair
+    common_address: Pair
+    partial: Pair
     ip_only: Pair
     self_signed: Pair
     client: Pair
@@ -80,6 +86,9 @@ def make(folder: Path) -> Certificates:
         expired=_save(folder, "expired", authority.issue(*GOOD_NAMES, from_days=-20, to_days=-10)),
         future=_save(folder, "future", authority.issue(*GOOD_NAMES, from_days=10, to_days=20)),
         wrong_name=_save(folder, "wrong-name", authority.issue(*WRONG_NAMES)),
+        common_name=_save(folder, "common-name", authority.issue("localhost", alternative=False)),
+        common_address=_save(folder, "common-address", authority.issue("127.0.0.1", alternative=False)),
+        partial=_save(folder, "partial", authority.issue("local*", "*")),
         ip_only=_save(folder, "ip-only", authority.issue(*IP_NAMES)),
         self_signed=_save(folder, "self-signed", Authority(GOOD_NAMES[0]).own(*GOOD_NAMES)),
         client=_save(folder, "client", client),
@@ -106,20 +115,27 @@ class Authority:
         return self._certificate.public_bytes(Encoding.PEM)
 
     def issue(
-        self, *names: str, client: bool = False, from_days: float = -1, to_days: float = 30
+        self,
+        *names: str,
+        client: bool = False,
+        alternative: bool = True,
+        from_days: float = -1,
+        to_days: float = 30,
     ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         """Issue a certificate.
 
         Args:
             names: host names, with wildcards, and addresses; the first is the common name, too.
             client: for a client instead of a server.
+            alternative: False: there is no subjectAltName, the common name is all.
             from_days, to_days: when it begins and ceases to be valid, from now.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(_name(names[0]), self._name, key, from_days, to_days)
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        builder = builder.add_extension(_alternative_names(names), critical=False)
+        if alternative:
+            builder = builder.add_extension(_alternative_names(names), critical=False)
         return builder.sign(self._key, SHA256()), key
 
     def own(self, *names: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

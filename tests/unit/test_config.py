@@ -274,7 +274,7 @@ def test_deep_keys_and_long_statements_are_said_at_once() -> None:
         ('[upstreams.a]\nurl = ""', "2: upstreams.a.url: is empty"),
         (
             '[upstreams.a]\nurl = "10.0.0.5:6379"',
-            "2: upstreams.a.url: is no URL; write it like redis://10.0.0.5:6379/0",
+            "2: upstreams.a.url: is not a URL; write it like redis://10.0.0.5:6379/0",
         ),
         ('[upstreams.a]\nurl = "store://h:x"', None),
         (
@@ -346,9 +346,9 @@ def test_a_password_in_the_url_is_refused_with_the_way_out() -> None:
     )
 
 
-def test_a_colon_and_an_at_sign_are_not_always_a_password() -> None:
-    config = read('[upstreams.cache]\nurl = "store://h:8080/a@b"')
-    assert config.upstreams["cache"].endpoint.origin == "store://h:8080/a@b"
+def test_a_colon_and_a_percent_encoded_at_sign_are_not_a_password() -> None:
+    config = read('[upstreams.cache]\nurl = "store://h:8080/a%40b"')
+    assert config.upstreams["cache"].endpoint.origin == "store://h:8080/a%40b"
 
 
 @pytest.mark.parametrize(
@@ -377,16 +377,30 @@ def test_a_password_that_is_not_there_is_said(text: str, said: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("tls", "said"),
     [
-        ('ca = "missing.pem"', "2: upstreams.cache.tls.ca: {}/missing.pem: No such file or directory"),
-        ('ca = "nothing.pem"', "2: upstreams.cache.tls.ca: {}/nothing.pem: no certificate in it"),
-        ('cert = "ca.pem"', "2: upstreams.cache.tls.cert: not a certificate and its key, unencrypted"),
+        ('ca = "missing.pem"', "2: upstreams.cache.tls.ca: '{}/missing.pem': No such file or directory"),
+        (
+            'ca = "nothing.pem"',
+            "2: upstreams.cache.tls.ca: '{}/nothing.pem' has no certificate in it: a PEM file has",
+        ),
+        (
+            'cert = "ca.pem"',
+            "2: upstreams.cache.tls.cert: '{}/ca.pem' has no private key in it; give tls key=",
+        ),
+        (
+            'cert = "client.pem"\nkey = "other.pem"',
+            "2: upstreams.cache.tls.cert: '{}/client.pem': not a certificate and its key (the key is another",
+        ),
+        (
+            'ca = "locked.pem"',
+            "2: upstreams.cache.tls.ca: '{}/locked.pem' has no certificate in it, but ENCRYPTED PRIVATE KEY",
+        ),
         (
             'cert = "client.pem"\nkey = "locked.pem"',
-            "2: upstreams.cache.tls.cert: not a certificate and its key, unencrypted",
+            "3: upstreams.cache.tls.key: '{}/locked.pem': the key is encrypted; give it without a password",
         ),
         ('key = "ca.pem"', "2: upstreams.cache.tls.key: is of no use without cert"),
         ("sni = 'x'", "2: upstreams.cache.tls.sni: is unknown here"),
-        ('server_name = "a\\u0007"', "1: upstreams.cache.tls: tls server_name='a\\x07' is no host name"),
+        ('server_name = "a\\u0007"', "1: upstreams.cache.tls: tls server_name='a\\x07' is not a host name"),
     ],
 )
 def test_tls_that_cannot_work_is_refused(tls: str, said: str, tmp_path: Path) -> None:
@@ -394,6 +408,7 @@ def test_tls_that_cannot_work_is_refused(tls: str, said: str, tmp_path: Path) ->
     made.ca.rename(tmp_path / "ca.pem")
     made.encrypted_client.cert.rename(tmp_path / "client.pem")
     made.encrypted_client.key.rename(tmp_path / "locked.pem")
+    made.server.key.rename(tmp_path / "other.pem")
     (tmp_path / "nothing.pem").write_text("nothing\n")
     (problem,) = problems(f'[upstreams.cache.tls]\n{tls}\n[upstreams.cache]\nurl = "stores://h"', tmp_path)
     assert problem.startswith(said.format(tmp_path))

@@ -15,6 +15,7 @@ from reqpool.kinds.http import KIND
 from reqpool.kinds.http_content import ACCEPTED
 from reqpool.kinds.http_payload import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
 from reqpool.kinds.origin import Tls
+from support import certificates
 from support.http_request import URL, field, flags, sent, split
 
 # --- the request line and where it goes --------------------------------------------------------------
@@ -39,7 +40,7 @@ def test_a_plain_get_is_a_whole_request() -> None:
         ("http://example.test:8080/", "http://example.test:8080", "example.test:8080"),
         ("https://example.test/", "https://example.test:443", "example.test"),
         ("https://example.test:80/", "https://example.test:80", "example.test:80"),
-        ("HTTP://EXAMPLE.test./", "http://example.test:80", "example.test"),
+        ("HTTP://EXAMPLE.test./", "http://example.test.:80", "example.test"),
         ("http://b\xfccher.test/", "http://xn--bcher-kva.test:80", "xn--bcher-kva.test"),
         ("http://[::1]/", "http://[::1]:80", "[::1]"),
         ("http://[0:0::1]:8080/", "http://[::1]:8080", "[::1]:8080"),
@@ -204,11 +205,11 @@ def test_a_host_header_can_be_given() -> None:
         ({"X-A": 5}, "header X-A: its value is a str or bytes, not int"),
         ({"X-A": None}, "header X-A: its value is a str or bytes, not NoneType"),
         ({"X A": "b"}, "'X A' is no name of a header"),
-        ({"X:A": "b"}, "'X:A' is no name"),
+        ({"X:A": "b"}, r"'X:\*\*\*' is no name"),
         ({"X-A\r\nX-B": "b"}, "is no name of a header"),
         ({"": "b"}, "'' is no name"),
         ({"X-\xe9": "b"}, "is no name"),
-        ({5: "b"}, "5 is no name"),
+        ({5: "b"}, "(int).* is no name"),
         ({"Host": "a\r\nb"}, "header Host"),
         ([("Host", "a"), ("host", "b")], "header Host is given more than once"),
         ({"Content-Length": "5"}, "header Content-Length cannot be given: it is made from the body"),
@@ -222,7 +223,7 @@ def test_a_host_header_can_be_given() -> None:
         ({"Connection": ["close"]}, "header Connection: its value is a str or bytes, not list"),
         ({b"X A": "b"}, "'X A' is no name of a header"),
         ("X-A: b", "headers= is a mapping or a list of pairs, not str"),
-        (["X-A: b"], "no pair of name and value: 'X-A: b'"),
+        (["X-A: b"], "no pair of name and value: str"),
         ([("X-A", "b", "c")], "no pair of name and value"),
         (5, "not int"),
     ],
@@ -339,27 +340,30 @@ def test_credentials_are_given_once() -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("", "is no URL"),
-        ("/path", "is no URL"),
-        ("127.0.0.1:80/x", "is no URL"),
-        ("ftp://h/x", "is no URL of http://, https://"),
-        ("http:/h/x", "is no URL"),
+        ("", "is not a URL"),
+        ("/path", "is not a URL"),
+        ("127.0.0.1:80/x", "is not a URL"),
+        ("ftp://h/x", "is not a URL of http://, https://"),
+        ("http:/h/x", "is not a URL"),
         ("http://", "has no host"),
         ("http:///x", "has no host"),
-        ("http://h:0/", "port 0"),
-        ("http://h:99999/", "Port out of range"),
-        ("http://h:a/", "Port could not be cast"),
+        ("http://h:0/", "port is not a number from 1"),
+        ("http://h:99999/", "port is not a number from 1"),
+        ("http://h:a/", "port is not a number from 1"),
         ("http://a b/", "space"),
         ("http://a\r\nb/", "space or a control character"),
         ("http://h/a\r\nX: y", "control character"),
         ("http://h/\x00", "control character"),
-        ("http://h_\xff.\u2028/", "no host name"),
+        ("http://h_\xff.\u2028/", "not a host name"),
         ("http://h/\ud800", "cannot be written in UTF-8"),
         ("http://h/?\udcff", "cannot be written in UTF-8"),
         ("http://\ud800/", "cannot be written in UTF-8"),
-        ("http://-a/", "no host name"),
+        ("http://a..b/", "not a host name"),
+        ("http://evil.test[::1]:1/", "brackets"),
+        ("http://[::1]evil.test/", "brackets"),
+        ("http://[evil.test]/", "brackets"),
         ("http://300.1.1.1/", "not an IPv4 address"),
-        ("http://[::1/", "Invalid IPv6"),
+        ("http://[::1/", "brackets"),
         ("http://good.test\\@evil.test/", "has a backslash"),
         ("http://a%00b:c@h/", "control character"),
         (b"http://h/", "a URL is a string, not bytes"),
@@ -383,10 +387,10 @@ def test_a_bad_url_does_not_show_its_password() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "says"),
     [
-        ("GE T", {}, "'GE T' is no HTTP method"),
-        ("GET\r\n", {}, "is no HTTP method"),
-        ("", {}, "is no HTTP method"),
-        (5, {}, "5 is no HTTP method"),
+        ("GE T", {}, "'GE T' is not an HTTP method"),
+        ("GET\r\n", {}, "is not an HTTP method"),
+        ("", {}, "is not an HTTP method"),
+        (5, {}, "(int).* is not an HTTP method"),
         ("CONNECT", {}, "CONNECT is for proxies"),
         ("GET", {"max_bytes": 0}, "max_bytes=0 is not a whole number of bytes from 1"),
         ("GET", {"max_bytes": (48 << 20) + 1}, "max_bytes="),
@@ -410,15 +414,14 @@ def test_wrong_methods_and_options_are_refused_at_the_call(method: Any, options:
 
 
 def test_tls_makes_an_origin_of_its_own(tmp_path: Path) -> None:
-    ca = tmp_path / "ca.pem"
-    ca.write_text("-----BEGIN CERTIFICATE-----\n")
+    ca = certificates.make(tmp_path).ca
     plain = KIND.encode("https://h/", "GET")[0]
     assert (plain.origins, plain.settings) == (("https://h:443",), b"")
     assert KIND.encode("https://h/", "GET", tls=Tls())[0].origins == plain.origins
     route = KIND.encode("https://h/", "GET", tls=Tls(ca=str(ca)))[0]
     (origin,) = route.origins
     assert origin.startswith("https://h:443#")
-    assert msgpack.unpackb(route.settings) == {"tls": {"ca": "-----BEGIN CERTIFICATE-----\n"}}
+    assert msgpack.unpackb(route.settings) == {"tls": {"ca": ca.read_text()}}
     assert KIND.encode("https://h/y", "GET", tls=Tls(ca=str(ca)))[0] is route
     other = KIND.encode("https://h/", "GET", tls=Tls(verify=False))[0]
     assert other.origins not in (route.origins, plain.origins)
@@ -435,8 +438,8 @@ def test_tls_is_for_the_https_that_http_redirects_to() -> None:
         ({"ca": ["ca.pem"]}, "tls ca= is the path of a PEM file, not list"),
         ({"key": b"key.pem"}, "tls key= is the path of a PEM file, not bytes"),
         ({"verify": 0}, "tls verify=0: True or False"),
-        ({"server_name": 5}, "tls server_name=5 is no host name"),
-        ({"server_name": "\ud800"}, "is no host name"),
+        ({"server_name": 5}, "tls server_name= is a host name, not int"),
+        ({"server_name": "\ud800"}, "is not a host name"),
     ],
 )
 def test_tls_of_another_type_is_refused(options: Any, says: str) -> None:
@@ -473,7 +476,7 @@ def test_the_config_reads_a_url(url: str, password: str | None, public: str, set
     [
         ("http://h/path", {}, "an upstream's URL has no path"),
         ("http://h/?a", {}, "an upstream's URL has no path"),
-        ("redis://h", {}, "no URL of http://, https://"),
+        ("redis://h", {}, "not a URL of http://, https://"),
         ("http://h", {"password": "a b"}, "bearer token"),
         ("http://h", {"password": "a\r\nb"}, "bearer token"),
         ("http://a%3Ab@h", {}, "colon"),

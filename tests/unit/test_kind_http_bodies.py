@@ -156,7 +156,7 @@ class Unreadable:
         ({"data": {"a": object()}}, "'a' has a value of type object"),
         ({"data": {"a": {"b": 1}}}, "'a' has a value of type dict"),
         ({"data": {5: "a"}}, "a name that is no string: 5"),
-        ({"data": [5]}, "no pair: 5"),
+        ({"data": [5]}, "no pair: int"),
         ({"data": Unreadable()}, r"read\(\) gave int, not bytes"),
         ({"data": io.BytesIO(bytes(17 << 20))}, "more than 16777216 bytes to read"),
         ({"json": object()}, "json= cannot be written as JSON"),
@@ -173,7 +173,7 @@ class Unreadable:
         ({"files": {"a": ("\udcff.txt", b"")}}, "cannot be written in UTF-8"),
         ({"files": {"a": ("b", b"", "text/plain\r\nX: y")}}, "header Content-Type"),
         ({"files": {5: b""}}, "a name that is no string: 5"),
-        ({"files": [5]}, "no pair: 5"),
+        ({"files": [5]}, "no pair: int"),
         ({"files": {"a": b""}, "data": b"x"}, "data= is a mapping or a list of pairs, not bytes"),
     ],
 )

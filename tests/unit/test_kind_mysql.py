@@ -85,7 +85,7 @@ def test_an_upstream_by_name() -> None:
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("redis://me@h/", "no URL of mysql://, mysqls://"),
+        ("redis://me@h/", "not a URL of mysql://, mysqls://"),
         ("mysql://h/db", "names no user"),
         ("mysql://me@/db", r"name a host, or a socket \(\?socket=/path\)"),
         ("mysql://me@h/db?socket=/x", "name a host, or a socket"),
@@ -95,7 +95,7 @@ def test_an_upstream_by_name() -> None:
         ("mysql://me@h/a%00b", "the name of one database"),
         ("mysql://me@h/db?charset=latin1", "unknown option 'charset'; the character set is always utf8mb4"),
         ("mysqls://me@/db?socket=/x", "a Unix socket has neither TLS nor a port"),
-        ("mysql://me@h:x/db", "Port could not be cast"),
+        ("mysql://me@h:x/db", "port is not a number from 1 to 65535"),
         ("mysql://me:secret@h h/db", "space"),
         (7, "a URL is a string"),
         ([], "target is a string"),

@@ -92,7 +92,7 @@ def test_a_bad_command_is_refused_at_the_call(command: Any, options: dict[str, A
     ("target", "origin"),
     [
         (SERVER, "memcached://127.0.0.1:11211"),
-        ("Cache.Example.:11300", "memcached://cache.example:11300"),
+        ("Cache.Example.:11300", "memcached://cache.example.:11300"),
         ("[0::1]:11211", "memcached://[::1]:11211"),
         ("memcached://cache.example", "memcached://cache.example:11211"),
         ("sessions", "@sessions"),

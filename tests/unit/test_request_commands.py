@@ -135,7 +135,7 @@ def test_a_body_can_come_from_a_file_or_standard_input(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("-H", "nonsense"), "'nonsense' is no header"),
+        (("-H", "nonsense"), "'nonsense' is not a header"),
         (("--json", "-d", "{"), "--json, but the data is none"),
     ],
 )

@@ -144,10 +144,16 @@ def test_names_of_the_hosts_file_are_not_asked_for(world: World) -> None:
     assert world.outcomes[1:] == [["192.0.2.2"]]
 
 
-@pytest.mark.parametrize("host", ["", "a b", "x" * 64 + ".test", "-x.test", "300.1.1.1"])
+@pytest.mark.parametrize("host", ["", "a b", "x" * 64 + ".test", "a..test", "127.1", "300.1.1.1"])
 def test_what_is_no_name_is_refused(world: World, host: str) -> None:
     world.look_up(host)
     assert isinstance(world.outcomes[0], UsageError)
+
+
+def test_a_scoped_address_is_found_by_itself(world: World) -> None:
+    for host in ("fe80::1%lo", "fe80::1%25lo", "FE80:0::1%lo"):
+        world.look_up(host)
+    assert world.outcomes == [["fe80::1%lo"]] * 3
 
 
 # --- by asking ------------------------------------------------------------------------------------
@@ -216,6 +222,28 @@ def test_what_is_remembered_goes_when_resolv_conf_changes(world: World) -> None:
         os.utime(world.resolv_conf, ns=(1, 1))
         world.skip(1.1)
         assert world.found("db.test") == [ADDRESS]
+
+
+def test_a_name_with_a_final_dot_is_not_completed(world: World) -> None:
+    records = {"db": [("A", "10.0.0.1")], "db.one.test": [("A", "10.0.0.2")]}
+    with DnsPeer(zone(records)) as peer:
+        world.servers(peer.address, options="search one.test")
+        assert world.found("db") == ["10.0.0.2"]
+        assert world.found("db.") == ["10.0.0.1"]
+        assert world.found("db") == ["10.0.0.2"]  # they are two names in the memory, too
+
+
+def test_a_missing_name_with_a_final_dot_is_asked_for_once(world: World) -> None:
+    with DnsPeer(zone({"db.one.test": [("A", "10.0.0.2")]})) as peer:
+        world.servers(peer.address, options="search one.test")
+        assert "no such host: db." in world.failure("db.")
+        assert len(peer.queries) == 2
+
+
+def test_a_search_domain_in_another_script_is_found(world: World) -> None:
+    with DnsPeer(zone({"db.xn--strae-oqa.test": [("A", "10.0.0.1")]})) as peer:
+        world.servers(peer.address, options="search stra\u00dfe.test")
+        assert world.found("db") == ["10.0.0.1"]
 
 
 def test_a_name_is_completed_by_search_domains(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import dnslib
@@ -9,7 +10,16 @@ import msgpack
 import pytest
 
 from reqpool.errors import BadResponse, Code, UsageError
-from reqpool_workers.protocols import READY, Ask, StreamProtocol, Then, load, numeric_address
+from reqpool_workers.protocols import (
+    READY,
+    Ask,
+    StreamProtocol,
+    Then,
+    load,
+    numeric_address,
+    served_host,
+    stream_address,
+)
 from reqpool_workers.protocols.dns import DnsDatagrams, DnsStream, question_end
 from reqpool_workers.protocols.tcp import TcpExchange
 from reqpool_workers.protocols.udp import OneDatagram
@@ -213,10 +223,40 @@ def test_udp_takes_the_first_datagram_even_an_empty_one() -> None:
         ("dns://127.0.0.1:53", ("127.0.0.1", 53)),
         ("dns://[::1]:5300", ("::1", 5300, 0, 0)),
         ("tcp://localhost:7", ("127.0.0.1", 7)),
+        ("udp://[fe80::1%lo]:7", ("fe80::1", 7, 0, socket.if_nametoindex("lo"))),
+        ("udp://[fe80::1%4711]:7", ("fe80::1", 7, 0, 4711)),
     ],
 )
 def test_numeric_origins_are_read(origin: str, sockaddr: object) -> None:
     assert numeric_address(origin).sockaddr == sockaddr
+    assert stream_address(origin.replace("localhost", "127.0.0.1")) == numeric_address(origin)
+
+
+@pytest.mark.parametrize("read", [numeric_address, stream_address])
+def test_a_zone_that_is_no_interface_here_is_a_usage_error(read: Any) -> None:
+    with pytest.raises(UsageError, match="'nowhere0' is not a network interface of this machine"):
+        read("tcp://[fe80::1%nowhere0]:7")
+
+
+@pytest.mark.parametrize(
+    "origin", ["tcp://evil.test[::1]:7", "tcp://[::1]evil.test:7", "tcp://[::1", "tcp://h:070"]
+)
+def test_an_origin_that_readers_could_take_in_two_ways_is_a_usage_error(origin: str) -> None:
+    with pytest.raises(UsageError, match="host and a port"):
+        stream_address(origin)
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("https://h.test.:443#00", "h.test"),
+        ("https://[fe80::1%eth0]:443", "fe80::1"),
+        ("rediss://app@h.test:6379/0", "h.test"),
+        ("mysql://app@/db?socket=/run/mysql.sock", ""),
+    ],
+)
+def test_a_server_is_called_by_its_name_without_zone_and_final_dot(origin: str, host: str) -> None:
+    assert served_host(origin) == host
 
 
 @pytest.mark.parametrize(

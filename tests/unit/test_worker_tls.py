@@ -275,6 +275,18 @@ def test_for_addresses_when_a_name_is_dialled(made: Certificates, trusting: dict
     assert text == "the server's certificate is not for localhost but for 127.0.0.1, ::1"
 
 
+@pytest.mark.parametrize(("which", "host"), [("common_name", "localhost"), ("common_address", "127.0.0.1")])
+def test_a_common_name_is_not_believed(
+    made: Certificates, trusting: dict[str, Any], which: str, host: str
+) -> None:
+    text = refusal(Server(getattr(made, which)), trusting, host)
+    assert text.startswith(f"the server's certificate is not for {host}, it has no subjectAltName")
+
+
+def test_a_partial_wildcard_matches_nothing(made: Certificates, trusting: dict[str, Any]) -> None:
+    assert "is not for localhost but for local*, *" in refusal(Server(made.partial), trusting)
+
+
 def test_unknown_authority(made: Certificates, trusting: dict[str, Any], cut: Cut) -> None:
     text = refusal(Server(made.stranger), trusting, cut=cut)
     assert "from an unknown authority (somebody's authority)" in text

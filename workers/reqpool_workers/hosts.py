@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from reqpool.kinds.host_name import canonical_address
 
 Hosts = dict[str, tuple[str, ...]]
 """Name, in lower case, to its addresses in the file's order."""
@@ -13,9 +13,8 @@ def parse(text: str) -> Hosts:
     found: Hosts = {}
     for line in text.splitlines():
         address, *names = line.partition("#")[0].split() or [""]
-        try:
-            canonical = str(ip_address(address))
-        except ValueError:
+        canonical = canonical_address(address)
+        if canonical is None:
             continue
         for name in names:
             key = name.lower().rstrip(".")

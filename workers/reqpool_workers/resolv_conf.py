@@ -6,9 +6,11 @@ names as they are; host names of upstreams are completed and retried as the file
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, replace
 
+from reqpool.kinds.host_name import to_ascii
 from reqpool.kinds.name_servers import parse as name_servers
 
 MAX_NDOTS = 15
@@ -62,12 +64,19 @@ def parse(text: str) -> ResolvConf:
     for line in text.splitlines():
         keyword, *words = line.split() or [""]
         if keyword in ("domain", "search"):  # the last one counts
-            domains = (word.strip(".").lower() for word in words[: 1 if keyword == "domain" else MAX_SEARCH])
+            domains = map(_domain, words[: 1 if keyword == "domain" else MAX_SEARCH])
             conf = replace(conf, search=tuple(domain for domain in domains if domain))
         elif keyword == "options":
             for word in words:
                 conf = _option(conf, word)
     return conf
+
+
+def _domain(word: str) -> str:
+    """Return a search domain; empty for the root, and for what is no name."""
+    with contextlib.suppress(ValueError):
+        return to_ascii(word).lower().strip(".")
+    return ""
 
 
 def _option(conf: ResolvConf, word: str) -> ResolvConf:

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 
 from reqpool.errors import Code, ConnectFailed, PoolError, UsageError
 from reqpool.kinds.dns import KIND
-from reqpool.kinds.origin import canonical_host
+from reqpool.kinds.host_name import canonical_host
 from reqpool.watched_file import WatchedFile
 from reqpool.wire import LeaseGroup
 
@@ -134,18 +134,17 @@ class Resolver:
         except UsageError as error:
             done(error)
             return
-        local = self._local(name)
+        local = self._local(name.removesuffix("."))
         if local is not None:
             done(local)
             return
-        host = f"{name}." if host.endswith(".") else name
         now_s = self._loop.now_s
         conf = self._conf.get(now_s)
         if conf is not self._known_by:
             self._known.clear()
             self._known_by = conf
-        known = self._known.get(host, now_s)
-        running = self._running.get(host)
+        known = self._known.get(name, now_s)
+        running = self._running.get(name)
         if known is None and running is not None:
             known = running.stale
         if known is not None:
@@ -153,7 +152,7 @@ class Resolver:
         elif running is not None:
             running.waiting.append(done)
         else:
-            self._begin(host, conf, done)
+            self._begin(name, conf, done)
 
     def close(self, reason: str) -> None:
         """Close every fd. Look-ups under way are never done."""

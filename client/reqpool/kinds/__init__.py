@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from .. import wire
 from ..errors import BadResponse, UsageError
+from ..masking import without_password
 
 if TYPE_CHECKING:
     from ..errors import RequestFacts
@@ -239,6 +240,6 @@ def find(name: str) -> Kind:
         registered = entry_points(group="reqpool.kinds")
         if name not in registered.names:
             known = ", ".join(sorted(registered.names)) or "none: is reqpool installed?"
-            raise UsageError(f"unknown kind {name!r}; installed kinds: {known}")
+            raise UsageError(f"unknown kind {without_password(name)!r}; installed kinds: {known}")
         kind = _found[name] = registered[name].load()
     return kind

@@ -6,11 +6,12 @@ would be two limits.
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 from ..errors import UsageError
+from ..masking import without_password
 from . import Endpoint
-from .origin import Tls, canonical_host, named
+from .host_name import canonical_address as canonical_ip
+from .host_name import canonical_host, netloc
+from .origin import Tls, named
 
 
 def canonical_address(text: object, default_port: int | None = None, *, names: bool = False) -> str:
@@ -24,63 +25,60 @@ def canonical_address(text: object, default_port: int | None = None, *, names: b
 
     Returns:
         ``"127.0.0.1:53"`` or ``"[::1]:53"``: compressed, always with a port. ``localhost`` becomes
-        127.0.0.1 (RFC 6761 §6.3: it is the loopback address without asking anybody).
+        127.0.0.1 (RFC 6761 §6.3: it is the loopback address without asking anybody). A link-local address
+        keeps its zone: ``"[fe80::1%eth0]:53"``.
 
     Raises:
         UsageError: if it is not an address; the text names it and says how to write one.
     """
     example = '"127.0.0.1:5300" or "[::1]:5300"'
     if not isinstance(text, str):
-        raise UsageError(f"an address is a string like {example}, not {type(text).__name__}: {text!r}")
-    host, port_text = _split(text)
+        raise UsageError(f"an address is a string like {example}, not {type(text).__name__}")
+    shown = repr(without_password(text))
+    if "@" in text:
+        raise UsageError(f"address {shown} has a user name or a password in it; write it like {example}")
+    if "://" in text:
+        raise UsageError(f"address {shown} is a URL; write host and port only, like {example}")
+    if "#" in text or "?" in text:
+        raise UsageError(f"address {shown} has more in it than host and port; write it like {example}")
+    host, port_text = _split(text, shown)
     if host == "":
-        raise UsageError(f"address {text!r} has no host; write it like {example}")
-    try:
-        ip = ip_address("127.0.0.1" if host.lower() == "localhost" else host)
-        canonical = f"[{ip}]" if ip.version == 6 else str(ip)
-    except ValueError:
-        if not names or ":" in host or host.replace(".", "").isdecimal():
-            raise UsageError(_why_not_a_host(text, host)) from None
+        raise UsageError(f"address {shown} has no host; write it like {example}")
+    canonical = canonical_ip("127.0.0.1" if host.lower() == "localhost" else host)
+    if canonical is None:
+        if ":" in host:
+            raise UsageError(f'{shown} is not an IPv6 address; with a port write it like "[::1]:5300"')
+        if not names and not host.replace(".", "").isdecimal():
+            raise UsageError(
+                f"{host!r} in {shown} is not a numeric address, and this kind takes no host names: "
+                "look the name up and give the address"
+            )
         canonical = canonical_host(host, text)
     if port_text is None:
         if default_port is None:
-            raise UsageError(f"address {text!r} has no port; write it like {example}")
-        port = default_port
-    else:
-        # str.isdecimal takes digits of other scripts, which isascii leaves out; 6 digits are never a port.
-        is_number = port_text.isascii() and port_text.isdecimal() and len(port_text) <= 5
-        port = int(port_text) if is_number else 0
-        if not 1 <= port <= 65535:
-            raise UsageError(f"port {port_text!r} in {text!r} is not a number from 1 to 65535")
-    return f"{canonical}:{port}"
+            raise UsageError(f"address {shown} has no port; write it like {example}")
+        return netloc(canonical, default_port)
+    # str.isdecimal takes digits of other scripts, which isascii leaves out; 6 digits are never a port.
+    is_number = port_text.isascii() and port_text.isdecimal() and len(port_text) <= 5
+    port = int(port_text) if is_number else 0
+    if not 1 <= port <= 65535:
+        raise UsageError(f"the port in {shown} is not a number from 1 to 65535")
+    return netloc(canonical, port)
 
 
-def _split(text: str) -> tuple[str, str | None]:
+def _split(text: str, shown: str) -> tuple[str, str | None]:
     """Split into host and port text, or None where no port is named."""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise UsageError(f'address {text!r} has an unmatched bracket; write IPv6 like "[::1]:5300"')
+            raise UsageError(f'address {shown} has an unmatched bracket; write IPv6 like "[::1]:5300"')
         if ":" not in host:
-            raise UsageError(f'address {text!r}: brackets are for IPv6, like "[::1]:5300"')
+            raise UsageError(f'address {shown}: brackets are for IPv6, like "[::1]:5300"')
         return host, rest[1:] if rest else None
     if text.count(":") > 1:
         return text, None
     host, colon, port_text = text.partition(":")
     return host, port_text if colon else None
-
-
-def _why_not_a_host(text: str, host: str) -> str:
-    if "://" in text:
-        return f'address {text!r} is a URL; write host and port only, like "127.0.0.1:5300"'
-    if ":" in host:
-        return f'{host!r} in {text!r} is not an IPv6 address; with a port write it like "[::1]:5300"'
-    if host.replace(".", "").isdecimal():
-        return f"{host!r} in {text!r} is not an IPv4 address"
-    return (
-        f"{host!r} in {text!r} is not a numeric address, and this kind takes no host names: "
-        "look the name up and give the address"
-    )
 
 
 def target_origin(
@@ -122,10 +120,9 @@ def address_endpoint(
         raise UsageError(f"{scheme}:// has no {'password' if tls is None else 'TLS'}")
     found, separator, address = url.partition("://")
     if not separator or found.lower() != scheme:
-        raise UsageError(f"{url!r} is no URL of {scheme}://")
-    try:
-        return Endpoint(
-            f"{scheme}://{canonical_address(address.removesuffix('/'), default_port, names=names)}", b""
-        )
-    except UsageError as error:
-        raise UsageError(f"{url!r}: {error}") from error
+        raise UsageError(f"{without_password(url)!r} is not a URL of {scheme}://")
+    if "@" in address:
+        raise UsageError(f"{without_password(url)!r}: {scheme}:// has neither user names nor passwords")
+    return Endpoint(
+        f"{scheme}://{canonical_address(address.removesuffix('/'), default_port, names=names)}", b""
+    )

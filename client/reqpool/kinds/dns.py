@@ -10,11 +10,13 @@ from typing import ClassVar
 
 from .. import wire
 from ..errors import UsageError
+from ..masking import without_password
 from ..watched_file import WatchedFile
 from . import Asked, Endpoint, Kind, Route
 from .address import address_endpoint, target_origin
 from .dns_answer import DnsAnswer
 from .dns_types import NUMBERS
+from .host_name import to_ascii
 from .name_servers import parse as name_servers
 from .origin import Tls
 
@@ -61,7 +63,7 @@ class DnsKind(Kind):
                 of ``/etc/resolv.conf``.
             payload: the name, always taken as absolute, with or without the final dot; any ASCII
                 character, with zone-file escapes (``\\.``, ``\\046``; RFC 1035 §5.1); other
-                characters are encoded by IDNA. ``"."`` is the root.
+                characters are encoded as browsers do it (UTS 46). ``"."`` is the root.
             rtype: record type by its IANA name (any case; ``"TYPE65"`` too, RFC 3597) or number.
 
         Raises:
@@ -76,9 +78,8 @@ class DnsKind(Kind):
                 route = _route(target)
             return route, _query(payload, rtype), None
         except TypeError as error:  # from lru_cache: something cannot be hashed, so is neither str nor int
-            raise UsageError(
-                f"a DNS question is (server, name, rtype) as strings, not {(target, payload, rtype)!r}"
-            ) from error
+            types = ", ".join(type(one).__name__ for one in (target, payload, rtype))
+            raise UsageError(f"a DNS question is (server, name, rtype) as strings, not {types}") from error
 
     def decode(self, data: bytes, request: Asked) -> DnsAnswer:
         """Wrap an answer; it is parsed when it is looked at.
@@ -120,46 +121,51 @@ def _wire_name(name: str) -> bytes:
     """Encode any name without the root's octet, or say what is wrong with it."""
     if not isinstance(name, str):
         way_out = "; write name.decode()" if isinstance(name, bytes) else ""
-        raise UsageError(f"a DNS name is a string, not {type(name).__name__}: {name!r}{way_out}")
+        raise UsageError(f"a DNS name is a string, not {type(name).__name__}{way_out}")
     if name == ".":
         return b""
     if name == "":
         raise UsageError('the DNS name is empty; the root is written "."')
+    shown = without_password(name)
     if len(name) > 4 * MAX_NAME_BYTES:  # the longest there is: every octet escaped as \\DDD
         raise UsageError(
-            f"DNS name {name[:40]!r}… has {len(name)} characters; it may have {MAX_NAME_BYTES} octets"
+            f"DNS name {shown[:40]!r}… has {len(name)} characters; it may have {MAX_NAME_BYTES} octets"
         )
-    labels = _split_labels(name)
+    labels = _split_labels(name, shown)
     if labels[-1] == b"":
         labels.pop()
     for label in labels:
         if not label:
-            raise UsageError(f"DNS name {name!r} has an empty label: two dots in a row, or one in front")
+            raise UsageError(f"DNS name {shown!r} has an empty label: two dots in a row, or one in front")
         if len(label) > MAX_LABEL_BYTES:
             raise UsageError(
-                f"DNS name {name!r} has a label of {len(label)} octets, {MAX_LABEL_BYTES} are allowed: "
-                f"{label.decode('latin-1')!r}"
+                f"DNS name {shown!r} has a label of {len(label)} octets, {MAX_LABEL_BYTES} are allowed"
             )
     wire_name = b"".join([_LENGTH_OCTETS[len(label)] + label for label in labels])
     if len(wire_name) >= MAX_NAME_BYTES:
-        raise UsageError(f"DNS name {name!r} takes {len(wire_name) + 1} octets, {MAX_NAME_BYTES} are allowed")
+        raise UsageError(
+            f"DNS name {shown!r} takes {len(wire_name) + 1} octets, {MAX_NAME_BYTES} are allowed"
+        )
     return wire_name
 
 
-def _split_labels(name: str) -> list[bytes]:
+def _split_labels(name: str, shown: str) -> list[bytes]:
     """Split at the dots that are not escaped; non-ASCII labels become A-labels."""
     if not name.isascii():
-        return [_a_label(label, name) for label in re.split("[.\u3002\uff0e\uff61]", name)]  # RFC 3490 §3.1
+        try:
+            return to_ascii(name).encode("ascii").split(b".")
+        except ValueError as error:
+            raise UsageError(f"DNS name {shown!r} cannot be written in ASCII: {error}") from error
     labels = [bytearray()]
     at = 0
     for escape in _ESCAPE.finditer(name):
         _append_plain(labels, name[at : escape.start()])
         digits, character = escape.groups()
         if digits is None and character is None:
-            raise UsageError(f"DNS name {name!r} ends in a lone backslash; write it \\\\")
+            raise UsageError(f"DNS name {shown!r} ends in a lone backslash; write it \\\\")
         code = int(digits) if digits else ord(character)
         if code > 255:
-            raise UsageError(f"DNS name {name!r}: \\{digits} is no octet, \\000 to \\255 are")
+            raise UsageError(f"DNS name {shown!r}: \\{digits} is no octet, \\000 to \\255 are")
         labels[-1].append(code)
         at = escape.end()
     _append_plain(labels, name[at:])
@@ -172,15 +178,6 @@ def _append_plain(labels: list[bytearray], text: str) -> None:
     labels.extend(bytearray(other) for other in others)
 
 
-def _a_label(label: str, name: str) -> bytes:
-    if label.isascii():
-        return label.encode("ascii")
-    try:
-        return label.encode("idna")
-    except UnicodeError as error:
-        raise UsageError(f"DNS name {name!r}: label {label!r} cannot be written in IDNA: {error}") from error
-
-
 def _type_number(rtype: str | int) -> int:
     number = 0
     if isinstance(rtype, int):
@@ -188,8 +185,9 @@ def _type_number(rtype: str | int) -> int:
     elif isinstance(rtype, str):
         number = _named_type(rtype.upper())
     if not 0 < number <= 0xFFFF:
+        shown = without_password(rtype) if isinstance(rtype, str) else rtype
         raise UsageError(
-            f'unknown DNS record type {rtype!r}; give a name like "AAAA" or "TYPE65", or 1 to 65535'
+            f'unknown DNS record type {shown!r}; give a name like "AAAA" or "TYPE65", or 1 to 65535'
         )
     if number in _NO_QUESTION:
         raise UsageError(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from .. import wire
 from ..errors import BadResponse, UsageError
+from ..masking import without_password
 from . import Asked, Endpoint, Followed, Kind, Route, with_idempotence
 from .http_body import body as make_body
 from .http_content import ACCEPTED
@@ -17,7 +18,7 @@ from .http_fields import Fields, authorization, basic, bearer, connection_option
 from .http_payload import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
 from .http_response import HttpResponse
 from .http_url import PORTS, Place, joined, place, split, target
-from .origin import Tls, endpoint, netloc, parse, without_password
+from .origin import Tls, endpoint, netloc, parse
 
 DEFAULT_MAX_BYTES = 16 << 20
 LARGEST_MAX_BYTES = wire.MAX_ANSWER_BYTES
@@ -181,7 +182,9 @@ class HttpKind(Kind):
         try:
             route, payload, further = _redirected(note, here, there, answer.status)
         except UsageError as error:
-            raise BadResponse(f"{note.url} redirects to what cannot be asked for: {error.text}") from error
+            raise BadResponse(
+                f"{without_password(note.url)} redirects to what cannot be asked for: {error.text}"
+            ) from error
         if request.route.idempotent is not (note.method in IDEMPOTENT):
             route = with_idempotence(route, request.route.idempotent)  # the caller's word holds all the way
         return Followed(route, payload, further, answer)
@@ -216,7 +219,7 @@ class HttpKind(Kind):
 
 def _method(method: object) -> str:
     if not isinstance(method, str) or not is_token(method):
-        raise UsageError(f"{method!r} is no HTTP method; write one like 'GET'")
+        raise UsageError(f"{without_password(method)!r} is not an HTTP method; write one like 'GET'")
     method = method.upper()
     if method == "CONNECT":
         raise UsageError("CONNECT is for proxies: it makes a tunnel, not an answer")
@@ -320,7 +323,7 @@ def _location(here: str, answer: HttpResponse) -> str:
     """Return the absolute URL that a redirect leads to; a fragment is inherited (RFC 9110 §10.2.2)."""
     values = set(answer.headers.get_all("location"))
     if len(values) != 1:
-        raise BadResponse(f"{answer.url} redirects to {len(values)} places at once")
+        raise BadResponse(f"{without_password(answer.url)} redirects to {len(values)} places at once")
     location = values.pop()
     host = _HOST.match(location)
     begin = 0 if host is None else host.end()
@@ -331,8 +334,10 @@ def _location(here: str, answer: HttpResponse) -> str:
             here, named + _NOT_IN_URLS.sub(lambda found: f"%{ord(found[0]):02X}", location[begin:])
         )
     except (UsageError, UnicodeDecodeError) as error:
-        what = without_password(location)[:200]
-        raise BadResponse(f"{answer.url} redirects to {what!r}, which is not a URL: {error}") from error
+        shown = without_password(location)[:200]
+        raise BadResponse(
+            f"{without_password(answer.url)} redirects to {shown!r}, which is not a URL: {error}"
+        ) from error
     _, mark, fragment = here.partition("#")
     return f"{there}{mark}{fragment}" if mark and "#" not in there else there
 
@@ -341,7 +346,8 @@ def _redirected(note: Note, here: str, there: str, status: int) -> tuple[Route, 
     scheme = there.partition(":")[0].lower()
     if scheme not in PORTS:
         raise BadResponse(
-            f"{note.url} redirects to {without_password(there)!r}: only http and https are followed"
+            f"{without_password(note.url)} redirects to {without_password(there)!r}: "
+            "only http and https are followed"
         )
     method, given, content = note.method, note.fields, note.content
     if (status == 303 and method not in ("GET", "HEAD")) or (status in (301, 302) and method == "POST"):

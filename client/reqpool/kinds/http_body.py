@@ -123,7 +123,7 @@ def _files(files: object) -> Iterable[tuple[str, str | bytes | None, bytes, str 
         try:
             name, file = item
         except (TypeError, ValueError) as error:
-            raise UsageError(f"files= has an item that is no pair: {item!r}") from error
+            raise UsageError(f"files= has an item that is no pair: {type(item).__name__}") from error
         if not isinstance(name, str):
             raise UsageError(f"files= has a name that is no string: {name!r}")
         about = file if isinstance(file, tuple | list) else (_filename(file, name), file, _ANY_TYPE)

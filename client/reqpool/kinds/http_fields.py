@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import UsageError
+from ..masking import without_password
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_IN_VALUES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -41,7 +42,8 @@ def field(name: str | bytes, value: str | bytes) -> tuple[str, bytes]:
     if isinstance(name, bytes):
         name = name.decode("latin-1")
     if not isinstance(name, str) or not is_token(name):
-        raise UsageError(f"{name!r} is no name of a header: letters, digits and !#$%&'*+-.^_`|~ are allowed")
+        shown = without_password(name)
+        raise UsageError(f"{shown!r} is no name of a header: letters, digits and !#$%&'*+-.^_`|~ are allowed")
     if isinstance(value, str):
         try:
             value = value.encode("latin-1")
@@ -79,7 +81,9 @@ def fields(headers: object) -> Fields:
         try:
             name, value = item
         except (TypeError, ValueError) as error:
-            raise UsageError(f"headers= has an item that is no pair of name and value: {item!r}") from error
+            raise UsageError(
+                f"headers= has an item that is no pair of name and value: {type(item).__name__}"
+            ) from error
         one = field(name, value)
         checked.append(one)
         why = _OURS.get(one[0])

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from ..errors import BadResponse, HttpError, RequestFacts
+from ..masking import without_password
 from .http_charset import charset
 from .http_content import decoded
 from .http_fields import HttpHeaders
@@ -174,7 +175,8 @@ class HttpResponse:
                 return json.loads(content.decode(named))
         except (ValueError, RecursionError) as error:
             kind = self.headers.get("content-type", "no content type")
-            text = f"the answer of {self.url} ({self.status}, {kind}) is not JSON: {error}"
+            url = without_password(self.url)
+            text = f"the answer of {url} ({self.status}, {kind}) is not JSON: {error}"
             raise self.facts.told_by(BadResponse(text)) from error
 
     @property
@@ -191,7 +193,8 @@ class HttpResponse:
         if self.status < 400:
             return self
         text = f"{self.status} {self.reason}".rstrip()
-        raise self.facts.told_by(HttpError(f"{text}: {self.url}", status=self.status, response=self))
+        text = f"{text}: {without_password(self.url)}"
+        raise self.facts.told_by(HttpError(text, status=self.status, response=self))
 
     def __repr__(self) -> str:
         return f"<HttpResponse {self.status} {self.url} {len(self.raw)} bytes>"

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from ..errors import UsageError
+from ..masking import PERCENT_ENCODE, without_password
 from . import Kind, Route
+from .host_name import as_served, netloc
 from .http_fields import basic
-from .origin import NAME, Tls, endpoint, named, netloc, parse, without_password
+from .origin import NAME, Tls, endpoint, named, parse
 
 PORTS = {"http": 80, "https": 443}
 
@@ -74,16 +76,15 @@ def place(kind: Kind, prefix: str, tls: Tls | None) -> Place:
     authorization = ""
     if url.user is not None or url.password is not None:
         authorization = basic(url.user or "", url.password or "")
-    host = netloc(url.host, url.port)
-    if url.port == PORTS[url.scheme]:
-        host = host.rpartition(":")[0]
-    public = f"{url.scheme}://{netloc(url.host, url.port)}"
+    address = netloc(url.host, url.port)
+    port = "" if url.port == PORTS[url.scheme] else f":{url.port}"
+    public = f"{url.scheme}://{address}"
     secured = tls.settings() if tls is not None and url.scheme == "https" else {}
     origin, settings = endpoint(public, {"tls": secured or None})
     return Place(
         public,
-        f"{url.scheme}://{host}",
-        host,
+        f"{url.scheme}://{address.rpartition(':')[0]}{port}",
+        f"{netloc(as_served(url.host), url.port).rpartition(':')[0]}{port}",
         authorization,
         Route(kind, (origin,), True, settings),
         Route(kind, (origin,), False, settings),
@@ -99,12 +100,15 @@ def split(url: object) -> tuple[str, str, str]:
     if not isinstance(url, str):
         raise UsageError(f"a URL is a string, not {type(url).__name__}")
     found = _PARTS.fullmatch(url) or _NAMED_PARTS.fullmatch(url)
-    if found is None:
+    if found is None or (found[1].lower() in PORTS and found[2].startswith("//")):  # http//host
         raise UsageError(
-            f"{without_password(url)!r} is no URL: write http://host/path, https://host/path, or name/path "
-            "with the name of an upstream in the broker's config"
+            f"{without_password(url)!r} is not a URL: write http://host/path, https://host/path, or "
+            "name/path with the name of an upstream in the broker's config"
         )
     prefix, path, fragment = found.groups()
+    # Of what is never sent (RFC 9110 §4.2.5) nobody would notice that it was half of a password.
+    if fragment and not path and "@" in fragment:
+        raise UsageError(f"{without_password(url)!r} has a # before its host ends; {PERCENT_ENCODE}")
     return prefix, path, fragment or ""
 
 
@@ -151,13 +155,13 @@ def target(path: str, params: object = None) -> str:
     if _PLAIN.fullmatch(path) and "/." not in path:
         return path
     if _CONTROL.search(path):
-        raise UsageError(f"the URL's path has a control character in it: {path!r}")
+        raise UsageError(f"the URL's path has a control character in it: {without_password(path)!r}")
     if not path.startswith("/"):
         path = f"/{path}"
     try:
         path = quote(_LONE_PERCENT.sub("%25", path), safe=_SAFE).replace("#", "%23")
     except UnicodeEncodeError as error:
-        raise UsageError(f"the URL's path cannot be written in UTF-8: {path!r}") from error
+        raise UsageError(f"the URL's path cannot be written in UTF-8: {without_password(path)!r}") from error
     path, mark, rest = path.partition("?")
     return f"{_without_dots(path)}{mark}{rest}" if "/." in path else f"{path}{mark}{rest}"
 
@@ -209,7 +213,7 @@ def pairs(given: object, what: str) -> list[tuple[str | bytes, str | bytes]]:
         try:
             name, value = item
         except (TypeError, ValueError) as error:
-            raise UsageError(f"{what}= has an item that is no pair: {item!r}") from error
+            raise UsageError(f"{what}= has an item that is no pair: {type(item).__name__}") from error
         if not isinstance(name, str | bytes):
             raise UsageError(f"{what}= has a name that is no string: {name!r}")
         for one in value if isinstance(value, list | tuple) else (value,):

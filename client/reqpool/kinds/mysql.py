@@ -169,7 +169,8 @@ def _kept(target: str, tls: Tls | None) -> Route:
     try:
         return _route(target, tls)
     except TypeError as error:  # from lru_cache: something cannot be hashed
-        raise UsageError(f"target is a string, tls= a reqpool.Tls, not {(target, tls)!r}") from error
+        types = f"{type(target).__name__}, {type(tls).__name__}"
+        raise UsageError(f"target is a string, tls= a reqpool.Tls, not {types}") from error
 
 
 @lru_cache(1024)
@@ -181,7 +182,7 @@ def _route(target: str, tls: Tls | None) -> Route:
         found = _endpoint(target, None, tls)
         return Route(KIND, (found.origin,), False, found.settings)
     if tls is not None:
-        raise UsageError(f"upstream {target!r} has its TLS from reqpool.toml; leave tls= away")
+        raise UsageError(f"upstream {target!r} has its TLS from reqpool.toml; omit tls=")
     return Route(KIND, (name,), False)
 
 

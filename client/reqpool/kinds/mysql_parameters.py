@@ -84,7 +84,7 @@ def template(sql: str) -> Template:
             if positional is None and name is None:
                 at = found.start()
                 raise UsageError(
-                    f"{sql[at : at + 12]!r} at character {at} of the SQL is no placeholder: with parameters "
+                    f"{sql[at : at + 2]!r} at character {at} of the SQL is no placeholder: with parameters "
                     "it is %s or %(name)s for each, and %% for a percent sign"
                 )
             names.append(name)
@@ -95,7 +95,7 @@ def template(sql: str) -> Template:
             # A parameter brings its own quotes: they would end the ones around it, and its text be SQL.
             at = min(inside)
             raise UsageError(
-                f"{sql[at : at + 12]!r} at character {at} of the SQL stands in quotes or in a comment: a "
+                f"{sql[at : at + 2]!r} at character {at} of the SQL stands in quotes or in a comment: a "
                 "placeholder stands alone; what belongs around the value, put into the parameter"
             )
     named = tuple(name for name in names if name is not None)
@@ -289,8 +289,8 @@ def _date(value: date) -> Any:
 def _time(value: datetime | time) -> Any:
     if value.tzinfo is not None:
         raise UsageError(
-            f"is {value!r}, which has a time zone, and MySQL's types have none: convert it to the server's "
-            "(or to UTC) and write .replace(tzinfo=None)"
+            f"is a {type(value).__name__} with a time zone, and MySQL's types have none: convert it to the "
+            "server's (or to UTC) and write .replace(tzinfo=None)"
         )
     text = value.isoformat(" ") if isinstance(value, datetime) else value.isoformat()
     return msgpack.ExtType(TEMPORAL, text.encode())

@@ -19,20 +19,31 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import msgpack
 
 from .. import wire
 from ..errors import UsageError
-from . import Endpoint
+from ..masking import PERCENT_ENCODE
+from ..masking import without_password as without_password
+from . import Endpoint, pem
+from .host_name import as_served, canonical_host
+from .host_name import netloc as netloc
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 """What an upstream of ``reqpool.toml`` may be called."""
 DIGEST_BYTES = 10
 _SCRYPT_N, _SCRYPT_R = 1 << 12, 8  # 128 * N * r = 4 MiB
+
+_PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL)
+_AUTHORITY = re.compile(
+    r"(?:(?P<userinfo>.*)@)?(?:\[(?P<literal>[^\[\]@]*)\]|(?P<name>[^\[\]:@]*))(?::(?P<port>[^@]*))?",
+    re.DOTALL,
+)
+"""RFC 3986 §3.2, but for the ``@`` in a password, which other clients take, too. Brackets stand around the
+whole host or nowhere: ``evil.test[::1]`` is one host to some readers and another one to others."""
 
 
 @dataclass(frozen=True)
@@ -68,25 +79,30 @@ class Tls:
                 raise UsageError(f"tls {name}= is the path of a PEM file, not {type(path).__name__}")
         if type(self.verify) is not bool:
             raise UsageError(f"tls verify={self.verify!r}: True or False")
-        if self.server_name is not None and not (
-            isinstance(self.server_name, str) and self.server_name.isprintable()
-        ):
-            raise UsageError(f"tls server_name={self.server_name!r} is no host name")
+        if self.server_name is not None:
+            if not isinstance(self.server_name, str):
+                raise UsageError(f"tls server_name= is a host name, not {type(self.server_name).__name__}")
+            try:
+                canonical_host(self.server_name)
+            except UsageError as error:
+                raise UsageError(f"tls server_name={error.text}") from error
 
     def settings(self) -> dict[str, Any]:
         """Return it as the worker halves take it: contents instead of paths, only what is not default.
 
         Raises:
-            UsageError: if a file cannot be read, or they are too large.
+            UsageError: if a file cannot be read, is not what it should be, or they are too large.
         """
         if self.key is not None and self.cert is None:
             raise UsageError("tls: a key without a certificate: give cert=, too")
-        about: dict[str, Any] = {
-            name: _read(name, path)
-            for name, path in (("ca", self.ca), ("cert", self.cert), ("key", self.key))
-            if path is not None
-        }
-        sizes = {name: len(text.encode()) for name, text in about.items()}
+        about: dict[str, Any] = {}
+        if self.ca is not None:
+            about["ca"] = pem.authorities(self.ca)
+        if self.cert is not None:
+            about["cert"], key = pem.own(self.cert, self.key)
+            if key is not None:
+                about["key"] = key
+        sizes = {name: len(text) for name, text in about.items()}
         if sum(sizes.values()) > wire.MAX_SETTINGS_BYTES:
             files = ", ".join(
                 f"{name}={str(getattr(self, name))!r} has {n} bytes" for name, n in sizes.items()
@@ -95,24 +111,8 @@ class Tls:
         if not self.verify:
             about["verify"] = False
         if self.server_name is not None:
-            about["server_name"] = self.server_name
+            about["server_name"] = as_served(canonical_host(self.server_name))
         return about
-
-
-def _read(name: str, path: str | os.PathLike[str]) -> str:
-    try:
-        with open(path, encoding="ascii") as file:
-            text = file.read(wire.MAX_SETTINGS_BYTES + 1)
-    except (OSError, ValueError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or "not a PEM file"
-        raise UsageError(f"tls {name}={str(path)!r}: {reason}") from error
-    if len(text) > wire.MAX_SETTINGS_BYTES:
-        size = max(len(text), os.path.getsize(path))
-        most = wire.MAX_SETTINGS_BYTES
-        raise UsageError(f"tls {name}={str(path)!r} has {size} bytes, at most {most} are allowed")
-    if "-----BEGIN" not in text:
-        raise UsageError(f"tls {name}={str(path)!r} is not a PEM file")
-    return text
 
 
 class Url(NamedTuple):
@@ -121,7 +121,7 @@ class Url(NamedTuple):
     Attributes:
         scheme: in lower case.
         user, password: percent-decoded; None if absent.
-        host: canonical: lower case, IDNA, IPv6 compressed and without brackets; empty if the URL names none.
+        host: as :func:`~reqpool.kinds.host_name.canonical_host` writes it; empty if the URL names none.
         port: the scheme's default if the URL names none.
         path: as it stands, with its first slash; empty if absent.
         query: as it stands, without the question mark.
@@ -148,63 +148,64 @@ def parse(url: object, ports: Mapping[str, int]) -> Url:
     """
     if not isinstance(url, str):
         raise UsageError(f"a URL is a string, not {type(url).__name__}")
-    allowed = ", ".join(f"{scheme}://" for scheme in ports)
-    scheme, separator, rest = url.partition("://")
+    shown = repr(without_password(url))
+    parts = _PARTS.fullmatch(url)
+    if parts is None or parts[1].lower() not in ports:
+        allowed = ", ".join(f"{scheme}://" for scheme in ports)
+        raise UsageError(f"{shown} is not a URL of {allowed}")
+    scheme, authority, path, query, fragment = parts.groups(default="")
     scheme = scheme.lower()
-    if not separator or scheme not in ports:
-        raise UsageError(f"{without_password(url)!r} is no URL of {allowed}")
     if any(character <= " " or character == "\x7f" for character in url):
-        raise UsageError(f"{without_password(url)!r} has a space or a control character in it")
+        raise UsageError(f"{shown} has a space or a control character in it")
     if any("\ud800" <= character <= "\udfff" for character in url):
-        raise UsageError(f"{without_password(url)!r} cannot be written in UTF-8")
-    try:
-        parts = urlsplit(f"{scheme}://{rest}")
-        port = parts.port
-    except ValueError as error:
-        raise UsageError(f"{without_password(url)!r}: {error}") from error
-    host = canonical_host(parts.hostname or "", url) if parts.hostname else ""
+        raise UsageError(f"{shown} cannot be written in UTF-8")
+    if fragment or (authority and "@" in path + query):
+        mark = "#" if fragment else "@"
+        raise UsageError(f"{shown} has a {mark} where none belongs; {PERCENT_ENCODE}")
+    found = _AUTHORITY.fullmatch(authority)
+    if found is None:
+        raise UsageError(f"{shown}: brackets stand around a whole IPv6 address, like [::1]; {PERCENT_ENCODE}")
+    userinfo, literal, name, port_text = found.group("userinfo", "literal", "name", "port")
+    port = ports[scheme]
+    if port_text:
+        # str.isdecimal takes digits of other scripts, which isascii leaves out; 6 digits are never a port.
+        is_number = port_text.isascii() and port_text.isdecimal() and len(port_text) <= 5
+        port = int(port_text) if is_number else 0
+        if not 1 <= port <= 65535:
+            raise UsageError(f"{shown}: the port is not a number from 1 to 65535; {PERCENT_ENCODE}")
+    if literal is not None and ":" not in literal:
+        raise UsageError(f"{shown}: brackets are for IPv6 addresses, like [::1]")
+    host = canonical_host(literal or name, url) if literal or name else ""
     if ports[scheme] and not host:
-        raise UsageError(f"{without_password(url)!r} has no host")
-    if port == 0:
-        raise UsageError(f"{without_password(url)!r}: port 0 cannot be connected to")
-    user = None if parts.username is None else unquote(parts.username)
-    password = None if parts.password is None else unquote(parts.password)
-    return Url(scheme, user or None, password, host, port or ports[scheme], parts.path, parts.query)
+        raise UsageError(f"{shown} has no host")
+    user = password = None
+    if userinfo is not None:
+        user_text, colon, password_text = userinfo.partition(":")
+        user = _decoded(user_text, shown) or None
+        password = _decoded(password_text, shown) if colon else None
+    return Url(scheme, user, password, host, port, path, query)
 
 
-def without_password(url: str) -> str:
-    """Return a URL fit to be shown."""
-    return re.sub(r"(?<=://)([^/?#@]*?):[^/?#]*@", r"\1:***@", url)
+def _decoded(text: str, shown: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        pass  # this error has the secret in it, and must not be in the traceback
+    raise UsageError(f"{shown}: user name and password are UTF-8 behind their percent-encoding")
 
 
-def canonical_host(host: str, url: str = "") -> str:
-    """Write a host in one way: an address compressed, a name in lower case and IDNA, without a final dot.
+def host_and_port(origin: str) -> tuple[str, int]:
+    """Read host and port of an origin, ``scheme://[user@]host:port…``.
 
     Raises:
-        UsageError: if it is neither.
+        UsageError: if it has none, or not in the one spelling that origins have.
     """
-    try:
-        return str(ip_address(host))
-    except ValueError:
-        pass
-    about = f" in {without_password(url)!r}" if url else ""
-    try:
-        name = host.rstrip(".").encode("idna").decode("ascii").lower() if not host.isascii() else host.lower()
-    except UnicodeError as error:
-        raise UsageError(f"{host!r}{about} is no host name: {error}") from error
-    name = name.rstrip(".")
-    if len(name) > 253 or not all(
-        re.fullmatch(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", label) for label in name.split(".")
-    ):
-        raise UsageError(f"{host!r}{about} is no host name")
-    if name.replace(".", "").isdecimal():
-        raise UsageError(f"{host!r}{about} is not an IPv4 address")
-    return name
-
-
-def netloc(host: str, port: int) -> str:
-    """Write host and port as they stand in an origin."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    parts = _PARTS.fullmatch(origin)
+    found = _AUTHORITY.fullmatch(parts[2]) if parts else None
+    host, port = (found["literal"] or found["name"], found["port"] or "") if found else ("", "")
+    if not host or not re.fullmatch("[1-9][0-9]{0,4}", port) or int(port) > 65535:
+        raise UsageError("an origin needs a host and a port, e.g. tcp://127.0.0.1:53")
+    return host, int(port)
 
 
 def endpoint(public: str, settings: Mapping[str, Any]) -> Endpoint:

@@ -13,6 +13,7 @@ Origins: ``redis[s]://[user@]host:port/db`` and ``unix://[[user];db=n@]/path``; 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -84,7 +85,9 @@ class RedisKind(Kind):
             UsageError: as for :meth:`encode`.
         """
         if type(commands) is not tuple and type(commands) is not list:
-            raise UsageError(f'commands are a list like [("INCR", "a"), ("INCR", "b")], not {commands!r}')
+            raise UsageError(
+                f'commands are a list like [("INCR", "a"), ("INCR", "b")], not {type(commands).__name__}'
+            )
         if not commands:
             raise UsageError("a transaction has at least one command")
         packed = [pack(command) for command in commands]
@@ -171,9 +174,9 @@ def _complete_errors(value: Any, request: Asked) -> None:
 
 def _unhashable(target: object, tls: object, protocol: object, name: object) -> UsageError:
     """What is wrong where a cache could not take it."""
+    types = ", ".join(type(one).__name__ for one in (target, tls, protocol, name))
     return UsageError(
-        "a target is a string, tls= a reqpool.Tls, protocol= 2 or 3, a command's name a string, "
-        f"not {(target, tls, protocol, name)!r}"
+        f"a target is a string, tls= a reqpool.Tls, protocol= 2 or 3, a command's name a string, not {types}"
     )
 
 
@@ -197,7 +200,7 @@ def _endpoint(url: str, password: str | None, tls: Tls | None, variants: tuple[s
     parts = origin.parse(url, PORTS)
     shown = origin.without_password(url)
     if tls is not None and not isinstance(tls, Tls):
-        raise UsageError(f"tls={tls!r}: a reqpool.Tls")
+        raise UsageError(f"tls= is a reqpool.Tls, not {type(tls).__name__}")
     if tls is not None and parts.scheme != "rediss":
         raise UsageError(f"tls= is for rediss://, not for {shown!r}")
     user = "" if parts.user is None else quote(parts.user, safe="") + "@"
@@ -211,14 +214,17 @@ def _endpoint(url: str, password: str | None, tls: Tls | None, variants: tuple[s
         if option not in ("", "db"):
             raise UsageError(f"{shown!r}: the only option is db, ?db=0")
         # Not in the query, which is for variants, nor behind the path, by which limits are counted.
-        database = _database(db, shown)
-        if database:
-            user = f"{user[:-1]};db={database}@"
+        number = _database(db, shown)
+        if number:
+            user = f"{user[:-1]};db={number}@"
         place = quote(path)
     else:
         if parts.query:
             raise UsageError(f"{shown!r} has options, which are not known; the database is its path: /0")
-        place = f"{origin.netloc(parts.host, parts.port)}/{_database(parts.path.strip('/'), shown)}"
+        database = re.fullmatch("/?([^/]*)/?", parts.path)
+        if database is None:
+            raise UsageError(f"{shown!r}: what follows the host is the number of one database, /0")
+        place = f"{origin.netloc(parts.host, parts.port)}/{_database(database[1], shown)}"
     public = f"{parts.scheme}://{user}{place}"
     if variants:
         public += "?" + "&".join(variants)
@@ -230,7 +236,7 @@ def _database(text: str, url: str) -> int:
     if not text:
         return 0
     if not (text.isascii() and text.isdecimal() and len(text) <= 9):
-        raise UsageError(f"{url!r}: database {text!r} is not a number from 0")
+        raise UsageError(f"{url!r}: the database is not a number from 0")
     return int(text)
 
 

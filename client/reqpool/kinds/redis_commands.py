@@ -108,7 +108,7 @@ def named_use(name: str | bytes) -> int:
     upper = _upper(name)
     if not upper or any(character <= " " for character in upper):
         raise UsageError(
-            f'{name!r} is not one word: write each in a string of its own: ("CONFIG", "GET", "*")'
+            'a command\'s name is one word: write each in a string of its own: ("CONFIG", "GET", "*")'
         )
     if upper in REFUSED or upper in PINNED_ONLY or upper in _CONTAINERS or upper in ("XREAD", "XREADGROUP"):
         return LOOK
@@ -164,7 +164,7 @@ def pack(command: Sequence[Any]) -> bytes:
         UsageError: if one of them is something else; the text names it.
     """
     if type(command) is not tuple and type(command) is not list:
-        raise UsageError(f'a command is a tuple like ("GET", "key"), not {command!r}')
+        raise UsageError(f'a command is a tuple like ("GET", "key"), not {type(command).__name__}')
     # Nearly all commands are short ASCII text, and one str is quicker to build than many bytes.
     text = f"*{len(command)}\r\n"
     for argument in command:
@@ -182,7 +182,8 @@ def pack(command: Sequence[Any]) -> bytes:
         try:
             data = write(argument) if write is not None else _bytes_of(argument)
         except ValueError as error:  # of str.encode, UnicodeEncodeError
-            raise UsageError(f"argument {position} of {command[0]!r} is {argument!r}: {error}") from error
+            what = f"argument {position} of a command" if position else "a command's name"
+            raise UsageError(f"{what} is of type {type(argument).__name__}: {error}") from error
         parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
     return b"".join(parts)
 

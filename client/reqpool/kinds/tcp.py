@@ -61,7 +61,7 @@ class TcpKind(Kind):
         try:
             route = _route(target)
         except TypeError:  # from lru_cache: the target cannot be hashed
-            raise UsageError(f"an address is a string, not {type(target).__name__}: {target!r}") from None
+            raise UsageError(f"an address is a string, not {type(target).__name__}") from None
         packed: bytes = msgpack.packb((data, until, length, max_bytes))
         return route, packed, None
 

@@ -42,7 +42,7 @@ class UdpKind(Kind):
         try:
             return _route(target), payload, None
         except TypeError:  # from lru_cache: the target cannot be hashed
-            raise UsageError(f"an address is a string, not {type(target).__name__}: {target!r}") from None
+            raise UsageError(f"an address is a string, not {type(target).__name__}") from None
 
     def decode(self, data: bytes, request: Asked) -> bytes:
         """Return the datagram that came back."""

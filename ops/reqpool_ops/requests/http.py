@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import reqpool
+from reqpool.masking import without_password
 
 from ..reading import text as printable
 from . import secured
@@ -89,7 +90,8 @@ def headers(options: argparse.Namespace, data: bytes | None) -> list[tuple[str, 
     for line in options.header:
         name, colon, value = line.partition(":")
         if not colon:
-            raise reqpool.UsageError(f"{printable(line)!r} is no header; write it like 'Accept: text/plain'")
+            shown = printable(without_password(line.partition(" ")[0]))
+            raise reqpool.UsageError(f"{shown!r} is not a header; write it like 'Accept: text/plain'")
         given.append((name.strip(), value.strip()))
     suggested = []
     if options.json:

@@ -12,6 +12,7 @@ import re
 from urllib.parse import quote
 
 import reqpool
+from reqpool.masking import without_password
 
 PASSWORD_VARIABLE = "REQPOOL_PASSWORD"
 
@@ -75,7 +76,9 @@ def target(options: argparse.Namespace) -> str:
     """
     given: str = options.target
     if options.password_file is not None and "://" not in given:
-        raise reqpool.UsageError(f"{given!r} is the name of an upstream, whose password the pool has")
+        raise reqpool.UsageError(
+            f"{without_password(given)!r} is the name of an upstream, whose password the pool has"
+        )
     return with_password(given, password(options))
 
 

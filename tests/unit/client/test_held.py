@@ -58,7 +58,7 @@ def test_the_first_request_takes_the_connection_and_the_others_have_it(
 
 def test_a_wrong_url_is_said_where_the_session_is_made(pool: reqpool.Pool) -> None:
     for make in (pool.mysql_session, pool.redis_session):
-        with pytest.raises(reqpool.UsageError, match="is no URL of"):
+        with pytest.raises(reqpool.UsageError, match="is not a URL of"):
             make("http://h/")
 
 

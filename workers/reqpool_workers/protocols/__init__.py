@@ -15,10 +15,11 @@ from enum import Enum
 from importlib.metadata import entry_points
 from ipaddress import ip_address
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from reqpool import checks, wire
 from reqpool.errors import Code, PoolError, ProtocolError, UsageError
+from reqpool.kinds.host_name import as_served, canonical_address, netloc
+from reqpool.kinds.origin import host_and_port
 from reqpool.wire import KindInfo
 
 
@@ -27,6 +28,11 @@ class Address(NamedTuple):
 
     family: int
     sockaddr: Any
+
+    def __str__(self) -> str:
+        if isinstance(self.sockaddr, str):
+            return self.sockaddr
+        return netloc(self.sockaddr[0], self.sockaddr[1])
 
 
 class Name(NamedTuple):
@@ -40,57 +46,55 @@ def numeric_address(origin: str) -> Address:
     """Read ``scheme://host:port`` with a numeric IPv4 or IPv6 host, or ``localhost`` (127.0.0.1).
 
     Raises:
-        UsageError: for a host name (the loop cannot look it up without blocking), or no port.
+        UsageError: for a host name (the loop cannot look it up without blocking), no port, or a zone that is
+            no network interface here.
     """
-    try:
-        parts = urlsplit(origin)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise UsageError(f"malformed origin: {error}", origin=origin) from error
-    if not host or not port:
-        raise UsageError("an origin needs a host and a port, e.g. dns://127.0.0.1:53", origin=origin)
+    host, port = host_and_port(origin)
     if host == "localhost":
         host = "127.0.0.1"
-    try:
-        # With these flags getaddrinfo only parses: no file is read, no packet is sent (getaddrinfo(3)).
-        found = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-        )
-    except (socket.gaierror, UnicodeError) as error:
-        raise UsageError(
-            f"{host!r} is not a numeric address; names are not looked up", origin=origin
-        ) from error
-    return Address(found[0][0], found[0][4])
+    if canonical_address(host) is None:
+        raise UsageError(f"{host!r} is not a numeric address; names are not looked up", origin=origin)
+    return address_of(host, port)
 
 
 def stream_address(origin: str) -> Address | Name:
     """Read ``scheme://[user@]host:port…``, with an address or a name as host.
 
     Raises:
-        UsageError: if there is no host or no port.
+        UsageError: if there is no host or no port, or a zone is no network interface here.
     """
+    host, port = host_and_port(origin)
+    return Name(host, port) if canonical_address(host) is None else address_of(host, port)
+
+
+def served_host(origin: str) -> str:
+    """Return an origin's host as its server knows it, for a Host header, SNI and certificates; empty if it
+    has none."""
     try:
-        parts = urlsplit(origin)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise UsageError(f"malformed origin: {error}", origin=origin) from error
-    if not host or not port:
-        raise UsageError("an origin needs a host and a port, e.g. tcp://127.0.0.1:53", origin=origin)
-    try:
-        return address_of(host, port)
-    except ValueError:
-        return Name(host, port)
+        return as_served(host_and_port(origin)[0])
+    except UsageError:
+        return ""
 
 
 def address_of(host: str, port: int) -> Address:
-    """Make an address of a numeric host.
+    """Make an address of a numeric host, perhaps with a zone: ``fe80::1%eth0``.
 
     Raises:
-        ValueError: if it is none.
+        UsageError: if its zone is no network interface here.
     """
     if ip_address(host).version == 4:
         return Address(socket.AF_INET, (host, port))
-    return Address(socket.AF_INET6, (host, port, 0, 0))
+    address, _, zone = host.partition("%")
+    return Address(socket.AF_INET6, (address, port, 0, _interface(zone) if zone else 0))
+
+
+def _interface(zone: str) -> int:
+    try:
+        return socket.if_nametoindex(zone)
+    except OSError as error:
+        if zone.isdecimal():  # the number itself (RFC 4007 §11.2)
+            return int(zone)
+        raise UsageError(f"{zone!r} is not a network interface of this machine") from error
 
 
 def settings_of(packed: bytes) -> dict[str, Any]:
@@ -383,6 +387,7 @@ __all__ = [
     "address_of",
     "load",
     "numeric_address",
+    "served_host",
     "settings_of",
     "stream_address",
 ]

@@ -20,12 +20,12 @@ import base64
 import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import httptools
 
 from reqpool import wire
 from reqpool.errors import BadResponse, Code, UsageError
+from reqpool.kinds.host_name import netloc
 from reqpool.kinds.http_payload import (
     CLOSE,
     FOLLOW,
@@ -36,8 +36,9 @@ from reqpool.kinds.http_payload import (
     NO_HOST,
     REDIRECTS,
 )
+from reqpool.kinds.origin import host_and_port
 
-from . import READY, Event, StreamKind, StreamProtocol, settings_of, stream_address
+from . import READY, Event, StreamKind, StreamProtocol, served_host, settings_of, stream_address
 from .http_body import Body, Chunked, Sized, UntilClose, too_long
 from .http_repair import STATUS_LINE, Repair
 from .tls import wrap
@@ -340,13 +341,13 @@ def protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:
         UsageError: if the settings are malformed.
     """
     given = settings_of(settings)
-    parts = urlsplit(origin)
-    host = parts.hostname or ""
-    shown = f"[{host}]" if ":" in host else host
-    if parts.port != _PORTS.get(parts.scheme):
-        shown += f":{parts.port}"
-    plain = Http11(f"{parts.scheme}://{parts.netloc}", shown, authorization(given), max_bytes)
-    if parts.scheme != "https":
+    scheme, _, place = origin.partition("#")[0].partition("://")
+    host, port = served_host(origin), host_and_port(origin)[1]
+    shown = netloc(host, port)
+    if port == _PORTS.get(scheme):
+        shown = shown.rpartition(":")[0]
+    plain = Http11(f"{scheme}://{place}", shown, authorization(given), max_bytes)
+    if scheme != "https":
         return plain
     return wrap(plain, given.get("tls") or {}, host, ("http/1.1",))
 

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from reqpool.errors import UsageError
 
-from . import Address, Name, StreamKind, StreamProtocol, settings_of, stream_address
+from . import Address, Name, StreamKind, StreamProtocol, served_host, settings_of, stream_address
 
 CONNECTIONS = 48
 """Default cap per upstream: a third of the 151 that servers take from all their clients together (their
@@ -52,8 +52,8 @@ def protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:
         password=password.encode(),
         database=unquote(parts.path.removeprefix("/")).encode(),
     )
-    local = not parts.hostname
-    return MysqlConnection(account, max_bytes, tls, parts.hostname or "", local=local)
+    host = served_host(origin)
+    return MysqlConnection(account, max_bytes, tls, host, local=not host)
 
 
 WORKER_KIND = StreamKind(name="mysql", limit=CONNECTIONS, address=address, protocol=protocol)

@@ -20,7 +20,18 @@ from reqpool.kinds.redis import MULTI
 from reqpool.kinds.redis_commands import pack
 from reqpool.kinds.redis_reply import BULK, COUNT, FIRST, LENGTH, MAX_DEPTH, SCALAR, elements
 
-from . import READY, Address, Answer, Event, Name, StreamKind, StreamProtocol, settings_of, stream_address
+from . import (
+    READY,
+    Address,
+    Answer,
+    Event,
+    Name,
+    StreamKind,
+    StreamProtocol,
+    served_host,
+    settings_of,
+    stream_address,
+)
 
 CLIENT_NAME = "reqpool"
 """What CLIENT LIST shows."""
@@ -365,9 +376,7 @@ def _protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:
         return connection
     from .tls import wrap  # here: workers of plain connections need no ssl
 
-    secured: StreamProtocol = wrap(
-        connection, settings_of(settings).get("tls") or {}, urlsplit(origin).hostname or ""
-    )
+    secured: StreamProtocol = wrap(connection, settings_of(settings).get("tls") or {}, served_host(origin))
     return secured
 
 

@@ -372,6 +372,8 @@ def _context(
 ) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # OpenSSL believes a common name where no alternative name is; nobody else does any more (RFC 9525 §2).
+    context.hostname_checks_common_name = False
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -431,7 +433,7 @@ def _names(about: Mapping[str, Any]) -> str:
     found = about.get("subjectAltName", ())
     names = [_canonical_ip(value) if kind == "IP Address" else value for kind, value in found]
     if not names:
-        return ", it names no host" if about else ""
+        return ", it has no subjectAltName, and a common name does not count" if about else ""
     more = ", …" if len(names) > NAMES_SHOWN else ""
     return f" but for {', '.join(names[:NAMES_SHOWN])}{more}"
 

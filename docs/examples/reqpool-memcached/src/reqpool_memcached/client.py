@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from reqpool.errors import BadResponse, UpstreamError, UsageError
 from reqpool.kinds import Asked, Endpoint, Kind, Route
 from reqpool.kinds import origin as origins
+from reqpool.masking import without_password
 
 DEFAULT_PORT = 11211
 MAX_KEY_BYTES = 250
@@ -116,11 +117,11 @@ class MemcachedKind(Kind):
         parts = origins.parse(url, {"memcached": DEFAULT_PORT})
         if parts.user is not None or parts.password is not None or password is not None or tls is not None:
             raise UsageError(
-                f"{origins.without_password(url)!r}: this kind knows neither passwords nor TLS; "
+                f"{without_password(url)!r}: this kind knows neither passwords nor TLS; "
                 "reach memcached over a trusted network"
             )
         if parts.path.strip("/") or parts.query:
-            raise UsageError(f"{url!r}: a memcached URL ends with the port")
+            raise UsageError(f"{without_password(url)!r}: a memcached URL ends with the port")
         return origins.endpoint(f"memcached://{origins.netloc(parts.host, parts.port)}", {})
 
 
@@ -134,7 +135,9 @@ def _kept_route(target: str, idempotent: bool) -> Route:
 
 def _route(target: str, idempotent: bool) -> Route:
     if not isinstance(target, str):
-        raise UsageError(f"a memcached server is a string like '127.0.0.1:11211', not {target!r}")
+        raise UsageError(
+            f"a memcached server is a string like '127.0.0.1:11211', not {type(target).__name__}"
+        )
     return _kept_route(target, idempotent)
 
 

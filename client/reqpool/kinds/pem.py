@@ -1,0 +1,109 @@
+"""PEM files (RFC 7468): what of them a worker needs, and whether it is that.
+
+Only the blocks are taken. What stands between them is for people, in whatever encoding their editor has, and
+a private key in a file of authorities is not to be sent around.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from functools import lru_cache
+
+from ..errors import UsageError
+from ..wire import MAX_SETTINGS_BYTES
+
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
+_CERTIFICATE = re.compile(r"(?:X509 )?CERTIFICATE")
+_KEY = re.compile(r"(?:[A-Z0-9]+ )?PRIVATE KEY")
+_ENCRYPTED = ("ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED")
+"""PKCS #8, and what OpenSSL wrote before (RFC 1421 §4.6.1.1)."""
+
+MAX_FILE_BYTES = MAX_SETTINGS_BYTES
+"""Of a file, what stands between its blocks included."""
+
+Path = str | os.PathLike[str]
+
+
+def authorities(path: Path) -> str:
+    """Read the certificates to trust.
+
+    Raises:
+        UsageError: if the file cannot be read, or has no certificate in it, or a broken one.
+    """
+    text = _certificates("ca", path)
+    why = _why_not_trusted(text)
+    if why:
+        raise UsageError(f"tls ca={os.fspath(path)!r} has a certificate that cannot be read: {why}")
+    return text
+
+
+def own(cert: Path, key: Path | None) -> tuple[str, str | None]:
+    """Read a certificate (chain) of our own and its key.
+
+    Args:
+        cert: path of its file.
+        key: path of the key's file; None: it is in the same one.
+
+    Returns:
+        Both as text; None for the key where it is in the first.
+
+    Raises:
+        UsageError: if one cannot be read, is not there, is encrypted, or the key is another certificate's.
+    """
+    chain = _certificates("cert", cert)
+    name, path = ("cert", cert) if key is None else ("key", key)
+    keys = [block for label, block in _blocks(name, path) if _KEY.fullmatch(label)]
+    if not keys:
+        there = "; give tls key=, too" if key is None else ""
+        raise UsageError(f"tls {name}={os.fspath(path)!r} has no private key in it{there}")
+    if any(mark in keys[0] for mark in _ENCRYPTED):
+        raise UsageError(f"tls {name}={os.fspath(path)!r}: the key is encrypted; give it without a password")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, "")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        if reason == "KEY_VALUES_MISMATCH":
+            reason = "the key is another certificate's"
+        raise UsageError(f"tls cert={os.fspath(cert)!r}: not a certificate and its key ({reason})") from error
+    return (chain + keys[0], None) if key is None else (chain, keys[0])
+
+
+def _certificates(name: str, path: Path) -> str:
+    found = _blocks(name, path)
+    certificates = [block for label, block in found if _CERTIFICATE.fullmatch(label)]
+    if not certificates:
+        others = ", ".join(sorted({label for label, _ in found}))
+        instead = f", but {others}" if others else ": a PEM file has lines like -----BEGIN CERTIFICATE-----"
+        raise UsageError(f"tls {name}={os.fspath(path)!r} has no certificate in it{instead}")
+    return "".join(certificates)
+
+
+def _blocks(name: str, path: Path) -> list[tuple[str, str]]:
+    """Return label and text of each block in a file."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"tls {name}={os.fspath(path)!r}: {reason}") from error
+    if len(data) > MAX_FILE_BYTES:
+        size = max(len(data), os.path.getsize(path))
+        raise UsageError(
+            f"tls {name}={os.fspath(path)!r} has {size} bytes, at most {MAX_FILE_BYTES} are allowed"
+        )
+    return [
+        (block[1].decode("ascii"), block[0].decode("ascii", "replace").replace("\r", "") + "\n")
+        for block in _BLOCK.finditer(data)
+    ]
+
+
+@lru_cache(maxsize=64)
+def _why_not_trusted(text: str) -> str:
+    """Say why OpenSSL does not take certificates; empty if it does. Some 20 ms for a system's 150."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        return str(getattr(error, "reason", None) or error)
+    return ""
