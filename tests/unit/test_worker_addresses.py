@@ -12,12 +12,13 @@ import pytest
 from reqpool import wire
 from reqpool.errors import Code
 from reqpool.wire import Verb
-from reqpool_workers import connection
+from reqpool_workers import dial
 from reqpool_workers.protocols import stream_address
 from support.fake_worker_broker import FakeBroker
 from support.leaks import no_leak
 from support.lines import lines
 from support.tcp_peer import Connection, TcpPeer, echo_until
+from support.wait import wait_until
 
 KINDS = lines(address=stream_address)
 
@@ -69,7 +70,7 @@ def silence(host: str, peer: TcpPeer) -> Iterator[None]:
 def test_a_refused_address_is_followed_by_the_next_at_once(
     broker: FakeBroker, hosts: Path, dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "NEXT_ADDRESS_S", 60.0)
+    monkeypatch.setattr(dial, "NEXT_ADDRESS_S", 60.0)
     write(hosts, dead, "127.0.0.1")
     with TcpPeer(echo_until(b"\n")) as peer, broker.worker(KINDS):
         broker.welcome()
@@ -78,10 +79,10 @@ def test_a_refused_address_is_followed_by_the_next_at_once(
         assert broker.results(2) == {1: (0, b"one"), 2: (0, b"two")}
 
 
-def test_a_silent_address_is_given_up_for_the_next(
+def test_a_silent_address_does_not_keep_the_next_from_being_tried(
     broker: FakeBroker, hosts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "NEXT_ADDRESS_S", 0.05)
+    monkeypatch.setattr(dial, "NEXT_ADDRESS_S", 0.05)
     write(hosts, "127.0.0.2", "127.0.0.1")
     with TcpPeer(echo_until(b"\n")) as peer, silence("127.0.0.2", peer), broker.worker(KINDS):
         broker.welcome()
@@ -91,10 +92,60 @@ def test_a_silent_address_is_given_up_for_the_next(
     assert peer.accepted == 1
 
 
-def test_the_last_address_has_all_the_time_there_is(
+def test_attempts_that_lose_are_closed(
     broker: FakeBroker, hosts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "NEXT_ADDRESS_S", 0.01)
+    monkeypatch.setattr(dial, "NEXT_ADDRESS_S", 0.01)
+    write(hosts, "127.0.0.2", "127.0.0.3", "127.0.0.1")
+    with contextlib.ExitStack() as stack:
+        peer = stack.enter_context(TcpPeer(echo_until(b"\n")))
+        stack.enter_context(silence("127.0.0.2", peer))
+        stack.enter_context(silence("127.0.0.3", peer))
+        worker = stack.enter_context(broker.worker(KINDS))
+        broker.welcome()
+        before = worker.loop.fds
+        broker.say(Verb.GRANT, origin_of(peer), 1, 1, {})
+        assert broker.next(Verb.GRANTED)[3:] == [1, 0]
+        broker.lease("lines", origin_of(peer), {1: b"one\n"})
+        assert broker.results(1) == {1: (0, b"one")}
+        assert worker.loop.fds == before + 1
+        broker.say(Verb.GRANT, origin_of(peer), 2, 0, {})
+        assert broker.next(Verb.GRANTED)[2:] == [origin_of(peer), 2, 0]
+        wait_until(lambda: worker.loop.fds == before)
+    assert peer.accepted == 1
+
+
+def test_an_address_that_breaks_off_its_handshake_comes_last(broker: FakeBroker, hosts: Path) -> None:
+    write(hosts, "127.0.0.2", "127.0.0.1")
+    with TcpPeer(echo_until(b"\n")) as peer, broker.worker(KINDS):
+        origin = f"{origin_of(peer)}/greet"
+        with socket.create_server(("127.0.0.2", int(peer.address.split(":")[1]))) as bad:
+            broker.welcome()
+            broker.say(Verb.GRANT, origin, 1, 1, {})
+            broker.lease("lines", origin, {1: b"one\n"})
+            bad.accept()[0].close()
+            assert broker.failure().code == Code.CONNECT_FAILED
+            broker.lease("lines", origin, {2: b"two\n"})
+            assert broker.results(1) == {2: (0, b"two")}
+
+
+def test_a_zone_in_the_hosts_file_that_is_no_interface_here_fails_the_connection(
+    broker: FakeBroker, hosts: Path
+) -> None:
+    write(hosts, "fe80::1%nowhere0")
+    with TcpPeer(echo_until(b"\n")) as peer, broker.worker(KINDS):
+        broker.welcome()
+        broker.say(Verb.GRANT, origin_of(peer), 1, 1, {})
+        broker.lease("lines", origin_of(peer), {1: b"one\n"})
+        failed = broker.failure()
+        assert (failed.code, failed.sent) == (Code.CONNECT_FAILED, False)
+        assert "'nowhere0' is not a network interface" in wire.decode_error(failed.details)["text"]
+
+
+def test_all_addresses_have_all_the_time_there_is(
+    broker: FakeBroker, hosts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dial, "NEXT_ADDRESS_S", 0.01)
     write(hosts, "127.0.0.3", "127.0.0.2")
     with TcpPeer(echo_until(b"\n")) as peer, silence("127.0.0.2", peer), broker.worker(KINDS):
         broker.welcome()
@@ -105,15 +156,19 @@ def test_the_last_address_has_all_the_time_there_is(
         assert wire.decode_error(failed.details)["text"] == "no connection within 0.15 s"
 
 
-def test_when_all_are_refused_the_last_ones_reason_is_given(broker: FakeBroker, hosts: Path) -> None:
-    write(hosts, "127.0.0.3", "127.0.0.2")
+def test_when_all_are_refused_each_ones_reason_is_given(broker: FakeBroker, hosts: Path) -> None:
+    write(hosts, "127.0.0.3", "::1")
     with TcpPeer(echo_until(b"\n")) as peer, broker.worker(KINDS):
         broker.welcome()
         broker.say(Verb.GRANT, origin_of(peer), 1, 1, {})
         broker.lease("lines", origin_of(peer), {1: b"one\n"})
         failed = broker.failure()
         assert failed.code == Code.CONNECT_FAILED
-        assert wire.decode_error(failed.details)["text"] == "cannot connect: Connection refused"
+        port = peer.address.split(":")[1]
+        text = wire.decode_error(failed.details)["text"]
+        assert text.startswith("cannot connect: ")
+        assert f"127.0.0.3:{port}: Connection refused" in text
+        assert f"[::1]:{port}: Connection refused" in text
 
 
 def test_the_address_that_took_the_last_connection_comes_first(broker: FakeBroker, hosts: Path) -> None:

@@ -7,9 +7,6 @@
 
 Some facts this file relies on:
 
-* A non-blocking connect that is under way reports EPOLLOUT when it is over; SO_ERROR then says how. To a
-  local address it may be over at once, and on a unix socket EAGAIN means that the peer's backlog is full.
-  (connect(2))
 * ``send`` may take a part of the bytes; EPOLLOUT is asked for only while some are left, since a writable
   socket would end every wait at once.
 * ``recv`` gives b"" when the peer has closed its side, ConnectionResetError when it dropped the connection.
@@ -17,18 +14,16 @@ Some facts this file relies on:
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
-from functools import partial
 from typing import Protocol
 
 from reqpool.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
 
+from .dial import Dial
 from .ledger import Pin, Request
 from .loop import READABLE, WRITABLE, Loop
 from .protocols import Address, Event, StreamProtocol
@@ -40,8 +35,6 @@ LARGE_READ_BYTES = 256 << 10
 """Asked for once a read came back full: a large answer then takes fewer turns."""
 READ_BYTES_PER_TURN = 256 << 10
 """What one connection may take in a turn."""
-NEXT_ADDRESS_S = 0.3
-"""How long an address is tried while there is another one (RFC 8305 recommends 250 ms)."""
 
 
 class State(Enum):
@@ -81,8 +74,8 @@ class Owner(Protocol):
     def on_opening(self, connection: Connection, request: Request) -> None:
         """It is ready, and the request it was opened for wants it held."""
 
-    def on_connected(self, address: Address) -> None:
-        """This address could be connected to."""
+    def on_tried(self, address: Address, good: bool) -> None:
+        """A connection to this address is ready, or broke off in its handshake."""
 
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
@@ -126,7 +119,8 @@ class Connection:
         self._loop = loop
         self._owner = owner
         self._protocol = protocol
-        self._addresses: list[Address] = []
+        self._dial: Dial | None = None
+        self._address: Address | None = None  # until it is known whether it is a good one
         self._span_s = self._due_s = 0.0
         self._socket: socket.socket | None = None
         self._unanswered: deque[Request | None] = deque()
@@ -178,12 +172,12 @@ class Connection:
         self._loop.at(self._due_s, self._late)
 
     def open(self, addresses: Sequence[Address]) -> None:
-        """Begin to connect, to one address after the other until one takes us, at least one.
+        """Begin to connect, to the first of these addresses that takes us, at least one; see :class:`Dial`.
 
         On failure :meth:`Owner.on_closed` is called, perhaps before this returns.
         """
-        self._addresses = list(addresses)
-        self._connect()
+        self._dial = Dial(self._loop, addresses, self._on_connected, self.give_up)
+        self._dial.start()
 
     def send(self, requests: Sequence[Request]) -> None:
         """Ask for requests; the connection is ready, or busy with room left."""
@@ -274,41 +268,16 @@ class Connection:
         self.reason = reason
         self._move(State.CLOSED)
         self._close_socket()
+        if self._address is not None:
+            self._owner.on_tried(self._address, False)
         self._owner.on_closed(self, error, unanswered, sent)
 
     # --- the fd ---------------------------------------------------------------------------------
 
-    def _connect(self) -> None:
-        address = self._addresses[0]
-        try:
-            self._socket = made = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            if address.family in (socket.AF_INET, socket.AF_INET6):
-                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            code = made.connect_ex(address.sockaddr)
-            if code not in (0, errno.EINPROGRESS):
-                raise OSError(code, os.strerror(code))
-        except OSError as error:
-            self._connect_failed(error)
-            return
-        self._events = WRITABLE
-        self._loop.register(made.fileno(), self._on_event, WRITABLE)
-        if len(self._addresses) > 1:
-            self._loop.at(self._loop.now_s + NEXT_ADDRESS_S, partial(self._try_next, made))
-
-    def _try_next(self, tried: socket.socket, _now_s: float) -> None:
-        if self.state is State.CONNECTING and self._socket is tried:
-            self._connect_failed(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
-
-    def _connect_failed(self, error: OSError) -> None:
-        if len(self._addresses) > 1:
-            self._close_socket()
-            del self._addresses[0]
-            self._connect()
-        else:
-            self.give_up(f"cannot connect: {error.strerror or error}")
-
     def _close_socket(self) -> None:
+        if self._dial is not None:
+            self._dial.close()
+            self._dial = None
         made, self._socket = self._socket, None
         if made is not None:
             if self._events:
@@ -323,25 +292,17 @@ class Connection:
             self.give_up(f"no connection within {self._span_s:g} s" + (awaited and f": {awaited}"))
 
     def _on_event(self, mask: int) -> None:
-        if self.state is State.CONNECTING:
-            self._on_connected()
-            return
         if mask & WRITABLE:
             self._write(b"")
         if mask & ~WRITABLE and self.state is not State.CLOSED:
             self._read()
 
-    def _on_connected(self) -> None:
-        made = self._socket
-        if made is None:
-            return
-        code = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self._connect_failed(OSError(code, os.strerror(code)))
-            return
-        self._owner.on_connected(self._addresses[0])
+    def _on_connected(self, made: socket.socket, address: Address) -> None:
+        self._socket, self._dial = made, None
+        self._events = READABLE
+        self._loop.register(made.fileno(), self._on_event, READABLE)
+        self._address = address
         self._move(State.HANDSHAKE)
-        self._watch(READABLE)
         try:
             events = self._protocol.connected()
         except Exception as error:
@@ -412,6 +373,9 @@ class Connection:
     def _ready(self) -> None:
         """The handshake is over, or a hold, or a release."""
         self._move(State.READY)
+        if self._address is not None:
+            self._owner.on_tried(self._address, True)
+            self._address = None
         self.since_s = self._loop.now_s
         first, self.first = self.first, None
         if first is None:

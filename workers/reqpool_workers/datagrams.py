@@ -323,7 +323,7 @@ class DatagramOrigin:
     def on_opening(self, connection: Connection, request: Request) -> None:
         """Nothing is ever held."""
 
-    def on_connected(self, address: Address) -> None:
+    def on_tried(self, address: Address, good: bool) -> None:
         """There is only one address."""
 
     def on_answer(self, request: Request, code: int, data: bytes) -> None:

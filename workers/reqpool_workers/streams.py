@@ -67,6 +67,7 @@ class StreamOrigin:
         self._place = kind.address(name)
         self._resolver = resolver
         self._last_good: Address | None = None
+        self._last_bad: Address | None = None
         self._assigning = False
         self._assign_again = False
         self._watching = False
@@ -195,8 +196,13 @@ class StreamOrigin:
     def on_opening(self, connection: Connection, request: Request) -> None:
         self._send(connection, (request,))
 
-    def on_connected(self, address: Address) -> None:
-        self._last_good = address
+    def on_tried(self, address: Address, good: bool) -> None:
+        if good:
+            self._last_good = address
+            if self._last_bad == address:
+                self._last_bad = None
+        else:
+            self._last_bad = address
 
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
@@ -304,9 +310,14 @@ class StreamOrigin:
         if isinstance(found, PoolError):
             connection.give_up(found.text)
             return
-        addresses = [address_of(host, port) for host in found]
-        # The one that took the last connection comes first: a dead address is not tried again and again.
-        addresses.sort(key=lambda address: address != self._last_good)
+        try:
+            addresses = [address_of(host, port) for host in found]
+        except UsageError as error:  # a zone of the hosts file that is no network interface here
+            connection.give_up(error.text)
+            return
+        # The one that took the last connection comes first: a dead address is not tried again and again. One
+        # that took it and broke off in the handshake comes last: another attempt meets another server.
+        addresses.sort(key=lambda address: (address == self._last_bad, address != self._last_good))
         connection.open(addresses)
 
     def _start_watch(self) -> None:
