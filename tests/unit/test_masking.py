@@ -110,7 +110,9 @@ def test_a_refused_url_does_not_show_what_could_be_its_password(form: str) -> No
 @pytest.mark.parametrize("scheme", ["redis", "mysql", "dns", "udp", "tcp"])
 @pytest.mark.parametrize("form", OPTIONS)
 def test_options_that_are_not_known_are_refused_and_their_values_not_shown(form: str, scheme: str) -> None:
-    refusal(asked(scheme, form.format(scheme=scheme).replace("%", SECRET)))
+    url = form.format(scheme=scheme).replace("%", SECRET)
+    refusal(asked(scheme, url))
+    refusal(asked(scheme, url.replace("//", "//me@")))
 
 
 @pytest.mark.parametrize("scheme", ["redis", "mysql", "http", "dns", "udp", "tcp"])

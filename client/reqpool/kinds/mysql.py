@@ -202,9 +202,9 @@ def _endpoint(url: str, password: str | None, tls: Tls | None) -> Endpoint:
         raise UsageError(f"{shown!r}: an option is there twice")
     socket = query.pop("socket", "")
     if query:
-        raise UsageError(
-            f"{shown!r}: unknown option {next(iter(query))!r}; the character set is always utf8mb4"
-        )
+        name, value = next(iter(query.items()))
+        option = f"unknown option {name!r}" if value else "an unknown option"  # without a value it may be one
+        raise UsageError(f"{shown!r}: {option}; the character set is always utf8mb4")
     if bool(socket) == bool(parts.host):
         raise UsageError(f"{shown!r}: name a host, or a socket (?socket=/path)")
     if socket and not socket.startswith("/"):
