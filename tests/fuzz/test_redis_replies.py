@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import hiredis
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 
 from reqpool.errors import BadResponse, RedisError
 from reqpool.kinds.redis_reply import decode
-from reqpool_workers.protocols.redis import Framer
+from reqpool_workers.protocols import Refused
+from reqpool_workers.protocols.redis_framer import Framer
 
 MAX_BYTES = 1 << 16
 
@@ -33,12 +36,19 @@ REPLIES = st.recursive(
 
 def framed(data: bytes, cuts: list[int], protocol: int = 2) -> list[bytes]:
     framer = Framer(protocol, MAX_BYTES)
-    answers = []
+    answers: list[bytes] = []
     for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
-        answers += framer.feed(data[begin:end])
+        answers += [taken(answer) for answer in framer.feed(data[begin:end])]
     assert not framer.begun
     assert framer.broken is None
-    return [answer for code, answer in answers if code == 0]
+    return answers
+
+
+def taken(answer: Any) -> bytes:
+    assert type(answer) is tuple, f"refused: {answer.error}"
+    assert answer[0] == 0
+    data: bytes = answer[1]
+    return data
 
 
 def as_hiredis(data: bytes) -> Any:
@@ -87,30 +97,106 @@ def test_replies_byte_by_byte_are_the_same(replies: list[bytes]) -> None:
     assert framed(stream, list(range(1, len(stream)))) == framed(stream, [])
 
 
+def a_stream(items: list[bytes], mark: bytes) -> bytes:
+    return mark + b"?\r\n" + b"".join(items) + b".\r\n"
+
+
+LEAVES3 = st.one_of(
+    LEAVES,
+    st.sampled_from([
+        b"_\r\n", b"#t\r\n", b"#f\r\n", b"~-1\r\n", b"%-1\r\n", b"=-1\r\n", b",inf\r\n", b",-inf\r\n",
+        b",nan\r\n", b",-NAN\r\n", b",nan(0x8)\r\n", b",.5\r\n", b",1e5\r\n", b",-1.25E-3\r\n", b":+007\r\n",
+        b"(%d\r\n" % 10**40, b":%d\r\n" % 10**30,
+    ]),
+    BULKS.map(lambda data: b"=%d\r\ntxt:%b\r\n" % (len(data) + 4, data)),
+    BULKS.map(lambda data: b"!%d\r\n%b\r\n" % (len(data), data)),
+    st.lists(st.binary(min_size=1, max_size=20), max_size=3).map(
+        lambda parts: b"$?\r\n" + b"".join(b";%d\r\n%b\r\n" % (len(p), p) for p in parts) + b";0\r\n"
+    ),
+)  # fmt: skip
+REPLIES3 = st.recursive(
+    LEAVES3,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4).map(lambda items: b"*%d\r\n" % len(items) + b"".join(items)),
+        st.lists(inner, max_size=4).map(lambda items: b"~%d\r\n" % len(items) + b"".join(items)),
+        st.lists(inner, max_size=2).map(lambda items: b"%%%d\r\n" % len(items) + b"".join(items * 2)),
+        st.tuples(inner, inner).map(lambda pair: b"|1\r\n+ttl\r\n" + pair[0] + pair[1]),
+        st.lists(inner, max_size=3).map(lambda items: a_stream(items, b"*")),
+        st.lists(inner, max_size=3).map(lambda items: a_stream(items, b"~")),
+        st.lists(inner, max_size=2).map(lambda items: a_stream(items * 2, b"%")),
+    ),
+    max_leaves=12,
+)
+REFUSED = st.sampled_from([
+    b",1.2.3\r\n",
+    b":12x\r\n",
+    b"#maybe\r\n",
+    b"_null\r\n",
+    b"*1\r\n" * 200 + b":1\r\n",
+    b"*?\r\n" * 150 + b".\r\n" * 150,
+    b"$70000\r\n" + b"x" * 70_000 + b"\r\n",
+    b"+" + b"x" * 70_000 + b"\r\n",
+    b"*2\r\n:1\r\n*30000\r\n" + b":1\r\n" * 30_000,
+    b"*1\r\n$?\r\n;70000\r\n" + b"x" * 70_000 + b"\r\n;0\r\n",
+])  # fmt: skip
+
+
+@given(st.lists(REPLIES3, min_size=1, max_size=5), st.data())
+def test_what_is_framed_is_decoded_whatever_its_type_and_however_cut(
+    replies: list[bytes], data: st.DataObject
+) -> None:
+    stream = b"".join(replies)
+    whole = framed(stream, [], 3)
+    assert len(whole) == len(replies)
+    for answer in whole:
+        try:
+            decode(answer)
+        except RedisError:
+            continue
+    assert framed(stream, list(range(1, len(stream))), 3) == whole
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    assert framed(stream, cuts, 3) == whole
+
+
+@given(st.lists(st.tuples(REPLIES3, REFUSED), min_size=1, max_size=3), st.data())
+def test_a_reply_that_is_refused_is_one_answer_and_those_around_it_are_as_without_it(
+    pairs: list[tuple[bytes, bytes]], data: st.DataObject
+) -> None:
+    stream = b"".join(good + bad for good, bad in pairs)
+    expected = [answer for good, _ in pairs for answer in (*framed(good, [], 3), "refused")]
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=20)))
+    for cut in ([], cuts):
+        assert outcome(stream, 3, cut) == (expected, False)
+
+
 @pytest.mark.parametrize("protocol", [2, 3])
-@given(replies=st.lists(REPLIES, min_size=1, max_size=4), data=st.data())
+@given(replies=st.lists(REPLIES3, min_size=1, max_size=4), data=st.data())
 def test_wrong_bytes_are_replies_or_a_bad_response(
     protocol: int, replies: list[bytes], data: st.DataObject
 ) -> None:
     mutated = bytearray(b"".join(replies))
     for _ in range(data.draw(st.integers(1, 6))):
         mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(
-            st.integers(0, 255) | st.sampled_from(b"+-:$*_#,(=!~%>|0159\r\n")
+            st.integers(0, 255) | st.sampled_from(b"+-:$*_#,(=!~%>|;.?0159\r\n")
         )
-    outcomes = [outcome(bytes(mutated), protocol, step) for step in (1, 5, len(mutated))]
+    stream = bytes(mutated)
+    outcomes = [outcome(stream, protocol, range(step, len(stream), step)) for step in (1, 5, len(stream))]
     assert outcomes[0] == outcomes[1] == outcomes[2], "however they are cut"
     for answer in outcomes[0][0]:
-        try:
-            decode(answer)
-        except RedisError:
-            continue
+        if isinstance(answer, bytes):
+            try:
+                decode(answer)
+            except RedisError:
+                continue
 
 
-def outcome(stream: bytes, protocol: int, step: int) -> tuple[list[bytes], bool]:
+def outcome(stream: bytes, protocol: int, cuts: Iterable[int]) -> tuple[list[bytes | str], bool]:
+    """Return the answers, and did the framer give up?"""
     framer = Framer(protocol, MAX_BYTES)
-    answers: list[bytes] = []
-    for at in range(0, len(stream), step):
-        answers += [answer for _, answer in framer.feed(stream[at : at + step])]
+    answers: list[bytes | str] = []
+    for begin, end in itertools.pairwise([0, *cuts, len(stream)]):
+        for answer in framer.feed(stream[begin:end]):
+            answers.append("refused" if isinstance(answer, Refused) else answer[1])
         if framer.broken is not None:
             return answers, True
     return answers, False

@@ -86,7 +86,7 @@ class World:
             self,  # type: ignore[arg-type]
             [address(number) for number in numbers],
             lambda made, address: self.outcomes.append((made, address)),
-            self.outcomes.append,
+            lambda why, codes: self.outcomes.append(why),
         )
         made.start()
         return made

@@ -213,6 +213,50 @@ def test_what_only_looks_as_if_it_waits_does_not(command: Any) -> None:
     assert KIND.encode(URL, command)[0].kind is KIND
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("EVAL", "return redis.error_reply(redis.call('GET', 'k'))", 0),
+        ("evalsha", "0" * 40, 0),
+        (b"EVAL_RO", "return 1", 0),
+        ("EVALSHA_RO", "0" * 40, 0),
+        ("FCALL", "f", 0),
+        ("FCALL_RO", "f", 0),
+        ("FUNCTION", "LIST"),
+        ("SCRIPT", "LOAD", "return 1"),
+        ("NO.SUCH", "no\r\n$6\r\nforged"),
+        ("JSON.SET", "k", "$", b'{\n"a": 1}'),
+        ("CONFIG", "SET", "a\nb", "c"),
+        ("XREADGROUP", "GROUP", "g\r\n+x", "c", "STREAMS", "s", ">"),
+        ("XPENDING", "s\r\n+x", "g"),
+        ("NOSUCH", memoryview(b"a\nb")),
+    ],
+    ids=lambda command: repr(command)[:30],
+)
+def test_what_may_have_line_ends_in_its_error_goes_where_nobody_is_behind_it(command: Any) -> None:
+    assert KIND.encode(URL, command)[0].kind is EXCLUSIVE_KIND
+    assert KIND.encode_multi(URL, [("GET", "k"), command])[0].kind is EXCLUSIVE_KIND
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("SET", "k", "a page\r\nof many\r\nlines"),
+        ("XADD", "s", "*", "text", "a\r\nb"),
+        ("PUBLISH", "c", b"\r\n"),
+        ("GET", "a\r\nb"),
+        ("JSON.GET", "k"),
+        ("CONFIG", "GET", "*"),
+        ("OBJECT", "ENCODING", "k"),
+        ("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">"),
+    ],
+    ids=lambda command: repr(command)[:30],
+)
+def test_whose_errors_quote_nothing_with_line_ends_shares_a_connection(command: Any) -> None:
+    assert KIND.encode(URL, command)[0].kind is KIND
+    assert KIND.encode_multi(URL, [command])[0].kind is KIND
+
+
 def test_the_exclusive_kind_takes_any_command_to_a_connection_of_its_own() -> None:
     route, _, _ = EXCLUSIVE_KIND.encode(URL, ("GET", "k"))
     assert (route.kind, route.origins, route.idempotent) == (EXCLUSIVE_KIND, (f"{URL}?exclusive",), True)
@@ -328,7 +372,7 @@ def test_a_transaction_is_one_payload_with_its_number_of_replies() -> None:
     route, payload, note = KIND.encode_multi(URL, [("INCR", "a"), ["GET", b"b"]])
     commands = resp(b"MULTI") + resp(b"INCR", b"a") + resp(b"GET", b"b") + resp(b"EXEC")
     assert payload == b"M\x00\x00\x00\x04" + commands
-    assert (route.kind, route.origins, route.idempotent, note) == (KIND, (URL,), False, None)
+    assert (route.kind, route.origins, route.idempotent, note) == (KIND, (URL,), False, ("INCR", "GET"))
 
 
 def test_what_waits_does_not_in_a_transaction() -> None:

@@ -47,6 +47,24 @@ from reqpool.kinds.redis_reply import MAX_DEPTH, decode
         (b"%2\r\n$1\r\na\r\n:1\r\n$1\r\nb\r\n:2\r\n", {b"a": 1, b"b": 2}),
         (b"%0\r\n", {}),
         (b"~2\r\n+a\r\n+b\r\n", {b"a", b"b"}),
+        (b":-007\r\n", -7),
+        (b":123456789012345678901234567890\r\n", 123456789012345678901234567890),
+        (b",.5\r\n", 0.5),
+        (b",5.\r\n", 5.0),
+        (b",1e5\r\n", 1e5),
+        (b",+INFINITY\r\n", math.inf),
+        (b",-Inf\r\n", -math.inf),
+        (b"~-1\r\n", None),
+        (b"%-1\r\n", None),
+        (b"=4\r\ntxt:\r\n", b""),
+        (b"=2\r\nhi\r\n", b"hi"),
+        (b"+a lone \n or \r\r\n", b"a lone \n or \r"),
+        (b"$?\r\n;4\r\nHell\r\n;1\r\no\r\n;0\r\n", b"Hello"),
+        (b"$?\r\n;0\r\n", b""),
+        (b"*?\r\n:1\r\n*?\r\n.\r\n$?\r\n;1\r\na\r\n;0\r\n.\r\n", [1, [], b"a"]),
+        (b"~?\r\n:1\r\n.\r\n", {1}),
+        (b"%?\r\n+a\r\n:1\r\n.\r\n", {b"a": 1}),
+        (b"%?\r\n+a\r\n.\r\n", [b"a"]),
         (b"|1\r\n+ttl\r\n:3600\r\n$1\r\na\r\n", b"a"),
         (b"*2\r\n|1\r\n+ttl\r\n:3600\r\n$1\r\na\r\n:7\r\n", [b"a", 7]),
     ],
@@ -57,8 +75,11 @@ def test_every_type_has_its_value(data: bytes, value: Any) -> None:
     assert type(got) is type(value)
 
 
-def test_not_a_number_is_one() -> None:
-    assert math.isnan(decode(b",nan\r\n"))
+@pytest.mark.parametrize(
+    "text", [b"nan", b"NaN", b"-nan", b"+NAN", b"nan(0x8000000000000)", b"-NaN(a_1)", b"nan()"]
+)
+def test_not_a_number_is_one_as_any_c_library_writes_it(text: bytes) -> None:
+    assert math.isnan(decode(b",%b\r\n" % text))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +148,12 @@ def test_an_error_in_a_list_stands_in_its_place() -> None:
         b"*2\r\n$01\r\na\r\n$2\r\nb\r\n",
         b"*1\r\n",
         b"%1\r\n:1\r\n",
-        b"+a\nb\r\n",
+        b".\r\n",
+        b";1\r\na\r\n",
+        b"$?\r\n;1\r\na\r\n",
+        b"$?\r\n:1\r\n;0\r\n",
+        b"*?\r\n:1\r\n",
+        b"*?\r\n" * (MAX_DEPTH + 1) + b".\r\n" * (MAX_DEPTH + 1),
         b"#x\r\n",
         b",1_0\r\n",
         b"(12x\r\n",
@@ -146,3 +172,31 @@ def test_arrays_in_arrays_go_as_deep_as_is_said() -> None:
     for _ in range(MAX_DEPTH):
         (value,) = value
     assert value == 1
+
+
+@pytest.mark.parametrize(
+    "reply", [b"-ERR unknown command 'INCRX'\r\n", b"!27\r\nERR unknown command 'INCRX'\r\n"]
+)
+def test_the_error_of_a_transaction_says_which_command_was_refused(reply: bytes) -> None:
+    _, _, note = KIND.encode_multi("redis://h/0", [("GET", "a"), ("INCRX", "secret"), ("CONFIG", "SET", "a")])
+    with pytest.raises(RedisError) as caught:
+        KIND.decode(b"M\0\0\0\x02" + reply, Noted(note))  # type: ignore[arg-type]
+    assert caught.value.reply_code == "ERR"
+    assert (
+        caught.value.text == "command 2 of the transaction, INCRX, was refused: ERR unknown command 'INCRX'"
+    )
+    with pytest.raises(RedisError, match=r"command 3 of the transaction, CONFIG, was refused: "):
+        KIND.decode(b"M\0\0\0\x03" + reply, Noted(note))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "data", [b"M", b"M\0\0\0\x01", b"M\0\0\0\x01:1\r\n", b"M\0\0\0\0-ERR\r\n", b"M\0\0\0\x09-ERR\r\n"]
+)
+def test_half_a_refusal_is_a_bad_response(data: bytes) -> None:
+    with pytest.raises(BadResponse):
+        KIND.decode(data, Noted(("GET",)))  # type: ignore[arg-type]
+
+
+class Noted:
+    def __init__(self, note: Any) -> None:
+        self.note = note

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import msgpack
@@ -11,13 +13,14 @@ import pytest
 from reqpool.errors import BadResponse, ConnectFailed, UsageError
 from reqpool.kinds.redis import KIND
 from reqpool.kinds.redis_reply import MAX_DEPTH
-from reqpool_workers.protocols import READY, Address, Ask, Name, StreamProtocol
+from reqpool_workers.protocols import READY, Address, Ask, Name, Refused, StreamProtocol, redis, redis_framer
 from reqpool_workers.protocols.redis import (
     EXCLUSIVE_WORKER_KIND,
-    MAX_LINE_BYTES,
+    MAX_NAMELESS,
     WORKER_KIND,
     RedisConnection,
 )
+from reqpool_workers.protocols.redis_framer import MAX_SKIPPED_BYTES
 
 ORIGIN = "redis://127.0.0.1:6379/0"
 MAX_BYTES = 1 << 20
@@ -50,10 +53,11 @@ def ask_multi(*commands: tuple[Any, ...]) -> Ask:
 
 
 def fed(protocol: StreamProtocol, data: bytes, step: int) -> list[Any]:
+    """Return the events, the text of what was refused in place of its event."""
     events: list[Any] = []
     for at in range(0, len(data), step):
         events += protocol.feed(data[at : at + step])
-    return events
+    return [event.error.text if isinstance(event, Refused) else event for event in events]
 
 
 # --- the handshake -----------------------------------------------------------------------------------
@@ -138,6 +142,73 @@ def test_a_server_that_takes_no_name_is_good_enough(error: bytes) -> None:
     assert made.feed(error + b"+OK\r\n") == [READY]
 
 
+@pytest.fixture
+def upstream() -> Iterator[str]:
+    """An origin that closes connections on CLIENT, and is not remembered for the other tests."""
+    yield "redis://proxy:1/0"
+    connection("redis://proxy:1/0").shorten_handshake()
+
+
+@pytest.mark.parametrize("variant", ["", "?exclusive", "?exclusive&resp3"])
+def test_a_server_that_closes_on_the_name_is_not_told_it_again(upstream: str, variant: str) -> None:
+    first = connection(upstream + variant)
+    assert SETNAME in first.connected()[0]  # type: ignore[operator]
+    assert first.shorten_handshake()
+    for other in (variant, ""):
+        made = connection(upstream + other)
+        (sent,) = made.connected()
+        assert isinstance(sent, bytes)
+        assert b"CLIENT" not in sent
+        assert sent.endswith(b"*1\r\n$4\r\nPING\r\n")
+        assert made.feed((b"%0\r\n" if "resp3" in other else b"") + b"+PONG\r\n") == [READY]
+    assert SETNAME in connection("redis://another:1/0").connected()[0]  # type: ignore[operator]
+
+
+def test_a_server_that_closes_on_ping_as_well_is_asked_from_the_beginning(upstream: str) -> None:
+    connection(upstream).connected()
+    made = connection(upstream)
+    made.connected()
+    assert made.shorten_handshake()
+    made = connection(upstream)
+    made.connected()
+    assert not made.shorten_handshake()
+    assert SETNAME in connection(upstream).connected()[0]  # type: ignore[operator]
+
+
+def test_a_close_after_the_name_was_taken_is_not_for_the_name() -> None:
+    made = connection("redis://proxy:1/3")
+    made.connected()
+    made.feed(b"+OK\r\n")
+    assert not made.shorten_handshake()
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"), [(b"-NOAUTH Authentication required.\r\n", "PING: NOAUTH"), (b"-NOPERM no\r\n", None)]
+)
+def test_in_place_of_the_name_a_ping_shows_whether_one_is_let_in(
+    upstream: str, reply: bytes, says: str | None
+) -> None:
+    made = connection(upstream)
+    made.connected()
+    made.shorten_handshake()
+    made = connection(upstream)
+    made.connected()
+    if says is None:
+        assert made.feed(reply) == [READY]
+    else:
+        with pytest.raises(ConnectFailed, match=says):
+            made.feed(reply)
+
+
+def test_upstreams_that_mind_the_name_are_remembered_up_to_a_bound() -> None:
+    for number in range(MAX_NAMELESS + 2):
+        made = connection(f"redis://10.0.{number >> 8}.{number & 255}:1/0")
+        made.connected()
+        made.shorten_handshake()
+    assert len(redis._nameless) <= MAX_NAMELESS
+    redis._nameless.clear()
+
+
 def test_more_than_was_asked_in_the_handshake_is_a_bad_response() -> None:
     made = connection()
     made.connected()
@@ -171,6 +242,10 @@ REPLIES3 = [
     (b"!5\r\nERR x\r\n", b"!5\r\nERR x\r\n"),
     (b"%1\r\n" + BULK + b"~2\r\n:1\r\n:2\r\n", b"%1\r\n" + BULK + b"~2\r\n:1\r\n:2\r\n"),
     (b"|1\r\n+ttl\r\n:1\r\n" + BULK, b"|1\r\n+ttl\r\n:1\r\n" + BULK),
+    (b",-NAN(0x8)\r\n", b",-NAN(0x8)\r\n"),
+    (b"-ERR lone \n and \r\r\n", b"-ERR lone \n and \r\r\n"),
+    (b"$?\r\n;2\r\nab\r\n;0\r\n", b"$?\r\n;2\r\nab\r\n;0\r\n"),
+    (b"*?\r\n:1\r\n~?\r\n.\r\n" + BULK + b".\r\n", b"*?\r\n:1\r\n~?\r\n.\r\n" + BULK + b".\r\n"),
 ]
 
 
@@ -247,18 +322,16 @@ def test_many_small_arrays_in_one_piece_are_taken_in_linear_time() -> None:
         b"$-2\r\n",
         b"$" + b"0" * 100,
         b"$99999999999\r\n",
-        b":1x\r\n",
-        b":\r\n",
-        b"+a\nb\r\n",
-        b"-a\rb\r\n",
+        b".\r\n",
+        b";1\r\nx\r\n",
+        b"*-2\r\n",
+        b"$?\r\n+x\r\n",
+        b"*?\r\n;1\r\n",
+        b"$?\r\n;2\r\nxyz\r\n",
         b"*x\r\n",
         b"*2\r\n:1\r\nx",
         b"*1\r\n$5\r\nhello!!",
-        b"_\r\n",
-        b"#t\r\n",
         b">1\r\n+pong\r\n",
-        b"%1\r\n:1\r\n:2\r\n",
-        b"*1\r\n_\r\n",
     ],
     ids=lambda data: repr(data[:20]),
 )
@@ -267,40 +340,110 @@ def test_what_is_no_reply_is_a_bad_response(data: bytes, step: int) -> None:
         fed(ready(asked=9), data, step)
 
 
-def test_a_line_without_end_is_a_bad_response() -> None:
-    made = ready(max_bytes=4 << 20, asked=1)
-    assert fed(made, b"+" + b"x" * (MAX_LINE_BYTES - 1), 65_536) == []
-    with pytest.raises(BadResponse, match="not a reply of Redis"):
-        made.feed(b"x")
+# --- replies that are refused ------------------------------------------------------------------------
+
+TOO_LARGE = "a reply of Redis is larger than 1048576 bytes"
+TOO_DEEP = f"a reply of Redis has over {MAX_DEPTH} arrays in each other"
 
 
+@pytest.mark.parametrize("step", [7, 65_536, 1 << 30])
 @pytest.mark.parametrize(
-    "data", [b">1\r\n", b"(1x\r\n", b",x\r\n", b"#x\r\n", b"?\r\n", b"$?\r\n", b"*?\r\n"]
-)
-def test_resp3_has_its_own_rules(data: bytes) -> None:
-    made = ready(ORIGIN + "?resp3", asked=9)
-    if data == b">1\r\n":
-        assert made.feed(data) == []
-    else:
-        with pytest.raises(BadResponse, match="not a reply of Redis"):
-            made.feed(data)
-
-
-@pytest.mark.parametrize(
-    "data",
+    ("reply", "why"),
     [
-        b"$1048609\r\n",
-        b"*349536\r\n",
-        b"*10\r\n" + (b"$300000\r\n" + bytes(300_000) + b"\r\n") * 4,
-        b"*2\r\n$1048570\r\n" + bytes(1_048_570) + b"\r\n$100\r\n",
-        b"*100000\r\n" + b":1\r\n" * 10 + b"*999999\r\n",
+        (b"$1048609\r\n" + bytes(1_048_609) + b"\r\n", TOO_LARGE),
+        (b"*2\r\n$1048570\r\n" + bytes(1_048_570) + b"\r\n$100\r\n" + bytes(100) + b"\r\n", TOO_LARGE),
+        (b"*349536\r\n" + b":1\r\n" * 349_536, TOO_LARGE),
+        (b"*2\r\n*1\r\n:1\r\n*349536\r\n" + b"*1\r\n:1\r\n" * 349_536, TOO_LARGE),
+        (b"+" + b"x" * 1_048_609 + b"\r\n", TOO_LARGE),
+        (b"*2\r\n:1\r\n-" + b"\r" * 1_048_609 + b"\r\n", TOO_LARGE),
+        (b"*1\r\n" * (MAX_DEPTH + 1) + b":1\r\n", TOO_DEEP),
+        (b"*1\r\n" * MAX_DEPTH + b"*0\r\n", TOO_DEEP),
+        (b"*2\r\n" * 300 + b":1\r\n" * 301, TOO_DEEP),
+        (b":1x\r\n", "not a value of Redis: b':1x'"),
+        (b"*2\r\n:\r\n:1\r\n", "not a value of Redis: b':'"),
+        (b"_x\r\n", "not a value of Redis: b'_x'"),
+        (b"#x\r\n", "not a value of Redis: b'#x'"),
+        (b",1_0\r\n", "not a value of Redis: b',1_0'"),
+        (b"(1x\r\n", "not a value of Redis: b'(1x'"),
+        (b"(" + b"9" * 4301 + b"\r\n", f"not a value of Redis: {b'(' + b'9' * 39!r}"),
     ],
-    ids=["string", "list", "sum", "last of a list", "list in a list"],
+    ids=lambda value: repr(value)[:16],
 )
-def test_a_reply_over_the_limit_is_a_bad_response_as_soon_as_that_is_clear(data: bytes) -> None:
-    for step in (65_536, len(data)):
-        with pytest.raises(BadResponse, match="larger than 1048576 bytes"):
-            fed(ready(asked=1), data, step)
+def test_a_reply_that_is_refused_is_skipped_and_those_behind_it_are_answers(
+    reply: bytes, why: str, step: int
+) -> None:
+    made = ready(asked=4)
+    assert fed(made, b":7\r\n" + reply + BULK, step) == [(0, b":7\r\n"), why, (0, b'"hello')]
+    assert made.reusable
+    assert fed(made, b":8\r\n", step) == [(0, b":8\r\n")]
+
+
+def test_a_reply_that_is_skipped_takes_no_memory() -> None:
+    made = ready(asked=2)
+    made.feed(b"$300000000\r\n")
+    piece = bytes(1_000_000)
+    tracemalloc.start()
+    try:
+        for _ in range(300):
+            made.feed(piece)
+        made.feed(b"\r\n*1000000\r\n")
+        for _ in range(200):
+            made.feed(b"*1\r\n" * 100)
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"$%d\r\n" % (MAX_SKIPPED_BYTES + 1),
+        b"$9999999999\r\n",
+        b"*1000000000\r\n",
+        b"*2\r\n:1\r\n%999999999\r\n",
+        b"|999999999\r\n",
+    ],
+)
+def test_a_reply_too_large_to_be_skipped_ends_the_connection_at_once(reply: bytes) -> None:
+    for step in (1, 100):
+        with pytest.raises(BadResponse, match="larger than 1048576 bytes, and too large to be skipped"):
+            fed(ready(asked=2), reply, step)
+
+
+def test_a_reply_of_too_many_elements_to_be_skipped_ends_the_connection() -> None:
+    inner = b"*1000000\r\n"
+    for step in (7, 1_000):
+        made = ready(asked=2)
+        assert fed(made, inner * 3, step) == []
+        with pytest.raises(BadResponse, match="and has too many elements to be skipped"):
+            fed(made, inner, step)
+
+
+def test_many_small_elements_are_too_many_to_be_skipped_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_framer, "MAX_SKIPPED_BYTES", 2_000_000)
+    with pytest.raises(BadResponse, match="too large to be skipped"):
+        fed(ready(asked=2), b"*400000\r\n" + (b"$4\r\nabcd\r\n" * 400_000), 10_000)
+
+
+def test_what_lies_within_a_reply_that_is_skipped_ends_the_connection() -> None:
+    for lie in (b"$3\r\nhello\r\n", b"$2000000\r\n" + bytes(2_000_001) + b"\r\n", b"x\r\n"):
+        for step in (1_000, 1 << 30):
+            made = ready(asked=3)
+            with pytest.raises(BadResponse, match="not a reply of Redis"):
+                fed(made, b"*349536\r\n" + lie + b":1\r\n", step)
+
+
+def test_a_refused_reply_in_the_handshake_ends_it() -> None:
+    made = connection()
+    made.connected()
+    with pytest.raises(BadResponse, match="not a value of Redis"):
+        made.feed(b":x\r\n")
+
+
+@pytest.mark.parametrize("data", [b"?\r\n", b"!?\r\n", b"$x\r\n", b"*?x\r\n", b"|?\r\n"])
+def test_a_length_that_is_not_a_number_is_a_bad_response(data: bytes) -> None:
+    with pytest.raises(BadResponse, match="not a reply of Redis"):
+        ready(ORIGIN + "?resp3", asked=9).feed(data)
 
 
 def test_a_value_of_just_the_limit_is_none_too_many() -> None:
@@ -308,10 +451,8 @@ def test_a_value_of_just_the_limit_is_none_too_many() -> None:
     assert made.feed(b"$%d\r\n" % MAX_BYTES + bytes(MAX_BYTES) + b"\r\n") == [(0, b'"' + bytes(MAX_BYTES))]
 
 
-def test_arrays_in_arrays_without_end_are_a_bad_response() -> None:
+def test_arrays_in_arrays_go_as_deep_as_is_said() -> None:
     assert ready(asked=1).feed(b"*1\r\n" * MAX_DEPTH + b":1\r\n") == [(0, b"*1\r\n" * MAX_DEPTH + b":1\r\n")]
-    with pytest.raises(BadResponse, match="over 128 arrays in each other"):
-        ready(asked=1).feed(b"*1\r\n" * (MAX_DEPTH + 1))
 
 
 @pytest.mark.parametrize("step", [1, 1000])
@@ -358,6 +499,60 @@ def test_pushes_of_resp3_are_no_replies(step: int) -> None:
         made.feed(b":1\r\n")
 
 
+# --- connections for one command at a time ------------------------------------------------------------
+
+EXCLUSIVE = ORIGIN + "?exclusive"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"-ERR no\r\n$6\r\nforged\r\n",
+        b"-ERR no\r\n$6\r\nfor",
+        b"-ERR no\r\nnot a reply\r\n",
+        b"+no\r\n:1\r\n",
+        b"*2\r\n-ERR no\r\n$6\r\nforged\r\n:1\r\n",
+        b"+OK\r\n+QUEUED\r\n",
+    ],
+)
+def test_more_than_one_reply_to_a_command_is_none_of_them(reply: bytes) -> None:
+    made = ready(EXCLUSIVE, asked=1)
+    with pytest.raises(BadResponse, match="more than the reply to this command"):
+        made.feed(reply)
+
+
+@pytest.mark.parametrize(
+    ("reply", "goes_on"),
+    [
+        (b":1\r\n", True),
+        (b"$8\r\n\r\n-ERR x\r\n", True),
+        (b"*2\r\n:1\r\n$1\r\na\r\n", True),
+        (b"+OK\r\n", True),
+        (b"-NOSCRIPT No matching script. Please use EVAL.\r\n", True),
+        (b"-ERR no\r\n", False),
+        (b"+forged\r\n", False),
+        (b"*2\r\n:1\r\n-ERR no\r\n", False),
+    ],
+)
+def test_after_a_text_that_may_go_on_the_connection_serves_nobody_else(reply: bytes, goes_on: bool) -> None:
+    made = ready(EXCLUSIVE, asked=1)
+    (answer,) = made.feed(reply)
+    assert answer[0] == 0  # type: ignore[index]
+    assert made.reusable is goes_on
+    session = ready(EXCLUSIVE)
+    session.hold()
+    session.send(ask(b"*1\r\n$4\r\nPING\r\n"))
+    session.feed(reply)
+    assert session.reusable
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+def test_a_refused_reply_to_a_single_command_is_that_ones_error(step: int) -> None:
+    made = ready(EXCLUSIVE, asked=1)
+    assert fed(made, b"*1\r\n" * 200 + b":1\r\n", step) == [TOO_DEEP]
+    assert made.reusable
+
+
 # --- MULTI/EXEC --------------------------------------------------------------------------------------
 
 QUEUED = b"+OK\r\n+QUEUED\r\n+QUEUED\r\n"
@@ -371,7 +566,11 @@ QUEUED = b"+OK\r\n+QUEUED\r\n+QUEUED\r\n"
         (QUEUED + b"*2\r\n-WRONGTYPE no\r\n:2\r\n", b"*2\r\n-WRONGTYPE no\r\n:2\r\n"),
         (
             b"+OK\r\n-ERR unknown command 'NO'\r\n+QUEUED\r\n-EXECABORT Transaction discarded\r\n",
-            b"-ERR unknown command 'NO'\r\n",
+            b"M\0\0\0\x01-ERR unknown command 'NO'\r\n",
+        ),
+        (
+            b"+OK\r\n+QUEUED\r\n!6\r\nERR no\r\n-EXECABORT Transaction discarded\r\n",
+            b"M\0\0\0\x02!6\r\nERR no\r\n",
         ),
         (b"-LOADING a\r\n-LOADING b\r\n-LOADING c\r\n-ERR EXEC without MULTI\r\n", b"-LOADING a\r\n"),
         (QUEUED + b"-EXECABORT why\r\n", b"-EXECABORT why\r\n"),
@@ -391,6 +590,15 @@ def test_a_transaction_has_one_answer_among_others(replies: bytes, answer: bytes
     assert made.reusable
     with pytest.raises(BadResponse, match="nobody asked for"):
         made.feed(b":1\r\n")
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+@pytest.mark.parametrize("replies", [QUEUED + b",x\r\n", b"+OK\r\n,x\r\n+QUEUED\r\n*0\r\n"])
+def test_a_refused_reply_in_a_transaction_is_its_end_and_nobody_elses(replies: bytes, step: int) -> None:
+    made = ready(asked=0)
+    made.send(ask_multi(("INCR", "a"), ("INCR", "b")))
+    made.send(ask(b"*1\r\n$4\r\nPING\r\n"))
+    assert fed(made, replies + b"+PONG\r\n", step) == ["not a value of Redis: b',x'", (0, b"+PONG\r\n")]
 
 
 def test_a_transaction_has_begun_with_its_first_reply() -> None:

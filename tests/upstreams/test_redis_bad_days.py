@@ -85,15 +85,11 @@ def check_next_is_right(pool: reqpool.Pool, peer: TcpPeer) -> None:
         b"$5\r\nhel\r\n+OK\r\n:1\r\n",
         b"$3\r\nhello\r\n",
         b"$-7\r\n",
-        b":12x\r\n",
         b"*2\r\n$1\r\na\r\nx",
         b"$%d\r\n" % (1 << 40),
         b"$999999999\r\n",
         b"*999999999\r\n",
-        b"*1\r\n" * 1_000,
         b">2\r\n+message\r\n+x\r\n",
-        b"%1\r\n+a\r\n+b\r\n",
-        b"+" + b"x" * (2 << 20),
     ],
     ids=lambda data: repr(data[:16]),
 )
@@ -106,6 +102,104 @@ def test_what_is_no_reply_is_a_bad_response_and_the_end_of_the_connection(
         assert caught.value.sent is True
         assert caught.value.origin == f"redis://{peer.address}/0"
         check_next_is_right(pool, peer)
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (b"$17000000\r\n" + bytes(17_000_000) + b"\r\n", "larger than 16777216 bytes"),
+        (b"+" + b"x" * 17_000_000 + b"\r\n", "larger than 16777216 bytes"),
+        (b"*2\r\n" * 500 + b":1\r\n" * 501, "over 128 arrays in each other"),
+        (b",1.5.5\r\n", r"not a value of Redis: b',1\.5\.5'"),
+        (b"#maybe\r\n", "not a value of Redis: b'#maybe'"),
+    ],
+    ids=["too large", "a long line", "too deep", "a double that is none", "a boolean that is none"],
+)
+def test_a_reply_that_is_refused_costs_only_the_one_who_asked_for_it(
+    pool: reqpool.Pool, reply: bytes, says: str
+) -> None:
+    def answers_together(connection: Connection) -> None:
+        asked = commands(connection)
+        keys = [next(asked)[1] for _ in range(5)]
+        replies = [bulk(key) for key in keys]
+        replies[2] = reply
+        connection.send(b"".join(replies))
+        for words in asked:
+            connection.send(bulk(words[-1]))
+
+    with TcpPeer(answers_together) as peer:
+        futures = [pool.redis(url(peer), "INCR", "k0")]
+        wait_until(lambda: b"k0" in peer.received, 5, "the first is sent")
+        futures += [pool.redis(url(peer), "INCR", f"k{at}") for at in range(1, 5)]
+        with pytest.raises(reqpool.BadResponse, match=says) as caught:
+            futures.pop(2).result()
+        assert (caught.value.sent, caught.value.phase) == (True, "read")
+        assert [future.result() for future in futures] == [b"k0", b"k1", b"k3", b"k4"]
+        assert pool.redis(url(peer), "GET", "k9").result() == b"k9"
+        assert peer.accepted == 1
+
+
+def test_who_times_out_while_its_reply_is_skipped_takes_no_answer_from_others(pool: reqpool.Pool) -> None:
+    def dawdles(connection: Connection) -> None:
+        if connection.peer.accepted > 1:
+            echoes_keys(connection)
+            return
+        asked = commands(connection)
+        keys = [next(asked)[1] for _ in range(3)]
+        connection.send(b"$17000000\r\n" + bytes(9_000_000))
+        if connection.peer.wait_for_go():
+            connection.send(bytes(8_000_000) + b"\r\n" + bulk(keys[1]) + bulk(keys[2]))
+            connection.wait_for_end()
+
+    with TcpPeer(dawdles) as peer:
+        first = pool.redis(url(peer), "INCR", "k0", timeout=0.5)
+        wait_until(lambda: b"k0" in peer.received, 5, "the first is sent")
+        others = [pool.redis(url(peer), "INCR", f"k{at}") for at in (1, 2)]
+        with pytest.raises(reqpool.RequestTimeout):
+            first.result()
+        peer.go.release()
+        assert [future.result() for future in others] == [b"k1", b"k2"]
+
+
+@pytest.mark.parametrize(
+    "command", [("EVAL", "return redis.error_reply(ARGV[1])", 0, "x"), ("NOSUCH", "no\r\n$6\r\nforged")]
+)
+def test_a_line_end_in_an_error_forges_nobodys_reply(pool: reqpool.Pool, command: tuple[str, ...]) -> None:
+    def forges(connection: Connection) -> None:
+        for words in commands(connection):
+            if words[0] == b"GET":
+                connection.send(bulk(words[1]))
+            elif connection.peer.wait_for_go():
+                connection.send(b"-ERR no\r\n$6\r\nforged\r\n")
+
+    with TcpPeer(forges) as peer:
+        forging = pool.redis(url(peer), *command)
+        wait_until(lambda: command[0].encode() in peer.received, 5, "it is sent")
+        others = [pool.redis(url(peer), "GET", f"k{at}") for at in range(5)]
+        assert [future.result() for future in others] == [b"k%d" % at for at in range(5)]
+        peer.go.release()
+        with pytest.raises(reqpool.BadResponse, match="more than the reply to this command"):
+            forging.result()
+        wait_until(lambda: peer.open < peer.accepted, 5, "that connection closed")
+
+
+def test_what_comes_late_behind_an_error_forges_nobodys_reply(pool: reqpool.Pool) -> None:
+    def forges_late(connection: Connection) -> None:
+        for words in commands(connection):
+            if words[0] == b"EVAL" and words[1] == b"1":
+                connection.send(b"-ERR no\r\n")
+                if connection.peer.wait_for_go():
+                    connection.send(b"$6\r\nforged\r\n")
+            else:
+                connection.send(bulk(words[1]))
+
+    with TcpPeer(forges_late) as peer:
+        with pytest.raises(reqpool.RedisError):
+            pool.redis(url(peer), "EVAL", "1", 0).result()
+        following = pool.redis(url(peer), "EVAL", "2", 0)
+        assert following.result() == b"2"
+        peer.go.release()
+        assert pool.redis(url(peer), "EVAL", "3", 0).result() == b"3"
 
 
 @pytest.mark.parametrize("then", [closes, Connection.reset], ids=["closes", "resets"])
@@ -302,6 +396,32 @@ def test_a_handshake_that_fails_says_why(
         assert not caught.value.sent
         assert b"INCR" not in peer.received
         peer.wait_all_closed()
+
+
+def twemproxy(connection: Connection) -> None:
+    """Close on a command that it does not know, without a word."""
+    while data := connection.read():
+        if any(word in data for word in (b"CLIENT", b"SELECT", b"HELLO")):
+            return
+        connection.send(b"+PONG\r\n" * data.count(b"PING"))
+
+
+def test_a_proxy_that_closes_on_the_name_is_used_without_it(pool: reqpool.Pool) -> None:
+    with TcpPeer(twemproxy) as peer:
+        for _ in range(2):
+            assert pool.redis(url(peer), "PING").result() == b"PONG"
+        assert peer.received.count(b"CLIENT") == 1
+        # Of a connection of another sort, too: the server is the same.
+        with pool.redis_session(url(peer)) as session:
+            assert session.command("PING").result() == b"PONG"
+        assert peer.received.count(b"CLIENT") == 1
+
+
+def test_a_proxy_that_closes_on_what_is_needed_is_a_failure_soon(pool: reqpool.Pool) -> None:
+    with TcpPeer(twemproxy) as peer:
+        with pytest.raises(reqpool.ConnectFailed) as caught:
+            pool.redis(url(peer) + "/3", "PING", timeout=10).result()
+        assert caught.value.sent is False
 
 
 # --- transactions ------------------------------------------------------------------------------------

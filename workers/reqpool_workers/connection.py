@@ -14,6 +14,7 @@ Some facts this file relies on:
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 from collections import deque
@@ -26,7 +27,7 @@ from reqpool.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError
 from .dial import Dial
 from .ledger import Pin, Request
 from .loop import READABLE, WRITABLE, Loop
-from .protocols import Address, Event, StreamProtocol
+from .protocols import Address, Event, Refused, StreamProtocol
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ LARGE_READ_BYTES = 256 << 10
 """Asked for once a read came back full: a large answer then takes fewer turns."""
 READ_BYTES_PER_TURN = 256 << 10
 """What one connection may take in a turn."""
+UNREACHABLE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT, errno.EAGAIN})
+"""What connect fails with at once while a server restarts; the last two: on a unix socket."""
 
 
 class State(Enum):
@@ -65,6 +68,9 @@ class Owner(Protocol):
     def on_answer(self, request: Request, code: int, data: bytes) -> None:
         """A request has its outcome."""
 
+    def on_unreadable(self, request: Request, error: PoolError) -> None:
+        """The answer to a request has come and was not taken; the connection goes on."""
+
     def on_answered(self, count: int) -> None:
         """So many requests have had their outcome, in one go."""
 
@@ -76,6 +82,9 @@ class Owner(Protocol):
 
     def on_tried(self, address: Address, good: bool) -> None:
         """A connection to this address is ready, or broke off in its handshake."""
+
+    def on_ready(self) -> None:
+        """A handshake is over: the server serves."""
 
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
@@ -102,6 +111,8 @@ class Connection:
         retiring: True if it takes no more requests and is closed with the last answer; one that is held is
             closed when it is let go of.
         reason: why it was closed.
+        unreachable: nobody listened there, or whoever did closed it before a word was said.
+        shortened: the next connection will say less in its handshake, by which this one may have failed.
         answers: how many requests it has answered.
         born_s: monotonic seconds at which it was opened.
         since_s: monotonic seconds since which nothing is unanswered, or since which the oldest unanswered
@@ -114,6 +125,8 @@ class Connection:
         self.pin: Pin | None = None
         self.retiring = False
         self.reason = ""
+        self.unreachable = False
+        self.shortened = False
         self.answers = 0
         self.born_s = self.since_s = loop.now_s
         self._loop = loop
@@ -176,7 +189,7 @@ class Connection:
 
         On failure :meth:`Owner.on_closed` is called, perhaps before this returns.
         """
-        self._dial = Dial(self._loop, addresses, self._on_connected, self.give_up)
+        self._dial = Dial(self._loop, addresses, self._on_connected, self._cannot_connect)
         self._dial.start()
 
     def send(self, requests: Sequence[Request]) -> None:
@@ -274,6 +287,10 @@ class Connection:
 
     # --- the fd ---------------------------------------------------------------------------------
 
+    def _cannot_connect(self, reason: str, codes: set[int]) -> None:
+        self.unreachable = codes <= UNREACHABLE
+        self.give_up(reason)
+
     def _close_socket(self) -> None:
         if self._dial is not None:
             self._dial.close()
@@ -357,6 +374,13 @@ class Connection:
                 self._write(event)
                 if self.state is State.CLOSED:
                     return
+            elif isinstance(event, Refused):
+                refused = unanswered.popleft() if unanswered else None
+                answers += 1
+                if refused is not None:
+                    self._live -= 1
+                    refused.place = None
+                    self._owner.on_unreadable(refused, event.error)
             elif isinstance(event, PoolError):
                 self.close(event.text, event)
                 return
@@ -376,6 +400,7 @@ class Connection:
         if self._address is not None:
             self._owner.on_tried(self._address, True)
             self._address = None
+        self._owner.on_ready()
         self.since_s = self._loop.now_s
         first, self.first = self.first, None
         if first is None:
@@ -457,6 +482,8 @@ class Connection:
 
     def _close_lost(self, text: str) -> None:
         if self.state is State.HANDSHAKE and not self.answers:
+            self.unreachable = True
+            self.shortened = self._protocol.shorten_handshake()
             self.give_up(text)
         else:
             self.close(text, ConnectionLost(text))

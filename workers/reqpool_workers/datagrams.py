@@ -323,6 +323,9 @@ class DatagramOrigin:
     def on_opening(self, connection: Connection, request: Request) -> None:
         """Nothing is ever held."""
 
+    def on_ready(self) -> None:
+        pass
+
     def on_tried(self, address: Address, good: bool) -> None:
         """There is only one address."""
 
@@ -331,6 +334,9 @@ class DatagramOrigin:
             self.ledger.decline(request, data)
         else:
             self.ledger.finish(request, code, data)
+
+    def on_unreadable(self, request: Request, error: PoolError) -> None:
+        self.ledger.conclude(request, error.code, error.text, phase="read", sent=True)
 
     def on_answered(self, count: int) -> None:
         """Told at the end of the turn, like all others."""

@@ -36,7 +36,7 @@ class Dial:
         loop: that of this thread.
         addresses: at least one, in the order to try them.
         on_connected: is given the socket, which nobody watches, and its address.
-        on_failed: is told why there is none, when all have failed.
+        on_failed: is told why there is none, when all have failed, and their error numbers.
 
     One of the two is called, once, perhaps before :meth:`start` returns, and neither after :meth:`close`.
     """
@@ -46,14 +46,14 @@ class Dial:
         loop: Loop,
         addresses: Sequence[Address],
         on_connected: Callable[[socket.socket, Address], None],
-        on_failed: Callable[[str], None],
+        on_failed: Callable[[str, set[int]], None],
     ) -> None:
         self._loop = loop
         self._untried = deque(addresses)
         self._on_connected = on_connected
         self._on_failed = on_failed
         self._attempts: dict[socket.socket, Address] = {}
-        self._failures: list[tuple[Address, str]] = []
+        self._failures: list[tuple[Address, int]] = []
 
     def start(self) -> None:
         """Begin with the first address."""
@@ -86,9 +86,9 @@ class Dial:
                 return
             if made is not None:
                 made.close()
-            self._failures.append((address, os.strerror(code)))
+            self._failures.append((address, code))
         if not self._attempts:
-            self._on_failed(self._why())
+            self._on_failed(self._why(), {code for _, code in self._failures})
 
     def _late(self, made: socket.socket, _now_s: float) -> None:
         if made in self._attempts and self._untried:
@@ -99,7 +99,7 @@ class Dial:
         address = self._drop(made)
         if code:
             made.close()
-            self._failures.append((address, os.strerror(code)))
+            self._failures.append((address, code))
             self._try_next()
         else:
             self.close()
@@ -111,5 +111,7 @@ class Dial:
 
     def _why(self) -> str:
         if len(self._failures) == 1:
-            return f"cannot connect: {self._failures[0][1]}"
-        return "cannot connect: " + "; ".join(f"{address}: {why}" for address, why in self._failures)
+            return f"cannot connect: {os.strerror(self._failures[0][1])}"
+        return "cannot connect: " + "; ".join(
+            f"{address}: {os.strerror(code)}" for address, code in self._failures
+        )

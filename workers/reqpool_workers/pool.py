@@ -5,6 +5,7 @@ A worker never holds more connections than the last grant's slots, those that ar
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
@@ -13,6 +14,13 @@ from reqpool import checks
 
 from .connection import Connection, State
 from .ledger import Pin, Request
+
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 0.4
+"""Between two tries at a server that nobody listens at; doubled each time."""
+LONGEST_OUTAGE_S = 2.0
+"""For so long requests wait for it, then they end: a dead upstream is said within seconds."""
+FORGET_OUTAGE_S = 10.0
+"""Without a try for so long, the next one that fails is the beginning of another outage."""
 
 
 class Policy(NamedTuple):
@@ -26,7 +34,8 @@ class Policy(NamedTuple):
         lifetime_s: after so long it takes no more requests: servers move, and addresses with them.
         max_bytes: largest answer; None: the kind's limit.
         pin_idle_s: how long a held connection may have nothing to do.
-        retries: 0: nothing that was sent is sent again, even where a stale connection is the likely cause.
+        retries: 0: nothing that was sent is sent again, even where a stale connection is the likely cause,
+            and no server is waited for.
     """
 
     connect_s: float = 5.0
@@ -77,6 +86,42 @@ class Slots:
         self.taken = 0
 
 
+class Outage:
+    """When to connect again to a server that nobody listens at, and for how long that is worth waiting for.
+
+    A server that restarts refuses connections for a moment. One that is down for longer is said to be, and
+    is then tried as often as somebody asks for it.
+
+    Attributes:
+        retry_s: until then nothing is connected.
+    """
+
+    __slots__ = ("_began_s", "_delay_s", "_seen_s", "retry_s")
+
+    def __init__(self) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """It serves."""
+        self.retry_s = self._seen_s = self._began_s = float("-inf")
+        self._delay_s = FIRST_DELAY_S
+
+    def goes_on(self, now_s: float) -> bool:
+        """A connection has failed. Is the next one, at :attr:`retry_s`, worth waiting for?"""
+        if now_s - self._seen_s > FORGET_OUTAGE_S:
+            self.end()
+            self._began_s = now_s
+        self._seen_s = now_s
+        if now_s < self.retry_s:
+            return True
+        if now_s - self._began_s >= LONGEST_OUTAGE_S:
+            return False
+        # Not all workers at the same instant.
+        self.retry_s = now_s + self._delay_s * random.uniform(0.5, 1.0)
+        self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
+        return True
+
+
 class ConnectionPool:
     """The pool of one origin.
 
@@ -93,6 +138,7 @@ class ConnectionPool:
         fresh: requests that must have a connection opened since ``fresh_s``.
         fresh_s: when a kept connection last turned out to have been given up by its peer.
         retried: those that had one such connection; there is no third for them.
+        outage: of the server.
         overflowed: how many requests found no connection and no slot when they came.
     """
 
@@ -105,6 +151,7 @@ class ConnectionPool:
         self.fresh: deque[Request] = deque()
         self.fresh_s = 0.0
         self.retried: set[Request] = set()
+        self.outage = Outage()
         self.overflowed = 0
         self._depth = depth
         # The last is the one used last: the others get old, and are closed.
@@ -137,6 +184,21 @@ class ConnectionPool:
         self.retried.update(requests)
         self.fresh_s = now_s
 
+    def wait_for_server(self, requests: list[Request]) -> list[Request]:
+        """Let these, which had a connection that did not come about, wait for another one.
+
+        Returns:
+            All that cannot wait until there is one, of those that wait already, too.
+        """
+        retry_s = self.outage.retry_s
+        late = [
+            request
+            for request in (*requests, *self.waiting, *self.fresh)
+            if request.live and min(request.lease.deadline_s, request.lease.wait_s) <= retry_s
+        ]
+        self.waiting.extendleft(reversed(requests))
+        return late
+
     @property
     def stranded(self) -> list[Request]:
         """Requests that wait for a connection and can have none: what there may be is not for sharing."""
@@ -168,8 +230,9 @@ class ConnectionPool:
         that was used last comes first. Then come those that are on their way for nobody.
         """
         plan = Plan([], [], [], [])
-        room = self.slots.granted - self.slots.taken
-        if self.fresh:
+        down = now_s < self.outage.retry_s
+        room = 0 if down else self.slots.granted - self.slots.taken
+        if self.fresh and not down:
             room = self._assign_fresh(plan, room, now_s)
         if not self.waiting:
             return plan

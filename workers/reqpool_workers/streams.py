@@ -187,6 +187,9 @@ class StreamOrigin:
                 return
             self._send(connection, requests)
 
+    def on_unreadable(self, request: Request, error: PoolError) -> None:
+        self.ledger.conclude(request, error.code, error.text, phase="read", sent=True)
+
     def on_answered(self, count: int) -> None:
         self.ledger.answered(self, count)
 
@@ -204,6 +207,9 @@ class StreamOrigin:
         else:
             self._last_bad = address
 
+    def on_ready(self) -> None:
+        self.pool.outage.end()
+
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
     ) -> None:
@@ -216,7 +222,8 @@ class StreamOrigin:
             self.ledger.unpinned.append(connection.pin)
         # That one which had served cannot be held, or cleaned for the next, is not that one's error.
         if (
-            (connection.answers and not sent)
+            connection.shortened
+            or (connection.answers and not sent)
             or (unread and connection.pin is None)
             or (isinstance(error, ConnectionLost) and connection.stale)
         ):
@@ -227,12 +234,31 @@ class StreamOrigin:
                 and (not sent or unread or (request.lease.idempotent and pool.policy.retries))
             ]
             if again:
-                if sent:
+                if sent and not unread:
                     for request in again:
                         request.lease.resent_seqs |= {request.seq}
                 pool.again(again, self.loop.now_s)
                 unanswered = [request for request in unanswered if request not in pool.retried]
+        if connection.unreachable and unanswered:
+            unanswered = self._wait_for_server(unanswered)
         end_unanswered(self.ledger, error, unanswered, sent=sent and not unread)
+        self._assign()
+
+    def _wait_for_server(self, unanswered: list[Request]) -> list[Request]:
+        """A server that restarts is back in a moment, and nothing was sent: the requests wait for that.
+
+        Returns:
+            Those that end now, since they cannot wait as long.
+        """
+        outage = self.pool.outage
+        announced_s = outage.retry_s
+        if not self.pool.policy.retries or not outage.goes_on(self.loop.now_s):
+            return unanswered
+        if outage.retry_s != announced_s:
+            self.loop.at(outage.retry_s, self._try_server)
+        return self.pool.wait_for_server(unanswered)
+
+    def _try_server(self, now_s: float) -> None:
         self._assign()
 
     def _send(self, connection: Connection, requests: Sequence[Request]) -> None:

@@ -1,8 +1,9 @@
 """Kind ``redis``: commands to Redis. Connections are shared by everybody who asks for the same thing.
 
 Three ways: one command; several as MULTI/EXEC, which stay together; or a session with a connection of its
-own, in which WATCH has a meaning. A command that waits (BLPOP) goes by kind ``redis-exclusive``, to a
-connection where nobody is behind it; so do sessions.
+own, in which WATCH has a meaning. A command that waits (BLPOP), or whose reply may have line ends in it that
+would shift others' (EVAL), goes by kind ``redis-exclusive``, to a connection where nobody is behind it; so do
+sessions.
 
 Payload: the command as Redis takes it. Of MULTI/EXEC: ``M``, the number of replies (uint32, big-endian), and
 all commands. Answer: see :mod:`reqpool.kinds.redis_reply`.
@@ -22,7 +23,7 @@ from urllib.parse import quote, unquote
 from ..errors import RedisError, UsageError
 from . import Asked, Endpoint, Kind, Route, origin, redis_reply
 from .origin import Tls
-from .redis_commands import LOOK, READ, WAITS, named_use, pack, use_of
+from .redis_commands import ALONE, LOOK, READ, WAITS, command_name, named_use, pack, use_of
 
 PORTS = {"redis": 6379, "rediss": 6379, "unix": 0}
 """Schemes, each with its default port; a socket's path has none."""
@@ -62,7 +63,7 @@ class RedisKind(Kind):
         try:
             use = named_use(payload[0])
             if use == LOOK:
-                use = use_of(payload, False)
+                use = use_of(payload, packed, False)
             return _route(target, tls, protocol, use | self._always), packed, None
         except UsageError:
             raise
@@ -71,11 +72,12 @@ class RedisKind(Kind):
 
     def encode_multi(
         self, target: str, commands: Sequence[Sequence[Any]], *, tls: Tls | None = None, protocol: int = 2
-    ) -> tuple[Route, bytes, None]:
+    ) -> tuple[Route, bytes, tuple[str, ...]]:
         """Check and encode a transaction: MULTI, the commands, EXEC. Not idempotent.
 
         The answer is EXEC's: a list with the reply of each command, RedisError in place of an error. If Redis
-        will not queue one of them, none runs and the answer is the RedisError of the first such.
+        will not queue one of them, none runs and the answer is the RedisError of the first such, which says
+        the command's position, from 1, and name.
 
         Args:
             target, tls, protocol: as for :meth:`encode`.
@@ -91,14 +93,17 @@ class RedisKind(Kind):
         if not commands:
             raise UsageError("a transaction has at least one command")
         packed = [pack(command) for command in commands]
-        for command in commands:
-            self._check(command, False)  # what waits elsewhere does not in a transaction
+        use = self._always
+        for command, part in zip(commands, packed, strict=True):
+            # What waits elsewhere does not in a transaction.
+            use |= self._check(command, part, False) & ALONE
         head = MULTI + (len(commands) + 2).to_bytes(4, "big")
         try:
-            route = _route(target, tls, protocol, self._always)
+            route = _route(target, tls, protocol, use)
         except TypeError as error:
             raise _unhashable(target, tls, protocol, "MULTI") from error
-        return route, b"".join((head, _MULTI_COMMAND, *packed, _EXEC_COMMAND)), None
+        names = tuple(command_name(command) for command in commands)
+        return route, b"".join((head, _MULTI_COMMAND, *packed, _EXEC_COMMAND)), names
 
     def pinned_route(
         self, target: str, *, pin: int, opens: bool = False, tls: Tls | None = None, protocol: int = 2
@@ -125,14 +130,14 @@ class RedisKind(Kind):
             UsageError: as for :meth:`encode`.
         """
         packed = pack(command)
-        self._check(command, True)
+        self._check(command, packed, True)
         return packed, None
 
     @staticmethod
-    def _check(command: Sequence[Any], pinned: bool) -> None:
+    def _check(command: Sequence[Any], packed: bytes, pinned: bool) -> int:
         try:
-            if named_use(command[0]) == LOOK:
-                use_of(command, pinned)
+            use = named_use(command[0])
+            return use_of(command, packed, pinned) if use == LOOK else use
         except TypeError as error:
             raise _unhashable("", None, 2, command[0]) from error
 
@@ -143,6 +148,8 @@ class RedisKind(Kind):
             RedisError: Redis answered with an error.
             BadResponse: the answer cannot be read.
         """
+        if data[:1] == redis_reply.NOT_QUEUED:
+            raise redis_reply.refusal_of(data, request.note or ())
         value = redis_reply.decode(data)
         if b"\r\n-" in data or b"\r\n!" in data:
             _complete_errors(value, request)
@@ -184,7 +191,8 @@ def _unhashable(target: object, tls: object, protocol: object, name: object) -> 
 def _route(target: str, tls: Tls | None, protocol: int, use: int) -> Route:
     if protocol not in (2, 3):
         raise UsageError(f"protocol={protocol!r}: 2 or 3")
-    variants = (("exclusive",) if use & WAITS else ()) + (("resp3",) if protocol == 3 else ())
+    exclusive = use & (WAITS | ALONE)
+    variants = (("exclusive",) if exclusive else ()) + (("resp3",) if protocol == 3 else ())
     name = origin.named(target)
     if name is None:
         found = _endpoint(target, None, tls, variants)
@@ -192,7 +200,7 @@ def _route(target: str, tls: Tls | None, protocol: int, use: int) -> Route:
         raise UsageError(f"tls= is for URLs: what is called {target!r} has its own in reqpool.toml")
     else:
         found = Endpoint("?".join((name, "&".join(variants))) if variants else name, b"")
-    kind = EXCLUSIVE_KIND if use & WAITS else KIND
+    kind = EXCLUSIVE_KIND if exclusive else KIND
     return Route(kind, (found.origin,), bool(use & READ), found.settings)
 
 

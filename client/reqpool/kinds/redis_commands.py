@@ -1,4 +1,5 @@
-"""Commands of Redis: which may run again, which wait, which change what others share; and how one is packed.
+"""Commands of Redis: which may run again, which need a connection to themselves, which change what others
+share; and how one is packed.
 
 Tables from ``COMMAND`` of Redis 7.0.15, its flags ``readonly`` and ``blocking``, checked against the
 installed server by a test. Commands not in them (a module's, say) are taken to change data, and to leave the
@@ -27,6 +28,25 @@ READ_ONLY = frozenset({
     "XINFO CONSUMERS", "XINFO GROUPS", "XINFO STREAM",
 })  # fmt: skip
 """What only reads, and so may run more than once."""
+
+_WRITES = frozenset({
+    "APPEND", "BITFIELD", "BITOP", "COPY", "DECR", "DECRBY", "DEL", "EXPIRE", "EXPIREAT", "FLUSHALL",
+    "FLUSHDB", "GEOADD", "GETDEL", "GETEX", "GETSET", "HDEL", "HINCRBY", "HINCRBYFLOAT", "HMSET", "HSET",
+    "HSETNX", "INCR", "INCRBY", "INCRBYFLOAT", "LINSERT", "LMOVE", "LPOP", "LPUSH", "LPUSHX", "LREM",
+    "LSET", "LTRIM", "MSET", "MSETNX", "PERSIST", "PEXPIRE", "PEXPIREAT", "PFADD", "PFMERGE", "PSETEX",
+    "PUBLISH", "RENAME", "RENAMENX", "RESTORE", "RPOP", "RPOPLPUSH", "RPUSH", "RPUSHX", "SADD",
+    "SDIFFSTORE", "SET", "SETBIT", "SETEX", "SETNX", "SETRANGE", "SINTERSTORE", "SMOVE", "SPOP", "SPUBLISH",
+    "SREM", "SUNIONSTORE", "UNLINK", "XACK", "XADD", "XDEL", "XTRIM", "ZADD", "ZDIFFSTORE", "ZINCRBY",
+    "ZINTERSTORE", "ZPOPMAX", "ZPOPMIN", "ZRANGESTORE", "ZREM", "ZREMRANGEBYLEX", "ZREMRANGEBYRANK",
+    "ZREMRANGEBYSCORE", "ZUNIONSTORE", "ECHO", "PING", "TIME", "LASTSAVE",
+})  # fmt: skip
+
+SCRIPTS = frozenset({"EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "FCALL", "FCALL_RO", "FUNCTION", "SCRIPT"})
+"""What runs users' code, or reads it: an error or a status of theirs may have any text, and one with a line
+end in it reads like two replies (redis PR 15496). They have a connection to themselves."""
+
+_QUOTES_NOTHING = (READ_ONLY | _WRITES) - SCRIPTS - {"XPENDING"}
+"""Commands whose errors are of fixed text. Others may put their arguments into them, or be a module's."""
 
 BLOCKING = frozenset({
     "BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZMPOP", "BZPOPMAX", "BZPOPMIN",
@@ -90,8 +110,9 @@ PINNED_ONLY = {
 """What changes the connection in a way that RESET undoes, or tells of what was done on it; and the way out if
 it is shared."""
 
-PLAIN, READ, WAITS, LOOK = 0, 1, 2, 4
-"""Uses: WAITS may come with READ. LOOK: the name alone does not say; see :func:`use_of`."""
+PLAIN, READ, WAITS, LOOK, ALONE = 0, 1, 2, 4, 8
+"""Uses: WAITS and ALONE may come with READ. ALONE: nobody else's reply may come behind this one's, in a
+transaction either. LOOK: the name alone does not say; see :func:`use_of`."""
 
 _CONTAINERS = frozenset(
     name.partition(" ")[0] for table in (READ_ONLY, REFUSED, PINNED_ONLY) for name in table if " " in name
@@ -110,29 +131,33 @@ def named_use(name: str | bytes) -> int:
         raise UsageError(
             'a command\'s name is one word: write each in a string of its own: ("CONFIG", "GET", "*")'
         )
-    if upper in REFUSED or upper in PINNED_ONLY or upper in _CONTAINERS or upper in ("XREAD", "XREADGROUP"):
+    if upper in BLOCKING:
+        return WAITS
+    if upper not in _QUOTES_NOTHING or upper == "XREAD":
         return LOOK
-    return (READ if upper in READ_ONLY else PLAIN) | (WAITS if upper in BLOCKING else PLAIN)
+    return READ if upper in READ_ONLY else PLAIN
 
 
-def use_of(command: Sequence[Any], pinned: bool) -> int:
+def use_of(command: Sequence[Any], packed: bytes, pinned: bool) -> int:
     """Tell the use of a command whose name alone does not say.
 
     Args:
         command: name and arguments.
+        packed: the same as :func:`pack` makes it.
         pinned: is the connection the session's own?
 
     Raises:
         UsageError: if the pool's connections do not take it; the text has the way out.
     """
     name = _upper(command[0])
-    if name in _CONTAINERS and len(command) > 1:
-        name = f"{name} {_upper(command[1])}"
+    # Each argument has two line ends of the protocol's.
+    alone = name in SCRIPTS or packed.count(b"\n") != 2 * len(command) + 1
+    name = command_name(command)
     way_out = REFUSED.get(name) or (None if pinned else PINNED_ONLY.get(name))
     if way_out is not None:
         shared = " on a shared connection" if name in PINNED_ONLY else ""
         raise UsageError(f"{name} is refused{shared}: {way_out}")
-    use = READ if name in READ_ONLY else PLAIN
+    use = (READ if name in READ_ONLY else PLAIN) | (ALONE if alone else PLAIN)
     if name in ("XREAD", "XREADGROUP"):
         # Options come before STREAMS, in any order; GROUP's two names may be called who knows what.
         words = iter(command[1:])
@@ -146,6 +171,12 @@ def use_of(command: Sequence[Any], pinned: bool) -> int:
                 next(words, None)
                 next(words, None)
     return use
+
+
+def command_name(command: Sequence[Any]) -> str:
+    """Return a command's name for people, that of a container with its subcommand: ``CONFIG SET``."""
+    name = _upper(command[0])
+    return f"{name} {_upper(command[1])}" if name in _CONTAINERS and len(command) > 1 else name
 
 
 def _upper(word: object) -> str:

@@ -9,6 +9,7 @@ and its bytes, without length and end.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import BadResponse, RedisError
@@ -16,24 +17,39 @@ from ..errors import BadResponse, RedisError
 BULK = b'"'
 """Begins a bulk string's bytes; no reply of Redis begins with it."""
 
+NOT_QUEUED = b"M"
+"""Begins the answer to a transaction that was not executed: position of the command that was refused, from 1
+(uint32, big-endian), and the error reply to it."""
+
 MAX_DEPTH = 128
 """Arrays in arrays. Redis itself makes a handful; a script of a user's may make a hundred."""
 
-_SCALAR2 = rb"[+-][^\r\n]*|:[+-]?[0-9]{1,20}|[$*]-1"
-_SCALAR3 = (
-    _SCALAR2
-    + rb"|_|#[tf]|,(?:[+-]?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|inf)|-?nan)|\([+-]?[0-9]{1,4300}"
-)
-# 4300: what int() takes (sys.int_info.default_max_str_digits).
+LINES = frozenset(b"+-:_#,(")
+"""What begins a reply that is one line: where it ends is known even if it cannot be read."""
 
-SCALAR = {2: re.compile(rb"(?:%b)\r\n" % _SCALAR2), 3: re.compile(rb"(?:%b)\r\n" % _SCALAR3)}
-"""By protocol: replies of one line."""
-LENGTH = {2: re.compile(rb"\$([0-9]{1,10})\r\n"), 3: re.compile(rb"[$=!]([0-9]{1,10})\r\n")}
-"""By protocol: first line of replies with so many bytes, and an end of line."""
-COUNT = {2: re.compile(rb"(\*)([0-9]{1,10})\r\n"), 3: re.compile(rb"([*~%>|])([0-9]{1,10})\r\n")}
-"""By protocol: first line of replies with so many elements: type, count."""
-FIRST = {2: frozenset(b"+-:$*"), 3: frozenset(b"+-:$*_#,(=!~%>|")}
-"""By protocol: what a reply may begin with."""
+SCALAR = re.compile(
+    rb"(?:"
+    # A lone CR or LF ends no line, and an error may quote one.
+    rb"[+-][^\r]*+(?:\r(?!\n)[^\r]*+)*+"
+    # 4300 digits: what int() takes (sys.int_info.default_max_str_digits).
+    rb"|[:(][+-]?[0-9]{1,4300}"
+    rb"|_|#[tf]|[$*=~%]-1"
+    # Before Redis 7.2 infinity and NaN come as the C library writes them, nan(n-char-sequence) included
+    # (RESP3 specification 1.4); 5,000 digits: MAX_LONG_DOUBLE_CHARS of Redis' util.h is 5 * 1024.
+    rb"|,[+-]?(?:(?:[0-9]{1,5000}(?:\.[0-9]{0,5000})?|\.[0-9]{1,5000})(?:[eE][+-]?[0-9]{1,9})?"
+    rb"|(?i:inf(?:inity)?|nan(?:\([0-9a-z_]{0,64}\))?))"
+    rb")\r\n"
+)
+"""Replies of one line that can be read."""
+LENGTH = re.compile(rb"[$=!]([0-9]{1,10})\r\n")
+"""First line of replies with so many bytes, and an end of line."""
+PART = re.compile(rb";([0-9]{1,10})\r\n")
+"""First line of a part of a streamed string; one of no bytes is the end."""
+COUNT = re.compile(rb"([*~%>|])([0-9]{1,10})\r\n")
+"""First line of replies with so many elements: type, count."""
+STREAMED = re.compile(rb"([$*~%])\?\r\n")
+"""First line of replies whose end is marked: the parts of a string, or elements and :data:`END`."""
+END = b".\r\n"
 
 
 def elements(kind: bytes, count: int) -> int:
@@ -61,6 +77,14 @@ def decode(data: bytes) -> Any:
         RedisError: the reply is an error.
         BadResponse: it is no reply.
     """
+    value = value_of(data)
+    if isinstance(value, RedisError):
+        raise value
+    return value
+
+
+def value_of(data: bytes) -> Any:
+    """Do as :func:`decode`, but return the RedisError of an error reply."""
     if data[:1] == BULK:
         return data[1:]
     texts = _list_of_strings(data)
@@ -72,8 +96,6 @@ def decode(data: bytes) -> Any:
         raise BadResponse(f"not a reply of Redis: {data[:40]!r}") from error
     if end != len(data):
         raise BadResponse(f"more than one reply of Redis: {data[:40]!r}")
-    if isinstance(value, RedisError):
-        raise value
     return value
 
 
@@ -81,6 +103,26 @@ def error_of(text: bytes) -> RedisError:
     """Make the error of an error reply's text, e.g. ``b"WRONGTYPE Operation against a key …"``."""
     said = text.decode("utf-8", "backslashreplace")
     return RedisError(said, reply_code=said.partition(" ")[0] or "ERR")
+
+
+def refusal_of(data: bytes, names: Sequence[str]) -> RedisError:
+    """Make the error of a transaction that was not executed; it says which command was refused.
+
+    Args:
+        data: as the worker half handed it on, :data:`NOT_QUEUED` and so on.
+        names: the commands' names.
+
+    Raises:
+        BadResponse: it is not that.
+    """
+    position = int.from_bytes(data[1:5], "big")
+    error = value_of(data[5:])
+    if not isinstance(error, RedisError) or not 0 < position <= len(names):
+        raise BadResponse(f"not the refusal of a command in a transaction: {data[:40]!r}")
+    return RedisError(
+        f"command {position} of the transaction, {names[position - 1]}, was refused: {error.text}",
+        reply_code=error.reply_code,
+    )
 
 
 def _list_of_strings(data: bytes) -> list[bytes] | None:
@@ -95,38 +137,68 @@ def _list_of_strings(data: bytes) -> list[bytes] | None:
     return None
 
 
-_scalar = SCALAR[3].match
-_length = LENGTH[3].match
-_count = COUNT[3].match
+_scalar = SCALAR.match
+_length = LENGTH.match
+_count = COUNT.match
+_streamed = STREAMED.match
+_part = PART.match
 
 
 def _read(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     """Read the reply at ``at``; return it and where it ends."""
     line = _length(data, at)
     if line is not None:
-        begin = line.end()
-        end = begin + int(line[1])
-        if data[end : end + 2] != b"\r\n":
-            raise ValueError("a string is not as long as it says")
+        text, end = _text(data, line)
         first = data[at]
-        text = data[begin:end]
         if first == 33:  # !
-            return error_of(text), end + 2
-        if first == 61:  # =, "txt:" or "mkd:" before the text
+            return error_of(text), end
+        if first == 61 and text[3:4] == b":":  # =, "txt:" or "mkd:" before the text
             text = text[4:]
-        return text, end + 2
+        return text, end
     line = _scalar(data, at)
     if line is not None:
         return _line(data[at], data[at + 1 : line.end() - 2]), line.end()
     line = _count(data, at)
-    if line is None or depth == MAX_DEPTH:
-        raise ValueError("no reply, or one too deep")
+    if line is None:
+        return _read_streamed(data, at, depth)
+    if depth == MAX_DEPTH:
+        raise ValueError("too deep")
     at = line.end()
     items = []
     for _ in range(elements(line[1], int(line[2]))):
         item, at = _read(data, at, depth + 1)
         items.append(item)
     return _aggregate(line[1], items), at
+
+
+def _text(data: bytes, line: re.Match[bytes]) -> tuple[bytes, int]:
+    """Return the bytes behind a length, and where their line ends."""
+    begin = line.end()
+    end = begin + int(line[1])
+    if data[end : end + 2] != b"\r\n":
+        raise ValueError("a string is not as long as it says")
+    return data[begin:end], end + 2
+
+
+def _read_streamed(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    line = _streamed(data, at)
+    if line is None:
+        raise ValueError("not a reply")
+    at = line.end()
+    items: list[Any] = []
+    if line[1] == b"$":
+        while (part := _part(data, at)) is not None:
+            if not int(part[1]):
+                return b"".join(items), part.end()
+            text, at = _text(data, part)
+            items.append(text)
+        raise ValueError("not a part of a streamed string")
+    if depth == MAX_DEPTH:
+        raise ValueError("too deep")
+    while not data.startswith(END, at):
+        item, at = _read(data, at, depth + 1)
+        items.append(item)
+    return _aggregate(line[1], items), at + len(END)
 
 
 def _line(first: int, text: bytes) -> Any:
@@ -138,7 +210,7 @@ def _line(first: int, text: bytes) -> Any:
         case 58 | 40:  # : (
             return int(text)
         case 44:  # ,
-            return float(text)
+            return float(text.partition(b"(")[0])
         case 35:  # #
             return text == b"t"
         case _:  # _, and -1 as a length
@@ -149,6 +221,8 @@ def _aggregate(kind: bytes, items: list[Any]) -> Any:
     match kind:
         case b"|":
             return items[-1]
+        case b"%" if len(items) % 2:  # a streamed one may end anywhere
+            return items
         case b"%":
             pairs = list(zip(items[::2], items[1::2], strict=True))
             try:

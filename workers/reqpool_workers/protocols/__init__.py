@@ -184,9 +184,22 @@ class Ready:
 
 READY = Ready()
 
+
+class Refused:
+    """The event that the oldest unanswered request's answer has come, all of it, and was not taken.
+
+    The request ends with ``error``; the connection goes on.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: PoolError) -> None:
+        self.error = error
+
+
 Answer = tuple[int, bytes]
 """The outcome of the oldest unanswered request of a connection: a result's code and data."""
-Event = Answer | bytes | Ready | PoolError
+Event = Answer | bytes | Ready | Refused | PoolError
 """Bytes are to be sent now: the next step of a handshake, a reply to a ping. Bare tuples and bytes, because
 there is one for every answer. An error, as if raised, but behind the answers that came before it."""
 
@@ -230,6 +243,15 @@ class StreamProtocol(ABC):
         Raises:
             PoolError: as in :meth:`feed`.
         """
+
+    def shorten_handshake(self) -> bool:
+        """The peer has closed the connection during the handshake, without a word.
+
+        Returns:
+            True if the next connection to this upstream will ask for less in its handshake, which is worth a
+            try at once. False, the default.
+        """
+        return False
 
     @property
     @abstractmethod
@@ -380,6 +402,7 @@ __all__ = [
     "Event",
     "Name",
     "Ready",
+    "Refused",
     "StreamKind",
     "StreamProtocol",
     "Then",

@@ -316,6 +316,9 @@ class TlsStream(StreamProtocol):
         self._tls.eof()
         return []  # the inner protocol was told when close_notify came
 
+    def shorten_handshake(self) -> bool:
+        return self._standing and self._inner.shorten_handshake()
+
     @property
     def reusable(self) -> bool:
         return not self._tls.closed and self._inner.reusable
