@@ -132,6 +132,10 @@ def closes_at_once(connection: Connection) -> None:
 class TcpPeer:
     """A listening socket, and a thread for each connection; a context manager.
 
+    Args:
+        script: what is done with each connection.
+        port: 0: any that is free.
+
     Attributes:
         address: ``"127.0.0.1:port"``.
         accepted: connections so far.
@@ -140,8 +144,9 @@ class TcpPeer:
         go: a semaphore for scripts that wait for the test's word.
     """
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, port: int = 0) -> None:
         self._script = script
+        self._port = port
         self._connections: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._ending = False
@@ -152,7 +157,7 @@ class TcpPeer:
         self.address = ""
 
     def __enter__(self) -> TcpPeer:
-        self._listener = socket.create_server((HOST, 0))
+        self._listener = socket.create_server((HOST, self._port))
         self.address = f"{HOST}:{self._listener.getsockname()[1]}"
         self._start(self._accept)
         return self

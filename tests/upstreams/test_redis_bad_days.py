@@ -398,6 +398,16 @@ def test_a_handshake_that_fails_says_why(
         peer.wait_all_closed()
 
 
+def test_a_server_that_closes_during_the_handshake_for_a_moment_is_waited_for(pool: reqpool.Pool) -> None:
+    def starts_up(connection: Connection) -> None:
+        if connection.peer.accepted > 4:
+            echoes_keys(connection)
+
+    with TcpPeer(starts_up) as peer:
+        assert pool.redis(url(peer), "INCR", "k", timeout=10).result() == b"k"
+        assert peer.received.count(b"INCR") == 1
+
+
 def twemproxy(connection: Connection) -> None:
     """Close on a command that it does not know, without a word."""
     while data := connection.read():
