@@ -53,23 +53,27 @@ def next_batch(
         payload = future.payload
         size += len(payload)
         key = (future.route, future.priority, int(future.deadline_s * BUCKETS_PER_S), future.resubmitted)
-        kept = None
-        if key != last_key and future.route.settings and key not in groups:
-            kept = keeping.place(future.route.settings)
-            size += len(future.route.settings) if kept is None else 0
+        if key != last_key:
+            last_key = key
+            group = groups.get(key)
+            if group is None:
+                settings = future.route.settings
+                kept = keeping.place(settings) if settings else None
+                size += len(settings) if kept is None else 0
+                group = groups[key] = ([], [], kept)
+            seqs, payloads, _ = group
         if size > wire.MAX_BATCH_BYTES and count:
             queue.appendleft(future)
             break
         count += 1
         future.connection = connection
-        if key != last_key:
-            last_key = key
-            seqs, payloads, _ = groups.setdefault(key, ([], [], kept))
         seqs.append(future.seq)
         payloads.append(payload)
     earliest_s = math.inf
     entries = []
     for (route, priority, bucket, resubmitted), (seqs, payloads, kept) in groups.items():
+        if not seqs:
+            continue  # the one for which it was made did not fit in any more
         earliest_s = min(earliest_s, bucket / BUCKETS_PER_S)
         # From the bucket's end and rounded up: nobody is timed out before the span that was asked for.
         span_ms = math.ceil(((bucket + 1) / BUCKETS_PER_S - now_s) * 1000)

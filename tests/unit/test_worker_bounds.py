@@ -169,7 +169,7 @@ def test_sample_tells_of_the_busiest_origins_only(broker: FakeBroker) -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ("text", "str instead of bytes"),
+        ("\ud800", "str instead of bytes"),
         (None, "NoneType instead of bytes"),
         (5, "int instead of bytes"),
         (bytes(wire.MAX_ANSWER_BYTES + 1), f"{wire.MAX_ANSWER_BYTES + 1} bytes"),

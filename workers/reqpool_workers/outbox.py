@@ -10,8 +10,6 @@ from reqpool import wire
 from reqpool.errors import Code
 from reqpool.wire import MAX_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
 
-_DATA = {bytes}
-
 
 class Part(NamedTuple):
     """Results of one session in one message.
@@ -66,11 +64,7 @@ class Outbox:
         parts: list[Part] = []
         size = 0
         for session, flat, repeatable in results:
-            data = flat[2::3]
-            if not set(map(type, data)) <= _DATA or max(map(len, data)) > MAX_ANSWER_BYTES:
-                flat = _mended(flat)
-            for chunk in _chunks(flat):
-                blob = wire.encode_blob(chunk)
+            for chunk, blob in _encoded(flat):
                 if parts and size + len(blob) > MAX_BATCH_BYTES:
                     batches.append(self._numbered(parts))
                     parts, size = [], 0
@@ -143,6 +137,18 @@ class Outbox:
         """Only those parts that must not run again; the others' bytes are free."""
         self._bytes -= sum(len(part.blob) for part in parts if part.repeatable)
         return [part for part in parts if not part.repeatable]
+
+
+def _encoded(flat: list[Any]) -> list[tuple[list[Any], bytes]]:
+    """Cut flat results into parts and encode them."""
+    try:
+        encoded = [(chunk, wire.encode_blob(chunk)) for chunk in _chunks(flat)]
+        if all(len(blob) <= MAX_ANSWER_BYTES for _, blob in encoded):
+            return encoded
+    except (TypeError, ValueError, OverflowError):
+        pass  # an answer of a kind that is no bytes
+    flat = _mended(flat)
+    return [(chunk, wire.encode_blob(chunk)) for chunk in _chunks(flat)]
 
 
 def _mended(flat: list[Any]) -> list[Any]:
