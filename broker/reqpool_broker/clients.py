@@ -50,6 +50,7 @@ class Clients:
         self._results = results
         self._report = report
         self._session_at: dict[bytes, Session] = {}
+        self._kept_bytes = 0
         self._tombstones: OrderedDict[bytes, list[tuple[int, int]]] = OrderedDict()
         self._on: dict[Verb, Callable[..., None]] = {
             Verb.SUBMIT: self._submit,
@@ -123,6 +124,7 @@ class Clients:
             self._session_at.pop(session.route, None)
         self._session_at[route] = session
         epoch_changed = epoch is not None and epoch != self._life.epoch
+        self._kept_bytes -= session.kept.size_bytes
         session.begin(route, resumed=resumed, epoch_changed=epoch_changed, now_s=now_s)
         session.name, session.pid = name, pid
         if resumed:
@@ -151,22 +153,21 @@ class Clients:
     def _keeps(self) -> int:
         """How many settings a session may have kept here: none where it might not get them in."""
         most = wire.SESSION_KEEPS * wire.MAX_SETTINGS_BYTES
-        return wire.SESSION_KEEPS if self._kept_bytes() + most <= MAX_ALL_KEPT_BYTES else 0
-
-    def _kept_bytes(self) -> int:
-        return sum(session.kept.size_bytes for session in self.sessions.values())
+        return wire.SESSION_KEEPS if self._kept_bytes + most <= MAX_ALL_KEPT_BYTES else 0
 
     def _keep(self, session: Session, number: int, settings: bytes, now_s: float) -> None:
-        if self._kept_bytes() + len(settings) > MAX_ALL_KEPT_BYTES and session.route is not None:
-            text = "no room for the settings of another session"
-            self._life.reject(self._outbox.intake, session.route, Reject.OVERLOADED, text)
-            return
-        try:
-            session.kept.keep(number, settings)
-        except ProtocolError as error:
-            self._life.malformed["intake"] += 1
-            if session.route is not None:
-                self._life.reject(self._outbox.intake, session.route, Reject.MALFORMED, error.text)
+        code, text = Reject.OVERLOADED, "no room for the settings of another session"
+        if self._kept_bytes + len(settings) <= MAX_ALL_KEPT_BYTES:
+            before = session.kept.size_bytes
+            try:
+                session.kept.keep(number, settings)
+                self._kept_bytes += session.kept.size_bytes - before
+                return
+            except ProtocolError as error:
+                self._life.malformed["intake"] += 1
+                code, text = Reject.MALFORMED, error.text
+        if session.route is not None:
+            self._life.reject(self._outbox.intake, session.route, code, text)
 
     def subscription(self, topic: bytes) -> bool:
         """May somebody subscribe to ``topic``? Only to a session that said HELLO, and only exactly."""
@@ -234,8 +235,9 @@ class Clients:
         """End the requests of groups that cannot be used: one verdict for all that are wrong alike."""
         self._life.malformed["intake"] += len(groups)
         alike: dict[tuple[str, bool], dict[int, None]] = {}
+        # The others end by themselves.
+        unknown = session.unknown(seq for group in groups for seq in group.seqs)
         for group in groups:
-            unknown = session.unknown(group.seqs)  # what is known ends by itself
             for seq in group.seqs:
                 if seq in unknown:
                     sent = group.resubmitted and session.may_have_been_sent((seq,))
@@ -424,6 +426,7 @@ class Clients:
         self._acknowledge(session, session.published)
         for pin in list(session.pins):
             self._ledger.unpin(session, pin, tell=True)
+        self._kept_bytes -= session.kept.size_bytes
         session.end()
         self._ledger.forget(session)
         if not session.open:

@@ -66,7 +66,7 @@ class Kept:
 
     @property
     def size_bytes(self) -> int:
-        """Size of all that is kept."""
+        """Size of all that is kept. It is added up each time."""
         return sum(map(len, self._settings.values()))
 
     def keep(self, number: int, settings: bytes) -> None:

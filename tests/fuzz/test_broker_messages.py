@@ -38,24 +38,26 @@ ORIGINS = [
 ]  # fmt: skip
 
 origins = st.sampled_from(ORIGINS)
+LARGE = b"x" * wire.KEPT_FROM_BYTES
 small = st.integers(0, 6)
 odd = st.sampled_from([0, 1, 2, 3, 2**31, 2**63, 2**64 - 1])
 seqs = st.lists(st.integers(0, 12), min_size=1, max_size=6)
 pins = st.one_of(st.none(), small, odd)
 groups = st.builds(
-    lambda kind, names, span_ms, flags, priority, pin, trace, numbers, settings: wire.Group(
+    lambda kind, names, span_ms, flags, priority, pin, trace, numbers, settings, kept: wire.Group(
         kind, tuple(names), span_ms, flags, priority, pin, trace, tuple(numbers),
-        tuple(b"p%d" % n for n in numbers), settings,
+        tuple(b"p%d" % n for n in numbers), settings, kept,
     ),
     st.sampled_from(["dns", "tcp", "deep", "deep", "tcp", "bogus", "", "k" * 100]),
     st.lists(origins, min_size=1, max_size=3),
     st.sampled_from([0, 1, 200, 5_000, wire.MAX_SPAN_MS]),
     st.one_of(st.integers(0, 7), odd),
-    st.integers(0, 2),
+    st.sampled_from([0, 1, 2, 2, 3, None]),
     pins,
     st.sampled_from([None, None, b"", b"t" * 5_000]),
     seqs,
-    st.sampled_from([b"", b"", SECRET.settings, b"junk"]),
+    st.sampled_from([b"", b"", SECRET.settings, b"junk", LARGE, None]),
+    st.sampled_from([None, None, None, 0, 1, 7, 8]),
 )  # fmt: skip
 
 sessions = st.integers(0, 2)
@@ -64,6 +66,7 @@ client_says = st.one_of(
     st.tuples(st.just(Verb.SUBMIT), st.lists(groups, max_size=4)),
     st.tuples(st.just(Verb.CANCEL), seqs),
     st.tuples(st.just(Verb.UNPIN), st.one_of(small, odd)),
+    st.tuples(st.just(Verb.KEEP), st.integers(0, 9), st.sampled_from([SECRET.settings, LARGE, LARGE * 2])),
     st.tuples(st.just(Verb.RESEND), odd),
     st.tuples(st.just(Verb.STATUS), st.just({})),
     st.tuples(st.just(Verb.HEARTBEAT), odd, odd, st.one_of(small, odd)),
@@ -88,6 +91,7 @@ worker_says = st.one_of(
     st.just(("drain",)),
     st.just(("goodbye",)),
     st.just(("die",)),
+    st.tuples(st.just("garble"), st.sampled_from([Verb.RESULTS, Verb.RETURN, Verb.RETRY]), sessions, seqs),
     st.tuples(st.just("results"), odd, sessions, seqs),
 )
 steps = st.one_of(
@@ -134,6 +138,7 @@ def worker_speaks(
         about = {} if epoch is None else {"epoch": epoch}
         worker.grants.clear()
         worker.hello(
+            keeps=2,
             held=[(clients[n].id, numbers) for n, numbers in held],
             slots=slots,
             pins=[(clients[n].id, *rest) for n, *rest in held_pins],
@@ -143,6 +148,21 @@ def worker_speaks(
         worker.send(Verb.DRAIN, worker.epoch, worker.seen)
     elif what == "goodbye":
         worker.send(Verb.GOODBYE, worker.epoch, worker.seen)
+    elif what == "garble":
+        verb, session, numbers = values
+        bad = [(clients[session].id, tuple(numbers), None, None, None), (b"?", (), 0), None]
+        if verb is Verb.RESULTS:
+            worker.numbered += 1
+            worker.send(
+                verb,
+                worker.epoch,
+                worker.seen,
+                worker.numbered,
+                bad,
+                blobs=(wire.encode_blob([]),) * len(bad),
+            )
+        else:
+            worker.send(verb, worker.epoch, worker.seen, bad)
     elif what == "results":
         number, session, numbers = values
         flat = [item for seq in numbers for item in (seq, 0, b"")]

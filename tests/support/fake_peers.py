@@ -239,6 +239,7 @@ class FakeWorker:
         self.rejects: list[int] = []
         self.leases: list[LeaseGroup] = []
         self.kept: list[tuple[int, bytes]] = []
+        self._keeps: dict[int, bytes] = {}
         self._settings: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
         self.cancelled: list[tuple[bytes, int]] = []
         self.unpinned: list[tuple[bytes, int]] = []
@@ -263,6 +264,7 @@ class FakeWorker:
         self.desk.workers.pop(self.route, None)
         self.route = b"w%s-%d" % (self.id, next(self._routes))
         self.desk.workers[self.route] = self
+        self._keeps.clear()
         self.seen = self.beats = self.numbered = 0
         self.send(
             Verb.HELLO, 1, 1, {"worker": self.id, "name": "fake", "pid": 1, "kinds": self.kinds, **about}
@@ -280,10 +282,11 @@ class FakeWorker:
         elif verb is Verb.LEASE:
             self.leases += values[2]
             for lease in values[2]:
-                kept = lease.settings if lease.kept is None else dict(self.kept)[lease.kept]
+                kept = lease.settings if lease.kept is None else self._keeps[lease.kept]
                 self._settings[lease.session, lease.seqs] = kept
         elif verb is Verb.KEEP:
             self.kept.append((values[2], values[3]))
+            self._keeps[values[2]] = values[3]
         elif verb is Verb.CANCEL:
             self.cancelled += [(session, seq) for session, seqs in values[2] for seq in seqs]
         elif verb is Verb.GRANT:
