@@ -15,6 +15,7 @@ import pytest
 import zmq
 
 from reqpool import wire
+from reqpool.errors import Code
 from reqpool.wire import Flag, Group, Reject, Verb
 
 PATIENCE_MS = 10_000
@@ -80,6 +81,18 @@ class RawSession:
             if verb is Verb.RESULTS:
                 assert wire.decode_blob(blobs[0])[0] == seq
                 return
+
+    def outcomes(self, groups: list[Any], count: int) -> dict[int, int]:
+        """Submit groups, legal or not, and wait for so many outcomes: seq to code."""
+        self.submitted += 1
+        self.dealer.send(wire.encode(Verb.SUBMIT, self.submitted, 0, groups))
+        found: dict[int, int] = {}
+        while len(found) < count:
+            verb, _, blobs = self.published()
+            if verb is Verb.RESULTS:
+                flat = wire.decode_blob(blobs[0])
+                found |= dict(zip(flat[0::3], flat[1::3], strict=True))
+        return found
 
 
 @pytest.fixture
@@ -206,3 +219,30 @@ def test_results_socket_is_where_welcome_says(broker: RawBroker) -> None:
     _, values = wire.decode(dealer.recv(), wire.BROKER_TO_CLIENT)
     folder = broker.urls["intake"].rpartition("/")[0]
     assert f"{folder}/{values[1]['results']}" == broker.urls["results"]
+
+
+def test_bad_groups_of_a_submit_end_alone(broker: RawBroker) -> None:
+    session, neighbour = RawSession(broker), RawSession(broker)
+    good = Group("dns", ("dns://127.0.0.1:1",), 50, Flag.IDEMPOTENT, 1, None, None, (1,), (b"?",))
+    bad = [
+        good._replace(seqs=(2,), priority=3),
+        good._replace(seqs=(3,), settings=bytes(wire.MAX_SETTINGS_BYTES + 1)),
+        good._replace(seqs=(4,), kept=2),
+        good._replace(seqs=(5,), origins=("x" * 1_025,)),
+    ]
+    session.dealer.send(wire.encode(Verb.KEEP, 0, b"x" * 200_000))
+    groups = [good, *bad, good._replace(seqs=(6,), kept=0)]
+    expected = {1: Code.TIMEOUT, 6: Code.TIMEOUT} | dict.fromkeys((2, 3, 4, 5), Code.PROTOCOL)
+    assert session.outcomes(groups, 6) == expected
+    session.ask(7)
+    neighbour.ask(1)
+
+
+def test_submit_with_a_group_whose_requests_cannot_be_named_is_rejected(broker: RawBroker) -> None:
+    session, neighbour = RawSession(broker), RawSession(broker)
+    good = Group("dns", ("dns://127.0.0.1:1",), 50, Flag.IDEMPOTENT, 1, None, None, (1,), (b"?",))
+    session.dealer.send(wire.encode(Verb.SUBMIT, 1, 0, [good, good._replace(seqs="all")]))
+    verb, values = wire.decode(session.dealer.recv(), wire.BROKER_TO_CLIENT)
+    assert (verb, values[0]) == (Verb.REJECT, Reject.MALFORMED)
+    session.ask(1)
+    neighbour.ask(1)
