@@ -18,7 +18,7 @@ _USER = re.compile(r"[^:/?#@\\]*:")
 _NO_PORT = re.compile(r"\A((?:\[[^\[\]/?#\\]*\]|[^:/?#\\\[]*):)(?![0-9]{0,5}(?:[/?#;&]|\Z)).+", re.DOTALL)
 _IPV6 = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*(?:%[A-Za-z0-9_.~-]+)?(?=/|\Z)")
 _OPTIONS = re.compile(r"([?#;&=]).+", re.DOTALL)
-_WORD = re.compile(r"\S*@\S*|\S+:/\S+")
+_WORD = re.compile(r"\S+")
 
 
 def without_password(text: object) -> str:
@@ -41,4 +41,8 @@ def without_password(text: object) -> str:
 
 def without_passwords(text: str) -> str:
     """Return a sentence in which URLs and addresses may stand, fit to be shown."""
-    return _WORD.sub(lambda word: without_password(word[0]), text)
+
+    def masked(word: re.Match[str]) -> str:
+        return without_password(word[0]) if "@" in word[0] or ":/" in word[0] else word[0]
+
+    return _WORD.sub(masked, text)

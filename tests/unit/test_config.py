@@ -414,6 +414,15 @@ def test_tls_that_cannot_work_is_refused(tls: str, said: str, tmp_path: Path) ->
     assert problem.startswith(said.format(tmp_path))
 
 
+def test_comments_in_a_file_of_authorities_may_be_in_any_encoding(tmp_path: Path) -> None:
+    plain = certificates.make(tmp_path).ca.read_text()
+    (tmp_path / "ca.pem").write_bytes(
+        "# Műszaki tanúsítvány\n".encode() + plain.encode() + b"# Gr\xf6\xdfe\n"
+    )
+    config = read('[upstreams.it]\nurl = "stores://h"\ntls = { ca = "ca.pem" }', tmp_path)
+    assert settings_of(config, "it") == {"tls": {"ca": plain}}
+
+
 # --- what a request's upstream becomes by it --------------------------------------------------------
 
 FOUR = """

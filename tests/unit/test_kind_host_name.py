@@ -113,6 +113,12 @@ def test_a_name_has_253_characters_and_a_final_dot(length: int) -> None:
                 canonical_host(host)
 
 
+def test_a_name_of_a_million_characters_is_refused_before_it_is_read() -> None:
+    with pytest.raises(UsageError, match="it has 1000000 characters") as caught:
+        canonical_host("\u00fc" * 1_000_000)
+    assert len(str(caught.value)) < 200
+
+
 # --- addresses ---------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,8 @@ def canonical_host(host: str, url: str = "") -> str:
         return address
     about = f" in {without_password(url)!r}" if url else ""
     name, why = host, ""
+    if len(host) > 4 * MAX_NAME_CHARACTERS:  # what is mapped away (a soft hyphen) does not count
+        raise UsageError(f"{host[:40]!r}… is not a host name: it has {len(host)} characters")
     try:
         name = to_ascii(host).lower()
     except ValueError as error:
