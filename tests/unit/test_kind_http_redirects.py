@@ -325,12 +325,21 @@ def test_from_a_named_upstream_elsewhere_is_another_origin() -> None:
         ("//evil.test\\@h.test/", "backslash"),
         ("//\\evil.test/", "backslash"),
         ("a:b", "only http and https are followed"),
+        ("http://a\x1b[2J.test/", "its host has a control character in it"),
+        ("//a\x01b/", "its host has a control character in it"),
     ],
 )
 def test_a_redirect_that_leads_nowhere_is_a_bad_response(location: str, says: str) -> None:
     with pytest.raises(BadResponse, match=says) as caught:
         follow(location)
     assert "secret" not in str(caught.value)
+
+
+def test_a_location_whose_host_is_not_utf_8_is_a_bad_response() -> None:
+    _, _, note = KIND.encode(URL, "GET")
+    data = redirect("LOCATION").replace(b"LOCATION", b"http://b\xfccher.test/")
+    with pytest.raises(BadResponse, match="which is not a URL"):
+        KIND.follow(data, Asked(note))
 
 
 def test_two_different_locations_are_a_bad_response() -> None:

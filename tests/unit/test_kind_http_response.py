@@ -386,6 +386,16 @@ def test_a_bad_status_raises_with_the_answer(status: str) -> None:
     )
 
 
+def test_an_errors_text_has_no_control_characters_of_the_server_in_it() -> None:
+    response = answer("Content-Type: a\x1b[0m/b", status="500 \x1b[2J\x9bX")
+    assert response.reason == "\x1b[2J\x9bX"
+    with pytest.raises(HttpError, match=r"^500 \\x1b\[2J\\x9bX: http") as caught:
+        response.raise_for_status()
+    assert str(caught.value).isprintable()
+    with pytest.raises(BadResponse, match=r"\(500, a\\x1b\[0m/b\)"):
+        response.json()
+
+
 def test_an_answer_pickles_with_its_history() -> None:
     first = answer("Location: /x", status="302 Found")
     facts = RequestFacts("ab", 7, "http://h.test:80", 2, 1.5)

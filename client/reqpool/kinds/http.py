@@ -45,6 +45,7 @@ _DEFAULTS = {
 _ALL_DEFAULTS = b"".join(_DEFAULTS.values())
 
 _HOST = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NOT_IN_URLS = re.compile(r"[\x00-\x1f\x7f-\xff]")
 
 _CACHED_URL_CHARACTERS = 1_000
@@ -330,6 +331,8 @@ def _location(here: str, answer: HttpResponse) -> str:
     try:
         # Of a host these are letters; of all else they are bytes, which the server is to see again.
         named = location[:begin].encode("latin-1").decode()
+        if _CONTROL.search(named):
+            raise UsageError("its host has a control character in it")
         there = joined(
             here, named + _NOT_IN_URLS.sub(lambda found: f"%{ord(found[0]):02X}", location[begin:])
         )

@@ -174,7 +174,7 @@ class HttpResponse:
                     raise
                 return json.loads(content.decode(named))
         except (ValueError, RecursionError) as error:
-            kind = self.headers.get("content-type", "no content type")
+            kind = _shown(self.headers.get("content-type", "no content type"))
             url = without_password(self.url)
             text = f"the answer of {url} ({self.status}, {kind}) is not JSON: {error}"
             raise self.facts.told_by(BadResponse(text)) from error
@@ -192,7 +192,7 @@ class HttpResponse:
         """
         if self.status < 400:
             return self
-        text = f"{self.status} {self.reason}".rstrip()
+        text = _shown(f"{self.status} {self.reason}".rstrip())
         text = f"{text}: {without_password(self.url)}"
         raise self.facts.told_by(HttpError(text, status=self.status, response=self))
 
@@ -202,3 +202,8 @@ class HttpResponse:
     def __reduce__(self) -> tuple[Any, ...]:
         about = (self._head, self.raw, self.url, self.history, self.facts, self._max_bytes)
         return HttpResponse, about
+
+
+def _shown(text: str) -> str:
+    """Return what a server wrote fit for an error's text: control characters are escaped."""
+    return text if text.isprintable() else repr(text)[1:-1]
