@@ -15,7 +15,7 @@ _LINE_END = b"\r\n"
 _SPACE = b" \t"
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)([ \t]*):(.*)", re.DOTALL)
 _IN_NO_LINE = re.compile(rb"[\x00\r]")
-_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+_FRAMING_FIELDS = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class Repair:
@@ -100,7 +100,7 @@ class Repair:
         self._name = name.lower()
         if space:
             # RFC 9112 §5.1. Those who drop such a field and those who read it must not differ in its framing.
-            if self._name in _FRAMING:
+            if self._name in _FRAMING_FIELDS:
                 raise _malformed("white space stands before the colon of a field that frames it", name)
             self.doubtful = True
         self._field += name + b": " + value.strip(_SPACE)
@@ -109,7 +109,7 @@ class Repair:
         """Undo a fold: it becomes one SP (RFC 9112 §5.2)."""
         if not self._field:
             raise _malformed("its first field begins with white space", line.partition(b":")[0])
-        if self._name in _FRAMING:
+        if self._name in _FRAMING_FIELDS:
             raise _malformed("a field that frames it is folded", self._name)
         more = line.strip(_SPACE)
         if more:
@@ -121,7 +121,7 @@ class Repair:
         self._field.clear()
         if not field:
             return
-        if self._name in _FRAMING:
+        if self._name in _FRAMING_FIELDS:
             self._framing.add(self._name)
             # RFC 9112 §6.1, §6.3: chunks override a length; who sent both may be up to something.
             self.doubtful |= len(self._framing) == 2
