@@ -99,6 +99,14 @@ def make(folder: Path) -> Certificates:
     )
 
 
+def bundle(path: Path, size_bytes: int, first: str = "") -> Path:
+    """Write a PEM file of so many bytes: ``first``, copies of one authority, and padding where none fits."""
+    one = Authority("one of the bundle").pem.decode()
+    text = first + one * ((size_bytes - len(first)) // len(one))
+    path.write_text(text + "#" * (size_bytes - len(text)))
+    return path
+
+
 class Authority:
     """A certificate authority with a key of its own."""
 

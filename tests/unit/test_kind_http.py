@@ -360,6 +360,8 @@ def test_credentials_are_given_once() -> None:
         ("http://\ud800/", "cannot be written in UTF-8"),
         ("http://a..b/", "not a host name"),
         ("http://evil.test[::1]:1/", "brackets"),
+        ("http://u[::1]@evil.test/", "brackets"),
+        ("http://u:p[w@h/", "brackets.*percent-encode"),
         ("http://[::1]evil.test/", "brackets"),
         ("http://[evil.test]/", "brackets"),
         ("http://300.1.1.1/", "not an IPv4 address"),

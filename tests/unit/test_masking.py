@@ -12,7 +12,7 @@ import pytest
 
 import reqpool
 from reqpool import address
-from reqpool.errors import PoolError
+from reqpool.errors import PoolError, RequestFacts
 from reqpool.kinds import Kind, dns, find, http, mysql, redis, tcp, udp
 from reqpool.masking import without_password, without_passwords
 from reqpool_broker import config_file
@@ -160,7 +160,7 @@ def test_a_redirect_does_not_show_the_password_it_has(location: str) -> None:
     class Asked:
         note = http.KIND.encode(f"http://h.test/p?token={SECRET}", "GET")[2]
         trail = ()
-        elapsed_s = 0.0
+        facts = RequestFacts("ab", 7, "http://h.test:80", 1, 0.0)
         route = http.KIND.encode("http://h.test/", "GET")[0]
 
     data = b"HTTP/1.1 302 Found\r\nLocation: " + location.replace("%", SECRET).encode() + b"\r\n\r\n"

@@ -153,7 +153,8 @@ def test_sample_tells_of_the_busiest_origins_only(broker: FakeBroker) -> None:
             broker.lease("udp", f"udp://{peer.address}?{n}", {n: b"hello"})
         busy = f"udp://{peer.address}?0"
         broker.lease("udp", busy, {1_000: b"hello"})
-        wait_until(lambda: len(worker.ledger.sessions[SESSION].held) > wire.MAX_SAMPLE_ORIGINS + 10)
+        seqs = (*range(wire.MAX_SAMPLE_ORIGINS + 10), 1_000)
+        wait_until(lambda: len(worker.ledger.find(SESSION, seqs)) == len(seqs))
         worker.loop.wake(lambda: worker._beat_now(worker.loop.now_s) and None)
         broker.next(Verb.HEARTBEAT)
         sample = broker.next(Verb.HEARTBEAT)[3]

@@ -11,6 +11,7 @@ import pytest
 
 import reqpool
 from reqpool import wire
+from support.certificates import bundle
 from support.cluster import Cluster, cluster
 from support.dns_peer import UdpPeer, echo
 from support.nginx import NginxServer
@@ -20,18 +21,10 @@ DEBIAN_BYTES = 219_597
 COUNT = 200
 
 
-def authorities(nginx: NginxServer, path: Path, size: int) -> Path:
-    """A PEM file of so many bytes that has the tests' authority in it."""
-    one = nginx.certificates.ca.read_text()
-    others = nginx.certificates.stranger_ca.read_text()
-    text = one + others * ((size - len(one)) // len(others))
-    path.write_text(text + "#" * (size - len(text) - 1) + "\n")
-    return path
-
-
 @pytest.fixture(scope="module")
 def ca(nginx: NginxServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return authorities(nginx, tmp_path_factory.mktemp("ca") / "ca.pem", DEBIAN_BYTES)
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    return bundle(path, DEBIAN_BYTES, nginx.certificates.ca.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +56,7 @@ def test_large_authorities_work_and_plain_requests_beside_them_too(
 def test_authorities_that_are_too_large_are_refused_at_the_call(
     pool: reqpool.Pool, nginx: NginxServer, tmp_path: Path
 ) -> None:
-    large = authorities(nginx, tmp_path / "large.pem", wire.MAX_SETTINGS_BYTES + 1)
+    large = bundle(tmp_path / "large.pem", wire.MAX_SETTINGS_BYTES + 1)
     with UdpPeer(echo) as peer:
         before = [pool.udp(peer.address, b"plain") for _ in range(10)]
         with pytest.raises(reqpool.UsageError, match=r"large\.pem' has 1048577 bytes, at most 1048576"):

@@ -39,7 +39,7 @@ _SCRYPT_N, _SCRYPT_R = 1 << 12, 8  # 128 * N * r = 4 MiB
 
 _PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL)
 _AUTHORITY = re.compile(
-    r"(?:(?P<userinfo>.*)@)?(?:\[(?P<literal>[^\[\]@]*)\]|(?P<name>[^\[\]:@]*))(?::(?P<port>[^@]*))?",
+    r"(?:(?P<userinfo>[^\[\]]*)@)?(?:\[(?P<literal>[^\[\]@]*)\]|(?P<name>[^\[\]:@]*))(?::(?P<port>[^@]*))?",
     re.DOTALL,
 )
 """RFC 3986 §3.2, but for the ``@`` in a password, which other clients take, too. Brackets stand around the

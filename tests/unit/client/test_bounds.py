@@ -15,6 +15,7 @@ from reqpool import kinds, wire
 from reqpool.errors import Code
 from reqpool.kinds import Route
 from reqpool.wire import Verb
+from support import certificates
 from support.fake_broker import FakeBroker, echo, silence
 from support.plain import KIND, ONCE, Plain, ask
 from support.wait import wait_until
@@ -143,23 +144,19 @@ def test_password_that_is_no_unicode_is_refused_without_being_shown(part: str) -
 # --- TLS files -------------------------------------------------------------------------------------
 
 
-def pem(path: Path, size: int) -> str:
-    head = "-----BEGIN CERTIFICATE-----\n"
-    path.write_text(head + "x" * (size - len(head)))
-    return str(path)
-
-
 def test_tls_file_over_the_bound_is_named_with_its_size(tmp_path: Path, pool: reqpool.Pool) -> None:
-    good = pem(tmp_path / "debian.pem", 219_597)
+    good = certificates.bundle(tmp_path / "debian.pem", 219_597)
     taken = pool.http("GET", "https://h/", tls=reqpool.Tls(ca=good))
     wait_until(taken.done, 5)
     assert taken._code == Code.OK
-    large = pem(tmp_path / "large.pem", wire.MAX_SETTINGS_BYTES + 1)
+    large = certificates.bundle(tmp_path / "large.pem", wire.MAX_SETTINGS_BYTES + 1)
     with pytest.raises(reqpool.UsageError, match=r"ca='.*large\.pem' has 1048577 bytes, at most 1048576"):
         pool.http("GET", "https://h/", tls=reqpool.Tls(ca=large))
-    half = pem(tmp_path / "half.pem", wire.MAX_SETTINGS_BYTES // 2 + 1)
+    own = certificates.make(tmp_path).client
+    chain = own.cert.read_text() + own.key.read_text()
+    half = certificates.bundle(tmp_path / "half.pem", wire.MAX_SETTINGS_BYTES // 2 + 1_000, chain)
     with pytest.raises(
-        reqpool.UsageError, match=r"ca='.*half\.pem' has 524289 bytes, cert='.*; at most 1048576"
+        reqpool.UsageError, match=r"ca='.*half\.pem' has 52\d{4} bytes, cert='.*; at most 1048576"
     ):
         pool.redis("rediss://h", "GET", "a", tls=reqpool.Tls(ca=half, cert=half))
     assert ask(pool).result(5) == b"hello"
