@@ -31,7 +31,7 @@ LIMIT = 10_000
 STRICTER = re.compile(
     rb"(?i:\n(content-length|transfer-encoding):[^\n]*\n[ \t])"  # framing that is folded
     rb"|(?i:\ntransfer-encoding:)(?s:.*[^\r]\n)"  # bare LF in chunks and trailers, or so it may be
-    rb"|^HTTP/(?!1\.[01])"
+    rb"|(?m:^HTTP/(?!1\.[01]))"
     rb"|(?i:\n(content-length|transfer-encoding):)[^\n]*[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]"
     rb"|[0-9a-fA-F][ \t]*;[^\n]*\r\n"  # chunk extensions are checked, and so are trailers
     rb"|\r\n0[ \t]*\r\n[^\r]"
@@ -202,6 +202,9 @@ def test_however_bytes_are_cut_the_outcome_is_the_same(
 @example(
     data=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nHTTP/1.1 200 X",
     method="GET",
+)
+@example(
+    data=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX:\r \r\n\r\n", method="GET"
 )
 def test_what_is_an_answer_is_one_for_h11_too(data: bytes, method: str) -> None:
     outcome = ours([data], method) if data else ours([], method)

@@ -87,8 +87,8 @@ class Chunked:
     """A body in chunks (RFC 9112 §7.1), read by llhttp.
 
     The parser gets a head of its own: what the real one says of upgrades and connections does not concern it.
-    Behind the end it expects another answer: so surplus bytes are noticed. It takes white space behind a
-    chunk's size and, in trailers, which nobody looks at, folded lines and control characters.
+    Behind the end it expects another answer: so surplus bytes are noticed. Of llhttp's leniencies it has
+    only the one for white space behind a chunk's size; that for fields takes a CR alone in trailers, too.
     """
 
     __slots__ = (
@@ -111,7 +111,7 @@ class Chunked:
         self._quiet_bytes = 0
         self._ended = self.surplus = False
         self._parser = httptools.HttpResponseParser(self)
-        self._parser.set_dangerous_leniencies(lenient_headers=True, lenient_spaces_after_chunk_size=True)
+        self._parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)
         self._parser.feed_data(_CHUNKED)
 
     def on_message_begin(self) -> None:
