@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Enum, IntEnum, StrEnum
+from enum import Enum, IntEnum, IntFlag, StrEnum
 from typing import Any
 
 import msgpack
@@ -242,3 +242,202 @@ def test_parameters_that_do_not_fit_are_a_usage_error(sql: str, params: Any, tex
 
 def test_any_sequence_will_do() -> None:
     assert written("%s %s", range(2)) == "0 1"
+
+
+# --- introducers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sql", "value", "literal", "in_digits"),
+    [
+        ("_binary %s", b"\x00'\\", b"_binary '\x00''\\\\'", b"_binary X'00275c'"),
+        ("_binary%s", b"a", b"_binary'a'", b"_binary'a'"),
+        ("_BINARY\n\t%s", b"\\", b"_BINARY\n\t'\\\\'", b"_BINARY\n\tX'5c'"),
+        ("_binary /* who */ -- a\n # b\n %s", b"a", b"_binary /* who */ -- a\n # b\n 'a'", None),
+        ("_utf8mb4 %s", "\u00fc\\", b"_utf8mb4 '\xc3\xbc\\\\'", b"_utf8mb4 X'c3bc5c'"),
+        ("_binary %s", "\u00fc", b"_binary '\xc3\xbc'", None),
+        ("_latin1 %s", b"\xfc", b"_latin1 '\xfc'", None),
+        ("_latin1 %s", "u", b"_latin1 'u'", None),
+        ("_binary %s", date(2024, 1, 1), b"_binary '2024-01-01'", None),
+    ],
+)
+def test_behind_an_introducer_a_parameter_brings_none_of_its_own(
+    sql: str, value: Any, literal: bytes, in_digits: bytes | None
+) -> None:
+    """PyMySQL#549: Django's BinaryField writes ``_binary %s``."""
+    assert render(pack(template(sql), (value,)), True) == literal
+    assert render(pack(template(sql.replace("%s", "%(a)s")), {"a": value}), True) == literal
+    if in_digits is not None:
+        assert render(pack(template(sql), (value,)), None) == in_digits
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "SELECT x_binary ", "SELECT t._binary ", "SELECT @_binary ", "SELECT `_binary` ", "SELECT '_binary' ",
+        "SELECT -- _binary\n", "SELECT # _binary\n", "SELECT /* _binary */", "SELECT _binary, ",
+        "SELECT _bin ", "SELECT _binary_id ", "SELECT '-- _binary\n', ",
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_an_introducer_is_none(before: str) -> None:
+    assert render(pack(template(before + "%s"), (b"a",)), True) == before.encode() + b"_binary'a'"
+
+
+def test_each_parameter_has_its_own_introducer_or_none() -> None:
+    sql, values = "INSERT INTO t VALUES (%s, _binary %s), (%s, _latin1 %s)", (b"a", b"b", 3, b"d")
+    assert written(sql, values) == "INSERT INTO t VALUES (_binary'a', _binary 'b'), (3, _latin1 'd')"
+
+
+@pytest.mark.parametrize(
+    ("sql", "value", "text"),
+    [
+        ("_latin1 %s", "\u00fc", r"parameter 1 stands behind _latin1, .*CONVERT\(%s USING latin1\)"),
+        ("_utf16 %s", "u", r"behind _utf16, .*CONVERT\(%s USING utf16\)"),
+        ("_binary %s", None, "behind _binary, which takes bytes or str: write %s alone"),
+        ("_binary %s", 5, "which takes bytes or str"),
+        ("_binary %s", [b"a"], "which takes bytes or str"),
+        ("_binary %s", Decimal(1), "which takes bytes or str"),
+        ("X%s", "41", "'X%s' at character 0 .* brings its own quotes"),
+        ("SELECT n%s", "a", "'n%s' at character 7 .* brings its own quotes"),
+        ("SELECT b%(a)s", "1", "brings its own quotes"),
+    ],
+)
+def test_what_would_be_other_data_behind_an_introducer_is_a_usage_error(
+    sql: str, value: Any, text: str
+) -> None:
+    with pytest.raises(UsageError, match=text):
+        pack(template(sql), {"a": value} if "(a)" in sql else (value,))
+
+
+@pytest.mark.parametrize("sql", ["SELECT 1 IN%s", "SELECT t.x%s", "SELECT max%s"])
+def test_a_word_that_ends_in_one_of_these_letters_is_a_word(sql: str) -> None:
+    assert template(sql).introducers is None
+
+
+# --- derived types -----------------------------------------------------------------------------------
+
+
+class NotATime(datetime):
+    """Like pandas.NaT: year 1 to ``datetime``, and not equal to itself."""
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Finer(datetime):
+    """Like pandas.Timestamp with nanoseconds: equal to no datetime."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Finer)
+
+    __hash__ = datetime.__hash__
+
+
+class FinerSpan(timedelta):
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Masked(str):
+    """A text that is not its characters."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Missing(int):
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("value", "base"),
+    [
+        (NotATime(1, 1, 1), "datetime"), (Finer(2024, 1, 1), "datetime"), (FinerSpan(1), "timedelta"),
+        (Masked("secret"), "str"), (Missing(-1), "int"),
+    ],
+)  # fmt: skip
+def test_a_value_of_a_derived_type_that_does_not_equal_what_would_be_stored_is_refused(
+    value: Any, base: str
+) -> None:
+    """pandas#7100, trino-python-client#142: NaT was stored as year 1."""
+    for params in ((value,), ([value],)):
+        with pytest.raises(UsageError, match=f"^parameter 1 is a .* does not equal the {base} ") as caught:
+            pack(template("%s"), params)
+        assert "secret" not in str(caught.value)
+
+
+def test_pandas_types_are_stored_as_what_they_are_or_refused() -> None:
+    pandas = pytest.importorskip("pandas")
+    assert written("%s", (pandas.Timestamp(2024, 1, 1, 2),)) == "'2024-01-01 02:00:00'"
+    assert written("%s", (pandas.Timedelta(hours=1),)) == "'01:00:00'"
+    for value in (pandas.NaT, pandas.Timestamp(1), pandas.Timedelta(1), pandas.Timestamp(0, tz="UTC")):
+        with pytest.raises(UsageError, match=r"^parameter 1"):
+            pack(template("%s"), (value,))
+
+
+class Odd(int):
+    """Whose own rules of conversion lie."""
+
+    def __int__(self) -> int:
+        return 7
+
+    __index__ = __int__
+
+
+class OddBytes(bytes):
+    def __bytes__(self) -> bytes:
+        return b"other"
+
+
+class OddFloat(float):
+    def __float__(self) -> float:
+        return 7.0
+
+
+class OddDecimal(Decimal):
+    def __format__(self, spec: str, *rest: Any) -> str:
+        return "7"
+
+
+class Flag(IntFlag):
+    A = 1
+    B = 2
+
+
+class Named(str, Enum):  # noqa: UP042  (what people write)
+    YES = "yes"
+
+
+@pytest.mark.parametrize(
+    ("value", "literal"),
+    [
+        (Odd(5), "5"), (OddBytes(b"x"), "_binary'x'"), (OddFloat(1.5), "1.5e0"), (OddDecimal("1.5"), "1.5"),
+        (Flag.A | Flag.B, "3"), (Named.YES, "'yes'"),
+    ],
+)  # fmt: skip
+def test_the_base_types_own_value_counts_whatever_a_derived_type_overrides(value: Any, literal: str) -> None:
+    assert written("%s", (value,)) == literal
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (timedelta(hours=839), "beyond what TIME holds"),
+        (-timedelta(hours=839), "beyond what TIME holds"),
+        (Decimal("1E+70"), "beyond what DECIMAL holds"),
+    ],
+)
+def test_what_the_server_would_clip_in_silence_is_refused(value: Any, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        pack(template("%s"), (value,))

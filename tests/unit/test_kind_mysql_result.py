@@ -223,3 +223,37 @@ def test_a_large_row_whose_values_do_not_fit() -> None:
             _ = result(*payloads[:3], row, payloads[4]).rows
     with pytest.raises(BadResponse):
         _ = MysqlResult(packets(1, payloads[:3]) + packet(4, payloads[3][:0xFFFFFF])).rows
+
+
+def test_a_text_that_is_not_utf8_leaves_the_rows_readable_and_can_be_told_from_others() -> None:
+    """PyMySQL#1046: others' statements in SHOW PROCESSLIST have bytes in them."""
+    found = result(*rows(["a", "b"], [(b"1", b"x"), (b"\xff\xfe'", "ü".encode()), (None, b"z")]))
+    assert found.rows == [("1", "x"), ("\udcff\udcfe'", "ü"), (None, "z")]
+    assert found.rows[1][0].encode("utf-8", "surrogateescape") == b"\xff\xfe'"
+
+
+def test_columns_whose_names_are_not_utf8_have_names() -> None:
+    definition = column("name").replace(b"\x04name\x04name", b"\x04na\xffe\x04name")
+    assert result(*rows([definition], [(b"1",)])).columns == ("na\udcffe",)
+
+
+@pytest.mark.parametrize("count", [251, 513, 4097, 65_535])
+def test_a_result_may_have_more_columns_than_a_table(count: int) -> None:
+    """sqlyog-community#2181"""
+    names = [f"c{number}" for number in range(count)]
+    values = [b"%d" % number for number in range(count)]
+    found = result(*rows(names, [values, [None] * count]))
+    assert found.rows == [tuple(map(str, range(count))), (None,) * count]
+    assert len(found.columns) == count
+
+
+@pytest.mark.parametrize("ends_rows", [False, True])
+def test_a_remark_is_read_with_its_length_or_as_the_packets_rest(ends_rows: bool) -> None:
+    """ClickHouse#84542, #107693"""
+    said = b"Read 1 rows, 1.00 B in 0.000463 sec., 2159 rows/sec., 2.11 KiB/sec."
+    before = rows(["a"], [])[:-1] if ends_rows else []
+    for info in (said, peer.text(said)):
+        end = (b"\xfe" if ends_rows else b"\x00") + b"\x00\x00\x02\x00\x00\x00" + info
+        assert result(*before, end).info == said.decode()
+    flagged = (b"\xfe" if ends_rows else b"\x00") + b"\x00\x00\x02\x40\x00\x00"  # ProxySQL#2915
+    assert result(*before, flagged).info == ""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
 import pytest
 
 from reqpool.errors import UsageError
 from reqpool.kinds.mysql_statement import check
+from support.wait import wait_until
 
 LEAVES_SOMETHING = [
     "SET @a = 1", "set session sql_mode = ''", "SET@a=1", "SET NAMES utf8mb4", "SET autocommit = 0",
@@ -128,3 +134,86 @@ def test_long_statements_are_looked_at_in_linear_time() -> None:
         "-- " * 300_000,
     ):
         check(sql + " 'x'" if sql.startswith("SELECT") else sql + "\nSELECT 1", pinned=False)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT t.currval FROM counters AS t", "SELECT counters.currval FROM counters",
+        "SELECT currval FROM t",
+        "SELECT `t`.currval, 't'.`currval` FROM `t`", "UPDATE t SET a = t.currval", "SELECT t.currval_x",
+        "INSERT INTO t (currval, lastval, get_lock, found_rows, row_count) VALUES (1, 2, 3, 4, 5)",
+        "INSERT INTO lastval (a) VALUES (1)", "INSERT INTO row_count () VALUES ()",
+        "REPLACE INTO get_lock (a) VALUES (1)",
+        "CREATE TABLE get_lock (a INT, KEY lastval (a))", "CREATE TABLE IF NOT EXISTS lastval (a INT)",
+        "CALL lastval(1)", "SELECT shop.lastval(1)", "WITH lastval (a) AS (SELECT 1) SELECT * FROM lastval",
+        "SELECT last_insert_id FROM t", "SELECT t.warnings, errors FROM t", "SELECT my_get_lock(1)",
+        "SELECT previous, value FROM t", "SELECT previous value FROM t FOR UPDATE",
+        "UPDATE t SET session_track_id = 1 WHERE session_track_x = 2",
+        "LOAD DATA INFILE '/x' INTO TABLE local", "SELECT 'a\\'b', 'GET_LOCK(1)', 'c'",
+        "SELECT 'it''s GET_LOCK(1)', \"say \"\"GET_LOCK(1)\"\"\", `a``GET_LOCK(1)`",
+    ],
+)  # fmt: skip
+def test_columns_and_tables_may_be_called_what_is_looked_for(sql: str) -> None:
+    check(sql, pinned=False)
+
+
+@pytest.mark.parametrize(
+    "sql", ["SET @a = (SELECT b FROM t WHERE x IN (1, names))", "SET @a = f(charset, names)"]
+)
+def test_a_session_may_read_columns_called_like_a_character_set(sql: str) -> None:
+    check(sql, pinned=True)
+
+
+@pytest.mark.parametrize(
+    "sql", ["SET CHAR SET gbk", "SET@@character_set_client=gbk", "SET @a = f(1, 2), NAMES gbk"]
+)
+def test_every_spelling_of_another_character_set_is_refused(sql: str) -> None:
+    with pytest.raises(UsageError, match="utf8mb4"):
+        check(sql, pinned=True)
+
+
+MEGA = 1 << 20
+
+
+@pytest.fixture
+def others_turns() -> Iterator[Callable[[], int]]:
+    """Returns how many turns another thread has had; it takes all that it can get."""
+    turns = 0
+    over = threading.Event()
+
+    def take_turns() -> None:
+        nonlocal turns
+        while not over.is_set():
+            turns += 1
+            time.sleep(0)
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=take_turns)
+    thread.start()
+    try:
+        wait_until(lambda: turns > 0)
+        yield lambda: turns
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(interval_s)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO t VALUES ('" + "a" * 12 * MEGA + "')",
+        "INSERT INTO t VALUES " + "(0x41424344,3)," * MEGA,
+        "SELECT " + "get_lock," * MEGA,
+    ],
+    ids=["one string", "numbers", "names"],
+)
+def test_other_threads_run_while_a_long_statement_is_looked_at(
+    sql: str, others_turns: Callable[[], int]
+) -> None:
+    """A regular expression over 12 MB is one step, during which the GIL is held."""
+    before = others_turns()
+    check(sql, pinned=False)
+    assert others_turns() - before > 20

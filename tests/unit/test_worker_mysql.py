@@ -312,10 +312,67 @@ def test_a_server_that_asks_for_a_file_is_refused() -> None:
 @pytest.mark.parametrize("step", [1, WHOLE], ids=["byte by byte", "whole"])
 def test_a_good_bye_that_crosses_a_statement_is_a_lost_connection(step: int) -> None:
     """Packet 0 in place of 1: it was sent before the statement came, so that is no answer to it."""
+    for number, sqlstate in ((1053, b"08S01"), (4031, b"HY000"), (1927, b"70100"), (9999, b"08006")):
+        protocol = asked()
+        with pytest.raises(ConnectionLost, match=r"ended the connection: said so") as caught:
+            fed(protocol, packet(0, err(number, sqlstate, b"said so")), step)
+        assert not protocol.begun
+        assert caught.value.sent is False
+
+
+@pytest.mark.parametrize("step", [1, WHOLE], ids=["byte by byte", "whole"])
+@pytest.mark.parametrize("number", [0, 2, 255])
+def test_an_error_out_of_turn_in_place_of_an_answer_is_the_answer_and_the_last(
+    step: int, number: int
+) -> None:
+    """A packet over max_allowed_packet, say: the server stops reading and answers what it has read."""
     protocol = asked()
-    with pytest.raises(ConnectionLost, match=r"ended the connection"):
-        fed(protocol, packet(0, err(1053, b"08S01", b"Server shutdown in progress")), step)
-    assert not protocol.begun
+    said = packet(number, err(1153, b"42000", b"Got a packet bigger than"))
+    assert fed(protocol, said, step) == [(Code.OK, said)]
+    assert not protocol.reusable
+
+
+@pytest.mark.parametrize("step", [1, WHOLE], ids=["byte by byte", "whole"])
+def test_an_error_out_of_turn_amid_rows_keeps_the_servers_words(step: int) -> None:
+    protocol = asked()
+    with pytest.raises(BadResponse, match=r"packet 0 came where packet 4 was due: said so \(1053") as caught:
+        fed(protocol, packets(1, ONE_ROW[:3]) + packet(0, err(1053, b"08S01", b"said so")), step)
+    assert caught.value.sent is None
+
+
+def test_an_ok_packet_of_a_server_that_does_not_track_may_end_in_text() -> None:
+    """ClickHouse#84542; and MariaDB behind a proxy sets the flag of a changed state all the same."""
+    remark = b"Read 1 rows, 1.00 B in 0.000463 sec."
+    for payload in (ok(affected=1) + remark, ok(affected=1, status=AUTOCOMMIT | peer.STATE_CHANGED) + remark):
+        protocol = asked(capabilities=peer.MODERN & ~peer.SESSION_TRACK)
+        answer(protocol, payload)
+        assert protocol.reusable
+
+
+def test_a_flag_of_changed_state_with_nothing_behind_it_is_no_change() -> None:
+    """ProxySQL#2915"""
+    protocol = asked()
+    answer(protocol, ok(affected=1, status=AUTOCOMMIT | peer.STATE_CHANGED))
+    assert protocol.reusable
+
+
+@pytest.mark.parametrize("step", [1, WHOLE], ids=["byte by byte", "whole"])
+@pytest.mark.parametrize("count", [4097, 65_535])
+def test_a_result_may_have_more_columns_than_a_table(step: int, count: int) -> None:
+    data = packets(1, rows(["a"] * count, [[b"1"] * count]))
+    protocol = asked(max_bytes=len(data))
+    if step == 1:
+        assert fed(protocol, data[:4096], 1) == []
+        data = data[4096:]
+    assert [code for code, _ in fed(protocol, data, max(step, 1 << 16))] == [Code.OK]
+
+
+def test_many_comments_before_a_statement_are_passed_over_once() -> None:
+    """Tried in 2**n ways they held up the worker, and all its connections."""
+    protocol = logged_in()
+    protocol.send(ask(b"\x03" + b"/* a */ " * 1000 + b"CALL p()"))
+    answer(protocol, err(1305))
+    assert protocol.unclean
 
 
 def test_a_good_bye_to_an_idle_connection() -> None:

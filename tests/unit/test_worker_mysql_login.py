@@ -486,6 +486,68 @@ def test_what_is_no_greeting_is_a_bad_response(data: bytes, step: int) -> None:
         Conversation(step=step).feeds(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "begins with b'HTTP"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "begins with b'SSH-"),
+        (b"220 mail.test ESMTP\r\n", "begins with b'220 "),
+        (b"-ERR unknown command\r\n", "begins with b'-ERR"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", r"begins with b'\\x15\\x03"),
+        (b"E\0\0\0\x65SFATAL\0", "begins with b'E"),
+        (b"\x05\0\0\0\x0b\x08\x05\x1a\0", "X protocol; the classic one has another port"),
+    ],
+    ids=["http", "ssh", "smtp", "redis", "tls", "postgresql", "x protocol"],
+)
+@pytest.mark.parametrize("step", [1, 1 << 20], ids=["byte by byte", "whole"])
+def test_what_is_not_mysql_is_said_not_to_be(data: bytes, shown: str, step: int) -> None:
+    """go-mysql#876, vapor/mysql-nio#60"""
+    with pytest.raises(BadResponse, match=rf"does not speak MySQL.*{shown}"):
+        Conversation(step=step).feeds(data)
+
+
+def test_a_peer_that_says_nothing_is_asked_if_it_is_mysql() -> None:
+    conversation = Conversation()
+    assert "a MySQL server speaks first" in conversation.protocol.awaited
+    with pytest.raises(ConnectFailed, match="without a greeting: does it speak MySQL"):
+        conversation.protocol.eof()
+    greeted(conversation)
+    assert conversation.protocol.awaited == ""
+    assert conversation.protocol.eof() == ()
+
+
+def test_a_peer_that_breaks_off_is_said_not_to_be_mysql() -> None:
+    conversation = Conversation()
+    conversation.feeds(b"220")
+    with pytest.raises(BadResponse, match=r"does not speak MySQL.*b'220'"):
+        conversation.protocol.eof()
+
+
+@pytest.mark.parametrize("step", [1, 1 << 20], ids=["byte by byte", "whole"])
+@pytest.mark.parametrize("number", [0, 1, 3, 255])
+def test_an_error_out_of_turn_during_the_log_in_keeps_the_servers_words(number: int, step: int) -> None:
+    """aiomysql#971: the server gave up waiting, and says so with the number of our own packet."""
+    conversation = Conversation(step=step)
+    greeted(conversation)
+    with pytest.raises(ConnectFailed, match=r"Got timeout reading communication packets \(1159"):
+        conversation.says(number, peer.err(1159, b"08S01", b"Got timeout reading communication packets"))
+
+
+@pytest.mark.parametrize("step", [1, 1 << 20], ids=["byte by byte", "whole"])
+def test_a_refusal_in_place_of_the_greeting_may_have_any_number(step: int) -> None:
+    with pytest.raises(ConnectFailed, match="too many connections: said so"):
+        Conversation(step=step).says(1, peer.err(1040, b"", b"said so"))
+
+
+def test_caching_sha2_in_full_sends_the_password_over_a_unix_socket() -> None:
+    """A server takes nothing else there: nobody can listen (go-sql-driver#1245)."""
+    conversation = Conversation("mysql://me@/db?socket=%2Frun%2Fmysqld.sock", password=PASSWORD.decode())
+    greeted(conversation, SHA2)
+    conversation.says(2, b"\x01\x04")
+    assert conversation.reads() == (3, PASSWORD + b"\0")
+    conversation.is_let_in(4)
+
+
 def test_a_server_of_another_age_is_refused() -> None:
     with pytest.raises(ConnectFailed, match="too old"):
         Conversation().says(0, peer.greeting(peer.MODERN & ~peer.PLUGIN_AUTH, b""))

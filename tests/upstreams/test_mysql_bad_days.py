@@ -93,7 +93,7 @@ NOT_ANSWERS = {
     "an empty packet": packet(1, b""),
     "half an OK": packet(1, b"\0\0"),
     "a file asked for": packet(1, b"\xfb/etc/passwd"),
-    "too many columns": packet(1, b"\xfc\xff\xff"),
+    "too many columns": packet(1, b"\xfd\xff\xff\xff"),
     "a number left out": packets(1, rows(["a"], [(b"1",)])[:3]) + packet(5, ok(ends_rows=True)),
     "a length over the limit": packets(1, rows(["a"], [])[:2]) + b"\xff\xff\xff\x03" + b"x" * 100,
     "half an ERR": packet(1, b"\xff\x01"),
@@ -176,11 +176,86 @@ def test_what_must_not_be_repeated_is_not_and_what_may_be_is(pool: reqpool.Pool)
 
 
 def test_a_server_that_says_good_bye_instead_of_an_answer(pool: reqpool.Pool) -> None:
-    good_bye = packet(0, err(1053, b"08S01", b"Server shutdown in progress"))
+    """go-sql-driver#1393: number 0 was sent before the statement was read: it runs on another connection."""
+    good_bye = packet(
+        0, err(4031, b"HY000", b"The client was disconnected by the server because of inactivity")
+    )
     with TcpPeer(first_gets(good_bye)) as server:
-        with pytest.raises(reqpool.ConnectionLost, match="Server shutdown in progress"):
-            pool.mysql(url(server), "SELECT 1").result()
+        assert pool.mysql(url(server), "INSERT").result().rows == [("INSERT",)]
+        assert server.received.count(b"\x03INSERT") == 2
+
+
+def test_a_server_that_says_nothing_but_good_bye_has_read_no_statement(pool: reqpool.Pool) -> None:
+    def script(connection: Connection) -> None:
+        log_in(connection)
+        read_packet(connection)
+        connection.send(packet(0, err(1053, b"08S01", b"Server shutdown in progress")))
+
+    with TcpPeer(script) as server:
+        with pytest.raises(reqpool.ConnectionLost, match="Server shutdown in progress") as caught:
+            pool.mysql(url(server), "INSERT").result()
+        assert caught.value.sent is False
+        assert server.accepted > 1
+
+
+def test_a_good_bye_to_a_session_ends_it_and_says_that_the_statement_was_not_read(pool: reqpool.Pool) -> None:
+    def answers(command: bytes, _: Connection) -> bytes:
+        if command == b"\x03INSERT":
+            return packet(0, err(4031, b"HY000", b"inactivity"))
+        return packet(1, ok()) if command[1:4] == b"SET" else echo(command)
+
+    with TcpPeer(serves(answers)) as server:
+        session = pool.mysql_session(url(server))
+        session.query("SELECT 'held'").result()
+        with pytest.raises(reqpool.ConnectionLost, match="inactivity") as caught:
+            session.query("INSERT").result()
+        assert caught.value.sent is False
+        with pytest.raises(reqpool.ConnectionLost, match="held for this session is gone"):
+            session.query("SELECT 'held'").result()
+        assert server.received.count(b"\x03INSERT") == 1
+        assert pool.mysql(url(server), "SELECT 1").result().rows == [("SELECT 1",)]
+
+
+def test_a_good_bye_to_a_sessions_first_statement_opens_the_session_elsewhere(pool: reqpool.Pool) -> None:
+    def answers(command: bytes, connection: Connection) -> bytes:
+        if command == b"\x03INSERT" and connection.peer.accepted == 1:
+            return packet(0, err(4031, b"HY000", b"inactivity"))
+        return packet(1, ok()) if command[1:4] == b"SET" or command[:1] == b"\x1f" else echo(command)
+
+    with TcpPeer(serves(answers)) as server:
+        session = pool.mysql_session(url(server))
+        assert session.query("INSERT").result().rows == [("INSERT",)]
+        assert session.query("SELECT 2").result().rows == [("SELECT 2",)]
+        session.close()
+        assert server.accepted == 2
+
+
+def test_an_error_that_is_no_good_bye_may_have_run_and_is_not_asked_again(pool: reqpool.Pool) -> None:
+    with TcpPeer(first_gets(packet(0, err(1064, b"42000", b"said so")))) as server:
+        with pytest.raises(reqpool.MysqlError, match="said so"):
+            pool.mysql(url(server), "INSERT").result()
+        assert server.received.count(b"\x03INSERT") == 1
         still_serves(pool, server)
+
+
+def test_a_silent_peer_is_said_to_be_silent(pool: reqpool.Pool) -> None:
+    """An HTTP server waits for the client to speak first."""
+    with (
+        TcpPeer(Connection.wait_for_end) as server,
+        pytest.raises(reqpool.ConnectFailed, match="a MySQL server speaks first"),
+    ):
+        pool.mysql(url(server), "SELECT 1").result()
+
+
+def test_an_http_server_is_said_not_to_speak_mysql(pool: reqpool.Pool) -> None:
+    def script(connection: Connection) -> None:
+        connection.send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+
+    with (
+        TcpPeer(script) as server,
+        pytest.raises(reqpool.BadResponse, match=r"does not speak MySQL.*HTTP/1\.1"),
+    ):
+        pool.mysql(url(server), "SELECT 1").result()
 
 
 def test_bytes_behind_an_answer_are_nobodys(pool: reqpool.Pool) -> None:
@@ -347,7 +422,7 @@ def refuses(payload: bytes) -> Script:
     [
         (err(1040, b"", b"Too many connections"), reqpool.ConnectFailed, "too many connections: Too many"),
         (err(1129, b"", b"Host 'x' is blocked"), reqpool.ConnectFailed, "host blocked: Host 'x' is blocked"),
-        (b"\x09an old protocol\0", reqpool.BadResponse, "no greeting"),
+        (b"\x09an old protocol\0", reqpool.BadResponse, "does not speak MySQL's protocol 10"),
         (peer.greeting(0x200), reqpool.ConnectFailed, "too old"),
     ],
 )

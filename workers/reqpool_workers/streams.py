@@ -221,17 +221,15 @@ class StreamOrigin:
         if connection.pin is not None and sent and not (unread and unanswered and unanswered[0].lease.opens):
             self.ledger.unpinned.append(connection.pin)
         # That one which had served cannot be held, or cleaned for the next, is not that one's error.
-        if (
-            connection.shortened
-            or (connection.answers and not sent)
-            or (unread and connection.pin is None)
-            or (isinstance(error, ConnectionLost) and connection.stale)
-        ):
+        harmless = (
+            connection.shortened or (connection.answers and not sent) or (unread and connection.pin is None)
+        )
+        if harmless or (isinstance(error, ConnectionLost) and connection.stale):
             again = [
                 request
                 for request in unanswered
                 if request not in pool.retried
-                and (not sent or unread or (request.lease.idempotent and pool.policy.retries))
+                and (harmless or (request.lease.idempotent and pool.policy.retries))
             ]
             if again:
                 if sent and not unread:
