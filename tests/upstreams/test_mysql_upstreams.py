@@ -540,3 +540,55 @@ def test_what_a_procedure_leaves_is_noticed_and_the_connection_closed(
     wait_until(lambda: mariadb.run(f"SELECT * FROM {table}") == [], 10, "rolled back")
     facts = "SELECT variable_left(), @@autocommit, CURRENT_ROLE()"
     assert pool.mysql(url, facts).result().rows == [(None, 1, None)]
+
+
+# --- what users of other clients reported ---------------------------------------------------------------
+
+
+def test_bytes_behind_a_binary_introducer_are_stored(pool: reqpool.Pool, mariadb: MariadbServer) -> None:
+    """PyMySQL#549: Django's BinaryField writes ``_binary %s``."""
+    mariadb.run("CREATE OR REPLACE TABLE files (content BLOB)")
+    content = bytes(range(256)) + b"\\'"
+    url = mariadb.url()
+    pool.mysql(
+        url, "INSERT INTO files VALUES (_binary %s), (_binary /* a */ %s)", (content, content)
+    ).result()
+    assert pool.mysql(url, "SELECT content FROM files").result().rows == [(content,)] * 2
+    with pool.mysql_session(url) as session:
+        session.query("SET sql_mode = 'NO_BACKSLASH_ESCAPES'").result()
+        found = session.query(
+            "SELECT _binary %s, _latin1 %s, _utf8mb4 %s", (content, b"\xfc\\", "ü\\'")
+        ).result()
+        assert found.rows == [(content, "ü\\", "ü\\'")]
+
+
+def test_a_result_of_more_columns_than_a_table_may_have(pool: reqpool.Pool, mariadb: MariadbServer) -> None:
+    found = pool.mysql(mariadb.url(), "SELECT " + ",".join(map(str, range(5000)))).result()
+    assert found.rows == [tuple(range(5000))]
+
+
+def test_statements_with_bytes_in_them_can_be_listed(pool: reqpool.Pool, mariadb: MariadbServer) -> None:
+    """PyMySQL#1001, mysqlclient#553"""
+    url = mariadb.url()
+    with pool.mysql_session(url) as holder:
+        holder.query("SELECT GET_LOCK('listed', 10)").result()
+        waits = pool.mysql_session(url)
+        waiting = waits.query("SELECT GET_LOCK('listed', 20), %s", (b"\xff\xfe",))
+
+        def seen() -> list[str]:
+            rows = pool.mysql(url, "SHOW FULL PROCESSLIST").result().dicts()
+            return [row["Info"] for row in rows if "'listed', 20" in str(row["Info"])]
+
+        wait_until(lambda: bool(seen()))
+        assert "_binary'\udcff\udcfe'" in seen()[0]
+        holder.query("SELECT RELEASE_LOCK('listed')").result()
+        assert waiting.result().rows == [(1, b"\xff\xfe")]
+        waits.close()
+
+
+def test_columns_called_like_functions_that_look_back(pool: reqpool.Pool, mariadb: MariadbServer) -> None:
+    mariadb.run("CREATE OR REPLACE TABLE lastval (currval INT, row_count INT)")
+    url = mariadb.url()
+    pool.mysql(url, "INSERT INTO lastval (currval, row_count) VALUES (%s, %s)", (1, 2)).result()
+    found = pool.mysql(url, "SELECT lastval.currval, l.row_count FROM lastval, lastval AS l").result()
+    assert found.rows == [(1, 2)]
