@@ -205,7 +205,7 @@ def test_numbers_of_a_long_list_stand_under_each_other() -> None:
         (None, "NULL"), (5, "5"), ("a\tb\nc\\d\0", r"a\tb\nc\\d\0"), (b"\x00\xff", "0x00FF"), (b"", ""),
         ("NULL", "NULL"), ("ü", "ü"), (1.5, "1.5"), (datetime(2026, 2, 3, 4, 5, 6), "2026-02-03 04:05:06"),
         (timedelta(hours=838, minutes=5, seconds=9), "838:05:09"), ("\x1b[2J\x9b\x7f", r"\x1b[2J\x9b\x7f"),
-        (-timedelta(microseconds=1), "-00:00:00.000001"),
+        (-timedelta(microseconds=1), "-00:00:00.000001"), ("a\udcff\udc80", r"a\xff\x80"),
     ],
 )  # fmt: skip
 def test_a_cell_is_text_that_stays_in_its_column(value: Any, cell: str) -> None:

@@ -62,7 +62,9 @@ class MysqlKind(Kind):
             params: for each ``%s`` of the statement one, or one under each name of its ``%(name)s``, none of
                 which stands in quotes; a percent sign is then ``%%``. None, bool, int, float, Decimal, str,
                 bytes, date, datetime (without time zone), time, timedelta; a list or tuple of these for
-                ``IN %s``. None: no parameters, and percent signs are themselves.
+                ``IN %s``. One of a derived type has to equal the value of its base type that is stored:
+                pandas.NaT does not. Bytes come with an introducer (``_binary'...'``) unless the SQL has one
+                (``_binary %s``, ``_latin1 %s``). None: no parameters, and percent signs are themselves.
             tls: makes it TLS whatever the scheme.
 
         Raises:

@@ -15,8 +15,10 @@ from .pool import add_options, pool
 
 TIMEOUT_S = 30.0
 CONTROLS = (*range(0x20), *range(0x7F, 0xA0))
-ESCAPES = {code: f"\\x{code:02x}" for code in CONTROLS} | str.maketrans(
-    {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"}
+ESCAPES = (
+    {code: f"\\x{code:02x}" for code in CONTROLS}
+    | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}  # bytes that are not UTF-8
+    | str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
 )
 """As ``mysql --batch`` has them, so that a row is a line and a column ends at a tab; and no value moves a
 terminal's cursor."""
