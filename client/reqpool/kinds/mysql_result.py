@@ -15,9 +15,9 @@ class MysqlResult:
     can be pickled.
 
     Attributes:
-        rows: a tuple for each row, with None for NULL; empty for a statement without any. In a text that is not
-            UTF-8 (others' statements in SHOW PROCESSLIST may have bytes in them) each byte that is not comes as
-            a lone surrogate: ``text.encode("utf-8", "surrogateescape")`` gives the bytes back.
+        rows: a tuple for each row, with None for NULL; empty for a statement without any. Where a text is not
+            UTF-8 (others' statements in SHOW PROCESSLIST may have bytes in them), each such byte is a lone
+            surrogate in it: ``text.encode("utf-8", "surrogateescape")`` gives the bytes back.
         columns: the columns' names, in order.
         fields: all that the server says of the columns.
         affected: rows that the statement inserted, changed or deleted; 0 if it only read.
