@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,19 @@ from reqpool.kinds.http_payload import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CR
 from reqpool.kinds.origin import Tls
 from support import certificates
 from support.http_request import URL, field, flags, sent, split
+
+
+class Word(str, Enum):  # noqa: UP042  (what people write)
+    YES = "y s"
+
+
+class Number(int, Enum):
+    TWO = 2
+
+
+class Ratio(float, Enum):
+    HALF = 0.5
+
 
 # --- the request line and where it goes --------------------------------------------------------------
 
@@ -501,3 +515,10 @@ def test_two_users_never_share_an_origin() -> None:
 def test_json_goes_out_as_json_reads_it() -> None:
     value = {"a": [1, 2.5, None, True, "\u20ac\n"], "b": {}}
     assert json.loads(sent(method="POST", json=value)[2]) == value
+
+
+def test_a_value_of_a_derived_type_is_what_it_is_derived_from() -> None:
+    """str() of an enum's member is its name."""
+    values = {"a": Word.YES, "b": Number.TWO, "c": [Ratio.HALF, True]}
+    assert sent(params=values)[0] == "GET /x?a=y+s&b=2&c=0.5&c=True HTTP/1.1"
+    assert sent(method="POST", data=values)[2] == b"a=y+s&b=2&c=0.5&c=True"

@@ -217,10 +217,17 @@ def pairs(given: object, what: str) -> list[tuple[str | bytes, str | bytes]]:
         if not isinstance(name, str | bytes):
             raise UsageError(f"{what}= has a name that is no string: {name!r}")
         for one in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(one, str | bytes):
+            # By the base's own rules: str() of an enum's member is its name.
+            if isinstance(one, str):
+                found.append((name, str.__str__(one)))
+            elif isinstance(one, bytes):
                 found.append((name, one))
-            elif isinstance(one, int | float):
+            elif isinstance(one, bool):
                 found.append((name, str(one)))
+            elif isinstance(one, int):
+                found.append((name, int.__repr__(one)))
+            elif isinstance(one, float):
+                found.append((name, float.__repr__(one)))
             elif one is not None:
                 raise UsageError(f"{what}= {name!r} has a value of type {type(one).__name__}: give a str")
     return found
