@@ -377,6 +377,32 @@ def test_a_read_timeout_that_comes_later_counts_for_connections_that_are_there(b
         peer.go.release()
 
 
+def test_a_slow_answer_costs_those_behind_it_nothing(broker: FakeBroker) -> None:
+    with TcpPeer(on_word(b"")) as peer, broker.worker(lines(4)):
+        broker.welcome()
+        origin = f"lines://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1, {"read_ms": 1_000})
+        broker.lease("lines", origin, {1: b"one\n"}, flags=0)
+        wait_until(lambda: peer.received == b"one\n")
+        broker.lease("lines", origin, {2: b"two\n", 3: b"three\n"}, flags=0)
+        assert broker.results(1)[1][0] == Code.TIMEOUT
+        peer.go.release()
+        assert broker.results(2) == {2: (0, b"two"), 3: (0, b"three")}
+        peer.wait_all_closed()
+
+
+def test_a_connection_on_which_nothing_comes_is_given_up(broker: FakeBroker) -> None:
+    with TcpPeer(never_answers) as peer, broker.worker(lines(4)):
+        broker.welcome()
+        origin = f"lines://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1, {"read_ms": 50})
+        broker.lease("lines", origin, {seq: b"%d\n" % seq for seq in range(3)}, flags=0)
+        codes = {seq: code for seq, (code, _) in broker.results(3).items()}
+        assert codes[0] == Code.TIMEOUT
+        assert set(codes.values()) == {Code.TIMEOUT, Code.CONNECTION_LOST}
+        peer.wait_all_closed()
+
+
 def test_a_connection_that_does_not_come_about_in_time_is_given_up(broker: FakeBroker) -> None:
     with TcpPeer(never_answers) as peer, broker.worker(lines()):
         broker.welcome()

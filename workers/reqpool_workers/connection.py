@@ -115,6 +115,7 @@ class Connection:
         shortened: the next connection will say less in its handshake, by which this one may have failed.
         answers: how many requests it has answered.
         born_s: monotonic seconds at which it was opened.
+        overdue: the oldest answer did not come in time; those behind it are waited for once more as long.
         since_s: monotonic seconds since which nothing is unanswered, or since which the oldest unanswered
             request waits as such.
     """
@@ -125,6 +126,7 @@ class Connection:
         self.pin: Pin | None = None
         self.retiring = False
         self.reason = ""
+        self.overdue = False
         self.unreachable = False
         self.shortened = False
         self.answers = 0
@@ -148,6 +150,11 @@ class Connection:
     def load(self) -> int:
         """How many answers are outstanding."""
         return len(self._unanswered)
+
+    @property
+    def shared(self) -> bool:
+        """Do several wait for answers on it?"""
+        return self._live > 1
 
     @property
     def phase(self) -> str:
@@ -257,6 +264,19 @@ class Connection:
         # Answers to others that were sent on it still come in order, and are theirs.
         if not self._live and self.first is None:
             self.close(reason)
+
+    def pass_over_oldest(self, reason: str) -> Request | None:
+        """The oldest answer is overdue: drop its request, and wait for those behind it.
+
+        Returns:
+            The request, or None if nobody waits for that answer any more.
+        """
+        oldest = self._unanswered[0]
+        self.overdue = True
+        self.since_s = self._loop.now_s
+        if oldest is not None:
+            self.drop(oldest, reason)
+        return oldest
 
     def give_up(self, reason: str) -> None:
         """Close a connection that does not come about."""
@@ -391,6 +411,7 @@ class Connection:
         if answers:
             self.answers += answers
             self._owner.on_answered(answers)
+            self.overdue = False
             self.since_s = self._loop.now_s
             self._make_room()
 

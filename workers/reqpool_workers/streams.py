@@ -361,5 +361,11 @@ class StreamOrigin:
             return None
         for connection in self.pool.late(now_s):
             text = f"no answer within {read_s:g} s (read timeout of this upstream)"
-            connection.close("read timeout", RequestTimeout(text))
+            if connection.shared and not connection.overdue:
+                # One's slow command is no reason to lose the answers to others' behind it.
+                request = connection.pass_over_oldest("read timeout")
+                if request is not None:
+                    self.ledger.conclude(request, Code.TIMEOUT, text, phase="read", sent=True)
+            else:
+                connection.close("read timeout", RequestTimeout(text))
         return self._watch_s(read_s)

@@ -20,10 +20,10 @@ from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
-from ..errors import RedisError, UsageError
+from ..errors import BadResponse, RedisError, UsageError
 from . import Asked, Endpoint, Kind, Route, origin, redis_reply
 from .origin import Tls
-from .redis_commands import ALONE, LOOK, READ, WAITS, command_name, named_use, pack, use_of
+from .redis_commands import ALONE, LOOK, QUOTES, READ, WAITS, command_name, named_use, pack, use_of
 
 PORTS = {"redis": 6379, "rediss": 6379, "unix": 0}
 """Schemes, each with its default port; a socket's path has none."""
@@ -62,7 +62,7 @@ class RedisKind(Kind):
         packed = pack(payload)
         try:
             use = named_use(payload[0])
-            if use == LOOK:
+            if use & (LOOK | QUOTES):
                 use = use_of(payload, packed, False)
             return _route(target, tls, protocol, use | self._always), packed, None
         except UsageError:
@@ -136,8 +136,7 @@ class RedisKind(Kind):
     @staticmethod
     def _check(command: Sequence[Any], packed: bytes, pinned: bool) -> int:
         try:
-            use = named_use(command[0])
-            return use_of(command, packed, pinned) if use == LOOK else use
+            return use_of(command, packed, pinned)
         except TypeError as error:
             raise _unhashable("", None, 2, command[0]) from error
 
@@ -148,12 +147,16 @@ class RedisKind(Kind):
             RedisError: Redis answered with an error.
             BadResponse: the answer cannot be read.
         """
-        if data[:1] == redis_reply.NOT_QUEUED:
-            raise redis_reply.refusal_of(data, request.note or ())
-        value = redis_reply.decode(data)
-        if b"\r\n-" in data or b"\r\n!" in data:
-            _complete_errors(value, request)
-        return value
+        try:
+            value = redis_reply.decode(data)
+        except BadResponse:
+            if data[:1] != redis_reply.NOT_QUEUED:
+                raise
+        else:
+            if b"\r\n-" in data or b"\r\n!" in data:
+                _complete_errors(value, request)
+            return value
+        raise redis_reply.refusal_of(data, request.note or ())
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         """Read a URL. See :meth:`Kind.endpoint`."""

@@ -40,13 +40,12 @@ _WRITES = frozenset({
     "ZINTERSTORE", "ZPOPMAX", "ZPOPMIN", "ZRANGESTORE", "ZREM", "ZREMRANGEBYLEX", "ZREMRANGEBYRANK",
     "ZREMRANGEBYSCORE", "ZUNIONSTORE", "ECHO", "PING", "TIME", "LASTSAVE",
 })  # fmt: skip
+"""What changes data, or none, and whose errors are of fixed text, as those of :data:`READ_ONLY` are. Others
+may put their arguments into them: the containers, the stream groups', and whatever a module does."""
 
-SCRIPTS = frozenset({"EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "FCALL", "FCALL_RO", "FUNCTION", "SCRIPT"})
+_SCRIPTS = frozenset({"EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "FCALL", "FCALL_RO", "FUNCTION", "SCRIPT"})
 """What runs users' code, or reads it: an error or a status of theirs may have any text, and one with a line
 end in it reads like two replies (redis PR 15496). They have a connection to themselves."""
-
-_QUOTES_NOTHING = (READ_ONLY | _WRITES) - SCRIPTS - {"XPENDING"}
-"""Commands whose errors are of fixed text. Others may put their arguments into them, or be a module's."""
 
 BLOCKING = frozenset({
     "BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZMPOP", "BZPOPMAX", "BZPOPMIN",
@@ -110,13 +109,15 @@ PINNED_ONLY = {
 """What changes the connection in a way that RESET undoes, or tells of what was done on it; and the way out if
 it is shared."""
 
-PLAIN, READ, WAITS, LOOK, ALONE = 0, 1, 2, 4, 8
+PLAIN, READ, WAITS, ALONE, LOOK, QUOTES = 0, 1, 2, 4, 8, 16
 """Uses: WAITS and ALONE may come with READ. ALONE: nobody else's reply may come behind this one's, in a
-transaction either. LOOK: the name alone does not say; see :func:`use_of`."""
+transaction either. LOOK, QUOTES: the name alone does not say, see :func:`use_of`; with QUOTES it depends only
+on whether there are line ends that an error could quote."""
 
 _CONTAINERS = frozenset(
     name.partition(" ")[0] for table in (READ_ONLY, REFUSED, PINNED_ONLY) for name in table if " " in name
 )
+_LOOKED_AT = _CONTAINERS.union(REFUSED, PINNED_ONLY, ("XREAD", "XREADGROUP", "XPENDING"))
 
 
 @lru_cache(maxsize=1024)
@@ -131,15 +132,16 @@ def named_use(name: str | bytes) -> int:
         raise UsageError(
             'a command\'s name is one word: write each in a string of its own: ("CONFIG", "GET", "*")'
         )
-    if upper in BLOCKING:
-        return WAITS
-    if upper not in _QUOTES_NOTHING or upper == "XREAD":
+    if upper in _LOOKED_AT:
         return LOOK
-    return READ if upper in READ_ONLY else PLAIN
+    use = (READ if upper in READ_ONLY else PLAIN) | (WAITS if upper in BLOCKING else PLAIN)
+    if upper in _SCRIPTS:
+        return use | ALONE
+    return use if use or upper in _WRITES else QUOTES
 
 
 def use_of(command: Sequence[Any], packed: bytes, pinned: bool) -> int:
-    """Tell the use of a command whose name alone does not say.
+    """Tell the use of a command.
 
     Args:
         command: name and arguments.
@@ -149,15 +151,21 @@ def use_of(command: Sequence[Any], packed: bytes, pinned: bool) -> int:
     Raises:
         UsageError: if the pool's connections do not take it; the text has the way out.
     """
-    name = _upper(command[0])
-    # Each argument has two line ends of the protocol's.
-    alone = name in SCRIPTS or packed.count(b"\n") != 2 * len(command) + 1
+    named = named_use(command[0])
+    if named != LOOK and named != QUOTES:
+        return named
+    # Each word has two line ends of the protocol's.
+    quoting = ALONE if packed.count(b"\n") != 2 * len(command) + 1 else PLAIN
+    if named == QUOTES:
+        return quoting
     name = command_name(command)
     way_out = REFUSED.get(name) or (None if pinned else PINNED_ONLY.get(name))
     if way_out is not None:
         shared = " on a shared connection" if name in PINNED_ONLY else ""
         raise UsageError(f"{name} is refused{shared}: {way_out}")
-    use = (READ if name in READ_ONLY else PLAIN) | (ALONE if alone else PLAIN)
+    use = quoting | (READ if name in READ_ONLY else PLAIN)
+    if _upper(command[0]) in _SCRIPTS:
+        use |= ALONE
     if name in ("XREAD", "XREADGROUP"):
         # Options come before STREAMS, in any order; GROUP's two names may be called who knows what.
         words = iter(command[1:])

@@ -77,6 +77,8 @@ def decode(data: bytes) -> Any:
         RedisError: the reply is an error.
         BadResponse: it is no reply.
     """
+    if data[:1] == BULK:
+        return data[1:]
     value = value_of(data)
     if isinstance(value, RedisError):
         raise value
@@ -84,9 +86,7 @@ def decode(data: bytes) -> Any:
 
 
 def value_of(data: bytes) -> Any:
-    """Do as :func:`decode`, but return the RedisError of an error reply."""
-    if data[:1] == BULK:
-        return data[1:]
+    """Do as :func:`decode`, but return the RedisError of an error reply. Not for :data:`BULK`."""
     texts = _list_of_strings(data)
     if texts is not None:
         return texts

@@ -136,13 +136,14 @@ class Framer:
             self._held = bytearray()
             data = bytes(memoryview(held)[end:])
         add, find, length_of = answers.append, data.find, _LENGTHS.get
-        at, size, most = 0, len(data), self._most
+        at, size = 0, len(data)
+        most = self._most - _FRAME_BYTES  # with the first line it may be too large: looked at more closely
         while at < size:
             line_end = find(b"\r\n", at)
             length = length_of(data[at:line_end])
             if length is not None and line_end > 0:
                 end = line_end + length
-                if end <= size and end - at <= most:
+                if end <= size and length <= most:
                     if data[end - 2 : end] != b"\r\n":
                         raise _malformed(data, at)
                     add((0, BULK + data[line_end + 2 : end - 2]))
@@ -208,21 +209,10 @@ class Framer:
             if at < 0 or self._completes():
                 return at
         while True:
-            left = stack[-1]
-            if left == _PARTS:
-                line = _part(buffer, at)
-                if line is None and buffer[at : at + 1] not in (b"", b";"):
-                    raise _malformed(buffer, at)
-                if line is not None and not int(line[1]):
-                    at = line.end()
-                    stack.pop()
-                    if self._completes():
-                        return at
-                    continue
-                at = self._odd(buffer, begin, at) if line is None else self._string(buffer, begin, at, line)
-                if at < 0:
+            if stack[-1] == _PARTS:
+                at = self._walk_parts(buffer, begin, at)
+                if at < 0 or self._completes():
                     return at
-                continue
             if (line := _length(buffer, at)) is not None:
                 end = line.end() + int(line[1]) + 2
                 if end <= size and end - begin <= most and buffer[end - 2 : end] == b"\r\n":
@@ -234,7 +224,7 @@ class Framer:
                 if at - begin > most:
                     self._check_size(buffer, begin, at)
             elif (line := _count(buffer, at)) is not None:
-                if buffer[at] == 62 and len(stack) == 1 and not self._pushes:  # >
+                if len(stack) == 1 and buffer[at] == 62 and not self._pushes:  # >
                     # Whether it is the reply that is due, or comes before that, nobody can tell.
                     raise _malformed(buffer, at)
                 at = line.end()
@@ -244,7 +234,7 @@ class Framer:
                 at = line.end()
                 self._enter(buffer, begin, at, _PARTS if line[1] == b"$" else _STREAM)
                 continue
-            elif left == _STREAM and buffer.startswith(END, at):
+            elif stack[-1] == _STREAM and buffer.startswith(END, at):
                 at += len(END)
                 stack.pop()
                 if self._completes():
@@ -254,13 +244,28 @@ class Framer:
                 at = self._odd(buffer, begin, at)
             if at < 0:
                 return at
-            left = stack[-1]  # anew: the reply may be skipped now
+            left = stack[-1]
             if left > 1:
                 stack[-1] = left - 1
             elif left == 1:
                 stack[-1] = 0
                 if self._completes():
                     return at
+
+    def _walk_parts(self, buffer: bytes | bytearray, begin: int, at: int) -> int:
+        """Return where the streamed string ends; -1 if more has to come."""
+        while True:
+            line = _part(buffer, at)
+            if line is None:
+                if buffer[at : at + 1] not in (b"", b";"):
+                    raise _malformed(buffer, at)
+                return self._odd(buffer, begin, at)
+            if not int(line[1]):
+                self._open.pop()
+                return line.end()
+            at = self._string(buffer, begin, at, line)
+            if at < 0:
+                return at
 
     def _completes(self) -> bool:
         """Is the reply complete, now that an element is?"""
@@ -272,7 +277,9 @@ class Framer:
     def _enter(self, buffer: bytes | bytearray, begin: int, at: int, count: int) -> bool:
         """So many elements follow, or :data:`_STREAM`, or :data:`_PARTS`; False if none does."""
         stack = self._open
-        self._check_size(buffer, begin, at + max(count, 0) * _SMALLEST_REPLY_BYTES)
+        least = at + count * _SMALLEST_REPLY_BYTES if count > 0 else at
+        if least - begin > self._most or self._refusal is not None:
+            self._check_size(buffer, begin, least)
         if self._refusal is None and len(stack) > MAX_DEPTH and count != _PARTS:
             self._refuse(buffer, begin, f"a reply of Redis has over {MAX_DEPTH} arrays in each other")
         if not count:
