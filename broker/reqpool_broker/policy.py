@@ -20,7 +20,8 @@ class Policy:
         idle_timeout_s: an unused connection is closed after this.
         lifetime_s: a connection older than this is closed as soon as nothing runs on it.
         max_response_bytes: a longer answer is a BadResponse; None: its kind's limit.
-        retries: how often a request that may be repeated is run again after a lost connection or worker.
+        retries: how often a request that may be repeated is run again after a lost connection or worker;
+            0: also, a server that refuses connections is not waited for.
         pin_idle_timeout_s: a pinned connection that is asked nothing is taken back after this.
     """
 

@@ -140,13 +140,24 @@ def test_a_server_that_takes_no_name_is_good_enough(error: bytes) -> None:
     made = connection("redis://h:1/1")
     made.connected()
     assert made.feed(error + b"+OK\r\n") == [READY]
+    (again,) = connection("redis://h:1/1").connected()
+    assert isinstance(again, bytes)
+    assert b"SETNAME" not in again
+    assert again.startswith(b"*1\r\n$4\r\nPING\r\n")
 
 
-@pytest.fixture
+def test_a_server_that_is_not_ready_yet_is_told_the_name_the_next_time() -> None:
+    made = connection()
+    made.connected()
+    assert made.feed(b"-LOADING Redis is loading the dataset in memory\r\n") == [READY]
+    assert SETNAME in connection().connected()[0]  # type: ignore[operator]
+
+
+@pytest.fixture(autouse=True)
 def upstream() -> Iterator[str]:
-    """An origin that closes connections on CLIENT, and is not remembered for the other tests."""
+    """An upstream's origin; what is remembered of any is forgotten after the test."""
     yield "redis://proxy:1/0"
-    connection("redis://proxy:1/0").shorten_handshake()
+    redis._nameless.clear()
 
 
 @pytest.mark.parametrize("variant", ["", "?exclusive", "?exclusive&resp3"])
@@ -206,7 +217,6 @@ def test_upstreams_that_mind_the_name_are_remembered_up_to_a_bound() -> None:
         made.connected()
         made.shorten_handshake()
     assert len(redis._nameless) <= MAX_NAMELESS
-    redis._nameless.clear()
 
 
 def test_more_than_was_asked_in_the_handshake_is_a_bad_response() -> None:

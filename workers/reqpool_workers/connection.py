@@ -395,7 +395,10 @@ class Connection:
                 if self.state is State.CLOSED:
                     return
             elif isinstance(event, Refused):
-                refused = unanswered.popleft() if unanswered else None
+                if not unanswered:
+                    self.close("the peer answered what nobody asked")
+                    return
+                refused = unanswered.popleft()
                 answers += 1
                 if refused is not None:
                     self._live -= 1

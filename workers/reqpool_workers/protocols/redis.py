@@ -44,7 +44,8 @@ CLIENT_NAME = "reqpool"
 MAX_NAMELESS = 1024
 
 _nameless: dict[str, None] = {}
-"""Upstreams that close a connection on CLIENT SETNAME, as twemproxy does on commands it does not know."""
+"""Upstreams that refuse CLIENT SETNAME, or close the connection on it, as twemproxy does on commands that it
+does not know. They are sent a PING instead."""
 
 _CUT = re.compile(rb"(?:\A|\r\n)(?:-(?!NOSCRIPT No matching script)|\+(?!(?:OK|QUEUED|PONG)\r\n))")
 """In a reply: a line whose text may have had a line end in it, and then goes on behind the reply."""
@@ -158,6 +159,8 @@ class RedisConnection(StreamProtocol):
                 text = value_of(reply).text
                 if step not in _OPTIONAL or text.startswith(_NO_ENTRY):
                     raise ConnectFailed(f"Redis refused the connection at {step}: {text}")
+                if step == _NAMING and text.startswith(_NO_NAME):
+                    self._forgo_name()
         return [] if self._steps else [READY]
 
     def _gather(self, answers: list[Answer | Refused]) -> list[Event]:
@@ -180,10 +183,13 @@ class RedisConnection(StreamProtocol):
         if _NAMING not in self._steps:
             _nameless.pop(self._upstream, None)  # it was not the name that it minded
             return False
+        self._forgo_name()
+        return True
+
+    def _forgo_name(self) -> None:
         if len(_nameless) >= MAX_NAMELESS:
             _nameless.clear()
         _nameless[self._upstream] = None
-        return True
 
     def eof(self) -> Sequence[Event]:
         return []
@@ -248,6 +254,8 @@ _OPTIONAL = frozenset((_NAMING, _PROBE))
 """Steps of the handshake without which the connection is good enough."""
 _NO_ENTRY = ("NOAUTH", "DENIED", "ERR max number of clients")
 """Errors that are the answer to the connection, not to its first command; others leave it without a name."""
+_NO_NAME = ("ERR", "NOPERM")
+"""Of those, the ones that will be the same next time."""
 
 
 def _is_error(reply: bytes) -> bool:
