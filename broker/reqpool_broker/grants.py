@@ -84,7 +84,7 @@ class Grants:
                     continue
                 limit = max(limit, kind.limit)
                 wanted = origin.wanted(kind.depth)
-            waits = bool(owners) and _waits(origin.kind)
+            waits = bool(owners) and _waits(origin.kind, origin.name)
             claims.append(scheduler.Claim(origin.name, wanted, owners, holders, waits))
         # What a worker of an earlier broker holds for an origin that nobody has asked for since.
         claims += [scheduler.Claim(name, 0, (), holders) for name, holders in reserved.items()]
@@ -187,12 +187,12 @@ class Grants:
             self._end_grant(worker, name)
 
 
-@lru_cache(maxsize=256)
-def _waits(kind: str) -> bool:
-    """Do requests of this kind wait at their upstream? One that is not installed here, or broken, does
+@lru_cache(maxsize=1024)
+def _waits(kind: str, origin: str) -> bool:
+    """Do requests of this kind wait at this origin? Those of a kind that is not installed here, or broken, do
     not."""
     try:
-        return bool(kinds.find(kind).waits)
+        return bool(kinds.find(kind).waits_at(origin))
     except Exception:  # anybody's package, which is loaded here for this alone
         return False
 

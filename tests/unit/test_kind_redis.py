@@ -234,8 +234,18 @@ def test_what_only_looks_as_if_it_waits_does_not(command: Any) -> None:
     ids=lambda command: repr(command)[:30],
 )
 def test_what_may_have_line_ends_in_its_error_goes_where_nobody_is_behind_it(command: Any) -> None:
-    assert KIND.encode(URL, command)[0].kind is EXCLUSIVE_KIND
-    assert KIND.encode_multi(URL, [("GET", "k"), command])[0].kind is EXCLUSIVE_KIND
+    route = KIND.encode(URL, command)[0]
+    assert (route.kind, route.origins) == (EXCLUSIVE_KIND, (f"{URL}?alone",))
+    assert KIND.encode(URL, command, protocol=3)[0].origins == (f"{URL}?alone&resp3",)
+    assert KIND.encode_multi(URL, [("GET", "k"), command])[0] is route or route.idempotent
+
+
+def test_scripts_have_other_connections_than_what_waits() -> None:
+    assert not EXCLUSIVE_KIND.waits_at(KIND.encode("redis://:pw@h/0", ("EVAL", "x", 0))[0].origins[0])
+    assert EXCLUSIVE_KIND.waits_at(KIND.encode("redis://:pw@h/0", ("BLPOP", "q", 0))[0].origins[0])
+    assert not EXCLUSIVE_KIND.waits_at("@cache?alone&resp3")
+    both = KIND.encode(URL, ("XREADGROUP", "GROUP", "g\r\n", "c", "BLOCK", 0, "STREAMS", "s", ">"))[0]
+    assert both.origins == (f"{URL}?exclusive",)
 
 
 @pytest.mark.parametrize(

@@ -456,6 +456,13 @@ def test_a_length_that_is_not_a_number_is_a_bad_response(data: bytes) -> None:
         ready(ORIGIN + "?resp3", asked=9).feed(data)
 
 
+def test_an_error_shows_nothing_of_the_replies_behind_it() -> None:
+    made = ready(asked=2)
+    with pytest.raises(BadResponse) as caught:
+        made.feed(b"$-7\r\n$6\r\nsecret\r\n")
+    assert caught.value.text == "not a reply of Redis: b'$-7'"
+
+
 def test_a_value_of_just_the_limit_is_none_too_many() -> None:
     made = ready(asked=1)
     assert made.feed(b"$%d\r\n" % MAX_BYTES + bytes(MAX_BYTES) + b"\r\n") == [(0, b'"' + bytes(MAX_BYTES))]
@@ -514,6 +521,7 @@ def test_pushes_of_resp3_are_no_replies(step: int) -> None:
 EXCLUSIVE = ORIGIN + "?exclusive"
 
 
+@pytest.mark.parametrize("variant", ["exclusive", "alone", "alone&resp3#d"])
 @pytest.mark.parametrize(
     "reply",
     [
@@ -525,8 +533,8 @@ EXCLUSIVE = ORIGIN + "?exclusive"
         b"+OK\r\n+QUEUED\r\n",
     ],
 )
-def test_more_than_one_reply_to_a_command_is_none_of_them(reply: bytes) -> None:
-    made = ready(EXCLUSIVE, asked=1)
+def test_more_than_one_reply_to_a_command_is_none_of_them(reply: bytes, variant: str) -> None:
+    made = ready(f"{ORIGIN}?{variant}", asked=1)
     with pytest.raises(BadResponse, match="more than the reply to this command"):
         made.feed(reply)
 

@@ -519,6 +519,34 @@ def test_a_command_that_waits_stalls_nobody(pool: reqpool.Pool, redis: RedisServ
     assert stream.result() == [[b"s", [[b"1-1", [b"f", b"v"]]]]]
 
 
+def test_scripts_do_not_stand_behind_what_waits(pool: reqpool.Pool, redis: RedisServer) -> None:
+    waiting = [pool.redis(redis.url, "BLPOP", "q", 0, timeout=20) for _ in range(70)]
+    wait_until(lambda: sum("b" in c["flags"] for c in redis.clients()) == 56, 10, "as many wait as may")
+    assert pool.redis(redis.url, "EVAL", "return ARGV[1]", 0, "x").result() == b"x"
+    assert pool.redis_multi(redis.url, [("EVAL", "return 1", 0), ("INCR", "n")]).result() == [1, 1]
+    for future in waiting:
+        future.cancel()
+
+
+@pytest.mark.parametrize(
+    "script", ["return redis.error_reply(ARGV[1])", "return {redis.error_reply(ARGV[1])}"]
+)
+def test_a_script_that_fails_says_why_and_others_go_on(
+    pool: reqpool.Pool, redis: RedisServer, script: str
+) -> None:
+    futures = [pool.redis(redis.url, "EVAL", script, 0, f"NO {number}") for number in range(50)]
+    others = [pool.redis(redis.url, "INCR", "n") for _ in range(50)]
+    said = []
+    for future in futures:
+        try:
+            (error,) = future.result()
+        except RedisError as raised:
+            error = raised
+        said.append(error.text)
+    assert said == [f"NO {number}" for number in range(50)]
+    assert sorted(future.result() for future in others) == list(range(1, 51))
+
+
 def test_its_own_timeout_is_an_answer(pool: reqpool.Pool, redis: RedisServer) -> None:
     assert pool.redis(redis.url, "BLPOP", "q", 0.05).result() is None
 

@@ -159,6 +159,10 @@ class Kind(ABC):
     connectionless: ClassVar[bool] = False
     waits: ClassVar[bool] = False
 
+    def waits_at(self, origin: str) -> bool:
+        """Tell whether requests to this origin, by its name, wait; by default as :attr:`waits` says."""
+        return self.waits
+
     # *args beside **options: so a type checker lets a subclass name options of its own (typing spec, "...").
     @abstractmethod
     def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes, Any]:

@@ -8,8 +8,8 @@ sessions.
 Payload: the command as Redis takes it. Of MULTI/EXEC: ``M``, the number of replies (uint32, big-endian), and
 all commands. Answer: see :mod:`reqpool.kinds.redis_reply`.
 
-Origins: ``redis[s]://[user@]host:port/db`` and ``unix://[[user];db=n@]/path``; variants ``exclusive`` and
-``resp3``.
+Origins: ``redis[s]://[user@]host:port/db`` and ``unix://[[user];db=n@]/path``; variants ``exclusive``,
+``alone`` and ``resp3``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ PORTS = {"redis": 6379, "rediss": 6379, "unix": 0}
 """Schemes, each with its default port; a socket's path has none."""
 MAX_SOCKET_PATH_BYTES = 107
 """sun_path holds 108 with its NUL: unix(7)."""
+ALONE_VARIANT = "alone"
+"""Of an origin: its connections have one command at a time, none of which waits."""
 MULTI = b"M"
 """Begins the payload of a MULTI/EXEC."""
 
@@ -170,6 +172,10 @@ class ExclusiveRedisKind(RedisKind):
     waits: ClassVar[bool] = True
     _always: ClassVar[int] = WAITS
 
+    def waits_at(self, origin: str) -> bool:
+        """Scripts do not: see :meth:`Kind.waits_at`."""
+        return ALONE_VARIANT not in origin.partition("#")[0].partition("?")[2].split("&")
+
 
 def _complete_errors(value: Any, request: Asked) -> None:
     """Have errors that stand inside a reply say what they are of, as those do that are raised."""
@@ -194,8 +200,9 @@ def _unhashable(target: object, tls: object, protocol: object, name: object) -> 
 def _route(target: str, tls: Tls | None, protocol: int, use: int) -> Route:
     if protocol not in (2, 3):
         raise UsageError(f"protocol={protocol!r}: 2 or 3")
-    exclusive = use & (WAITS | ALONE)
-    variants = (("exclusive",) if exclusive else ()) + (("resp3",) if protocol == 3 else ())
+    # What waits has connections of its own, so that nothing else waits for them.
+    exclusive = ("exclusive",) if use & WAITS else (ALONE_VARIANT,) if use & ALONE else ()
+    variants = exclusive + (("resp3",) if protocol == 3 else ())
     name = origin.named(target)
     if name is None:
         found = _endpoint(target, None, tls, variants)

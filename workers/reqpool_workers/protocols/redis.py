@@ -3,10 +3,10 @@
 Payload and answer: see :mod:`reqpool.kinds.redis` and :mod:`reqpool.kinds.redis_reply`. Payloads are trusted
 to be whole commands that leave the connection as it is, and checked where they are made.
 
-A connection of the variant ``exclusive`` has one command at a time, so that bytes beyond its reply are seen:
-before a fix of July 2026 (redis PR 15496) Redis wrote errors and statuses with line ends in them as they
-were, and what stands behind such a line end reads like the next reply. Commands by which that can come about
-are sent on such connections only (:mod:`reqpool.kinds.redis_commands`).
+A connection of the variants ``exclusive`` and ``alone`` has one command at a time, so that bytes beyond its
+reply are seen: before a fix of July 2026 (redis PR 15496) Redis wrote errors and statuses with line ends in
+them as they were, and what stands behind such a line end reads like the next reply. Commands by which that
+can come about are sent on such connections only (:mod:`reqpool.kinds.redis_commands`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from reqpool.errors import BadResponse, ConnectFailed, UsageError
 from reqpool.kinds.origin import upstream_of
-from reqpool.kinds.redis import MULTI
+from reqpool.kinds.redis import ALONE_VARIANT, MULTI
 from reqpool.kinds.redis_commands import pack
 from reqpool.kinds.redis_reply import BULK, NOT_QUEUED, value_of
 
@@ -72,7 +72,7 @@ class RedisConnection(StreamProtocol):
         named = self._upstream not in _nameless
         self._greeting = _greeting(unquote(user), password, db or "0", protocol, named)
         self._framer = Framer(protocol, max_bytes)
-        self._exclusive = "exclusive" in variants
+        self._exclusive = "exclusive" in variants or ALONE_VARIANT in variants
         self._held = False
         self._cut = False
         """May more of the last reply come?"""

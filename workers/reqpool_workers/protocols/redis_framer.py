@@ -385,4 +385,6 @@ class Framer:
 
 
 def _malformed(buffer: bytes | bytearray, at: int) -> BadResponse:
-    return BadResponse(f"not a reply of Redis: {bytes(buffer[at : at + 40])!r}")
+    # No more than the line: behind it may be others' answers.
+    line = bytes(buffer[at : at + 40]).partition(b"\r\n")[0]
+    return BadResponse(f"not a reply of Redis: {line!r}")
