@@ -10,8 +10,8 @@ import pytest
 
 from reqpool.errors import Code
 from reqpool.wire import Verb
-from reqpool_workers import pool
-from reqpool_workers.pool import FIRST_DELAY_S, FORGET_OUTAGE_S, LONGEST_DELAY_S, LONGEST_OUTAGE_S, Outage
+from reqpool_workers import outage
+from reqpool_workers.outage import FIRST_DELAY_S, FORGET_OUTAGE_S, LONGEST_DELAY_S, LONGEST_OUTAGE_S, Outage
 from support.fake_worker_broker import FakeBroker
 from support.leaks import no_leak
 from support.lines import lines
@@ -31,9 +31,9 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     times = threading.Semaphore(0)
     goes_on = Outage.goes_on
 
-    def counted(outage: Outage, now_s: float) -> bool:
+    def counted(seen: Outage, now_s: float) -> bool:
         times.release()
-        return goes_on(outage, now_s)
+        return goes_on(seen, now_s)
 
     monkeypatch.setattr(Outage, "goes_on", counted)
     return times
@@ -43,11 +43,11 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
 
 
 def test_it_is_tried_again_after_ever_longer_delays_for_a_bounded_time() -> None:
-    outage = Outage()
+    seen = Outage()
     now_s, delays_s = 1_000.0, []
-    while outage.goes_on(now_s):
-        delays_s.append(outage.retry_s - now_s)
-        now_s = outage.retry_s
+    while seen.goes_on(now_s):
+        delays_s.append(seen.retry_s - now_s)
+        now_s = seen.retry_s
     assert FIRST_DELAY_S / 2 <= delays_s[0] <= FIRST_DELAY_S
     assert all(later > earlier / 2 for earlier, later in itertools.pairwise(delays_s))
     assert max(delays_s) <= LONGEST_DELAY_S
@@ -55,23 +55,23 @@ def test_it_is_tried_again_after_ever_longer_delays_for_a_bounded_time() -> None
 
 
 def test_many_connections_that_fail_together_are_one_try() -> None:
-    outage = Outage()
-    assert outage.goes_on(1_000.0)
-    retry_s = outage.retry_s
-    assert all(outage.goes_on(1_000.0 + at / 1e6) for at in range(64))
-    assert outage.retry_s == retry_s
+    seen = Outage()
+    assert seen.goes_on(1_000.0)
+    retry_s = seen.retry_s
+    assert all(seen.goes_on(1_000.0 + at / 1e6) for at in range(64))
+    assert seen.retry_s == retry_s
 
 
 def test_what_is_down_for_longer_is_not_waited_for_until_it_served_or_was_left_alone() -> None:
-    outage = Outage()
-    assert outage.goes_on(1_000.0)
+    seen = Outage()
+    assert seen.goes_on(1_000.0)
     now_s = 1_000.0 + LONGEST_OUTAGE_S
-    assert not outage.goes_on(now_s)
-    assert not outage.goes_on(now_s + FORGET_OUTAGE_S)
-    assert outage.goes_on(now_s + 2 * FORGET_OUTAGE_S + 1)
-    outage.end()
-    assert outage.retry_s < 0
-    assert outage.goes_on(now_s + 2 * FORGET_OUTAGE_S + 1 + LONGEST_OUTAGE_S)
+    assert not seen.goes_on(now_s)
+    assert not seen.goes_on(now_s + FORGET_OUTAGE_S)
+    assert seen.goes_on(now_s + 2 * FORGET_OUTAGE_S + 1)
+    seen.end()
+    assert seen.retry_s < 0
+    assert seen.goes_on(now_s + 2 * FORGET_OUTAGE_S + 1 + LONGEST_OUTAGE_S)
 
 
 # --- who waits ----------------------------------------------------------------------------------------
@@ -108,8 +108,8 @@ def test_without_retries_no_server_is_waited_for(broker: FakeBroker, refused: th
 def test_who_has_no_time_to_wait_is_told_why_at_once(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "FIRST_DELAY_S", 1_000.0)
-    monkeypatch.setattr(pool, "LONGEST_DELAY_S", 1_000.0)
+    monkeypatch.setattr(outage, "FIRST_DELAY_S", 1_000.0)
+    monkeypatch.setattr(outage, "LONGEST_DELAY_S", 1_000.0)
     origin = f"lines://{HOST}:{free_port()}"
     with broker.worker(lines()):
         broker.welcome()
@@ -121,7 +121,7 @@ def test_who_has_no_time_to_wait_is_told_why_at_once(
 
 
 def test_a_server_that_stays_down_is_said_to_be(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "LONGEST_OUTAGE_S", 0.2)
+    monkeypatch.setattr(outage, "LONGEST_OUTAGE_S", 0.2)
     origin = f"lines://{HOST}:{free_port()}"
     with broker.worker(lines()):
         broker.welcome()
