@@ -61,8 +61,8 @@ class FakeBroker:
         keeps: likewise of how many settings are kept; None: nothing, as an older broker.
     """
 
-    heartbeat_ms = 50
-    liveness_ms = 400
+    heartbeat_ms: int = 50
+    liveness_ms: int = 400
 
     def __init__(self, answer: Answer = echo, *, port: int = 0) -> None:
         self.answer = answer

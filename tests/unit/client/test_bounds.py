@@ -117,6 +117,7 @@ def test_what_is_over_a_bound_is_refused_at_the_call_and_its_neighbours_are_answ
     over: Callable[[reqpool.Pool], Any],
     says: str,
 ) -> None:
+    broker.liveness_ms = 10_000  # a payload of 16 MiB may take its time here
     broker.answer = lambda seq, payload: echo(seq, payload[:5])
     before = ask(pool)
     with pytest.raises(reqpool.UsageError) as caught:
@@ -219,6 +220,7 @@ def test_each_request_has_its_own_settings_however_few_are_kept(
     broker: FakeBroker, pool: reqpool.Pool, keeps: int | None
 ) -> None:
     broker.keeps = keeps
+    broker.liveness_ms = 10_000
     for _ in range(4):
         for future in ask_with(pool, *range(20), *range(19, -1, -1)):
             future.result(10)
@@ -239,6 +241,7 @@ def test_settings_that_are_not_kept_count_for_the_size_of_a_message(
     broker: FakeBroker, pool: reqpool.Pool
 ) -> None:
     broker.keeps = None
+    broker.liveness_ms = 10_000
     broker.answer = silence
     ask(pool)
     wait_until(lambda: bool(groups(broker)), 5)
