@@ -189,7 +189,7 @@ def test_what_is_no_placeholder_is_a_usage_error(sql: str) -> None:
     [
         "SELECT '%s'", "SELECT 'it''s %s'", "SELECT '\\\\%s'", 'SELECT "%(a)s"', "SELECT `%s`",
         "SELECT 'a' LIKE '%%%s%%'", "SELECT 1 /* %s */", "SELECT 1 -- %s", "SELECT 1 # %s\n", "SELECT '%s",
-        "SELECT %s, '%s'", "SELECT '$[%s]'",
+        "SELECT %s, '%s'", "SELECT '$[%s]'", "SELECT 5*/* %s */5", "SELECT /*! 5 */ 5*/* %s */5",
     ],
 )  # fmt: skip
 def test_a_placeholder_in_quotes_is_a_usage_error_since_the_value_would_be_sql(sql: str) -> None:
@@ -203,7 +203,7 @@ def test_a_placeholder_in_quotes_is_a_usage_error_since_the_value_would_be_sql(s
         "SELECT 'a', %s", "SELECT 'a' LIKE '%%s', %s", "SELECT a--%s", "SELECT /*! %s */ 1",
         "SELECT '\\'', %s", "SELECT 'a' LIKE 'b' ESCAPE '\\', %s", "SELECT `a``b`, %s, 'it''s'",
         "SELECT 1 -- '\n, %s",
-        "x'%%' %s",
+        "x'%%' %s", "SELECT 5--'', %s", "SELECT 5*/* a */%s", "SELECT /*! 5*/* a */%s",
     ],
 )  # fmt: skip
 def test_a_placeholder_beside_quotes_is_one_whatever_the_backslash_means(sql: str) -> None:

@@ -273,7 +273,7 @@ def _without_escapes(sql: str) -> str:
 
 
 def _without_doubled(sql: str) -> str:
-    return sql.replace("''", "  ").replace('""', "  ").replace("``", "  ")
+    return sql.replace("''", "__").replace('""', "__").replace("``", "__")
 
 
 def _not_code(sql: str) -> Iterator[tuple[int, int, bool]]:
@@ -285,9 +285,14 @@ def _not_code(sql: str) -> Iterator[tuple[int, int, bool]]:
         sql: without escapes.
     """
     at = 0
+    looked_into = False
     while found := _MARK.search(sql, at):
         begin, at = found.span()
-        mark = found[0]
+        mark = found[0]  # longer than two characters: /*! and its like
+        if mark == "*/" and not looked_into:
+            at = begin + 1  # the operator, and perhaps a comment: 5*/* five */5
+            continue
+        looked_into = mark != "*/" and (looked_into or len(mark) > 2)
         is_comment = mark not in "'\"`"
         ends = "\n" if mark in ("#", "--") else "*/" if mark == "/*" else "" if is_comment else mark
         if ends:
