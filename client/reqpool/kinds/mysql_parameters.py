@@ -121,6 +121,8 @@ def _introducers(sql: str, places: Sequence[int]) -> tuple[str, ...] | None:
                 "own quotes; write %s alone, and give bytes for binary data, an int for a number, a str "
                 "for text"
             )
+    if "_" not in sql:
+        return None
     code = ""
     names = []
     for place in places:
