@@ -232,7 +232,8 @@ def _derived(value: Any) -> Any:
     kind = type(value)
     base = next((base for base in kind.__mro__ if base in _PLAIN), None)
     if base is None:
-        raise UsageError(f"is of type {kind.__name__}; MySQL takes {TAKEN}")
+        whose = "" if kind.__module__ == "builtins" else f" of {kind.__module__}"  # numpy has a bool, too
+        raise UsageError(f"is of type {kind.__name__}{whose}; MySQL takes {TAKEN}")
     plain = _PLAIN[base](value)
     typed = _WRITERS[base](plain)
     if not plain == value:
