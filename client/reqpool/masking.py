@@ -16,7 +16,7 @@ PERCENT_ENCODE = "percent-encode / ? # @ in a user name or a password: %2F %3F %
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/+")
 _USER = re.compile(r"[^:/?#@\\]*:")
 _NO_PORT = re.compile(r"\A((?:\[[^\[\]/?#\\]*\]|[^:/?#\\\[]*):)(?![0-9]{0,5}(?:[/?#;&]|\Z)).+", re.DOTALL)
-_IPV6 = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*(?:%[A-Za-z0-9_.~-]+)?(?=/|\Z)")
+_IPV6 = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*(?:%[A-Za-z0-9_.~-]+)?")
 _OPTIONS = re.compile(r"([?#;&=]).+", re.DOTALL)
 _WORD = re.compile(r"\S+")
 
@@ -31,9 +31,9 @@ def without_password(text: object) -> str:
     begin = scheme[0] if scheme else ""
     before, at, place = shown[len(begin) :].rpartition("@")
     if before:
-        user = _USER.match(before) if scheme else None
+        user = _USER.match(before) if begin.endswith("://") else None
         before = f"{user[0] if user else ''}***"
-    if not _IPV6.match(place):
+    if begin or at or not _IPV6.fullmatch(place):
         place = _NO_PORT.sub(r"\1***", place, count=1)
     place = _OPTIONS.sub(r"\1***", place)
     return f"{begin}{before}{at}{place}"

@@ -23,6 +23,12 @@ SECRET = "S3cr3tpw"
 
 URLS = [
     "{scheme}://u:%/x@h.test:1/0",
+    "{scheme}://u:/%@h.test:1/0",
+    "{scheme}://u:?%@h.test:1/0",
+    "{scheme}://::ab/%@h.test:1",
+    "{scheme}://:@%]x?y@h.test:1/0",
+    "{scheme}://:@x|%?y@h.test:1/0",
+    "u:/%:x@h.test:1",
     "{scheme}://:%/x@h.test:1/0",
     "{scheme}://u:x/%@h.test:1/0",
     "{scheme}://u:1/%@h.test:1",

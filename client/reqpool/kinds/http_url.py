@@ -106,10 +106,31 @@ def split(url: object) -> tuple[str, str, str]:
             "name/path with the name of an upstream in the broker's config"
         )
     prefix, path, fragment = found.groups()
-    # Of what is never sent (RFC 9110 §4.2.5) nobody would notice that it was half of a password.
-    if fragment and not path and "@" in fragment:
-        raise UsageError(f"{without_password(url)!r} has a # before its host ends; {PERCENT_ENCODE}")
-    return prefix, path, fragment or ""
+    fragment = fragment or ""
+    if "@" in path or "@" in fragment:
+        _check_host(url, prefix, path)
+    return prefix, path, fragment
+
+
+def _check_host(url: str, prefix: str, path: str) -> None:
+    """See that an ``@`` behind a host is not the end of a password that has ended the host too early.
+
+    A path may have an ``@`` in it. But a fragment is never sent (RFC 9110 §4.2.5), so if it begins where the
+    path should, nobody would notice; and what is said of a bad host would have the password in it.
+
+    Raises:
+        UsageError: if it looks like one.
+    """
+    if named(prefix) is not None:
+        return
+    good = bool(path) and not prefix.endswith(":")
+    if good:
+        try:
+            parse(prefix, PORTS)
+        except UsageError:
+            good = False
+    if not good:
+        raise UsageError(f"{without_password(url)!r} has an @ where no host has ended; {PERCENT_ENCODE}")
 
 
 def joined(here: str, reference: str) -> str:
