@@ -215,12 +215,10 @@ def decode(frame: bytes, schema: Schema) -> tuple[Verb, list[Any]]:
     layout = None if verb is None else schema.get(verb)
     if verb is None or layout is None:
         raise ProtocolError(f"verb {head[0]} is not sent in this direction")
-    if len(head) <= len(layout):
-        missing = layout[len(head) - 1 :]
-        head += tuple(field[2] for field in missing if len(field) == 3)
-        if len(head) <= len(layout):
-            needed = sum(len(field) == 2 for field in layout)
-            raise ProtocolError(f"{verb.name} has {len(layout) - len(missing)} fields, needs {needed}")
+    given = len(head) - 1
+    if given < len(layout) and len(layout[given]) == 2:
+        needed = sum(len(field) == 2 for field in layout)
+        raise ProtocolError(f"{verb.name} has {given} fields, needs {needed}")
     values = []
     field = layout[0] if layout else ("", fields)
     try:
@@ -228,6 +226,8 @@ def decode(frame: bytes, schema: Schema) -> tuple[Verb, list[Any]]:
             values.append(field[1](value))
     except ProtocolError as error:
         raise ProtocolError(f"{verb.name}.{field[0]}: {error.text}") from error
+    if given < len(layout):
+        values += [default for _, _, default in layout[given:]]  # type: ignore[misc]  # all may be missing
     return verb, values
 
 

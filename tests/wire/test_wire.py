@@ -176,7 +176,7 @@ def test_a_missing_field_is_a_protocol_error(schema: Schema, verb: Verb, data: s
 
 def test_a_field_that_may_be_missing_has_its_default() -> None:
     head = wire.encode(Verb.RESULTS, 1, 2, 3)
-    assert wire.decode(head, wire.PUBLISHED) == (Verb.RESULTS, [1, 2, 3, []])
+    assert wire.decode(head, wire.PUBLISHED) == (Verb.RESULTS, [1, 2, 3, ()])
 
 
 def test_a_return_need_not_say_that_nothing_was_sent() -> None:

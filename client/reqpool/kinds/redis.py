@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
-from ..errors import BadResponse, RedisError, UsageError
+from ..errors import BadResponse, UsageError
 from . import Asked, Endpoint, Kind, Route, origin, redis_reply
 from .origin import Tls
 from .redis_commands import ALONE, LOOK, QUOTES, READ, WAITS, command_name, named_use, pack, use_of
@@ -149,15 +149,13 @@ class RedisKind(Kind):
             RedisError: Redis answered with an error.
             BadResponse: the answer cannot be read.
         """
+        if data[:1] == redis_reply.BULK:
+            return data[1:]  # the commonest, without a further call
         try:
-            value = redis_reply.decode(data)
+            return redis_reply.decode(data, request)
         except BadResponse:
             if data[:1] != redis_reply.NOT_QUEUED:
                 raise
-        else:
-            if b"\r\n-" in data or b"\r\n!" in data:
-                _complete_errors(value, request)
-            return value
         raise redis_reply.refusal_of(data, request.note or ())
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
@@ -175,17 +173,6 @@ class ExclusiveRedisKind(RedisKind):
     def waits_at(self, origin: str) -> bool:
         """Scripts do not: see :meth:`Kind.waits_at`."""
         return ALONE_VARIANT not in origin.partition("#")[0].partition("?")[2].split("&")
-
-
-def _complete_errors(value: Any, request: Asked) -> None:
-    """Have errors that stand inside a reply say what they are of, as those do that are raised."""
-    if isinstance(value, RedisError):
-        request.facts.told_by(value)
-    elif isinstance(value, list | tuple | set):
-        for item in value:
-            _complete_errors(item, request)
-    elif isinstance(value, dict):
-        _complete_errors([*value, *value.values()], request)
 
 
 def _unhashable(target: object, tls: object, protocol: object, name: object) -> UsageError:

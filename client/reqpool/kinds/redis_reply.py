@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadResponse, RedisError
+
+if TYPE_CHECKING:
+    from . import Asked
 
 BULK = b'"'
 """Begins a bulk string's bytes; no reply of Redis begins with it."""
@@ -50,6 +53,7 @@ COUNT = re.compile(rb"([*~%>|])([0-9]{1,10})\r\n")
 STREAMED = re.compile(rb"([$*~%])\?\r\n")
 """First line of replies whose end is marked: the parts of a string, or elements and :data:`END`."""
 END = b".\r\n"
+_AGGREGATES = frozenset((list, dict, set))
 
 
 def elements(kind: bytes, count: int) -> int:
@@ -65,8 +69,12 @@ def elements(kind: bytes, count: int) -> int:
     return 2 * count + 1 if kind == b"|" else count
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes, request: Asked | None = None) -> Any:
     """Make a Python value of what the worker half handed on.
+
+    Args:
+        data: as said.
+        request: whose reply it is, for errors inside it: those that are raised are filled in elsewhere.
 
     Returns:
         bytes (bulk strings, simple strings and verbatim ones), int, None, lists of these; RESP3 also float,
@@ -79,17 +87,19 @@ def decode(data: bytes) -> Any:
     """
     if data[:1] == BULK:
         return data[1:]
+    texts = _list_of_strings(data)
+    if texts is not None:
+        return texts
     value = value_of(data)
     if isinstance(value, RedisError):
         raise value
+    if request is not None and type(value) in _AGGREGATES:
+        _complete_errors(value, request)
     return value
 
 
 def value_of(data: bytes) -> Any:
     """Do as :func:`decode`, but return the RedisError of an error reply. Not for :data:`BULK`."""
-    texts = _list_of_strings(data)
-    if texts is not None:
-        return texts
     try:
         value, end = _read(data, 0, 0)
     except (IndexError, ValueError) as error:
@@ -97,6 +107,17 @@ def value_of(data: bytes) -> Any:
     if end != len(data):
         raise BadResponse(f"more than one reply of Redis: {data[:40]!r}")
     return value
+
+
+def _complete_errors(value: Any, request: Asked) -> None:
+    """Have errors that stand inside a reply say what they are of, as those do that are raised."""
+    if isinstance(value, RedisError):
+        request.facts.told_by(value)
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            _complete_errors(item, request)
+    elif isinstance(value, dict):
+        _complete_errors([*value, *value.values()], request)
 
 
 def error_of(text: bytes) -> RedisError:
