@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    options = parser().parse_args(arguments)
     try:
+        options = parser().parse_args(arguments)
         status: int = options.run(options)
     except (PoolError, runtime.CannotStart) as error:
         print(f"reqpool: {printable(str(error))}", file=sys.stderr)

@@ -33,7 +33,7 @@ LINES = frozenset(b"+-:_#,(")
 SCALAR = re.compile(
     rb"(?:"
     # A lone CR or LF ends no line, and an error may quote one.
-    rb"[+-][^\r]*+(?:\r(?!\n)[^\r]*+)*+"
+    rb"[+-][^\r]*+(?:\r(?!\n)[^\r]*+)*"
     # 4300 digits: what int() takes (sys.int_info.default_max_str_digits).
     rb"|[:(][+-]?[0-9]{1,4300}"
     rb"|_|#[tf]|[$*=~%]-1"

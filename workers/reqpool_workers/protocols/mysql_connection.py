@@ -58,8 +58,9 @@ _SERVES_NOBODY = ENDS_CONNECTION | {1317}
 """Errors after which a connection serves nobody. KILL QUERY (1317) leaves it open, but may come late and hit
 the next statement."""
 
-# Atomic: a comment that could also end at the next one's end would be tried both ways, 2**n of them.
-_COMMENTS = rb"(?is)\x03?(?:\s|/\*(?!M?!)(?>.*?\*/))*+"
+# There is one way to match each byte: a comment that could also end where the next one does would be tried
+# both ways, 2**n of them.
+_COMMENTS = rb"(?is)\x03?\s*+(?:/\*(?!M?!)[^*]*+(?:\*(?!/)[^*]*+)*\*/\s*+)*"
 _PLAIN = re.compile(
     _COMMENTS
     + rb"(?:select|insert|update|delete|replace|with|values|table|show|desc|describe|explain|create|drop"
