@@ -12,9 +12,8 @@ from reqpool.wire import Flag, Reject, Verb
 
 from .life import Life
 from .pin import MAX_PINS, Pin
-from .requests import Group, Lease, Terms
-from .session import MAX_PENDING, MAX_QUEUED_BYTES, MAX_UNACKED_BATCHES, Session
-from .session import size_bytes as session_size_bytes
+from .requests import Group, Lease, Past, Terms
+from .session import MAX_PENDING, MAX_QUEUED_BYTES, MAX_UNACKED_BATCHES, Session, group_bytes
 from .worker import Worker
 
 MAX_SESSIONS = 10_000
@@ -219,7 +218,7 @@ class Clients:
                     unread.append(wire.Unread(b"", group.seqs, resubmitted, error.text))
                     continue
             deadline_s = now_s + group.span_ms / 1000
-            size_bytes = session_size_bytes(group)
+            size_bytes = group_bytes(group)
             if (
                 (group.flags & _RESUBMITTED or (group.pin is not None and not group.flags & _OPENS))
                 and session.must_hold(now_s)
@@ -310,7 +309,7 @@ class Clients:
             else:
                 self._ledger.lease_held(Group(terms, seqs, payloads), now_s)
         elif group.pin is None or self._open_pin(session, terms, seqs, now_s):
-            self._ledger.enqueue(Group(terms, seqs, payloads, sent=sent), now_s)
+            self._ledger.enqueue(Group(terms, seqs, payloads, Past(sent=sent)), now_s)
 
     def _resolved(self, group: wire.Group) -> wire.Group:
         """Put what the configuration knows in the place of names, and of URLs without passwords.

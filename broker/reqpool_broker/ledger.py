@@ -1,7 +1,8 @@
 """The ledger: every request's way from a queue through leases to its end. No I/O, no clock.
 
-The only place that moves requests: ``enqueue`` -> ``lease`` -> ``finish``, ``requeue`` or ``fail``. A request
-is open while its seq is in ``Session.open``; taking it out of there is what ends it, so it ends once.
+The only place that moves requests: ``enqueue`` -> ``lease`` -> ``finish`` or ``fail``. Whether they are
+enqueued again after a lease that came to nothing is decided in :mod:`.attempts`. A request is open while its
+seq is in ``Session.open``; taking it out of there is what ends it, so it ends once.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from reqpool.wire import MAX_BATCH_REQUESTS, Flag, Verb
 from . import scheduler
 from .config import EMPTY, Config
 from .grants import Grants
-from .origin import SUSPECT_SPAN_S, Origin
+from .origin import Origin
 from .origins import Origins
 from .outbox import Outbox, batches
 from .pin import Pin
-from .requests import Group, Lease, Terms
+from .requests import Group, Lease, Past, Terms
 from .session import Session
 from .worker import Worker
 
@@ -136,8 +137,15 @@ class Ledger:
                 open_.pop(seq, None)
             served = ", ".join(sorted({kind for worker in live for kind in worker.kinds}))
             text = f"no worker serves kind {terms.kind!r}; served: {served}"
-            self.fail(terms.session, group.seqs, Code.USAGE, text, attempts=group.attempts, sent=group.sent)
-            self._end_opening(terms)
+            self.fail(
+                terms.session,
+                group.seqs,
+                Code.USAGE,
+                text,
+                attempts=group.past.attempts,
+                sent=group.past.sent,
+            )
+            self.end_opening(terms)
             return
         origin = self._next_origin(group, now_s)
         if origin.policy.queue_timeout_s is not None:
@@ -148,13 +156,15 @@ class Ledger:
     def _next_origin(self, group: Group, now_s: float) -> Origin:
         """The origins in their order, from the first on that is not suspect."""
         kind, names = group.terms.kind, group.terms.origins
-        if group.tried == 0 and len(names) > 1:
-            group.first = 0
+        if len(names) > 1 and not group.past.tried:
+            first = 0
             for place, name in enumerate(names):
                 if self.origins.get(kind, name, now_s).suspect_until_s <= now_s:
-                    group.first = place
+                    first = place
                     break
-        return self.origins.get(kind, names[(group.first + group.tried) % len(names)], now_s)
+            group.past = group.past._replace(first=first)
+        place = group.past.first + group.past.tried
+        return self.origins.get(kind, names[place % len(names)], now_s)
 
     # --- leasing ----------------------------------------------------------------------------------
 
@@ -233,23 +243,22 @@ class Ledger:
                 f"takes {worker.max_settings_bytes}"
             )
             self._end_unleased(terms, seqs, Code.USAGE, text)
-            self._end_opening(terms)
+            self.end_opening(terms)
             return
         if terms.pin is not None and not terms.goes_to_pin:
             pin = terms.session.pins.get(terms.pin)
             if pin is None or pin.worker is not None:
-                self._end_gone(terms, seqs)
+                self.end_gone(terms, seqs)
                 return
             pin.take(worker)
         requests = dict(zip(seqs, payloads, strict=True))
-        lease = Lease(terms, origin, worker, requests, group.attempts + 1, group.tried + 1, group.sent)
-        lease.first, lease.answer = group.first, group.answer
+        lease = Lease(terms, origin, worker, requests, group.past)
         terms.session.open.update(dict.fromkeys(seqs, lease))
         worker.leases[lease] = None
         origin.leased(worker, len(seqs), pinned=terms.pin is not None)
         span_s = max(0.001, terms.deadline_s - now_s)
-        flags = terms.flags | _SENT if lease.sent else terms.flags
-        untried = len(terms.origins) - group.tried
+        flags = terms.flags | _SENT if group.past.sent else terms.flags
+        untried = len(terms.origins) - group.past.tried
         if untried > 1:
             span_s /= untried
             flags |= _OTHERS
@@ -271,17 +280,37 @@ class Ledger:
             )
         )
 
+    def adopt(self, worker: Worker, terms: Terms, requests: dict[int, bytes]) -> None:
+        """Book a lease that an earlier life of the broker gave; without a kind nobody has claimed it yet."""
+        now_s = terms.session.last_heard_s
+        origin = self.origins.get(terms.kind, terms.origins[0], now_s) if terms.origins else None
+        # What may run more than once may have done so: only the earlier life knew.
+        lease = Lease(terms, origin, worker, requests, Past(sent=terms.idempotent))
+        terms.session.open.update(dict.fromkeys(requests, lease))
+        worker.leases[lease] = None
+        if origin is not None:
+            self.origins.use(origin)
+            origin.leased(worker, len(requests), pinned=terms.pin is not None)
+            if terms.opens and terms.pin is not None and terms.pin not in terms.session.pins:
+                self.adopt_pin(worker, terms.session, terms.pin, terms.kind, origin.name)
+        self._next_lease_due_s = min(self._next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
+
+    def withdraw(self, worker: Worker) -> None:
+        """Do not send what was to be leased to a worker in this turn."""
+        self._leases.pop(worker, None)
+
     # --- pins -------------------------------------------------------------------------------------
 
     def lease_held(self, group: Group, now_s: float) -> None:
         """Lease requests to the worker that holds their connection, at once: they wait for nobody else's.
 
-        If it is away for the moment, they are given to it when it says HELLO again, see :meth:`reconcile`.
+        If it is away for the moment, they are given to it when it says HELLO again, see
+        :meth:`.attempts.Attempts.reconcile`.
         """
         terms = group.terms
         pin = terms.session.pins.get(terms.pin) if terms.pin is not None else None
         if pin is None or pin.worker is None:
-            self._end_gone(terms, group.seqs)
+            self.end_gone(terms, group.seqs)
             return
         pin.origin.last_used_s = now_s
         self.origins.use(pin.origin)
@@ -315,12 +344,12 @@ class Ledger:
         pin.take(worker)
         self.origins.use(pin.origin)
 
-    def _end_opening(self, terms: Terms) -> None:
+    def end_opening(self, terms: Terms) -> None:
         """If these are the first request of a pin: it has ended, and no connection is held."""
         if terms.opens and terms.pin is not None:
             self.unpin(terms.session, terms.pin, tell=True)
 
-    def _end_gone(self, terms: Terms, seqs: Iterable[int]) -> None:
+    def end_gone(self, terms: Terms, seqs: Iterable[int]) -> None:
         """End requests whose held connection is no more."""
         text = "the connection held for this session is gone, and what was not committed with it"
         self._end_unleased(terms, seqs, Code.CONNECTION_LOST, text)
@@ -353,7 +382,7 @@ class Ledger:
                 count += 1
                 continue
             if last is not None:
-                self._release(last, count, worker)
+                self.release(last, count, worker)
                 fresh += count
                 last, count = None, 0
             if isinstance(place, Lease):
@@ -363,17 +392,17 @@ class Ledger:
                     self.cancel_at(place.worker, session.id, seq)
                 if place.attempt > 1:  # one by one: the loop that most pass need not know of it
                     repeated.append((seq, place.attempt))
-                    self._release(place, 1, worker)
+                    self.release(place, 1, worker)
                     fresh += 1
                     last, count = None, 0
             elif place is not None:
                 # It waits to run again, and the worker we gave up on has answered after all.
-                if place.attempts > 1:
-                    repeated.append((seq, place.attempts))
+                if place.past.attempts > 1:
+                    repeated.append((seq, place.past.attempts))
                 _drop_waiting(place)
                 fresh += 1
         if last is not None:
-            self._release(last, count, worker)
+            self.release(last, count, worker)
             fresh += count
         session.done += fresh
         if failed:
@@ -384,7 +413,7 @@ class Ledger:
         self.done += fresh - failed
         return fresh, tuple(repeated)
 
-    def _release(self, lease: Lease, count: int, by: Worker | None = None) -> None:
+    def release(self, lease: Lease, count: int, by: Worker | None = None) -> None:
         """Take ``count`` requests, already out of ``lease.requests``, off the books."""
         origin = lease.origin
         if origin is not None:
@@ -405,11 +434,11 @@ class Ledger:
             if isinstance(place, Lease):
                 del place.requests[seq]
                 self.cancel_at(place.worker, session.id, seq)
-                self._release(place, 1)
-                self._end_opening(place.terms)
+                self.release(place, 1)
+                self.end_opening(place.terms)
             elif place is not None:
                 _drop_waiting(place)
-                self._end_opening(place.terms)
+                self.end_opening(place.terms)
 
     def cancel_at(self, worker: Worker, session_id: bytes, seq: int) -> None:
         self._cancels.setdefault(worker, {}).setdefault(session_id, []).append(seq)
@@ -424,189 +453,7 @@ class Ledger:
                     dropped.append(seq)
         return dropped
 
-    # --- attempts without an outcome --------------------------------------------------------------
-
-    def retry(self, worker: Worker, session: Session, failed: wire.Failed, now_s: float) -> None:
-        """An attempt failed: lease it again where that makes sense, else make the error final.
-
-        The same for an answer that another origin may better: it is kept until one has.
-        """
-        answered = failed.code == Code.OK
-        for lease, pairs in _pull(worker, session, failed.seqs).items():
-            self._release(lease, len(pairs), worker if answered else None)
-            if lease.origin is None:
-                self._disown(lease, pairs, sent=failed.sent)
-                continue
-            if not answered:
-                lease.origin.failed += len(pairs)
-            answer = failed.details if answered else lease.answer
-            if self._may_rerun(lease, failed, now_s):
-                self._requeue(
-                    lease, pairs, now_s, tried=lease.tried, lost=True, sent=failed.sent, answer=answer
-                )
-                continue
-            seqs = tuple(seq for seq, _ in pairs)
-            for seq in seqs:
-                del session.open[seq]
-            if answer is not None:
-                self.conclude(session, seqs, Code.OK, answer)
-            elif lease.sent and not failed.sent:  # a worker that could not read the lease, say
-                self.conclude(session, seqs, failed.code, wire.as_sent(failed.details))
-            else:
-                self.conclude(session, seqs, failed.code, failed.details)
-            self._end_opening(lease.terms)
-
-    def _may_rerun(self, lease: Lease, failed: wire.Failed, now_s: float) -> bool:
-        terms = lease.terms
-        if terms.deadline_s <= now_s or terms.goes_to_pin or (failed.sent and not terms.idempotent):
-            return False
-        if lease.tried < len(terms.origins):
-            if lease.origin is not None and failed.code != Code.OK:
-                lease.origin.suspect_until_s = now_s + SUSPECT_SPAN_S
-            return True
-        return failed.code == Code.CONNECTION_LOST and lease.attempt < _max_attempts(lease)
-
-    def _requeue(
-        self,
-        lease: Lease,
-        pairs: list[tuple[int, bytes]],
-        now_s: float,
-        *,
-        tried: int,
-        lost: bool,
-        sent: bool,
-        answer: bytes | None,
-    ) -> None:
-        seqs, payloads = zip(*pairs, strict=True)
-        attempts = lease.attempt if lost else lease.attempt - 1
-        terms = lease.terms
-        if terms.session.ended:  # nobody waits for them
-            for seq in seqs:
-                del terms.session.open[seq]
-            self._end_opening(terms)
-            return
-        self.requeued += len(seqs)
-        if terms.pin is not None:
-            pin = terms.session.pins.get(terms.pin)
-            if pin is None or not terms.opens:
-                self._end_gone(terms, seqs)
-                return
-            pin.leave()  # it is opened elsewhere, perhaps
-        group = Group(terms, seqs, payloads, attempts, tried, sent or lease.sent)
-        group.first, group.answer = lease.first, answer
-        self.enqueue(group, now_s, front=True)
-
-    def hand_back(
-        self, worker: Worker, session: Session, seqs: Iterable[int], now_s: float, *, sent: bool
-    ) -> bool:
-        """Requests that this attempt did not send upstream run elsewhere, whatever their kind.
-
-        Args:
-            worker: who has them.
-            session: whose they are.
-            seqs: their numbers.
-            now_s: now.
-            sent: did the worker send them in an attempt before (which only idempotent ones have)?
-
-        Returns:
-            True if the worker has no room for them, as opposed to no connections: those were taken back.
-        """
-        full = False
-        for lease, pairs in _pull(worker, session, seqs).items():
-            self._release(lease, len(pairs))
-            if lease.origin is None:
-                self._disown(lease, pairs, sent=False)
-                continue
-            self._requeue(
-                lease, pairs, now_s, tried=lease.tried - 1, lost=False, sent=sent, answer=lease.answer
-            )
-            full = full or self._has_connections(worker, lease.origin)
-        return full
-
-    @staticmethod
-    def _has_connections(worker: Worker, origin: Origin) -> bool:
-        """Has a worker connections that requests without a pin may use, or needs none?"""
-        kind = worker.kinds.get(origin.kind)
-        grant = worker.grants.get(origin.name)
-        slots = grant.slots if grant is not None else 0
-        return kind is None or not kind.connections or slots > origin.pins.get(worker, 0)
-
-    def abandon(self, worker: Worker, now_s: float, *, dead: bool) -> None:
-        """A worker fell silent or died: its idempotent requests run elsewhere.
-
-        Args:
-            worker: whose state has been changed already.
-            now_s: now.
-            dead: certain death: what must not be repeated ends with OUTCOME_UNKNOWN, slots are free.
-        """
-        for lease in list(worker.leases):
-            pairs = list(lease.requests.items())
-            if lease.origin is None:
-                if dead:
-                    self._disown(lease, pairs, sent=True)
-                    lease.requests.clear()
-                    self._release(lease, len(pairs))
-            elif lease.terms.idempotent:
-                lease.requests.clear()
-                self._release(lease, len(pairs))
-                if lease.attempt < _max_attempts(lease):
-                    self._requeue(
-                        lease, pairs, now_s, tried=lease.tried - 1, lost=True, sent=True, answer=lease.answer
-                    )
-                else:
-                    text = f"{lease.attempt} workers were lost while they held it"
-                    self._end(lease, pairs, Code.WORKER_LOST, text)
-            elif dead:
-                lease.requests.clear()
-                self._release(lease, len(pairs))
-                text = "the worker that held it died; it may or may not have run"
-                self._end(lease, pairs, Code.OUTCOME_UNKNOWN, text)
-        if dead:
-            self.grants.forget(worker)
-            for pin in list(worker.pins):
-                self.unpin(pin.session, pin.number, tell=False)
-        self.wake()
-
-    def _disown(self, lease: Lease, pairs: list[tuple[int, bytes]], *, sent: bool) -> None:
-        """Known only by a worker's report, and lost there: the client still has to say what it was."""
-        session = lease.terms.session
-        for seq, _ in pairs:
-            del session.open[seq]
-            if sent:
-                session.doubtful.add(seq)
-
-    def adopt(self, worker: Worker, terms: Terms, requests: dict[int, bytes]) -> None:
-        """Book a lease that an earlier life of the broker gave; without a kind nobody has claimed it yet."""
-        now_s = terms.session.last_heard_s
-        origin = self.origins.get(terms.kind, terms.origins[0], now_s) if terms.origins else None
-        # What may run more than once may have done so: only the earlier life knew.
-        lease = Lease(terms, origin, worker, requests, 1, 1, terms.idempotent)
-        terms.session.open.update(dict.fromkeys(requests, lease))
-        worker.leases[lease] = None
-        if origin is not None:
-            self.origins.use(origin)
-            origin.leased(worker, len(requests), pinned=terms.pin is not None)
-            if terms.opens and terms.pin is not None and terms.pin not in terms.session.pins:
-                self.adopt_pin(worker, terms.session, terms.pin, terms.kind, origin.name)
-        self._next_lease_due_s = min(self._next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
-
-    def reconcile(self, worker: Worker, held: dict[bytes, set[int]], now_s: float) -> None:
-        """After a worker's HELLO: what it was leased and does not hold never arrived, and runs again."""
-        self._leases.pop(worker, None)
-        for lease in list(worker.leases):
-            session = lease.terms.session
-            missing = lease.requests.keys() - held.get(session.id, set())
-            if missing and lease.terms.goes_to_pin:
-                pairs = [(seq, lease.requests.pop(seq)) for seq in missing]
-                self._release(lease, len(pairs))
-                seqs, payloads = zip(*pairs, strict=True)
-                # If the worker has lost the connection as well, it says so.
-                self.lease_held(Group(lease.terms, seqs, payloads, lease.attempt - 1, lease.tried - 1), now_s)
-            elif missing:
-                # It never arrived; or it may run again, was sent, and the RETRY that said so was lost.
-                self.hand_back(worker, session, missing, now_s, sent=lease.terms.idempotent)
-
-    def _end(
+    def end_leased(
         self,
         lease: Lease,
         pairs: list[tuple[int, bytes]],
@@ -615,17 +462,18 @@ class Ledger:
         *,
         phase: str | None = None,
     ) -> None:
+        """End requests, taken out of a lease, of which its worker has not said what became of them."""
         session = lease.terms.session
         for seq, _ in pairs:
             del session.open[seq]
         name = lease.origin.name if lease.origin else None
         seqs = [seq for seq, _ in pairs]
-        if lease.answer is None:
-            # A worker had them and did not say what became of them, so the upstream could have acted.
+        if lease.past.answer is None:
+            # The upstream could have acted on them.
             self.fail(session, seqs, code, text, origin=name, phase=phase, attempts=lease.attempt, sent=True)
         else:
-            self.conclude(session, seqs, Code.OK, lease.answer)
-        self._end_opening(lease.terms)
+            self.conclude(session, seqs, Code.OK, lease.past.answer)
+        self.end_opening(lease.terms)
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -644,12 +492,12 @@ class Ledger:
             seqs = group.waiting()
             for seq in seqs:
                 del session.open[seq]
-            if group.answer is None:
-                key = (session, group.attempts, group.sent, group.terms.deadline_s > now_s)
+            if group.past.answer is None:
+                key = (session, group.past.attempts, group.past.sent, group.terms.deadline_s > now_s)
                 late.setdefault(key, []).extend(seqs)
             else:
-                self.conclude(session, seqs, Code.OK, group.answer)
-            self._end_opening(group.terms)
+                self.conclude(session, seqs, Code.OK, group.past.answer)
+            self.end_opening(group.terms)
         span_s = origin.policy.queue_timeout_s
         # It may have been changed since, or be none any more.
         within = "in time" if span_s is None else f"within {span_s:g} s"
@@ -677,7 +525,7 @@ class Ledger:
                     continue
                 pairs = list(lease.requests.items())
                 lease.requests.clear()
-                self._release(lease, len(pairs))
+                self.release(lease, len(pairs))
                 for seq, _ in pairs:
                     self.cancel_at(worker, lease.terms.session.id, seq)
                 if lease.origin is None:
@@ -685,10 +533,10 @@ class Ledger:
                         del lease.terms.session.open[seq]
                 elif worker.state == "suspect":
                     text = "the worker that holds it is silent; it may or may not have run"
-                    self._end(lease, pairs, Code.OUTCOME_UNKNOWN, text)
+                    self.end_leased(lease, pairs, Code.OUTCOME_UNKNOWN, text)
                 else:
                     text = "its worker gave no answer in time"
-                    self._end(lease, pairs, Code.TIMEOUT, text, phase="read")
+                    self.end_leased(lease, pairs, Code.TIMEOUT, text, phase="read")
         self._next_lease_due_s = next_due_s
 
     def adapt(self, now_s: float) -> None:
@@ -707,21 +555,6 @@ class Ledger:
         self.origins.forget_old(now_s)
 
 
-def _max_attempts(lease: Lease) -> int:
-    """Leases an idempotent request may have behind it when a worker or a connection dies under it."""
-    return 1 + (lease.origin.policy.retries if lease.origin is not None else 0)
-
-
 def _drop_waiting(group: Group) -> None:
     if group.queue is not None:
         group.queue.drop(group)
-
-
-def _pull(worker: Worker, session: Session, seqs: Iterable[int]) -> dict[Lease, list[tuple[int, bytes]]]:
-    """Take requests out of the leases that ``worker`` holds; those it does not hold are passed over."""
-    by_lease: dict[Lease, list[tuple[int, bytes]]] = {}
-    for seq in dict.fromkeys(seqs):
-        lease = session.open.get(seq)
-        if isinstance(lease, Lease) and lease.worker is worker:
-            by_lease.setdefault(lease, []).append((seq, lease.requests.pop(seq)))
-    return by_lease

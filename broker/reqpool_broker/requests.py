@@ -7,7 +7,7 @@ queueing and leasing a batch costs a few C-level calls, not a Python loop over i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from reqpool.wire import Flag
 
@@ -91,16 +91,34 @@ class Terms:
         return self.pin is not None and not self.flags & _OPENS
 
 
+class Past(NamedTuple):
+    """What lies behind requests of which no attempt has ended them.
+
+    Attributes:
+        attempts: how many leases.
+        tried: how many of their ``terms.origins`` they have been tried at.
+        first: index of the one that was tried first.
+        sent: could the upstream have acted on one of those attempts, or on one of an earlier broker's?
+        answer: what an origin said that others were to better; it stands if none does. None if none has.
+    """
+
+    attempts: int = 0
+    tried: int = 0
+    first: int = 0
+    sent: bool = False
+    answer: bytes | None = None
+
+
+NEW = Past()
+"""Nothing has been tried."""
+
+
 class Group:
     """Requests waiting in one origin's queue.
 
     Attributes:
         terms: what they share.
-        attempts: how many leases they have behind them.
-        tried: how many of ``terms.origins`` they have been tried at.
-        sent: could the upstream have acted on one of those attempts, or on one of an earlier broker's?
-        first: index of the one that was tried first.
-        answer: what an origin said that others were to better; it stands if none does. None if none has.
+        past: what lies behind them.
         seqs: sequence numbers; those before ``start`` have been taken.
         payloads: one for each of ``seqs``.
         due_s: when waiting ends, at the deadline or before.
@@ -110,39 +128,15 @@ class Group:
         queue: where it waits, None before that.
     """
 
-    __slots__ = (
-        "answer",
-        "attempts",
-        "due_s",
-        "first",
-        "gone",
-        "payloads",
-        "queue",
-        "sent",
-        "seqs",
-        "settings_bytes",
-        "start",
-        "terms",
-        "tried",
-    )
+    __slots__ = ("due_s", "gone", "past", "payloads", "queue", "seqs", "settings_bytes", "start", "terms")
 
     def __init__(
-        self,
-        terms: Terms,
-        seqs: tuple[int, ...],
-        payloads: tuple[bytes, ...],
-        attempts: int = 0,
-        tried: int = 0,
-        sent: bool = False,
+        self, terms: Terms, seqs: tuple[int, ...], payloads: tuple[bytes, ...], past: Past = NEW
     ) -> None:
         self.terms = terms
-        self.sent = sent
         self.seqs = seqs
         self.payloads = payloads
-        self.attempts = attempts
-        self.tried = tried
-        self.first = 0
-        self.answer: bytes | None = None
+        self.past = past
         self.due_s = terms.deadline_s
         self.start = 0
         self.gone = 0
@@ -195,15 +189,12 @@ class Lease:
         origin: the upstream of this attempt; None for what a worker reported after a broker's restart
             and no client has claimed yet.
         worker: who holds them.
-        attempt: 1 for the first.
-        tried: how many of ``terms.origins`` they have been tried at, this one included.
-        sent: could the upstream have acted on an earlier attempt?
         requests: seq to payload, of those that have not ended.
-        first: that of the :class:`Group`.
-        answer: likewise.
+        past: what lies behind them, this attempt aside.
+        attempt: 1 for the first.
     """
 
-    __slots__ = ("answer", "attempt", "first", "origin", "requests", "sent", "terms", "tried", "worker")
+    __slots__ = ("attempt", "origin", "past", "requests", "terms", "worker")
 
     def __init__(
         self,
@@ -211,16 +202,11 @@ class Lease:
         origin: Origin | None,
         worker: Worker,
         requests: dict[int, bytes],
-        attempt: int,
-        tried: int,
-        sent: bool = False,
+        past: Past,
     ) -> None:
         self.terms = terms
         self.origin = origin
         self.worker = worker
         self.requests = requests
-        self.attempt = attempt
-        self.tried = tried
-        self.sent = sent
-        self.first = 0
-        self.answer: bytes | None = None
+        self.past = past
+        self.attempt = past.attempts + 1

@@ -173,7 +173,7 @@ class Session:
     def hold(self, group: wire.Group, deadline_s: float) -> None:
         """Keep a group back until the old workers have reported."""
         self.held.append((group, deadline_s))
-        self.held_bytes += size_bytes(group)
+        self.held_bytes += group_bytes(group)
 
     def take_held(self) -> list[tuple[wire.Group, float]]:
         """Return what was held back, which it is no longer."""
@@ -255,7 +255,7 @@ class Session:
         }
 
 
-def size_bytes(group: wire.Group) -> int:
+def group_bytes(group: wire.Group) -> int:
     """What a group takes; settings that are kept are there once for all."""
     return sum(map(len, group.payloads)) + (len(group.settings) if group.kept is None else 0)
 

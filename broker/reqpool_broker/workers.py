@@ -9,6 +9,7 @@ from reqpool import checks, wire
 from reqpool.errors import Code, ProtocolError
 from reqpool.wire import Reject, Verb
 
+from .attempts import Attempts
 from .clients import MAX_SESSIONS, Clients
 from .life import WORKER_FORGET_S, Life
 from .requests import Terms
@@ -33,6 +34,7 @@ class Workers:
         self._clients = clients
         self._outbox = life.outbox
         self._ledger = life.ledger
+        self._attempts = Attempts(life.ledger)
         self.sessions = life.sessions
         self._worker_at: dict[bytes, Worker] = {}
         self._on: dict[Verb, Callable[..., None]] = {
@@ -122,7 +124,7 @@ class Workers:
         self._clients.settle_awaited(id_, now_s, accounted=True)
 
     def _take_held(self, worker: Worker, held: dict[bytes, set[int]], now_s: float, *, foreign: bool) -> None:
-        self._ledger.reconcile(worker, held, now_s)
+        self._attempts.reconcile(worker, held, now_s)
         for session_id, seqs in held.items():
             session = self.sessions.get(session_id)
             if session is None and foreign and len(self.sessions) < MAX_SESSIONS:
@@ -212,7 +214,7 @@ class Workers:
         if session is not None:
             details = wire.encode_error(f"its worker sent what cannot be read: {group.text}", sent=True)
             failed = wire.Failed(group.session, group.seqs, Code.PROTOCOL, True, details)
-            self._ledger.retry(worker, session, failed, now_s)
+            self._attempts.retry(worker, session, failed, now_s)
 
     def _return(
         self,
@@ -228,7 +230,7 @@ class Workers:
             session_id, seqs, sent = group
             session = self.sessions.get(session_id)
             if session is not None:
-                full |= self._ledger.hand_back(worker, session, seqs, now_s, sent=sent)
+                full |= self._attempts.hand_back(worker, session, seqs, now_s, sent=sent)
         if full and worker.state == "live" and not worker.full:
             # It has no room. Until a heartbeat says otherwise, or the two would play ping-pong.
             worker.full = True
@@ -241,7 +243,7 @@ class Workers:
                 continue
             session = self.sessions.get(failed.session)
             if session is not None:
-                self._ledger.retry(worker, session, failed, now_s)
+                self._attempts.retry(worker, session, failed, now_s)
 
     def _granted(self, worker: Worker, origin: str, grant: int, held: int, now_s: float) -> None:
         self._ledger.grants.granted(worker, origin, grant, held)
@@ -261,7 +263,7 @@ class Workers:
         worker.state = "suspect"
         self._ledger.workers.pop(worker.id, None)
         self._life.change_membership()
-        self._ledger.abandon(worker, now_s, dead=True)
+        self._attempts.abandon(worker, now_s, dead=True)
 
     def _dead(self, now_s: float, worker_id: bytes) -> None:
         worker = self._ledger.workers.get(worker_id)
@@ -303,7 +305,7 @@ class Workers:
                 self._disconnect(worker)
                 worker.state = "suspect"
                 self._life.change_membership()
-                self._ledger.abandon(worker, now_s, dead=False)
+                self._attempts.abandon(worker, now_s, dead=False)
 
     def beat(self, now_s: float) -> None:
         """Send every worker its heartbeat."""
