@@ -44,7 +44,7 @@ class Keeping:
         return fresh
 
     def end_turn(self) -> None:
-        """All that names a number has been sent: where there was no room for more, begin anew.
+        """All that names a number has been sent: start over if there was no room for more.
 
         Not before, or a number would mean other settings by the time its request is read.
         """

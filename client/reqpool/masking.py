@@ -2,8 +2,8 @@
 
 What is shown has most often been refused, so it need not be a URL at all: a password with a ``/`` in it ends
 the authority early, a colon is missing, the arguments were given in the wrong order. So this does not parse.
-Whatever could be a secret is masked: all before the last ``@``, what stands where a port should and is none,
-and the values of options, parameters and fragments.
+Whatever could be a secret is masked: all before the last ``@``, what is in a port's place but not a port, and
+the values of options, parameters and fragments.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ class Pool(Requests):
             raise UsageError(f"kind {route.kind.name!r} encoded the request as {type(payload).__name__}")
         if len(payload) > wire.MAX_PAYLOAD_BYTES:
             raise UsageError(
-                f"the request has {len(payload)} bytes, {wire.MAX_PAYLOAD_BYTES} are the most",
+                f"the request has {len(payload)} bytes, at most {wire.MAX_PAYLOAD_BYTES} are allowed",
                 origin=route.origins[0],
             )
         if type(priority) is not int or not 0 <= priority <= wire.LOWEST_PRIORITY:

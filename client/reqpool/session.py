@@ -92,10 +92,10 @@ class Send(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Complete these: seq, code, data, seq, code, data, …
+    """Complete these requests.
 
     Attributes:
-        flat: as said.
+        flat: seq, code, data, seq, code, data, …
         attempts: (seq, attempts) of those that took more than one.
     """
 

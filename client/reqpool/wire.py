@@ -232,7 +232,7 @@ def decode(frame: bytes, schema: Schema) -> tuple[Verb, list[Any]]:
 
 
 def shown_id(session_id: bytes) -> str:
-    """Return what stands for a session wherever people or other programs see it.
+    """Return the label of a session, for wherever people or other programs see it.
 
     The session id itself is a secret: whoever has it can take the session over. This is derived from it one
     way (BLAKE2b, RFC 7693, 8 bytes, personalised), so that errors, logs and ``status`` name a session alike.

@@ -135,7 +135,7 @@ class Authority:
         Args:
             names: host names, with wildcards, and addresses; the first is the common name, too.
             client: for a client instead of a server.
-            alternative: False: there is no subjectAltName, the common name is all.
+            alternative: False leaves out subjectAltName: only the common name is left.
             from_days, to_days: when it begins and ceases to be valid, from now.
         """
         key = ec.generate_private_key(ec.SECP256R1())

@@ -152,7 +152,7 @@ def test_the_longest_name_is_255_octets() -> None:
         ("a." * 3000, "6000 characters"),
         ("ü" * 100_000, "100000 characters"),
         ("a\\", "lone backslash"),
-        (r"a\256", "no octet"),
+        (r"a\256", "not an octet"),
         (b"example.com", r"not bytes.*write name\.decode\(\)"),
         (None, "not NoneType"),
         (7, "not int"),

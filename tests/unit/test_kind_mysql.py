@@ -142,7 +142,7 @@ def test_a_statement_over_the_limit_is_a_usage_error() -> None:
 
 def test_the_same_text_with_and_without_parameters() -> None:
     assert KIND.encode(URL, "SELECT '%d'")[1] == b"\x03SELECT '%d'"
-    with pytest.raises(UsageError, match="is no placeholder"):
+    with pytest.raises(UsageError, match="is not a placeholder"):
         KIND.encode(URL, "SELECT '%d'", params=())
 
 

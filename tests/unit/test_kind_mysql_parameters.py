@@ -180,7 +180,7 @@ def test_names_may_come_twice_and_there_may_be_others() -> None:
 
 @pytest.mark.parametrize("sql", ["%d", "LIKE 'a%'", "%(a)d", "%(a)", "%5s", "100% s", "%"])
 def test_what_is_no_placeholder_is_a_usage_error(sql: str) -> None:
-    with pytest.raises(UsageError, match=r"is no placeholder.*%% for a percent sign"):
+    with pytest.raises(UsageError, match=r"is not a placeholder.*%% for a percent sign"):
         template(sql)
 
 

@@ -73,7 +73,7 @@ def test_a_report_comes_as_it_was_sent(router: zmq.Socket[bytes]) -> None:
 
 def test_what_is_no_broker_is_said(router: zmq.Socket[bytes]) -> None:
     serving = answer(router, b"220 ready\r\n")
-    with pytest.raises(BrokerUnavailable, match="is no broker"):
+    with pytest.raises(BrokerUnavailable, match="is not a broker"):
         status.fetch(router.last_endpoint.decode())
     serving.join()
 

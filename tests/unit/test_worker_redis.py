@@ -353,7 +353,7 @@ def test_what_is_no_reply_is_a_bad_response(data: bytes, step: int) -> None:
 # --- replies that are refused ------------------------------------------------------------------------
 
 TOO_LARGE = "a reply of Redis is larger than 1048576 bytes"
-TOO_DEEP = f"a reply of Redis has over {MAX_DEPTH} arrays in each other"
+TOO_DEEP = f"a reply of Redis has over {MAX_DEPTH} nested arrays"
 
 
 @pytest.mark.parametrize("step", [7, 65_536, 1 << 30])

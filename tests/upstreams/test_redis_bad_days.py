@@ -109,11 +109,11 @@ def test_what_is_no_reply_is_a_bad_response_and_the_end_of_the_connection(
     [
         (b"$17000000\r\n" + bytes(17_000_000) + b"\r\n", "larger than 16777216 bytes"),
         (b"+" + b"x" * 17_000_000 + b"\r\n", "larger than 16777216 bytes"),
-        (b"*2\r\n" * 500 + b":1\r\n" * 501, "over 128 arrays in each other"),
+        (b"*2\r\n" * 500 + b":1\r\n" * 501, "over 128 nested arrays"),
         (b",1.5.5\r\n", r"not a value of Redis: b',1\.5\.5'"),
         (b"#maybe\r\n", "not a value of Redis: b'#maybe'"),
     ],
-    ids=["too large", "a long line", "too deep", "a double that is none", "a boolean that is none"],
+    ids=["too large", "a long line", "too deep", "not a double", "not a boolean"],
 )
 def test_a_reply_that_is_refused_costs_only_the_one_who_asked_for_it(
     pool: reqpool.Pool, reply: bytes, says: str

@@ -36,7 +36,7 @@ class Dial:
         loop: that of this thread.
         addresses: at least one, in the order to try them.
         on_connected: is given the socket, which nobody watches, and its address.
-        on_failed: is told why there is none, when all have failed, and their error numbers.
+        on_failed: is told why, when all have failed, and their error numbers.
 
     One of the two is called, once, perhaps before :meth:`start` returns, and neither after :meth:`close`.
     """

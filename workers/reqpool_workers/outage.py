@@ -7,16 +7,16 @@ import random
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 0.4
 """Between two tries at a server that nobody listens at; doubled each time."""
 LONGEST_OUTAGE_S = 2.0
-"""For so long requests wait for it, then they end: a dead upstream is said within seconds."""
+"""How long requests wait for it before they end: a dead upstream is reported within seconds."""
 FORGET_OUTAGE_S = 10.0
-"""Without a try for so long, the next one that fails is the beginning of another outage."""
+"""After so long without a try, the next failure begins another outage."""
 
 
 class Outage:
     """When to connect again to a server that nobody listens at, and for how long that is worth waiting for.
 
-    A server that restarts refuses connections for a moment. One that is down for longer is said to be, and
-    is then tried as often as somebody asks for it.
+    A server that restarts refuses connections for a moment. One that is down for longer is reported as down,
+    and is then tried whenever somebody asks for it.
 
     Attributes:
         retry_s: until then nothing is connected.

@@ -146,7 +146,7 @@ def _encoded(flat: list[Any]) -> list[tuple[list[Any], bytes]]:
         if all(len(blob) <= MAX_ANSWER_BYTES for _, blob in encoded):
             return encoded
     except (TypeError, ValueError, OverflowError):
-        pass  # an answer of a kind that is no bytes
+        pass  # a kind's answer that is not bytes
     flat = _mended(flat)
     return [(chunk, wire.encode_blob(chunk)) for chunk in _chunks(flat)]
 
@@ -161,7 +161,7 @@ def _mended(flat: list[Any]) -> list[Any]:
         if not isinstance(data, bytes | bytearray | memoryview):
             text = f"its kind answered with {type(data).__name__} instead of bytes"
         elif len(data) > MAX_ANSWER_BYTES:
-            text = f"an answer of {len(data)} bytes, {MAX_ANSWER_BYTES} are the most"
+            text = f"an answer of {len(data)} bytes, at most {MAX_ANSWER_BYTES} are allowed"
         else:
             mended += (seq, code, bytes(data))
             continue

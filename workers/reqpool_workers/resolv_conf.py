@@ -73,7 +73,7 @@ def parse(text: str) -> ResolvConf:
 
 
 def _domain(word: str) -> str:
-    """Return a search domain; empty for the root, and for what is no name."""
+    """Return a search domain; empty for the root, and for what is not a name."""
     with contextlib.suppress(ValueError):
         return to_ascii(word).lower().strip(".")
     return ""

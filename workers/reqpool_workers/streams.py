@@ -336,7 +336,7 @@ class StreamOrigin:
             return
         try:
             addresses = [address_of(host, port) for host in found]
-        except UsageError as error:  # a zone of the hosts file that is no network interface here
+        except UsageError as error:  # a zone of the hosts file that is not a network interface here
             connection.give_up(error.text)
             return
         # The one that took the last connection comes first: a dead address is not tried again and again. One

@@ -120,8 +120,8 @@ def _query(name: str, rtype: str | int) -> bytes:
 def _wire_name(name: str) -> bytes:
     """Encode any name without the root's octet, or say what is wrong with it."""
     if not isinstance(name, str):
-        way_out = "; write name.decode()" if isinstance(name, bytes) else ""
-        raise UsageError(f"a DNS name is a string, not {type(name).__name__}{way_out}")
+        hint = "; write name.decode()" if isinstance(name, bytes) else ""
+        raise UsageError(f"a DNS name is a string, not {type(name).__name__}{hint}")
     if name == ".":
         return b""
     if name == "":
@@ -165,7 +165,7 @@ def _split_labels(name: str, shown: str) -> list[bytes]:
             raise UsageError(f"DNS name {shown!r} ends in a lone backslash; write it \\\\")
         code = int(digits) if digits else ord(character)
         if code > 255:
-            raise UsageError(f"DNS name {shown!r}: \\{digits} is no octet, \\000 to \\255 are")
+            raise UsageError(f"DNS name {shown!r}: \\{digits} is not an octet: write \\000 to \\255")
         labels[-1].append(code)
         at = escape.end()
     _append_plain(labels, name[at:])

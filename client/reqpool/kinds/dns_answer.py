@@ -134,7 +134,7 @@ class DnsAnswer:
         self._authority: _Section | None = None
         self._additional: _Section | None = None
         if len(raw) == _HEADER_BYTES and raw[3] & 0x0F:
-            # A refusal that is no more than a header. What it counts are the query's records, if anything.
+            # A refusal that is only a header. Its counts are the query's, if anything's.
             self._question = ("", 0, _HEADER_BYTES)
             self._answers = self._authority = self._additional = ((), _HEADER_BYTES, 0)
 
@@ -280,7 +280,7 @@ class DnsAnswer:
                             records.append(DnsRecord(name, f"TYPE{rtype}", ttl, odd))
                         else:
                             records.append(DnsRecord(name, type_name(rtype), ttl, value))
-                # else of no class that was asked for: a CH A is no IPv4 address
+                # else of a class that was not asked for: a CH A is not an IPv4 address
                 at = end
         except (IndexError, StructError) as error:
             raise BadResponse(f"DNS answer ends within a section of {count} records") from error

@@ -1,7 +1,7 @@
 """Domain names as a message has them, and as zone-file text (RFC 1035 §4.1.4, §5.1).
 
 What a hostile message could try: a compression pointer must point backwards (RFC 1035 §4.1.4: to a
-prior occurrence), a name ends at 255 octets, and it takes at most 127 pointers (labels can be no more):
+prior occurrence), a name ends at 255 octets, and it takes at most 127 pointers (a name has no more labels):
 time is linear in the size of the message.
 """
 

@@ -69,7 +69,7 @@ def canonical_host(host: str, url: str = "") -> str:
 
 
 def canonical_address(text: str) -> str | None:
-    """Write an IPv4 or IPv6 address in one way; None if it is none.
+    """Write an IPv4 or IPv6 address in its canonical form; None if it is not one.
 
     A zone may stand behind ``%``, as people write it, or ``%25``, as RFC 6874 has it in a URL. It is left out
     where it means nothing: it tells link-local addresses apart (RFC 4007 §11).

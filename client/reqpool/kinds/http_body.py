@@ -78,7 +78,7 @@ def _content(given: Any, what: str) -> bytes:
             raise UsageError(f"{what} read() gave {type(given).__name__}, not bytes")
         if len(given) > wire.MAX_PAYLOAD_BYTES:
             raise UsageError(
-                f"{what} has more than {wire.MAX_PAYLOAD_BYTES} bytes to read, which are the most"
+                f"{what} has more to read than the {wire.MAX_PAYLOAD_BYTES} bytes that are allowed"
             )
     if isinstance(given, str):
         try:
@@ -123,9 +123,9 @@ def _files(files: object) -> Iterable[tuple[str, str | bytes | None, bytes, str 
         try:
             name, file = item
         except (TypeError, ValueError) as error:
-            raise UsageError(f"files= has an item that is no pair: {type(item).__name__}") from error
+            raise UsageError(f"files= has an item that is not a pair: {type(item).__name__}") from error
         if not isinstance(name, str):
-            raise UsageError(f"files= has a name that is no string: {name!r}")
+            raise UsageError(f"files= has a name that is not a string: {name!r}")
         about = file if isinstance(file, tuple | list) else (_filename(file, name), file, _ANY_TYPE)
         if not 2 <= len(about) <= 3:
             raise UsageError(f"files= {name!r}: give a content, or (filename, content[, content type])")

@@ -43,7 +43,7 @@ def field(name: str | bytes, value: str | bytes) -> tuple[str, bytes]:
         name = name.decode("latin-1")
     if not isinstance(name, str) or not is_token(name):
         shown = without_password(name)
-        raise UsageError(f"{shown!r} is no name of a header: letters, digits and !#$%&'*+-.^_`|~ are allowed")
+        raise UsageError(f"{shown!r} is not a header name: letters, digits and !#$%&'*+-.^_`|~ are allowed")
     if isinstance(value, str):
         try:
             value = value.encode("latin-1")
@@ -82,7 +82,7 @@ def fields(headers: object) -> Fields:
             name, value = item
         except (TypeError, ValueError) as error:
             raise UsageError(
-                f"headers= has an item that is no pair of name and value: {type(item).__name__}"
+                f"headers= has an item that is not a (name, value) pair: {type(item).__name__}"
             ) from error
         one = field(name, value)
         checked.append(one)

@@ -234,9 +234,9 @@ def pairs(given: object, what: str) -> list[tuple[str | bytes, str | bytes]]:
         try:
             name, value = item
         except (TypeError, ValueError) as error:
-            raise UsageError(f"{what}= has an item that is no pair: {type(item).__name__}") from error
+            raise UsageError(f"{what}= has an item that is not a pair: {type(item).__name__}") from error
         if not isinstance(name, str | bytes):
-            raise UsageError(f"{what}= has a name that is no string: {name!r}")
+            raise UsageError(f"{what}= has a name that is not a string: {name!r}")
         for one in value if isinstance(value, list | tuple) else (value,):
             # By the base's own rules: str() of an enum's member is its name.
             if isinstance(one, str):

@@ -84,8 +84,8 @@ def template(sql: str) -> Template:
             if positional is None and name is None:
                 at = found.start()
                 raise UsageError(
-                    f"{sql[at : at + 2]!r} at character {at} of the SQL is no placeholder: with parameters "
-                    "it is %s or %(name)s for each, and %% for a percent sign"
+                    f"{sql[at : at + 2]!r} at character {at} of the SQL is not a placeholder: with "
+                    "parameters, write %s or %(name)s for each, and %% for a percent sign"
                 )
             names.append(name)
             places.append(found.start())

@@ -35,7 +35,7 @@ _OK, _EOF, _ERR = 0x00, 0xFE, 0xFF
 
 Row = tuple[Any, ...]
 Reader = Callable[[bytes, int, Callable[[Row], object]], int]
-"""Reads ordinary rows from an offset on, hands each on, and returns the offset of the packet that is none.
+"""Reads ordinary rows from an offset on, hands each on, and returns where the first other packet is.
 
 It raises UnicodeDecodeError for a text that is not UTF-8."""
 
@@ -156,7 +156,7 @@ def _result(data: bytes, at: int) -> tuple[ResultSet, int, bool]:
 def _rows(
     data: bytes, begin: int, reader: Reader | None, converters: tuple[Callable[[bytes], Any], ...]
 ) -> tuple[list[Row], int]:
-    """Read rows; return them, and where the packet begins that is none."""
+    """Read rows; return them, and where the first packet begins that is not a row."""
     rows: list[Row] = []
     at = begin
     try:
@@ -211,8 +211,8 @@ def _end(
 
 
 def _remark(rest: bytes, state_changed: bool) -> str:
-    """Read what an OK packet has behind its warnings: a remark, and what was changed, which is the worker
-    half's affair.
+    """Read what an OK packet has behind its warnings: a remark, and what was changed, which is for the
+    worker half.
 
     The remark has its length before it; without CLIENT_SESSION_TRACK it may be the packet's rest instead, see
     ``read_ok`` of the worker half.

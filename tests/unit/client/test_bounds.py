@@ -92,7 +92,7 @@ CASES: list[tuple[str, Callable[[reqpool.Pool], Any] | None, Callable[[reqpool.P
     ("password", password(1 << 20), password((1 << 20) + 1), "password of an upstream have 1048577 bytes"),
     ("pin", other(pin=2**64 - 1, idempotent=False), other(pin=2**64), "18446744073709551616 is not a number"),
     ("pin below", other(pin=0, idempotent=False), other(pin=-1), "pin=-1"),
-    ("payload", other(MOST_PAYLOAD), other(MOST_PAYLOAD + b"x"), "16777217 bytes, 16777216 are the most"),
+    ("payload", other(MOST_PAYLOAD), other(MOST_PAYLOAD + b"x"), "16777217 bytes, at most 16777216 are"),
     ("payload type", other(b""), other("text"), "encoded the request as str"),
     ("udp payload", None, lambda pool: pool.udp("127.0.0.1:9", bytes(65_508)), "65508"),
     ("priority", lambda pool: ask(pool, priority=2), lambda pool: ask(pool, priority=3), "priority=3"),

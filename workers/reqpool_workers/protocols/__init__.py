@@ -47,7 +47,7 @@ def numeric_address(origin: str) -> Address:
 
     Raises:
         UsageError: for a host name (the loop cannot look it up without blocking), no port, or a zone that is
-            no network interface here.
+            not a network interface here.
     """
     host, port = host_and_port(origin)
     if host == "localhost":
@@ -61,7 +61,7 @@ def stream_address(origin: str) -> Address | Name:
     """Read ``scheme://[user@]host:port…``, with an address or a name as host.
 
     Raises:
-        UsageError: if there is no host or no port, or a zone is no network interface here.
+        UsageError: if there is no host or no port, or a zone that is not a network interface here.
     """
     host, port = host_and_port(origin)
     return Name(host, port) if canonical_address(host) is None else address_of(host, port)
@@ -80,7 +80,7 @@ def address_of(host: str, port: int) -> Address:
     """Make an address of a numeric host, perhaps with a zone: ``fe80::1%eth0``.
 
     Raises:
-        UsageError: if its zone is no network interface here.
+        UsageError: if its zone is not a network interface here.
     """
     if ip_address(host).version == 4:
         return Address(socket.AF_INET, (host, port))
@@ -231,9 +231,8 @@ class StreamProtocol(ABC):
             PoolError: if the connection cannot go on. The oldest unanswered request ends with this error
                 (``BadResponse``: the answer is not one), the others as lost with the connection. One with
                 ``sent=False`` says that the peer gave the connection up before it read that request, which
-                may then be asked again whatever it is. During the
-                handshake: the request that waits for it ends with it (``ConnectFailed``: the log-in was
-                    refused).
+                may then be asked again whatever it is. During the handshake, the request that waits for it
+                ends with the error (``ConnectFailed``: the log-in was refused).
         """
 
     @abstractmethod

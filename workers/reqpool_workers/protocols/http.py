@@ -258,7 +258,7 @@ class Http11(StreamProtocol):
 
         Raises:
             HttpParserError: llhttp does not take them.
-            BadResponse: they are no answer, however they are read.
+            BadResponse: they are not an answer, however they are read.
         """
         if not head.startswith(b"HTTP/1."[: len(head)]):
             raise BadResponse(

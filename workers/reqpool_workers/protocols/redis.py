@@ -173,7 +173,7 @@ class RedisConnection(StreamProtocol):
                 if transaction.replies:
                     continue
                 self._transactions.popleft()
-                # What was not queued is why EXEC refuses; and its own error is no more than that.
+                # EXEC fails because of what was not queued, and its own error says only that.
                 answer = transaction.outcome or answer
             gathered.append(answer)
             self._answered += 1
@@ -181,7 +181,7 @@ class RedisConnection(StreamProtocol):
 
     def shorten_handshake(self) -> bool:
         if _NAMING not in self._steps:
-            _nameless.pop(self._upstream, None)  # it was not the name that it minded
+            _nameless.pop(self._upstream, None)  # the name was not the reason
             return False
         self._forgo_name()
         return True

@@ -35,7 +35,7 @@ MAX_SKIPPED_ELEMENTS = 4_000_000
 MAX_NUMBER_BYTES = 64
 """Of a line that is a length or a count."""
 MAX_OPEN = 1024
-"""Streamed aggregates in each other, in a reply that is skipped; others take no memory there."""
+"""Nested streamed aggregates in a reply that is skipped; others take no memory there."""
 _FRAME_BYTES = 32
 """First line and end of a reply: not counted by the limit."""
 _SMALLEST_REPLY_BYTES = 3
@@ -54,7 +54,7 @@ _streamed, _part = STREAMED.match, PART.match
 
 
 class _Within(Enum):
-    """What a reply that is skipped is in the midst of."""
+    """What the next bytes of a skipped reply belong to."""
 
     ELEMENT = 0
     LINE = 1
@@ -281,7 +281,7 @@ class Framer:
         if least - begin > self._most or self._refusal is not None:
             self._check_size(buffer, begin, least)
         if self._refusal is None and len(stack) > MAX_DEPTH and count != _PARTS:
-            self._refuse(buffer, begin, f"a reply of Redis has over {MAX_DEPTH} arrays in each other")
+            self._refuse(buffer, begin, f"a reply of Redis has over {MAX_DEPTH} nested arrays")
         if not count:
             return False
         if self._refusal is not None:
@@ -295,7 +295,7 @@ class Framer:
         elif len(stack) < MAX_OPEN:
             stack.append(count)
         else:
-            raise BadResponse(f"a reply of Redis has over {MAX_OPEN} streams in each other")
+            raise BadResponse(f"a reply of Redis has over {MAX_OPEN} nested streams")
         return True
 
     def _string(self, buffer: bytes | bytearray, begin: int, at: int, line: re.Match[bytes]) -> int:
