@@ -81,10 +81,7 @@ class Owner(Protocol):
         """It is ready, and the request it was opened for wants it held."""
 
     def on_tried(self, address: Address, good: bool) -> None:
-        """A connection to this address is ready, or broke off in its handshake."""
-
-    def on_ready(self) -> None:
-        """A handshake is over: the server serves."""
+        """A connection to this address is ready for the first time, or broke off in its handshake."""
 
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
@@ -424,7 +421,6 @@ class Connection:
         if self._address is not None:
             self._owner.on_tried(self._address, True)
             self._address = None
-        self._owner.on_ready()
         self.since_s = self._loop.now_s
         first, self.first = self.first, None
         if first is None:

@@ -323,9 +323,6 @@ class DatagramOrigin:
     def on_opening(self, connection: Connection, request: Request) -> None:
         """Nothing is ever held."""
 
-    def on_ready(self) -> None:
-        pass
-
     def on_tried(self, address: Address, good: bool) -> None:
         """There is only one address."""
 

@@ -201,14 +201,12 @@ class StreamOrigin:
 
     def on_tried(self, address: Address, good: bool) -> None:
         if good:
+            self.pool.outage.end()
             self._last_good = address
             if self._last_bad == address:
                 self._last_bad = None
         else:
             self._last_bad = address
-
-    def on_ready(self) -> None:
-        self.pool.outage.end()
 
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool

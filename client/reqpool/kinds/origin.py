@@ -160,8 +160,8 @@ def parse(url: object, ports: Mapping[str, int]) -> Url:
     if any("\ud800" <= character <= "\udfff" for character in url):
         raise UsageError(f"{shown} cannot be written in UTF-8")
     if fragment or (authority and "@" in path + query):
-        mark = "#" if fragment else "@"
-        raise UsageError(f"{shown} has a {mark} where none belongs; {PERCENT_ENCODE}")
+        mark = "a #" if fragment else "an @"
+        raise UsageError(f"{shown} has {mark} where none belongs; {PERCENT_ENCODE}")
     found = _AUTHORITY.fullmatch(authority)
     if found is None:
         raise UsageError(f"{shown}: brackets stand around a whole IPv6 address, like [::1]; {PERCENT_ENCODE}")
