@@ -21,6 +21,7 @@ from reqpool import wire
 from reqpool.errors import UsageError
 from reqpool.kinds import Kind, find, pem
 from reqpool.kinds.origin import NAME, Tls
+from reqpool.masking import without_passwords
 
 from .config import Config, Upstream
 from .policy import Policy
@@ -103,7 +104,7 @@ def load(path: str | os.PathLike[str]) -> Config:
         with open(file, "rb") as opened:
             raw = opened.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from error
+        raise ConfigError(f"{without_passwords(file)}: {error.strerror}") from error
     if len(raw) > MAX_FILE_BYTES:
         raise ConfigError(f"{file}: over {MAX_FILE_BYTES} bytes; that is no configuration")
     try:
@@ -138,7 +139,8 @@ def read(text: str, file: str, environ: Mapping[str, str], known: Installed | No
     if reader.problems:
         found = lines(text)
         placed = sorted((line_of(found, where), ".".join(where), why) for where, why in reader.problems)
-        raise ConfigError("\n".join(f"{file}:{line}: {where}: {why}" for line, where, why in placed))
+        said = (f"{file}:{line}: {without_passwords(where)}: {why}" for line, where, why in placed)
+        raise ConfigError("\n".join(said))
     return config
 
 
@@ -380,5 +382,5 @@ def _shown(value: object) -> str:
     """Write a value as TOML does, shortened."""
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "an array"
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = without_passwords(json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= 40 else f"{text[:39]}…"

@@ -73,7 +73,16 @@ GOOD_FOR_HTTP = {
     "{scheme}://u:%@h.test:1/0#x",
     "{scheme}://h.test:1/0;password=%",
 }
-OPTIONS = ["{scheme}://h.test:1/0?password=%", "{scheme}://h.test:1/0?a=b&pw=%", "{scheme}://h.test:1/?%"]
+OPTIONS = [
+    "{scheme}://h.test:1/0?password=%",
+    "{scheme}://h.test:1/0?a=b&pw=%",
+    "{scheme}://h.test:1/?%",
+    "{scheme}://h.test:1/0?password=a@%",
+    "{scheme}://[::1]:1/0?password=a@%",
+    "{scheme}://h.test/?a=1&password=a/@%",
+    "{scheme}://u:x@h.test/?password=a@%",
+    "{scheme}://h.test#a@%",
+]
 
 
 def refusal(act: Callable[[], Any], error: type[Exception] = PoolError) -> str:
@@ -202,11 +211,26 @@ def test_a_redirect_does_not_show_the_password_it_has(location: str) -> None:
         lambda url: address.check(url.replace("redis", "tcp")),
         lambda url: reqpool.Pool(url.replace("redis", "tcp")),
         lambda url: reqpool.Pool(config=url),
+        lambda url: reqpool.Tls(server_name=url),
+        lambda url: dns.KIND.encode("127.0.0.1", f"{url}\ud800"),
+        lambda url: reqpool.Tls(ca=f"-----BEGIN PRIVATE KEY-----\n{SECRET}").settings(),
+        lambda url: address.check(f" {url.replace('@h.test:1', '')}"),
         lambda url: status.fetch(url.replace("redis", "tcp")),
     ],
 )  # fmt: skip
 def test_arguments_in_the_wrong_place_do_not_show_it(act: Callable[[str], Any]) -> None:
     refusal(lambda: act(f"redis://u:{SECRET}@h.test:1/0"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['["%"]\n', '[upstreams."%"]\n', 'url = "http://h"\nmax_connections = "%"', "tls.server_name = '%'"],
+)
+def test_a_url_in_a_wrong_place_of_the_configuration_is_not_shown(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "reqpool.toml"
+    begin = "" if text.startswith("[") else "[upstreams.it]\n"
+    file.write_text(begin + text.replace("%", f"redis://u:{SECRET}@h"))
+    refusal(lambda: config_file.load(file))
 
 
 def test_the_environment_does_not_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +267,8 @@ def test_what_cannot_be_bound_does_not_show_it(url: str) -> None:
         ("scale", "1", "--url", "tcp://u:%@127.0.0.1:1"),
         ("up", "--bind", "tcp://u:%@127.0.0.1:5570"),
         ("up", "redis://u:%@h"),
+        ("up", "--config", "redis://u:%@h"),
+        ("redis", "--password=%", "redis://h", "PING"),
         ("redis", "--url", "tcp://u:%@127.0.0.1:5570", "redis://h", "PING"),
     ],
 )  # fmt: skip
@@ -271,6 +297,9 @@ def test_a_password_from_a_file_goes_into_no_broken_url() -> None:
         ("https://ghp_token@github.test/", "https://***@github.test/"),
         ("http://h.test:8080/a/b", "http://h.test:8080/a/b"),
         ("http://h.test/a?token=x#y", "http://h.test/a?***"),
+        ("redis://u:p#w@h:6379/0", "redis://u:***@h:6379/0"),
+        ("redis://:p?w@h:6379/0", "redis://:***@h:6379/0"),
+        ("redis://h:6379/0?password=p@w", "redis://h:***@***"),
         ("127.0.0.1:53", "127.0.0.1:53"),
         ("[::1]:53", "[::1]:53"),
         ("fe80::1%eth0", "fe80::1%eth0"),

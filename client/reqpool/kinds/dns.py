@@ -111,9 +111,10 @@ def _query(name: str, rtype: str | int) -> bytes:
         # KeyError: a label that is empty or too long.
         wire_name = b"".join([_LENGTH_OCTETS[len(label)] + label for label in labels])
         if len(wire_name) >= MAX_NAME_BYTES or "\\" in name:
-            wire_name = _wire_name(name)
+            raise KeyError
     except (KeyError, UnicodeEncodeError, AttributeError):
-        wire_name = _wire_name(name)
+        wire_name = b""  # what is raised below has no cause: a UnicodeEncodeError keeps the whole name
+    wire_name = wire_name or _wire_name(name)
     return b"".join((_HEADER, wire_name, b"\x00", number.to_bytes(2, "big"), _AFTER_TYPE))
 
 
@@ -155,7 +156,10 @@ def _split_labels(name: str, shown: str) -> list[bytes]:
         try:
             return to_ascii(name).encode("ascii").split(b".")
         except ValueError as error:
-            raise UsageError(f"DNS name {shown!r} cannot be written in ASCII: {error}") from error
+            why = (
+                f": {error}" if shown == name else ""
+            )  # it has a piece of the name in it, and is no cause then
+        raise UsageError(f"DNS name {shown!r} cannot be written in ASCII{why}")
     labels = [bytearray()]
     at = 0
     for escape in _ESCAPE.finditer(name):

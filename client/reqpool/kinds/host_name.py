@@ -48,22 +48,24 @@ def canonical_host(host: str, url: str = "") -> str:
     address = canonical_address(host)
     if address is not None:
         return address
-    about = f" in {without_password(url)!r}" if url else ""
+    shown, about = (host, f" in {without_password(url)!r}") if url else (without_password(host), "")
     name, why = host, ""
     if len(host) > 4 * MAX_NAME_CHARACTERS:  # what is mapped away (a soft hyphen) does not count
-        raise UsageError(f"{host[:40]!r}… is not a host name: it has {len(host)} characters")
+        raise UsageError(f"{shown[:40]!r}… is not a host name: it has {len(host)} characters")
     try:
         name = to_ascii(host).lower()
     except ValueError as error:
-        why = f": {error}"
+        why = f": {error}" if shown == host else ""  # there is a piece of it in this text
     labels = name.removesuffix(".").split(".")
     if why or len(name.removesuffix(".")) > MAX_NAME_CHARACTERS or not all(map(_LABEL.fullmatch, labels)):
-        raise UsageError(f"{host!r}{about} is not a host name{why}")
+        raise UsageError(f"{shown!r}{about} is not a host name{why}")
     if all(map(_NUMBER.fullmatch, labels)):
         # 127.1, 0x7f.1 and 017700000001 are the loopback address to inet_aton(3), and to some peers.
         address = canonical_address(name)
         if address is None:
-            raise UsageError(f"{host!r}{about} is not an IPv4 address: write four decimal numbers, 127.0.0.1")
+            raise UsageError(
+                f"{shown!r}{about} is not an IPv4 address: write four decimal numbers, 127.0.0.1"
+            )
         return address
     return name
 

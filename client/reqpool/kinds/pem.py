@@ -82,6 +82,8 @@ def _certificates(name: str, path: Path) -> str:
 
 def _blocks(name: str, path: Path) -> list[tuple[str, str]]:
     """Return label and text of each block in a file."""
+    if "-----BEGIN" in os.fspath(path):
+        raise UsageError(f"tls {name}= is the path of a PEM file, not what stands in it")
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)

@@ -48,15 +48,20 @@ def password(options: argparse.Namespace) -> str | None:
     """
     if options.password_file is None:
         return os.environ.get(PASSWORD_VARIABLE)
-    data = contents(options.password_file)
+    # Its name is not shown: it may be the password itself, for --password=… is short for this option.
+    data = contents(options.password_file, "--password-file")
     try:
         return data.decode().partition("\n")[0].removesuffix("\r")
     except UnicodeError as error:
-        raise reqpool.UsageError(f"{options.password_file}: not UTF-8") from error
+        raise reqpool.UsageError("--password-file: not UTF-8") from error
 
 
-def contents(path: str) -> bytes:
+def contents(path: str, shown: str | None = None) -> bytes:
     """Return a file's contents.
+
+    Args:
+        path: the file's.
+        shown: what errors call it; None: its path.
 
     Raises:
         UsageError: if it cannot be read.
@@ -65,7 +70,8 @@ def contents(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except (OSError, ValueError) as error:
-        raise reqpool.UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise reqpool.UsageError(f"{shown or path}: {why}") from error
 
 
 def target(options: argparse.Namespace) -> str:
