@@ -127,3 +127,21 @@ def test_what_is_wrong_with_our_own_is_told_at_the_call(made: Certificates) -> N
 def test_the_systems_own_file_is_taken() -> None:
     path = ssl.get_default_verify_paths().cafile
     assert works(Tls(ca=path).settings())
+
+
+def test_a_file_of_beginnings_is_read_once(tmp_path: Path) -> None:
+    # Searched from each to the end of the file these take minutes.
+    for data in (
+        b"-----BEGIN A-----\n" * 50_000,
+        b"".join(b"-----BEGIN %d-----\n" % i for i in range(40_000)),
+    ):
+        with pytest.raises(UsageError, match="no certificate"):
+            Tls(ca=file(tmp_path, data)).settings()
+
+
+def test_a_block_that_was_cut_off_is_no_certificate(made: Certificates, tmp_path: Path) -> None:
+    plain = made.ca.read_bytes()
+    with pytest.raises(UsageError, match="cannot be read"):
+        Tls(ca=file(tmp_path, plain[:-40] + b"\n" + plain)).settings()
+    other = b"-----BEGIN X509 CRL-----\nAAAA\n" + plain
+    assert works(Tls(ca=file(tmp_path, other)).settings())

@@ -14,7 +14,7 @@ from functools import lru_cache
 from ..errors import UsageError
 from ..wire import MAX_SETTINGS_BYTES
 
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
+_MARK = re.compile(rb"-----(?:BEGIN ([A-Z0-9 ]{1,64})-----(?=\s)|END ([A-Z0-9 ]{1,64})-----)")
 _CERTIFICATE = re.compile(r"(?:X509 )?CERTIFICATE")
 _KEY = re.compile(r"(?:[A-Z0-9]+ )?PRIVATE KEY")
 _ENCRYPTED = ("ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED")
@@ -82,7 +82,7 @@ def _certificates(name: str, path: Path) -> str:
 
 def _blocks(name: str, path: Path) -> list[tuple[str, str]]:
     """Return label and text of each block in a file."""
-    if "-----BEGIN" in os.fspath(path):
+    if "-----BEGIN" in os.fsdecode(path):
         raise UsageError(f"tls {name}= is the path of a PEM file, not what stands in it")
     try:
         with open(path, "rb") as file:
@@ -95,10 +95,18 @@ def _blocks(name: str, path: Path) -> list[tuple[str, str]]:
         raise UsageError(
             f"tls {name}={os.fspath(path)!r} has {size} bytes, at most {MAX_FILE_BYTES} are allowed"
         )
-    return [
-        (block[1].decode("ascii"), block[0].decode("ascii", "replace").replace("\r", "") + "\n")
-        for block in _BLOCK.finditer(data)
-    ]
+    # Mark by mark: a pattern for whole blocks would look for the end of each through the whole file.
+    blocks = []
+    label, start = b"", 0
+    for mark in _MARK.finditer(data):
+        begun, ended = mark.groups()
+        if begun == label:
+            continue  # a block that was cut off, and is a broken one with what follows
+        if begun is None and ended == label:
+            text = data[start : mark.end()].decode("ascii", "replace").replace("\r", "")
+            blocks.append((label.decode("ascii"), text + "\n"))
+        label, start = begun or b"", mark.start()
+    return blocks
 
 
 @lru_cache(maxsize=64)
