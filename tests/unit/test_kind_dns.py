@@ -153,6 +153,9 @@ def test_the_longest_name_is_255_octets() -> None:
         ("ü" * 100_000, "100000 characters"),
         ("a\\", "lone backslash"),
         (r"a\256", "not an octet"),
+        (r"a\.b.bücher.de", "backslash beside characters beyond ASCII; write these as xn--"),
+        (r"b\252cher.ü.de", "backslash beside"),
+        ("a\uff3c.b", "backslash beside"),  # which UTS 46 makes one
         (b"example.com", r"not bytes.*write name\.decode\(\)"),
         (None, "not NoneType"),
         (7, "not int"),

@@ -63,7 +63,8 @@ class DnsKind(Kind):
                 of ``/etc/resolv.conf``.
             payload: the name, always taken as absolute, with or without the final dot; any ASCII
                 character, with zone-file escapes (``\\.``, ``\\046``; RFC 1035 §5.1); other
-                characters are encoded as browsers do it (UTS 46). ``"."`` is the root.
+                characters are encoded as browsers do it (UTS 46), which goes with no escapes.
+                ``"."`` is the root.
             rtype: record type by its IANA name (any case; ``"TYPE65"`` too, RFC 3597) or number.
 
         Raises:
@@ -154,11 +155,17 @@ def _split_labels(name: str, shown: str) -> list[bytes]:
     """Split at the dots that are not escaped; non-ASCII labels become A-labels."""
     if not name.isascii():
         try:
-            return to_ascii(name).encode("ascii").split(b".")
+            ascii_name = to_ascii(name)
         except ValueError as error:
-            why = (
-                f": {error}" if shown == name else ""
-            )  # it has a piece of the name in it, and is no cause then
+            # The error has a piece of the name in it, which may be a secret where the name is not shown whole.
+            why = f": {error}" if shown == name else ""
+        else:
+            # UTS 46 knows no escapes: it would end a label at an escaped dot, and the question be another.
+            if "\\" in ascii_name:
+                raise UsageError(
+                    f"DNS name {shown!r} has a backslash beside characters beyond ASCII; write these as xn--…"
+                )
+            return ascii_name.encode("ascii").split(b".")
         raise UsageError(f"DNS name {shown!r} cannot be written in ASCII{why}")
     labels = [bytearray()]
     at = 0
