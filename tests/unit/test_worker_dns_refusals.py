@@ -235,6 +235,27 @@ def test_what_stays_unanswered_is_sent_without_opt_in_the_end() -> None:
     assert one.feed(dns_peer.right(first)[0]) == (request, None)
 
 
+@pytest.mark.parametrize("rcode", [FORMERR, NOTIMP, SERVFAIL])
+def test_a_slow_server_without_edns_refuses_what_was_sent_with_opt(rcode: int) -> None:
+    """Its refusal comes when the query has been sent without OPT, too; the answer to that is yet to come."""
+    one = protocol()
+    request = ask()
+    first = one.ask(request)
+    one.again(request, 1)
+    assert one.feed(says(first, rcode)) == (request, Then.AGAIN)
+    second = one.again(request, 0)
+    assert not has_opt(second)
+    assert one.feed(dns_peer.right(second)[0]) == (request, None)
+
+
+def test_what_got_through_without_opt_is_asked_for_without_over_tcp() -> None:
+    one = protocol()
+    request = ask()
+    one.ask(request)
+    assert one.feed(dns_peer.truncated(one.again(request, 1))[0]) == (request, Then.STREAM)
+    assert not has_opt(DnsStream("").send(request)[2:])
+
+
 @pytest.mark.parametrize("size", [1, 1000], ids=["byte by byte", "whole"])
 @pytest.mark.parametrize("rcode", [FORMERR, NOTIMP, SERVFAIL])
 def test_without_edns_over_tcp(rcode: int, size: int) -> None:

@@ -185,11 +185,13 @@ class DnsDatagrams(DatagramProtocol):
         return identity + payload[2:]
 
     def again(self, request: Any, repeated: int) -> bytes:
+        payload: bytes = request.payload
         if repeated:
-            # Some servers and firewalls drop whatever has an OPT.
-            request.payload = without_edns(request.payload, request.note)
-        datagram: bytes = request.key + request.payload[2:]
-        return datagram
+            # Some servers and firewalls drop whatever has an OPT. The payload keeps it: what comes may yet
+            # be the answer to an earlier datagram, which had one.
+            payload = without_edns(payload, request.note)
+        identity: bytes = request.key
+        return identity + payload[2:]
 
     def feed(self, datagram: bytes) -> tuple[Any, Then | None] | None:
         identity = datagram[:2]
@@ -223,6 +225,9 @@ class DnsDatagrams(DatagramProtocol):
             self._plain = True
             self._known.add(self._server, self._now_s)
         if datagram[2] & TC:
+            if not any(datagram[10:12]):
+                # Without an OPT, so it has no EDNS, or does not get what has an OPT.
+                request.payload = without_edns(request.payload, request.note)
             return request, Then.STREAM
         return request, Then.ELSEWHERE if unhelpful(datagram) else None
 
