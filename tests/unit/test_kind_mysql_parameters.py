@@ -190,6 +190,10 @@ def test_what_is_no_placeholder_is_a_usage_error(sql: str) -> None:
         "SELECT '%s'", "SELECT 'it''s %s'", "SELECT '\\\\%s'", 'SELECT "%(a)s"', "SELECT `%s`",
         "SELECT 'a' LIKE '%%%s%%'", "SELECT 1 /* %s */", "SELECT 1 -- %s", "SELECT 1 # %s\n", "SELECT '%s",
         "SELECT %s, '%s'", "SELECT '$[%s]'", "SELECT 5*/* %s */5", "SELECT /*! 5 */ 5*/* %s */5",
+        r"SELECT 'it\'s %s'", r'SELECT "say \"%s\""', r"SELECT '\\\' %s'", r"SELECT 'C:\', '%s'",
+        r"""SELECT "a\", '%s'""", r"SELECT \'%s'", r"SELECT 'it\'s', 'that\'s %s', 1",
+        "SELECT /*!999999 it's */ '%s'", "SELECT /*M! it's */ '%s'", "SELECT 1 /*!999999 + %s */",
+        "SELECT /*!999999 a /* ' */ ' */ '%s'", "SELECT 5 --\xa0'a\n%s'", "SELECT 5 --\x7f'\n, '%s'",
     ],
 )  # fmt: skip
 def test_a_placeholder_in_quotes_is_a_usage_error_since_the_value_would_be_sql(sql: str) -> None:
@@ -201,6 +205,8 @@ def test_a_placeholder_in_quotes_is_a_usage_error_since_the_value_would_be_sql(s
     "sql",
     [
         "SELECT 'a', %s", "SELECT 'a' LIKE '%%s', %s", "SELECT a--%s", "SELECT /*! %s */ 1",
+        r"SELECT 'it\'s', %s", r"SELECT 'it\'s', %s, 'that\'s'", r"SELECT '\\', %s", r"SELECT \N, %s",
+        r"SELECT %s LIKE 'a' ESCAPE '\'", r'SELECT "\"", %s, "\""', "SELECT /*!80000 5, */ %s",
         "SELECT '\\'', %s", "SELECT 'a' LIKE 'b' ESCAPE '\\', %s", "SELECT `a``b`, %s, 'it''s'",
         "SELECT 1 -- '\n, %s",
         "x'%%' %s", "SELECT 5--'', %s", "SELECT 5*/* a */%s", "SELECT /*! 5*/* a */%s",

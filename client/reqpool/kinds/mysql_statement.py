@@ -33,8 +33,11 @@ _SUSPECT = (
 )  # fmt: skip
 _PIECE_CHARS, _OVERLAP_CHARS = 1 << 18, 16
 
-_MARK = re.compile(r"""'|"|`|\#|--(?=[\s\x00-\x1f]|\Z)|/\*(?:M?!\d*)?|\*/""")
-"""What begins a string, a quoted name, or a comment; or stands around what a server of some version runs."""
+_MARK = re.compile(r"""'|"|`|\#|--(?=[\x00-\x20\x7f]|\Z)|/\*(?:M?!\d*)?|\*/""")
+"""What begins a string, a quoted name, or a comment; or stands around what a server of some version runs.
+Behind two hyphens only blanks and control characters of ASCII make a comment: sql_lex.cc."""
+_STRAY = re.compile(r"\\(?!N)")
+"""A backslash that is no part of a string; ``\\N`` is NULL."""
 
 _USE_A_SESSION = "use pool.mysql_session(url): there the connection is yours until you let it go"
 
@@ -276,13 +279,15 @@ def _without_doubled(sql: str) -> str:
     return sql.replace("''", "__").replace('""', "__").replace("``", "__")
 
 
-def _not_code(sql: str) -> Iterator[tuple[int, int, bool]]:
+def _not_code(sql: str, *, runs: bool = True) -> Iterator[tuple[int, int, bool]]:
     """Find strings, quoted names and comments; where each begins and ends, and if it is a comment.
 
-    Of a comment that the server looks into (``/*! ... */``) only the signs around it count as one.
+    What is not closed ends behind the statement's end.
 
     Args:
         sql: without escapes.
+        runs: does the server look into ``/*!80000 ... */`` and ``/*M! ... */``, as all of them do into
+            ``/*! ... */``? Then only the signs around it count as a comment.
     """
     at = 0
     looked_into = False
@@ -292,36 +297,80 @@ def _not_code(sql: str) -> Iterator[tuple[int, int, bool]]:
         if mark == "*/" and not looked_into:
             at = begin + 1  # the operator, and perhaps a comment: 5*/* five */5
             continue
+        if len(mark) > len("/*!") and not runs:
+            at = _end_of_skipped(sql, at)
+            yield begin, at, True
+            continue
         looked_into = mark != "*/" and (looked_into or len(mark) > 2)
         is_comment = mark not in "'\"`"
         ends = "\n" if mark in ("#", "--") else "*/" if mark == "/*" else "" if is_comment else mark
         if ends:
             at = sql.find(ends, at) + len(ends)
             if at < len(ends):
-                at = len(sql)
+                at = len(sql) + (ends != "\n")
         yield begin, at, is_comment
+
+
+def _end_of_skipped(sql: str, at: int) -> int:
+    """Return where a ``/*!80000 ... */`` ends that is not for this server, with the comments in it."""
+    while (end := sql.find("*/", at)) >= 0:
+        inner = sql.find("/*", at, end)
+        if inner < 0:
+            return end + 2
+        at = sql.find("*/", inner + 2) + 2
+        if at < 2:
+            break
+    return len(sql) + 1
 
 
 def quoted(sql: str, places: Sequence[int]) -> set[int]:
     """Return which of some places stand in a string, a quoted name or a comment.
 
-    A place counts only if it is quoted both with backslashes as escapes and with NO_BACKSLASH_ESCAPES: which
-    of the two holds, only the connection knows.
+    How a statement is read depends on its connection (NO_BACKSLASH_ESCAPES, ANSI_QUOTES) and on the server's
+    version (``/*!80000 ... */``). A place counts if it is quoted in any of these readings, except in those
+    that no server takes: where something is not closed, or a backslash stands outside of all quotes.
 
     Args:
         sql: the statement.
         places: offsets in it, ascending.
     """
-    return set.intersection(
-        *(set(_inside(form, places)) for form in (_without_escapes(sql), _without_doubled(sql)))
-    )
+    forms = [_without_doubled(sql)]
+    if "\\" in sql:
+        escaped = sql.replace("\\\\", "__").replace("\\'", "__")  # in ANSI_QUOTES "\" is a name
+        forms += _without_doubled(escaped.replace('\\"', "__")), _without_doubled(escaped)
+    ways = (True, False) if "/*!" in sql or "/*M!" in sql else (True,)
+    sound: set[int] = set()
+    other: set[int] = set()
+    found_sound = False
+    for form in forms:
+        for runs in ways:
+            inside, is_sound = _inside(sql, form, runs, places)
+            found_sound = found_sound or is_sound
+            (sound if is_sound else other).update(inside)
+    return sound if found_sound else other
 
 
-def _inside(sql: str, places: Sequence[int]) -> Iterator[int]:
-    parts = _not_code(sql)
-    end = 0
-    for place in places:
-        while end <= place:
-            begin, end, _ = next(parts, (len(sql), len(sql) + 1, False))
-        if begin <= place:
-            yield place
+def _inside(sql: str, form: str, runs: bool, places: Sequence[int]) -> tuple[set[int], bool]:
+    """Return which places are quoted in a reading, and whether a server can take it.
+
+    Args:
+        sql: the statement.
+        form: the same without escapes.
+        runs: see :func:`_not_code`.
+        places: offsets in it, ascending.
+    """
+    inside = set()
+    is_sound = True
+    at = last = 0
+    looks = "\\" in sql
+    for begin, end, _ in _not_code(form, runs=runs):
+        if looks and _STRAY.search(sql, last, begin):
+            is_sound = False
+        last = end
+        while at < len(places) and places[at] < end:
+            if places[at] >= begin:
+                inside.add(places[at])
+            at += 1
+    if last > len(sql) or (looks and _STRAY.search(sql, last)):
+        is_sound = False
+    return inside, is_sound
