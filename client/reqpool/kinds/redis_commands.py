@@ -30,10 +30,10 @@ READ_ONLY = frozenset({
 """What only reads, and so may run more than once."""
 
 _WRITES = frozenset({
-    "APPEND", "BITFIELD", "BITOP", "COPY", "DECR", "DECRBY", "DEL", "EXPIRE", "EXPIREAT", "FLUSHALL",
+    "APPEND", "BITFIELD", "BITOP", "COPY", "DECR", "DECRBY", "DEL", "FLUSHALL",
     "FLUSHDB", "GEOADD", "GETDEL", "GETEX", "GETSET", "HDEL", "HINCRBY", "HINCRBYFLOAT", "HMSET", "HSET",
     "HSETNX", "INCR", "INCRBY", "INCRBYFLOAT", "LINSERT", "LMOVE", "LPOP", "LPUSH", "LPUSHX", "LREM",
-    "LSET", "LTRIM", "MSET", "MSETNX", "PERSIST", "PEXPIRE", "PEXPIREAT", "PFADD", "PFMERGE", "PSETEX",
+    "LSET", "LTRIM", "MSET", "MSETNX", "PERSIST", "PFADD", "PFMERGE", "PSETEX",
     "PUBLISH", "RENAME", "RENAMENX", "RESTORE", "RPOP", "RPOPLPUSH", "RPUSH", "RPUSHX", "SADD",
     "SDIFFSTORE", "SET", "SETBIT", "SETEX", "SETNX", "SETRANGE", "SINTERSTORE", "SMOVE", "SPOP", "SPUBLISH",
     "SREM", "SUNIONSTORE", "UNLINK", "XACK", "XADD", "XDEL", "XTRIM", "ZADD", "ZDIFFSTORE", "ZINCRBY",
@@ -41,7 +41,8 @@ _WRITES = frozenset({
     "ZREMRANGEBYSCORE", "ZUNIONSTORE", "ECHO", "PING", "TIME", "LASTSAVE",
 })  # fmt: skip
 """What changes data, or none, and whose errors are of fixed text, as those of :data:`READ_ONLY` are. Others
-may put their arguments into them: the containers, the stream groups', and whatever a module does."""
+may put their arguments into them: the containers, EXPIRE and its like, the stream groups', and whatever a
+module does."""
 
 _SCRIPTS = frozenset({"EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "FCALL", "FCALL_RO", "FUNCTION", "SCRIPT"})
 """What runs users' code, or reads it: an error or a status of theirs may have any text, and one with a line
