@@ -383,6 +383,21 @@ def test_a_value_of_a_derived_type_that_does_not_equal_what_would_be_stored_is_r
         assert "secret" not in str(caught.value)
 
 
+class Incomparable(int):
+    """Like an array: what it says to being equal is neither yes nor no."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_a_value_of_a_derived_type_whose_own_comparison_fails_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match=r"^parameter 1 is a Incomparable that cannot be compared") as caught:
+        pack(template("%s"), (Incomparable(1),))
+    assert isinstance(caught.value.__cause__.__cause__, ValueError)  # type: ignore[union-attr]
+
+
 def test_pandas_types_are_stored_as_what_they_are_or_refused() -> None:
     pandas = pytest.importorskip("pandas")
     assert written("%s", (pandas.Timestamp(2024, 1, 1, 2),)) == "'2024-01-01 02:00:00'"

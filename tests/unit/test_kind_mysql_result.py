@@ -255,5 +255,8 @@ def test_a_remark_is_read_with_its_length_or_as_the_packets_rest(ends_rows: bool
     for info in (said, peer.text(said)):
         end = (b"\xfe" if ends_rows else b"\x00") + b"\x00\x00\x02\x00\x00\x00" + info
         assert result(*before, end).info == said.decode()
+    for first in (b"\xfe", b"\xfc", b"\xff"):  # not UTF-8, and like the begin of a length
+        end = (b"\xfe" if ends_rows else b"\x00") + b"\x00\x00\x02\x00\x00\x00" + first
+        assert result(*before, end).info == "\ufffd"
     flagged = (b"\xfe" if ends_rows else b"\x00") + b"\x00\x00\x02\x40\x00\x00"  # ProxySQL#2915
     assert result(*before, flagged).info == ""

@@ -247,6 +247,15 @@ def test_a_silent_peer_is_said_to_be_silent(pool: reqpool.Pool) -> None:
         pool.mysql(url(server), "SELECT 1").result()
 
 
+def test_a_silent_peer_is_said_to_be_silent_when_the_request_has_less_time(pool: reqpool.Pool) -> None:
+    with (
+        TcpPeer(Connection.wait_for_end) as server,
+        pytest.raises(reqpool.RequestTimeout, match="a MySQL server speaks first") as caught,
+    ):
+        pool.mysql(url(server), "SELECT 1", timeout=0.5).result()
+    assert (caught.value.phase, caught.value.sent) == ("connect", False)
+
+
 def test_an_http_server_is_said_not_to_speak_mysql(pool: reqpool.Pool) -> None:
     def script(connection: Connection) -> None:
         connection.send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")

@@ -159,6 +159,11 @@ class Connection:
         return "connect" if self.state in (State.CONNECTING, State.HANDSHAKE) else "read"
 
     @property
+    def awaited(self) -> str:
+        """What its handshake waits for, for people; empty if there is nothing to say."""
+        return self._protocol.awaited if self.state is State.HANDSHAKE else ""
+
+    @property
     def stale(self) -> bool:
         """Had it served others, and has nothing come of the oldest unanswered answer?
 
@@ -322,7 +327,7 @@ class Connection:
     def _late(self, now_s: float) -> None:
         # An earlier bound's timer comes too soon for the last one.
         if self.state in (State.CONNECTING, State.HANDSHAKE) and now_s >= self._due_s:
-            awaited = self._protocol.awaited if self.state is State.HANDSHAKE else ""
+            awaited = self.awaited
             self.give_up(f"no connection within {self._span_s:g} s" + (awaited and f": {awaited}"))
 
     def _on_event(self, mask: int) -> None:

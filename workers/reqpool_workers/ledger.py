@@ -30,10 +30,17 @@ Pin = tuple[bytes, int]
 
 
 class Dropped(NamedTuple):
-    """Where a request was when it was taken away: ``phase``, and could the upstream have acted on it?"""
+    """Where a request was when it was taken away.
+
+    Attributes:
+        phase: of the request.
+        sent: could the upstream have acted on it?
+        awaited: what its connection's handshake waited for, for people; mostly empty.
+    """
 
     phase: str
     sent: bool
+    awaited: str = ""
 
 
 class Upstream(Protocol):

@@ -116,7 +116,7 @@ class StreamOrigin:
         place: Connection | None = request.place
         if place is None:
             return Dropped("queue", False)
-        dropped = Dropped(place.phase, place.first is not request)
+        dropped = Dropped(place.phase, place.first is not request, place.awaited)
         place.drop(request, reason)
         return dropped
 

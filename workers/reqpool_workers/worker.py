@@ -22,7 +22,7 @@ from reqpool.wire import LeaseGroup, Reject, Unread, Verb
 from .broker_socket import MESSAGES_PER_TURN, BrokerSocket
 from .connection import fault
 from .datagrams import DatagramOrigin
-from .ledger import Lease, Ledger, Pin, Request
+from .ledger import Dropped, Lease, Ledger, Pin, Request
 from .link import Link, LinkState
 from .loop import READABLE, Loop
 from .outbox import Batch, Outbox
@@ -319,14 +319,14 @@ class Worker:
     def _expire(self, lease: Lease) -> None:
         if lease.upstream is None:
             return
-        late: dict[tuple[str, bool], list[Request]] = {}
+        late: dict[Dropped, list[Request]] = {}
         for request in lease.unended():
             # A drop may close a connection, and with it end requests of the same lease.
             if request.live:
                 late.setdefault(lease.upstream.drop(request, "timeout"), []).append(request)
-        text = f"no answer within {lease.span_s:.3f} s"
-        for (phase, sent), requests in late.items():
+        for (phase, sent, awaited), requests in late.items():
             unended = [request for request in requests if request.live]
+            text = f"no answer within {lease.span_s:.3f} s" + (awaited and f": {awaited}")
             self.ledger.fail(unended, Code.TIMEOUT, text, phase=phase, sent=sent)
 
     # --- the conversation --------------------------------------------------------------------------
@@ -503,7 +503,7 @@ class Worker:
         # Its first request may still wait for a connection.
         for request in self.ledger.opening(session, pin):
             if request.lease.upstream is not None:
-                phase, sent = request.lease.upstream.drop(request, "let go of")
+                phase, sent, _ = request.lease.upstream.drop(request, "let go of")
                 text = "the session was closed before its first request had ended"
                 self.ledger.conclude(request, Code.CONNECTION_LOST, text, phase=phase, sent=sent)
 

@@ -234,9 +234,17 @@ def _derived(value: Any) -> Any:
     if base is None:
         whose = "" if kind.__module__ == "builtins" else f" of {kind.__module__}"  # numpy has a bool, too
         raise UsageError(f"is of type {kind.__name__}{whose}; MySQL takes {TAKEN}")
-    plain = _PLAIN[base](value)
-    typed = _WRITERS[base](plain)
-    if not plain == value:
+    try:
+        plain = _PLAIN[base](value)
+        typed = _WRITERS[base](plain)
+        equals = bool(plain == value)
+    except UsageError:
+        raise
+    except Exception as error:  # of its own methods
+        raise UsageError(
+            f"is a {kind.__name__} that cannot be compared with a {base.__name__}: {type(error).__name__}"
+        ) from error
+    if not equals:
         raise UsageError(
             f"is a {kind.__name__} that does not equal the {base.__name__} it would be stored as: convert it "
             "first (where there is no value, to None)"

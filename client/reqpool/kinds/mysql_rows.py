@@ -219,7 +219,10 @@ def _remark(rest: bytes, state_changed: bool) -> str:
     """
     if not rest:
         return ""
-    size, begin = _length(rest, 0) if rest[0] < _ERR and rest[0] != 0xFB else (-1, 0)
+    try:
+        size, begin = _length(rest, 0)
+    except BadResponse:  # a text that begins with such a byte: no reason to refuse the rows
+        size, begin = -1, 0
     if begin + size == len(rest) or (state_changed and 0 <= size < len(rest) - begin):
         rest = rest[begin : begin + size]
     return rest.decode("utf-8", "replace")
