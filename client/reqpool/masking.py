@@ -37,7 +37,7 @@ def without_password(text: object) -> str:
     begin = scheme[0] if scheme else ""
     before, at, place = shown[len(begin) :].rpartition("@")
     if before:
-        user = _USER.match(before) if scheme else None
+        user = _USER.match(before) if begin.endswith("://") else None
         if _OPTIONS_BEGIN.search(before):
             place = "***"
         before = f"{user[0] if user else ''}***"

@@ -157,7 +157,7 @@ def _split_labels(name: str, shown: str) -> list[bytes]:
         try:
             ascii_name = to_ascii(name)
         except ValueError as error:
-            # The error has a piece of the name in it, which may be a secret where the name is not shown whole.
+            # The error has a piece of the name in it, which may be a secret if the name is not shown whole.
             why = f": {error}" if shown == name else ""
         else:
             # UTS 46 knows no escapes: it would end a label at an escaped dot, and the question be another.
