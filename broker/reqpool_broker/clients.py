@@ -89,7 +89,7 @@ class Clients:
         report = self._report(now_s)
         head = wire.encode(Verb.STATUS, report)
         if len(head) > wire.MAX_MESSAGE_BYTES:
-            # libzmq would close the connection of who asks, again and again.
+            # libzmq would close the asker's connection, again and again.
             report["workers"] = [{**worker, "sample": {}} for worker in report["workers"]]
             head = wire.encode(Verb.STATUS, report)
         return head

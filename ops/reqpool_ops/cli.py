@@ -67,7 +67,7 @@ CONFIG_HELP = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with arguments, and what stands in a wrong place may be a URL with a password."""
+    """Says what is wrong with arguments; one in a wrong place may be a URL with a password."""
 
     def error(self, message: str) -> NoReturn:
         super().error(without_passwords(message))

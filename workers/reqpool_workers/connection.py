@@ -108,7 +108,7 @@ class Connection:
         retiring: True if it takes no more requests and is closed with the last answer; one that is held is
             closed when it is let go of.
         reason: why it was closed.
-        unreachable: nobody listened there, or whoever did closed it before a word was said.
+        unreachable: nobody listened there, or the listener closed it before it said anything.
         shortened: the next connection will say less in its handshake, by which this one may have failed.
         answers: how many requests it has answered.
         born_s: monotonic seconds at which it was opened.

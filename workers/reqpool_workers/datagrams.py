@@ -301,7 +301,7 @@ class DatagramOrigin:
     # --- answers that were cut short, or are not the last word -------------------------------------
 
     def take_up(self, request: Request, then: Then, datagram: bytes) -> None:
-        """Do what is to be done about a request that has been answered in some way."""
+        """Go on with a request whose answer was cut short, or that another origin may better."""
         if then is Then.STREAM:
             self._ask_over_stream(request)
         else:

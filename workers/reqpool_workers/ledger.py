@@ -22,7 +22,7 @@ SENT = int(Flag.SENT)
 OTHERS = int(Flag.OTHERS)
 
 MOST_DECLINED_BYTES = 4096
-"""The longest answer that is told with RETRY: that is one message for all, whose size is bounded."""
+"""The longest answer that RETRY carries: it is one message for all, whose size is bounded."""
 
 
 Pin = tuple[bytes, int]

@@ -139,7 +139,7 @@ def _files(files: object) -> Iterable[tuple[str, str | bytes | None, bytes, str 
 
 
 def _filename(content: object, name: str) -> str | bytes:
-    """Return what a file is called that was given without a filename: as on its disk, else as its field."""
+    """Return the name of a file that was given without one: that on disk, else the field's."""
     path = getattr(content, "name", None)
     # Where a file has no path, Python has a number or something like <stdin> there.
     if isinstance(path, str | bytes) and path and not os.fsdecode(path).startswith("<"):
