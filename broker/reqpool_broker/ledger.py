@@ -20,7 +20,7 @@ from .origin import Origin
 from .origins import Origins
 from .outbox import Outbox, batches
 from .pin import Pin
-from .requests import Group, Lease, Past, Terms
+from .requests import NEW, Group, Lease, Past, Terms
 from .session import Session
 from .worker import Worker
 
@@ -132,19 +132,9 @@ class Ledger:
         terms = group.terms
         live = [worker for worker in self.workers.values() if worker.state == "live"]
         if live and not any(terms.kind in worker.kinds for worker in live):
-            open_ = terms.session.open
-            for seq in group.seqs:
-                open_.pop(seq, None)
             served = ", ".join(sorted({kind for worker in live for kind in worker.kinds}))
             text = f"no worker serves kind {terms.kind!r}; served: {served}"
-            self.fail(
-                terms.session,
-                group.seqs,
-                Code.USAGE,
-                text,
-                attempts=group.past.attempts,
-                sent=group.past.sent,
-            )
+            self._end_unleased(terms, group.seqs, Code.USAGE, text, group.past)
             self.end_opening(terms)
             return
         origin = self._next_origin(group, now_s)
@@ -242,7 +232,7 @@ class Ledger:
                 f"the settings have {len(terms.settings)} bytes; worker {worker.name!r}, an older version, "
                 f"takes {worker.max_settings_bytes}"
             )
-            self._end_unleased(terms, seqs, Code.USAGE, text)
+            self._end_unleased(terms, seqs, Code.USAGE, text, group.past)
             self.end_opening(terms)
             return
         if terms.pin is not None and not terms.goes_to_pin:
@@ -352,14 +342,26 @@ class Ledger:
     def end_gone(self, terms: Terms, seqs: Iterable[int]) -> None:
         """End requests whose held connection is no more."""
         text = "the connection held for this session is gone, and what was not committed with it"
-        self._end_unleased(terms, seqs, Code.CONNECTION_LOST, text)
+        self._end_unleased(terms, seqs, Code.CONNECTION_LOST, text, NEW)
 
-    def _end_unleased(self, terms: Terms, seqs: Iterable[int], code: Code, text: str) -> None:
+    def _end_unleased(self, terms: Terms, seqs: Iterable[int], code: Code, text: str, past: Past) -> None:
         """End requests that are neither queued nor leased at this moment."""
-        numbers = tuple(seqs)
+        session, numbers = terms.session, tuple(seqs)
         for seq in numbers:
-            terms.session.open.pop(seq, None)
-        self.fail(terms.session, numbers, code, text, origin=terms.origins[0], phase="queue", sent=False)
+            session.open.pop(seq, None)
+        if past.answer is None:
+            self.fail(
+                session,
+                numbers,
+                code,
+                text,
+                origin=terms.origins[0],
+                phase="queue",
+                attempts=past.attempts,
+                sent=past.sent,
+            )
+        else:
+            self.conclude(session, numbers, Code.OK, past.answer)
 
     # --- ends -------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from reqpool import wire
 from reqpool.errors import Code
 from reqpool.wire import Flag, Verb
 from support.fake_peers import TCP, Desk, FakeClient, FakeWorker
@@ -207,3 +208,30 @@ def test_status_shows_a_name_of_the_session_and_not_its_secret(client: FakeClien
     (session,) = client.desk.broker.report(client.desk.now_s)["sessions"]
     assert session["id"] not in client.id.hex()
     assert client.id.hex()[:8] not in session["id"]
+
+
+LARGE = bytes(wire.UNTOLD_SETTINGS_BYTES + 1)
+
+
+def test_a_later_worker_that_cannot_take_it_does_not_undo_that_it_was_sent() -> None:
+    desk = Desk()
+    first, client = desk.worker(keeps=8), desk.client()
+    client.submit(1, settings=LARGE)
+    assert first.held() == [1]
+    desk.worker()  # of an older version, which takes no settings of that size
+    first.die()
+    assert client.code(1) == Code.USAGE
+    assert (client.error(1)["sent"], client.error(1)["attempts"]) == (True, 1)
+    desk.check_books()
+
+
+def test_an_answer_outlasts_a_later_worker_that_cannot_take_the_request() -> None:
+    desk = Desk()
+    first, client = desk.worker(keeps=8), desk.client()
+    client.submit(1, settings=LARGE, origins=TWO_SERVERS)
+    assert first.held() == [1]
+    desk.worker()
+    first.send(Verb.DRAIN, first.epoch, first.seen)
+    first.fail(1, code=Code.OK, sent=True, details=b"SERVFAIL")
+    assert client.outcomes[1] == [(Code.OK, b"SERVFAIL")]
+    desk.check_books()
