@@ -129,7 +129,7 @@ class Future(concurrent.futures.Future[T]):
         self.callback = callback
         self.note = note
         self.connection = 0
-        """Number of the connection it was last sent on, 0 if never sent."""
+        """Number of the connection it was last sent on, 0 if never sent, -1 if only another process knows."""
         self.resubmitted = 0
         """Flag.RESUBMITTED once it may be known to a broker that was lost."""
 
@@ -392,6 +392,7 @@ class Future(concurrent.futures.Future[T]):
     def abandon(self, code: int, data: bytes) -> None:
         """End the request in a forked child: its callbacks are the parent's to run."""
         self.callback = None
+        self.connection = -1  # the parent goes on with it, and may send it yet
         # Another thread of the parent may have held the condition, or be half way through the deque.
         self.__dict__.pop("_made_condition", None)
         self.__dict__.pop("_made_callbacks", None)

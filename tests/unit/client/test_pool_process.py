@@ -66,6 +66,24 @@ def test_futures_in_flight_at_a_fork_belong_to_the_parent_and_the_child_has_its_
     assert (done.stdout, done.stderr) == ("fine\n", "")
 
 
+UNSENT = """
+future = pool.udp("127.0.0.1:9", b"x", timeout=10)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(10)
+    error = future.exception()
+    os._exit(0 if isinstance(error, reqpool.ClusterError) and error.sent is None else 1)
+_, status = os.waitpid(pid, 0)
+future.cancel()
+print(status, future.cancelled())
+"""
+
+
+def test_what_the_parent_may_yet_send_is_not_called_unsent_in_a_forked_child() -> None:
+    done = run_script("import warnings; warnings.simplefilter('ignore')\n" + UNSENT, "tcp://127.0.0.1:1")
+    assert (done.stdout, done.stderr) == ("0 True\n", "")
+
+
 HOLD = "pool.udp('127.0.0.1:9', b'hold', timeout=60, callback=print)"
 FLOOD = "for _ in range(5000): pool.udp('127.0.0.1:9', b'x', callback=lambda f: None)"
 STUCK = "pool.udp('127.0.0.1:9', b'x', callback=lambda f: time.sleep(60)).result()"
