@@ -151,6 +151,18 @@ def test_a_refusal_is_handed_back_if_there_are_other_servers(
         wait_until(lambda: worker.ledger.empty)
 
 
+def test_a_server_on_another_machine_s_network_is_passed_over(broker: FakeBroker) -> None:
+    with broker.worker() as worker:
+        broker.welcome()
+        origin = "dns://[fe80::1%nowhere0]:53"
+        broker.lease("dns", origin, {1: query()}, flags=Flag.IDEMPOTENT | Flag.OTHERS)
+        failed = broker.failure()
+        assert (failed.seqs, failed.code, failed.sent) == ((1,), Code.USAGE, False)
+        broker.lease("dns", origin, {2: query()})
+        assert broker.results(1)[2][0] == Code.USAGE
+        wait_until(lambda: worker.ledger.empty)
+
+
 def test_a_refusal_is_the_result_for_what_must_not_be_repeated(broker: FakeBroker) -> None:
     with DnsPeer(dns_peer.refuses(5)) as peer, broker.worker():
         broker.welcome()

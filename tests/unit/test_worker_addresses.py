@@ -140,6 +140,17 @@ def test_a_zone_in_the_hosts_file_that_is_no_interface_here_fails_the_connection
         assert "'nowhere0' is not a network interface" in wire.decode_error(failed.details)["text"]
 
 
+def test_of_several_addresses_one_on_another_machine_s_network_is_left_out(
+    broker: FakeBroker, hosts: Path
+) -> None:
+    write(hosts, "fe80::1%nowhere0", "127.0.0.1")
+    with TcpPeer(echo_until(b"\n")) as peer, broker.worker(KINDS):
+        broker.welcome()
+        broker.say(Verb.GRANT, origin_of(peer), 1, 1, {})
+        broker.lease("lines", origin_of(peer), {1: b"one\n"})
+        assert broker.results(1) == {1: (0, b"one")}
+
+
 def test_all_addresses_have_all_the_time_there_is(
     broker: FakeBroker, hosts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

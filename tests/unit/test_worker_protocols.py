@@ -236,6 +236,8 @@ def test_numeric_origins_are_read(origin: str, sockaddr: object) -> None:
 def test_a_zone_that_is_no_interface_here_is_a_usage_error(read: Any) -> None:
     with pytest.raises(UsageError, match="'nowhere0' is not a network interface of this machine"):
         read("tcp://[fe80::1%nowhere0]:7")
+    with pytest.raises(UsageError, match="'4294967297' is not a network interface"):
+        read("tcp://[fe80::1%4294967297]:7")  # not number 1, as connect(2) would have it
 
 
 @pytest.mark.parametrize(

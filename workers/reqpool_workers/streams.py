@@ -332,10 +332,14 @@ class StreamOrigin:
         if isinstance(found, PoolError):
             connection.give_up(found.text)
             return
-        try:
-            addresses = [address_of(host, port) for host in found]
-        except UsageError as error:  # a zone of the hosts file that is not a network interface here
-            connection.give_up(error.text)
+        addresses, why = [], ""
+        for host in found:
+            try:
+                addresses.append(address_of(host, port))
+            except UsageError as error:  # a zone of the hosts file that is not a network interface here
+                why = error.text
+        if not addresses:
+            connection.give_up(why)
             return
         # The one that took the last connection comes first: a dead address is not tried again and again. One
         # that took it and broke off in the handshake comes last: another attempt meets another server.

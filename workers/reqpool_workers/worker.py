@@ -430,6 +430,9 @@ class Worker:
                 origin = self._origin(group.kind, group.origin, group.settings)
             except Exception as error:
                 text = error.text if isinstance(error, UsageError) else fault(error)
+                if lease.others:  # a zone that is no network interface here, say
+                    self.ledger.fail(list(lease.requests), Code.USAGE, text, phase="connect", sent=False)
+                    continue
                 for request in list(lease.requests):
                     self.ledger.conclude(request, Code.USAGE, text, sent=False)
                 continue

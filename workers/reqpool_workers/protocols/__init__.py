@@ -92,7 +92,7 @@ def _interface(zone: str) -> int:
     try:
         return socket.if_nametoindex(zone)
     except OSError as error:
-        if zone.isdecimal():  # the number itself (RFC 4007 §11.2)
+        if zone.isdecimal() and int(zone) < 1 << 32:  # the number itself (RFC 4007 §11.2); more wraps around
             return int(zone)
         raise UsageError(f"{zone!r} is not a network interface of this machine") from error
 
