@@ -134,6 +134,23 @@ def test_a_refused_handshake_says_which_step_and_why(origin: str, replies: bytes
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        b"-ERR unknown command 'AUTH', with args beginning with: 'u' 's3cr3t-and-' \r\n",
+        b"-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `u`, `s3cr3t-and-more`, \r\n",
+        b"-ERR cannot AUTH u s3cr3t-and-more here\r\n",
+    ],
+)
+@pytest.mark.parametrize("variant", ["", "?resp3"])
+def test_a_server_that_repeats_the_password_is_not_quoted(error: bytes, variant: str) -> None:
+    made = connection(f"redis://u@h:1/0{variant}#d", password="s3cr3t-and-more")
+    made.connected()
+    with pytest.raises(ConnectFailed, match=r"Redis refused the connection at \w+: ERR ") as caught:
+        made.feed(error)
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "error", [b"-NOPERM no permissions to run client|setname\r\n", b"-ERR unknown command\r\n"]
 )
 def test_a_server_that_takes_no_name_is_good_enough(error: bytes) -> None:

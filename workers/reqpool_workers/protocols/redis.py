@@ -68,6 +68,7 @@ class RedisConnection(StreamProtocol):
         if parts.scheme != "unix":
             db = parts.path.strip("/")
         password = settings_of(settings).get("password")
+        self._password = password if isinstance(password, str) else ""
         self._upstream = upstream_of(origin)
         named = self._upstream not in _nameless
         self._greeting = _greeting(unquote(user), password, db or "0", protocol, named)
@@ -156,12 +157,17 @@ class RedisConnection(StreamProtocol):
                 raise BadResponse(f"Redis sent what nobody asked for: {reply[:40]!r}")
             step = self._steps.popleft()
             if _is_error(reply):
-                text = value_of(reply).text
+                text = self._without_password(value_of(reply).text)
                 if step not in _OPTIONAL or text.startswith(_NO_ENTRY):
                     raise ConnectFailed(f"Redis refused the connection at {step}: {text}")
                 if step == _NAMING and text.startswith(_NO_NAME):
                     self._forgo_name()
         return [] if self._steps else [READY]
+
+    def _without_password(self, text: str) -> str:
+        """A server that does not know AUTH or HELLO repeats their arguments: Redis before 6, and proxies."""
+        text = text.partition(", with args beginning with")[0]
+        return text.replace(self._password, "***") if self._password else text
 
     def _gather(self, answers: list[Answer | Refused]) -> list[Event]:
         """Join the replies to each transaction."""
