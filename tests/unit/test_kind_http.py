@@ -416,6 +416,7 @@ def test_a_bad_url_does_not_show_its_password() -> None:
         ("GET", {"tls": False}, "tls= is a reqpool.Tls, not bool"),
         ("GET", {"params": 5}, "params= is a mapping or a list of pairs, not int"),
         ("GET", {"params": {"a": object()}}, "params= 'a' has a value of type object"),
+        ("GET", {"params": {"a": 1 << 20_000}}, "params= 'a' has a number that is too long"),
         ("GET", {"params": "a\r\nb"}, "control character"),
         ("GET", {"params": "\ud800"}, "cannot be written in UTF-8"),
         ("GET", {"params": {"a": "\ud800"}}, "params= cannot be written in UTF-8"),

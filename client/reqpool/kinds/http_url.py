@@ -246,7 +246,10 @@ def pairs(given: object, what: str) -> list[tuple[str | bytes, str | bytes]]:
             elif isinstance(one, bool):
                 found.append((name, str(one)))
             elif isinstance(one, int):
-                found.append((name, int.__repr__(one)))
+                try:
+                    found.append((name, int.__repr__(one)))
+                except ValueError as error:  # sys.set_int_max_str_digits
+                    raise UsageError(f"{what}= {name!r} has a number that is too long: {error}") from error
             elif isinstance(one, float):
                 found.append((name, float.__repr__(one)))
             elif one is not None:
