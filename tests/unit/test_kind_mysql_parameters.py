@@ -216,6 +216,25 @@ def test_a_placeholder_beside_quotes_is_one_whatever_the_backslash_means(sql: st
     assert template(sql).places == 1
 
 
+@pytest.mark.parametrize(
+    ("sql", "backslashes"),
+    [
+        (r"SELECT 'it\'s #1', %s", True), (r"SELECT 'it\'s -- so', %s", True), (r"SELECT '\\', %s", None),
+        (r"SELECT 'a' LIKE 'b' ESCAPE '\' AND %s", False), (r"SELECT '#\', %s, 'b'", False),
+    ],
+)  # fmt: skip
+def test_a_placeholder_that_is_in_quotes_on_some_connections_goes_to_others_only(
+    sql: str, backslashes: bool | None
+) -> None:
+    payload = pack(template(sql), ("x",))
+    for on_connection in (True, False, None):
+        if backslashes is None or backslashes is on_connection:
+            assert render(payload, on_connection) == (sql % "'x'").encode()
+        else:
+            with pytest.raises(UsageError, match="what a backslash means on this connection"):
+                render(payload, on_connection)
+
+
 def test_a_statement_of_many_placeholders_and_quotes_is_read_in_linear_time() -> None:
     assert template("SELECT " + "'%%', %s, " * 200_000 + "1").places == 200_000
 

@@ -1,9 +1,11 @@
 """Parameters of a statement: checked here, typed on the wire, escaped by the worker for its connection.
 
 Payload: byte 0, then msgpack ``[sql bin, [parameter, ...]]``, with a ``%s`` in ``sql`` for each parameter and
-``%%`` for a percent sign. A parameter is nil, bool, int, float, str, an array of such for ``IN %s``, or an
-extension: 1 decimal (its digits), 2 an integer of over 64 bits (its digits), 4 date, datetime or time (as in
-a literal of SQL), 5 bytes, 6 bytes or text behind an introducer that the SQL has (``_binary %s``).
+``%%`` for a percent sign. A third element is there if the SQL is only for connections on which a backslash
+escapes (true), or does not (false), since its placeholders would stand in quotes on others. A parameter is
+nil, bool, int, float, str, an array of such for ``IN %s``, or an extension: 1 decimal (its digits), 2 an
+integer of over 64 bits (its digits), 4 date, datetime or time (as in a literal of SQL), 5 bytes, 6 bytes or
+text behind an introducer that the SQL has (``_binary %s``).
 """
 
 from __future__ import annotations
@@ -61,12 +63,14 @@ class Template(NamedTuple):
         places: how many parameters it takes.
         names: under which names, in their order; None if by position.
         introducers: of each place the character set that the SQL has before it, or ""; None if there is none.
+        backslashes: must they escape, or not, on the connection? None: either.
     """
 
     sql: bytes
     places: int
     names: tuple[str, ...] | None
     introducers: tuple[str, ...] | None
+    backslashes: bool | None = None
 
 
 def template(sql: str) -> Template:
@@ -89,8 +93,9 @@ def template(sql: str) -> Template:
                 )
             names.append(name)
             places.append(found.start())
+    backslashes = None
     if places and _MAY_QUOTE.search(sql):
-        inside = quoted(sql, places)
+        inside, backslashes = quoted(sql, places)
         if inside:
             # A parameter brings its own quotes: they would end the ones around it, and its text be SQL.
             at = min(inside)
@@ -105,7 +110,7 @@ def template(sql: str) -> Template:
         written = (_PLACEHOLDER.sub(_by_position, sql) if named else sql).encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"this SQL cannot be written in UTF-8: {error}") from error
-    return Template(written, len(names), named or None, _introducers(sql, places))
+    return Template(written, len(names), named or None, _introducers(sql, places), backslashes)
 
 
 def _introducers(sql: str, places: Sequence[int]) -> tuple[str, ...] | None:
@@ -153,7 +158,7 @@ def pack(form: Template, params: Sequence[Any] | Mapping[str, Any]) -> bytes:
         values = _in_order(form, params)
     if len(values) != form.places:
         raise UsageError(f"the SQL has {form.places} placeholders, and there are {len(values)} parameters")
-    if form.introducers is None:
+    if form.introducers is None and form.backslashes is None:
         for value in values:
             if type(value) not in _AS_THEY_ARE:
                 break
@@ -167,6 +172,8 @@ def pack(form: Template, params: Sequence[Any] | Mapping[str, Any]) -> bytes:
         for at, name in enumerate(form.introducers):
             if name:
                 typed[at] = _introduced(typed[at], name, at + 1)
+    if form.backslashes is not None:
+        return TYPED + _pack((form.sql, typed, form.backslashes))
     return TYPED + _pack((form.sql, typed))
 
 

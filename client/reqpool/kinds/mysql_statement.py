@@ -323,22 +323,55 @@ def _end_of_skipped(sql: str, at: int) -> int:
     return len(sql) + 1
 
 
-def quoted(sql: str, places: Sequence[int]) -> set[int]:
-    """Return which of some places stand in a string, a quoted name or a comment.
+class Quoted(NamedTuple):
+    """Which of some places of a statement stand in a string, a quoted name or a comment.
+
+    Attributes:
+        places: those that do.
+        backslashes: with these places alone it is so only where a backslash escapes the next character (True)
+            or does not (False: NO_BACKSLASH_ESCAPES); None: anywhere.
+    """
+
+    places: set[int]
+    backslashes: bool | None
+
+
+def quoted(sql: str, places: Sequence[int]) -> Quoted:
+    """Tell which of some places stand in a string, a quoted name or a comment.
 
     How a statement is read depends on its connection (NO_BACKSLASH_ESCAPES, ANSI_QUOTES) and on the server's
-    version (``/*!80000 ... */``). A place counts if it is quoted in any of these readings, except in those
-    that no server takes: where something is not closed, or a backslash stands outside of all quotes.
+    version (``/*!80000 ... */``). Readings that no server takes, since something is not closed, or a
+    backslash stands outside of all quotes, count only if there are no others.
 
     Args:
         sql: the statement.
         places: offsets in it, ascending.
     """
-    forms = [_without_doubled(sql)]
-    if "\\" in sql:
-        escaped = sql.replace("\\\\", "__").replace("\\'", "__")  # in ANSI_QUOTES "\" is a name
-        forms += _without_doubled(escaped.replace('\\"', "__")), _without_doubled(escaped)
     ways = (True, False) if "/*!" in sql or "/*M!" in sql else (True,)
+    if "\\" not in sql:
+        return Quoted(_in_any(sql, (_without_doubled(sql),), ways, places)[0], None)
+    escaped = sql.replace("\\\\", "__").replace("\\'", "__")  # in ANSI_QUOTES "\" is a name
+    forms = _without_doubled(escaped.replace('\\"', "__")), _without_doubled(escaped)
+    with_escapes, is_sound_with = _in_any(sql, forms, ways, places)
+    without, is_sound_without = _in_any(sql, (_without_doubled(sql),), ways, places)
+    if is_sound_with and (not is_sound_without or not with_escapes):
+        return Quoted(with_escapes, True if without and not with_escapes else None)
+    if is_sound_without and (not is_sound_with or not without):
+        return Quoted(without, False if with_escapes and not without else None)
+    return Quoted(with_escapes | without, None)
+
+
+def _in_any(
+    sql: str, forms: Sequence[str], ways: Sequence[bool], places: Sequence[int]
+) -> tuple[set[int], bool]:
+    """Return which places are quoted in any of some readings, and whether a server can take one of these.
+
+    Args:
+        sql: the statement.
+        forms: the same without escapes, as each would have it.
+        ways: see ``runs`` of :func:`_not_code`.
+        places: offsets in it, ascending.
+    """
     sound: set[int] = set()
     other: set[int] = set()
     found_sound = False
@@ -347,7 +380,7 @@ def quoted(sql: str, places: Sequence[int]) -> set[int]:
             inside, is_sound = _inside(sql, form, runs, places)
             found_sound = found_sound or is_sound
             (sound if is_sound else other).update(inside)
-    return sound if found_sound else other
+    return (sound if found_sound else other), found_sound
 
 
 def _inside(sql: str, form: str, runs: bool, places: Sequence[int]) -> tuple[set[int], bool]:

@@ -1,8 +1,8 @@
 """Parameters of a statement, escaped for the connection that it goes over.
 
 Payload: byte 0, then msgpack ``[sql bin, [parameter, ...]]``, with a ``%s`` in ``sql`` for each parameter and
-``%%`` for a percent sign. A parameter is nil, bool, int, float, str, an array of such for ``IN %s``, or an
-extension:
+``%%`` for a percent sign; perhaps a third element, whether backslashes must escape on the connection. A
+parameter is nil, bool, int, float, str, an array of such for ``IN %s``, or an extension:
 
     1  decimal    digits, ASCII             4  date, datetime, time   as in a literal, ASCII
     2  integer    one of over 64 bits       5  bytes                  themselves
@@ -48,7 +48,12 @@ def render(payload: bytes, backslashes: bool | None) -> bytes:
     """
     try:
         # raw: a str comes as its bytes in UTF-8, which is what is wanted here.
-        sql, parameters = msgpack.unpackb(memoryview(payload)[1:], raw=True)
+        sql, parameters, *wanted = msgpack.unpackb(memoryview(payload)[1:], raw=True)
+        if wanted and wanted != [backslashes]:
+            raise UsageError(
+                "with what a backslash means on this connection (sql_mode NO_BACKSLASH_ESCAPES, or not), a "
+                "placeholder of this SQL stands in quotes: write its texts with backslashes as parameters"
+            )
         rest = sql.replace(b"%%", b"")
         if rest.count(b"%") != rest.count(b"%s"):  # "%9999999999s" would be gigabytes
             raise UsageError("payload is not [sql, parameters]: placeholders are %s, percent signs %%")
