@@ -457,8 +457,24 @@ def test_too_many_connections_at_a_real_server(pool: reqpool.Pool) -> None:
 
 @pytest.mark.parametrize("script", [closes_at_once, Connection.reset], ids=["closes", "resets"])
 def test_a_server_that_closes_at_once(pool: reqpool.Pool, script: Script) -> None:
-    with TcpPeer(script) as server, pytest.raises(reqpool.ConnectFailed):
+    with (
+        TcpPeer(script) as server,
+        pytest.raises(reqpool.ConnectFailed, match="a MySQL server speaks first") as caught,
+    ):
         pool.mysql(url(server), "SELECT 1").result()
+    assert caught.value.sent is False
+
+
+def test_a_server_behind_a_port_forwarder_is_waited_for(pool: reqpool.Pool) -> None:
+    """Docker's proxy, or a load balancer: takes the connection, and closes it while the server is down."""
+
+    def script(connection: Connection) -> None:
+        if server.accepted > 3:
+            echoes(connection)
+
+    with TcpPeer(script) as server:
+        assert pool.mysql(url(server), "INSERT").result().rows == [("INSERT",)]
+        assert server.received.count(b"\x03INSERT") == 1
 
 
 def test_a_server_that_never_greets_is_a_timeout(pool: reqpool.Pool) -> None:

@@ -509,7 +509,8 @@ class Connection:
         if self.state is State.HANDSHAKE and not self.answers:
             self.unreachable = True
             self.shortened = self._protocol.shorten_handshake()
-            self.give_up(text)
+            awaited = self.awaited
+            self.give_up(text + (awaited and f": {awaited}"))
         else:
             self.close(text, ConnectionLost(text))
 

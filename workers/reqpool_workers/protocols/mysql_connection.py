@@ -20,7 +20,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from reqpool.errors import BadResponse, Code, ConnectFailed, ConnectionLost, PoolError, UsageError
+from reqpool.errors import BadResponse, Code, ConnectionLost, PoolError, UsageError
 
 from . import READY, Event, StreamProtocol
 from .mysql_answer import AnswerScanner, farewell
@@ -192,10 +192,8 @@ class MysqlConnection(StreamProtocol):
         return events
 
     def eof(self) -> Sequence[Event]:
-        if not self._greeted:
-            if self._received:
-                raise BadResponse(not_mysql(self._received))
-            raise ConnectFailed("the peer closed the connection without a greeting: does it speak MySQL?")
+        if not self._greeted and self._received:
+            raise BadResponse(not_mysql(self._received))
         return ()
 
     @property
