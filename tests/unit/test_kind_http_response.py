@@ -46,6 +46,8 @@ def test_an_answer_is_what_came() -> None:
     assert (response.content, response.raw, response.text) == (b"hello", b"hello", "hello")
     assert (response.url, response.history, response.elapsed_s) == ("http://h.test/x", (), 0.25)
     assert repr(response) == "<HttpResponse 200 http://h.test/x 5 bytes>"
+    response.url += "?token=secret"
+    assert repr(response) == "<HttpResponse 200 http://h.test/x?*** 5 bytes>"
 
 
 @pytest.mark.parametrize(

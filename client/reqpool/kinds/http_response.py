@@ -197,7 +197,7 @@ class HttpResponse:
         raise self.facts.told_by(HttpError(text, status=self.status, response=self))
 
     def __repr__(self) -> str:
-        return f"<HttpResponse {self.status} {self.url} {len(self.raw)} bytes>"
+        return f"<HttpResponse {self.status} {without_password(self.url)} {len(self.raw)} bytes>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         about = (self._head, self.raw, self.url, self.history, self.facts, self._max_bytes)
