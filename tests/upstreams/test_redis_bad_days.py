@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import ssl
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 import reqpool
+from support.certificates import make
 from support.cluster import Cluster, cluster
 from support.redis_peer import bulk, commands
 from support.tcp_peer import Connection, Script, TcpPeer, closes_at_once
@@ -424,6 +428,29 @@ def test_a_proxy_that_closes_on_the_name_is_used_without_it(pool: reqpool.Pool) 
         # Of a connection of another sort, too: the server is the same.
         with pool.redis_session(url(peer)) as session:
             assert session.command("PING").result() == b"PONG"
+        assert peer.received.count(b"CLIENT") == 1
+
+
+@pytest.mark.parametrize("says_so", [True, False], ids=["close_notify", "cut off"])
+def test_a_proxy_that_closes_on_the_name_is_used_without_it_over_tls(
+    pool: reqpool.Pool, tmp_path: Path, says_so: bool
+) -> None:
+    certificates = make(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificates.server)
+
+    def script(connection: Connection) -> None:
+        # Of a copy: what wraps a socket takes it, and the peer could not end it any more.
+        with context.wrap_socket(connection.sock.dup(), server_side=True) as connection.sock:
+            twemproxy(connection)
+            if says_so:
+                with contextlib.suppress(OSError):
+                    connection.sock.unwrap()
+
+    tls = reqpool.Tls(ca=str(certificates.ca))
+    with TcpPeer(script) as peer:
+        for _ in range(2):
+            assert pool.redis(f"rediss://{peer.address}", "PING", tls=tls).result() == b"PONG"
         assert peer.received.count(b"CLIENT") == 1
 
 

@@ -503,7 +503,10 @@ class Connection:
         """The protocol cannot go on, or is itself at fault: that must not take all other connections with
         it."""
         known = error if isinstance(error, PoolError) else BadResponse(fault(error))
-        self.close(known.text, known)
+        if isinstance(known, ConnectionLost) and self.state is State.HANDSHAKE and not self.answers:
+            self._close_lost(known.text)  # TLS below it says so, with or without its close_notify
+        else:
+            self.close(known.text, known)
 
     def _close_lost(self, text: str) -> None:
         if self.state is State.HANDSHAKE and not self.answers:
