@@ -47,9 +47,8 @@ def body(json: object, data: object, files: object) -> RequestBody | None:
         if data is not None or files is not None:
             raise UsageError("give json=, or data= and files=, not both")
         return RequestBody(_json(json), "application/json")
-    if isinstance(files, Mapping | list | tuple) and not files:
-        files = None  # a multipart body without a part is malformed (RFC 2046 §5.1.1)
-    if files is not None:
+    # A multipart body without a part is malformed (RFC 2046 §5.1.1).
+    if files is not None and (files or not isinstance(files, Mapping | list | tuple)):
         return _multipart(pairs(data, "data") if data is not None else (), files)
     if data is None:
         return None

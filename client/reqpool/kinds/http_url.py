@@ -99,15 +99,17 @@ def split(url: object) -> tuple[str, str, str]:
     """
     if not isinstance(url, str):
         raise UsageError(f"a URL is a string, not {type(url).__name__}")
-    found = _PARTS.fullmatch(url) or _NAMED_PARTS.fullmatch(url)
-    if found is None or (found[2].startswith("//") and found[1].lower() in PORTS):  # http//host
-        raise UsageError(
-            f"{without_password(url)!r} is not a URL: write http://host/path, https://host/path, or "
-            "name/path with the name of an upstream in the broker's config"
-        )
+    found = _PARTS.fullmatch(url)
+    if found is None:
+        found = _NAMED_PARTS.fullmatch(url)
+        if found is None or (found[2].startswith("//") and found[1].lower() in PORTS):  # http//host
+            raise UsageError(
+                f"{without_password(url)!r} is not a URL: write http://host/path, https://host/path, or "
+                "name/path with the name of an upstream in the broker's config"
+            )
     prefix, path, fragment = found.groups()
     fragment = fragment or ""
-    if "@" in path or "@" in fragment:
+    if "@" in url and ("@" in path or "@" in fragment):
         _check_host(url, prefix, path)
     return prefix, path, fragment
 
