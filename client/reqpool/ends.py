@@ -103,11 +103,15 @@ class Ends:
         self._pending.update((future.seq, future) for future in taken if future._state is PENDING)
         self.told([future for future in taken if future._state is not PENDING])
 
-    def end(self, futures: list[Future[Any]], state: str, code: Code, data: bytes) -> None:
-        """End these, all alike; ``state``, ``code`` and ``data`` as in :meth:`Future.end`."""
-        now_s = monotonic()
+    def end(self, futures: list[Future[Any]], state: str, code: Code, data: bytes, now_s: float) -> None:
+        """End these, all alike; the other arguments as in :meth:`Future.end`."""
         self._count(code, len(futures))
-        waited = [future for future in futures if not future.begin_end(state, code, data, now_s)]
+        waited = [
+            future
+            for future in futures
+            # One that another thread has submitted since ``now_s`` was read did not take less than no time.
+            if not future.begin_end(state, code, data, max(now_s, future.submitted_s))
+        ]
         for future in waited:
             future.end_waited(state)
         self.told(futures)

@@ -11,6 +11,7 @@ Facts it relies on:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -27,6 +28,15 @@ MESSAGES_PER_TURN = 64
 """Most messages read from a socket, and batches sent, before timers are looked at again."""
 SEND_QUEUE_MESSAGES = 256
 """ZMQ_SNDHWM of the intake socket: what is over it stays in the outbox."""
+
+
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    """Raise ZeroMQ's errors as what they stand for: who dials need not know ZeroMQ."""
+    try:
+        yield
+    except zmq.ZMQError as error:
+        raise OSError(error.errno, error.strerror) from error
 
 
 class Link:
@@ -67,18 +77,20 @@ class Link:
         """Open the intake socket and send ``hello``.
 
         Raises:
-            zmq.ZMQError: if it cannot be; none is open then.
+            OSError: if it cannot be; none is open then.
         """
-        self._intake, self._intake_fd = self._open(zmq.DEALER, url)
-        self.send(hello)
+        with _os_errors():
+            self._intake, self._intake_fd = self._open(zmq.DEALER, url)
+            self.send(hello)
 
     def subscribe(self, url: str) -> None:
         """Open the results socket.
 
         Raises:
-            zmq.ZMQError: if it cannot be; none is open then.
+            OSError: if it cannot be; none is open then.
         """
-        self._results, self._results_fd = self._open(zmq.SUB, url)
+        with _os_errors():
+            self._results, self._results_fd = self._open(zmq.SUB, url)
 
     def _open(self, kind: int, url: str) -> tuple[zmq.Socket[bytes], int]:
         socket: zmq.Socket[bytes] = self._context.socket(kind)

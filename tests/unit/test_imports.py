@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 
 SANS_IO = {
-    "reqpool": {"wire.py", "errors.py", "pending.py", "session.py", "outbox.py"},
+    "reqpool": {"wire.py", "errors.py", "pending.py", "session.py", "outbox.py", "conversation.py"},
     "reqpool_broker": {path.name for path in FOLDERS["reqpool_broker"].glob("*.py")}
     - {"server.py", "__main__.py"},
     "reqpool_workers": {"protocols"},

@@ -1,0 +1,398 @@
+"""What a client has asked of its cluster, and how that reaches its end: sans-IO.
+
+:class:`~.session.Session` says what the protocol asks for; a conversation does it, with the requests. It owns
+the table of those pending and the queues of what is to be sent. Sockets, threads and the clock belong to
+:class:`~.stub.Stub`, which drives it: :meth:`Conversation.turn`, then :meth:`Conversation.take` with what has
+come in. Called a conversation, as the worker's half is, because it outlives connections and brokers: it ends
+when nothing is left to be said.
+
+One thread at a time may call its methods. Other threads may only do what :class:`Conversation` says of
+``pending``, ``outbox``, ``cancels`` and ``unpins``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from typing import Any, Protocol
+
+from . import address, wire
+from .delivery import Delivery
+from .ends import Ends
+from .errors import BadResponse, Code, PoolError, ProtocolError
+from .future import Future
+from .masking import without_password
+from .outbox import next_batch
+from .pending import CLUSTER_GRACE_S, Pending, within
+from .session import Action, Dial, Lost, Opened, Results, Send, Session, State, Subscribe, Unread, seqs_of
+
+log = logging.getLogger("reqpool")
+
+BATCHES_PER_TURN = 64
+"""Most batches sent from a queue before what has come in is looked at again."""
+EMBEDDED_POLL_S = 0.05
+"""How often a starting embedded cluster is looked at."""
+UNPINNED_REMEMBERED = 1_000
+"""Pins let go of lately, about which a new connection's broker is told once more."""
+
+
+class Transport(Protocol):
+    """The two sockets of one connection at a time; none before :meth:`dial`."""
+
+    blocked: bool
+    """The intake socket took no more when last asked."""
+
+    def dial(self, url: str, hello: bytes) -> None:
+        """Open the intake socket and send ``hello``.
+
+        Raises:
+            OSError: it cannot be opened; none is open then.
+        """
+
+    def subscribe(self, url: str) -> None:
+        """Open the results socket, subscribed to the session's topic.
+
+        Raises:
+            OSError: it cannot be opened; none is open then.
+        """
+
+    def hang_up(self) -> None:
+        """Close both sockets at once; what was received and not read is dropped."""
+
+    def has_room(self) -> bool:
+        """Would the intake socket take another message?"""
+
+    def send(self, frame: bytes) -> bool:
+        """Send one head through the intake socket; never blocks. Returns False if it was not taken."""
+
+
+class Conversation:
+    """One session at work: its table and its queues.
+
+    To submit a request, from any thread: number it with ``next_seq()``, enter it in ``pending``, *then*
+    append it to ``outbox``.
+
+    Attributes:
+        session: its protocol.
+        ends: ends the requests, and counts them.
+        table: the requests that have not ended.
+        pending: the same as a dict, sequence number to future. Taking one out is the claim to end it.
+        next_seq: returns the number of a new request. From any thread.
+        outbox: what was submitted and not yet sent. Any thread may append to it.
+        cancels: cancelled requests of which the broker was not yet told. Likewise.
+        unpins: pins let go of, of which the broker was not yet told. Likewise.
+        batches_in: result batches received, without repetitions.
+        batches_out: SUBMIT messages sent.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        session: Session,
+        transport: Transport,
+        delivery: Delivery,
+        exit_text: Callable[[], str | None] | None = None,
+    ) -> None:
+        """Begin with nothing asked.
+
+        Args:
+            url: the broker's intake.
+            session: a new one.
+            transport: what is said goes through it.
+            delivery: runs the callbacks of what has ended.
+            exit_text: of an embedded cluster: says how it ended by itself, None while it runs. None: the
+                cluster is not ours.
+        """
+        self.session = session
+        self.table = Pending()
+        self.pending: dict[int, Future[Any]] = self.table.futures
+        self.ends = Ends(self.pending, delivery)
+        self.next_seq: Callable[[], int] = itertools.count(1).__next__
+        self.outbox: deque[Future[Any]] = deque()
+        self.cancels: deque[Future[Any]] = deque()
+        self.unpins: deque[int] = deque()
+        self.batches_in = self.batches_out = 0
+        self._url = url
+        self._transport = transport
+        self._exit_text = exit_text
+        self._backlog: deque[Future[Any]] = deque()
+        self._alone: deque[Future[Any]] = deque()
+        self._suspects: set[int] = set()
+        self._unpinned: deque[int] = deque(maxlen=UNPINNED_REMEMBERED)
+
+    # --- time, and what was asked for -------------------------------------------------------------
+
+    def turn(self, now_s: float) -> None:
+        """Do what time asks for, and send what is to be sent."""
+        self._act(self.session.tick(now_s), now_s)
+        self._expire(now_s)
+        self.flush(now_s)
+
+    def due_s(self, now_s: float) -> float:
+        """When :meth:`turn` has something to do next, if nothing is asked for and nothing comes in."""
+        due_s = min(self.session.due_s, self.table.due_s)
+        if self._exit_text is not None and not self.session.ever_open:
+            due_s = min(due_s, now_s + EMBEDDED_POLL_S)
+        return due_s
+
+    def has_batches(self) -> bool:
+        """Is there a request that was not yet sent?"""
+        return bool(self._backlog or self._alone or self.outbox)
+
+    def cancel(self, future: Future[Any], now_s: float) -> bool:
+        """End a request as cancelled, unless it is not in the table; then call :meth:`turn`. From any thread.
+
+        Returns:
+            True if it is cancelled; False if it has ended, or goes on under another number in an instant.
+        """
+        if self.pending.pop(future.seq, None) is None:
+            return False
+        future.end(CANCELLED_AND_NOTIFIED, Code.CANCELLED, _CANCELLED, now_s)
+        self.cancels.append(future)
+        self.ends.told([future])
+        return True
+
+    def put_in_order(self, now_s: float) -> None:
+        """Resume from what is sure: an exception cut a call of this class short."""
+        self.ends.recover()
+        self._act(self.session.interrupted(now_s), now_s)
+
+    def say_goodbye(self, now_s: float) -> None:
+        """Send what is left to be sent, and that nothing follows."""
+        if self.session.state is State.OPEN:
+            self.flush(now_s)
+            self._transport.send(wire.encode(wire.Verb.GOODBYE))
+
+    def cancel_all(self, text: str, now_s: float) -> None:
+        """End all that is pending as cancelled; the broker is not told."""
+        self.ends.recover()
+        self.ends.end(
+            self.table.take_all(), CANCELLED_AND_NOTIFIED, Code.CANCELLED, wire.encode_error(text), now_s
+        )
+
+    # --- what came in -----------------------------------------------------------------------------
+
+    def take(self, messages: Iterable[tuple[bool, list[bytes]]], now_s: float) -> None:
+        """Take what has come in.
+
+        Args:
+            messages: True if it came through the intake socket, False if through the results socket; its
+                frames. Ends when the transport hangs up meanwhile.
+            now_s: monotonic clock.
+        """
+        session = self.session
+        for from_intake, frames in messages:
+            try:
+                if from_intake:
+                    actions = session.received(frames[0], now_s)
+                elif len(frames) < 2:
+                    raise ProtocolError("a publication without a head")
+                else:
+                    actions = session.published(frames[1], frames[2] if len(frames) > 2 else None, now_s)
+            except ProtocolError as error:
+                log.warning("ignored a message of the broker at %s: %s", self._url, error)
+                continue
+            self._act(actions, now_s)
+
+    def _act(self, actions: list[Action], now_s: float) -> None:
+        for action in actions:
+            match action:
+                case Results(flat, attempts):
+                    self.batches_in += 1
+                    for seq, count in attempts:
+                        if (future := self.pending.get(seq)) is not None:
+                            future.attempts = count
+                    self.ends.complete(flat, now_s)
+                    if self.ends.again:
+                        self._go_on(now_s)
+                    self.ends.settle()
+                    self.session.settle()
+                case Send(frame):
+                    self._transport.send(frame)
+                case Dial(hello):
+                    try:
+                        self._transport.dial(self._url, hello)
+                    except OSError as error:
+                        text = f"cannot be dialled: {error.strerror}"
+                        self._act(self.session.give_up(now_s, text), now_s)
+                case Subscribe(results):
+                    try:
+                        self._transport.subscribe(address.results_url(self._url, results))
+                    except (OSError, ProtocolError) as error:
+                        reason = error.strerror if isinstance(error, OSError) else error
+                        text = f"its results socket cannot be dialled: {reason}"
+                        self._act(self.session.give_up(now_s, text), now_s)
+                case Opened(never_ran):
+                    self._resubmit(never_ran)
+                case Lost(text):
+                    log.info("connection to the broker at %s lost: %s", self._url, text)
+                    self._transport.hang_up()
+                case Unread(seqs, text):
+                    self._separate(seqs, f"the broker could not read it: {text}", now_s)
+
+    def _go_on(self, now_s: float) -> None:
+        """Make the next requests of those whose answer asks for one, each under its future and deadline."""
+        again = self.ends.again
+        failed = []
+        while again:
+            future, data = again[-1]
+            try:
+                route, payload, note, step = future.route.kind.follow(data, future)
+                if type(payload) is not bytes or len(payload) > wire.MAX_PAYLOAD_BYTES:
+                    raise BadResponse("what it asks for next is too large")
+            except Exception as error:
+                again.pop()
+                known = error if isinstance(error, PoolError) else BadResponse(f"cannot go on: {error!r}")
+                failed.append((future, known))
+                continue
+            future.route, future.payload, future.note = route, payload, note
+            future.trail += (step,)
+            future.connection = future.resubmitted = 0
+            future.attempts = 1
+            future.seq = self.next_seq()
+            self.pending[future.seq] = future
+            again.pop()
+            self.outbox.append(future)
+        # Not before: who waits for one of these may wait for another to be in the table again.
+        for future, known in failed:
+            verdict = wire.encode_error(
+                known.text, origin=known.origin, phase="read", attempts=future.attempts, sent=True
+            )
+            self.ends.end([future], FINISHED, known.code, verdict, now_s)
+
+    # --- what goes out ----------------------------------------------------------------------------
+
+    def _resubmit(self, never_ran: tuple[tuple[int, int], ...]) -> None:
+        # What was let go of on a connection that broke may not have arrived; the broker ignores repetitions.
+        self.unpins.extend(self._unpinned)
+        self._unpinned.clear()
+        pending = list(self.pending.values())
+        unrun = within((future.seq for future in pending), never_ran) if never_ran else ()
+        for future in pending:
+            if future.connection and future.seq not in unrun:
+                future.resubmitted = int(wire.Flag.RESUBMITTED)
+        suspects = self._suspects
+        # Some are in the outbox as well: each is sent once per connection.
+        self._backlog = deque(future for future in pending if future.seq not in suspects)
+        self._alone = deque(future for future in pending if future.seq in suspects)
+        self._suspects = {future.seq for future in self._alone}
+
+    def _separate(self, seqs: list[int], text: str, now_s: float) -> None:
+        """A SUBMIT of these is illegal: end the one, or send each in one of its own to find out which."""
+        if len(seqs) == 1:
+            future = self.pending.pop(seqs[0], None)
+            if future is not None:
+                data = wire.encode_error(text, phase="cluster", sent=False)
+                self.ends.end([future], FINISHED, Code.PROTOCOL, data, now_s)
+            return
+        self._suspects.update(seqs)
+        for seq in seqs:
+            future = self.pending.get(seq)
+            if future is not None:
+                future.connection = 0
+                self._alone.append(future)
+
+    def flush(self, now_s: float) -> None:
+        """Send what is to be sent, as far as the broker takes it."""
+        if not (self.outbox or self.cancels or self._backlog or self._alone or self.unpins):
+            return
+        session, table, transport = self.session, self.table, self._transport
+        if session.state is not State.OPEN:
+            # They stay in the table, all of which is submitted when the session opens.
+            self._backlog.clear()
+            self._alone.clear()
+            while self.outbox:
+                future = self.outbox.popleft()
+                table.expect(self._end_s(future))
+        for queue, most in (
+            (self._backlog, wire.MAX_BATCH_REQUESTS),
+            (self._alone, 1),
+            (self.outbox, wire.MAX_BATCH_REQUESTS),
+        ):
+            for _ in range(BATCHES_PER_TURN):
+                if not queue or not transport.has_room():
+                    break
+                groups, earliest_s = next_batch(queue, session.connection, now_s, session.keeping, most)
+                if groups:
+                    self._submit(groups, now_s)
+                    table.expect(earliest_s + CLUSTER_GRACE_S)
+        while self.unpins and session.state is State.OPEN and transport.has_room():
+            pin = self.unpins.popleft()
+            self._unpinned.append(pin)
+            transport.send(wire.encode(wire.Verb.UNPIN, pin))
+        if self.cancels:
+            cancelled = [self.cancels.popleft() for _ in range(len(self.cancels))]
+            self.ends.cancelled += len(cancelled)
+            sent = [future.seq for future in cancelled if future.connection == session.connection]
+            if sent and session.state is State.OPEN:
+                transport.send(wire.encode(wire.Verb.CANCEL, sent))
+
+    def _submit(self, groups: list[Any], now_s: float) -> None:
+        try:
+            frame = self.session.submit(groups)
+        except (TypeError, ValueError, OverflowError) as error:
+            # A kind's fault. One request must not end the others.
+            self._separate(seqs_of(groups), str(error), now_s)
+            return
+        keeping = self.session.keeping
+        frames = [wire.encode(wire.Verb.KEEP, *fresh) for fresh in keeping.take_fresh()]
+        keeping.end_turn()
+        if not all(map(self._transport.send, (*frames, frame))):
+            # Room was asked for one message, and what comes behind one that is missing would be misread.
+            self._act(self.session.give_in(now_s, "the broker takes no more for now"), now_s)
+        self.batches_out += 1
+
+    # --- what is overdue, or hopeless -------------------------------------------------------------
+
+    def _end_s(self, future: Future[Any]) -> float:
+        due_s = future.deadline_s + CLUSTER_GRACE_S
+        unreached_from_s = self._unreached_from_s()
+        if unreached_from_s is not None:
+            due_s = min(due_s, max(future.submitted_s, unreached_from_s) + wire.CONNECT_GRACE_MS / 1000)
+        return due_s
+
+    def _unreached_from_s(self) -> float | None:
+        # An embedded cluster needs its time to start; whether it lives is known without waiting.
+        session = self.session
+        return None if session.ever_open or self._exit_text is not None else session.first_dial_s
+
+    def _expire(self, now_s: float) -> None:
+        session = self.session
+        if not self.pending:
+            return
+        if session.refusal is not None:
+            self._refuse_all(f"the broker at {without_password(self._url)}: {session.refusal}", now_s)
+        elif self._exit_text is not None and session.state is not State.OPEN:
+            ended = self._exit_text()
+            if ended is not None:
+                self._refuse_all(f"{ended}; its messages are on stderr", now_s)
+        if now_s < self.table.due_s:
+            return
+        grace_s = wire.CONNECT_GRACE_MS / 1000
+        overdue = self.table.sweep(now_s, self._unreached_from_s(), grace_s)
+        verdict = wire.encode_error(self._trouble(), phase="cluster")
+        for future in overdue:
+            timed_out = now_s >= future.deadline_s + CLUSTER_GRACE_S
+            code = Code.TIMEOUT if timed_out else Code.BROKER_UNAVAILABLE
+            self.ends.end([future], FINISHED, code, verdict, now_s)
+
+    def _trouble(self) -> str:
+        session = self.session
+        last = f" ({session.trouble})" if session.trouble else ""
+        if session.state is State.OPEN:
+            return "the cluster gave no answer in time"
+        if session.ever_open:
+            return f"the connection to the broker at {without_password(self._url)} is lost{last}"
+        if self._exit_text is not None:
+            return f"the embedded cluster has not started yet{last}"
+        return f"no broker answers at {without_password(self._url)}{last}: is `reqpool up` running there?"
+
+    def _refuse_all(self, text: str, now_s: float) -> None:
+        verdict = wire.encode_error(text, phase="cluster")
+        self.ends.end(self.table.take_all(), FINISHED, Code.BROKER_UNAVAILABLE, verdict, now_s)
+
+
+_CANCELLED = wire.encode_error("cancelled by the caller")

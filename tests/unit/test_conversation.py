@@ -1,0 +1,188 @@
+"""A client's conversation with a scripted transport, by a fake clock: no socket, no thread."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures._base import FINISHED, PENDING
+from typing import Any
+
+import reqpool
+from reqpool import wire
+from reqpool.conversation import Conversation
+from reqpool.delivery import Delivery
+from reqpool.future import _NOBODY, Future
+from reqpool.kinds import Asked, Kind, Route
+from reqpool.session import Session, State
+from reqpool.wire import Verb
+
+URL = "tcp://cluster:5570"
+
+
+class Plain(Kind):
+    name = "plain"
+
+    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes, Any]:
+        return ROUTE, payload, None
+
+    def decode(self, data: bytes, request: Asked) -> bytes:
+        return data
+
+
+ROUTE = Route(Plain(), ("plain://one",), False)
+
+
+class Transport:
+    """Takes everything, and keeps it.
+
+    Attributes:
+        sent: what went out through the intake socket of the connection, decoded.
+        dials: URLs of intake sockets, oldest first.
+        subscribed: URL of the results socket, None while there is none.
+        cannot_dial: raised at the next dials.
+    """
+
+    def __init__(self) -> None:
+        self.blocked = False
+        self.sent: list[tuple[Verb, list[Any]]] = []
+        self.dials: list[str] = []
+        self.subscribed: str | None = None
+        self.cannot_dial: OSError | None = None
+
+    def dial(self, url: str, hello: bytes) -> None:
+        self.dials.append(url)
+        if self.cannot_dial is not None:
+            raise self.cannot_dial
+        self.send(hello)
+
+    def subscribe(self, url: str) -> None:
+        self.subscribed = url
+
+    def hang_up(self) -> None:
+        self.subscribed = None
+        self.sent.clear()
+
+    def has_room(self) -> bool:
+        return not self.blocked
+
+    def send(self, frame: bytes) -> bool:
+        self.sent.append(wire.decode(frame, wire.CLIENT_TO_BROKER))
+        return True
+
+    def submits(self) -> list[list[wire.Group]]:
+        return [fields[2] for verb, fields in self.sent if verb is Verb.SUBMIT]
+
+
+class Talk:
+    """A conversation, the broker's lines in it, and what was submitted."""
+
+    def __init__(self) -> None:
+        self.transport = Transport()
+        session = Session(b"s" * 16, "test", 1, random_unit=lambda: 1.0)
+        self.conversation = Conversation(URL, session, self.transport, Delivery(None))
+        self.session = session
+
+    def submit(self, payload: bytes, now_s: float, timeout_s: float = 20.0) -> Future[Any]:
+        conversation = self.conversation
+        seq = conversation.next_seq()
+        future: Future[Any] = Future(_NOBODY, seq, ROUTE, payload, now_s, now_s + timeout_s, 1, None)
+        conversation.pending[seq] = future
+        conversation.outbox.append(future)
+        return future
+
+    def welcome(self, now_s: float, epoch: int = 7) -> None:
+        about = {"epoch": epoch, "results": "5571", "heartbeat_ms": 500, "liveness_ms": 2_500}
+        self.conversation.take([(True, [wire.encode(Verb.WELCOME, wire.VERSION, about)])], now_s)
+
+    def publish(self, now_s: float, *frames: bytes) -> None:
+        self.conversation.take([(False, [b"s" * 16, *frames])], now_s)
+
+    def open(self, now_s: float, epoch: int = 7) -> None:
+        self.conversation.turn(now_s)
+        self.welcome(now_s, epoch)
+        self.publish(now_s, wire.encode(Verb.OPEN, epoch))
+        assert self.session.state is State.OPEN
+
+
+def test_a_request_is_sent_when_the_session_opens_and_ends_with_its_result() -> None:
+    talk = Talk()
+    future = talk.submit(b"ask", 0.0)
+    talk.conversation.turn(0.0)
+    assert talk.transport.dials == [URL]
+    assert talk.transport.submits() == []
+    talk.open(0.1)
+    assert talk.transport.subscribed == "tcp://cluster:5571"
+    talk.conversation.turn(0.1)
+    [[group]] = talk.transport.submits()
+    assert (group.seqs, group.payloads) == ((future.seq,), (b"ask",))
+    talk.publish(0.2, wire.encode(Verb.RESULTS, 7, 1, 1), wire.encode_blob([future.seq, 0, b"answer"]))
+    assert future._state is FINISHED
+    assert (future.result(), future.elapsed_s) == (b"answer", 0.2)
+    assert talk.conversation.pending == {}
+
+
+def test_a_new_broker_is_sent_again_what_the_lost_one_had() -> None:
+    talk = Talk()
+    talk.open(0.0)
+    sent = talk.submit(b"sent", 0.0)
+    talk.conversation.turn(0.0)
+    # Nothing is heard for longer than the liveness span.
+    talk.conversation.turn(2.5)
+    assert talk.session.state is State.CLOSED
+    unsent = talk.submit(b"unsent", 2.5)
+    talk.open(3.0, epoch=8)
+    talk.conversation.turn(3.0)
+    [groups] = talk.transport.submits()
+    assert {seq: bool(group.flags & wire.Flag.RESUBMITTED) for group in groups for seq in group.seqs} == {
+        sent.seq: True,
+        unsent.seq: False,
+    }
+
+
+def test_a_request_that_nobody_answers_ends_one_grace_after_its_timeout() -> None:
+    talk = Talk()
+    talk.open(0.0)
+    future = talk.submit(b"ask", 0.0, timeout_s=1.0)
+    talk.conversation.turn(0.0)
+    assert talk.conversation.due_s(0.0) <= 1.0 + wire.CLUSTER_GRACE_MS / 1000
+    talk.conversation.turn(1.0)
+    assert future._state is PENDING
+    talk.conversation.turn(1.0 + wire.CLUSTER_GRACE_MS / 1000)
+    error = future.exception()
+    assert isinstance(error, reqpool.RequestTimeout)
+    assert error.phase == "cluster"
+
+
+def test_a_cancelled_request_is_taken_back() -> None:
+    talk = Talk()
+    talk.open(0.0)
+    future = talk.submit(b"ask", 0.0)
+    talk.conversation.turn(0.0)
+    assert talk.conversation.cancel(future, 0.1)
+    assert not talk.conversation.cancel(future, 0.1)
+    talk.conversation.turn(0.1)
+    assert future.cancelled()
+    assert talk.transport.sent[-1] == (Verb.CANCEL, [(future.seq,)])
+
+
+def test_an_end_is_never_before_its_beginning() -> None:
+    # The turn's clock was read before another thread submitted this one.
+    talk = Talk()
+    future = talk.submit(b"ask", 0.5)
+    talk.conversation.cancel_all("closed", 0.4)
+    assert future.elapsed_s == 0.0
+
+
+def test_a_transport_that_cannot_dial_ends_what_waits_and_says_why() -> None:
+    talk = Talk()
+    talk.transport.cannot_dial = OSError(22, "Invalid argument")
+    future = talk.submit(b"ask", 0.0)
+    talk.conversation.turn(0.0)
+    error = future.exception()
+    assert isinstance(error, reqpool.BrokerUnavailable)
+    assert f"the broker at {URL}: cannot be dialled: Invalid argument" in str(error)
+
+
+def test_a_conversation_needs_no_zeromq() -> None:
+    code = "import sys, reqpool.conversation; sys.exit('zmq' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
