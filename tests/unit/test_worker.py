@@ -448,9 +448,9 @@ def test_results_received_are_not_held_any_longer(broker: FakeBroker) -> None:
         broker.lease("dns", f"dns://{peer.address}", {2: query()}, flags=0)
         broker.results(2)
         broker.beat(received=2, undelivered=(1, 2))
-        wait_until(lambda: list(worker.outbox.held()) == [(SESSION, (2,))])
+        wait_until(lambda: list(worker.conversation.outbox.held()) == [(SESSION, (2,))])
         broker.beat(received=2)
-        wait_until(lambda: not list(worker.outbox.held()))
+        wait_until(lambda: not list(worker.conversation.outbox.held()))
 
 
 def test_a_silent_broker_is_dialled_anew() -> None:

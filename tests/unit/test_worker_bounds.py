@@ -155,7 +155,7 @@ def test_sample_tells_of_the_busiest_origins_only(broker: FakeBroker) -> None:
         broker.lease("udp", busy, {1_000: b"hello"})
         seqs = (*range(wire.MAX_SAMPLE_ORIGINS + 10), 1_000)
         wait_until(lambda: len(worker.ledger.find(SESSION, seqs)) == len(seqs))
-        worker.loop.wake(lambda: worker._beat_now(worker.loop.now_s) and None)
+        worker.loop.wake(lambda: worker.conversation.beat(worker.loop.now_s) and None)
         broker.next(Verb.HEARTBEAT)
         sample = broker.next(Verb.HEARTBEAT)[3]
         assert len(sample["origins"]) == wire.MAX_SAMPLE_ORIGINS
@@ -227,7 +227,8 @@ def test_kind_that_the_broker_would_refuse_is_said_at_the_start(
 
 def test_name_that_is_no_unicode_is_told_all_the_same(broker: FakeBroker) -> None:
     worker = Worker(broker.url, bytes(16), "w\udcff" + "x" * 1_000, {})
-    assert worker._name.startswith("w\\udcff")
-    assert len(worker._name) == wire.MAX_NAME_CHARS
+    name = worker.conversation._about["name"]
+    assert name.startswith("w\\udcff")
+    assert len(name) == wire.MAX_NAME_CHARS
     worker.loop.close()
     worker._context.term()

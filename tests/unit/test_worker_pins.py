@@ -329,7 +329,7 @@ def test_letting_go_while_it_is_prepared_closes_it_and_nothing_is_tried_again(br
         ask(broker, origin, 1, b"one\n", pin=None)
         peer.go.release()
         assert answer(broker, 1) == b"one"
-        (one,) = next(iter(worker._origins.values())).pool.members  # type: ignore[union-attr]
+        (one,) = next(iter(worker.origins._origins.values())).pool.members  # type: ignore[union-attr]
         one._protocol._shake = lambda line: [b"SILENCE"]  # type: ignore[attr-defined]
         ask(broker, origin, 2, b"two\n", opens=True)
         wait_until(lambda: b"SILENCE" in peer.received)
@@ -442,7 +442,7 @@ def test_a_held_connection_outlives_its_age_until_it_is_let_go_of(broker: FakeBr
     with TcpPeer(echo_until(b"\n")) as peer, broker.worker(lines()) as worker:
         origin = f"lines://{peer.address}/session"
         opened(broker, origin, lifetime_ms=1)
-        (member,) = next(iter(worker._origins.values())).pool.members  # type: ignore[union-attr]
+        (member,) = next(iter(worker.origins._origins.values())).pool.members  # type: ignore[union-attr]
         wait_until(lambda: member.retiring)
         for seq in (2, 3):
             ask(broker, origin, seq, b"%d\n" % seq)

@@ -12,7 +12,7 @@ from reqpool import checks, errors, wire
 from reqpool import session as client_session
 from reqpool.wire import Failed, Flag, Group, KindInfo, LeaseGroup, Verb
 from reqpool_broker import clients, pin, session, state, workers
-from reqpool_workers import worker
+from reqpool_workers import conversation
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -198,7 +198,7 @@ def test_flags_are_those_of_the_document() -> None:
             f"{clients.MAX_ALL_PENDING:,} or {clients.MAX_ALL_QUEUED_BYTES >> 30} GiB of payloads",
         ),
         ("held connections of a session", f"{pin.MAX_PINS:,}"),
-        ("results that a worker keeps", f"{worker.KEPT_RESULTS_BYTES >> 20} MiB"),
+        ("results that a worker keeps", f"{conversation.KEPT_RESULTS_BYTES >> 20} MiB"),
         ("heartbeat / liveness", f"{wire.HEARTBEAT_MS:,} ms / {wire.LIVENESS_MS:,} ms"),
         ("session expiry", f"{wire.SESSION_EXPIRY_MS // 1000} s of silence"),
         ("requests in a SUBMIT, a LEASE group or a RESULTS group", f"{wire.MAX_BATCH_REQUESTS}"),

@@ -18,8 +18,9 @@ import socket
 from reqpool.errors import Code, ConnectFailed, ConnectionLost, PoolError, UsageError
 
 from .connection import Connection
-from .ledger import Dropped, Lease, Ledger, Request
+from .ledger import Dropped, Lease, Ledger, Pin, Request
 from .loop import READABLE, WORK_PER_TURN, Loop
+from .policy import Policy
 from .protocols import Address, DatagramKind, Then
 
 SOCKETS = 4
@@ -158,7 +159,12 @@ class DatagramSocket:
 
 
 class DatagramOrigin:
-    """One origin of a datagram kind."""
+    """One origin of a datagram kind. It has no connections: what the worker asks of those is answered so."""
+
+    settings: bytes | None = None
+    """Whatever comes with a lease will do."""
+    pins: tuple[Pin, ...] = ()
+    stranded: tuple[Request, ...] = ()
 
     def __init__(self, loop: Loop, ledger: Ledger, kind: DatagramKind, name: str) -> None:
         self.loop = loop
@@ -180,6 +186,20 @@ class DatagramOrigin:
             lease.rto_s = min(max(4 * self._srtt_s, SHORTEST_RESEND_S), LONGEST_RESEND_S)
             lease.resend_s = now_s + lease.rto_s
         self.send(lease.requests)
+
+    def submit_held(self, lease: Lease, pin: Pin) -> None:
+        """Nothing is ever held."""
+        self.ledger.no_such_pin(lease, pin)
+
+    def unpin(self, pin: Pin, reason: str) -> bool:
+        """Nothing is ever held."""
+        return False
+
+    def grant(self, slots: int, policy: Policy) -> None:
+        """Sockets are not granted."""
+
+    def grant_held(self) -> None:
+        """Sockets are not granted."""
 
     def resend(self, lease: Lease, now_s: float) -> float | None:
         """Send again what is unanswered, each time after twice as long."""

@@ -24,6 +24,7 @@ OTHERS = int(Flag.OTHERS)
 MOST_DECLINED_BYTES = 4096
 """The longest answer that RETRY carries: it is one message for all, whose size is bounded."""
 
+PIN_GONE = "the connection held for this session is gone, and what was not committed with it"
 
 Pin = tuple[bytes, int]
 """Session id, and the number its client gave to a held connection."""
@@ -52,6 +53,12 @@ class Upstream(Protocol):
 
     @property
     def backlog(self) -> int: ...
+
+    def submit(self, lease: Lease, now_s: float) -> None:
+        """Send a lease's requests, or have them wait for a connection."""
+
+    def submit_held(self, lease: Lease, pin: Pin) -> None:
+        """Send a lease's request on the connection that is held for it."""
 
     def drop(self, request: Request, reason: str) -> Dropped:
         """Stop working for a request; nothing is reported for it. ``reason`` is that of a close."""
@@ -239,6 +246,11 @@ class Ledger:
         if lease.opens and lease.pin is not None:
             # Told unless the connection is held all the same, see Worker._report.
             self.unpinned.append((lease.session.identity, lease.pin))
+
+    def no_such_pin(self, lease: Lease, pin: Pin) -> None:
+        """Requests came for a held connection that is not there."""
+        self.lose_pin(lease, PIN_GONE)
+        self.unpinned.append(pin)
 
     def lose_pin(self, lease: Lease, text: str) -> None:
         """Requests came for a held connection that they cannot have."""

@@ -1,4 +1,4 @@
-"""The worker's figures for its heartbeats. docs/protocol.md#the-workers-sample"""
+"""The process's figures for its heartbeats. docs/protocol.md#the-workers-sample"""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 import psutil
 
-from .ledger import Ledger
 from .loop import Loop
 
 SAMPLE_S = 1.0
@@ -16,16 +15,15 @@ SAMPLE_S = 1.0
 class Sampler:
     """Takes and keeps the last sample."""
 
-    def __init__(self, loop: Loop, ledger: Ledger) -> None:
+    def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._ledger = ledger
         self._process = psutil.Process()
         self._process.cpu_percent()  # the first call only sets the mark
         self._due_s = 0.0
         self._figures: dict[str, Any] = {}
 
-    def take(self, now_s: float, origins: dict[str, list[int]]) -> dict[str, Any]:
-        """Return the sample to send now; psutil's part is at most :data:`SAMPLE_S` old."""
+    def take(self, now_s: float) -> dict[str, Any]:
+        """Return the sample to send now, at most :data:`SAMPLE_S` old."""
         if now_s >= self._due_s:
             self._due_s = now_s + SAMPLE_S
             times = self._loop.times()
@@ -38,12 +36,4 @@ class Sampler:
                     "loop_lag_ms": times.longest_turn_s * 1000,
                     "busy": times.busy,
                 }
-        ledger = self._ledger
-        return {
-            **self._figures,
-            "done": ledger.done,
-            "failed": ledger.failed,
-            "retransmitted": ledger.resent,
-            "ignored": ledger.ignored,
-            "origins": origins,
-        }
+        return self._figures

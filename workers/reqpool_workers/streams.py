@@ -13,7 +13,8 @@ from .connection import Connection, State, fault
 from .datagrams import end_unanswered
 from .ledger import Dropped, Lease, Ledger, Pin, Request
 from .loop import Loop
-from .pool import ConnectionPool, Plan, Policy, Slots
+from .policy import Policy
+from .pool import ConnectionPool, Plan, Slots
 from .protocols import Address, StreamKind, address_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 READ_CHECKS_PER_SPAN = 8
 """How often it is looked for late answers within ``Policy.read_s``."""
 SHORTEST_CHECK_S = 0.02
-PIN_GONE = "the connection held for this session is gone, and what was not committed with it"
 PIN_BUSY = "the last request of this session has not ended on its connection: they go one after the other"
 
 
@@ -82,10 +82,10 @@ class StreamOrigin:
             self._start_watch()
         self._tidy()
 
-    @property
-    def held(self) -> int:
-        """Connections that are open, or being opened, to origins of this name."""
-        return self.pool.slots.taken
+    def grant_held(self) -> None:
+        """From now on as many connections as there are."""
+        slots = self.pool.slots
+        self.grant(min(slots.granted, slots.taken))
 
     @property
     def pins(self) -> list[Pin]:
@@ -100,8 +100,7 @@ class StreamOrigin:
         """Send a lease's request on the connection that is held for it."""
         connection = self.pool.pins.get(pin)
         if connection is None:
-            self.ledger.lose_pin(lease, PIN_GONE)
-            self.ledger.unpinned.append(pin)
+            self.ledger.no_such_pin(lease, pin)
         elif connection.state is State.READY:
             connection.send(lease.requests)
         else:
@@ -119,6 +118,11 @@ class StreamOrigin:
         dropped = Dropped(place.phase, place.first is not request, place.awaited)
         place.drop(request, reason)
         return dropped
+
+    @property
+    def stranded(self) -> list[Request]:
+        """Requests that wait for a connection and can have none."""
+        return self.pool.stranded
 
     def unsent(self) -> list[Request]:
         """Requests that can be handed back: those that wait, for a slot or for a connection to be ready."""

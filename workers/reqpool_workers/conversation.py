@@ -1,0 +1,352 @@
+"""What a worker and its broker say to each other: joins link, ledger, outbox, grants and the drain. Sans-IO.
+
+docs/protocol.md#workers is the specification. Whoever drives it has the socket, the clock and the upstreams.
+In each turn of its loop it calls :meth:`Conversation.wake`, then :meth:`~Conversation.take` for each message
+with the instant after it was read, then :meth:`~Conversation.end_turn`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from heapq import nlargest
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from reqpool import checks, wire
+from reqpool.errors import ProtocolError
+from reqpool.wire import LeaseGroup, Reject, Unread, Verb
+
+from .grants import Grants
+from .leases import Leases
+from .ledger import Ledger
+from .link import Link, LinkState
+from .outbox import Batch, Outbox
+from .upstreams import Upstreams
+
+if TYPE_CHECKING:
+    from .loop import Timer
+
+log = logging.getLogger(__name__)
+
+KEPT_RESULTS_BYTES = 64 << 20
+HOLD_BACK_S = 0.002
+"""Longest time that results gather while there are requests to go on with."""
+MOST_HELD_BACK = 256
+DRAIN_PINS_S = 5.0
+"""How long a draining worker waits for held connections to be let go of."""
+
+
+class Carrier(Protocol):
+    """Who has the socket and the timers."""
+
+    def dial(self) -> None:
+        """Open a fresh connection to the broker; there is none."""
+
+    def send(self, frames: list[bytes]) -> bool:
+        """Send a message on it; False if nothing can be sent any more."""
+
+    def hang_up(self) -> None:
+        """Close it, and with it what lies in its pipes; there may be none."""
+
+    def at(self, due_s: float, timer: Timer) -> None:
+        """Have a timer called at an instant, never in this call."""
+
+    def sample(self, now_s: float) -> dict[str, Any]:
+        """The process's figures, for a heartbeat."""
+
+
+class Conversation:
+    """A worker's part, one connection to the broker after the other.
+
+    Args:
+        about: what HELLO says of this worker: ``worker``, ``name``, ``pid``, ``kinds``.
+        carrier: who has the socket.
+        upstreams: where requests go.
+        ledger: where upstreams put their outcomes.
+        now_s: monotonic seconds, as everywhere here.
+        kept_bytes: see :class:`Outbox`.
+
+    Attributes:
+        over: it has drained; nothing more is to be said.
+        orderly: and the broker was told so.
+    """
+
+    def __init__(
+        self,
+        about: Mapping[str, Any],
+        carrier: Carrier,
+        upstreams: Upstreams,
+        ledger: Ledger,
+        now_s: float,
+        *,
+        kept_bytes: int = KEPT_RESULTS_BYTES,
+    ) -> None:
+        self.ledger = ledger
+        self.outbox = Outbox(kept_bytes)
+        self.over = False
+        self.orderly = False
+        self._about = about
+        self._carrier = carrier
+        self._upstreams = upstreams
+        self._link = Link(now_s)
+        self._dials = 0
+        self._grants = Grants(upstreams)
+        self._leases = Leases(ledger, upstreams, carrier.at)
+        self._draining = False
+        self._drain_s = 0.0
+        self._drain_beat = 0
+        self._turn_s = now_s
+        self._held_back_s = 0.0
+        self._handlers: dict[Verb, Callable[..., None]] = {
+            Verb.WELCOME: self._on_welcome,
+            Verb.REJECT: self._on_reject,
+            Verb.HEARTBEAT: self._on_heartbeat,
+            Verb.LEASE: self._on_lease,
+            Verb.CANCEL: self._on_cancel,
+            Verb.GRANT: self._on_grant,
+            Verb.UNPIN: self._on_unpin,
+            Verb.KEEP: self._on_keep,
+            Verb.DRAIN: self._on_drain,
+        }
+        carrier.at(now_s, self._dial)
+
+    # --- each turn ---------------------------------------------------------------------------------
+
+    def wake(self, now_s: float) -> None:
+        """Before messages are read in a turn: are they still to be believed?"""
+        if now_s - self._turn_s > self._link.liveness_s and self._link.state is not LinkState.DOWN:
+            # Stopped for a while, or starved: what lies in the socket is old, the broker has given us up.
+            self._hang_up(f"nothing was done for {now_s - self._turn_s:.1f} s", now_s)
+        self._turn_s = now_s
+
+    def take(self, frames: Sequence[bytes], now_s: float) -> None:
+        """Take a message that was read before ``now_s``."""
+        try:
+            verb, values = wire.decode(frames[0], wire.BROKER_TO_WORKER)
+            if verb not in (Verb.WELCOME, Verb.REJECT):
+                epoch, seen, *values = values
+                if self._link.state is LinkState.GREETING:
+                    return  # of this connection, but meant for whoever had its route before
+                if not self._link.fresh(epoch, seen, now_s):
+                    self._hang_up(f"a stale {verb.name}", now_s)
+                    return
+            self._handlers[verb](now_s, *values)
+        except ProtocolError as error:
+            self.ledger.ignored += 1
+            log.warning("ignored a malformed message: %s", error.text)
+
+    def end_turn(self, now_s: float) -> None:
+        """Tell the broker this turn's news; notice that a drain is done."""
+        if self._link.state is LinkState.LIVE:
+            self._report(now_s)
+        if self._draining and self._drained(now_s):
+            if self._link.state is LinkState.LIVE:
+                self._say(now_s, Verb.GOODBYE)
+            self.over = True
+            self.orderly = self.ledger.empty
+
+    def _report(self, now_s: float) -> None:
+        """Send what has gathered. Order: results first, so that nothing can be said to be missing."""
+        ledger = self.ledger
+        if ledger.dirty and not self._holds_back(now_s):
+            for batch in self.outbox.pack(ledger.take_results()):
+                self._send_batch(now_s, batch)
+        if ledger.returns:
+            self._say(now_s, Verb.RETURN, ledger.take_returns())
+        if ledger.failures:
+            self._say(now_s, Verb.RETRY, ledger.take_failures())
+        if ledger.unpinned:
+            held = {pin for pin, _, _ in self._upstreams.pins()}
+            for pin in ledger.take_unpinned():
+                if pin not in held:
+                    self._say(now_s, Verb.UNPIN, *pin)
+        if self._grants.unanswered:
+            for granted in self._grants.answers():
+                self._say(now_s, Verb.GRANTED, *granted)
+
+    def _holds_back(self, now_s: float) -> bool:
+        """Shall results gather for a little longer?
+
+        Every message costs, here, at the broker and at the client, more than a small answer does. While the
+        connections are kept busy by requests that wait here already, nobody waits for less by being told one
+        by one; with nothing waiting, a lone request above all, an answer is told at once.
+        """
+        ledger = self.ledger
+        if ledger.unreported >= MOST_HELD_BACK or not ledger.busy or self._draining:
+            self._held_back_s = 0.0
+            return False
+        if not self._held_back_s:
+            self._held_back_s = now_s
+            self._carrier.at(now_s + HOLD_BACK_S, _nothing)
+        if now_s - self._held_back_s < HOLD_BACK_S:
+            return True
+        self._held_back_s = 0.0
+        return False
+
+    def _send_batch(self, now_s: float, batch: Batch) -> None:
+        groups = [(part.session, part.seqs, part.failed) for part in batch.parts]
+        self._say(now_s, Verb.RESULTS, batch.number, groups, blobs=[part.blob for part in batch.parts])
+
+    def _say(self, now_s: float, verb: Verb, *values: Any, blobs: list[bytes] | None = None) -> None:
+        if self._link.state is LinkState.DOWN:
+            return
+        head = wire.encode(verb, self._link.epoch, self._link.seen, *values)
+        if not self._carrier.send([head, *blobs] if blobs else [head]):
+            # The pipe has gone, as after a message the broker would not take; all is kept for HELLO.
+            self._hang_up("nothing can be sent", now_s)
+
+    # --- the connection ----------------------------------------------------------------------------
+
+    def _dial(self, now_s: float) -> None:
+        """A timer's: HELLO over a new connection."""
+        self._grants.lapse()
+        self._leases.kept.clear()
+        self.give_back_stranded()
+        # What HELLO does not list as held never arrived, to the broker: it leases it again by itself.
+        self.ledger.take_returns()
+        self.ledger.take_failures()
+        self.ledger.take_unpinned()
+        if self.ledger.dirty:
+            self.outbox.pack(self.ledger.take_results())
+        self.outbox.restart()
+        about: dict[str, Any] = {
+            **self._about,
+            "held": [*self.ledger.held(), *self.outbox.held()],
+            "slots": self._upstreams.slots(),
+            "pins": [(*pin, kind, name) for pin, kind, name in self._upstreams.pins()],
+            "keeps": wire.WORKER_KEEPS,
+        }
+        if self._link.epoch is not None:
+            about["epoch"] = self._link.epoch
+        self._dials += 1
+        self._carrier.dial()
+        self._carrier.send([wire.encode(Verb.HELLO, wire.LOWEST_VERSION, wire.VERSION, about)])
+        self._link.greeted(now_s)
+        self._start_beating(now_s)
+
+    def _hang_up(self, why: str, now_s: float) -> None:
+        """Give the connection up and never read it again; a timer dials anew."""
+        log.warning("hung up: %s", why)
+        self._carrier.hang_up()
+        self._link.lost(now_s)
+        self._carrier.at(self._link.dial_s, self._dial)
+
+    def _start_beating(self, now_s: float) -> None:
+        beat = partial(self._beat, self._dials, self._link.state)
+        self._carrier.at(now_s + self._link.heartbeat_s, beat)
+
+    def _beat(self, dial: int, state: LinkState, now_s: float) -> float | None:
+        """Each heartbeat's timer, one for each state of each connection."""
+        link = self._link
+        if self._dials != dial or link.state is not state:
+            return None
+        if link.silent(now_s):
+            self._hang_up("the broker is silent", now_s)
+            return None
+        if state is LinkState.LIVE:
+            self.beat(now_s)
+        return now_s + link.heartbeat_s
+
+    def beat(self, now_s: float) -> int:
+        """Send a heartbeat now and return its number."""
+        origins = self._upstreams.counts()
+        if len(origins) > wire.MAX_SAMPLE_ORIGINS:
+            origins = dict(nlargest(wire.MAX_SAMPLE_ORIGINS, origins.items(), key=itemgetter(1)))
+        number = self._link.beat(now_s)
+        ledger = self.ledger
+        sample = {
+            **self._carrier.sample(now_s),
+            "done": ledger.done,
+            "failed": ledger.failed,
+            "retransmitted": ledger.resent,
+            "ignored": ledger.ignored,
+            "origins": origins,
+            "full": self.outbox.full,
+        }
+        self._say(now_s, Verb.HEARTBEAT, number, sample)
+        return number
+
+    def _on_welcome(self, now_s: float, _version: int, about: dict[str, Any]) -> None:
+        if self._link.state is not LinkState.GREETING:
+            raise ProtocolError("WELCOME without HELLO")
+        epoch, heartbeat_ms, liveness_ms = (
+            checks.uint(about.get(name)) for name in ("epoch", "heartbeat_ms", "liveness_ms")
+        )
+        self._link.welcomed(epoch, heartbeat_ms, liveness_ms, now_s)
+        log.info("welcomed by the broker, epoch %d", epoch)
+        self._start_beating(now_s)
+        self.beat(now_s)
+        if self._draining:
+            self._announce_drain(now_s)
+        for batch in self.outbox.renumbered():
+            self._send_batch(now_s, batch)
+
+    def _on_reject(self, now_s: float, code: int, text: str, _about: dict[str, Any]) -> None:
+        name = Reject(code).name if code in set(Reject) else str(code)
+        self._hang_up(f"rejected by the broker ({name}): {text}", now_s)
+
+    def _on_heartbeat(self, _now_s: float, number: int, received: int, undelivered: list[int]) -> None:
+        self._link.heartbeat(number)
+        self.outbox.received(received)
+        self.outbox.undelivered(undelivered)
+
+    # --- requests ----------------------------------------------------------------------------------
+
+    def _on_lease(self, now_s: float, groups: list[LeaseGroup | Unread]) -> None:
+        self._leases.take(groups, now_s, refuse=self._draining or self.outbox.full)
+
+    def _on_cancel(self, _now_s: float, groups: list[tuple[bytes, tuple[int, ...]] | Unread]) -> None:
+        self._leases.cancel(groups)
+
+    def _on_keep(self, _now_s: float, number: int, settings: bytes) -> None:
+        self._leases.kept.keep(number, settings)
+
+    def _on_grant(self, _now_s: float, name: str, number: int, slots: int, about: dict[str, Any]) -> None:
+        if self._grants.take(name, number, slots, about):
+            # Others have the connections now; what waits here would wait for ever.
+            self._leases.give_back(self._upstreams.stranded(name))
+
+    def _on_unpin(self, _now_s: float, session: bytes, pin: int) -> None:
+        self._leases.unpin((session, pin))
+
+    def give_back_stranded(self) -> None:
+        """Hand back what waits for a connection that cannot come."""
+        self._leases.give_back(self._upstreams.stranded())
+
+    # --- the end -----------------------------------------------------------------------------------
+
+    def _on_drain(self, now_s: float) -> None:
+        self.drain(now_s)
+
+    def drain(self, now_s: float) -> None:
+        """Hand back what was not sent upstream, finish the rest, say GOODBYE."""
+        if self._draining:
+            return
+        self._draining = True
+        self._drain_s = now_s
+        log.info("draining")
+        self._leases.give_back(self._upstreams.unsent())
+        if self._link.state is LinkState.LIVE:
+            self._announce_drain(now_s)
+
+    def _announce_drain(self, now_s: float) -> None:
+        """Say DRAIN, and a heartbeat: once the broker has seen that, no lease is on its way any more."""
+        self._say(now_s, Verb.DRAIN)
+        self._drain_beat = self.beat(now_s)
+
+    def _drained(self, now_s: float) -> bool:
+        """Is nothing left to do and nothing on its way here, or nobody there to be told of it?"""
+        link = self._link
+        if any(self.ledger.held()):
+            return False
+        if now_s - self._drain_s < DRAIN_PINS_S and any(self._upstreams.pins()):
+            return False
+        if link.state is LinkState.LIVE and self.ledger.empty and link.answered >= self._drain_beat:
+            return True
+        return now_s - self._drain_s > link.liveness_s
+
+
+def _nothing(_now_s: float) -> None:
+    """A timer's, whose point is that the loop takes a turn."""

@@ -1,0 +1,84 @@
+"""When leases are looked at: to send again, to stop waiting, to expire. Sans-IO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from reqpool.errors import Code
+
+from .ledger import Dropped, Lease, Ledger, Request
+
+if TYPE_CHECKING:
+    from .loop import Timer
+
+LEASE_LOOK_S = 1.0
+"""Longest time until it is noticed that all of a lease has ended."""
+
+
+class LeaseTimers:
+    """One timer for all leases: most of them end before theirs would be due.
+
+    Args:
+        ledger: where late requests end.
+        at: has a timer called at an instant.
+    """
+
+    def __init__(self, ledger: Ledger, at: Callable[[float, Timer], None]) -> None:
+        self._ledger = ledger
+        self._at = at
+        self._watched: list[Lease] = []
+        self._due_s = math.inf
+
+    def watch(self, lease: Lease, now_s: float) -> None:
+        """See that a new lease is looked at in time."""
+        self._watched.append(lease)
+        due_s = min(lease.resend_s, lease.wait_s, now_s + LEASE_LOOK_S)
+        if due_s < self._due_s:
+            self._set(due_s)
+
+    def _set(self, due_s: float) -> None:
+        self._due_s = due_s
+        self._at(due_s, partial(self._look, due_s))
+
+    def _look(self, due_s: float, now_s: float) -> None:
+        """Send again, or end what is late. The only place where leases expire."""
+        if due_s != self._due_s:
+            return  # an earlier one has been set since, and set the next
+        watched, self._watched = self._watched, []
+        next_s = now_s + LEASE_LOOK_S
+        for lease in watched:
+            if now_s >= lease.deadline_s:
+                self._expire(lease)
+            elif lease.live and lease.upstream is not None:
+                if now_s >= lease.wait_s:
+                    self._end_waiting(lease)
+                again_s = lease.upstream.resend(lease, now_s)
+                next_s = min(next_s, lease.deadline_s, lease.deadline_s if again_s is None else again_s)
+                if now_s < lease.wait_s:
+                    next_s = min(next_s, lease.wait_s)
+                self._watched.append(lease)
+        self._due_s = math.inf
+        if self._watched:
+            self._set(next_s)
+
+    def _end_waiting(self, lease: Lease) -> None:
+        """End those that have waited for a connection for as long as they may."""
+        waiting = [request for request in lease.unended() if request.place is None]
+        text = "no connection within the queue timeout of this upstream"
+        self._ledger.fail(waiting, Code.TIMEOUT, text, phase="queue", sent=False)
+
+    def _expire(self, lease: Lease) -> None:
+        if lease.upstream is None:
+            return
+        late: dict[Dropped, list[Request]] = {}
+        for request in lease.unended():
+            # A drop may close a connection, and with it end requests of the same lease.
+            if request.live:
+                late.setdefault(lease.upstream.drop(request, "timeout"), []).append(request)
+        for (phase, sent, awaited), requests in late.items():
+            unended = [request for request in requests if request.live]
+            text = f"no answer within {lease.span_s:.3f} s" + (awaited and f": {awaited}")
+            self._ledger.fail(unended, Code.TIMEOUT, text, phase=phase, sent=sent)

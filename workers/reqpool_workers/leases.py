@@ -1,0 +1,126 @@
+"""From a LEASE to the upstream, and back by CANCEL, UNPIN and RETURN. Sans-IO."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from reqpool import wire
+from reqpool.errors import Code, ProtocolError, UsageError
+from reqpool.keeping import Kept
+from reqpool.wire import LeaseGroup, Unread
+
+from .connection import fault
+from .lease_timers import LeaseTimers
+from .ledger import Lease, Ledger, Pin, Request
+from .upstreams import Upstreams
+
+if TYPE_CHECKING:
+    from .loop import Timer
+
+log = logging.getLogger(__name__)
+
+
+class Leases:
+    """Has leased requests run.
+
+    Args:
+        ledger: where they are held, and end.
+        upstreams: where they go.
+        at: has a timer called at an instant.
+
+    Attributes:
+        kept: the settings that leases refer to by number.
+    """
+
+    def __init__(self, ledger: Ledger, upstreams: Upstreams, at: Callable[[float, Timer], None]) -> None:
+        self.kept = Kept(wire.WORKER_KEEPS)
+        self._ledger = ledger
+        self._upstreams = upstreams
+        self._timers = LeaseTimers(ledger, at)
+
+    def take(self, groups: list[LeaseGroup | Unread], now_s: float, *, refuse: bool) -> None:
+        """Take the groups of a LEASE; with ``refuse`` they are handed back at once."""
+        for group in groups:
+            if isinstance(group, Unread):
+                self._refuse(group)
+                continue
+            if group.kept is not None:
+                try:
+                    group = group._replace(settings=self.kept.find(group.kept))
+                except ProtocolError as error:
+                    self._refuse(Unread(group.session, group.seqs, True, error.text))
+                    continue
+            lease = self._ledger.admit(group, now_s)
+            if not lease.requests:
+                continue
+            # What goes to a held connection cannot run elsewhere.
+            if lease.pin is not None and not lease.opens:
+                self._submit_held(lease, group)
+            elif refuse:
+                self._ledger.give_back(lease.requests)
+            else:
+                self._submit(lease, group, now_s)
+            if lease.live:
+                self._timers.watch(lease, now_s)
+
+    def _submit_held(self, lease: Lease, group: LeaseGroup) -> None:
+        # The connection is there or not: the settings it takes to make one no longer matter.
+        pin = (lease.session.identity, lease.pin or 0)
+        upstream = self._upstreams.find(group.kind, group.origin)
+        if upstream is None:
+            self._ledger.no_such_pin(lease, pin)
+        else:
+            lease.upstream = upstream
+            upstream.submit_held(lease, pin)
+
+    def _submit(self, lease: Lease, group: LeaseGroup, now_s: float) -> None:
+        try:
+            upstream = self._upstreams.reach(group.kind, group.origin, group.settings)
+        except Exception as error:
+            text = error.text if isinstance(error, UsageError) else fault(error)
+            if lease.others:  # a zone that is no network interface here, say
+                self._ledger.fail(list(lease.requests), Code.USAGE, text, phase="connect", sent=False)
+                return
+            for request in list(lease.requests):
+                self._ledger.conclude(request, Code.USAGE, text, sent=False)
+        else:
+            lease.upstream = upstream
+            upstream.submit(lease, now_s)
+
+    def _refuse(self, group: Unread) -> None:
+        """End what a lease group that cannot be used asks for; the others of its message run."""
+        self._ledger.ignored += 1
+        log.warning("a lease that cannot be used: %s", group.text)
+        self._ledger.refuse(group.session, group.seqs, f"its worker cannot use the lease: {group.text}")
+
+    def cancel(self, groups: list[tuple[bytes, tuple[int, ...]] | Unread]) -> None:
+        """Drop what nobody wants any more."""
+        for group in groups:
+            if isinstance(group, Unread):
+                self._ledger.ignored += 1
+                continue
+            session, seqs = group
+            for request in self._ledger.find(session, seqs):
+                if request.live and request.lease.upstream is not None:
+                    request.lease.upstream.drop(request, "cancelled")
+                    self._ledger.forget(request)
+
+    def unpin(self, pin: Pin) -> None:
+        """A session lets go of its connection, or of the request that was to have it first."""
+        if self._upstreams.unpin(pin, "let go of in the middle of a request"):
+            return
+        # Its first request may still wait for a connection.
+        for request in self._ledger.opening(*pin):
+            if request.lease.upstream is not None:
+                phase, sent, _ = request.lease.upstream.drop(request, "let go of")
+                text = "the session was closed before its first request had ended"
+                self._ledger.conclude(request, Code.CONNECTION_LOST, text, phase=phase, sent=sent)
+
+    def give_back(self, requests: Iterable[Request]) -> None:
+        """Hand back requests that nothing was sent of."""
+        for request in requests:
+            if request.live and request.lease.upstream is not None:
+                request.lease.upstream.drop(request, "handed back")
+                self._ledger.give_back([request])
