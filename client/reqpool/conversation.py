@@ -361,14 +361,13 @@ class Conversation:
 
     def _expire(self, now_s: float) -> None:
         session = self.session
-        if not self.pending:
-            return
-        if session.refusal is not None:
+        if session.refusal is not None and self.pending:
             self._refuse_all(f"the broker at {without_password(self._url)}: {session.refusal}", now_s)
-        elif self._exit_text is not None and session.state is not State.OPEN:
+        elif self._exit_text is not None and session.state is not State.OPEN and self.pending:
             ended = self._exit_text()
             if ended is not None:
                 self._refuse_all(f"{ended}; its messages are on stderr", now_s)
+        # With nothing pending as well: else a moment that has passed stays due, and the loop never sleeps.
         if now_s < self.table.due_s:
             return
         grace_s = wire.CONNECT_GRACE_MS / 1000

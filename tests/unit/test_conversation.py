@@ -153,6 +153,17 @@ def test_a_request_that_nobody_answers_ends_one_grace_after_its_timeout() -> Non
     assert error.phase == "cluster"
 
 
+def test_with_nothing_pending_a_deadline_that_has_passed_is_not_due_for_ever() -> None:
+    talk = Talk()
+    talk.open(0.0)
+    future = talk.submit(b"ask", 0.0, timeout_s=1.0)
+    talk.conversation.turn(0.0)
+    talk.publish(0.1, wire.encode(Verb.RESULTS, 7, 1, 1), wire.encode_blob([future.seq, 0, b"answer"]))
+    assert not talk.conversation.pending
+    talk.conversation.turn(2.0)
+    assert talk.conversation.due_s(2.0) > 2.0, "the loop would never sleep"
+
+
 def test_a_cancelled_request_is_taken_back() -> None:
     talk = Talk()
     talk.open(0.0)
