@@ -11,17 +11,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reqpool.errors import UsageError
+from reqpool.errors import ProtocolError, UsageError
 
 from . import config_file, server
 from .config import EMPTY, Config, unpack
+from .succession import Predecessors
 
-AWAIT_HELP = "ids of the workers of the broker that this one replaces"
-
-
-def identities(text: str) -> frozenset[bytes]:
-    """Parse ids of workers: hex, with commas between."""
-    return frozenset(bytes.fromhex(word) for word in text.split(",") if word)
+SUPERVISED_HELP = "wait for a supervisor's line on standard input before binding"
 
 
 def configuration(arguments: argparse.Namespace) -> Callable[[], Config] | None:
@@ -39,7 +35,7 @@ def main() -> int:
     parser.add_argument("--results", metavar="URL", help="results socket (default: beside the intake)")
     parser.add_argument("--workers-url", metavar="URL", help="workers socket (default: beside the intake)")
     parser.add_argument("--advertise", metavar="URL", help="results URL told to clients")
-    parser.add_argument("--await", type=identities, dest="predecessors", metavar="HEX,HEX", help=AWAIT_HELP)
+    parser.add_argument("--supervised", action="store_true", help=SUPERVISED_HELP)
     configs = parser.add_mutually_exclusive_group()
     configs.add_argument("--config", metavar="PATH", help="reqpool.toml; read again at SIGHUP")
     configs.add_argument("--checked-config", metavar="PATH", help="the same, as the supervisor packs it")
@@ -50,16 +46,22 @@ def main() -> int:
     if configure is not None:  # until it can be caught: once we say that we are ready, one may come
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
+        predecessors = None
+        if arguments.supervised:
+            line = sys.stdin.readline()
+            if not line:  # it has gone, or has no use for a broker any more
+                return 0
+            predecessors = Predecessors.read(line)
         config = EMPTY if configure is None else configure()
         served = server.Server(
             arguments.bind,
             arguments.results,
             arguments.workers_url,
             arguments.advertise,
-            arguments.predecessors,
+            predecessors,
             config,
         )
-    except UsageError as error:
+    except (UsageError, ProtocolError) as error:
         print(f"reqpool broker: {error}", file=sys.stderr)
         return 2
     ready = {**served.urls, "pid": os.getpid(), "epoch": served.broker.epoch}

@@ -123,20 +123,22 @@ class Attempts:
         slots = grant.slots if grant is not None else 0
         return kind is None or not kind.connections or slots > origin.pins.get(worker, 0)
 
-    def abandon(self, worker: Worker, now_s: float, *, dead: bool) -> None:
+    def abandon(self, worker: Worker, now_s: float, *, dead: bool, orderly: bool = False) -> None:
         """A worker fell silent or died: its idempotent requests run elsewhere.
 
         Args:
             worker: whose state has been changed already.
             now_s: now.
             dead: certain death: what must not be repeated ends with OUTCOME_UNKNOWN, slots are free.
+            orderly: it ended having told everything: what must not be repeated and it still had was not sent
+                upstream, and runs elsewhere, too.
         """
         ledger = self._ledger
         for lease in list(worker.leases):
             pairs = list(lease.requests.items())
             if lease.origin is None:
                 if dead:
-                    self._disown(lease, pairs, sent=True)
+                    self._disown(lease, pairs, sent=not orderly)
                     lease.requests.clear()
                     ledger.release(lease, len(pairs))
             elif lease.terms.idempotent:
@@ -148,6 +150,10 @@ class Attempts:
                 else:
                     text = f"{lease.attempt} workers were lost while they held it"
                     ledger.end_leased(lease, pairs, Code.WORKER_LOST, text)
+            elif orderly:
+                lease.requests.clear()
+                ledger.release(lease, len(pairs))
+                self._requeue(lease, pairs, lease.past, now_s)
             elif dead:
                 lease.requests.clear()
                 ledger.release(lease, len(pairs))

@@ -51,6 +51,8 @@ class Clients:
         self._session_at: dict[bytes, Session] = {}
         self._kept_bytes = 0
         self._tombstones: OrderedDict[bytes, list[tuple[int, int]]] = OrderedDict()
+        self._holding: dict[Session, None] = {}
+        self._generations = 0
         self._on: dict[Verb, Callable[..., None]] = {
             Verb.SUBMIT: self._submit,
             Verb.HEARTBEAT: self._heartbeat,
@@ -101,9 +103,7 @@ class Clients:
         id_ = checks.identity(about.get("session"))
         epoch = checks.optional_uint(about.get("epoch"))
         received = checks.uint(about.get("received", 0))
-        named = set(checks.array(checks.identity)(about.get("workers", ())))
-        if len(named) > wire.MAX_NAMED_WORKERS:
-            raise ProtocolError(f"more than {wire.MAX_NAMED_WORKERS} workers named")
+        generation = checks.optional_uint(about.get("generation"))
         name = checks.text(about.get("name", ""))[: wire.MAX_NAME_CHARS]
         pid = checks.uint(about.get("pid", 0))
         session = self.sessions.get(id_)
@@ -114,35 +114,38 @@ class Clients:
         if previous is not None and previous is not session:
             previous.route = None
             self._end_session(previous)
+        resumed = False
         if session is None:
-            session = self.sessions[id_] = Session(id_, now_s)
-            resumed = False
+            session = self._life.new_session(id_, now_s)
+            session.native = epoch is None
+        elif session.ended:
+            session.native = False
         else:
-            resumed = epoch == self._life.epoch and not session.ended
+            # A WELCOME that did not arrive began a numbering that the client knows nothing of.
+            resumed = epoch == self._life.epoch and generation in (None, session.generation)
         if session.route is not None:
             self._session_at.pop(session.route, None)
         self._session_at[route] = session
-        epoch_changed = epoch is not None and epoch != self._life.epoch
         self._kept_bytes -= session.kept.size_bytes
-        session.begin(route, resumed=resumed, epoch_changed=epoch_changed, now_s=now_s)
+        session.begin(route, resumed=resumed, now_s=now_s)
         session.name, session.pid = name, pid
         if resumed:
             self._acknowledge(session, received)
-        elif epoch_changed:
+        else:
+            self._generations += 1
+            session.generation = self._generations
+        if epoch is not None and epoch != self._life.epoch:
             self._life.follow(now_s)
-            heirs = self._life.succession.heirs(named)
-            session.awaited = heirs.awaited
-            session.nameless = not heirs.known
-            session.unaccounted = not heirs.accounted
-            session.hold_until_s = now_s + self._life.liveness_s
-        session.never_ran = self._tombstones.pop(id_, [])
+        session.never_ran += self._tombstones.pop(id_, ())
         welcome = {
             "epoch": self._life.epoch,
             "results": self._results,
             "heartbeat_ms": self._life.heartbeat_ms,
             "liveness_ms": round(self._life.liveness_s * 1000),
+            "expiry_ms": round(self._life.expiry_s * 1000),
             "resumed": resumed,
-            "workers": self._life.worker_ids(),
+            "generation": session.generation,
+            "watermark": self._life.succession.watermark,
             "max_pending": MAX_PENDING,
             "never_ran": session.never_ran,
             "keeps": self._keeps(),
@@ -221,10 +224,12 @@ class Clients:
             size_bytes = group_bytes(group)
             if (
                 (group.flags & _RESUBMITTED or (group.pin is not None and not group.flags & _OPENS))
-                and session.must_hold(now_s)
+                and not session.native
+                and self._life.must_hold(now_s)
                 and self._has_room(session, len(group.seqs), size_bytes)
             ):
                 session.hold(group, deadline_s)
+                self._holding[session] = None
             else:
                 self._admit(session, group, deadline_s, now_s)
         if unread:
@@ -239,7 +244,7 @@ class Clients:
         for group in groups:
             for seq in group.seqs:
                 if seq in unknown:
-                    sent = group.resubmitted and session.may_have_been_sent((seq,))
+                    sent = group.resubmitted and not session.native
                     alike.setdefault((f"the broker cannot use it: {group.text}", sent), {})[seq] = None
         for (text, sent), seqs in alike.items():
             self._ledger.fail(session, seqs, Code.PROTOCOL, text, sent=sent)
@@ -274,7 +279,7 @@ class Clients:
             seqs = tuple(seq for seq in pairs if seq in unknown)
             payloads = tuple(pairs[seq] for seq in seqs)
             if group.flags & _RESUBMITTED and not terms.idempotent:
-                lost = tuple(seq for seq in seqs if session.may_have_run(seq))
+                lost = self._lost(session, seqs, group.watermark)
                 text = "the pool lost track of it; it may or may not have run"
                 self._ledger.fail(
                     session, lost, Code.OUTCOME_UNKNOWN, text, origin=group.origins[0], sent=True
@@ -282,7 +287,8 @@ class Clients:
                 pairs = {seq: pairs[seq] for seq in seqs if seq not in set(lost)}
                 seqs, payloads = tuple(pairs), tuple(pairs.values())
             elif group.flags & _RESUBMITTED:
-                sent = session.may_have_been_sent(seqs)
+                # Their results are not kept for the client's sake: that no worker holds one says nothing.
+                sent = not session.native
             if not seqs:
                 return
         if refusal:
@@ -379,18 +385,20 @@ class Clients:
         for worker, requests in claimed.items():
             self._ledger.adopt(worker, terms, requests)
 
-    def settle_awaited(self, worker_id: bytes, now_s: float, *, accounted: bool) -> None:
-        """A worker of the earlier life has reported, or died: who waited for it may go on."""
-        for session in self.sessions.values():
-            if worker_id in session.awaited:
-                session.awaited.discard(worker_id)
-                session.unaccounted |= not accounted
-                if not session.must_hold(now_s):
-                    self._release_held(session, now_s)
+    def _lost(self, session: Session, seqs: Iterable[int], watermark: bytes) -> tuple[int, ...]:
+        """Which of these, submitted again and not known here, may a worker have sent upstream?"""
+        in_doubt = not session.native and self._life.succession.in_doubt(watermark)
+        return tuple(
+            seq for seq in seqs if seq in session.doubtful or (in_doubt and not session.never_run(seq))
+        )
 
-    def _release_held(self, session: Session, now_s: float) -> None:
-        for group, deadline_s in session.take_held():
-            self._admit(session, group, deadline_s, now_s)
+    def release_held(self, now_s: float) -> None:
+        """Admit what was held back for reports of earlier workers, once it need not wait any more."""
+        if self._holding and not self._life.must_hold(now_s):
+            holding, self._holding = self._holding, {}
+            for session in holding:
+                for group, deadline_s in session.take_held():
+                    self._admit(session, group, deadline_s, now_s)
 
     def _heartbeat(self, session: Session, number: int, seen: int, acked: int, now_s: float) -> None:
         session.heartbeat_seen = number
@@ -407,14 +415,16 @@ class Clients:
                     self._outbox.results.append(session.frames(batch, self._life.epoch))
 
     def _unpin(self, session: Session, pin: int, now_s: float) -> None:
-        if not self._ledger.unpin(session, pin, tell=True) and session.epoch_changed:
+        if not self._ledger.unpin(session, pin, tell=True) and not session.native:
             session.note_let_go(pin, MAX_PINS)
 
     def _acknowledge(self, session: Session, number: int) -> None:
         throttled = not session.has_room
         for batch in session.acknowledge(number):
-            if batch.worker is not None:
-                batch.worker.part_delivered(batch.worker_number)
+            for worker, worker_number in batch.keepers:
+                worker.part_delivered(worker_number)
+            # From here on nothing else would know that they have ended.
+            session.drop_held(batch.seqs)
         if throttled and session.has_room:
             self._ledger.wake()
 
@@ -432,10 +442,8 @@ class Clients:
             self.sessions.pop(session.id, None)
 
     def watch(self, now_s: float) -> None:
-        """Release what was held long enough; forget who was silent for too long."""
+        """Forget who was silent for too long."""
         for session in list(self.sessions.values()):
-            if session.held and now_s >= session.hold_until_s:
-                self._release_held(session, now_s)
             if session.ended:
                 if not session.open:
                     self.sessions.pop(session.id, None)
@@ -451,13 +459,18 @@ class Clients:
         self._end_session(session)
 
     def goodbye(self, text: str) -> None:
-        """A planned stop: tell every client."""
+        """A planned stop: tell every client, and who has nothing with a worker, that none of it has run."""
         for session in self.sessions.values():
             if session.subscribed:
-                self._outbox.results.append([session.id, wire.encode(Verb.GOODBYE, self._life.epoch, text)])
+                unrun = not (session.held or session.doubtful) and all(
+                    isinstance(place, Group) for place in session.open.values()
+                )
+                head = wire.encode(Verb.GOODBYE, self._life.epoch, text, session.published, unrun)
+                self._outbox.results.append([session.id, head])
 
     def beat(self) -> None:
         """Send every session its heartbeat."""
+        watermark = self._life.succession.watermark
         for session in self.sessions.values():
             if session.subscribed:
                 session.heartbeats_sent += 1
@@ -468,6 +481,7 @@ class Clients:
                     session.heartbeat_seen,
                     session.submitted,
                     session.published,
+                    b"" if session.held else watermark,
                 )
                 self._outbox.results.append([session.id, head])
 

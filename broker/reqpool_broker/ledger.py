@@ -81,8 +81,8 @@ class Ledger:
         """
         if session.ended:
             return
-        number = worker.part_published() if worker is not None else 0
-        batch = session.keep(blob, seqs, worker, number, attempts)
+        keepers = ((worker, worker.part_published()),) if worker is not None else ()
+        batch = session.keep(blob, seqs, keepers, attempts)
         if session.subscribed:
             self.outbox.results.append(session.frames(batch, self.epoch))
 

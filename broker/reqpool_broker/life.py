@@ -25,7 +25,7 @@ class Life:
         outbox: what to send.
         ledger: requests, origins, leases and grants.
         sessions: by id.
-        succession: the workers of the life before.
+        succession: the workers of the lives before, and who has died.
         malformed: illegal messages counted per socket.
         heartbeat_ms: span between two heartbeats.
         liveness_s: silence after which a peer counts as lost.
@@ -35,7 +35,7 @@ class Life:
     def __init__(
         self,
         epoch: int,
-        predecessors: frozenset[bytes] | None,
+        succession: Succession,
         heartbeat_ms: int,
         liveness_ms: int,
         session_expiry_ms: int,
@@ -46,39 +46,37 @@ class Life:
         self.outbox = Outbox()
         self.ledger = Ledger(epoch, self.outbox, config)
         self.sessions: dict[bytes, Session] = {}
-        self.succession = Succession(predecessors)
+        self.succession = succession
         self.malformed = {"intake": 0, "results": 0, "workers": 0}
         self.heartbeat_ms = heartbeat_ms
         self.liveness_s = liveness_ms / 1000
         self.expiry_s = session_expiry_ms / 1000
-        self.ledger.grants.settled = not predecessors
-        self._predecessors_known = predecessors is not None
-        self._began_s = now_s
+        self.ledger.grants.settled = not succession.unheard
+        self._hold_until_s = now_s + self.liveness_s
         self._settle_s = now_s + WORKER_FORGET_S
+
+    def new_session(self, id_: bytes, now_s: float) -> Session:
+        """Begin to know a client, of which a worker may have told before it comes itself."""
+        session = self.sessions[id_] = Session(id_, now_s)
+        return session
+
+    def must_hold(self, now_s: float) -> bool:
+        """Has what is submitted again to wait for reports of the broker's earlier workers?"""
+        succession = self.succession
+        return now_s < self._hold_until_s and (not succession.supervised or bool(succession.unheard))
 
     def follow(self, now_s: float) -> None:
         """A peer has come from an earlier life: where nobody knows its workers, they have time to report."""
-        due_s = self._began_s + self.liveness_s
-        if not self._predecessors_known and now_s < due_s:
+        if not self.succession.supervised and now_s < self._hold_until_s:
             self.ledger.grants.settled = False
-            self._settle_s = due_s
+            self._settle_s = self._hold_until_s
 
     def settle(self, now_s: float) -> None:
         """See whether all workers of the earlier life have reported or died, or have had the time to."""
         if not self.ledger.grants.settled and (
-            now_s >= self._settle_s or (self._predecessors_known and not self.succession.unheard)
+            now_s >= self._settle_s or (self.succession.supervised and not self.succession.unheard)
         ):
             self.ledger.grants.settle()
-
-    def worker_ids(self) -> list[bytes]:
-        """The workers that may hold requests, as clients are told."""
-        return [worker.id for worker in self.ledger.workers.values() if worker.state != "suspect"]
-
-    def change_membership(self) -> None:
-        """A worker came, went or changed its state: owners are worked out anew, and clients told."""
-        self.ledger.change_membership()
-        head = wire.encode(Verb.WORKERS, self.epoch, self.worker_ids())
-        self.outbox.results += [[s.id, head] for s in self.sessions.values() if s.subscribed]
 
     def common_version(self, out: list[list[bytes]], route: bytes, lowest: int, highest: int) -> int | None:
         """The version to speak with a peer that speaks these; None, and REJECT, if there is none."""

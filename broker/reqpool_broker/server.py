@@ -30,6 +30,7 @@ from reqpool.errors import UsageError
 
 from .config import EMPTY, Config, changes
 from .state import Broker
+from .succession import Predecessors
 
 TICK_S = 0.05
 """How often time is looked at."""
@@ -53,7 +54,8 @@ class Server:
             if the intake's was 0, or the intake's path with ``.results`` behind it.
         workers: URL for the workers socket; None as for ``results`` (the port after the next, ``.workers``).
         advertise: what WELCOME says of the results socket, where it is not what the clients can derive.
-        predecessors, config: see :class:`~.state.Broker`.
+        predecessors: what the supervisor knows; None: there is none.
+        config: see :class:`~.state.Broker`.
 
     Raises:
         UsageError: if a URL cannot be bound; names it and why.
@@ -65,7 +67,7 @@ class Server:
         results: str | None = None,
         workers: str | None = None,
         advertise: str | None = None,
-        predecessors: frozenset[bytes] | None = None,
+        predecessors: Predecessors | None = None,
         config: Config = EMPTY,
     ) -> None:
         self._context = zmq.Context()
@@ -83,7 +85,9 @@ class Server:
         self._sample: dict[str, Any] = {}
         self._lag_s = 0.0
         told = advertise or _last_part(self.urls["results"])
-        self.broker = Broker(told, time.monotonic(), predecessors=predecessors, config=config)
+        known = predecessors._asdict() if predecessors is not None else {}
+        known["predecessors"] = known.pop("workers", None)
+        self.broker = Broker(told, time.monotonic(), config=config, **known)
 
     def _socket(self, kind: int, url: str, send_mark: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)

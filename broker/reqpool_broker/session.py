@@ -36,16 +36,15 @@ class Batch(NamedTuple):
         number: its place in the session, from 1.
         blob: the results, encoded.
         seqs: whose they are.
-        worker: who sent them; None for the broker's own verdicts.
-        worker_number: number of the worker's RESULTS they came in.
+        keepers: workers that keep an outcome of them until it is acknowledged, each with the number of the
+            RESULTS that it came in. Not always the one that is published: see :meth:`Session.attach`.
         attempts: (seq, attempts) of those that took more than one.
     """
 
     number: int
     blob: bytes
     seqs: tuple[int, ...]
-    worker: Worker | None
-    worker_number: int
+    keepers: tuple[tuple[Worker, int], ...]
     attempts: tuple[tuple[int, int], ...] = ()
 
 
@@ -60,16 +59,14 @@ class Session:
         submitted: number of the last SUBMIT processed.
         unacked: result batches kept until acknowledged.
         queued_bytes: payload bytes waiting in queues.
+        generation: which numbering of result batches this is: a client that has not heard that another began
+            acknowledges what it never got.
         held: groups submitted again after a broker's restart, until the old workers have reported.
-        awaited: worker ids that have not reported yet, while ``held`` is not empty.
-        hold_until_s: when waiting for them ends.
-        nameless: nobody knows who the old workers were, so that all may have reported cannot be known.
-        unaccounted: one of them died, and nobody knows what it had done.
         doubtful: seqs that a worker of the broker's earlier life reported as held and then lost, perhaps
             after it had sent them upstream.
         ended: the client is gone for good; what runs finishes unheard.
-        resumed: at its last HELLO the session was known, so all it ever submitted is known too.
-        epoch_changed: at its last HELLO it came from an earlier life of the broker.
+        native: it began in this life of the broker, which has known it ever since; so what it submits again
+            and is not known has never been leased.
         never_ran: ranges of seqs that were dropped from the queue when the session expired.
         pins: connections held for it, by the number its client gave them.
         let_go: numbers of pins its client let go of when they were not known here: an earlier life's,
@@ -80,6 +77,7 @@ class Session:
 
     def __init__(self, id_: bytes, now_s: float) -> None:
         self.id = id_
+        self.generation = 0
         self.name = ""
         self.pid = 0
         self.created_s = now_s
@@ -95,14 +93,9 @@ class Session:
         self.unacked_bytes = 0
         self.queued_bytes = 0
         self.held: list[tuple[wire.Group, float]] = []
-        self.awaited: set[bytes] = set()
-        self.hold_until_s = 0.0
-        self.nameless = False
-        self.unaccounted = False
         self.doubtful: set[int] = set()
         self.ended = False
-        self.resumed = False
-        self.epoch_changed = False
+        self.native = False
         self.never_ran: list[tuple[int, int]] = []
         self.pins: dict[int, Pin] = {}
         self.let_go: dict[int, None] = {}
@@ -110,7 +103,7 @@ class Session:
         self.kept = Kept(wire.SESSION_KEEPS)
         self.done = 0
 
-    def begin(self, route: bytes, *, resumed: bool, epoch_changed: bool, now_s: float) -> None:
+    def begin(self, route: bytes, *, resumed: bool, now_s: float) -> None:
         """Begin a new connection: SUBMIT and heartbeats count from 1 again, and so do results
         unless the session is resumed."""
         self.route = route
@@ -118,16 +111,12 @@ class Session:
         self.kept.clear()
         self.last_heard_s = now_s
         self.submitted = self.heartbeat_seen = self.heartbeats_sent = 0
-        self.resumed = resumed
-        self.epoch_changed = epoch_changed
         self.ended = False
         if not resumed:
             self.unacked = deque(
                 batch._replace(number=number) for number, batch in enumerate(self.unacked, 1)
             )
             self.published = len(self.unacked)
-        self.awaited = set()
-        self.nameless = self.unaccounted = False
 
     def end(self) -> None:
         """The client is gone."""
@@ -136,34 +125,11 @@ class Session:
         self.ended = True
         self.kept.clear()
         self.take_held()
-        self.awaited = set()
 
-    @property
-    def knows_all(self) -> bool:
-        """Is a request that is not known here certain never to have run?"""
-        if not self.epoch_changed:
-            return self.resumed
-        return not (self.awaited or self.nameless or self.unaccounted)
-
-    def may_have_run(self, seq: int) -> bool:
-        """Of a request that is submitted again and not known here: has it perhaps been sent upstream?"""
-        if seq in self.doubtful:
-            return True
-        if self.knows_all:
-            return False
+    def never_run(self, seq: int) -> bool:
+        """Was it dropped from the queue when the session expired, and so never run?"""
         place = bisect_right(self.never_ran, (seq, MAX_SEQ)) - 1
-        return place < 0 or seq > self.never_ran[place][1]
-
-    def may_have_been_sent(self, seqs: Iterable[int]) -> bool:
-        """Of idempotent requests that are submitted again and not known here: had one perhaps been sent?
-
-        Their results are not kept for the client's sake, so that no worker holds one says nothing.
-        """
-        return self.epoch_changed or any(map(self.may_have_run, seqs))
-
-    def must_hold(self, now_s: float) -> bool:
-        """Has what is submitted again to wait for reports of the broker's earlier workers?"""
-        return now_s < self.hold_until_s and bool(self.awaited or self.nameless)
+        return place >= 0 and seq <= self.never_ran[place][1]
 
     @property
     def pending(self) -> int:
@@ -205,16 +171,27 @@ class Session:
         self,
         blob: bytes,
         seqs: tuple[int, ...],
-        worker: Worker | None = None,
-        worker_number: int = 0,
+        keepers: tuple[tuple[Worker, int], ...] = (),
         attempts: tuple[tuple[int, int], ...] = (),
     ) -> Batch:
         """Number a result batch and keep it until it is acknowledged."""
         self.published += 1
-        batch = Batch(self.published, blob, seqs, worker, worker_number, attempts)
+        batch = Batch(self.published, blob, seqs, keepers, attempts)
         self.unacked.append(batch)
         self.unacked_bytes += len(blob)
         return batch
+
+    def attach(self, seqs: Iterable[int], worker: Worker) -> None:
+        """A worker has sent outcomes of requests that have ended already, perhaps as it sends all again on a
+        new connection: it keeps them until the client has acknowledged the end that it was told."""
+        told = set(seqs)
+        for place, batch in enumerate(self.unacked):
+            if not told.isdisjoint(batch.seqs):
+                # Numbers of its earlier connections mean nothing any more.
+                others = (
+                    keeper for keeper in batch.keepers if keeper[0] is not worker or keeper[1] > worker.base
+                )
+                self.unacked[place] = batch._replace(keepers=(*others, (worker, worker.part_published())))
 
     def frames(self, batch: Batch, epoch: int) -> list[bytes]:
         """The frames that publish a batch."""

@@ -15,6 +15,7 @@ from reqpool import wire
 from .clients import Clients
 from .config import EMPTY, Config
 from .life import Life
+from .succession import Succession
 from .workers import Workers
 
 MAX_REPORTED = 200
@@ -28,8 +29,7 @@ class Broker:
         results: what WELCOME says of the results socket.
         now_s: monotonic seconds, as in all methods.
         epoch: number of this life; None: random, so that no two lives share one.
-        predecessors: ids of the workers of the life before this one, as whoever started both knows them; None
-            if nobody knows: then what the clients were told counts.
+        predecessors, reign, deaths: see :class:`~.succession.Succession`.
         heartbeat_ms: span between two heartbeats.
         liveness_ms: silence after which a peer counts as lost.
         session_expiry_ms: silence after which a session is forgotten.
@@ -49,15 +49,16 @@ class Broker:
         *,
         epoch: int | None = None,
         predecessors: frozenset[bytes] | None = None,
+        reign: bytes | None = None,
+        deaths: int = 0,
         heartbeat_ms: int = wire.HEARTBEAT_MS,
         liveness_ms: int = wire.LIVENESS_MS,
         session_expiry_ms: int = wire.SESSION_EXPIRY_MS,
         config: Config = EMPTY,
     ) -> None:
         self.epoch = random.SystemRandom().getrandbits(48) | 1 if epoch is None else epoch
-        self._life = Life(
-            self.epoch, predecessors, heartbeat_ms, liveness_ms, session_expiry_ms, config, now_s
-        )
+        succession = Succession(predecessors, reign, deaths)
+        self._life = Life(self.epoch, succession, heartbeat_ms, liveness_ms, session_expiry_ms, config, now_s)
         self.outbox = self._life.outbox
         self.ledger = self._life.ledger
         self.sessions = self._life.sessions
@@ -90,6 +91,7 @@ class Broker:
         """Do what time asks for; call it about every 50 ms."""
         self.ledger.expire(now_s)
         self._life.settle(now_s)
+        self.clients.release_held(now_s)
         if now_s >= self._next_heartbeat_s:
             self._next_heartbeat_s = now_s + self._life.heartbeat_ms / 1000
             self.clients.beat()

@@ -1,74 +1,125 @@
-"""What a new life of the broker must hear before it runs again what an earlier one may have run.
+"""What this life of the broker must hear before it runs again what an earlier one may have run.
 
-No I/O, no clock. Every worker of the earlier life either reports what it holds (HELLO) or is said to have
-died without a report. Who they were is known from the supervisor, or else from what the clients were told.
+No I/O, no clock. A request that must not be repeated, is submitted again, and is not known here, is with a
+worker of the earlier life that has not reported yet, or was with one whose death left its outcome in doubt,
+or was never given to anybody. Which it is follows from a count: the supervisor numbers the deaths of workers,
+and a *watermark* says of a request that no worker whose death counts up to there had it. So nobody keeps
+lists of the dead: docs/reliability.md#watermarks has the argument.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import json
+import os
 from typing import NamedTuple
 
-MAX_REMEMBERED = 10_000
-"""Workers remembered as having reported, or as having died: far more than a session's life can see."""
+from reqpool import checks
+from reqpool.errors import ProtocolError
+
+REIGN_BYTES = 8
 
 
-class Heirs(NamedTuple):
-    """Whom a session has to wait for.
+class Predecessors(NamedTuple):
+    """What a supervisor knows when it starts a broker.
 
     Attributes:
-        awaited: workers that have neither reported nor died.
-        known: is that all of them?
-        accounted: none of them died without a report.
+        workers: ids of the workers that are alive.
+        reign: its own 8 random bytes: counts of different supervisors cannot be compared.
+        deaths: how many workers have died so far and left something in doubt.
     """
 
-    awaited: set[bytes]
-    known: bool
-    accounted: bool
+    workers: frozenset[bytes]
+    reign: bytes
+    deaths: int
+
+    @classmethod
+    def read(cls, line: str | bytes) -> Predecessors:
+        """Read the line that the supervisor writes to the broker's standard input: JSON, ids in hexadecimal.
+
+        Raises:
+            ProtocolError: if it is not one.
+        """
+        try:
+            about = checks.fields(json.loads(line))
+            reign = bytes.fromhex(about["reign"])
+            workers = frozenset(checks.identity(bytes.fromhex(id_)) for id_ in about["workers"])
+            deaths = checks.uint(about["deaths"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ProtocolError(f"not a supervisor's line: {error!r}") from error
+        if len(reign) != REIGN_BYTES:
+            raise ProtocolError(f"a reign of {len(reign)} bytes, expected {REIGN_BYTES}")
+        return cls(workers, reign, deaths)
 
 
 class Succession:
-    """The workers of the broker's earlier life.
+    """The workers of earlier lives, and the deaths of all.
 
     Args:
-        predecessors: all of them, from a supervisor who knows; None: nobody knows for certain.
+        workers: ids of those that were alive when the broker was started; None: nobody knows.
+        reign: of the supervisor; None: nobody's, so nothing an earlier life said can be compared.
+        deaths: its count when the broker was started.
 
     Attributes:
-        unheard: those of them that have neither reported nor died.
+        supervised: somebody tells which workers are started and which die.
+        unheard: workers of the earlier life that have neither reported nor died.
+        died_unheard: number of the last death of a worker that never reported here; nothing is known of
+            what it had.
     """
 
-    def __init__(self, predecessors: frozenset[bytes] | None) -> None:
-        self._predecessors = predecessors
-        self.unheard = set(predecessors or ())
-        self._reported: OrderedDict[bytes, None] = OrderedDict()
-        self._died_unheard: OrderedDict[bytes, None] = OrderedDict()
+    def __init__(self, workers: frozenset[bytes] | None, reign: bytes | None, deaths: int) -> None:
+        self.supervised = workers is not None
+        self._reign = os.urandom(REIGN_BYTES) if reign is None else reign
+        self._deaths = self.died_unheard = deaths
+        self.unheard = set(workers or ())
+        self._started = set(self.unheard)
+        self._reported: set[bytes] = set()
+
+    @property
+    def watermark(self) -> bytes:
+        """What is sent from now on was with none of those whose death has been told here."""
+        return self._reign + self._deaths.to_bytes(checks.WATERMARK_BYTES - REIGN_BYTES, "big")
+
+    def start(self, worker: bytes) -> None:
+        """The supervisor is about to start a worker."""
+        self._started.add(worker)
+
+    def is_stranger(self, worker: bytes) -> bool:
+        """Did nobody who would tell of its death start this worker?"""
+        return self.supervised and worker not in self._started
 
     def report(self, worker: bytes) -> bool:
         """A worker has said what it holds; returns True if it is the first time."""
         first = worker not in self._reported
         self.unheard.discard(worker)
-        _remember(self._reported, worker)
+        self._reported.add(worker)
         return first
 
-    def die(self, worker: bytes) -> bool:
-        """A worker has died; returns True if it never reported here."""
-        self.unheard.discard(worker)
-        if worker in self._reported:
-            return False
-        _remember(self._died_unheard, worker)
-        return True
+    def die(self, worker: bytes, deaths: int, *, orderly: bool) -> None:
+        """A worker has ended.
 
-    def heirs(self, named: set[bytes]) -> Heirs:
-        """Whom to wait for on behalf of a session that was told of ``named`` by the earlier life."""
-        earlier = named if self._predecessors is None else self._predecessors
-        awaited = {
-            worker for worker in earlier if worker not in self._reported and worker not in self._died_unheard
-        }
-        known = self._predecessors is not None or bool(named)
-        return Heirs(awaited, known, not any(worker in self._died_unheard for worker in earlier))
+        Args:
+            worker: its id.
+            deaths: the supervisor's count, this one included unless it is orderly; 0 if it does not count.
+            orderly: it left nothing in doubt.
+        """
+        number = max(self._deaths, deaths or self._deaths + (not orderly))
+        # One that was started in this life and never reported has been given nothing by anybody.
+        heard = worker in self._reported or worker in self._started - self.unheard
+        if number > self._deaths and not heard:
+            self.died_unheard = number
+        self._deaths = number
+        for known in (self.unheard, self._reported, self._started):
+            known.discard(worker)
 
+    def forget(self, worker: bytes) -> None:
+        """A worker has gone of which nobody would tell that it has died."""
+        if not self.supervised:
+            self._reported.discard(worker)
 
-def _remember(table: OrderedDict[bytes, None], worker: bytes) -> None:
-    table[worker] = None
-    if len(table) > MAX_REMEMBERED:
-        table.popitem(last=False)
+    def in_doubt(self, watermark: bytes) -> bool:
+        """Of requests that are submitted again and not known here: may a worker have sent them upstream?"""
+        return (
+            bool(self.unheard)
+            or watermark[:REIGN_BYTES] != self._reign
+            or int.from_bytes(watermark[REIGN_BYTES:], "big") < self.died_unheard
+        )

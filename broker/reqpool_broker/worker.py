@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .policy import Policy
     from .requests import Lease
 
-State = Literal["live", "draining", "suspect"]
+State = Literal["live", "draining", "suspect", "stranger"]
 
 HEARTBEATS_REMEMBERED = 64
 
@@ -44,7 +44,8 @@ class Worker:
 
     Attributes:
         id: 16 random bytes, new with every process.
-        state: ``live``; ``draining``: finishes what it has; ``suspect``: silent for too long.
+        state: ``live``; ``draining``: finishes what it has; ``suspect``: silent for too long; ``stranger``:
+            the supervisor did not start it, so nobody would tell of its death, and it is leased nothing.
         route: routing id of its connection, None while it has none.
         kinds: what it serves.
         leases: what it holds, in the order of leasing (a dict used as an ordered set).
@@ -59,6 +60,7 @@ class Worker:
         unconfirmed_bytes: results received since the last heartbeat to it.
         keeping: which settings it keeps for this connection.
         max_settings_bytes: the largest it takes.
+        told: people have been told that it is a stranger.
         full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
     """
 
@@ -83,6 +85,7 @@ class Worker:
         self.parts: dict[int, int] = {}
         self.sample: dict[str, Any] = {}
         self.full = False
+        self.told = False
         self.unconfirmed_bytes = 0
         self.keeping = Keeping()
         self.max_settings_bytes = wire.MAX_SETTINGS_BYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,13 +11,16 @@ from reqpool.errors import Code, ProtocolError
 from reqpool.wire import Reject, Verb
 
 from .attempts import Attempts
-from .clients import MAX_SESSIONS, Clients
+from .clients import Clients
 from .life import WORKER_FORGET_S, Life
 from .requests import Terms
-from .session import Session
 from .worker import Worker
 
+log = logging.getLogger("reqpool")
+
 MAX_WORKERS = 1_000
+STRANGER_SPAN_S = 1.0
+"""How long the supervisor's word of a worker may be on its way, while the worker is here already."""
 CONFIRM_BYTES = 4 << 20
 """Results of a worker after which it is told at once that they have arrived, and may let go of them."""
 
@@ -63,6 +67,9 @@ class Workers:
         if verb is Verb.DEAD:
             self._dead(now_s, *values)
             return
+        if verb is Verb.STARTED:
+            self._started(*values)
+            return
         worker = self._worker_at.get(route)
         if worker is None or worker.route != route:
             if verb is not Verb.GOODBYE:
@@ -75,7 +82,7 @@ class Workers:
             return
         worker.last_heard_s = now_s
         if verb is Verb.GOODBYE:
-            self._forget_worker(worker, now_s)
+            self._forget_worker(worker, now_s, orderly=True)
         elif verb is Verb.RESULTS:
             self._results(worker, blobs, now_s, *rest)
         else:
@@ -106,7 +113,9 @@ class Workers:
             self._worker_at.pop(worker.route, None)
         self._worker_at[route] = worker
         worker.connect(route, name, pid, kinds, keeps, now_s)
-        self._life.change_membership()
+        if self._life.succession.is_stranger(id_):
+            worker.state = "stranger"
+        self._ledger.change_membership()
         welcome = {
             "epoch": self._life.epoch,
             "heartbeat_ms": self._life.heartbeat_ms,
@@ -121,14 +130,14 @@ class Workers:
         self._take_held(worker, held, now_s, foreign=foreign)
         self._take_pins(worker, pins, now_s, foreign=foreign)
         self._life.settle(now_s)
-        self._clients.settle_awaited(id_, now_s, accounted=True)
+        self._clients.release_held(now_s)
 
     def _take_held(self, worker: Worker, held: dict[bytes, set[int]], now_s: float, *, foreign: bool) -> None:
         self._attempts.reconcile(worker, held, now_s)
         for session_id, seqs in held.items():
             session = self.sessions.get(session_id)
-            if session is None and foreign and len(self.sessions) < MAX_SESSIONS:
-                session = self.sessions[session_id] = Session(session_id, now_s)
+            if session is None and foreign:  # whatever the bound for clients: what is forgotten may run twice
+                session = self._life.new_session(session_id, now_s)
             unknown = seqs if session is None else session.unknown(seqs)
             if session is not None and foreign and unknown:
                 terms = Terms(session, "", (), 0, 0, None, now_s + self._life.expiry_s)
@@ -153,8 +162,8 @@ class Workers:
                 self._ledger.unpin(pin.session, pin.number, tell=False)
         for session_id, number, kind, name in pins:
             session = self.sessions.get(session_id)
-            if session is None and foreign and len(self.sessions) < MAX_SESSIONS:
-                session = self.sessions[session_id] = Session(session_id, now_s)
+            if session is None and foreign:
+                session = self._life.new_session(session_id, now_s)
             pin_known = session.pins.get(number) if session is not None else None
             if pin_known is not None and pin_known.worker is worker:
                 continue
@@ -194,8 +203,8 @@ class Workers:
             fresh, attempts = self._ledger.finish(worker, session, seqs, failed)
             if fresh:
                 self._ledger.publish(session, blob, seqs, worker, attempts)
-                # Once the client has acknowledged them, nothing here would know any more that they have run.
-                session.drop_held(seqs)
+            if fresh < len(seqs):
+                session.attach(seqs, worker)
             if session.ended and not session.open:
                 self.sessions.pop(session_id, None)
 
@@ -205,7 +214,7 @@ class Workers:
         full = sample.get("full") is True
         if full != worker.full:
             worker.full = full
-            self._life.change_membership()
+            self._ledger.change_membership()
 
     def _give_up(self, worker: Worker, group: wire.Unread, now_s: float) -> None:
         """End what a group of a worker's speaks of, as far as can be read, but not what it says of it."""
@@ -234,7 +243,7 @@ class Workers:
         if full and worker.state == "live" and not worker.full:
             # It has no room. Until a heartbeat says otherwise, or the two would play ping-pong.
             worker.full = True
-            self._life.change_membership()
+            self._ledger.change_membership()
 
     def _retry(self, worker: Worker, groups: Iterable[wire.Failed | wire.Unread], now_s: float) -> None:
         for failed in groups:
@@ -255,22 +264,30 @@ class Workers:
 
     def _drain(self, worker: Worker, now_s: float) -> None:
         worker.state = "draining"
-        self._life.change_membership()
+        self._ledger.change_membership()
 
-    def _forget_worker(self, worker: Worker, now_s: float) -> None:
+    def _forget_worker(self, worker: Worker, now_s: float, *, orderly: bool) -> None:
         """It said GOODBYE, or is dead: it holds nothing any more."""
         self._disconnect(worker)
         worker.state = "suspect"
         self._ledger.workers.pop(worker.id, None)
-        self._life.change_membership()
-        self._attempts.abandon(worker, now_s, dead=True)
+        self._life.succession.forget(worker.id)
+        self._ledger.change_membership()
+        self._attempts.abandon(worker, now_s, dead=True, orderly=orderly)
 
-    def _dead(self, now_s: float, worker_id: bytes) -> None:
+    def _started(self, worker_id: bytes) -> None:
+        self._life.succession.start(worker_id)
+        worker = self._ledger.workers.get(worker_id)
+        if worker is not None and worker.state == "stranger":  # it was quicker
+            worker.state = "live"
+            self._ledger.change_membership()
+
+    def _dead(self, now_s: float, worker_id: bytes, deaths: int, orderly: bool) -> None:
         worker = self._ledger.workers.get(worker_id)
         if worker is not None:
-            self._forget_worker(worker, now_s)
-        if self._life.succession.die(worker_id):
-            self._clients.settle_awaited(worker_id, now_s, accounted=False)
+            self._forget_worker(worker, now_s, orderly=orderly)
+        self._life.succession.die(worker_id, deaths, orderly=orderly)
+        self._clients.release_held(now_s)
         self._life.settle(now_s)
 
     def _disconnect(self, worker: Worker) -> None:
@@ -298,13 +315,20 @@ class Workers:
     def watch(self, now_s: float) -> None:
         """Give up on who is silent."""
         for worker in list(self._ledger.workers.values()):
+            if worker.state == "stranger" and not worker.told and now_s - worker.welcomed_s > STRANGER_SPAN_S:
+                worker.told = True
+                log.warning(
+                    "worker %r (pid %d) was not started by this cluster's supervisor: it is leased nothing",
+                    worker.name,
+                    worker.pid,
+                )
             silent_s = now_s - worker.last_heard_s
             if silent_s > WORKER_FORGET_S:
-                self._forget_worker(worker, now_s)
+                self._forget_worker(worker, now_s, orderly=False)
             elif silent_s > self._life.liveness_s and worker.state != "suspect":
                 self._disconnect(worker)
                 worker.state = "suspect"
-                self._life.change_membership()
+                self._ledger.change_membership()
                 self._attempts.abandon(worker, now_s, dead=False)
 
     def beat(self, now_s: float) -> None:

@@ -9,6 +9,7 @@ from .errors import ProtocolError
 
 ID_BYTES = 16
 """Of a session and of a worker."""
+WATERMARK_BYTES = 16
 
 Check = Callable[[Any], Any]
 """Takes a decoded value, returns it (perhaps as a NamedTuple), or raises ProtocolError."""
@@ -49,6 +50,12 @@ def optional_blob(value: Any) -> bytes | None:
 def identity(value: Any) -> bytes:
     if type(value) is not bytes or len(value) != ID_BYTES:
         raise ProtocolError("expected an id of 16 bytes")
+    return value
+
+
+def watermark(value: Any) -> bytes:
+    if type(value) is not bytes or len(value) not in (0, WATERMARK_BYTES):
+        raise ProtocolError(f"expected a watermark of {WATERMARK_BYTES} bytes, or none")
     return value
 
 

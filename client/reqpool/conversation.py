@@ -225,8 +225,8 @@ class Conversation:
                         reason = error.strerror if isinstance(error, OSError) else error
                         text = f"its results socket cannot be dialled: {reason}"
                         self._act(self.session.give_up(now_s, text), now_s)
-                case Opened(never_ran):
-                    self._resubmit(never_ran)
+                case Opened():
+                    self._resubmit(action)
                 case Lost(text):
                     log.info("connection to the broker at %s lost: %s", self._url, text)
                     self._transport.hang_up()
@@ -250,7 +250,7 @@ class Conversation:
                 continue
             future.route, future.payload, future.note = route, payload, note
             future.trail += (step,)
-            future.connection = future.resubmitted = 0
+            future.connection, future.resubmitted = 0, None
             future.attempts = 1
             future.seq = self.next_seq()
             self.pending[future.seq] = future
@@ -265,20 +265,27 @@ class Conversation:
 
     # --- what goes out ----------------------------------------------------------------------------
 
-    def _resubmit(self, never_ran: tuple[tuple[int, int], ...]) -> None:
+    def _resubmit(self, opened: Opened) -> None:
         # What was let go of on a connection that broke may not have arrived; the broker ignores repetitions.
         self.unpins.extend(self._unpinned)
         self._unpinned.clear()
         pending = list(self.pending.values())
-        unrun = within((future.seq for future in pending), never_ran) if never_ran else ()
+        never_ran = within((future.seq for future in pending), opened.never_ran) if opened.never_ran else ()
         for future in pending:
-            if future.connection and future.seq not in unrun:
-                future.resubmitted = int(wire.Flag.RESUBMITTED)
+            if future.seq in never_ran or (opened.unrun and not future.route.idempotent):
+                future.connection, future.resubmitted = 0, None
+            elif future.connection and (future.resubmitted is None or opened.settled):
+                future.resubmitted = opened.watermark
         suspects = self._suspects
         # Some are in the outbox as well: each is sent once per connection.
         self._backlog = deque(future for future in pending if future.seq not in suspects)
         self._alone = deque(future for future in pending if future.seq in suspects)
         self._suspects = {future.seq for future in self._alone}
+        self._note_resubmitted()
+
+    def _note_resubmitted(self) -> None:
+        if self.session.resubmitting and not (self._backlog or self._alone):
+            self.session.resubmitted()
 
     def _separate(self, seqs: list[int], text: str, now_s: float) -> None:
         """A SUBMIT of these is illegal: end the one, or send each in one of its own to find out which."""
@@ -319,6 +326,8 @@ class Conversation:
                 if groups:
                     self._submit(groups, now_s)
                     table.expect(earliest_s + CLUSTER_GRACE_S)
+        if session.state is State.OPEN:
+            self._note_resubmitted()
         while self.unpins and session.state is State.OPEN and transport.has_room():
             pin = self.unpins.popleft()
             self._unpinned.append(pin)

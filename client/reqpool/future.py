@@ -130,8 +130,8 @@ class Future(concurrent.futures.Future[T]):
         self.note = note
         self.connection = 0
         """Number of the connection it was last sent on, 0 if never sent, -1 if only another process knows."""
-        self.resubmitted = 0
-        """Flag.RESUBMITTED once it may be known to a broker that was lost."""
+        self.resubmitted: bytes | None = None
+        """Its watermark once a broker that was lost may know it (empty: nothing is known), else None."""
 
     # --- state ------------------------------------------------------------------------------------
 
@@ -308,7 +308,7 @@ class Future(concurrent.futures.Future[T]):
         sent = about.get("sent")
         if self.trail:
             sent = True  # the upstream acted on the request that was redirected to this one
-        elif sent is None and not (self.connection or self.resubmitted):
+        elif sent is None and not self.connection and self.resubmitted is None:
             sent = False  # no broker was ever given it
         return BY_CODE.get(code, PoolError)(
             str(about.get("text", "")),

@@ -25,6 +25,7 @@ from .checks import (
     record,
     text,
     uint,
+    watermark,
 )
 from .errors import ProtocolError
 from .limits import (
@@ -73,6 +74,7 @@ class Group(NamedTuple):
         payloads: one for each of ``seqs``.
         settings: what the kind's worker half needs for a connection; empty if nothing.
         kept: number under which the receiver keeps the settings (then ``settings`` is empty), or None.
+        watermark: of those with flag RESUBMITTED: none whose death counts up to here had them; else empty.
     """
 
     kind: str
@@ -86,6 +88,7 @@ class Group(NamedTuple):
     payloads: tuple[bytes, ...]
     settings: bytes = b""
     kept: int | None = None
+    watermark: bytes = b""
 
 
 class LeaseGroup(NamedTuple):
@@ -241,7 +244,7 @@ def connection_settings(value: Any) -> bytes:
 _explained_group = record(
     _matched(Group),
     text, _origins, _span, uint, _priority, optional_uint, optional_blob, seqs, _payloads,
-    connection_settings, optional_uint,
+    connection_settings, optional_uint, watermark,
 )  # fmt: skip
 _explained_lease_group = record(
     _matched(LeaseGroup),
@@ -264,9 +267,9 @@ def _are_requests(numbers: Any, payloads: Any) -> bool:
 
 def _group(value: Any) -> Group:
     """What nearly every group looks like is accepted at once; the others are looked at field by field."""
-    if type(value) is tuple and 9 <= len(value) < 11:
-        value = (*value, *(b"", None)[len(value) - 9 :])  # of a peer that knows no settings, no KEEP
-    if type(value) is tuple and len(value) >= 11:
+    if type(value) is tuple and 9 <= len(value) < 12:
+        value = (*value, *(b"", None, b"")[len(value) - 9 :])  # what is not needed may be omitted
+    if type(value) is tuple and len(value) >= 12:
         kind, origins, span_ms, flags, priority, pin, trace, numbers, payloads, settings = value[:10]
         if (
             pin is None
@@ -286,8 +289,9 @@ def _group(value: Any) -> Group:
             and type(settings) is bytes
             and len(settings) <= MAX_SETTINGS_BYTES
             and value[10] is None
+            and value[11] == b""
         ):
-            return Group._make(value[:11])
+            return Group._make(value[:12])
     group: Group = _explained_group(value)
     return group
 

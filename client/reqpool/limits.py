@@ -54,8 +54,6 @@ MAX_ERROR_CHARS = 2_000
 """Of an error's text; a longer one is cut."""
 MAX_ERROR_BYTES = 16 << 10
 """Of an error's details: they are repeated for each of up to 512 requests in one message."""
-MAX_NAMED_WORKERS = 10_000
-"""Most workers that a client may name in HELLO. Ours names the last 1,000 it heard of."""
 MAX_SAMPLE_ORIGINS = 200
 """Origins in a worker's sample: those with the most to do."""
 LOWEST_PRIORITY = 2

@@ -13,6 +13,7 @@ from .keeping import Keeping
 
 _IDEMPOTENT = int(wire.Flag.IDEMPOTENT)
 _OPENS = int(wire.Flag.OPENS)
+_RESUBMITTED = int(wire.Flag.RESUBMITTED)
 BUCKETS_PER_S = 64
 """Requests whose deadlines lie in the same 1/64 s share a group, and the later end as its deadline."""
 
@@ -82,7 +83,9 @@ def next_batch(
                 route.kind.name,
                 route.origins,
                 min(max(span_ms, 0), wire.MAX_SPAN_MS),
-                resubmitted | (_IDEMPOTENT if route.idempotent else 0) | (_OPENS if route.opens else 0),
+                (_RESUBMITTED if resubmitted is not None else 0)
+                | (_IDEMPOTENT if route.idempotent else 0)
+                | (_OPENS if route.opens else 0),
                 priority,
                 route.pin,
                 None,
@@ -90,6 +93,7 @@ def next_batch(
                 payloads,
                 route.settings if kept is None else b"",
                 kept,
+                resubmitted or b"",
             )
         )
     return entries, earliest_s

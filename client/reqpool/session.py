@@ -22,8 +22,9 @@ BACKOFF_FIRST_S = 0.05
 BACKOFF_MOST_S = 1.0
 BATCHES_PER_ACK = 8
 """Result batches after which an acknowledgement is sent without waiting for the next heartbeat."""
-MOST_WORKERS = 1000
-"""Workers named in HELLO: the last that were heard of. A broker takes :data:`.wire.MAX_NAMED_WORKERS`."""
+EXPIRY_SHARE = 0.9
+"""Part of the session expiry after which a broker that has not heard us may have forgotten us: clocks do not
+run equally fast."""
 
 
 class State(Enum):
@@ -80,9 +81,16 @@ class Opened(NamedTuple):
 
     Attributes:
         never_ran: ranges of sequence numbers, ends included, that the broker dropped unrun.
+        watermark: of what was first sent on the connection before; empty if nothing is known of it.
+        settled: so it is also of what had been resubmitted on that connection.
+        unrun: the broker before has ended in order, and none of what is pending and must not be repeated has
+            run.
     """
 
     never_ran: tuple[tuple[int, int], ...]
+    watermark: bytes = b""
+    settled: bool = False
+    unrun: bool = False
 
 
 class Send(NamedTuple):
@@ -139,6 +147,7 @@ class Session:
         repeated: result batches that came twice.
         gaps: times a missing batch was asked for.
         keeping: which settings the broker keeps for this connection.
+        resubmitting: not all that was pending when it was opened has been submitted yet.
     """
 
     def __init__(
@@ -155,6 +164,7 @@ class Session:
         self.repeated = 0
         self.gaps = 0
         self.keeping = Keeping()
+        self.resubmitting = False
         self._about: dict[str, Any] = {
             "session": session_id, "name": wire.sendable(name, wire.MAX_NAME_CHARS), "pid": pid,
         }  # fmt: skip
@@ -162,7 +172,15 @@ class Session:
         self._failures = 0
         self._next_dial_s = -math.inf
         self._epoch: int | None = None
-        self._workers: dict[bytes, None] = {}
+        self._generation: int | None = None
+        self._offered_watermark = self._watermark = b""
+        self._settled_through: int | None = None
+        self._watermark_settled = False
+        self._unrun = False
+        self._expiry_s = wire.SESSION_EXPIRY_MS / 1000
+        self._dialed_s = 0.0
+        self._confirmed_s = math.inf  # nothing was sent that a broker could have forgotten
+        self._beats: deque[tuple[int, float]] = deque()
         self._received = 0
         self._settled = 0
         self._acked = 0
@@ -238,7 +256,9 @@ class Session:
             # The blob is read before anything changes; a repeated one is read in vain, but is rare.
             flat = self._entries(blob) if verb is Verb.RESULTS and blob is not None else ()
             if verb is Verb.GOODBYE:
-                return self._lose(now_s, f"the broker stops: {fields[1]}")
+                _, text, latest, unrun = fields
+                self._unrun = unrun and latest == self._received and self._watermark_settled
+                return self._lose(now_s, f"the broker stops: {text}")
             actions = self._heard(now_s)
         except ProtocolError:
             self.ignored += 1
@@ -246,10 +266,8 @@ class Session:
         if verb is Verb.RESULTS:
             self._acknowledged(fields[2])
             self._results(fields[1], flat, fields[3], now_s, actions)
-        elif verb is Verb.WORKERS:
-            self._know(fields[1])
         elif verb is Verb.HEARTBEAT:
-            _, number, seen, acked, latest = fields
+            _, number, seen, acked, latest, watermark = fields
             self._acknowledged(acked)
             if self.state is State.TRACING and seen >= self._trace_from:
                 return self._traced(now_s)
@@ -257,8 +275,14 @@ class Session:
             if seen != self._seen:
                 self._seen = seen
                 self._seen_moved_s = now_s
+                while self._beats and self._beats[0][0] <= seen:
+                    self._confirmed_s = self._beats.popleft()[1]
             if latest > self._received:
                 self._gap(now_s, actions)
+            elif watermark and self._settled_through is not None and acked >= self._settled_through:
+                # Of all that was lost with workers up to here the verdicts are in what has come.
+                self._watermark = watermark
+                self._watermark_settled = True
         return actions
 
     def settle(self) -> None:
@@ -296,6 +320,11 @@ class Session:
         self._unacked.append((number, groups))
         return frame
 
+    def resubmitted(self) -> None:
+        """Note that all that was pending when the session was opened has been submitted."""
+        self.resubmitting = False
+        self._settled_through = self._submits
+
     # --- moves --------------------------------------------------------------------------------------
 
     def _move(self, event: Event) -> None:
@@ -311,11 +340,13 @@ class Session:
             self.first_dial_s = now_s
         self._submits = self._heartbeats = self._seen = 0
         self._unacked.clear()
+        self._beats.clear()
+        self._dialed_s = now_s
         self._next_heartbeat_s = math.inf
         self._heard_s = self._seen_moved_s = now_s
         about = {**self._about, "received": self._received}
         if self._epoch is not None:
-            about |= {"epoch": self._epoch, "workers": list(self._workers)}
+            about |= {"epoch": self._epoch, "generation": self._generation}
         return [Dial(wire.encode(Verb.HELLO, wire.LOWEST_VERSION, wire.VERSION, about))]
 
     def _welcome(self, now_s: float, version: int, about: dict[str, Any]) -> list[Action]:
@@ -324,7 +355,9 @@ class Session:
         heartbeat_ms = checks.uint(about.get("heartbeat_ms"))
         liveness_ms = checks.uint(about.get("liveness_ms"))
         resumed = checks.boolean(about.get("resumed", False))
-        workers = checks.array(checks.identity)(about.get("workers", ()))
+        generation = checks.optional_uint(about.get("generation"))
+        expiry_ms = checks.uint(about.get("expiry_ms", wire.SESSION_EXPIRY_MS))
+        watermark = checks.watermark(about.get("watermark", b""))
         never_ran = checks.array(_seq_range)(about.get("never_ran", ()))
         keeps = checks.uint(about.get("keeps", 0))
         if not wire.LOWEST_VERSION <= version <= wire.VERSION or not 0 < heartbeat_ms < liveness_ms:
@@ -334,10 +367,9 @@ class Session:
             self._received = self._settled = self._broker_heartbeat = 0
             self._never_ran += tuple(never_ran)
         self._acked = self._received
-        if epoch != self._epoch:
-            self._workers.clear()
-        self._epoch = epoch
-        self._know(workers)
+        self._epoch, self._generation = epoch, generation
+        self._offered_watermark = watermark
+        self._expiry_s = expiry_ms / 1000
         self.refusal = None
         self.keeping = Keeping(keeps)
         self._heartbeat_s = heartbeat_ms / 1000
@@ -376,8 +408,18 @@ class Session:
         self._seen_moved_s = now_s
         self.reconnects += self.ever_open
         self.ever_open = True
-        opened = Opened(self._never_ran)
-        self._never_ran = ()
+        # A broker that had not heard us for so long has forgotten us, and perhaps what it gave to whom.
+        known = now_s - self._confirmed_s < self._expiry_s * EXPIRY_SHARE
+        opened = Opened(
+            self._never_ran,
+            self._watermark if known else b"",
+            self._watermark_settled or not known,
+            self._unrun,
+        )
+        self._never_ran, self._unrun = (), False
+        self._watermark, self._watermark_settled = self._offered_watermark, False
+        self._confirmed_s = self._dialed_s
+        self.resubmitting, self._settled_through = True, None
         return [opened]
 
     def _entries(self, blob: bytes) -> tuple[Any, ...]:
@@ -429,15 +471,9 @@ class Session:
             actions.append(Unread(seqs_of(groups), self._unread_text))
         return actions
 
-    def _know(self, workers: list[bytes]) -> None:
-        for worker in workers:
-            self._workers.pop(worker, None)
-            self._workers[worker] = None
-        for worker in list(self._workers)[:-MOST_WORKERS]:
-            del self._workers[worker]
-
     def _heartbeat(self, now_s: float) -> Send:
         self._heartbeats += 1
+        self._beats.append((self._heartbeats, now_s))
         self._acked = self._received
         self._next_heartbeat_s = now_s + self._heartbeat_s
         return Send(wire.encode(Verb.HEARTBEAT, self._heartbeats, self._broker_heartbeat, self._received))

@@ -23,7 +23,7 @@ from typing import Any
 
 import msgpack
 
-from .checks import ID_BYTES, Check, array, fields, identity, text, uint
+from .checks import ID_BYTES, Check, array, boolean, fields, identity, text, uint, watermark
 from .errors import Code, ProtocolError
 from .groups import *  # noqa: F403  (as the numbers: part of the contract, so part of this module)
 from .groups import (
@@ -64,7 +64,6 @@ class Verb(IntEnum):
     RESEND = 18
     RESULTS = 19
     UNPIN = 20
-    WORKERS = 21
     KEEP = 22
     LEASE = 32
     RETURN = 33
@@ -73,6 +72,7 @@ class Verb(IntEnum):
     GRANTED = 36
     DRAIN = 37
     DEAD = 38
+    STARTED = 39
     STATUS = 48
 
 
@@ -127,10 +127,10 @@ PUBLISHED: Schema = {
     Verb.OPEN: (("epoch", uint),),
     Verb.HEARTBEAT: (
         ("epoch", uint), ("number", uint), ("seen", uint), ("acked", uint), ("latest", uint),
+        ("watermark", watermark, b""),
     ),
     Verb.RESULTS: (("epoch", uint), ("number", uint), ("acked", uint), ("attempts", attempts, ())),
-    Verb.WORKERS: (("epoch", uint), ("workers", array(identity))),
-    Verb.GOODBYE: (("epoch", uint), ("text", text)),
+    Verb.GOODBYE: (("epoch", uint), ("text", text), ("latest", uint, 0), ("unrun", boolean, False)),
 }  # fmt: skip
 """Results socket, XPUB -> SUB, below the session id as topic."""
 
@@ -144,9 +144,10 @@ WORKER_TO_BROKER: Schema = {
     Verb.UNPIN: (("epoch", uint), ("seen", uint), ("session", identity), ("pin", uint)),
     Verb.DRAIN: (("epoch", uint), ("seen", uint)),
     Verb.GOODBYE: (("epoch", uint), ("seen", uint)),
-    Verb.DEAD: (("worker", identity),),
+    Verb.STARTED: (("worker", identity),),
+    Verb.DEAD: (("worker", identity), ("deaths", uint, 0), ("orderly", boolean, False)),
 }
-"""Workers socket, DEALER -> ROUTER. DEAD comes from the supervisor."""
+"""Workers socket, DEALER -> ROUTER. STARTED and DEAD come from the supervisor."""
 
 BROKER_TO_WORKER: Schema = {
     Verb.WELCOME: (("version", uint), ("about", fields)),

@@ -22,6 +22,7 @@ class CheckedConfig:
 
     Attributes:
         config: what was last found right.
+        version: how often that has changed.
 
     Raises:
         ConfigError: if anything about the file is wrong.
@@ -30,6 +31,7 @@ class CheckedConfig:
     def __init__(self, path: str) -> None:
         self._path = os.path.abspath(path)
         self.config: Config = config_file.load(path)
+        self.version = 0
         self._fd = _in_memory(self.config)
 
     @property
@@ -45,14 +47,16 @@ class CheckedConfig:
 
         Raises:
             ConfigError: if anything about it is wrong; what was right before stays.
+            OSError: if there are not enough file descriptors; likewise.
         """
         config = config_file.load(self._path)
         said = changes(self.config, config)
-        self.config = config
         # A new one in the place of the old: who is reading the old one reads it to its end.
         fresh = _in_memory(config)
         os.dup2(fresh, self._fd, inheritable=False)
         os.close(fresh)
+        self.config = config
+        self.version += bool(said)
         return said
 
     def close(self) -> None:

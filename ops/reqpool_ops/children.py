@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import os
 import random
 import secrets
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import IO
 
+ORDERLY = 0
+"""Exit status of a broker or worker that ended as it was told to, and left nothing in doubt."""
 BOOT_FAILURE = 2
 """Exit status of a broker or worker that could not start: wrong arguments, or an address it cannot have."""
 QUICK_S = 5.0
@@ -19,6 +24,8 @@ MANY_FAILURES = 4
 """Quick failures in a row after which the supervisor says so, and slows down."""
 FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 30.0
+
+log = logging.getLogger("reqpool")
 
 
 class Backoff:
@@ -59,6 +66,7 @@ class Child:
         id: 16 random bytes, new for each process.
         process: the process, None while there is none.
         pidfd: readable when the process has ended; -1 while there is none.
+        talk: our end of its standard input and output, if it talks with us.
         started_s: when it was started, monotonic.
         signals: sent to the process by us.
         due_s: when to start the next one, monotonic; infinity while there is a process, or none is wanted.
@@ -71,6 +79,7 @@ class Child:
         self.id = b""
         self.process: subprocess.Popen[bytes] | None = None
         self.pidfd = -1
+        self.talk: socket.socket | None = None
         self.started_s = 0.0
         self.due_s = math.inf
         self.leaving = False
@@ -79,46 +88,84 @@ class Child:
         self.backoff = Backoff()
 
     @property
-    def stdout(self) -> IO[bytes] | None:
-        """The reading end of its standard output, if that was piped to us."""
-        return self.process.stdout if self.process else None
-
-    @property
     def pid(self) -> int:
         """Its pid, 0 while there is no process."""
         return self.process.pid if self.process else 0
 
-    def start(self, arguments: list[str], now_s: float, stdout: int) -> None:
+    def start(self, arguments: list[str], now_s: float, *, talks: bool = False) -> None:
         """Start the process.
 
         Args:
             arguments: what follows the interpreter.
             now_s: monotonic seconds.
-            stdout: fd its standard output goes to, or ``subprocess.PIPE``.
+            talks: its standard input and output lead to us; else it has no input, and its output goes where
+                our errors go.
+
+        Raises:
+            OSError: if there are not enough file descriptors, processes or memory; no process is left then.
         """
-        # -P: a module in the folder we happen to be started in must not shadow the library.
-        # A group of its own: a terminal's Ctrl-C is for the supervisor, which stops children in order.
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            process_group=0,
-        )
-        self.pidfd = os.pidfd_open(self.process.pid)
+        with contextlib.ExitStack() as unwind:
+            talk = theirs = None
+            if talks:
+                talk, theirs = socket.socketpair()
+                unwind.callback(talk.close)
+            # -P: a module in the folder we happen to be started in must not shadow the library.
+            # A group of its own: a terminal's Ctrl-C is for the supervisor, which stops children in order.
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", *arguments],
+                    stdin=theirs.fileno() if theirs else subprocess.DEVNULL,
+                    stdout=theirs.fileno() if theirs else sys.stderr.fileno(),
+                    process_group=0,
+                )
+            finally:
+                if theirs is not None:
+                    theirs.close()
+            unwind.callback(process.wait)
+            unwind.callback(process.kill)
+            self.pidfd = os.pidfd_open(process.pid)
+            unwind.pop_all()
+        self.process, self.talk = process, talk
         self.signals = set()
         self.started_s = now_s
-        self.due_s = math.inf
+        self.due_s = self.kill_s = math.inf
 
-    def renew_id(self) -> str:
-        """Take a new random id for the next process and return it in hex."""
+    def put_off(self, error: OSError, now_s: float) -> None:
+        """Try again later to start a process, which failed; nothing that runs is touched for it."""
+        delay_s = self.backoff.delay_s(0.0, BOOT_FAILURE)
+        self.due_s = now_s + delay_s
+        log.error("cannot start %s: %s; tried again in %.1f s", self.name, error.strerror, delay_s)
+
+    def plan_next(self, pid: int, status: int, now_s: float) -> None:
+        """Plan the next process of a place whose last one, which was `pid`, has ended with `status`."""
+        delay_s = self.backoff.delay_s(now_s - self.started_s, status)
+        self.due_s = now_s + delay_s
+        log.warning("%s (pid %d) %s; replaced in %.1f s", self.name, pid, ended(status), delay_s)
+        if self.backoff.failures > MANY_FAILURES:
+            log.error(
+                "%s has failed %d times in a row within seconds of its start; its own words are above",
+                self.name,
+                self.backoff.failures,
+            )
+
+    def renew_id(self) -> bytes:
+        """Take a new random id for the next process and return it."""
         self.id = secrets.token_bytes(16)
-        return self.id.hex()
+        return self.id
 
     def signal(self, number: int) -> None:
         """Send a signal; nothing if there is no process."""
         if self.process is not None:
             self.signals.add(number)
             self.process.send_signal(number)
+
+    def kill_late(self, now_s: float) -> bool:
+        """Kill a process that was told to leave and has not; returns True if that was done now."""
+        if self.process is None or now_s < self.kill_s:
+            return False
+        self.kill_s = math.inf
+        self.signal(signal.SIGKILL)
+        return True
 
     def reap(self) -> int | None:
         """Return the exit status if the process has ended, and forget the process; else None.
@@ -128,10 +175,10 @@ class Child:
         if self.process is None or self.process.poll() is None:
             return None
         status = self.process.returncode
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        if self.talk is not None:
+            self.talk.close()
         os.close(self.pidfd)
-        self.process, self.pidfd = None, -1
+        self.process, self.talk, self.pidfd = None, None, -1
         return int(status)
 
     def wait(self) -> None:
@@ -139,3 +186,12 @@ class Child:
         if self.process is not None:
             self.process.wait()
             self.reap()
+
+
+def ended(status: int) -> str:
+    """Say how a process ended: ``was killed by SIGKILL``, ``exited with status 3``."""
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    if status == BOOT_FAILURE:
+        return f"could not start (exit status {status})"
+    return f"exited with status {status}"

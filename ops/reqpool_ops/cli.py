@@ -1,4 +1,4 @@
-"""The command line: ``reqpool up|status|scale``, and a command for each kind.
+"""The command line: ``reqpool up|status|scale|restart``, and a command for each kind.
 
 Exit status: 0 done, or the pool is well; 1 an error, or the pool is not well; 2 wrong usage; 3 `status` found
 no broker that answers.
@@ -100,6 +100,12 @@ def parser() -> argparse.ArgumentParser:
     scale.add_argument("--url", help="its intake (default: $REQPOOL_URL, else this user's cluster)")
     scale.set_defaults(run=run_scale)
 
+    restart = commands.add_parser(
+        "restart", help="have a cluster on this machine replace all its processes while it serves"
+    )
+    restart.add_argument("--url", help="its intake (default: $REQPOOL_URL, else this user's cluster)")
+    restart.set_defaults(run=run_restart)
+
     from . import requests
 
     requests.add_commands(commands)
@@ -156,6 +162,14 @@ def run_scale(options: argparse.Namespace) -> int:
     from .scale import scale
 
     scale(options.url or os.environ.get("REQPOOL_URL") or runtime.default_url(), options.workers)
+    return 0
+
+
+def run_restart(options: argparse.Namespace) -> int:
+    """Replace all processes of a cluster but the supervisor."""
+    from .restart import restart
+
+    print(restart(options.url or os.environ.get("REQPOOL_URL") or runtime.default_url()))
     return 0
 
 

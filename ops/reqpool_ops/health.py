@@ -17,6 +17,10 @@ from .reading import maps, members, number, text
 
 HUNG_AFTER_S = 3 * wire.LIVENESS_MS / 1000
 """A worker whose process lives but that has been silent for this long is killed and replaced."""
+BLOCKING_AFTER_S = wire.LIVENESS_MS / 1000
+"""So is one that others wait for, after this: its connections count until it is dead for certain."""
+UNEASY_AFTER_S = 2 * wire.HEARTBEAT_MS / 1000
+"""A worker that misses more than one heartbeat is looked at more often."""
 REPORT_GAP_S = 2.0
 """Reports further apart than this say nothing about the time between them."""
 LAG_LIMIT_MS = 1_000
@@ -28,9 +32,13 @@ class Watch:
 
     Silence is counted on the supervisor's clock and only over time that reports cover: a broker that is
     being replaced, or a supervisor that was stopped itself, makes no worker look hung.
+
+    Attributes:
+        is_uneasy: one is silent for longer than its heartbeats would have it, and none is about to be killed.
     """
 
     def __init__(self) -> None:
+        self.is_uneasy = False
         self._heard_s: dict[bytes, float] = {}
         self._epoch: object = None
         self._last_report_s = float("-inf")
@@ -43,26 +51,41 @@ class Watch:
         """Note that it has ended."""
         self._heard_s.pop(worker, None)
 
-    def hung(self, report: Mapping[str, Any], now_s: float) -> list[bytes]:
-        """Take in a report and return the ids of workers silent for longer than ``HUNG_AFTER_S``.
+    def hung(self, report: Mapping[str, Any], now_s: float) -> dict[bytes, str]:
+        """Take in a report and say which workers hang.
 
         Args:
             report: the broker's STATUS report.
             now_s: monotonic seconds.
+
+        Returns:
+            Worker id to why it is to be killed: silent for longer than ``HUNG_AFTER_S``, or than
+            ``BLOCKING_AFTER_S`` while requests wait for the connections it holds.
         """
         if report.get("epoch") != self._epoch or now_s - self._last_report_s > REPORT_GAP_S:
             self._heard_s = dict.fromkeys(self._heard_s, now_s)
         self._epoch, self._last_report_s = report.get("epoch"), now_s
-        silent = {
-            worker.get("id"): number(worker.get("since_heartbeat_s"))
-            for worker in maps(report.get("workers"))
-            if isinstance(worker.get("id"), str)
-        }
+        reported = {worker.get("id"): worker for worker in maps(report.get("workers")) if _is_named(worker)}
+        reasons = {}
+        self.is_uneasy = False
         for identity, heard_s in self._heard_s.items():
-            silent_s = silent.get(identity.hex())
+            about = reported.get(identity.hex(), {})
+            silent_s = number(about.get("since_heartbeat_s"))
             if silent_s is not None:
-                self._heard_s[identity] = max(heard_s, now_s - silent_s)
-        return [identity for identity, heard_s in self._heard_s.items() if now_s - heard_s > HUNG_AFTER_S]
+                heard_s = self._heard_s[identity] = max(heard_s, now_s - silent_s)
+            if now_s - heard_s > HUNG_AFTER_S:
+                reasons[identity] = f"is silent for {HUNG_AFTER_S:.1f} s"
+            elif about.get("blocking") is True and now_s - heard_s > BLOCKING_AFTER_S:
+                reasons[identity] = (
+                    f"is silent for {now_s - heard_s:.1f} s and holds connections that others wait for"
+                )
+            elif about and now_s - heard_s > UNEASY_AFTER_S:
+                self.is_uneasy = True
+        return reasons
+
+
+def _is_named(worker: Mapping[str, Any]) -> bool:
+    return isinstance(worker.get("id"), str)
 
 
 def judge(report: Mapping[str, Any], expected_workers: int | None) -> list[str]:
@@ -116,7 +139,7 @@ def sample(pid: int) -> dict[str, Any] | None:
             "fds": process.num_fds(),
             "threads": process.num_threads(),
         }
-    except psutil.Error:
+    except (psutil.Error, OSError):  # OSError: no file descriptor is left to read /proc with
         return None
 
 
@@ -126,7 +149,7 @@ def cpu_s(pids: Iterable[int]) -> float:
     for pid in pids:
         try:
             times = psutil.Process(pid).cpu_times()
-        except psutil.Error:
+        except (psutil.Error, OSError):
             continue
         total_s += times.user + times.system
     return total_s

@@ -180,14 +180,30 @@ def remove_sockets(url: str) -> None:
                 path.unlink()
 
 
-def check_free(url: str) -> None:
+def check_free(url: str, wait_s: float = 0.0) -> None:
     """Check that nobody listens at the three addresses of `url`, and remove what the dead have left there.
 
     Nothing is removed before all three have been looked at.
 
+    Args:
+        url: as :func:`check_bind` gave it.
+        wait_s: how long a listener gets to end.
+
     Raises:
         CannotStart: if somebody listens, or something that is no socket is in the way.
     """
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        try:
+            _check_free(url)
+            return
+        except CannotStart:
+            if time.monotonic() >= deadline_s:
+                raise
+        time.sleep(0.02)
+
+
+def _check_free(url: str) -> None:
     if ipc_path(url) is None:
         check_ports(url)
         return
@@ -240,6 +256,16 @@ def listening_pid(path: Path) -> int | None:
         return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
 
 
+def workers_url(url: str) -> str | None:
+    """Return where the broker will listen for workers; None if only it will know (any free port)."""
+    path = ipc_path(url)
+    if path is not None:
+        return f"ipc://{socket_paths(url)[2]}"
+    host, port = split_tcp(url)
+    shown = f"[{host}]" if ":" in host else host
+    return f"tcp://{shown}:{port + 2}" if port else None
+
+
 # --- the lock --------------------------------------------------------------------------------------
 
 
@@ -286,6 +312,9 @@ class Lock:
         pid: of the supervisor, for :func:`read_lock`.
         workers: how many it keeps, likewise.
 
+    Attributes:
+        after_kill: the last one to hold it did not let go of it in order: its children may be about to end.
+
     Raises:
         CannotStart: if another supervisor holds it, or the file is somebody else's.
     """
@@ -311,17 +340,25 @@ class Lock:
                     pid = holder.get("pid", "unknown")
                     raise CannotStart(f"already running at {url} (pid {pid})") from error
                 time.sleep(0.02)
-        if self._file.read(len(LOCK_START)) not in ("", LOCK_START):
+        found = self._file.read(len(LOCK_START))
+        self.after_kill = found == LOCK_START
+        if found and not self.after_kill:
             self._file.close()  # a file of this name that somebody else made is not ours to empty
             raise CannotStart(f"{path} is in the way and is no lock; remove it or bind elsewhere")
-        self._pid = pid
-        self.note(workers)
+        self._about: dict[str, int | str] = {"pid": pid}
+        self.note(workers=workers)
 
-    def note(self, workers: int) -> None:
-        """Write down how many workers there are to be now. Who reads it meanwhile may find nothing."""
+    def note(self, **figures: int | str) -> None:
+        """Write down what has changed. Who reads it meanwhile may find nothing.
+
+        Args:
+            figures: ``workers``: how many there are to be now; those of a restart, see
+                :mod:`reqpool_ops.restart`.
+        """
+        self._about |= figures
         self._file.seek(0)
         self._file.truncate()
-        json.dump({"pid": self._pid, "workers": workers}, self._file)
+        json.dump(self._about, self._file)
         self._file.flush()
 
     def close(self) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from reqpool.masking import without_password
 
 from . import runtime
 from .runtime import CannotStart
 
-STEP_WITHIN_S = 5.0
+TAKEN_WITHIN_S = 5.0
+"""How long a supervisor may take to do as a signal says."""
 
 
 def scale(url: str, workers: int) -> None:
@@ -24,27 +27,33 @@ def scale(url: str, workers: int) -> None:
     Raises:
         CannotStart: if no supervisor of this user and machine runs there, or it does not do as it is told.
     """
-    about = _read(url)
+    about = supervisor(url)
     while about["workers"] != workers:
         before = about["workers"]
         # One at a time: a signal that is sent again before it was taken counts once (signal(7)).
         os.kill(about["pid"], signal.SIGUSR1 if before < workers else signal.SIGUSR2)
-        deadline_s = time.monotonic() + STEP_WITHIN_S
+        deadline_s = time.monotonic() + TAKEN_WITHIN_S
         while about["workers"] == before:
             if time.monotonic() > deadline_s:
                 raise CannotStart(
                     f"the supervisor (pid {about['pid']}) stays at {before} workers; see its log"
                 )
             time.sleep(0.02)
-            about = _read(url)
+            about = supervisor(url)
 
 
-def _read(url: str) -> dict[str, int]:
+def supervisor(url: str) -> Mapping[str, Any]:
+    """Return what the supervisor of a running cluster has noted about it.
+
+    Args:
+        url: the intake.
+
+    Raises:
+        CannotStart: if no supervisor of this user and machine runs there.
+    """
     for _ in range(10):
         about = runtime.read_lock(url)
         if about is not None and {"pid", "workers"} <= about.keys():
             return about
         time.sleep(0.02)  # it is being written, or is starting
-    raise CannotStart(
-        f"nothing to scale: no cluster of yours was started on this machine at {without_password(url)}"
-    )
+    raise CannotStart(f"no cluster of yours was started on this machine at {without_password(url)}")

@@ -284,7 +284,6 @@ class FakeBroker:
             "heartbeat_ms": self.heartbeat_ms,
             "liveness_ms": self.liveness_ms,
             "resumed": resumed,
-            "workers": [b"w" * 16],
             "max_pending": 1000,
             "never_ran": self.never_ran,
         }

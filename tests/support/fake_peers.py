@@ -16,6 +16,8 @@ DNS = ("dns", False, 256, 1)
 TCP = ("tcp", True, 8, 1)
 UPSTREAM = "dns://127.0.0.1:53"
 TICK_S = 0.05
+REIGN = b"8 bytes."
+"""Of the supervisor of all desks that have one."""
 _names = itertools.count(1)
 
 
@@ -23,10 +25,23 @@ class Desk:
     """A broker, a clock, and who talks to it."""
 
     def __init__(
-        self, epoch: int = 77, config: Config = EMPTY, predecessors: frozenset[bytes] | None = None
+        self,
+        epoch: int = 77,
+        config: Config = EMPTY,
+        predecessors: frozenset[bytes] | None = None,
+        deaths: int = 0,
     ) -> None:
         self.now_s = 1000.0
-        self.broker = Broker("5571", self.now_s, epoch=epoch, config=config, predecessors=predecessors)
+        self.supervised = predecessors is not None
+        self.broker = Broker(
+            "5571",
+            self.now_s,
+            epoch=epoch,
+            config=config,
+            predecessors=predecessors,
+            reign=REIGN if self.supervised else None,
+            deaths=deaths,
+        )
         self.clients: dict[bytes, FakeClient] = {}
         self.workers: dict[bytes, FakeWorker] = {}
         self.executions: list[tuple[bytes, int]] = []
@@ -149,7 +164,8 @@ class FakeClient:
         self.beats = 0
         self.awake = True
         self.open = False
-        self.workers: tuple[bytes, ...] = ()
+        self.watermark = b""
+        self.watermarks: dict[int, bytes] = {}
         self._routes = itertools.count(1)
         self.route = b""
 
@@ -164,6 +180,8 @@ class FakeClient:
         self.submitted = self.beats = 0
         self.send(Verb.HELLO, 1, 1, {"session": self.id, "name": "fake", "pid": 1, **about})
         self.desk.settle()
+        if self.replies and self.replies[-1][0] is Verb.WELCOME:
+            self.watermark = self.welcome["watermark"]
         if subscribe and self.replies and self.replies[-1][0] is Verb.WELCOME:
             assert self.desk.broker.clients.subscription(self.id)
             self.desk.broker.clients.subscribed(self.id)
@@ -187,7 +205,12 @@ class FakeClient:
         settle: bool = True,
     ) -> None:
         payloads = tuple(b"p%d" % seq for seq in seqs)
-        group = Group(kind, origins, span_ms, int(flags), priority, pin, None, seqs, payloads, settings)
+        watermark = self.watermarks.get(seqs[0], b"") if flags & Flag.RESUBMITTED else b""
+        for seq in seqs:  # that of the connection it was first sent on
+            self.watermarks.setdefault(seq, watermark or self.watermark)
+        group = Group(
+            kind, origins, span_ms, int(flags), priority, pin, None, seqs, payloads, settings, None, watermark
+        )
         self.submitted += 1
         self.send(Verb.SUBMIT, self.submitted, self.acked, [group])
         if settle:
@@ -202,8 +225,6 @@ class FakeClient:
     def take(self, verb: Verb, values: list[Any], blobs: list[bytes]) -> None:
         if verb is Verb.OPEN:
             self.open = True
-        elif verb is Verb.WORKERS:
-            self.workers = tuple(values[1])
         elif verb is Verb.RESULTS:
             self.batches.append(values[1])
             self.attempts |= dict(values[3])
@@ -253,6 +274,7 @@ class FakeWorker:
         self.awake = True
         self.cpu_percent = 0.0
         self.epoch = 0
+        self.stranger = False
         self._routes = itertools.count(1)
         self.route = b""
 
@@ -266,6 +288,8 @@ class FakeWorker:
         self.desk.workers[self.route] = self
         self._keeps.clear()
         self.seen = self.beats = self.numbered = 0
+        if self.desk.supervised and not self.stranger:
+            self.send(Verb.STARTED, self.id)
         self.send(
             Verb.HELLO, 1, 1, {"worker": self.id, "name": "fake", "pid": 1, "kinds": self.kinds, **about}
         )

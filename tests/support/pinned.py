@@ -30,7 +30,7 @@ def ask(
 
 def opened(limit: int = 8, workers: int = 1) -> tuple[Desk, FakeWorker, FakeClient]:
     """A pin, number 1, whose first request has been answered; the worker is the one that holds it."""
-    desk = Desk()
+    desk = Desk(predecessors=frozenset())
     all_workers = [desk.worker(held_kind(limit)) for _ in range(workers)]
     client = desk.client()
     ask(client, 1, pin=1, opens=True)

@@ -134,7 +134,7 @@ class Limits(RuleBasedStateMachine):
             self.desk.workers[holder.route] = holder
         self.client.desk = self.desk
         pending = [seq for seq in self.asked if seq not in self.client.outcomes]
-        self.client.hello(epoch=before.broker.epoch, workers=list(ids))
+        self.client.hello(epoch=before.broker.epoch)
         if pending:
             ask(self.client, *pending, flags=Flag.IDEMPOTENT | Flag.RESUBMITTED)
 
@@ -229,7 +229,7 @@ def restarted(
     limit: int, predecessors: frozenset[bytes] | None = None
 ) -> tuple[Desk, list[FakeWorker], FakeClient]:
     """A broker's successor, and three workers and a client of the life before."""
-    old = Desk()
+    old = Desk(predecessors=frozenset())
     workers = [old.worker(KIND) for _ in range(3)]
     client = old.client()
     known = frozenset(worker.id for worker in workers) if predecessors is None else predecessors

@@ -35,7 +35,7 @@ def test_a_new_broker_learns_of_pins_from_the_workers(client_first: bool) -> Non
     desk, holder, other, client = restarted()
 
     def come_back() -> None:
-        client.hello(epoch=77, workers=(holder.id, other.id))
+        client.hello(epoch=77)
         ask(client, 2, pin=1, flags=AGAIN)
         ask(client, 3, pin=1)  # submitted while there was no broker: it was never sent
 
@@ -58,7 +58,7 @@ def test_a_new_broker_learns_of_pins_from_the_workers(client_first: bool) -> Non
 def test_a_pinned_request_that_never_reached_the_old_worker_goes_to_it_now() -> None:
     desk, holder, other, client = restarted()
     holder.leases = []
-    client.hello(epoch=77, workers=(holder.id, other.id))
+    client.hello(epoch=77)
     ask(client, 2, pin=1, flags=AGAIN)
     report(holder, client)
     other.reconnect()
@@ -69,7 +69,7 @@ def test_a_pinned_request_that_never_reached_the_old_worker_goes_to_it_now() -> 
 
 def test_what_is_let_go_of_before_its_worker_has_reported_is_let_go_of_then() -> None:
     desk, holder, other, client = restarted()
-    client.hello(epoch=77, workers=(holder.id, other.id))
+    client.hello(epoch=77)
     client.send(Verb.UNPIN, 1)
     desk.settle()
     report(holder, client)
@@ -83,7 +83,7 @@ def test_what_is_let_go_of_before_its_worker_has_reported_is_let_go_of_then() ->
 
 def test_a_pin_of_a_session_that_has_ended_is_let_go_of() -> None:
     desk, holder, other, client = restarted()
-    client.hello(epoch=77, workers=(holder.id, other.id))
+    client.hello(epoch=77)
     other.reconnect()
     client.submit(9, kind="tcp", origins=(ORIGIN,), span_ms=LONG_MS)  # keeps the session in the books
     client.send(Verb.GOODBYE)
@@ -101,7 +101,7 @@ def test_a_first_request_known_by_report_alone_is_a_pin_once_its_client_says_so(
     desk = Desk(epoch=78, predecessors=frozenset({holder.id}))
     holder.desk = client.desk = desk
     holder.reconnect()  # it waits for a connection there
-    client.hello(epoch=77, workers=(holder.id,))
+    client.hello(epoch=77)
     ask(client, 1, pin=1, flags=OPENS | AGAIN)
     holder.answer(1)
     ask(client, 2, pin=1)

@@ -7,7 +7,7 @@ import pytest
 from reqpool.errors import Code
 from reqpool.wire import Flag
 from reqpool_broker.state import Broker
-from support.fake_peers import Desk, FakeClient, FakeWorker
+from support.fake_peers import REIGN, Desk, FakeClient, FakeWorker
 
 ONCE = Flag(0)
 AGAIN = Flag.RESUBMITTED
@@ -15,18 +15,18 @@ AGAIN = Flag.RESUBMITTED
 
 def restarted(*seqs: int, flags: Flag = ONCE) -> tuple[Desk, FakeWorker, FakeWorker, FakeClient]:
     """A broker's successor. Of two workers the first holds what was submitted; nobody has called yet."""
-    old = Desk()
+    old = Desk(predecessors=frozenset())
     holder, client = old.worker(), old.client()
     client.submit(*seqs, flags=flags)
     other = old.worker()
-    desk = Desk(epoch=78)
+    desk = Desk(epoch=78, predecessors=frozenset({holder.id, other.id}))
     holder.desk = other.desk = client.desk = desk
     return desk, holder, other, client
 
 
 def test_what_is_answered_while_it_is_held_back_does_not_run_again() -> None:
     desk, holder, other, client = restarted(1, 2)
-    client.hello(epoch=77, workers=(holder.id, other.id))
+    client.hello(epoch=77)
     client.submit(1, 2, flags=ONCE | AGAIN)
     holder.reconnect()
     holder.answer(1)
@@ -46,7 +46,7 @@ def test_a_worker_that_dies_without_a_report_leaves_the_outcome_unknown(told_fir
     other.reconnect()
     if told_first:
         holder.die()
-    client.hello(epoch=77, workers=(holder.id, other.id))
+    client.hello(epoch=77)
     client.submit(1, flags=ONCE | AGAIN)
     client.submit(2, flags=Flag.IDEMPOTENT | AGAIN)
     if not told_first:
@@ -61,14 +61,14 @@ def test_a_worker_that_dies_without_a_report_leaves_the_outcome_unknown(told_fir
 def test_a_worker_that_dies_after_its_report_leaves_the_outcome_unknown(held_back: bool) -> None:
     desk, holder, other, client = restarted(1, 2)
     if held_back:
-        client.hello(epoch=77, workers=(holder.id, other.id))
+        client.hello(epoch=77)
         client.submit(1, flags=ONCE | AGAIN)
         client.submit(2, 3, flags=Flag.IDEMPOTENT | AGAIN)
     holder.reconnect()
     holder.die()
     other.reconnect()
     if not held_back:
-        client.hello(epoch=77, workers=(holder.id, other.id))
+        client.hello(epoch=77)
         client.submit(1, flags=ONCE | AGAIN)
         client.submit(2, 3, flags=Flag.IDEMPOTENT | AGAIN)
     assert client.code(1) == Code.OUTCOME_UNKNOWN
@@ -82,7 +82,7 @@ def test_a_failed_attempt_is_judged_when_its_client_says_what_it_was() -> None:
     other.reconnect()
     holder.fail(1, 2, code=Code.CONNECTION_LOST, sent=True)
     holder.fail(3, code=Code.CONNECTION_LOST, sent=False)
-    client.hello(epoch=77, workers=(holder.id, other.id))
+    client.hello(epoch=77)
     client.submit(1, 3, flags=ONCE | AGAIN)
     client.submit(2, flags=Flag.IDEMPOTENT | AGAIN)
     assert client.code(1) == Code.OUTCOME_UNKNOWN
@@ -92,11 +92,12 @@ def test_a_failed_attempt_is_judged_when_its_client_says_what_it_was() -> None:
 
 def test_the_supervisors_list_of_workers_counts_where_there_is_one() -> None:
     desk, holder, other, client = restarted(1)
-    desk.broker = Broker("5571", desk.now_s, epoch=78, predecessors=frozenset({holder.id}))
+    desk.broker = Broker("5571", desk.now_s, epoch=78, predecessors=frozenset({holder.id}), reign=REIGN)
     other.reconnect()
     client.hello(
         epoch=77, workers=(b"long dead".ljust(16),)
     )  # its WELCOME was before the present workers came
+    client.watermarks[2] = client.watermarks[1]  # submitted together, and the broker died with it
     client.submit(1, flags=ONCE | AGAIN)
     client.submit(2, flags=ONCE | AGAIN)
     assert other.held() == []
@@ -107,7 +108,7 @@ def test_the_supervisors_list_of_workers_counts_where_there_is_one() -> None:
 
 def test_without_any_name_of_the_old_workers_nothing_is_certain() -> None:
     desk, holder, other, client = restarted(1, 2)
-    client.hello(epoch=77, workers=())
+    client.hello(epoch=77)
     client.submit(1, 2, flags=ONCE | AGAIN)
     assert client.outcomes == {}  # there is time for whoever holds them to report
     other.reconnect()

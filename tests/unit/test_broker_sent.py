@@ -116,14 +116,14 @@ def test_what_workers_were_lost_with_was_possibly_sent() -> None:
 
 
 def test_a_new_broker_tells_of_what_an_earlier_one_may_have_sent() -> None:
-    old = Desk()
+    old = Desk(predecessors=frozenset())
     holder, client = old.worker(), old.client()
     client.submit(1, 2, flags=Flag.IDEMPOTENT)
-    desk = Desk(epoch=78)
+    desk = Desk(epoch=78, predecessors=frozenset({holder.id}))
     holder.desk = client.desk = desk
     holder.leases.clear()  # answered, and the old broker had the results
     holder.hello(epoch=77, held=[])
-    client.hello(epoch=77, workers=(holder.id,))
+    client.hello(epoch=77)
     client.submit(1, 2, flags=Flag.IDEMPOTENT | AGAIN)
     client.submit(3, flags=Flag.IDEMPOTENT)
     assert marked(holder) == [True, False]
@@ -131,14 +131,14 @@ def test_a_new_broker_tells_of_what_an_earlier_one_may_have_sent() -> None:
 
 
 def test_a_name_that_a_new_broker_does_not_know_says_what_an_earlier_one_may_have_done() -> None:
-    old = Desk()
+    old = Desk(predecessors=frozenset())
     holder, client = old.worker(), old.client()
     client.submit(1, flags=Flag.IDEMPOTENT)
-    desk = Desk(epoch=78)
+    desk = Desk(epoch=78, predecessors=frozenset({holder.id}))
     holder.desk = client.desk = desk
     holder.leases.clear()
     holder.hello(epoch=77, held=[])
-    client.hello(epoch=77, workers=(holder.id,))
+    client.hello(epoch=77)
     client.submit(1, origins=("@gone",), flags=Flag.IDEMPOTENT | AGAIN)
     client.submit(2, origins=("@gone",), flags=Flag.IDEMPOTENT)
     assert [client.code(seq) for seq in (1, 2)] == [Code.USAGE] * 2
@@ -146,14 +146,14 @@ def test_a_name_that_a_new_broker_does_not_know_says_what_an_earlier_one_may_hav
 
 
 def test_what_must_not_be_repeated_and_is_known_not_to_have_run_was_not_sent() -> None:
-    old = Desk()
+    old = Desk(predecessors=frozenset())
     holder, client = old.worker(), old.client()
     client.submit(1, flags=ONCE)
-    desk = Desk(epoch=78)
+    desk = Desk(epoch=78, predecessors=frozenset({holder.id}))
     holder.desk = client.desk = desk
     holder.leases.clear()  # the lease never arrived
     holder.hello(epoch=77, held=[])
-    client.hello(epoch=77, workers=(holder.id,))
+    client.hello(epoch=77)
     client.submit(1, flags=ONCE | AGAIN)
     assert marked(holder) == [False]
 

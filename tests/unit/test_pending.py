@@ -137,9 +137,9 @@ def test_what_has_ended_or_was_sent_on_this_connection_is_not_sent() -> None:
     ended.end(FINISHED, 0, b"", 0.0)
     sent.connection = 2
     other.connection = 1
-    other.resubmitted = wire.Flag.RESUBMITTED
+    other.resubmitted = bytes(16)
     [group] = batch(ended, sent, other, connection=2)
-    assert (group.seqs, group.flags) == ((3,), wire.Flag.RESUBMITTED)
+    assert (group.seqs, group.flags, group.watermark) == ((3,), wire.Flag.RESUBMITTED, bytes(16))
     assert next_batch(deque([ended]), 2, 0.0, Keeping()) == ([], math.inf)
 
 

@@ -32,7 +32,9 @@ WELCOME = {
     "heartbeat_ms": 500,
     "liveness_ms": 2_500,
     "resumed": False,
-    "workers": [b"w" * 16],
+    "generation": 3,
+    "expiry_ms": 60_000,
+    "watermark": b"%016d" % 1,
     "max_pending": 1000,
     "never_ran": [],
 }
@@ -56,8 +58,10 @@ def results(number: int, *flat: Any, epoch: int = 7) -> tuple[bytes, bytes]:
     return wire.encode(Verb.RESULTS, epoch, number, 0), wire.encode_blob(list(flat))
 
 
-def heartbeat(number: int, seen: int, latest: int = 0, epoch: int = 7, acked: int = 0) -> bytes:
-    return wire.encode(Verb.HEARTBEAT, epoch, number, seen, acked, latest)
+def heartbeat(
+    number: int, seen: int, latest: int = 0, epoch: int = 7, acked: int = 0, watermark: bytes = b""
+) -> bytes:
+    return wire.encode(Verb.HEARTBEAT, epoch, number, seen, acked, latest, watermark)
 
 
 def group(*seqs: int) -> tuple[Any, ...]:
@@ -206,9 +210,9 @@ def test_resuming_keeps_the_batch_number_and_starts_submits_anew() -> None:
     session.submit([])
     session.published(*results(1, 1, 0, b""), 0.1)
     about = redialled(session, 3.0)
-    assert (about["epoch"], about["received"], about["workers"]) == (7, 1, (b"w" * 16,))
+    assert (about["epoch"], about["generation"], about["received"]) == (7, 3, 1)
     session.received(welcome(resumed=True), 4.0)
-    assert session.published(wire.encode(Verb.OPEN, 7), None, 4.0) == [Opened(())]
+    assert session.published(wire.encode(Verb.OPEN, 7), None, 4.0) == [Opened((), b"%016d" % 1)]
     assert session.published(*results(2, 2, 0, b""), 4.1) == [Results((2, 0, b""))]
     assert wire.decode(session.submit([]), wire.CLIENT_TO_BROKER)[1][0] == 1
     assert session.reconnects == 1
@@ -220,7 +224,7 @@ def test_a_new_life_counts_batches_from_one(changes: dict[str, Any]) -> None:
     opened(session)
     session.published(*results(1, 1, 0, b""), 0.1)
     session.tick(3.0)
-    assert opened(session, 4.0, **changes) == [Opened(())]
+    assert opened(session, 4.0, **changes) == [Opened((), b"%016d" % 1)]
     epoch = changes.get("epoch", 7)
     assert session.published(*results(1, 2, 0, b"", epoch=epoch), 4.1) == [Results((2, 0, b""))]
 
@@ -234,32 +238,7 @@ def test_what_never_ran_is_still_told_when_the_welcome_that_said_so_never_opened
     session.tick(7.0)
     session.tick(8.0)
     session.received(welcome(epoch=8, resumed=True), 8.0)
-    assert session.published(wire.encode(Verb.OPEN, 8), None, 8.0) == [Opened(((3, 9),))]
-
-
-def names(*letters: str) -> list[bytes]:
-    return [letter.encode() * 16 for letter in letters]
-
-
-def test_hello_names_all_workers_of_the_epoch_and_of_no_other() -> None:
-    session = make()
-    opened(session, workers=names("a", "b"))
-    assert session.published(wire.encode(Verb.WORKERS, 7, names("b", "c")), None, 0.1) == []
-    assert redialled(session, 3.0)["workers"] == tuple(names("a", "b", "c"))
-    session.received(welcome(resumed=True, workers=names("d")), 4.0)
-    session.published(wire.encode(Verb.OPEN, 7), None, 4.0)
-    assert redialled(session, 7.0)["workers"] == tuple(names("a", "b", "c", "d"))
-    session.received(welcome(epoch=8, workers=names("e")), 8.0)
-    assert redialled(session, 11.0)["workers"] == tuple(names("e"))
-
-
-def test_hello_names_the_last_thousand_workers() -> None:
-    session = make()
-    opened(session)
-    many = [b"%016d" % number for number in range(1500)]
-    for worker in (*many, many[0]):
-        session.published(wire.encode(Verb.WORKERS, 7, [worker]), None, 0.1)
-    assert redialled(session, 3.0)["workers"] == (*many[501:], many[0])
+    assert session.published(wire.encode(Verb.OPEN, 8), None, 8.0) == [Opened(((3, 9),), b"%016d" % 1)]
 
 
 def test_a_submit_that_cannot_be_read_is_found_by_what_is_acknowledged_after_it() -> None:
@@ -310,7 +289,7 @@ def test_silence_while_tracing_is_a_loss_like_any_other() -> None:
     session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 0.2)
     redialled(session, 3.0)
     session.received(welcome(resumed=True), 4.0)
-    assert session.published(wire.encode(Verb.OPEN, 7), None, 4.0) == [Opened(())]
+    assert session.published(wire.encode(Verb.OPEN, 7), None, 4.0) == [Opened((), b"%016d" % 1)]
     # What was sent on the lost connection is nobody's fault on this one.
     with pytest.raises(ProtocolError):
         session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 4.1)

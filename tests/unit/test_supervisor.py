@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +20,8 @@ from support.wait import wait_until
 BROKER = """
 import json, os, sys, time, zmq
 from reqpool import wire
+line = sys.stdin.readline()
+os.write(2, b"line " + line.encode())
 socket = zmq.Context().socket(zmq.ROUTER)
 url = sys.argv[sys.argv.index("--bind") + 1]
 socket.bind(url)
@@ -41,15 +44,14 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 print("ready", flush=True)
 select.select([os.pidfd_open(int(sys.argv[-1]))], [], [])
 """
-RECENT_S = 1.0
 
 RUN = """
 import logging, sys
-import reqpool_ops.supervisor
+
 from reqpool_ops.runtime import CannotStart
 from reqpool_ops.supervisor import Plan, Supervisor
 logging.basicConfig(level=logging.INFO)
-reqpool_ops.supervisor.RECENT_S = 1.0
+
 try:
     sys.exit(Supervisor(Plan(sys.argv[1], 2, None, 1.0, ["-c", sys.argv[2]], ["-c", sys.argv[3]])).run())
 except CannotStart as error:
@@ -120,62 +122,70 @@ def test_a_broker_that_cannot_start_ends_the_supervisor(start: type[Supervised])
 def test_an_ended_worker_is_reported_dead_to_the_broker(start: type[Supervised]) -> None:
     supervised = start(BROKER, SLEEP)
     wait_until(lambda: len(supervised.children()) == 3)
-    worker = supervised.children()[1]
+    worker = in_order(supervised)[1]
     identity = identity_of(worker)
     worker.kill()
-    supervised.said(f"head 9226c410{identity}")  # [38 DEAD, bin 16 bytes]
+    supervised.said(f"head 9426c410{identity}01c2")  # [38 DEAD, bin 16 bytes, 1, false]
     wait_until(lambda: len(supervised.children()) == 3)
-    replacement = supervised.children()[-1]
+    replacement = in_order(supervised)[1]
     assert worker.pid not in [child.pid for child in supervised.children()]
     assert identity_of(replacement) != identity
 
 
-def told_of(broker: psutil.Process) -> list[str]:
-    command = broker.cmdline()
-    return command[command.index("--await") + 1].split(",")
+def argument_of(child: psutil.Process, name: str) -> str:
+    # Between fork and exec it still has the supervisor's command line.
+    command = wait_until(lambda: "--parent-pid" in (command := child.cmdline()) and command)
+    return command[command.index(name) + 1] if name in command else ""
+
+
+def in_order(supervised: Supervised) -> list[psutil.Process]:
+    """The broker, and the workers by name."""
+    return sorted(supervised.children(), key=lambda child: argument_of(child, "--name"))
 
 
 def identity_of(worker: psutil.Process) -> str:
-    # Between fork and exec it still has the supervisor's command line.
-    command = wait_until(lambda: "--id" in (command := worker.cmdline()) and command)
-    return command[command.index("--id") + 1]
+    return argument_of(worker, "--id")
 
 
-@pytest.mark.parametrize("ends", ["killed", "in order"])
-def test_a_new_broker_is_told_of_workers_that_ended_while_the_old_one_hung(
-    start: type[Supervised], ends: str
+def lines_to_brokers(supervised: Supervised) -> list[dict[str, Any]]:
+    """What each broker has been told on its standard input."""
+    said = [line.removeprefix("line ") for line in supervised.log().splitlines() if line.startswith("line ")]
+    return [json.loads(line) for line in said]
+
+
+@pytest.mark.parametrize(("ends", "deaths"), [("killed", 1), ("in order", 0)])
+def test_a_new_broker_is_told_of_ends_while_the_old_one_hung(
+    start: type[Supervised], ends: str, deaths: int
 ) -> None:
     supervised = start(BROKER, ENDS_IN_ORDER)
     wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
-    broker, first, second = supervised.children()
-    gone, stays = identity_of(first), identity_of(second)
+    broker, first, second = in_order(supervised)
+    stays = identity_of(second)
     broker.suspend()
-    started_s = time.monotonic()
     first.send_signal(signal.SIGKILL if ends == "killed" else signal.SIGTERM)
     supervised.said(f"worker-1 (pid {first.pid})")
-    # Long enough for the death to be no news, had the broker been there to hear of it.
-    wait_until(lambda: time.monotonic() - started_s > RECENT_S + 0.1)
+    wait_until(lambda: supervised.log().count("ready") == 3)
     broker.kill()
     supervised.said("the broker is back")
-    successor = next(child for child in supervised.children() if "--await" in child.cmdline())
-    assert {gone, stays} <= set(told_of(successor))
+    before, after = lines_to_brokers(supervised)
+    assert before["reign"] == after["reign"]
+    assert (before["deaths"], after["deaths"]) == (0, deaths)
+    successor = next(worker for worker in in_order(supervised)[1:] if worker.pid != second.pid)
+    assert sorted(after["workers"]) == sorted([stays, identity_of(successor)])
 
 
-def test_a_new_broker_is_not_told_of_workers_that_ended_long_ago(start: type[Supervised]) -> None:
+def test_a_death_is_never_forgotten(start: type[Supervised]) -> None:
     supervised = start(BROKER, SLEEP)
-    wait_until(lambda: len(supervised.children()) == 3 and "head" in supervised.log())
-    broker, first, second = supervised.children()
-    gone = identity_of(first)
-    started_s = time.monotonic()
-    first.kill()
-    wait_until(lambda: time.monotonic() - started_s > RECENT_S + 1.2)  # it has answered since
-    broker.kill()
-    supervised.said("the broker is back")
-    successor = next(child for child in supervised.children() if "--await" in child.cmdline())
-    workers = [child for child in supervised.children() if "--id" in child.cmdline()]
-    assert sorted(told_of(successor)) == sorted(map(identity_of, workers))
-    assert gone not in told_of(successor)
-    assert identity_of(second) in told_of(successor)
+    wait_until(lambda: len(supervised.children()) == 3 and "head 9230" in supervised.log())
+    worker = in_order(supervised)[1]
+    identity = identity_of(worker)
+    worker.kill()
+    supervised.said(f"head 9426c410{identity}01c2")
+    for lives in (2, 3):
+        in_order(supervised)[0].kill()
+        wait_until(lambda lives=lives: len(lines_to_brokers(supervised)) == lives)
+        assert lines_to_brokers(supervised)[-1]["deaths"] == 1
+        wait_until(lambda lives=lives: supervised.log().count("the broker is back") == lives - 1)
 
 
 def test_a_worker_that_never_says_hello_is_replaced(start: type[Supervised]) -> None:
@@ -214,7 +224,7 @@ def test_children_told_to_stop_while_they_boot_are_no_warning(start: type[Superv
 def test_a_child_that_dies_of_something_else_while_stopping_is_said(start: type[Supervised]) -> None:
     supervised = start(BROKER, DEAF)
     wait_until(lambda: supervised.log().count("deaf") == 2)
-    workers = supervised.children()[1:]
+    workers = in_order(supervised)[1:]
     supervised.process.send_signal(signal.SIGTERM)
     supervised.said("SIGTERM: stopping")
     workers[0].send_signal(signal.SIGSEGV)
@@ -226,10 +236,10 @@ def test_a_child_that_dies_of_something_else_while_stopping_is_said(start: type[
 def test_workers_come_and_go_as_it_is_told(start: type[Supervised]) -> None:
     supervised = start(BROKER, ENDS_IN_ORDER)
     wait_until(lambda: supervised.log().count("ready") == 2)
-    first, second = supervised.children()[1:]
+    first, second = in_order(supervised)[1:]
     supervised.process.send_signal(signal.SIGUSR1)
     wait_until(lambda: supervised.log().count("ready") == 3)
-    third = supervised.children()[-1]
+    third = in_order(supervised)[-1]
     for left in (2, 1):
         supervised.process.send_signal(signal.SIGUSR2)
         supervised.said(f"now to run: {left} workers")
@@ -239,7 +249,7 @@ def test_workers_come_and_go_as_it_is_told(start: type[Supervised]) -> None:
     supervised.said("1 workers stay: 1 to 256 may run")
     supervised.process.send_signal(signal.SIGUSR1)  # takes the second one's place
     wait_until(lambda: supervised.log().count("ready") == 4)
-    names = [child.cmdline()[child.cmdline().index("--name") + 1] for child in supervised.children()[1:]]
+    names = [argument_of(child, "--name") for child in in_order(supervised)[1:]]
     assert names == ["worker-1", "worker-2"]
     supervised.process.send_signal(signal.SIGTERM)
     assert supervised.process.wait(10) == 0
@@ -249,7 +259,7 @@ def test_workers_come_and_go_as_it_is_told(start: type[Supervised]) -> None:
 def test_a_worker_that_is_to_go_and_does_not_is_killed(start: type[Supervised]) -> None:
     supervised = start(BROKER, DEAF)
     wait_until(lambda: supervised.log().count("deaf") == 2)
-    last = supervised.children()[-1]
+    last = in_order(supervised)[-1]
     supervised.process.send_signal(signal.SIGUSR2)
     supervised.said("worker-2 did not finish within 1 s; killed")
     psutil.wait_procs([last], timeout=10)

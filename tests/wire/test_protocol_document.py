@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from reqpool import checks, errors, wire
-from reqpool import session as client_session
 from reqpool.wire import Failed, Flag, Group, KindInfo, LeaseGroup, Verb
 from reqpool_broker import clients, pin, session, state, workers
 from reqpool_workers import conversation
@@ -30,6 +29,8 @@ SAMPLES: dict[str, Any] = {
     "map": {"key": 1},
     "bin16": bytes(16),
     "bin": b"bytes",
+    "bin0/16": b"",
+    "bool": True,
     "array of uint": (1, 2),
     "array of bin16": (bytes(16),),
     "array of [session bin16, seqs]": ((bytes(16), (1,)),),
@@ -42,7 +43,8 @@ SAMPLES: dict[str, Any] = {
 }
 """A value of each type that the document names."""
 LONGER = {
-    "bin": {"bin16"},
+    "bin": {"bin16", "bin0/16"},
+    "bin0/16": {"bin16"},
     "array of [session bin16, seqs]": {
         "array of [session bin16, seqs, failed uint]",
         "array of [session bin16, seqs, sent bool]",
@@ -176,10 +178,6 @@ def test_flags_are_those_of_the_document() -> None:
         ("settings kept for a session / by a worker", f"{wire.SESSION_KEEPS} / {wire.WORKER_KEEPS}"),
         ("settings kept for all sessions", f"{clients.MAX_ALL_KEPT_BYTES >> 30} GiB"),
         ("name in HELLO", f"{wire.MAX_NAME_CHARS} characters"),
-        (
-            "workers named in HELLO",
-            f"{wire.MAX_NAMED_WORKERS:,} (a client names {client_session.MOST_WORKERS:,})",
-        ),
         ("limit and depth of a kind in HELLO, slots", f"1 to {wire.MAX_SLOTS:,}"),
         ("origins in a worker's sample", f"{wire.MAX_SAMPLE_ORIGINS}"),
         ("sessions and origins in a STATUS report", f"{state.MAX_REPORTED}"),

@@ -49,6 +49,7 @@ REQUESTS = st.lists(st.tuples(UINT, st.binary(max_size=20)), min_size=1, max_siz
 PIN, TRACE = st.none() | UINT, st.none() | st.binary(max_size=30)
 SETTINGS = st.binary(max_size=30)
 SPAN = st.integers(0, wire.MAX_SPAN_MS)
+WATERMARK = st.just(b"") | st.binary(min_size=16, max_size=16)
 
 
 @st.composite
@@ -68,6 +69,7 @@ def groups(draw: st.DrawFn) -> Group:
         payloads,
         draw(SETTINGS),
         draw(st.none() | UINT),
+        draw(WATERMARK),
     )
 
 
@@ -99,7 +101,8 @@ NAMED: dict[str, st.SearchStrategy[Any]] = {
     "about": ABOUT, "query": ABOUT, "report": ABOUT, "sample": ABOUT, "policy": ABOUT,
     "text": TEXT, "origin": ORIGIN, "session": ID, "worker": ID, "seqs": SEQS,
     "settings": SETTINGS,
-    "workers": st.lists(ID, max_size=3), "undelivered": st.lists(UINT, max_size=3),
+    "watermark": WATERMARK, "unrun": st.booleans(), "orderly": st.booleans(),
+    "undelivered": st.lists(UINT, max_size=3),
     "attempts": st.lists(st.tuples(UINT, UINT), max_size=3),
 }  # fmt: skip
 GROUPS: dict[Verb, st.SearchStrategy[Any]] = {
@@ -216,7 +219,7 @@ LEGAL_TYPES: dict[str, set[type]] = {
     "policy": {dict},
     "text": {str}, "origin": {str}, "session": {bytes}, "worker": {bytes},
     "settings": {bytes},
-    "workers": {tuple}, "undelivered": {tuple}, "attempts": {tuple},
+    "undelivered": {tuple}, "attempts": {tuple}, "watermark": {bytes}, "unrun": {bool}, "orderly": {bool},
 }  # fmt: skip
 
 

@@ -1,0 +1,297 @@
+"""The supervisor's broker: its process, the one that stands by to follow it, and the connections to it.
+
+A broker imports everything and then waits for a line on its standard input; only then does it bind. So one
+can stand by while its predecessor still serves, and the time without a broker is that of one bind.
+
+Linux facts it relies on: SIOCOUTQ of a Unix stream socket counts what the peer has not read yet (unix(7)).
+White space before a JSON text means nothing (RFC 8259, 2): a blank that has been read says that the process
+has come as far as reading, and is not part of the line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import math
+import os
+import signal
+import socket
+import termios
+from typing import Any
+
+import zmq
+
+from reqpool.errors import ProtocolError
+
+from .checked_config import CheckedConfig
+from .children import Child
+from .reign import Reign
+from .runtime import CannotStart
+from .status import StatusClient
+
+READY_S = 15.0
+"""A broker that has not bound its sockets by then is taken for hung."""
+HUNG_S = 10.0
+"""So is one that leaves a question unanswered for this long."""
+STOP_S = 2.0
+"""What the broker gets to say goodbye."""
+RECONNECT_S = 1.0
+"""How often connecting to a broker is tried again, if there were no file descriptors for it."""
+
+log = logging.getLogger("reqpool")
+
+
+class BrokerProcess:
+    """The broker of one cluster, one life after the other.
+
+    Args:
+        program: the broker's module; arguments are added.
+        url: the intake to bind.
+        config: names and policies of upstreams, None if there are none.
+        reign: what each broker is told.
+
+    Attributes:
+        child: the present broker.
+        standby: the one that waits for its end, None if none does.
+        urls: of the sockets ``intake``, ``results`` and ``workers``; empty until a broker has bound them.
+        ready: the present one has bound them.
+    """
+
+    def __init__(self, program: list[str], url: str, config: CheckedConfig | None, reign: Reign) -> None:
+        self.child = Child("broker")
+        self.standby: Child | None = None
+        self.urls: dict[str, str] = {}
+        self.ready = False
+        self._program = program
+        self._url = url
+        self._config = config
+        self._reign = reign
+        # What it said until its first line ended.
+        self._said = b""
+        self._told_s = 0.0
+        # The configuration that the present one was started with, or has been told to take.
+        self._config_version = 0
+        self._standby_config_version = 0
+        # To the present one; None until it is ready.
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._intake: StatusClient | None = None
+        self._undertaker: zmq.Socket[bytes] | None = None
+        self._connect_s = math.inf
+        self._asked_s = 0.0
+        self._answered_s = 0.0
+
+    @property
+    def children(self) -> list[Child]:
+        """The present broker's place, and that of the one that stands by."""
+        return [self.child] if self.standby is None else [self.child, self.standby]
+
+    @property
+    def sockets(self) -> list[Any]:
+        """What is readable when the broker has said something."""
+        talk = None if self.ready else self.child.talk
+        intake = None if self._intake is None else self._intake.socket
+        return [socket for socket in (talk, intake) if socket is not None]
+
+    # --- life ---
+
+    def start(self, now_s: float) -> None:
+        """Start a broker, or let the one that stands by follow.
+
+        Raises:
+            CannotStart: if there are not enough file descriptors, processes or memory for the first one.
+        """
+        if self.standby is not None:
+            self.child, self.standby = self.standby, None
+            self._config_version = self._standby_config_version
+        else:
+            try:
+                self._launch(self.child, now_s)
+            except OSError as error:
+                if not self.urls:
+                    raise CannotStart(f"cannot start the broker: {error.strerror}") from error
+                self.child.put_off(error, now_s)
+                return
+            self._config_version = self._current_version()
+        self._said, self._told_s, self.ready = b"", now_s, False
+        talk = self.child.talk
+        if talk is not None:
+            with contextlib.suppress(BrokenPipeError):  # it has ended; it will be reaped
+                talk.sendall(self._reign.broker_starts())
+                talk.shutdown(socket.SHUT_WR)
+
+    def _launch(self, child: Child, now_s: float) -> None:
+        arguments = [*self._program, "--bind", self.urls.get("intake", self._url)]
+        if self.urls:  # a replacement takes the same places: clients and workers come back by themselves
+            arguments += ["--results", self.urls["results"], "--workers-url", self.urls["workers"]]
+        arguments += ["--parent-pid", str(os.getpid()), "--supervised"]
+        if self._config is not None:
+            arguments += ["--checked-config", self._config.place]
+        child.start(arguments, now_s, talks=True)
+
+    def _current_version(self) -> int:
+        return 0 if self._config is None else self._config.version
+
+    def stand_by(self, now_s: float) -> Child:
+        """Start the broker that is to follow the present one.
+
+        Raises:
+            OSError: as :meth:`Child.start`.
+        """
+        standby = Child("broker")
+        self._launch(standby, now_s)
+        self.standby = standby
+        self._standby_config_version = self._current_version()
+        assert standby.talk is not None
+        standby.talk.sendall(b" ")
+        return standby
+
+    @property
+    def is_standby_warm(self) -> bool:
+        """Has the one that stands by come so far that it only waits for its line?"""
+        talk = None if self.standby is None else self.standby.talk
+        if talk is None:
+            return False
+        return int.from_bytes(fcntl.ioctl(talk, termios.TIOCOUTQ, bytes(4)), "little") == 0
+
+    def drop_standby(self) -> None:
+        """End the one that stands by; nobody has heard of it."""
+        if self.standby is not None:
+            self.standby.signal(signal.SIGKILL)
+            self.standby.wait()
+            self.standby = None
+
+    def dismiss(self, now_s: float) -> None:
+        """Have the present one say goodbye and end."""
+        self.child.leaving = True
+        self.child.kill_s = now_s + STOP_S
+        self.child.signal(signal.SIGTERM)
+
+    def reap(self) -> tuple[Child, int, int] | None:
+        """Take note of the end of a broker.
+
+        Returns:
+            The place it had, its pid and exit status; None if none has ended.
+        """
+        standby = self.standby
+        if standby is not None:
+            pid, status = standby.pid, standby.reap()
+            if status is not None:
+                self.standby = None
+                standby.leaving = True
+                return standby, pid, status
+        pid, status = self.child.pid, self.child.reap()
+        if status is None:
+            return None
+        self._hang_up()
+        self.ready = False
+        self._reign.broker_ended()
+        return self.child, pid, status
+
+    # --- what it says ---
+
+    def hear(self, now_s: float) -> bool:
+        """Read the line of a broker that has bound its sockets; returns True when that comes."""
+        talk = self.child.talk
+        if self.ready or talk is None:
+            if now_s >= self._connect_s:
+                self._connect(now_s)
+            return False
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            self._said += talk.recv(65536, socket.MSG_DONTWAIT)
+        line, newline, _ = self._said.partition(b"\n")
+        if not newline:
+            if now_s - self._told_s > READY_S:
+                log.error("the broker (pid %d) has not bound its sockets; killed", self.child.pid)
+                self._told_s = math.inf
+                self.child.signal(signal.SIGKILL)
+            return False
+        said = json.loads(line)
+        # A dual-stack socket names its IPv4 address in the mapped form (RFC 4291, 2.5.5.2).
+        self.urls = {
+            name: said[name].replace("[::ffff:127.0.0.1]", "127.0.0.1")
+            for name in ("intake", "results", "workers")
+        }
+        self.ready = True
+        self.tell_config()
+        self._connect(now_s)
+        return True
+
+    def report(self, now_s: float) -> dict[str, Any] | None:
+        """Return the newest STATUS report that has come, None if none has."""
+        if self._intake is None:
+            return None
+        try:
+            report = self._intake.answer()
+        except ProtocolError as error:
+            log.error("the broker's report cannot be read: %s", error)
+            return None
+        if report is not None:
+            self._answered_s = now_s
+        return report
+
+    def ask(self, now_s: float, every_s: float) -> None:
+        """Ask for a report; a broker that leaves the question unanswered for long is killed.
+
+        Args:
+            now_s: monotonic seconds.
+            every_s: how long the last question may be ago.
+        """
+        if self._intake is None:
+            return
+        if now_s - self._answered_s > HUNG_S and self._asked_s > self._answered_s:
+            log.error(
+                "the broker (pid %d) lives but has been silent for %.0f s; killed", self.child.pid, HUNG_S
+            )
+            self.child.signal(signal.SIGKILL)
+            self._hang_up()
+        elif now_s - self._asked_s >= every_s:
+            self._asked_s = now_s
+            with contextlib.suppress(zmq.Again):  # its silence speaks for itself
+                self._intake.ask()
+
+    # --- what it is told ---
+
+    def tell_config(self) -> None:
+        """Have the broker take a configuration that has changed, as soon as it can take a signal."""
+        version = self._current_version()
+        if self.ready and self._config_version != version:
+            self._config_version = version
+            self.child.signal(signal.SIGHUP)
+
+    def tell_news(self) -> None:
+        """Tell it what has become of workers; until it can be reached, that waits."""
+        if self._undertaker is not None:
+            for head in self._reign.take_news():
+                self._undertaker.send(head, zmq.DONTWAIT)
+
+    def _connect(self, now_s: float) -> None:
+        self._asked_s = self._answered_s = now_s
+        self._connect_s = math.inf
+        try:
+            self._intake = StatusClient(self.urls["intake"], self._context)
+            self._undertaker = self._context.socket(zmq.DEALER)
+            self._undertaker.linger = 0
+            self._undertaker.sndhwm = 0  # a death that is dropped would put in doubt what is not
+            self._undertaker.connect(self.urls["workers"])
+        except zmq.ZMQError as error:
+            log.error("cannot connect to the broker: %s; tried again in %g s", error, RECONNECT_S)
+            self._hang_up()
+            self._connect_s = now_s + RECONNECT_S
+            return
+        self.tell_news()
+
+    def _hang_up(self) -> None:
+        """Close what led to a broker that is gone: what sits in the pipes is not for its successor."""
+        if self._intake is not None:
+            self._intake.close()
+        if self._undertaker is not None:
+            self._undertaker.close(0)
+        self._intake = self._undertaker = None
+        self._connect_s = math.inf
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._hang_up()
+        self._context.term()

@@ -1,0 +1,164 @@
+"""The supervisor's workers: their places, and the processes that fill them."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import health
+from .children import BOOT_FAILURE, ORDERLY, Child
+from .reading import maps
+from .reign import Reign
+
+log = logging.getLogger("reqpool")
+
+
+class Fleet:
+    """All workers of one cluster.
+
+    Args:
+        program: the workers' module; arguments are added.
+        count: how many.
+        drain_s: what a worker that is to leave gets to finish what it runs.
+        reign: what brokers are told of them.
+        tell: has the present broker told the news of the reign; called before a process is started, and
+            after one has ended.
+
+    Attributes:
+        workers: all places, those that are to go with their process among them.
+    """
+
+    def __init__(
+        self, program: list[str], count: int, drain_s: float, reign: Reign, tell: Callable[[], None]
+    ) -> None:
+        self.workers = [Child(f"worker-{number}") for number in range(1, count + 1)]
+        self._program = program
+        self._drain_s = drain_s
+        self._reign = reign
+        self._tell = tell
+        self._watch = health.Watch()
+        self._live: set[str] = set()
+
+    @property
+    def staying(self) -> list[Child]:
+        """The places that are not to go with their process."""
+        return [worker for worker in self.workers if not worker.leaving]
+
+    @property
+    def is_uneasy(self) -> bool:
+        """Is a worker silent for longer than its heartbeats would have it?"""
+        return self._watch.is_uneasy
+
+    # --- start ---
+
+    def start_all(self, now_s: float) -> None:
+        """Have every place filled."""
+        for worker in self.workers:
+            worker.due_s = now_s
+
+    def start_due(self, broker_url: str, now_s: float) -> None:
+        """Start the processes whose time has come.
+
+        Args:
+            broker_url: the broker's workers socket.
+            now_s: monotonic seconds.
+        """
+        for worker in self.workers:
+            if worker.due_s <= now_s:
+                self._start(worker, broker_url, now_s)
+
+    def _start(self, worker: Child, broker_url: str, now_s: float) -> None:
+        identity = worker.renew_id()
+        self._reign.worker_starts(identity)
+        self._tell()
+        arguments = [
+            *self._program, "--broker", broker_url, "--name", worker.name,
+            "--id", identity.hex(), "--parent-pid", str(os.getpid()),
+        ]  # fmt: skip
+        try:
+            worker.start(arguments, now_s)
+        except OSError as error:
+            self._reign.worker_ended(identity, orderly=True)
+            self._tell()
+            worker.put_off(error, now_s)
+        else:
+            self._watch.started(identity, now_s)
+
+    def add(self, now_s: float) -> None:
+        """Have one worker more."""
+        taken = {worker.name for worker in self.workers}
+        worker = Child(next(name for n in itertools.count(1) if (name := f"worker-{n}") not in taken))
+        worker.due_s = now_s
+        self.workers.append(worker)
+
+    def add_beside(self, worker: Child, now_s: float) -> Child:
+        """Have one worker more, which is to follow `worker`; return its place."""
+        successor = Child(worker.name)
+        successor.due_s = now_s
+        self.workers.insert(self.workers.index(worker) + 1, successor)
+        return successor
+
+    # --- end ---
+
+    def dismiss(self, worker: Child, now_s: float) -> None:
+        """Have a worker finish what it runs, hand back the rest, and go, and its place with it."""
+        worker.leaving, worker.due_s = True, math.inf
+        if worker.process is None:
+            self.workers.remove(worker)
+            return
+        worker.kill_s = now_s + self._drain_s
+        worker.signal(signal.SIGTERM)
+
+    def dismiss_all(self, now_s: float) -> None:
+        """Have all go."""
+        for worker in self.staying:  # the others are told already; a second time would have them end at once
+            self.dismiss(worker, now_s)
+
+    def kill_late(self, now_s: float, level: int) -> None:
+        """Kill those that were to go and have not in time; say so at the log's `level`."""
+        for worker in self.workers:
+            if worker.kill_late(now_s):
+                log.log(level, "%s did not finish within %g s; killed", worker.name, self._drain_s)
+
+    def reap(self) -> list[tuple[Child, int, int]]:
+        """Take note of the ends of processes; return the place, pid and exit status of each."""
+        found = []
+        for worker in list(self.workers):
+            pid, status = worker.pid, worker.reap()
+            if status is None:
+                continue
+            self._watch.ended(worker.id)
+            self._live.discard(worker.id.hex())
+            self._reign.worker_ended(worker.id, orderly=status in (ORDERLY, BOOT_FAILURE))
+            if worker.leaving:
+                self.workers.remove(worker)
+            found.append((worker, pid, status))
+        if found:
+            self._tell()
+        return found
+
+    # --- what the broker reports ---
+
+    def is_live(self, worker: Child) -> bool:
+        """Did the broker's last report say that it has this process, and that it is well?"""
+        return worker.process is not None and worker.id.hex() in self._live
+
+    def lose_broker(self) -> None:
+        """Nobody reports any more."""
+        self._live.clear()
+
+    def judge(self, report: Mapping[str, Any], now_s: float) -> None:
+        """Take in a broker's report; kill those that hang."""
+        reported = maps(report.get("workers"))
+        self._live = {str(worker.get("id")) for worker in reported if worker.get("state") == "live"}
+        reasons = self._watch.hung(report, now_s)
+        for worker in self.workers:
+            reason = reasons.get(worker.id)
+            if worker.process is not None and reason is not None and signal.SIGKILL not in worker.signals:
+                log.error("%s (pid %d) lives but %s; killed", worker.name, worker.pid, reason)
+                worker.signal(signal.SIGKILL)

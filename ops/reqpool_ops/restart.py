@@ -1,0 +1,56 @@
+"""``reqpool restart``: have a running cluster on this machine replace its processes while it serves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from .runtime import CannotStart
+from .scale import TAKEN_WITHIN_S, supervisor
+
+RESTART_SIGNAL = signal.SIGRTMIN
+"""One that nobody else sends. It would end a supervisor that does not know it, so that is looked at first."""
+
+
+def restart(url: str) -> str:
+    """Have a cluster's supervisor replace all workers and the broker; return when it has.
+
+    A restart that is under way goes on to its end first: it may have begun before what this one is for.
+
+    Args:
+        url: the intake.
+
+    Returns:
+        What the supervisor has done.
+
+    Raises:
+        CannotStart: if no supervisor of this user and machine runs there, or it cannot replace them.
+    """
+    about = supervisor(url)
+    if "restarts_asked" not in about:
+        raise CannotStart(
+            f"the supervisor (pid {about['pid']}) is of a version that cannot: stop and start it"
+        )
+    pid, number = about["pid"], about["restarts_asked"] + 1
+    os.kill(pid, RESTART_SIGNAL)
+    deadline_s = time.monotonic() + TAKEN_WITHIN_S
+    while about["restarts_asked"] < number:
+        if time.monotonic() > deadline_s:
+            raise CannotStart(f"the supervisor (pid {pid}) does not begin; see its log")
+        about = _again(url, pid)
+    while about["restarts_done"] < number:
+        about = _again(url, pid)
+    if not about["restart_well"]:
+        raise CannotStart(f"the restart was given up: {about['restart_said']}")
+    return str(about["restart_said"])
+
+
+def _again(url: str, pid: int) -> Mapping[str, Any]:
+    time.sleep(0.02)
+    about = supervisor(url)
+    if about["pid"] != pid:
+        raise CannotStart(f"the supervisor (pid {pid}) has ended meanwhile; see its log")
+    return about

@@ -1,0 +1,82 @@
+"""Replacing all processes of a running cluster, one after the other, while it serves. No clock.
+
+    for each worker:  start another --live--> tell the old one to go --gone--> next
+    the broker:       start another --waits for its line--> tell the old one to go --gone--> give it the line
+                      --bound, all workers live--> done
+
+Whatever does not come up in time ends it: what has not been replaced by then goes on as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial
+
+from .broker_process import BrokerProcess
+from .fleet import Fleet
+
+COME_UP_S = 20.0
+"""What a new process gets until it is live."""
+
+Steps = Generator[None, float, str]
+"""Is sent monotonic seconds each time its time has come to look again; returns what was done."""
+
+
+class RestartFailed(Exception):
+    """A new process did not come up; the text says which."""
+
+
+def replace_all(fleet: Fleet, broker: BrokerProcess) -> Steps:
+    """Replace each worker and then the broker.
+
+    Raises:
+        RestartFailed: if a new process does not come up; no further one is replaced.
+    """
+    started_s = now_s = yield
+    replaced = 0
+    for worker, process in [(worker, worker.id) for worker in fleet.staying]:
+        if worker.leaving or worker.id != process:
+            continue  # it has ended meanwhile, and what came in its place is new
+        successor = fleet.add_beside(worker, now_s)
+        try:
+            now_s = yield from _until(partial(fleet.is_live, successor), now_s, successor.name)
+        except RestartFailed:
+            fleet.dismiss(successor, now_s)
+            raise
+        fleet.dismiss(worker, now_s)
+        while worker in fleet.workers:  # it is killed if it does not go
+            now_s = yield
+        replaced += 1
+    try:
+        standby = broker.stand_by(now_s)
+    except OSError as error:
+        raise RestartFailed(f"the new broker cannot be started: {error.strerror}") from error
+    try:
+        now_s = yield from _until(
+            lambda: broker.is_standby_warm or broker.child is standby,
+            now_s,
+            "broker",
+            lambda: not standby.pid,
+        )
+    except RestartFailed:
+        broker.drop_standby()
+        raise
+    if broker.standby is standby:  # else the old one has died meanwhile, and it has followed
+        broker.dismiss(now_s)
+    now_s = yield from _until(
+        lambda: broker.ready and broker.standby is None and all(map(fleet.is_live, fleet.staying)),
+        now_s,
+        "broker",
+    )
+    return f"{replaced} workers and the broker replaced in {now_s - started_s:.1f} s"
+
+
+def _until(
+    is_up: Callable[[], bool], now_s: float, name: str, is_lost: Callable[[], bool] = lambda: False
+) -> Generator[None, float, float]:
+    deadline_s = now_s + COME_UP_S
+    while not is_up():
+        if is_lost() or now_s > deadline_s:
+            raise RestartFailed(f"the new {name} does not come up; its own words are above")
+        now_s = yield
+    return now_s
