@@ -465,7 +465,9 @@ class Clients:
                 unrun = not (session.held or session.doubtful) and all(
                     isinstance(place, Group) for place in session.open.values()
                 )
-                head = wire.encode(Verb.GOODBYE, self._life.epoch, text, session.published, unrun)
+                head = wire.encode(
+                    Verb.GOODBYE, self._life.epoch, text, session.submitted, session.published, unrun
+                )
                 self._outbox.results.append([session.id, head])
 
     def beat(self) -> None:

@@ -161,6 +161,9 @@ class Server:
 
     def close(self) -> None:
         """Say goodbye and close the sockets; waits at most 200 ms for the goodbyes to leave."""
+        # The last words of workers and of the supervisor: what they have ended or never run.
+        now_s = time.monotonic()
+        _drain(self._workers, self.broker.workers.message, now_s)
         self.broker.clients.goodbye("the broker is stopping")
         self._send([])
         for socket in (self._intake, self._results, self._workers):

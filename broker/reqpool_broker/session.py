@@ -125,6 +125,7 @@ class Session:
         self.ended = True
         self.kept.clear()
         self.take_held()
+        self.never_ran = []
 
     def never_run(self, seq: int) -> bool:
         """Was it dropped from the queue when the session expired, and so never run?"""

@@ -256,8 +256,8 @@ class Session:
             # The blob is read before anything changes; a repeated one is read in vain, but is rare.
             flat = self._entries(blob) if verb is Verb.RESULTS and blob is not None else ()
             if verb is Verb.GOODBYE:
-                _, text, latest, unrun = fields
-                self._unrun = unrun and latest == self._received and self._watermark_settled
+                _, text, acked, latest, unrun = fields
+                self._unrun = unrun and self._is_settled(acked, latest)
                 return self._lose(now_s, f"the broker stops: {text}")
             actions = self._heard(now_s)
         except ProtocolError:
@@ -279,8 +279,7 @@ class Session:
                     self._confirmed_s = self._beats.popleft()[1]
             if latest > self._received:
                 self._gap(now_s, actions)
-            elif watermark and self._settled_through is not None and acked >= self._settled_through:
-                # Of all that was lost with workers up to here the verdicts are in what has come.
+            elif watermark and self._is_settled(acked, latest):
                 self._watermark = watermark
                 self._watermark_settled = True
         return actions
@@ -456,6 +455,12 @@ class Session:
             self._gap_asked_s = now_s
             self.gaps += 1
             actions.append(Send(wire.encode(Verb.RESEND, self._received)))
+
+    def _is_settled(self, acked: int, latest: int) -> bool:
+        """Have all verdicts on what was submitted again come? Then what it says is of all that is pending."""
+        return (
+            latest <= self._received and self._settled_through is not None and acked >= self._settled_through
+        )
 
     def _acknowledged(self, number: int) -> None:
         unacked = self._unacked

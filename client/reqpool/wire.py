@@ -130,7 +130,9 @@ PUBLISHED: Schema = {
         ("watermark", watermark, b""),
     ),
     Verb.RESULTS: (("epoch", uint), ("number", uint), ("acked", uint), ("attempts", attempts, ())),
-    Verb.GOODBYE: (("epoch", uint), ("text", text), ("latest", uint, 0), ("unrun", boolean, False)),
+    Verb.GOODBYE: (
+        ("epoch", uint), ("text", text), ("acked", uint, 0), ("latest", uint, 0), ("unrun", boolean, False),
+    ),
 }  # fmt: skip
 """Results socket, XPUB -> SUB, below the session id as topic."""
 

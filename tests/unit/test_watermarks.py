@@ -88,17 +88,16 @@ def test_who_may_have_been_forgotten_has_none(silent_s: float, known: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("latest", "unrun", "settled", "expected"),
-    [(0, True, True, True), (1, True, True, False), (0, False, True, False), (0, True, False, False)],
+    ("acked", "latest", "unrun", "expected"),
+    [(1, 0, True, True), (0, 0, True, False), (1, 1, True, False), (1, 0, False, False)],
 )
 def test_a_broker_that_ends_in_order_says_that_nothing_has_run(
-    latest: int, unrun: bool, settled: bool, expected: bool
+    acked: int, latest: int, unrun: bool, expected: bool
 ) -> None:
     session, _ = begun()
-    if settled:
-        session.resubmitted()
-        beat(session, 0.1)
-    session.published(wire.encode(Verb.GOODBYE, 7, "bye", latest, unrun), None, 0.2)
+    session.submit([])
+    session.resubmitted()
+    session.published(wire.encode(Verb.GOODBYE, 7, "bye", acked, latest, unrun), None, 0.2)
     _, again = begun(3.0, session, epoch=8)
     assert again.unrun is expected
     assert opened_again(session, 4.0).unrun is False
@@ -289,6 +288,30 @@ def test_a_client_that_missed_a_welcome_does_not_acknowledge_what_it_never_got()
     desk.check_books()
 
 
+def test_what_never_ran_is_forgotten_when_the_session_expires_once_more() -> None:
+    desk = Desk()
+    worker = desk.worker(("dns", False, 1, 1))
+    client, neighbour = desk.client(), desk.client()
+    neighbour.submit(9, flags=ONCE, span_ms=600_000)
+    client.submit(1, flags=ONCE, span_ms=600_000)
+    client.awake = False
+    desk.pass_time(63.0)
+    client.hello(epoch=77)
+    assert client.welcome["never_ran"] == ((1, 1),)
+    client.submit(1, flags=ONCE, span_ms=600_000)
+    worker.answer(9)
+    assert worker.held() == [1]
+    client.watermarks.clear()
+    desk.pass_time(63.0)  # it is silent again, and 1 is running
+    worker.answer(1)
+    client.outcomes.clear()
+    client.hello(epoch=77)
+    assert client.welcome["never_ran"] == ()
+    client.submit(1, flags=ONCE | AGAIN)
+    assert client.code(1) == Code.OUTCOME_UNKNOWN
+    assert worker.held() == []
+
+
 def test_a_planned_stop_tells_who_has_nothing_with_a_worker() -> None:
     desk = Desk(predecessors=frozenset())
     busy, idle = desk.client(), desk.client()
@@ -298,7 +321,7 @@ def test_a_planned_stop_tells_who_has_nothing_with_a_worker() -> None:
     desk.broker.clients.goodbye("bye")
     said = {topic: wire.decode(head, wire.PUBLISHED)[1] for topic, head in desk.broker.outbox.results}
     assert worker.held() == [1]
-    assert [said[client.id][3] for client in (busy, idle)] == [False, True]
+    assert [said[client.id][4] for client in (busy, idle)] == [False, True]
 
 
 def test_a_session_that_only_workers_told_of_is_not_refused_for_the_bound_of_clients(
