@@ -404,7 +404,9 @@ def test_timeouts_name_their_phase_and_free_the_connection_for_the_next(broker: 
         peer.wait_accepted(2)
 
 
-def test_a_cancelled_request_is_never_reported_and_its_connection_is_closed(broker: FakeBroker) -> None:
+def test_a_cancelled_request_that_must_not_be_repeated_is_reported_and_its_connection_is_closed(
+    broker: FakeBroker,
+) -> None:
     with TcpPeer(tcp_peer.never_answers) as peer, broker.worker() as worker:
         broker.welcome()
         origin = f"tcp://{peer.address}"
@@ -413,8 +415,10 @@ def test_a_cancelled_request_is_never_reported_and_its_connection_is_closed(brok
         wait_until(lambda: peer.received == b"a\n")
         broker.say(Verb.CANCEL, [(SESSION, (1, 99))])
         peer.wait_all_closed()
+        ((code, data),) = broker.results(1).values()
+        assert code == Code.CANCELLED
+        assert wire.decode_error(data)["sent"] is True
         wait_until(lambda: worker.ledger.empty)
-    assert Verb.RESULTS not in [verb for verb, _, _ in broker.heard]
 
 
 # --- the conversation ------------------------------------------------------------------------------
@@ -524,7 +528,7 @@ def test_a_drained_worker_returns_what_was_not_sent_finishes_the_rest_and_says_g
         peer.go.release()
         assert set(broker.results(1)) == {1}
         while worker_not_gone(broker):
-            broker.beat()
+            broker.beat(received=1)
     assert peer.received == b"a\n"
 
 
@@ -571,6 +575,23 @@ def test_the_process_ends_with_its_parent(broker: FakeBroker) -> None:
         broker.welcome()
         parent.kill()
         assert process.wait(10) == 0
+
+
+def test_the_process_that_leaves_something_in_doubt_ends_with_3(
+    broker: FakeBroker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        subprocess.Popen(["sleep", "60"]) as parent,
+        start(broker, "--parent-pid", str(parent.pid)) as process,
+        DnsPeer() as peer,
+    ):
+        broker.welcome()
+        broker.lease("dns", f"dns://{peer.address}", {1: query()}, flags=0)
+        broker.results(1)
+        parent.kill()
+        assert process.wait(10) == 3
+    assert Verb.GOODBYE not in [verb for verb, _, _ in broker.heard]
+    assert "0 requests running and 1 in doubt" in capfd.readouterr().err
 
 
 def test_a_stopped_process_believes_nothing_that_lay_in_its_socket() -> None:

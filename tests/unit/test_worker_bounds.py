@@ -156,8 +156,9 @@ def test_sample_tells_of_the_busiest_origins_only(broker: FakeBroker) -> None:
         seqs = (*range(wire.MAX_SAMPLE_ORIGINS + 10), 1_000)
         wait_until(lambda: len(worker.ledger.find(SESSION, seqs)) == len(seqs))
         worker.loop.wake(lambda: worker.conversation.beat(worker.loop.now_s) and None)
-        broker.next(Verb.HEARTBEAT)
         sample = broker.next(Verb.HEARTBEAT)[3]
+        while len(sample["origins"]) < wire.MAX_SAMPLE_ORIGINS:  # of a beat before the last lease
+            sample = broker.next(Verb.HEARTBEAT)[3]
         assert len(sample["origins"]) == wire.MAX_SAMPLE_ORIGINS
         assert sample["origins"][busy][0] == 2
         peer.release()
@@ -179,7 +180,7 @@ def test_sample_tells_of_the_busiest_origins_only(broker: FakeBroker) -> None:
 )
 def test_answer_that_cannot_travel_ends_alone(data: Any, says: str) -> None:
     outbox = Outbox(64 << 20)
-    batches = outbox.pack([(SESSION, [1, 0, b"a", 2, 0, data, 3, 0, bytearray(b"c")], True)])
+    batches = outbox.pack([(SESSION, [1, 0, b"a", 2, 0, data, 3, 0, bytearray(b"c")], None)])
     flat = [item for batch in batches for part in batch.parts for item in wire.decode_blob(part.blob)]
     assert flat[0:3] == [1, 0, b"a"]
     assert flat[3:5] == [2, Code.BAD_RESPONSE]
@@ -191,7 +192,7 @@ def test_answer_that_cannot_travel_ends_alone(data: Any, says: str) -> None:
 def test_largest_answers_travel_in_messages_that_may_be_sent() -> None:
     outbox = Outbox(64 << 20)
     largest = bytes(wire.MAX_ANSWER_BYTES)
-    batches = outbox.pack([(SESSION, [1, 0, largest, 2, 0, largest, 3, 0, b"c"], True)])
+    batches = outbox.pack([(SESSION, [1, 0, largest, 2, 0, largest, 3, 0, b"c"], None)])
     for batch in batches:
         assert sum(len(part.blob) for part in batch.parts) + 1_000 < wire.MAX_MESSAGE_BYTES
     assert [seq for batch in batches for part in batch.parts for seq in part.seqs] == [1, 2, 3]

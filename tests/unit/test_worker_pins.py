@@ -465,6 +465,7 @@ def test_a_draining_worker_lets_a_session_finish(broker: FakeBroker) -> None:
         ask(broker, origin, 4, b"four\n", pin=2, opens=True)
         assert broker.next(Verb.RETURN)[2] == [(SESSION, (4,), False)]
         let_go(broker)
+        broker.beat(received=3)
         broker.next(Verb.GOODBYE)
     assert peer.accepted == 1
 

@@ -1,6 +1,7 @@
 """``python -m reqpool_workers --broker URL``: run one worker process.
 
-Exit status: 0 after a drain or when the parent has gone, 130 or 143 when told twice, 2 for wrong arguments.
+Exit status: 0 after an orderly end (see :meth:`.worker.Worker.run`), 3 when something was left in doubt,
+130 or 143 when told twice, 2 for wrong arguments.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from reqpool.wire import WORKER_ID_BYTES
 
 from .protocols import load
 from .worker import Worker
+
+IN_DOUBT = 3
+"""Exit status of a worker that ended while it held what must not be repeated, or its outcome."""
 
 
 def _identity(text: str) -> bytes:
@@ -77,8 +81,10 @@ def main(arguments: list[str] | None = None) -> int:
     # flight, again and again. What was made at start stays anyway.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    worker.run()
-    return 128 + told[1] if len(told) > 1 else 0
+    orderly = worker.run()
+    if len(told) > 1:
+        return 128 + told[1]
+    return 0 if orderly else IN_DOUBT
 
 
 if __name__ == "__main__":

@@ -428,6 +428,9 @@ class Connection:
             self._address = None
         self.since_s = self._loop.now_s
         first, self.first = self.first, None
+        if first is not None and first.lease.deadline_s <= self._loop.now_s:
+            first.place = None  # its lease is about to be ended, by a timer that is late: nothing was sent
+            first = None
         if first is None:
             if self.retiring:
                 self.close("retired")

@@ -15,6 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from reqpool import checks, wire
+from reqpool.counted_log import CountedLog
 from reqpool.errors import ProtocolError
 from reqpool.wire import LeaseGroup, Reject, Unread, Verb
 
@@ -28,14 +29,16 @@ from .upstreams import Upstreams
 if TYPE_CHECKING:
     from .loop import Timer
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 KEPT_RESULTS_BYTES = 64 << 20
 HOLD_BACK_S = 0.002
 """Longest time that results gather while there are requests to go on with."""
 MOST_HELD_BACK = 256
 DRAIN_PINS_S = 5.0
-"""How long a draining worker waits for held connections to be let go of."""
+"""How long a draining worker with nothing to do waits for held connections to be let go of."""
+DRAIN_S = 9.5
+"""How long it waits for clients to acknowledge what must not be repeated. The supervisor kills after 10 s."""
 
 
 class Carrier(Protocol):
@@ -69,8 +72,8 @@ class Conversation:
         kept_bytes: see :class:`Outbox`.
 
     Attributes:
-        over: it has drained; nothing more is to be said.
-        orderly: and the broker was told so.
+        over: it has drained, as far as it could; what is :attr:`in_doubt` by then stays so.
+        said_goodbye: and nothing was, and the broker has been told.
     """
 
     def __init__(
@@ -86,7 +89,8 @@ class Conversation:
         self.ledger = ledger
         self.outbox = Outbox(kept_bytes)
         self.over = False
-        self.orderly = False
+        self.said_goodbye = False
+        self._log = CountedLog(_log)
         self._about = about
         self._carrier = carrier
         self._upstreams = upstreams
@@ -95,7 +99,7 @@ class Conversation:
         self._grants = Grants(upstreams)
         self._leases = Leases(ledger, upstreams, carrier.at)
         self._draining = False
-        self._drain_s = 0.0
+        self._idle_s = 0.0
         self._drain_beat = 0
         self._turn_s = now_s
         self._held_back_s = 0.0
@@ -115,10 +119,13 @@ class Conversation:
     # --- each turn ---------------------------------------------------------------------------------
 
     def wake(self, now_s: float) -> None:
-        """Before messages are read in a turn: are they still to be believed?"""
+        """A turn begins, nothing has been read or sent in it: is the broker still to be believed?"""
         if now_s - self._turn_s > self._link.liveness_s and self._link.state is not LinkState.DOWN:
             # Stopped for a while, or starved: what lies in the socket is old, the broker has given us up.
             self._hang_up(f"nothing was done for {now_s - self._turn_s:.1f} s", now_s)
+            # Before the first upstream's event can open a connection: others may have the slots.
+            self._grants.lapse()
+            self.give_back_stranded()
         self._turn_s = now_s
 
     def take(self, frames: Sequence[bytes], now_s: float) -> None:
@@ -135,17 +142,14 @@ class Conversation:
             self._handlers[verb](now_s, *values)
         except ProtocolError as error:
             self.ledger.ignored += 1
-            log.warning("ignored a malformed message: %s", error.text)
+            self._log.warning("ignored a malformed message: %s", error.text)
 
     def end_turn(self, now_s: float) -> None:
         """Tell the broker this turn's news; notice that a drain is done."""
         if self._link.state is LinkState.LIVE:
             self._report(now_s)
-        if self._draining and self._drained(now_s):
-            if self._link.state is LinkState.LIVE:
-                self._say(now_s, Verb.GOODBYE)
-            self.over = True
-            self.orderly = self.ledger.empty
+        if self._draining:
+            self._end_drain(now_s)
 
     def _report(self, now_s: float) -> None:
         """Send what has gathered. Order: results first, so that nothing can be said to be missing."""
@@ -186,8 +190,9 @@ class Conversation:
         return False
 
     def _send_batch(self, now_s: float, batch: Batch) -> None:
-        groups = [(part.session, part.seqs, part.failed) for part in batch.parts]
-        self._say(now_s, Verb.RESULTS, batch.number, groups, blobs=[part.blob for part in batch.parts])
+        parts = [part if part.blob else part.verdicts() for part in batch.parts]
+        groups = [(part.session, part.seqs, part.failed) for part in parts]
+        self._say(now_s, Verb.RESULTS, batch.number, groups, blobs=[part.blob for part in parts])
 
     def _say(self, now_s: float, verb: Verb, *values: Any, blobs: list[bytes] | None = None) -> None:
         if self._link.state is LinkState.DOWN:
@@ -210,6 +215,7 @@ class Conversation:
         self.ledger.take_unpinned()
         if self.ledger.dirty:
             self.outbox.pack(self.ledger.take_results())
+        self.outbox.expire(now_s)
         self.outbox.restart()
         about: dict[str, Any] = {
             **self._about,
@@ -228,7 +234,7 @@ class Conversation:
 
     def _hang_up(self, why: str, now_s: float) -> None:
         """Give the connection up and never read it again; a timer dials anew."""
-        log.warning("hung up: %s", why)
+        self._log.warning("hung up: %s", why)
         self._carrier.hang_up()
         self._link.lost(now_s)
         self._carrier.at(self._link.dial_s, self._dial)
@@ -275,7 +281,7 @@ class Conversation:
             checks.uint(about.get(name)) for name in ("epoch", "heartbeat_ms", "liveness_ms")
         )
         self._link.welcomed(epoch, heartbeat_ms, liveness_ms, now_s)
-        log.info("welcomed by the broker, epoch %d", epoch)
+        self._log.info("welcomed by the broker, epoch %d", epoch)
         self._start_beating(now_s)
         self.beat(now_s)
         if self._draining:
@@ -287,10 +293,11 @@ class Conversation:
         name = Reject(code).name if code in set(Reject) else str(code)
         self._hang_up(f"rejected by the broker ({name}): {text}", now_s)
 
-    def _on_heartbeat(self, _now_s: float, number: int, received: int, undelivered: list[int]) -> None:
+    def _on_heartbeat(self, now_s: float, number: int, received: int, undelivered: list[int]) -> None:
         self._link.heartbeat(number)
         self.outbox.received(received)
         self.outbox.undelivered(undelivered)
+        self.outbox.expire(now_s)
 
     # --- requests ----------------------------------------------------------------------------------
 
@@ -321,12 +328,12 @@ class Conversation:
         self.drain(now_s)
 
     def drain(self, now_s: float) -> None:
-        """Hand back what was not sent upstream, finish the rest, say GOODBYE."""
+        """Hand back what was not sent upstream, finish the rest, wait until clients have it, say GOODBYE."""
         if self._draining:
             return
         self._draining = True
-        self._drain_s = now_s
-        log.info("draining")
+        self._idle_s = now_s
+        self._log.info("draining")
         self._leases.give_back(self._upstreams.unsent())
         if self._link.state is LinkState.LIVE:
             self._announce_drain(now_s)
@@ -336,16 +343,31 @@ class Conversation:
         self._say(now_s, Verb.DRAIN)
         self._drain_beat = self.beat(now_s)
 
-    def _drained(self, now_s: float) -> bool:
+    def _end_drain(self, now_s: float) -> None:
         """Is nothing left to do and nothing on its way here, or nobody there to be told of it?"""
-        link = self._link
         if any(self.ledger.held()):
-            return False
-        if now_s - self._drain_s < DRAIN_PINS_S and any(self._upstreams.pins()):
-            return False
-        if link.state is LinkState.LIVE and self.ledger.empty and link.answered >= self._drain_beat:
-            return True
-        return now_s - self._drain_s > link.liveness_s
+            self._idle_s = now_s
+            return
+        waited_s = now_s - self._idle_s
+        if waited_s < DRAIN_PINS_S and any(self._upstreams.pins()):
+            return
+        self.outbox.expire(now_s)
+        link = self._link
+        if self.in_doubt:
+            self.over = waited_s > DRAIN_S
+        elif link.state is LinkState.LIVE and self.ledger.empty and link.answered >= self._drain_beat:
+            self._say(now_s, Verb.GOODBYE)
+            self.over = self.said_goodbye = True
+        else:
+            # With the broker away the orderly end says it all: what it leased here and has not heard of was
+            # handed back, or may run again.
+            self.over = waited_s > link.liveness_s
+
+    @property
+    def in_doubt(self) -> int:
+        """Requests that must not be repeated, may have run, and might still be asked for: if the worker ended
+        now, their clients could not be told."""
+        return self.ledger.in_doubt + self.outbox.unacknowledged
 
 
 def _nothing(_now_s: float) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from reqpool import wire
+from reqpool.counted_log import CountedLog
 from reqpool.errors import Code, ProtocolError, UsageError
 from reqpool.keeping import Kept
 from reqpool.wire import LeaseGroup, Unread
@@ -19,7 +20,7 @@ from .upstreams import Upstreams
 if TYPE_CHECKING:
     from .loop import Timer
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Leases:
@@ -36,6 +37,7 @@ class Leases:
 
     def __init__(self, ledger: Ledger, upstreams: Upstreams, at: Callable[[float, Timer], None]) -> None:
         self.kept = Kept(wire.WORKER_KEEPS)
+        self._log = CountedLog(_log)
         self._ledger = ledger
         self._upstreams = upstreams
         self._timers = LeaseTimers(ledger, at)
@@ -92,7 +94,7 @@ class Leases:
     def _refuse(self, group: Unread) -> None:
         """End what a lease group that cannot be used asks for; the others of its message run."""
         self._ledger.ignored += 1
-        log.warning("a lease that cannot be used: %s", group.text)
+        self._log.warning("a lease that cannot be used: %s", group.text)
         self._ledger.refuse(group.session, group.seqs, f"its worker cannot use the lease: {group.text}")
 
     def cancel(self, groups: list[tuple[bytes, tuple[int, ...]] | Unread]) -> None:
@@ -104,8 +106,8 @@ class Leases:
             session, seqs = group
             for request in self._ledger.find(session, seqs):
                 if request.live and request.lease.upstream is not None:
-                    request.lease.upstream.drop(request, "cancelled")
-                    self._ledger.forget(request)
+                    dropped = request.lease.upstream.drop(request, "cancelled")
+                    self._ledger.cancel(request, sent=dropped.sent)
 
     def unpin(self, pin: Pin) -> None:
         """A session lets go of its connection, or of the request that was to have it first."""

@@ -2,7 +2,7 @@
 
 Every request a worker holds is in exactly one session's ``held``; it leaves through exactly one of
 :meth:`Ledger.finish`, :meth:`~Ledger.conclude`, :meth:`~Ledger.fail`, :meth:`~Ledger.give_back` and
-:meth:`~Ledger.forget`. What is to be told the broker about it gathers here until the end of the loop's turn.
+:meth:`~Ledger.cancel`. What is to be told the broker about it gathers here until the end of the loop's turn.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from reqpool import wire
 from reqpool.errors import Code
-from reqpool.wire import Failed, Flag, LeaseGroup
+from reqpool.wire import MAX_ORIGINS, Failed, Flag, LeaseGroup
 
 from .protocols import Ask
 
@@ -25,6 +25,10 @@ MOST_DECLINED_BYTES = 4096
 """The longest answer that RETRY carries: it is one message for all, whose size is bounded."""
 
 PIN_GONE = "the connection held for this session is gone, and what was not committed with it"
+ASKED_AGAIN_S = (wire.CLUSTER_GRACE_MS + wire.LIVENESS_MS) / 1000
+"""How long past its deadline a request may be asked for again: its client gives it up after the grace, and
+its message may take as long as a connection can be silent. The deadline is that of the lease, counted from
+its receipt: never earlier than the client's."""
 
 Pin = tuple[bytes, int]
 """Session id, and the number its client gave to a held connection."""
@@ -72,17 +76,21 @@ class Session:
 
     Attributes:
         held: sequence number to request, all that still run.
+        dirty: there are results.
         ready: flat results (seq, code, data, …) of requests that may run more than once.
         ready_once: the same of the others, whose results are kept longer.
+        until_s: instant until which, the latest of these.
     """
 
-    __slots__ = ("held", "identity", "ready", "ready_once")
+    __slots__ = ("dirty", "held", "identity", "ready", "ready_once", "until_s")
 
     def __init__(self, identity: bytes) -> None:
         self.identity = identity
         self.held: dict[int, Request] = {}
+        self.dirty = False
         self.ready: list[Any] = []
         self.ready_once: list[Any] = []
+        self.until_s = 0.0
 
 
 class Lease:
@@ -97,6 +105,7 @@ class Lease:
         opens: the connection is to be taken for them.
         others: other origins are left to be tried after this one.
         settings: what the kind needs for a connection.
+        until_s: instant from which nobody can ask for its requests again.
         wait_s: instant at which waiting for a connection ends.
         sent: an earlier attempt, perhaps at another worker, may have reached the upstream.
         resent_seqs: those that this worker sent on a connection which then turned out to be dead, and that it
@@ -123,6 +132,7 @@ class Lease:
         "session",
         "settings",
         "span_s",
+        "until_s",
         "upstream",
         "wait_s",
     )
@@ -142,6 +152,8 @@ class Lease:
         self.span_s = group.span_ms / 1000
         self.began_s = now_s
         self.deadline_s = now_s + self.span_s
+        # With others, this attempt's span is a part of what is left, one of MAX_ORIGINS equal ones at least.
+        self.until_s = now_s + self.span_s * (MAX_ORIGINS if self.others else 1) + ASKED_AGAIN_S
         self.wait_s = self.deadline_s if group.wait_ms is None else now_s + group.wait_ms / 1000
         self.resend_s = self.deadline_s
         self.rto_s = 0.0
@@ -228,9 +240,12 @@ class Ledger:
         lease.live -= 1
         if not lease.live:
             lease.requests = []  # they point back at the lease: no cycle is left for the collector
-        if not session.ready and not session.ready_once:
+        if not session.dirty:
+            session.dirty = True
             self.dirty.append(session)
         lease.ready += (request.seq, code, data)
+        if not lease.idempotent and lease.until_s > session.until_s:
+            session.until_s = lease.until_s
         self.done += 1
 
     def conclude(
@@ -305,8 +320,20 @@ class Ledger:
         for was_sent, some in _by_sent(requests, False):
             self.returns.append((some[0].lease.session.identity, self._let_go(some), was_sent))
 
+    def cancel(self, request: Request, *, sent: bool) -> None:
+        """Nobody waits for this request any more.
+
+        What must not be repeated and may have been acted on is reported all the same: to forget it is for
+        those who know why nobody asks for it again.
+        """
+        lease = request.lease
+        if sent and not lease.idempotent:
+            self.conclude(request, Code.CANCELLED, "cancelled", phase="read", sent=True)
+        else:
+            self.forget(request)
+
     def forget(self, request: Request) -> None:
-        """Nobody wants to hear of this request any more."""
+        """Let go of a request of which nothing is reported."""
         self._let_go([request])
 
     def find(self, session: bytes, seqs: Iterable[int]) -> list[Request]:
@@ -323,6 +350,15 @@ class Ledger:
     def empty(self) -> bool:
         """Is nothing held, and everything told?"""
         return not self.sessions and not self.failures and not self.returns
+
+    @property
+    def in_doubt(self) -> int:
+        """How many requests that must not be repeated are held, or have an outcome that was not told."""
+        return sum(
+            sum(not request.lease.idempotent for request in session.held.values())
+            + len(session.ready_once) // 3
+            for session in self.sessions.values()
+        )
 
     def held(self) -> Iterator[tuple[bytes, tuple[int, ...]]]:
         """What still runs, for HELLO."""
@@ -347,19 +383,22 @@ class Ledger:
         unreported = self.done - self._taken
         return self.patient == unreported and all(one.backlog >= unreported for one in self.answering)
 
-    def take_results(self) -> list[tuple[bytes, list[Any], bool]]:
-        """Take what has been finished: (session, flat results, may they run again?)."""
-        taken = []
+    def take_results(self) -> list[tuple[bytes, list[Any], float | None]]:
+        """Take what has been finished: (session, flat results, until when they are kept, as in
+        :class:`~.outbox.Part`)."""
+        taken: list[tuple[bytes, list[Any], float | None]] = []
         self._taken = self.done
         self.patient = 0
         self.answering.clear()
         for session in self.dirty:
+            session.dirty = False
             if session.ready:
-                taken.append((session.identity, session.ready.copy(), True))
+                taken.append((session.identity, session.ready.copy(), None))
                 session.ready.clear()
             if session.ready_once:
-                taken.append((session.identity, session.ready_once.copy(), False))
+                taken.append((session.identity, session.ready_once.copy(), session.until_s))
                 session.ready_once.clear()
+                session.until_s = 0.0
             self._tidy(session)
         self.dirty.clear()
         return taken
@@ -393,7 +432,7 @@ class Ledger:
 
     def _tidy(self, session: Session) -> None:
         """Forget a session of which nothing is left."""
-        if not session.held and not session.ready and not session.ready_once:
+        if not session.held and not session.dirty:
             self.sessions.pop(session.identity, None)
 
 

@@ -120,10 +120,12 @@ class Loop:
         """Leave :meth:`run` at the end of this turn."""
         self._running = False
 
-    def run(self, end_turn: Callable[[], bool]) -> None:
+    def run(self, end_turn: Callable[[], bool], begin_turn: Callable[[float], None] | None = None) -> None:
         """Run until :meth:`stop`.
 
         Args:
+            begin_turn: called with ``now_s`` before the first handler of each turn; None if nobody has to
+                know how long the wait took.
             end_turn: called after each turn, before sleeping; returns True if it left work to be done, in
                 which case the next wait does not sleep.
         """
@@ -138,6 +140,8 @@ class Loop:
             self.now_s = time.monotonic()
             self._waited_s += self.now_s - slept_s
             gone.clear()
+            if begin_turn is not None:
+                begin_turn(self.now_s)
             for fd, mask in events:
                 if fd not in gone:
                     handlers[fd](mask)

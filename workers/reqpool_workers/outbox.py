@@ -1,4 +1,4 @@
-"""Results on their way to the broker: numbered, and kept until they have arrived. Sans-IO."""
+"""Results on their way to the broker and the clients: numbered, and kept until they have arrived. Sans-IO."""
 
 from __future__ import annotations
 
@@ -10,20 +10,33 @@ from reqpool import wire
 from reqpool.errors import Code
 from reqpool.wire import MAX_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
 
+DROPPED = wire.encode_error(
+    "the answer was dropped: its client did not take it in time, and the broker that had it is gone",
+    sent=True,
+)
+"""What is left of an outcome for which there was no room."""
+
 
 class Part(NamedTuple):
     """Results of one session in one message.
 
     Attributes:
         failed: how many of them are errors.
-        repeatable: may their requests run more than once?
+        blob: as it is sent; empty if there was no room for it, see :meth:`verdicts`.
+        until_s: when the client cannot ask for any of them again; None if their requests may run more than
+            once.
     """
 
     session: bytes
     seqs: tuple[int, ...]
     failed: int
     blob: bytes
-    repeatable: bool
+    until_s: float | None
+
+    def verdicts(self) -> Part:
+        """What is sent for it once its blob is gone: the requests have run, how they ended is not known."""
+        flat: list[Any] = [value for seq in self.seqs for value in (seq, Code.OUTCOME_UNKNOWN, DROPPED)]
+        return self._replace(failed=len(self.seqs), blob=wire.encode_blob(flat))
 
 
 class Batch(NamedTuple):
@@ -32,111 +45,156 @@ class Batch(NamedTuple):
     number: int
     parts: list[Part]
 
+    @property
+    def size_bytes(self) -> int:
+        """Size of the blobs."""
+        return sum(len(part.blob) for part in self.parts)
+
 
 class Outbox:
-    """Batches, from the turn that made them until the broker, or the client, has them.
+    """Batches, from the turn that made them until whoever might ask for them again cannot any more.
+
+    Results of requests that may run again are kept until the broker has them. The others' are what a new
+    broker, or this one after a lost connection, knows by that they have run: they are kept until their client
+    has acknowledged them, or their deadline has passed. When they take too much room, the *answers* of those
+    that the broker has are let go of, the longest unacknowledged first; that the requests have run is not
+    forgotten. So clients that acknowledge nothing never fill it.
 
     Args:
-        max_bytes: what may be kept. Past it, results of requests that may run again are not kept any longer
-            once they are sent; with the others over it, :attr:`full` is true and no lease should be taken.
+        max_bytes: size of the blobs that may be kept.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._number = 0
-        self._bytes = 0
         self._unreceived: deque[Batch] = deque()
+        self._unreceived_bytes = 0
         self._undelivered: deque[Batch] = deque()
+        self._undelivered_bytes = 0
+        # Older than those in _undelivered, and without blobs.
+        self._verdicts: deque[Batch] = deque()
 
     @property
     def full(self) -> bool:
-        """Is there no room for more results?"""
-        return self._bytes > self._max_bytes
+        """Is there no room for more results, since the broker has not received those that are kept?"""
+        return self._unreceived_bytes > self._max_bytes
 
     @property
     def kept_bytes(self) -> int:
-        """Size of all that is kept."""
-        return self._bytes
+        """Size of all blobs that are kept."""
+        return self._unreceived_bytes + self._undelivered_bytes
 
-    def pack(self, results: Iterable[tuple[bytes, list[Any], bool]]) -> list[Batch]:
-        """Make numbered batches of (session, flat results, repeatable), keep them, return them."""
+    @property
+    def unacknowledged(self) -> int:
+        """How many requests that must not be repeated have an outcome that is kept."""
+        return sum(len(part.seqs) for part in self._parts() if part.until_s is not None)
+
+    def pack(self, results: Iterable[tuple[bytes, list[Any], float | None]]) -> list[Batch]:
+        """Make numbered batches of (session, flat results, :attr:`Part.until_s`), keep them, return them."""
         batches: list[Batch] = []
         parts: list[Part] = []
         size = 0
-        for session, flat, repeatable in results:
+        for session, flat, until_s in results:
             for chunk, blob in _encoded(flat):
                 if parts and size + len(blob) > MAX_BATCH_BYTES:
                     batches.append(self._numbered(parts))
                     parts, size = [], 0
                 codes = chunk[1::3]
                 failed = len(codes) - codes.count(Code.OK) - codes.count(Code.AGAIN)
-                parts.append(Part(session, tuple(chunk[0::3]), failed, blob, repeatable))
+                parts.append(Part(session, tuple(chunk[0::3]), failed, blob, until_s))
                 size += len(blob)
         if parts:
             batches.append(self._numbered(parts))
-        if self.full:
-            self._make_room()
+        self._make_room()
         return batches
 
     def received(self, number: int) -> None:
         """The broker has all batches up to ``number``."""
         while self._unreceived and self._unreceived[0].number <= number:
             batch = self._unreceived.popleft()
-            once = self._strip(batch.parts)
-            if once:
-                self._undelivered.append(Batch(batch.number, once))
+            self._unreceived_bytes -= batch.size_bytes
+            once = Batch(batch.number, [part for part in batch.parts if part.until_s is not None])
+            if once.parts:
+                self._undelivered.append(once)
+                self._undelivered_bytes += once.size_bytes
 
     def undelivered(self, numbers: Iterable[int]) -> None:
         """Of what has been received, the clients have all but these batches."""
-        if self._undelivered:
+        if self._undelivered or self._verdicts:
             missing = set(numbers)
-            kept = deque(batch for batch in self._undelivered if batch.number in missing)
-            gone = (batch for batch in self._undelivered if batch.number not in missing)
-            self._bytes -= sum(len(part.blob) for batch in gone for part in batch.parts)
-            self._undelivered = kept
+            self._verdicts = deque(batch for batch in self._verdicts if batch.number in missing)
+            self._undelivered = deque(batch for batch in self._undelivered if batch.number in missing)
+            self._undelivered_bytes = sum(batch.size_bytes for batch in self._undelivered)
+
+    def expire(self, now_s: float) -> None:
+        """Let go of what nobody can ask for any more."""
+        self._verdicts = _unexpired(self._verdicts, now_s)
+        self._undelivered = _unexpired(self._undelivered, now_s)
+        self._undelivered_bytes = sum(batch.size_bytes for batch in self._undelivered)
+        self._unreceived = _unexpired(self._unreceived, now_s)
+        self._unreceived_bytes = sum(batch.size_bytes for batch in self._unreceived)
 
     def restart(self) -> None:
         """A new connection: what is kept is to be sent again, numbered anew by :meth:`renumbered`."""
-        self._undelivered.extend(self._unreceived)
-        self._unreceived, self._undelivered = self._undelivered, deque()
+        self._unreceived = deque((*self._verdicts, *self._undelivered, *self._unreceived))
+        self._unreceived_bytes += self._undelivered_bytes
+        self._verdicts.clear()
+        self._undelivered.clear()
+        self._undelivered_bytes = 0
         self._number = 0
 
     def renumbered(self) -> list[Batch]:
         """Number all that is kept from 1 and return it for sending."""
         kept, self._unreceived = self._unreceived, deque()
         self._number = 0
-        self._bytes = 0
+        self._unreceived_bytes = 0
         return [self._numbered(batch.parts) for batch in kept]
 
     def held(self) -> Iterator[tuple[bytes, tuple[int, ...]]]:
         """The requests whose results are kept, for HELLO."""
-        for batches in (self._undelivered, self._unreceived):
+        for part in self._parts():
+            yield part.session, part.seqs
+
+    def _parts(self) -> Iterator[Part]:
+        for batches in (self._verdicts, self._undelivered, self._unreceived):
             for batch in batches:
-                for part in batch.parts:
-                    yield part.session, part.seqs
+                yield from batch.parts
 
     def _numbered(self, parts: list[Part]) -> Batch:
         self._number += 1
         batch = Batch(self._number, parts)
         self._unreceived.append(batch)
-        self._bytes += sum(len(part.blob) for part in parts)
+        self._unreceived_bytes += batch.size_bytes
         return batch
 
     def _make_room(self) -> None:
-        """Let go of the oldest results whose requests may run again, as many as it takes."""
+        """Let go of as much as it takes: answers that the broker has, then what may run again."""
+        while self.kept_bytes > self._max_bytes and self._undelivered:
+            batch = self._undelivered.popleft()
+            self._undelivered_bytes -= batch.size_bytes
+            self._verdicts.append(Batch(batch.number, [part._replace(blob=b"") for part in batch.parts]))
+        if not self.full:
+            return
         kept: deque[Batch] = deque()
         while self._unreceived:
             batch = self._unreceived.popleft()
             if self.full:
-                batch = Batch(batch.number, self._strip(batch.parts))
+                self._unreceived_bytes -= batch.size_bytes
+                batch = Batch(batch.number, [part for part in batch.parts if part.until_s is not None])
+                self._unreceived_bytes += batch.size_bytes
             if batch.parts:
                 kept.append(batch)
         self._unreceived = kept
 
-    def _strip(self, parts: list[Part]) -> list[Part]:
-        """Only those parts that must not run again; the others' bytes are free."""
-        self._bytes -= sum(len(part.blob) for part in parts if part.repeatable)
-        return [part for part in parts if not part.repeatable]
+
+def _unexpired(batches: deque[Batch], now_s: float) -> deque[Batch]:
+    """Leave out the parts of which nobody can ask for any request again."""
+    kept: deque[Batch] = deque()
+    for batch in batches:
+        parts = [part for part in batch.parts if part.until_s is None or part.until_s > now_s]
+        if parts:
+            kept.append(batch if len(parts) == len(batch.parts) else Batch(batch.number, parts))
+    return kept
 
 
 def _encoded(flat: list[Any]) -> list[tuple[list[Any], bytes]]:

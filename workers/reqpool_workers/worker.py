@@ -66,15 +66,30 @@ class Worker:
         }
         self.conversation = Conversation(about, self, self.origins, self.ledger, self.loop.now_s)
 
-    def run(self) -> None:
-        """Serve until drained or stopped; closes every fd."""
+    def run(self) -> bool:
+        """Serve until drained or stopped; closes every fd.
+
+        Returns:
+            Was the end orderly? True is a promise to the supervisor: all that must not be repeated and was
+            sent upstream from here has been acknowledged by its client, or its deadline has passed.
+        """
         self.loop.at(self.loop.now_s + TEND_S, self._tend)
         try:
-            self.loop.run(self._end_turn)
+            self.loop.run(self._end_turn, self.conversation.wake)
+            held = sum(len(seqs) for _, seqs in self.ledger.held())
+            in_doubt = self.conversation.in_doubt
+            if held or in_doubt:
+                log.warning(
+                    "ends with %d requests running and %d in doubt: these may have run, must not run again, "
+                    "and nobody has acknowledged their outcome",
+                    held,
+                    in_doubt,
+                )
+            return not (held or in_doubt)
         finally:
             self.origins.close("the worker ends")
             if self._socket is not None:
-                self._socket.close(goodbye=self.conversation.orderly)
+                self._socket.close(goodbye=self.conversation.said_goodbye)
             if self._parent_fd >= 0:
                 self.loop.unregister(self._parent_fd)
                 os.close(self._parent_fd)
@@ -94,15 +109,13 @@ class Worker:
     def _end_turn(self) -> bool:
         """Read the broker's messages, send it this turn's news. Returns True if more can be read."""
         conversation = self.conversation
-        now_s = time.monotonic()
-        conversation.wake(now_s)
         for _ in range(MESSAGES_PER_TURN):
             if self._socket is None or not self._socket.readable:
                 break
             frames = self._socket.receive()
             # The clock is read after the message: a process stopped in between must not believe it.
             conversation.take(frames, time.monotonic())
-        conversation.end_turn(now_s)
+        conversation.end_turn(time.monotonic())
         if conversation.over:
             self.loop.stop()
         return self._socket is not None and self._socket.readable

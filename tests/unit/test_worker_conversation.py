@@ -1,0 +1,247 @@
+"""What a worker says to its broker, under virtual time: what it keeps, how it drains, how it wakes up."""
+
+from __future__ import annotations
+
+import pytest
+
+from reqpool import wire
+from reqpool.errors import Code
+from reqpool.wire import Flag, Reject, Verb
+from reqpool_workers.conversation import DRAIN_S
+from reqpool_workers.ledger import ASKED_AGAIN_S
+from support.worker_conversation import EPOCH, OTHER_SESSION, SESSION, Talk
+
+
+@pytest.fixture
+def talk() -> Talk:
+    talk = Talk()
+    talk.welcome()
+    return talk
+
+
+def run_once(talk: Talk, seq: int = 1, **lease: int) -> None:
+    """Have a request run that must not be repeated, and its result be told."""
+    talk.lease(seq, **lease)
+    talk.upstreams.answer(seq)
+    talk.turn()
+
+
+def lose_connection(talk: Talk) -> None:
+    talk.conversation.take([wire.encode(Verb.REJECT, Reject.UNKNOWN, "say HELLO", {})], talk.now_s)
+    talk.turn()
+
+
+# --- what is kept ----------------------------------------------------------------------------------
+
+
+def test_an_outcome_is_held_until_its_client_has_acknowledged_it(talk: Talk) -> None:
+    run_once(talk)
+    talk.beat(received=1, undelivered=(1,))
+    lose_connection(talk)
+    assert talk.held() == {1}
+    talk.welcome()
+    assert talk.results() == {1: (0, b"yes")}
+    talk.beat(received=1)
+    lose_connection(talk)
+    assert talk.held() == set()
+
+
+def test_an_outcome_is_held_until_the_request_s_deadline_has_passed_for_everybody(talk: Talk) -> None:
+    run_once(talk, span_ms=10_000)
+    talk.pass_s(10.0 + ASKED_AGAIN_S - 0.2, received=1, undelivered=(1,))
+    lose_connection(talk)
+    assert talk.held() == {1}
+    talk.welcome()
+    talk.pass_s(0.3)
+    lose_connection(talk)
+    assert talk.held() == set()
+
+
+def test_with_other_origins_left_an_outcome_is_held_for_the_whole_of_the_request_s_time(talk: Talk) -> None:
+    run_once(talk, span_ms=1_000, flags=Flag.OTHERS)
+    talk.pass_s(7.0, received=1, undelivered=(1,))
+    lose_connection(talk)
+    assert talk.held() == {1}
+
+
+def test_an_outcome_told_while_no_broker_was_there_is_held(talk: Talk) -> None:
+    talk.lease(1)
+    talk.up = False
+    talk.upstreams.answer(1)
+    talk.pass_s(8.0)
+    talk.up = True
+    talk.pass_s(4.0, beating=False)
+    assert talk.held() == {1}
+
+
+def test_what_was_cancelled_after_it_was_sent_is_held_as_having_run(talk: Talk) -> None:
+    talk.lease(1)
+    talk.say(Verb.CANCEL, [(SESSION, (1,))])
+    code, details = talk.results()[1]
+    assert code == Code.CANCELLED
+    assert wire.decode_error(details)["sent"] is True
+    lose_connection(talk)
+    assert talk.held() == {1}
+
+
+@pytest.mark.parametrize("slots", [0, None], ids=["not sent", "may be repeated"])
+def test_of_what_was_cancelled_nothing_else_is_told(talk: Talk, slots: int | None) -> None:
+    talk.upstreams.slots_granted = slots
+    talk.lease(1, flags=0 if slots == 0 else Flag.IDEMPOTENT)
+    talk.say(Verb.CANCEL, [(SESSION, (1,))])
+    assert talk.results() == {}
+    lose_connection(talk)
+    assert talk.held() == set()
+
+
+def test_a_client_that_acknowledges_nothing_keeps_no_lease_of_others_away() -> None:
+    talk = Talk(kept_bytes=10_000)
+    talk.welcome()
+    for number in range(1, 101):
+        talk.lease(number)
+        talk.upstreams.answer(number, bytes(1_000))
+        talk.turn()
+        talk.beat(received=number, undelivered=range(1, number + 1))
+    talk.lease(1, session=OTHER_SESSION)
+    assert talk.heard(Verb.RETURN) == []
+    assert talk.upstreams.sent[-1] == 1
+    assert talk.conversation.outbox.kept_bytes <= 11_000
+    lose_connection(talk)
+    assert talk.held() == set(range(1, 101))
+    talk.welcome()
+    codes = [code for code, _ in talk.results().values()]
+    assert len(codes) == 100
+    assert set(codes) == {Code.OK, Code.OUTCOME_UNKNOWN}
+
+
+def test_a_broker_that_receives_nothing_gets_its_leases_back() -> None:
+    talk = Talk(kept_bytes=10_000)
+    talk.welcome()
+    for number in range(1, 11):
+        talk.lease(number)
+        talk.upstreams.answer(number, bytes(1_000))
+        talk.turn()
+    talk.lease(20)
+    ((_, _, groups),) = talk.heard(Verb.RETURN)
+    assert groups == [(SESSION, (20,), False)]
+    talk.beat(received=10, undelivered=range(1, 11))
+    talk.lease(21)
+    assert talk.heard(Verb.RETURN) == []
+
+
+# --- the drain -------------------------------------------------------------------------------------
+
+
+def test_a_drain_ends_in_order_once_the_clients_have_what_must_not_be_repeated(talk: Talk) -> None:
+    run_once(talk)
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(5.0, received=1, undelivered=(1,))
+    assert not talk.conversation.over
+    talk.pass_s(1.0, received=1)
+    assert talk.conversation.over
+    assert talk.conversation.in_doubt == 0
+    assert talk.heard(Verb.GOODBYE)
+
+
+def test_a_drain_ends_in_order_once_nobody_can_ask_again(talk: Talk) -> None:
+    run_once(talk, span_ms=1_000)
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(1.0 + ASKED_AGAIN_S - 0.2, received=1, undelivered=(1,))
+    assert not talk.conversation.over
+    talk.pass_s(0.5, received=1, undelivered=(1,))
+    assert talk.conversation.over
+    assert talk.conversation.in_doubt == 0
+
+
+def test_a_drain_that_nobody_acknowledges_ends_in_doubt_and_without_goodbye(talk: Talk) -> None:
+    run_once(talk, span_ms=60_000)
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(DRAIN_S - 0.2, received=1, undelivered=(1,))
+    assert not talk.conversation.over
+    talk.pass_s(0.5, received=1, undelivered=(1,))
+    assert talk.conversation.over
+    assert talk.conversation.in_doubt == 1
+    assert talk.heard(Verb.GOODBYE) == []
+
+
+def test_a_long_request_gets_its_own_time_to_be_acknowledged(talk: Talk) -> None:
+    talk.lease(1, span_ms=60_000)
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(2 * DRAIN_S)
+    assert not talk.conversation.over
+    talk.upstreams.answer(1)
+    talk.pass_s(1.0, received=1, undelivered=(1,))
+    assert not talk.conversation.over
+    talk.pass_s(1.0, received=1)
+    assert talk.conversation.over
+    assert talk.conversation.in_doubt == 0
+
+
+def test_without_a_broker_a_drain_waits_for_one_while_something_is_kept(talk: Talk) -> None:
+    run_once(talk, span_ms=60_000)
+    talk.up = False
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(DRAIN_S - 0.2)
+    assert not talk.conversation.over
+    talk.pass_s(0.5)
+    assert talk.conversation.over
+    assert talk.conversation.in_doubt == 1
+
+
+def test_without_a_broker_what_was_not_sent_is_dropped_and_the_end_is_in_order(talk: Talk) -> None:
+    talk.upstreams.slots_granted = 0
+    talk.lease(1, 2, span_ms=60_000)
+    talk.up = False
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(3.0)
+    assert talk.conversation.over
+    assert talk.conversation.in_doubt == 0
+    assert talk.upstreams.sent == []
+
+
+def test_a_drain_goes_on_with_the_next_broker(talk: Talk) -> None:
+    run_once(talk, span_ms=60_000)
+    talk.up = False
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(5.0)
+    talk.up = True
+    talk.pass_s(3.0, beating=False)
+    assert talk.held() == {1}
+    talk.welcome()
+    assert talk.results() == {1: (0, b"yes")}
+    assert talk.heard(Verb.DRAIN)
+    talk.pass_s(0.1, received=1)
+    assert talk.conversation.over
+    assert talk.heard(Verb.GOODBYE)
+
+
+# --- after a freeze --------------------------------------------------------------------------------
+
+
+def test_after_a_freeze_grants_have_lapsed_before_anything_else_is_done(talk: Talk) -> None:
+    talk.say(Verb.GRANT, "x://y", 1, 2, {})
+    talk.lease(1)
+    talk.freeze_s(3.0)
+    talk.conversation.wake(talk.now_s)
+    assert talk.upstreams.slots_granted == 0
+    talk.turn()
+    assert talk.held() == set(), "what waited was handed back: the broker leases it again"
+
+
+def test_after_a_freeze_what_was_sent_is_held(talk: Talk) -> None:
+    talk.lease(1)
+    talk.freeze_s(3.0)
+    talk.turn()
+    assert talk.held() == {1}
+
+
+def test_a_broker_that_is_away_costs_a_few_lines(caplog: pytest.LogCaptureFixture, talk: Talk) -> None:
+    for _ in range(1_000):
+        talk.conversation.take([b"garbage"], talk.now_s)
+    talk.conversation.take([wire.encode(Verb.LEASE, EPOCH, 10_000, [])], talk.now_s)
+    for _ in range(1_000):
+        lose_connection(talk)
+        talk.now_s += 1.0
+        talk.turn()
+    assert len(caplog.records) < 20
+    assert talk.conversation.ledger.ignored == 1_000
