@@ -12,14 +12,17 @@ One thread at a time may call its methods. Other threads may only do what :class
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from typing import Any, Protocol
 
 from . import address, wire
+from .counted_log import CountedLog
 from .delivery import Delivery
 from .ends import Ends
 from .errors import BadResponse, Code, PoolError, ProtocolError
@@ -37,6 +40,8 @@ EMBEDDED_POLL_S = 0.05
 """How often a starting embedded cluster is looked at."""
 UNPINNED_REMEMBERED = 1_000
 """Pins let go of lately, about which a new connection's broker is told once more."""
+WARN_AFTER_S = 2.0
+"""How long requests wait for a broker that is not there before a line in the log says so."""
 
 
 class Transport(Protocol):
@@ -116,12 +121,16 @@ class Conversation:
         self.unpins: deque[int] = deque()
         self.batches_in = self.batches_out = 0
         self._url = url
+        self._shown_url = without_password(url)
         self._transport = transport
         self._exit_text = exit_text
         self._backlog: deque[Future[Any]] = deque()
         self._alone: deque[Future[Any]] = deque()
         self._suspects: set[int] = set()
         self._unpinned: deque[int] = deque(maxlen=UNPINNED_REMEMBERED)
+        self._warn_s: float | None = None
+        """When to warn that no broker answers; None while one does, infinity once that was said."""
+        self._log = CountedLog(log)
 
     # --- time, and what was asked for -------------------------------------------------------------
 
@@ -136,6 +145,8 @@ class Conversation:
         due_s = min(self.session.due_s, self.table.due_s)
         if self._exit_text is not None and not self.session.ever_open:
             due_s = min(due_s, now_s + EMBEDDED_POLL_S)
+        if self._warn_s is not None and self.pending:
+            due_s = min(due_s, self._warn_s)
         return due_s
 
     def has_batches(self) -> bool:
@@ -166,6 +177,23 @@ class Conversation:
             self.flush(now_s)
             self._transport.send(wire.encode(wire.Verb.GOODBYE))
 
+    def lose(self, text: str, final: bool, now_s: float) -> None:
+        """Take it that the connection broke, or that no broker can be at its other end.
+
+        Args:
+            text: what happened.
+            final: what is there is certainly not a broker. Where one has been before, another may come.
+            now_s: monotonic clock.
+        """
+        session = self.session
+        lose = session.give_up if final and not session.ever_open else session.give_in
+        self._act(lose(now_s, text), now_s)
+
+    def refuse(self, text: str) -> None:
+        """Take it that no broker can be at the URL, unless one has just answered: :meth:`turn` ends all."""
+        if self.session.state in (State.CLOSED, State.GREETING):
+            self.session.refusal = text
+
     def cancel_all(self, text: str, now_s: float) -> None:
         """End all that is pending as cancelled; the broker is not told."""
         self.ends.recover()
@@ -193,7 +221,7 @@ class Conversation:
                 else:
                     actions = session.published(frames[1], frames[2] if len(frames) > 2 else None, now_s)
             except ProtocolError as error:
-                log.warning("ignored a message of the broker at %s: %s", self._url, error)
+                self._log.warning("ignored a message of the broker at %s: %s", self._shown_url, error)
                 continue
             self._act(actions, now_s)
 
@@ -213,25 +241,40 @@ class Conversation:
                 case Send(frame):
                     self._transport.send(frame)
                 case Dial(hello):
+                    self._miss(now_s)
                     try:
                         self._transport.dial(self._url, hello)
                     except OSError as error:
-                        text = f"cannot be dialled: {error.strerror}"
-                        self._act(self.session.give_up(now_s, text), now_s)
+                        self._cannot_dial(error, f"cannot be dialled: {error.strerror}", now_s)
                 case Subscribe(results):
                     try:
                         self._transport.subscribe(address.results_url(self._url, results))
-                    except (OSError, ProtocolError) as error:
-                        reason = error.strerror if isinstance(error, OSError) else error
-                        text = f"its results socket cannot be dialled: {reason}"
+                    except OSError as error:
+                        text = f"its results socket cannot be dialled: {error.strerror}"
+                        self._cannot_dial(error, text, now_s)
+                    except ProtocolError as error:
+                        text = f"its results socket cannot be dialled: {error}"
                         self._act(self.session.give_up(now_s, text), now_s)
                 case Opened():
                     self._resubmit(action)
+                    if self._warn_s == math.inf:
+                        self._log.info("the broker at %s answers", self._shown_url)
+                    self._warn_s = None
                 case Lost(text):
-                    log.info("connection to the broker at %s lost: %s", self._url, text)
+                    self._log.info("connection to the broker at %s lost: %s", self._shown_url, text)
                     self._transport.hang_up()
+                    # One attempt that failed for another reason shows that waiting may be of use.
+                    if self.session.refusal != text:
+                        self.session.refusal = None
+                    self._miss(now_s)
                 case Unread(seqs, text):
                     self._separate(seqs, f"the broker could not read it: {text}", now_s)
+
+    def _cannot_dial(self, error: OSError, text: str, now_s: float) -> None:
+        # What this process is short of now it may have later.
+        session = self.session
+        give = session.give_in if error.errno in _SHORTAGES else session.give_up
+        self._act(give(now_s, text), now_s)
 
     def _go_on(self, now_s: float) -> None:
         """Make the next requests of those whose answer asks for one, each under its future and deadline."""
@@ -313,7 +356,7 @@ class Conversation:
             self._alone.clear()
             while self.outbox:
                 future = self.outbox.popleft()
-                table.expect(self._end_s(future))
+                table.expect(future.deadline_s + CLUSTER_GRACE_S)
         for queue, most in (
             (self._backlog, wire.MAX_BATCH_REQUESTS),
             (self._alone, 1),
@@ -356,36 +399,27 @@ class Conversation:
 
     # --- what is overdue, or hopeless -------------------------------------------------------------
 
-    def _end_s(self, future: Future[Any]) -> float:
-        due_s = future.deadline_s + CLUSTER_GRACE_S
-        unreached_from_s = self._unreached_from_s()
-        if unreached_from_s is not None:
-            due_s = min(due_s, max(future.submitted_s, unreached_from_s) + wire.CONNECT_GRACE_MS / 1000)
-        return due_s
-
-    def _unreached_from_s(self) -> float | None:
-        # An embedded cluster needs its time to start; whether it lives is known without waiting.
-        session = self.session
-        return None if session.ever_open or self._exit_text is not None else session.first_dial_s
+    def _miss(self, now_s: float) -> None:
+        if self._warn_s is None:
+            self._warn_s = now_s + WARN_AFTER_S
 
     def _expire(self, now_s: float) -> None:
         session = self.session
         if session.refusal is not None and self.pending:
-            self._refuse_all(f"the broker at {without_password(self._url)}: {session.refusal}", now_s)
+            self._refuse_all(f"the broker at {self._shown_url}: {session.refusal}", now_s)
         elif self._exit_text is not None and session.state is not State.OPEN and self.pending:
             ended = self._exit_text()
             if ended is not None:
                 self._refuse_all(f"{ended}; its messages are on stderr", now_s)
         # With nothing pending as well: else a moment that has passed stays due, and the loop never sleeps.
-        if now_s < self.table.due_s:
-            return
-        grace_s = wire.CONNECT_GRACE_MS / 1000
-        overdue = self.table.sweep(now_s, self._unreached_from_s(), grace_s)
-        verdict = wire.encode_error(self._trouble(), phase="cluster")
-        for future in overdue:
-            timed_out = now_s >= future.deadline_s + CLUSTER_GRACE_S
-            code = Code.TIMEOUT if timed_out else Code.BROKER_UNAVAILABLE
-            self.ends.end([future], FINISHED, code, verdict, now_s)
+        if now_s >= self.table.due_s:
+            verdict = wire.encode_error(self._trouble(), phase="cluster")
+            self.ends.end(self.table.sweep(now_s), FINISHED, Code.TIMEOUT, verdict, now_s)
+        if self._warn_s is not None and now_s >= self._warn_s and self.pending:
+            self._warn_s = math.inf
+            self._log.warning(
+                "%s (requests waiting until their timeouts: %d)", self._trouble(), len(self.pending)
+            )
 
     def _trouble(self) -> str:
         session = self.session
@@ -393,14 +427,15 @@ class Conversation:
         if session.state is State.OPEN:
             return "the cluster gave no answer in time"
         if session.ever_open:
-            return f"the connection to the broker at {without_password(self._url)} is lost{last}"
+            return f"the connection to the broker at {self._shown_url} is lost{last}"
         if self._exit_text is not None:
             return f"the embedded cluster has not started yet{last}"
-        return f"no broker answers at {without_password(self._url)}{last}: is `reqpool up` running there?"
+        return f"no broker answers at {self._shown_url}{last}: is `reqpool up` running there?"
 
     def _refuse_all(self, text: str, now_s: float) -> None:
         verdict = wire.encode_error(text, phase="cluster")
         self.ends.end(self.table.take_all(), FINISHED, Code.BROKER_UNAVAILABLE, verdict, now_s)
 
 
+_SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 _CANCELLED = wire.encode_error("cancelled by the caller")

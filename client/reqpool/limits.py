@@ -8,8 +8,6 @@ LIVENESS_MS = 2_500
 """Default silence after which a peer counts as lost."""
 SESSION_EXPIRY_MS = 60_000
 """Silence after which a broker forgets a client's session."""
-CONNECT_GRACE_MS = 1_500
-"""How long a stub that never reached a broker keeps requests before it says so."""
 CLUSTER_GRACE_MS = 200
 """How long past a request's deadline the stub waits for the cluster's own word."""
 

@@ -40,13 +40,8 @@ class Pending:
         if due_s < self.due_s:
             self.due_s = max(due_s, self._swept_s + SWEEP_INTERVAL_S)
 
-    def sweep(self, now_s: float, unreached_from_s: float | None, grace_s: float) -> list[Future[Any]]:
+    def sweep(self, now_s: float) -> list[Future[Any]]:
         """Take out what is due, and set the next due moment. Only the I/O thread may call it.
-
-        Args:
-            now_s: monotonic clock.
-            unreached_from_s: when the first dial was, if no broker was ever reached; else None.
-            grace_s: how long a request is kept while no broker was ever reached.
 
         Returns:
             The futures taken out: the caller ends them.
@@ -55,8 +50,6 @@ class Pending:
         earliest_s = math.inf
         for future in list(self.futures.values()):
             due_s = future.deadline_s + CLUSTER_GRACE_S
-            if unreached_from_s is not None:
-                due_s = min(due_s, max(future.submitted_s, unreached_from_s) + grace_s)
             if due_s > now_s:
                 earliest_s = min(earliest_s, due_s)
             elif self.futures.pop(future.seq, None) is not None:

@@ -31,6 +31,7 @@ from .errors import Code, Overloaded
 from .future import Future
 from .kinds import Route
 from .link import Link
+from .lookup import Lookup
 from .relief import Relief
 from .session import Session, State
 from .stats import Stats
@@ -77,6 +78,7 @@ class Stub:
             self._delivery,
             None if embedded is None else embedded.exit_text,
         )
+        self._lookup = None if embedded is not None else Lookup(url, self._link.wake)
         self._ends = self._conversation.ends
         # These are on the way of every request.
         self.pending: dict[int, Future[Any]] = self._conversation.pending
@@ -354,11 +356,23 @@ class Stub:
             # An exception cut a turn short.
             self._driver.disturbed = False
             conversation.put_in_order(now_s)
+        if self._lookup is not None:
+            until_s = min(until_s, self._look(self._lookup, now_s))
         conversation.turn(now_s)
         has_more = link.has_messages() or (not link.blocked and conversation.has_batches())
         if not has_more and not self._sleep(min(until_s, conversation.due_s(now_s))):
             return
         conversation.take(link.messages(), monotonic())
+
+    def _look(self, lookup: Lookup, now_s: float) -> float:
+        """See whether a broker can be at the URL, until one was; returns when to do so again."""
+        if self._conversation.session.ever_open:
+            self._lookup = None
+            return math.inf
+        lookup.turn(now_s)
+        if lookup.fault is not None:
+            self._conversation.refuse(lookup.fault)
+        return lookup.due_s
 
     def _sleep(self, until_s: float) -> bool:
         """Sleep until something may have come in, or ``until_s``; False if there was work at once."""

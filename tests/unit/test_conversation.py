@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from concurrent.futures._base import FINISHED, PENDING
 from typing import Any
 
+import pytest
+
 import reqpool
 from reqpool import wire
-from reqpool.conversation import Conversation
+from reqpool.conversation import WARN_AFTER_S, Conversation
 from reqpool.delivery import Delivery
 from reqpool.future import _NOBODY, Future
 from reqpool.kinds import Asked, Kind, Route
@@ -192,6 +195,152 @@ def test_a_transport_that_cannot_dial_ends_what_waits_and_says_why() -> None:
     error = future.exception()
     assert isinstance(error, reqpool.BrokerUnavailable)
     assert f"the broker at {URL}: cannot be dialled: Invalid argument" in str(error)
+
+
+def test_a_client_that_starts_before_its_cluster_waits_for_it() -> None:
+    talk = Talk()
+    future = talk.submit(b"ask", 0.0, timeout_s=20.0)
+    now_s = 0.0
+    while now_s < 15.0 or talk.session.state is not State.GREETING:
+        talk.conversation.turn(now_s)
+        assert talk.conversation.due_s(now_s) > now_s
+        now_s = talk.conversation.due_s(now_s)
+    now_s -= 0.01
+    assert future._state is PENDING
+    talk.open(now_s)
+    talk.conversation.turn(now_s)
+    assert [group.seqs for group in talk.transport.submits()[0]] == [(future.seq,)]
+
+
+def test_a_request_that_no_broker_took_ends_with_its_own_timeout_and_says_why() -> None:
+    talk = Talk()
+    future = talk.submit(b"ask", 0.0, timeout_s=20.0)
+    talk.conversation.turn(0.0)
+    assert talk.conversation.table.due_s == 20.0 + wire.CLUSTER_GRACE_MS / 1000
+    talk.conversation.turn(talk.conversation.table.due_s)
+    error = future.exception()
+    assert isinstance(error, reqpool.RequestTimeout)
+    assert (error.phase, error.sent) == ("cluster", False)
+    assert f"no broker answers at {URL}" in str(error)
+    assert "is `reqpool up` running there?" in str(error)
+
+
+def test_that_nobody_answers_is_logged_once_after_two_seconds(caplog: pytest.LogCaptureFixture) -> None:
+    talk = Talk()
+    talk.submit(b"one", 0.0)
+    talk.submit(b"two", 0.0)
+    for now_s in (0.0, WARN_AFTER_S - 0.1):
+        talk.conversation.turn(now_s)
+    assert caplog.messages == []
+    assert talk.conversation.due_s(WARN_AFTER_S - 0.1) == WARN_AFTER_S
+    for now_s in (WARN_AFTER_S, 3.0, 4.0, 9.0):
+        talk.conversation.turn(now_s)
+    [message] = caplog.messages
+    assert message.startswith(f"no broker answers at {URL}: is `reqpool up` running there?")
+    assert "requests waiting until their timeouts: 2" in message
+
+
+def test_each_outage_is_logged_and_not_one_during_which_nothing_is_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    talk = Talk()
+    talk.open(0.0)
+    talk.conversation.lose("it broke", False, 0.1)
+    talk.conversation.turn(5.0)
+    assert caplog.messages == []
+    assert talk.conversation.due_s(5.0) > 5.0
+    talk.submit(b"one", 5.0)
+    talk.conversation.turn(5.0)
+    assert len(caplog.messages) == 1
+    talk.open(6.0)
+    talk.conversation.lose("it broke again", False, 7.0)
+    talk.conversation.turn(8.9)
+    assert len(caplog.messages) == 1
+    talk.conversation.turn(9.0)
+    assert [f"the connection to the broker at {URL} is lost" in message for message in caplog.messages] == [
+        True,
+        True,
+    ]
+
+
+def test_a_broker_replaced_in_time_is_not_logged_above_info(caplog: pytest.LogCaptureFixture) -> None:
+    talk = Talk()
+    talk.open(0.0)
+    talk.submit(b"one", 0.0)
+    talk.conversation.lose("it broke", False, 0.1)
+    talk.open(1.9)
+    talk.conversation.turn(3.0)
+    assert caplog.messages == []
+
+
+def test_what_is_wrong_for_certain_ends_what_waits_until_an_attempt_ends_otherwise() -> None:
+    talk = Talk()
+    first = talk.submit(b"first", 0.0)
+    talk.conversation.turn(0.0)
+    talk.conversation.lose("what listens there says 'HTTP/1.1 400'", True, 0.1)
+    talk.conversation.turn(0.1)
+    error = first.exception()
+    assert isinstance(error, reqpool.BrokerUnavailable)
+    assert f"the broker at {URL}: what listens there says 'HTTP/1.1 400'" in str(error)
+    assert error.sent is False
+    second = talk.submit(b"second", 0.2)
+    talk.conversation.turn(0.2)
+    assert isinstance(second.exception(), reqpool.BrokerUnavailable)
+    # Dialled again, and now nobody is there at all: that may change.
+    talk.conversation.turn(1.0)
+    talk.conversation.turn(3.5)
+    third = talk.submit(b"third", 3.6)
+    talk.conversation.turn(3.6)
+    assert third._state is PENDING
+
+
+def test_a_place_where_no_broker_can_be_is_said_unless_one_answers() -> None:
+    talk = Talk()
+    future = talk.submit(b"ask", 0.0)
+    talk.conversation.turn(0.0)
+    talk.conversation.refuse("there is no host called 'cluster'")
+    talk.conversation.turn(0.1)
+    assert "there is no host called 'cluster'" in str(future.exception())
+    talk.open(0.2)
+    late = talk.submit(b"late", 0.2)
+    talk.conversation.refuse("there is no host called 'cluster'")
+    talk.conversation.turn(0.3)
+    assert late._state is PENDING
+
+
+def test_where_a_broker_has_been_another_is_waited_for_whoever_listens_meanwhile() -> None:
+    talk = Talk()
+    talk.open(0.0)
+    future = talk.submit(b"ask", 0.0)
+    talk.conversation.turn(0.0)
+    talk.conversation.lose("what listens there says 'HTTP/1.1 400'", True, 0.1)
+    talk.conversation.turn(0.2)
+    assert future._state is PENDING
+
+
+@pytest.mark.parametrize("shortage", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_a_process_that_is_short_of_files_dials_again_later(shortage: int) -> None:
+    talk = Talk()
+    talk.transport.cannot_dial = OSError(shortage, "short")
+    future = talk.submit(b"ask", 0.0)
+    talk.conversation.turn(0.0)
+    talk.conversation.turn(0.01)
+    assert future._state is PENDING
+    talk.transport.cannot_dial = None
+    talk.open(1.0)
+    talk.conversation.turn(1.0)
+    assert len(talk.transport.submits()) == 1
+
+
+def test_messages_that_cannot_be_read_are_counted_and_not_all_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    talk = Talk()
+    talk.open(0.0)
+    for _ in range(1_000):
+        talk.publish(0.0, b"gibberish")
+    assert talk.session.ignored == 1_000
+    assert 0 < len(caplog.messages) <= 5
 
 
 def test_a_conversation_needs_no_zeromq() -> None:

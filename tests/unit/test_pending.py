@@ -55,26 +55,19 @@ def batch(*futures: Future[Any], connection: int = 1, now_s: float = 0.0) -> lis
 def test_a_sweep_takes_what_is_overdue_and_knows_when_to_come_again() -> None:
     pending = table(make(1, 1.0), make(2, 2.0), make(3, 9.0))
     now_s = 2.0 + CLUSTER_GRACE_S
-    assert [future.seq for future in pending.sweep(now_s, None, 1.5)] == [1, 2]
+    assert [future.seq for future in pending.sweep(now_s)] == [1, 2]
     assert list(pending.futures) == [3]
     assert pending.due_s == 9.0 + CLUSTER_GRACE_S
 
 
 def test_nothing_is_taken_before_its_deadline_and_the_clusters_grace() -> None:
     pending = table(make(1, 1.0))
-    assert pending.sweep(1.0 + CLUSTER_GRACE_S - 0.001, None, 1.5) == []
-
-
-def test_while_no_broker_was_reached_the_connect_grace_counts_from_the_later_of_dial_and_submit() -> None:
-    pending = table(make(1, 60.0))
-    assert pending.sweep(1.9, 0.5, 1.5) == []
-    assert pending.due_s == 2.0
-    assert len(pending.sweep(2.0, 0.5, 1.5)) == 1
+    assert pending.sweep(1.0 + CLUSTER_GRACE_S - 0.001) == []
 
 
 def test_sweeps_keep_their_distance() -> None:
     pending = table(make(1, 1.0))
-    pending.sweep(0.5, None, 1.5)
+    pending.sweep(0.5)
     pending.expect(0.0)
     assert pending.due_s == pytest.approx(0.5 + SWEEP_INTERVAL_S)
     pending.expect(0.4)
@@ -84,7 +77,7 @@ def test_sweeps_keep_their_distance() -> None:
 def test_an_empty_table_is_never_due() -> None:
     pending = table()
     assert pending.due_s == math.inf
-    pending.sweep(1.0, None, 1.5)
+    pending.sweep(1.0)
     assert pending.due_s == math.inf
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 
@@ -25,6 +26,7 @@ def add_options(command: argparse.ArgumentParser, timeout_s: float = DEFAULT_TIM
 
 def pool(url: str | None) -> reqpool.Pool:
     """Open the pool a command is to use: the one named, this user's running one, or an embedded one."""
+    logging.basicConfig(format="reqpool: %(message)s")  # what a pool warns of looks as errors do
     url = url or os.environ.get("REQPOOL_URL")
     if not url and runtime.read_lock(runtime.default_url()) is not None:
         url = runtime.default_url()

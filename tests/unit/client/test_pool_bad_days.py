@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 
 import reqpool
-from reqpool import address, wire
+from reqpool import address, lookup, wire
 from reqpool.kinds import Route
 from reqpool.wire import Flag, Reject, Verb
 from support.fake_broker import FakeBroker, echo, silence
@@ -162,15 +163,35 @@ def test_garbage_from_the_broker_is_counted_and_ignored(broker: FakeBroker, pool
     assert ask(pool).result(5) == b"hello"
 
 
-def test_a_dead_url_is_said_within_two_seconds() -> None:
-    began_s = time.monotonic()
-    with reqpool.Pool("tcp://127.0.0.1:1") as pool:
-        with pytest.raises(reqpool.BrokerUnavailable, match=r"tcp://127.0.0.1:1.*reqpool up") as caught:
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1:1", "ipc:///nowhere/reqpool/intake"])
+def test_a_broker_that_does_not_run_is_waited_for_until_the_timeout(url: str) -> None:
+    with reqpool.Pool(url) as pool:
+        with pytest.raises(reqpool.RequestTimeout, match=f"no broker answers at {url}.*reqpool up") as caught:
+            ask(pool, timeout=0.1).result(5)
+        assert (caught.value.phase, caught.value.sent) == ("cluster", False)
+
+
+def test_a_url_that_is_wrong_for_certain_is_said_within_two_seconds(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with reqpool.Pool(f"ipc://{file}") as pool:
+        began_s = time.monotonic()
+        with pytest.raises(reqpool.BrokerUnavailable, match=f"ipc://{file}: .*is not a socket") as caught:
             ask(pool, timeout=30).result(5)
         assert time.monotonic() - began_s < 2.0
         assert caught.value.sent is False
-        with pytest.raises(reqpool.RequestTimeout, match="no broker answers"):
-            ask(pool, timeout=0.1).result(5)
+
+
+def test_a_host_that_is_entered_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeBroker() as broker:
+        url = broker.url
+    monkeypatch.setattr(lookup, "fault", lambda url: "there is no host called 'cluster'")
+    with reqpool.Pool(url) as pool:
+        with pytest.raises(reqpool.BrokerUnavailable, match="no host called 'cluster'"):
+            ask(pool, timeout=30).result(5)
+        monkeypatch.undo()
+        with FakeBroker(port=int(url.rpartition(":")[2])):
+            wait_until(lambda: ask(pool, timeout=10).exception(10) is None, 10)
 
 
 def test_a_broker_that_comes_late_is_found() -> None:
