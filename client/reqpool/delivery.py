@@ -9,6 +9,7 @@ from collections import deque
 from queue import SimpleQueue
 from typing import Any
 
+from .counted_log import CountedLog
 from .errors import UsageError
 from .future import Future
 
@@ -30,6 +31,7 @@ class Delivery:
 
     def __init__(self, executor: concurrent.futures.Executor | None) -> None:
         self.errors = 0
+        self._log = CountedLog(log)
         self._executor = executor
         self._batches: deque[list[Future[Any]]] = deque()
         self._running: list[Future[Any]] = []
@@ -63,6 +65,11 @@ class Delivery:
         self._running = []
         self._thread_id = None
 
+    def failed(self, future: Future[Any]) -> None:
+        """Count and log the exception being handled, which a callback raised. From any thread."""
+        self.errors += 1
+        self._log.exception("callback of request #%d raised", future.seq)
+
     def drop(self) -> None:
         """In a forked child: what waits is the parent's to run, even if the fork was in a callback."""
         self._batches.clear()
@@ -85,4 +92,4 @@ class Delivery:
             executor.submit(future.run_callbacks)
         except Exception as error:
             self.errors += 1
-            log.error("callback of request #%d not run: %s", future.seq, error)
+            self._log.error("callback of request #%d not run: %s", future.seq, error)

@@ -150,7 +150,10 @@ class ClusterError(PoolError):
 
 
 class BrokerUnavailable(ClusterError, code=Code.BROKER_UNAVAILABLE):
-    """No broker answers at the URL, or it refuses this client (a version, say)."""
+    """There is certainly no broker at the URL, or it refuses this client (a version, say).
+
+    One that may yet come is waited for until the request's timeout.
+    """
 
 
 class Overloaded(ClusterError, code=Code.OVERLOADED):

@@ -27,6 +27,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from . import wire
+from .counted_log import CountedLog
 from .errors import BY_CODE, BadResponse, Code, PoolError, ProtocolError, RequestFacts, UsageError
 from .kinds import Route
 
@@ -452,6 +453,7 @@ class _Nobody:
 
     def __init__(self) -> None:
         self.pending: dict[int, Future[Any]] = {}
+        self._log = CountedLog(logging.getLogger("reqpool"))
 
     def cancel(self, future: Future[Any]) -> bool:
         return False
@@ -469,7 +471,7 @@ class _Nobody:
         pass
 
     def report_callback_error(self, future: Future[Any]) -> None:
-        logging.getLogger("reqpool").exception("callback of a refused request raised")
+        self._log.exception("callback of a refused request raised")
 
 
 _NOBODY = _Nobody()

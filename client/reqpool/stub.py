@@ -196,8 +196,7 @@ class Stub:
 
     def report_callback_error(self, future: Future[Any]) -> None:
         """See :class:`~reqpool.future.Owner`."""
-        self._delivery.errors += 1
-        log.exception("callback of request #%d raised", future.seq)
+        self._delivery.failed(future)
 
     def stats(self) -> Stats:
         """Return a snapshot."""

@@ -180,6 +180,22 @@ def test_a_raising_callback_is_logged_and_counted_and_stops_nothing(
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.parametrize("how", ["raises", "is not taken"])
+def test_callbacks_that_fail_in_masses_are_counted_and_not_all_logged(
+    broker: FakeBroker, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    executor = None
+    if how == "is not taken":
+        executor = concurrent.futures.ThreadPoolExecutor(1)
+        executor.shutdown()
+    with reqpool.Pool(broker.url, executor=executor) as pool, caplog.at_level(logging.ERROR, "reqpool"):
+        for _ in range(200):
+            ask(pool, callback=lambda f: 1 / 0)
+        wait_until(lambda: pool.stats().callback_errors == 200, 5)
+    # A few, and one in each span of ten seconds that a slow machine may need.
+    assert 0 < len(caplog.records) < 10
+
+
 def test_waiting_inside_a_callback_raises_instead_of_deadlocking(
     broker: FakeBroker, pool: reqpool.Pool
 ) -> None:
