@@ -138,7 +138,6 @@ class Session:
     Attributes:
         state: see :class:`State`.
         connection: counts dials; 0 before the first.
-        first_dial_s: when the first dial was, or None.
         ever_open: True once a broker was reached.
         reconnects: how many times it was opened again.
         refusal: why there is no point in waiting (no common version, a URL that cannot be dialled), or None.
@@ -155,7 +154,6 @@ class Session:
     ):
         self.state = State.CLOSED
         self.connection = 0
-        self.first_dial_s: float | None = None
         self.ever_open = False
         self.reconnects = 0
         self.refusal: str | None = None
@@ -335,8 +333,6 @@ class Session:
     def _dial(self, now_s: float) -> list[Action]:
         self._move(Event.DIAL)
         self.connection += 1
-        if self.first_dial_s is None:
-            self.first_dial_s = now_s
         self._submits = self._heartbeats = self._seen = 0
         self._unacked.clear()
         self._beats.clear()
