@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from importlib.util import find_spec
 
 from . import address
@@ -16,12 +18,21 @@ from .errors import UsageError
 
 STOP_SECONDS = 5.0
 """How long the cluster may take to end before it is killed."""
+QUICK_S = 5.0
+"""A cluster that ended sooner than this after its start failed quickly."""
+MOST_FAILURES = 5
+"""Quick failures in a row after which it is not started again."""
+FIRST_DELAY_S = 0.05
+"""How long after the first of them it is started again; then twice as long each time."""
+
+log = logging.getLogger("reqpool")
 
 
 class Embedded:
     """A child process ``python -m reqpool_ops up --embedded`` and its folder.
 
-    It watches this process by pidfd and goes when this process goes, however it goes.
+    It watches this process by pidfd and goes when this process goes, however it goes. If it ends by itself
+    (killed for want of memory, say), another is started in its place, at the same URL.
 
     Attributes:
         url: where its broker listens, or will.
@@ -47,41 +58,80 @@ class Embedded:
         self._owner_pid = os.getpid()
         self._folder = tempfile.mkdtemp(prefix="reqpool-")  # 0700
         self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._exit_text: str | None = None
         self.url = f"ipc://{self._folder}/intake"
         try:
             address.check(self.url)
         except UsageError as error:
             os.rmdir(self._folder)
             raise UsageError(f"no socket can be made in TMPDIR: {error.text}") from error
-        command = [sys.executable, "-m", "reqpool_ops", "up", "--embedded", "--bind", self.url]
-        command += ["--workers", str(workers), "--parent-pid", str(self._owner_pid)]
+        self._command = [sys.executable, "-m", "reqpool_ops", "up", "--embedded", "--bind", self.url]
+        self._command += ["--workers", str(workers), "--parent-pid", str(self._owner_pid)]
         if config is not None:
-            command += ["--config", config]
+            self._command += ["--config", config]
         try:
-            # A session of its own: Ctrl-C reaches the app alone, which closes the pool in its own time.
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+            self._process = self._launch()
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
+        self._watch = threading.Thread(target=self._keep, name="reqpool-embedded", daemon=True)
+        self._watch.start()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        # One that ended in order has removed it. Whoever may have made it meanwhile: the supervisor checks.
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        # A session of its own: Ctrl-C reaches the app alone, which closes the pool in its own time.
+        return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def _keep(self) -> None:
+        """Start it again whenever it ends, until it fails again and again, or is not wanted any more."""
+        first, failures = True, 0
+        while True:
+            started_s = time.monotonic()
+            status = self._process.wait()
+            text = _ended(status)
+            failures = failures + 1 if time.monotonic() - started_s < QUICK_S else 0
+            # One that exits in its first life has said what is wrong, with its configuration perhaps, and
+            # would only say it again.
+            if first and failures and status > 0:
+                failures = MOST_FAILURES + 1
+            first = False
+            while failures <= MOST_FAILURES:
+                if self._stopping.wait(FIRST_DELAY_S * 2**failures):
+                    return
+                try:
+                    started = self._start_again()
+                except OSError as error:
+                    text = f"the embedded cluster cannot be started again: {error.strerror}"
+                    failures += 1
+                    continue
+                if not started:
+                    return
+                log.warning("%s; another has been started", text)
+                break
+            else:
+                self._exit_text = text
+                return
+
+    def _start_again(self) -> bool:
+        with self._lock:
+            if not self._stopping.is_set():
+                self._process = self._launch()
+            return not self._stopping.is_set()
 
     def exit_text(self) -> str | None:
-        """Return how the cluster ended by itself, or None while it runs.
+        """Return how the cluster ended, or None while it runs or is about to run again.
 
         A process forked from the owner cannot know, and gets None.
         """
-        if os.getpid() != self._owner_pid:
-            return None
-        status = self._process.poll()
-        if status is None:
-            return None
-        if status < 0:
-            return f"the embedded cluster was ended by {signal.Signals(-status).name}"
-        return f"the embedded cluster ended with exit status {status}"
+        return self._exit_text if os.getpid() == self._owner_pid else None
 
     def stop(self) -> None:
         """End the cluster and remove its folder; nothing in a process forked from the owner."""
         if os.getpid() != self._owner_pid:
             return
+        self._stopping.set()
         with self._lock:
             if self._process.poll() is None:
                 self._process.terminate()
@@ -91,3 +141,10 @@ class Embedded:
                     self._process.kill()
                     self._process.wait()
             shutil.rmtree(self._folder, ignore_errors=True)
+        self._watch.join(STOP_SECONDS)
+
+
+def _ended(status: int) -> str:
+    if status < 0:
+        return f"the embedded cluster was ended by {signal.Signals(-status).name}"
+    return f"the embedded cluster ended with exit status {status}"

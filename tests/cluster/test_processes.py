@@ -25,6 +25,7 @@ from support.dns_peer import ADDRESS, DnsPeer, silent
 from support.ends import Ends
 from support.ports import free_port
 from support.program import program
+from support.tcp_peer import TcpPeer, never_answers
 from support.wait import wait_until
 
 TESTS = Path(__file__).parents[1]
@@ -295,6 +296,35 @@ def test_an_embedded_cluster_goes_with_a_killed_process() -> None:
         _, left = psutil.wait_procs(children, timeout=10)
         assert not left
         assert not folder.exists()
+
+
+def embedded_supervisor() -> psutil.Process:
+    (supervisor,) = (child for child in psutil.Process().children() if "--embedded" in child.cmdline())
+    return supervisor
+
+
+def test_an_embedded_pool_survives_the_death_of_its_supervisor(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REQPOOL_URL", raising=False)
+    with (
+        DnsPeer() as quick,
+        TcpPeer(never_answers) as upstream,
+        reqpool.Pool(workers=1, timeout=30.0) as pool,
+    ):
+        for life in (1, 2):
+            pool.dns("n.test", server=quick.address).result()
+            once = pool.tcp(upstream.address, b"once", until=b"\n")
+            wait_until(lambda life=life: upstream.received.count(b"once") == life)
+            supervisor = embedded_supervisor()
+            children = supervisor.children()
+            supervisor.kill()
+            again = pool.dns("again.test", server=quick.address)
+            assert isinstance(once.exception(), reqpool.OutcomeUnknown)
+            assert len(again.result().records) == 1
+            assert not any(child.is_running() for child in children)
+            assert upstream.received.count(b"once") == life
+    assert caplog.text.count("ended by SIGKILL; another has been started") == 2
 
 
 # --- threads and loops -------------------------------------------------------------------------------

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import reqpool
-from reqpool.embedded import Embedded
+from reqpool.embedded import MOST_FAILURES, Embedded
 from support.fake_broker import FakeBroker
 from support.plain import ask
+from support.wait import wait_until
 
 
 def test_making_a_pool_starts_nothing() -> None:
@@ -167,4 +168,67 @@ def test_an_embedded_cluster_is_stopped_and_its_folder_removed(
     embedded.stop()
     embedded.stop()
     assert not os.path.exists(folder)
-    assert embedded.exit_text() == "the embedded cluster was ended by SIGTERM"
+    assert "reqpool-embedded" not in {thread.name for thread in threading.enumerate()}
+
+
+def embedded_over(
+    script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, delay_s: float = 0.01
+) -> tuple[Embedded, Path]:
+    """An embedded cluster that is only this shell script, and a file to which each life adds a line."""
+    lives = tmp_path / "lives"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\necho life >>{lives}\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("reqpool.embedded.sys.executable", str(program))
+    monkeypatch.setattr("reqpool.embedded.FIRST_DELAY_S", delay_s)
+    return Embedded(1), lives
+
+
+def count_lives(lives: Path) -> int:
+    return lives.read_text().count("life") if lives.exists() else 0
+
+
+@pytest.mark.parametrize("script", ["kill -9 $$", "exit 0"])
+def test_an_embedded_cluster_that_ends_again_and_again_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str
+) -> None:
+    embedded, lives = embedded_over(script, monkeypatch, tmp_path)
+    text = wait_until(embedded.exit_text)
+    assert text is not None
+    assert text.endswith("by SIGKILL" if "kill" in script else "with exit status 0")
+    assert count_lives(lives) == MOST_FAILURES + 1
+    embedded.stop()
+
+
+def test_an_embedded_cluster_that_refuses_to_start_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    embedded, lives = embedded_over("exit 1", monkeypatch, tmp_path)
+    assert wait_until(embedded.exit_text) == "the embedded cluster ended with exit status 1"
+    assert count_lives(lives) == 1
+    embedded.stop()
+
+
+def test_an_embedded_cluster_that_was_killed_is_started_again_in_its_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    once = (
+        f"[ $(wc -l <{tmp_path}/lives) = 1 ] && rmdir $(dirname ${{6#ipc://}}) && kill -9 $$; exec sleep 60"
+    )
+    embedded, lives = embedded_over(once, monkeypatch, tmp_path)
+    folder = Path(embedded.url.removeprefix("ipc://")).parent
+    wait_until(lambda: count_lives(lives) == 2 and folder.is_dir())
+    assert embedded.exit_text() is None
+    assert folder.stat().st_mode & 0o777 == 0o700
+    embedded.stop()
+    assert not folder.exists()
+
+
+def test_an_embedded_cluster_is_not_started_again_while_it_is_being_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    embedded, lives = embedded_over("kill -9 $$", monkeypatch, tmp_path, delay_s=60.0)
+    wait_until(lambda: count_lives(lives) == 1)
+    embedded.stop()
+    assert count_lives(lives) == 1
+    assert "reqpool-embedded" not in {thread.name for thread in threading.enumerate()}
