@@ -181,6 +181,30 @@ class Grants:
                 if name not in known and now_s - worker.welcomed_s > GRANT_IDLE_S:
                     self._set_grant(worker, name, upstream, 0)
 
+    @property
+    def is_held_up(self) -> bool:
+        """Do requests wait for slots that a worker which has not reported yet may have?"""
+        return not self.settled and any(up.waits for up in self._origins.upstreams.values())
+
+    def is_blocking(self, worker: Worker) -> bool:
+        """Is it silent, and has what requests wait for: slots, or places, of which the limit leaves none?
+
+        They stay its own until it is dead for certain, so that the limit holds at the server.
+        """
+        if worker.state != "suspect":
+            return False
+        for name, grant in worker.grants.items():
+            upstream = self._origins.upstream(name)
+            if grant.reserved and upstream.reserved >= upstream.limit and upstream.waits:
+                return True
+        return any(
+            not worker.kinds[origin.kind].connections
+            and origin.upstream.in_flight >= origin.limit
+            and origin.upstream.waits
+            for origin in {lease.origin for lease in worker.leases}
+            if origin is not None and origin.kind in worker.kinds
+        )
+
     def forget(self, worker: Worker) -> None:
         """A worker is dead for certain: it holds nothing."""
         for name in list(worker.grants):

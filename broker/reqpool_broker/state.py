@@ -124,7 +124,18 @@ class Broker:
             "liveness_ms": round(self.liveness_s * 1000),
             "sessions": [session.report(now_s) for session in busiest[:MAX_REPORTED]],
             "sessions_total": len(self.sessions),
-            "workers": [worker.report(now_s) for worker in ledger.workers.values()],
+            "workers": [
+                worker.report(now_s, blocking=ledger.grants.is_blocking(worker))
+                for worker in ledger.workers.values()
+            ],
+            "awaited": [
+                {
+                    "id": id_.hex(),
+                    "since_heartbeat_s": round(now_s - self._started_s, 3),
+                    "blocking": ledger.grants.is_held_up,
+                }
+                for id_ in self._life.succession.unheard
+            ],
             "origins": ledger.origins.report(MAX_REPORTED),
             "origins_total": len(ledger.origins),
             "rates": self._rates,

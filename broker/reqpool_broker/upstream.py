@@ -58,6 +58,11 @@ class Upstream:
         return sum(grant.reserved for grant in self.grants.values())
 
     @property
+    def waits(self) -> bool:
+        """Does a request wait for room there?"""
+        return any(origin.queue.waiting for origin in self.queued)
+
+    @property
     def deserted(self) -> bool:
         """Is nothing known of it any more?"""
         return not (self.origins or self.grants or self.inherited)

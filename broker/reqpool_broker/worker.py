@@ -153,7 +153,13 @@ class Worker:
         percent = self.sample.get("cpu_percent", 0.0)
         return percent / 100 if isinstance(percent, (int, float)) else 0.0
 
-    def report(self, now_s: float) -> dict[str, Any]:
+    def report(self, now_s: float, *, blocking: bool) -> dict[str, Any]:
+        """What ``reqpool status`` shows.
+
+        Args:
+            now_s: monotonic seconds.
+            blocking: it is silent, and others wait for what it holds.
+        """
         return {
             "id": self.id.hex(),
             "name": self.name,
@@ -161,5 +167,6 @@ class Worker:
             "state": self.state,
             "in_flight": self.in_flight,
             "since_heartbeat_s": round(now_s - self.last_heard_s, 3),
+            "blocking": blocking,
             "sample": self.sample,
         }

@@ -65,7 +65,8 @@ class Watch:
         if report.get("epoch") != self._epoch or now_s - self._last_report_s > REPORT_GAP_S:
             self._heard_s = dict.fromkeys(self._heard_s, now_s)
         self._epoch, self._last_report_s = report.get("epoch"), now_s
-        reported = {worker.get("id"): worker for worker in maps(report.get("workers")) if _is_named(worker)}
+        told = [*maps(report.get("workers")), *maps(report.get("awaited"))]
+        reported = {worker["id"]: worker for worker in told if isinstance(worker.get("id"), str)}
         reasons = {}
         self.is_uneasy = False
         for identity, heard_s in self._heard_s.items():
@@ -82,10 +83,6 @@ class Watch:
             elif about and now_s - heard_s > UNEASY_AFTER_S:
                 self.is_uneasy = True
         return reasons
-
-
-def _is_named(worker: Mapping[str, Any]) -> bool:
-    return isinstance(worker.get("id"), str)
 
 
 def judge(report: Mapping[str, Any], expected_workers: int | None) -> list[str]:

@@ -29,7 +29,7 @@ def report(*workers: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def heard(identity: bytes, silent_s: float, epoch: int = 7) -> dict[str, Any]:
     """A report as the broker itself writes it: the two must mean the same by a worker's id."""
-    return report(Worker(identity, "worker-1", 1, 0.0).report(silent_s), epoch=epoch)
+    return report(Worker(identity, "worker-1", 1, 0.0).report(silent_s, blocking=False), epoch=epoch)
 
 
 def test_a_pool_with_all_its_workers_is_well() -> None:
@@ -95,6 +95,15 @@ def test_a_silent_worker_that_others_wait_for_hangs_after_one_liveness_span() ->
     hung_at = [tenth for tenth in tenths if watch.hung(blocking(ONE, tenth / 10), 100.0 + tenth / 10)]
     assert hung_at[0] == 27  # the first report says nothing about the time before it
     assert "others wait" in watch.hung(blocking(ONE, 4.0), 104.0)[ONE]
+
+
+def test_a_worker_that_a_new_broker_awaits_and_others_wait_for_hangs_likewise() -> None:
+    watch = health.Watch()
+    watch.started(ONE, 100.0)
+    for second in range(1, 6):
+        awaited = {"id": ONE.hex(), "since_heartbeat_s": second, "blocking": True}
+        hung = watch.hung(report(awaited=[awaited]), 100.0 + second)
+        assert list(hung) == ([ONE] if second > 3 else [])
 
 
 @pytest.mark.parametrize("value", [False, None, 1, "yes"])
