@@ -190,8 +190,6 @@ class Workers:
             return
         worker.received = number
         worker.unconfirmed_bytes += sum(map(len, blobs))
-        if worker.unconfirmed_bytes > CONFIRM_BYTES:
-            self._beat(worker, now_s)
         for group, blob in zip(groups, blobs, strict=True):
             if isinstance(group, wire.Unread):
                 self._give_up(worker, group, now_s)
@@ -207,6 +205,9 @@ class Workers:
                 session.attach(seqs, worker)
             if session.ended and not session.open:
                 self.sessions.pop(session_id, None)
+        # Not before: what is received and is not with a client yet is undelivered only once it is published.
+        if worker.unconfirmed_bytes > CONFIRM_BYTES:
+            self._beat(worker, now_s)
 
     def _heartbeat(self, worker: Worker, number: int, sample: dict[str, Any], now_s: float) -> None:
         worker.heartbeat_seen = number

@@ -257,6 +257,16 @@ def test_results_sent_again_on_a_new_connection_stay_undelivered_until_the_clien
     assert holder.undelivered == []
 
 
+def test_large_results_are_undelivered_from_the_first_word_of_their_receipt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reqpool_broker.workers.CONFIRM_BYTES", 1)
+    _, _, holder, _ = one_leased()
+    holder.answer(1)
+    assert holder.unreceived == {}
+    assert holder.undelivered == [1]
+
+
 def test_an_outcome_that_comes_after_the_brokers_own_is_kept_until_the_client_has_that() -> None:
     desk, client, holder, other = one_leased()
     later = successor(desk, client, holder, other)
