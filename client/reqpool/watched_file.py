@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -48,9 +49,9 @@ class WatchedFile(Generic[T]):
                 return
             with open(self._path, encoding="utf-8", errors="replace") as file:
                 text = file.read()
-        except OSError:
-            if self._version is None:
-                return
+        except OSError as error:
+            if self._version is None or error.errno in (errno.EMFILE, errno.ENFILE):
+                return  # in the latter case it is there, and is read when there is a descriptor for it
             version = None
         self._version = version
         self._value = self._parse(text)
