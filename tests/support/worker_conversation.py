@@ -9,6 +9,7 @@ assert talk.heard(Verb.RESULTS)
 
 from __future__ import annotations
 
+import errno
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
@@ -113,12 +114,14 @@ class Talk:
         now_s: virtual.
         hellos: the ``about`` of each HELLO.
         up: is a broker there? What is sent to none is lost.
+        sockets: is there a file descriptor for one?
     """
 
     def __init__(self, *, kept_bytes: int = 1 << 20) -> None:
         self.now_s = 100.0
         self.hellos: list[dict[str, Any]] = []
         self.up = True
+        self.sockets = True
         self._heard: list[tuple[Verb, list[Any], list[bytes]]] = []
         self._timers: list[tuple[float, int, Callable[[float], float | None]]] = []
         self._numbers = count()
@@ -132,6 +135,8 @@ class Talk:
     # --- Carrier -----------------------------------------------------------------------------------
 
     def dial(self) -> None:
+        if not self.sockets:
+            raise OSError(errno.EMFILE, "Too many open files")
         self._seen = self._number = 0
 
     def hang_up(self) -> None:

@@ -245,3 +245,15 @@ def test_a_broker_that_is_away_costs_a_few_lines(caplog: pytest.LogCaptureFixtur
         talk.turn()
     assert len(caplog.records) < 20
     assert talk.conversation.ledger.ignored == 1_000
+
+
+def test_without_a_socket_for_the_broker_it_is_dialled_again(talk: Talk) -> None:
+    talk.lease(1)
+    talk.sockets = False
+    lose_connection(talk)
+    talk.pass_s(5.0)
+    assert len(talk.hellos) == 1
+    talk.sockets = True
+    talk.pass_s(1.1)
+    assert len(talk.hellos) == 2
+    assert talk.held() == {1}

@@ -24,6 +24,7 @@ from typing import Protocol
 
 from reqpool.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
 
+from .descriptors import OUT_OF_FDS, shortage
 from .dial import Dial
 from .ledger import Pin, Request
 from .loop import READABLE, WRITABLE, Loop
@@ -109,6 +110,7 @@ class Connection:
             closed when it is let go of.
         reason: why it was closed.
         unreachable: nobody listened there, or the listener closed it before it said anything.
+        shortage: there was no file descriptor for it, and why; else empty.
         shortened: the next connection will say less in its handshake, by which this one may have failed.
         answers: how many requests it has answered.
         born_s: monotonic seconds at which it was opened.
@@ -125,6 +127,7 @@ class Connection:
         self.reason = ""
         self.overdue = False
         self.unreachable = False
+        self.shortage = ""
         self.shortened = False
         self.answers = 0
         self.born_s = self.since_s = loop.now_s
@@ -311,6 +314,8 @@ class Connection:
 
     def _cannot_connect(self, reason: str, codes: set[int]) -> None:
         self.unreachable = codes <= UNREACHABLE
+        if short := codes & OUT_OF_FDS:
+            self.shortage = shortage(min(short))
         self.give_up(reason)
 
     def _close_socket(self) -> None:

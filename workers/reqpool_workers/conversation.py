@@ -45,7 +45,7 @@ class Carrier(Protocol):
     """Who has the socket and the timers."""
 
     def dial(self) -> None:
-        """Open a fresh connection to the broker; there is none."""
+        """Open a fresh connection to the broker; there is none. OSError says why that is not possible now."""
 
     def send(self, frames: list[bytes]) -> bool:
         """Send a message on it; False if nothing can be sent any more."""
@@ -130,6 +130,8 @@ class Conversation:
 
     def take(self, frames: Sequence[bytes], now_s: float) -> None:
         """Take a message that was read before ``now_s``."""
+        if self._link.state is LinkState.DOWN:
+            return
         try:
             verb, values = wire.decode(frames[0], wire.BROKER_TO_WORKER)
             if verb not in (Verb.WELCOME, Verb.REJECT):
@@ -227,7 +229,11 @@ class Conversation:
         if self._link.epoch is not None:
             about["epoch"] = self._link.epoch
         self._dials += 1
-        self._carrier.dial()
+        try:
+            self._carrier.dial()
+        except OSError as error:
+            self._hang_up(f"no socket for the broker: {error.strerror}", now_s)
+            return
         self._carrier.send([wire.encode(Verb.HELLO, wire.LOWEST_VERSION, wire.VERSION, about)])
         self._link.greeted(now_s)
         self._start_beating(now_s)

@@ -18,6 +18,7 @@ import socket
 from reqpool.errors import Code, ConnectFailed, ConnectionLost, PoolError, UsageError
 
 from .connection import Connection
+from .descriptors import OUT_OF_FDS, shortage
 from .ledger import Dropped, Lease, Ledger, Pin, Request
 from .loop import READABLE, WORK_PER_TURN, Loop
 from .policy import Policy
@@ -33,8 +34,6 @@ STREAM_CONNECT_S = 5.0
 RECEIVE_BUFFER_BYTES = 1 << 20
 LARGEST_DATAGRAM_BYTES = 65_535
 
-OUT_OF_FDS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What a new socket may fail with on a busy machine."""
 FIRST_RTT_S = 0.1
 """Assumed until something was measured."""
 SHORTEST_RESEND_S = 0.2
@@ -165,6 +164,7 @@ class DatagramOrigin:
     """Whatever comes with a lease will do."""
     pins: tuple[Pin, ...] = ()
     stranded: tuple[Request, ...] = ()
+    idle: tuple[Connection, ...] = ()
 
     def __init__(self, loop: Loop, ledger: Ledger, kind: DatagramKind, name: str) -> None:
         self.loop = loop
@@ -271,6 +271,7 @@ class DatagramOrigin:
                 one = self._pick()
             except OSError as error:
                 if error.errno in OUT_OF_FDS:
+                    shortage(error.errno)
                     # Not the upstream's fault: the broker waits a heartbeat before it leases more here.
                     self.ledger.give_back(requests[begin:])
                 else:

@@ -76,11 +76,12 @@ class Dial:
                     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 code = made.connect_ex(address.sockaddr)
+                if code in (0, errno.EINPROGRESS):
+                    self._loop.register(made.fileno(), partial(self._on_event, made), WRITABLE)
             except OSError as error:
                 code = error.errno or errno.EIO
             if made is not None and code in (0, errno.EINPROGRESS):
                 self._attempts[made] = address
-                self._loop.register(made.fileno(), partial(self._on_event, made), WRITABLE)
                 if self._untried:
                     self._loop.at(self._loop.now_s + NEXT_ADDRESS_S, partial(self._late, made))
                 return

@@ -67,7 +67,10 @@ class LeaseTimers:
     def _end_waiting(self, lease: Lease) -> None:
         """End those that have waited for a connection for as long as they may."""
         waiting = [request for request in lease.unended() if request.place is None]
-        text = "no connection within the queue timeout of this upstream"
+        if not waiting or lease.upstream is None:
+            return
+        awaited = lease.upstream.drop(waiting[0], "queue timeout").awaited
+        text = "no connection within the queue timeout of this upstream" + (awaited and f": {awaited}")
         self._ledger.fail(waiting, Code.TIMEOUT, text, phase="queue", sent=False)
 
     def _expire(self, lease: Lease) -> None:

@@ -40,7 +40,7 @@ class Dropped(NamedTuple):
     Attributes:
         phase: of the request.
         sent: could the upstream have acted on it?
-        awaited: what its connection's handshake waited for, for people; mostly empty.
+        awaited: what its connection's handshake waited for, or it for a connection, for people; mostly empty.
     """
 
     phase: str

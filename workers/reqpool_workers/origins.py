@@ -56,7 +56,9 @@ class Origins:
             origin = DatagramOrigin(self._loop, self._ledger, kind, name)
         elif isinstance(kind, StreamKind):
             slots = self._slots.setdefault(name, Slots())
-            origin = StreamOrigin(self._loop, self._ledger, self._resolver, kind, name, settings, slots)
+            origin = StreamOrigin(
+                self._loop, self._ledger, self._resolver, kind, name, settings, slots, self._free_fd
+            )
             if name in self._grants:
                 origin.grant(*self._grants[name])
         else:
@@ -126,6 +128,13 @@ class Origins:
         for origin in list(self._origins.values()):
             origin.close(reason)
         self._resolver.close(reason)
+
+    def _free_fd(self) -> bool:
+        """Close the connection that has been idle for the longest; False if none is."""
+        idle = [one for origin in self._origins.values() for one in origin.idle]
+        if idle:
+            min(idle, key=lambda one: one.since_s).close("another origin needs its file descriptor")
+        return bool(idle)
 
     def _named(self, name: str) -> Iterator[Origin]:
         return (origin for (_, known), origin in self._origins.items() if known == name)

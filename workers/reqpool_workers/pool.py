@@ -55,6 +55,8 @@ class ConnectionPool:
         fresh_s: when a kept connection last turned out to have been given up by its peer.
         retried: those that had one such connection; there is no third for them.
         outage: of the server.
+        short_until_s: until then nothing is connected, since there was no file descriptor for it;
+        shortage: and why.
         overflowed: how many requests found no connection and no slot when they came.
     """
 
@@ -68,6 +70,8 @@ class ConnectionPool:
         self.fresh_s = 0.0
         self.retried: set[Request] = set()
         self.outage = Outage()
+        self.short_until_s = 0.0
+        self.shortage = ""
         self.overflowed = 0
         self._depth = depth
         # The last is the one used last: the others get old, and are closed.
@@ -146,7 +150,7 @@ class ConnectionPool:
         that was used last comes first. Then come those that are on their way for nobody.
         """
         plan = Plan([], [], [], [])
-        down = now_s < self.outage.retry_s
+        down = now_s < self.outage.retry_s or now_s < self.short_until_s
         room = 0 if down else self.slots.granted - self.slots.taken
         if self.fresh and not down:
             room = self._assign_fresh(plan, room, now_s)

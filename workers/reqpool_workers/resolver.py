@@ -69,7 +69,7 @@ class _Questions(Ledger):
         self._note(requests, text.removeprefix("cannot reach the upstream: ").lower())
 
     def give_back(self, requests: list[Request]) -> None:
-        self._note(requests, "this machine is out of sockets")
+        self._note(requests, "this worker has no file descriptor left for it (RLIMIT_NOFILE)")
 
     def _note(self, requests: list[Request], outcome: bytes | str) -> None:
         if not self.outcomes and requests:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -18,22 +20,25 @@ class Sampler:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._process = psutil.Process()
-        self._process.cpu_percent()  # the first call only sets the mark
         self._due_s = 0.0
         self._figures: dict[str, Any] = {}
+        self._read("cpu_percent", self._process.cpu_percent)  # the first call only sets the mark
 
     def take(self, now_s: float) -> dict[str, Any]:
         """Return the sample to send now, at most :data:`SAMPLE_S` old."""
         if now_s >= self._due_s:
             self._due_s = now_s + SAMPLE_S
             times = self._loop.times()
-            with self._process.oneshot():
-                self._figures = {
-                    "cpu_percent": self._process.cpu_percent(),
-                    "rss_bytes": self._process.memory_info().rss,
-                    "fds": self._process.num_fds(),
-                    "threads": self._process.num_threads(),
-                    "loop_lag_ms": times.longest_turn_s * 1000,
-                    "busy": times.busy,
-                }
+            self._figures = {"loop_lag_ms": times.longest_turn_s * 1000, "busy": times.busy}
+            process = self._process
+            with process.oneshot():
+                self._read("cpu_percent", process.cpu_percent)
+                self._read("rss_bytes", lambda: process.memory_info().rss)
+                self._read("fds", process.num_fds)
+                self._read("threads", process.num_threads)
         return self._figures
+
+    def _read(self, name: str, read: Callable[[], float]) -> None:
+        """Note a figure; leave out one that cannot be read, for want of a file descriptor for /proc, say."""
+        with suppress(psutil.Error, OSError):
+            self._figures[name] = read()

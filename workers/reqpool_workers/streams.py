@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from reqpool.kinds.origin import belongs
 
 from .connection import Connection, State, fault
 from .datagrams import end_unanswered
+from .descriptors import OUT_OF_FDS, shortage
 from .ledger import Dropped, Lease, Ledger, Pin, Request
 from .loop import Loop
 from .policy import Policy
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 READ_CHECKS_PER_SPAN = 8
 """How often it is looked for late answers within ``Policy.read_s``."""
 SHORTEST_CHECK_S = 0.02
+SHORT_S = 0.2
+"""How long after a connection for which there was no file descriptor the next is tried."""
+FORGET_SHORT_S = 1.0
+"""How long after that a request that ends without a connection blames it on that."""
 PIN_BUSY = "the last request of this session has not ended on its connection: they go one after the other"
 
 
@@ -37,6 +42,7 @@ class StreamOrigin:
         name: the origin.
         settings: what the kind needs for a connection there, packed.
         slots: how many connections to an origin of this name there may be.
+        free_fd: closes an idle connection of any origin, and says if there was one.
 
     Attributes:
         pool: the connections.
@@ -54,6 +60,7 @@ class StreamOrigin:
         name: str,
         settings: bytes,
         slots: Slots,
+        free_fd: Callable[[], bool],
     ) -> None:
         if not belongs(name, settings):
             raise UsageError("these settings (passwords, TLS) are not the ones this origin stands for")
@@ -66,6 +73,7 @@ class StreamOrigin:
         self.settings = settings
         self._place = kind.address(name)
         self._resolver = resolver
+        self._free_fd = free_fd
         self._last_good: Address | None = None
         self._last_bad: Address | None = None
         self._assigning = False
@@ -114,10 +122,16 @@ class StreamOrigin:
         """Stop waiting for an answer; the connection that owes it is closed, never used again."""
         place: Connection | None = request.place
         if place is None:
-            return Dropped("queue", False)
+            short = self.loop.now_s < self.pool.short_until_s + FORGET_SHORT_S
+            return Dropped("queue", False, self.pool.shortage if short else "")
         dropped = Dropped(place.phase, place.first is not request, place.awaited)
         place.drop(request, reason)
         return dropped
+
+    @property
+    def idle(self) -> list[Connection]:
+        """Connections that have nothing to do and are nobody's own."""
+        return [one for one in self.pool.members if one.state is State.READY and one.pin is None]
 
     @property
     def stranded(self) -> list[Request]:
@@ -239,7 +253,10 @@ class StreamOrigin:
                         request.lease.resent_seqs |= {request.seq}
                 pool.again(again, self.loop.now_s)
                 unanswered = [request for request in unanswered if request not in pool.retried]
-        if connection.unreachable and unanswered:
+        if connection.shortage:
+            self._wait_for_fd(connection.shortage, unanswered)
+            unanswered = []
+        elif connection.unreachable and unanswered:
             unanswered = self._wait_for_server(unanswered)
         end_unanswered(self.ledger, error, unanswered, sent=sent and not unread)
         self._assign()
@@ -257,6 +274,16 @@ class StreamOrigin:
         if outage.retry_s != announced_s:
             self.loop.at(outage.retry_s, self._try_server)
         return self.pool.wait_for_server(unanswered)
+
+    def _wait_for_fd(self, why: str, unanswered: list[Request]) -> None:
+        """Nothing was sent, and the upstream is not to blame: the requests wait as for a connection."""
+        pool, now_s = self.pool, self.loop.now_s
+        pool.waiting.extendleft(reversed(unanswered))
+        pool.shortage = why
+        if now_s >= pool.short_until_s:
+            # Others' idle connections are worth less than a request.
+            pool.short_until_s = now_s if self._free_fd() else now_s + SHORT_S
+            self.loop.at(pool.short_until_s, self._try_server)
 
     def _try_server(self, now_s: float) -> None:
         self._assign()
@@ -316,6 +343,9 @@ class StreamOrigin:
         try:
             protocol = self.kind.protocol(self.name, self.settings, policy.max_bytes or self.kind.max_bytes)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in OUT_OF_FDS:  # for a certificate's file, say
+                self._wait_for_fd(shortage(error.errno), [request])
+                return
             known = error if isinstance(error, PoolError) else UsageError(fault(error))
             self.ledger.conclude(request, known.code, known.text, phase="connect", sent=False)
             return

@@ -132,8 +132,15 @@ class Worker:
     # --- what the conversation asks for ------------------------------------------------------------
 
     def dial(self) -> None:
-        """Open a fresh socket."""
-        self._socket = BrokerSocket(self._context, self.loop, self._url)
+        """Open a fresh socket.
+
+        Raises:
+            OSError: if there is no file descriptor for it.
+        """
+        try:
+            self._socket = BrokerSocket(self._context, self.loop, self._url)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, error.strerror) from error
 
     def send(self, frames: list[bytes]) -> bool:
         """Send a message on it; False if its pipe has gone."""

@@ -381,7 +381,13 @@ def _context(
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     elif ca is None:
-        context.load_default_certs()
+        # OpenSSL passes over a file that it cannot open, and the context is kept: without a descriptor for
+        # it nobody would be trusted any more.
+        if known := ssl.get_default_verify_paths().cafile:
+            with open(known, "rb"):
+                context.load_default_certs()
+        else:
+            context.load_default_certs()
     else:
         try:
             context.load_verify_locations(cadata=ca)
