@@ -70,6 +70,11 @@ class Delivery:
         self.errors += 1
         self._log.exception("callback of request #%d raised", future.seq)
 
+    def uncalled(self) -> list[Future[Any]]:
+        """Return those whose callbacks wait. From any thread."""
+        batches = [self._running, *self._batches]
+        return [future for batch in batches for future in batch if future.has_callbacks()]
+
     def drop(self) -> None:
         """In a forked child: what waits is the parent's to run, even if the fork was in a callback."""
         self._batches.clear()

@@ -309,8 +309,8 @@ class Future(concurrent.futures.Future[T]):
         sent = about.get("sent")
         if self.trail:
             sent = True  # the upstream acted on the request that was redirected to this one
-        elif sent is None and not self.connection and self.resubmitted is None:
-            sent = False  # no broker was ever given it
+        elif sent is None and self.is_unsent():
+            sent = False
         return BY_CODE.get(code, PoolError)(
             str(about.get("text", "")),
             request_id=self.request_id,
@@ -338,6 +338,10 @@ class Future(concurrent.futures.Future[T]):
                 if left_s is not None and left_s <= 0:
                     raise TimeoutError(f"the request has not ended after {timeout} s")
                 condition.wait(left_s)
+
+    def is_unsent(self) -> bool:
+        """Return True if no broker was ever given it, nor what it was redirected from."""
+        return not self.connection and self.resubmitted is None and not self.trail
 
     # --- for the one who took it out of pending ---------------------------------------------------
 

@@ -7,6 +7,7 @@ process has its own context, made when first needed.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
@@ -27,7 +28,7 @@ class Running(Protocol):
         """In a forked child: end all futures; threads and sockets are the parent's."""
 
     def shut_down(self, timeout_s: float) -> None:
-        """At exit: end all futures without callbacks, and the I/O thread."""
+        """At exit: end all futures without callbacks, and the I/O thread; say what is lost by it."""
 
 
 class _Host:
@@ -55,6 +56,12 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
 def started(stub: Running) -> None:
     """Note a stub whose threads run. Hold :func:`start_lock`."""
     _host.running.add(stub)
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        # A child that was forked by it leaves by os._exit(), without atexit's functions.
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _at_exit, exitpriority=0)
 
 
 def stopped(stub: Running) -> None:
@@ -86,7 +93,8 @@ def _in_child() -> None:
 
 def _at_exit() -> None:
     for stub in list(_host.running):
-        stub.shut_down(EXIT_SECONDS)
+        with contextlib.suppress(Exception):  # a log's handler may raise, and the others are to end as well
+            stub.shut_down(EXIT_SECONDS)
 
 
 os.register_at_fork(after_in_child=_in_child)

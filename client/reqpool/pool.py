@@ -34,7 +34,8 @@ class Pool(Requests):
     Opens no socket and starts no thread before its first request, so it can be made at import, before
     a server forks; each process then has a session of its own. All methods may be called from any
     thread. Use it in a ``with`` block or call :meth:`close`; a pool that is merely dropped ends by
-    itself when its last request has ended, and at interpreter exit what is pending is cancelled.
+    itself when its last request has ended, and at interpreter exit what is pending is cancelled: a
+    warning says how many requests that were.
 
     Options of every request:
 

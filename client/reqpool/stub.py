@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures._base import PENDING
+from concurrent.futures._base import FINISHED, PENDING
 from time import monotonic
 from typing import Any
 
@@ -32,6 +32,7 @@ from .future import Future
 from .kinds import Route
 from .link import Link
 from .lookup import Lookup
+from .masking import without_password
 from .relief import Relief
 from .session import Session, State
 from .stats import Stats
@@ -238,9 +239,26 @@ class Stub:
 
     def shut_down(self, timeout_s: float) -> None:
         """See :class:`~reqpool.host.Running`."""
+        # Closing without draining was somebody's decision.
+        pending = list(self.pending.values()) if self._drain_until_s > -math.inf else []
         self._ends.silent = True
         self.begin_close(-math.inf)
+        give_up_s = monotonic() + timeout_s
         self._ended.wait(timeout_s)
+        self._thread.join(max(0.0, give_up_s - monotonic()))  # it runs what callbacks are left
+        lost = [future for future in pending if future._state is not FINISHED]
+        uncalled = {future for future in pending if future._state is FINISHED and future.has_callbacks()}
+        uncalled.update(self._delivery.uncalled())
+        if lost or uncalled:
+            log.warning(
+                "work was lost as the program ended: requests pending: %d, of these never sent: %d, answers "
+                "whose callbacks did not run: %d. To wait for them call pool.close(), or use "
+                "`with reqpool.Pool(...) as pool:` (broker: %s)",
+                len(lost),
+                sum(future.is_unsent() for future in lost),
+                len(uncalled),
+                without_password(self._url),
+            )
 
     def abandon(self) -> None:
         """See :class:`~reqpool.host.Running`."""
@@ -294,8 +312,10 @@ class Stub:
             if not self._finished():
                 self.turn(math.inf)
                 return
+            # First of all, or what is cancelled now would be sent yet.
+            self._conversation.cancel_all(_CLOSED, monotonic())
             self._conversation.say_goodbye(monotonic())
-            self._end("the pool was closed")
+            self._end(_CLOSED)
         except BaseException:
             # A fault of ours, or of a kind's, must not leave anybody waiting. First of all, for a log's
             # handler may raise as well.
@@ -393,6 +413,7 @@ class Stub:
         return True
 
 
+_CLOSED = "the pool was closed"
 _FORKED = wire.encode_error(
     "this request was in flight at a fork() and belongs to the parent process", phase="cluster"
 )

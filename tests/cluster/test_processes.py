@@ -256,7 +256,7 @@ sys.stdin.readline()
 
 
 @pytest.mark.parametrize("embedded", [False, True])
-def test_exit_with_requests_in_flight_is_quick_and_quiet(running: Cluster, embedded: bool) -> None:
+def test_exit_with_requests_in_flight_is_quick_and_says_what_is_lost(running: Cluster, embedded: bool) -> None:
     url = "" if embedded else running.url
     with (
         DnsPeer() as quick,
@@ -268,7 +268,9 @@ def test_exit_with_requests_in_flight_is_quick_and_quiet(running: Cluster, embed
         children = psutil.Process(leaver.pid).children(recursive=True)
         assert len(children) == (3 if embedded else 0)
         leaver.say()
-        assert leaver.end(10.0) == (0, "", "")
+        status, output, said = leaver.end(10.0)
+        assert (status, output, said.count("\n")) == (0, "", 1)
+        assert "requests pending: 1000" in said
         _, left = psutil.wait_procs(children, timeout=5)
         assert not left
         mute.release()

@@ -399,6 +399,24 @@ def test_close_drains_no_longer_than_it_is_told(broker: FakeBroker) -> None:
     assert future.cancelled()
 
 
+def test_what_closing_cancels_before_it_was_sent_is_not_sent_any_more(broker: FakeBroker) -> None:
+    pool = reqpool.Pool(broker.url)
+    late: list[reqpool.Future[bytes]] = []
+
+    def close(future: Any) -> None:
+        # On the thread that would send it.
+        late.append(ask(pool, b"late"))
+        pool.close(drain=False)
+
+    ask(pool, callback=close)
+    wait_until(lambda: broker.count(Verb.GOODBYE), 5)
+    assert late[0].cancelled()
+    assert late[0].seq not in broker.submitted
+    with pytest.raises(reqpool.Cancelled) as caught:
+        late[0].result()
+    assert caught.value.sent is False
+
+
 def test_close_inside_a_callback_does_not_deadlock(broker: FakeBroker) -> None:
     pool = reqpool.Pool(broker.url)
     closed = threading.Event()

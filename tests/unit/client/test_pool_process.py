@@ -86,30 +86,139 @@ def test_what_the_parent_may_yet_send_is_not_called_unsent_in_a_forked_child() -
 
 
 HOLD = "pool.udp('127.0.0.1:9', b'hold', timeout=60, callback=print)"
+HELD = HOLD + "\nwhile pool.stats().batches_out == 0: time.sleep(0.01)"
 FLOOD = "for _ in range(5000): pool.udp('127.0.0.1:9', b'x', callback=lambda f: None)"
 STUCK = "pool.udp('127.0.0.1:9', b'x', callback=lambda f: time.sleep(60)).result()"
+DROPPED = "pool.udp('127.0.0.1:9', b'hold', timeout=60)\ndel pool"
+HANDLER_FAILS = (
+    HOLD
+    + """
+import logging
+class Handler(logging.Handler):
+    def emit(self, record): raise OSError
+logging.getLogger("reqpool").addHandler(Handler())
+"""
+)
+NOBODY = "tcp://127.0.0.1:1"
+
+
+def exits(broker: FakeBroker, script: str, alive: bool) -> str:
+    """Run a script that ends with requests in flight, and return what it says of them."""
+    broker.answer = lambda seq, payload: None if payload == b"hold" else (0, payload)
+    began_s = time.monotonic()
+    done = run_script(script, broker.url if alive else NOBODY)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert time.monotonic() - began_s < 8
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "alive", "counts"),
+    [
+        (HOLD, False, "1, of these never sent: 1"),
+        (HELD, True, "1, of these never sent: 0"),
+        (FLOOD, False, "5000, of these never sent: 5000"),
+        (DROPPED, False, "1, of these never sent: 1"),
+        (HOLD + "\nHOLD = pool.udp('127.0.0.1:9', b'x'); HOLD.cancel()", False, "1, of these never sent: 1"),
+    ],
+)
+def test_exit_with_requests_in_flight_is_one_line_that_says_what_is_lost(
+    broker: FakeBroker, script: str, alive: bool, counts: str
+) -> None:
+    said = exits(broker, script, alive)
+    assert said.count("\n") == 1
+    assert f"requests pending: {counts}" in said
+    assert "pool.close()" in said
+    assert (broker.url if alive else NOBODY) in said
 
 
 @pytest.mark.parametrize(
     ("script", "alive"),
     [
-        (HOLD, True),
-        (HOLD, False),
-        (HOLD + "\ntime.sleep(0.2)", True),
-        (HOLD + "\ntime.sleep(0.2)", False),
-        (FLOOD, True),
-        (FLOOD, False),
         (STUCK, True),
+        ("pool.udp('127.0.0.1:9', b'x'); pool.close(drain=False)", False),
+        ("pool.udp('127.0.0.1:9', b'x'); pool.close(timeout=0.01)", False),
+        ("pool.udp('127.0.0.1:9', b'x').result()", True),
+        ("pool.udp('127.0.0.1:9', b'x')\nwhile pool.stats().pending: time.sleep(0.01)\ndel pool", True),
+        ("pool.udp('127.0.0.1:9', b'x').cancel()", False),
+        (HANDLER_FAILS, False),
+        ("", False),
     ],
 )
-def test_exit_with_requests_in_flight_neither_hangs_nor_prints(
-    broker: FakeBroker, script: str, alive: bool
-) -> None:
-    broker.answer = lambda seq, payload: None if payload == b"hold" else (0, payload)
-    began_s = time.monotonic()
-    done = run_script(script, broker.url if alive else "tcp://127.0.0.1:1")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert time.monotonic() - began_s < 8
+def test_exit_says_nothing_where_nothing_is_lost_by_it(broker: FakeBroker, script: str, alive: bool) -> None:
+    assert exits(broker, script, alive) == ""
+
+
+def test_exit_says_how_many_callbacks_did_not_run(broker: FakeBroker) -> None:
+    script = """
+begun = threading.Event()
+def callback(future): begun.set(); time.sleep(60)
+for _ in range(3): pool.udp('127.0.0.1:9', b'x', callback=callback)
+begun.wait()
+while pool.stats().pending: time.sleep(0.01)
+"""
+    said = exits(broker, script, True)
+    assert said.count("\n") == 1
+    assert "requests pending: 0" in said
+    assert "callbacks did not run: 2" in said
+
+
+def test_exit_amid_answers_neither_hangs_nor_makes_a_traceback(broker: FakeBroker) -> None:
+    assert "Traceback" not in exits(broker, FLOOD, True)
+
+
+def test_exit_in_a_forked_child_says_only_what_that_child_has_lost() -> None:
+    script = """
+import warnings; warnings.simplefilter("ignore")
+parents = pool.udp("127.0.0.1:9", b"x", timeout=60)
+if os.fork():
+    os.wait()
+    parents.cancel()
+else:
+    [pool.udp("127.0.0.1:9", b"x", timeout=60) for _ in range(2)]
+"""
+    done = run_script(script, NOBODY)
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert "pending: 2, of these never sent: 2" in done.stderr
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_exit_of_a_process_of_multiprocessing_says_what_is_lost(method: str, tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(
+        f"""
+import multiprocessing, reqpool
+def work():
+    reqpool.Pool("{NOBODY}").udp("127.0.0.1:9", b"x", timeout=60)
+if __name__ == "__main__":
+    process = multiprocessing.get_context("{method}").Process(target=work)
+    process.start()
+    process.join()
+    raise SystemExit(process.exitcode)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "main.py")], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    assert "pending: 1, of these never sent: 1" in done.stderr
+
+
+def test_exit_of_an_embedded_pools_owner_says_what_is_lost(tmp_path: Path) -> None:
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
+    sleeper.chmod(0o755)
+    script = f"""
+import os, sys; os.environ.pop("REQPOOL_URL", None)
+import reqpool; python, sys.executable = sys.executable, {str(sleeper)!r}
+pool = reqpool.Pool(); pool.udp("127.0.0.1:9", b"x", timeout=60)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert "pending: 1, of these never sent: 1" in done.stderr
 
 
 def test_gevents_patches_get_a_clear_error() -> None:
