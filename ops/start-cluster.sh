@@ -12,7 +12,8 @@ usage: ops/start-cluster.sh [start [--workers N] [--config PATH] | stop | restar
                              status [--json] | --demo]
     start    run a broker and workers in the background (the default)
     stop     let them finish what they run, then end them
-    restart  stop, then start; with the arguments of the last start, if none are given
+    restart  replace all processes, one after the other, while they serve; with other arguments than those
+             of the last start: stop, then start
     reload   have the configuration (reqpool.toml) read again
     scale    have N workers from now on
     status   show how they are; exit status 0 if all is well
@@ -34,11 +35,17 @@ alive() { # is $1 the pid of a supervisor?
 }
 
 wait_gone() { # wait_gone PID SECONDS
-    local tenths=$(($2 * 10))
+    local looks=$(($2 * 20))
     while alive "$1"; do
-        [ $((tenths--)) -gt 0 ] || return 1
-        sleep 0.1
+        [ $((looks--)) -gt 0 ] || return 1
+        sleep 0.05
     done
+}
+
+exec_ops() { # of the .venv as it is: what runs already was started from it
+    py=$PWD/.venv/bin/python
+    [ -x "$py" ] || ensure_venv server
+    exec "$py" -P -m reqpool_ops "$@"
 }
 
 configured() { # the arguments, and the configuration that the environment names, in `arguments`
@@ -63,7 +70,9 @@ start() {
     pid=$!
     echo "$pid" >"$folder/cluster.pid"
     for _ in $(seq 100); do
-        if "$py" -P -m reqpool_ops status --url "$url" >/dev/null 2>&1; then
+        # Only then: a Python that asks too early takes the CPU from those that are starting.
+        if tail -c "+$((old + 1))" "$log" | grep -q "the pool is up at" &&
+            "$py" -P -m reqpool_ops status --url "$url" >/dev/null 2>&1; then
             say "running (pid $pid) at $url, log in $log"
             return
         fi
@@ -79,7 +88,7 @@ start() {
 stop() {
     if ! alive "$pid"; then
         say "not running"
-        rm -f "$folder/cluster.pid"
+        [ -z "$pid" ] || rm -f "$folder/cluster.pid"
         return
     fi
     kill -TERM "$pid"
@@ -93,15 +102,26 @@ stop() {
 }
 
 restart() {
-    if [ $# -eq 0 ] && alive "$pid"; then
-        local words=() # of the running one: python -P -m reqpool_ops up ARGUMENTS
+    local words=() # of the running one: python -P -m reqpool_ops up ARGUMENTS
+    if alive "$pid"; then
         mapfile -d '' words <"/proc/$pid/cmdline"
-        set -- "${words[@]:5}"
+        words=("${words[@]:5}")
+        [ $# -gt 0 ] || set -- "${words[@]}"
     fi
     configured "$@"
     # Before anything is stopped: what is wrong with a configuration must not take the service down.
     if [[ " ${arguments[*]}" == *" --config"* ]]; then
         "$py" -P -m reqpool_ops up --check "${arguments[@]}" >/dev/null || fail "nothing was stopped"
+    fi
+    # The same again: the supervisor stays, and has all others replaced while they serve.
+    if alive "$pid" && [ "${arguments[*]@Q}" = "${words[*]@Q}" ]; then
+        local said
+        [[ " ${arguments[*]}" != *" --config"* ]] || reload
+        if said=$("$py" -P -m reqpool_ops restart --url "$url"); then
+            say "running (pid $pid) at $url: $said"
+            return
+        fi
+        fail "see $folder/cluster.log"
     fi
     stop
     start "${arguments[@]}"
@@ -162,27 +182,43 @@ while [ $# -gt 0 ]; do
 done
 set -- "${arguments[@]}"
 
-ensure_venv server
-if [ "$command" = --demo ]; then
+case $command in
+stop | reload) [ $# -eq 0 ] || usage ;;
+scale) [ $# -eq 1 ] || usage ;;
+--demo)
     [ $# -eq 0 ] || usage
+    ensure_venv server
     exec "$py" -P -m reqpool_ops.demo
-fi
-folder=$("$py" -P -c '
+    ;;
+start | restart) ensure_venv server ;;
+esac
+
+# As reqpool_ops.runtime.folder_path() has it. No Python: `stop` has to work whatever has become of .venv.
+folder=/tmp/reqpool-$(id -ru)
+[ ! -d "${XDG_RUNTIME_DIR:-}" ] || folder=$XDG_RUNTIME_DIR/reqpool
+url=ipc://$folder/reqpool.sock
+case $command in
+start | restart)
+    "$py" -P -c '
 import sys
 from reqpool_ops import runtime
 try:
     runtime.make_folder(runtime.folder_path())
 except runtime.CannotStart as error:
-    sys.exit(f"reqpool: {error}")
-print(runtime.folder_path())')
-url=ipc://$folder/reqpool.sock
-pid=$(cat "$folder/cluster.pid" 2>/dev/null || true)
+    sys.exit(f"reqpool: {error}")' || exit
+    ;;
+esac
+# A pid file in a folder of somebody else, or a link there, could name any process of ours.
+pid=
+if [ -O "$folder" ] && [ ! -L "$folder" ]; then
+    pid=$(cat "$folder/cluster.pid" 2>/dev/null || true)
+fi
 
 case $command in
 start) start "$@" ;;
-stop) [ $# -eq 0 ] || usage && stop ;;
+stop) stop ;;
 restart) restart "$@" ;;
-reload) [ $# -eq 0 ] || usage && reload ;;
-scale) [ $# -eq 1 ] || usage && exec "$py" -P -m reqpool_ops scale "$1" --url "$url" ;;
-status) exec "$py" -P -m reqpool_ops status --url "$url" "$@" ;;
+reload) reload ;;
+scale) alive "$pid" && exec_ops scale "$1" --url "$url" || fail "not running" ;;
+status) exec_ops status --url "$url" "$@" ;;
 esac

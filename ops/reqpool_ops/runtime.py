@@ -345,21 +345,22 @@ class Lock:
         if found and not self.after_kill:
             self._file.close()  # a file of this name that somebody else made is not ours to empty
             raise CannotStart(f"{path} is in the way and is no lock; remove it or bind elsewhere")
+        self._written_bytes = os.fstat(fd).st_size
         self._about: dict[str, int | str] = {"pid": pid}
         self.note(workers=workers)
 
     def note(self, **figures: int | str) -> None:
-        """Write down what has changed. Who reads it meanwhile may find nothing.
+        """Write down what has changed. Who reads it meanwhile finds what was there, or what is there now.
 
         Args:
             figures: ``workers``: how many there are to be now; those of a restart, see
                 :mod:`reqpool_ops.restart`.
         """
         self._about |= figures
-        self._file.seek(0)
-        self._file.truncate()
-        json.dump(self._about, self._file)
-        self._file.flush()
+        text = json.dumps(self._about).encode()
+        # In one write, over all that was there: never empty meanwhile, never the end of an older text.
+        self._written_bytes = max(self._written_bytes, len(text))
+        os.pwrite(self._file.fileno(), text.ljust(self._written_bytes), 0)
 
     def close(self) -> None:
         """Let go of it; the file stays, empty."""

@@ -99,13 +99,45 @@ def test_restart_reload_scale(folder: Path) -> None:
         pid = int((folder / "reqpool/cluster.pid").read_text())
         assert script("start-cluster.sh", "scale", "3", **place).returncode == 0
         wait_until(lambda: len(psutil.Process(pid).children()) == 4)
-        assert script("start-cluster.sh", "restart", **place).returncode == 0
+        before = {child.pid for child in psutil.Process(pid).children()}
+        restarted = script("start-cluster.sh", "restart", **place)
+        assert (restarted.returncode, "3 workers and the broker replaced" in restarted.stderr) == (0, True)
+        assert int((folder / "reqpool/cluster.pid").read_text()) == pid
+        after = {child.pid for child in psutil.Process(pid).children()}
+        assert (len(after), before & after) == (4, set())
+        assert script("start-cluster.sh", "restart", "--workers", "1", **place).returncode == 0
         again = psutil.Process(int((folder / "reqpool/cluster.pid").read_text()))
         assert again.pid != pid
-        assert again.cmdline()[-4:] == ["--workers", "1", "--config", str(config)]
+        assert again.cmdline()[-2:] == ["--workers", "1"]
     finally:
         stopped = script("start-cluster.sh", "stop", **place)
     assert stopped.returncode == 0
+
+
+@needs_venv
+def test_stop_reload_scale_and_status_install_nothing(folder: Path) -> None:
+    """In a copy whose pyproject.toml has changed since, where no environment can be made or filled."""
+    shutil.copytree(ROOT / "ops", folder / "ops", ignore=shutil.ignore_patterns("reqpool_ops"))
+    (folder / "pyproject.toml").write_text("# changed\n")
+    (folder / ".venv/bin").mkdir(parents=True)
+    python = folder / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\n[ "$2" != pip ] || exit 1\nexec {ROOT}/.venv/bin/python "$@"\n')
+    python.chmod(0o755)
+    (folder / "config.toml").write_text("")
+    (folder / "run").mkdir()
+    place = {"XDG_RUNTIME_DIR": str(folder / "run"), "PYTHON": "/bin/false"}
+    config = ("--workers", "1", "--config", str(folder / "config.toml"))
+    assert script("start-cluster.sh", "start", *config, XDG_RUNTIME_DIR=str(folder / "run")).returncode == 0
+    copy = str(folder / "ops/start-cluster.sh")
+    try:
+        for command in (("status",), ("reload",), ("scale", "2"), ("stop",)):
+            done = script(copy, *command, **place)
+            assert (done.returncode, "install" in done.stderr) == (0, False), done.stderr
+        shutil.rmtree(folder / ".venv")
+        assert "not running" in script(copy, "stop", **place).stderr
+        assert not (folder / ".venv").exists()
+    finally:
+        script("start-cluster.sh", "stop", XDG_RUNTIME_DIR=str(folder / "run"))
 
 
 @needs_venv
