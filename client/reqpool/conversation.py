@@ -225,6 +225,17 @@ class Conversation:
                 continue
             self._act(actions, now_s)
 
+    def lose(self, text: str, final: bool, now_s: float) -> None:
+        """Note that the transport's connection broke; it is open still, and hung up by this.
+
+        Args:
+            text: what happened.
+            final: it is certainly not a broker that listens there.
+            now_s: monotonic clock.
+        """
+        lost = self.session.give_up if final else self.session.give_in
+        self._act(lost(now_s, text), now_s)
+
     def _act(self, actions: list[Action], now_s: float) -> None:
         for action in actions:
             match action:

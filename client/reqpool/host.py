@@ -19,6 +19,8 @@ from .errors import UsageError
 
 EXIT_SECONDS = 1.0
 """How long each stub may take to say goodbye at interpreter exit."""
+MAX_SOCKETS = 8_192
+"""ZMQ_MAX_SOCKETS: a pool has four, two of them monitors, and a fifth while it looks who listens."""
 
 
 class Running(Protocol):
@@ -50,6 +52,7 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
     """Return this process's ZeroMQ context. Hold :func:`start_lock`."""
     if _host.context is None:
         _host.context = zmq.Context()
+        _host.context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
     return _host.context
 
 

@@ -292,11 +292,11 @@ class Session:
         return [] if self.state is State.CLOSED else self._lose(now_s, "a signal handler raised in mid-turn")
 
     def give_in(self, now_s: float, text: str) -> list[Action]:
-        """Note that a message could not be sent: all that is pending is submitted on a new connection."""
+        """Note that the connection broke: all that is pending is submitted on a new one."""
         return self._lose(now_s, text)
 
     def give_up(self, now_s: float, text: str) -> list[Action]:
-        """Note that what an action asked for cannot be dialled, and why."""
+        """Note that no broker can be reached at this URL, and why."""
         self.refusal = text
         return self._lose(now_s, text)
 

@@ -382,6 +382,8 @@ class Stub:
         if not has_more and not self._sleep(min(until_s, conversation.due_s(now_s))):
             return
         conversation.take(link.messages(), monotonic())
+        if link.loss is not None:
+            conversation.lose(*link.loss, monotonic())
 
     def _look(self, lookup: Lookup, now_s: float) -> float:
         """See whether a broker can be at the URL, until one was; returns when to do so again."""

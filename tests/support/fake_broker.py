@@ -128,6 +128,10 @@ class FakeBroker:
 
         self.do(order)
 
+    def vanish(self) -> None:
+        """Be killed, and be away until :meth:`restart`."""
+        self.do(self._close)
+
     def finish(self, seq: int, code: int = 0, data: bytes = b"late") -> None:
         """Publish one result to the latest session."""
         self.do(lambda: self._publish_results(self.latest(), [seq, code, data]))
@@ -189,8 +193,9 @@ class FakeBroker:
             next_heartbeat_s = 0.0
             while not self._ending:
                 poller = zmq.Poller()
-                poller.register(self._intake, zmq.POLLIN)
-                poller.register(self._results, zmq.POLLIN)
+                for socket in (self._intake, self._results):
+                    if not socket.closed:
+                        poller.register(socket, zmq.POLLIN)
                 ready = dict(poller.poll(5))
                 if self._results in ready:
                     self._subscription(self._results.recv())
@@ -212,7 +217,7 @@ class FakeBroker:
             self._close()
 
     def _heartbeat(self, session: _Session) -> None:
-        if session.subscribed:
+        if session.subscribed and not self._results.closed:
             session.heartbeats += 1
             numbers = session.heartbeats, session.seen, session.last_submit, session.number
             self._publish(session, wire.encode(Verb.HEARTBEAT, self.epoch, *numbers))

@@ -1,0 +1,214 @@
+"""The loss of a connection is known at once, and so is a URL where something else than a broker listens."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+import zmq
+
+import reqpool
+from reqpool.link import MESSAGES_PER_TURN, Link
+from reqpool.wire import Flag, Verb
+from support.fake_broker import FakeBroker, echo, silence
+from support.leaks import no_leak
+from support.nginx import NginxServer
+from support.plain import ask
+from support.redis_server import RedisServer
+from support.tcp_peer import Connection, Script, TcpPeer
+from support.wait import wait_until
+
+LIVENESS_MS = 600_000
+"""So long that nothing in these tests is due to silence."""
+
+
+@pytest.fixture
+def broker() -> Iterator[FakeBroker]:
+    with FakeBroker() as broker:
+        broker.liveness_ms = LIVENESS_MS
+        yield broker
+
+
+def test_a_broker_that_was_killed_is_dialled_anew_at_once(broker: FakeBroker, pool: reqpool.Pool) -> None:
+    assert ask(pool).result(10) == b"hello"
+    broker.restart()
+    wait_until(lambda: pool.stats().reconnects == 1)
+    assert ask(pool).result(10) == b"hello"
+
+
+def test_what_is_asked_for_after_the_loss_was_never_sent(broker: FakeBroker, pool: reqpool.Pool) -> None:
+    broker.answer = silence
+    before = ask(pool, timeout=60)
+    wait_until(lambda: before.seq in broker.submitted)
+    broker.vanish()
+    wait_until(lambda: pool.stats().state == "greeting")
+    after = [ask(pool, timeout=60) for _ in range(3)]
+    broker.answer = echo
+    broker.restart()
+    assert [future.result(20) for future in (before, *after)] == [b"hello"] * 4
+    assert broker.submitted[before.seq] == [Flag.IDEMPOTENT, Flag.IDEMPOTENT | Flag.RESUBMITTED]
+    assert [broker.submitted[future.seq] for future in after] == [[Flag.IDEMPOTENT]] * 3
+
+
+def test_the_loss_is_seen_while_there_is_always_more_to_send(broker: FakeBroker, pool: reqpool.Pool) -> None:
+    broker.answer = silence
+    ask(pool, timeout=60)
+    wait_until(lambda: pool.stats().state == "open")
+    flood = Thread(target=lambda: [ask(pool, bytes(9_000), timeout=60) for _ in range(5_000)])
+    flood.start()
+    broker.restart()
+    flood.join()
+    wait_until(lambda: pool.stats().reconnects == 1)
+
+
+def test_what_came_before_the_loss_is_read_before_it_is_told() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    results = context.socket(zmq.XPUB)
+    results.setsockopt(zmq.SNDHWM, 0)
+    port = results.bind_to_random_port("tcp://127.0.0.1")
+    link = Link(context, b"topic")
+    link.subscribe(f"tcp://127.0.0.1:{port}")
+    assert results.recv() == b"\1topic"
+    for number in range(5 * MESSAGES_PER_TURN):
+        results.send_multipart([b"topic", b"%d" % number])
+    results.close(linger=10_000)
+    received: list[bytes] = []
+
+    def is_lost() -> bool:
+        received.extend(frames[1] for frames in turn(link))
+        return link.loss is not None
+
+    wait_until(is_lost)
+    assert received == [b"%d" % number for number in range(5 * MESSAGES_PER_TURN)]
+    link.close(0)
+    context.term()
+
+
+def turn(link: Link) -> list[list[bytes]]:
+    """Sleep if there is nothing to be read, and read."""
+    if not link.has_messages():
+        link.sleep(0.05)
+    return [frames for _, frames in link.messages()]
+
+
+def test_connections_one_after_the_other_cost_no_fd(broker: FakeBroker) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    link = Link(context, os.urandom(16))
+    link.dial(broker.url, b"hello")
+    link.hang_up()
+    for _ in range(40):
+        with no_leak():  # ZeroMQ closes them by and by
+            for number in range(50):
+                link.dial(broker.url, b"hello")
+                link.subscribe(broker.url)
+                if number % 5 == 0:
+                    turn(link)
+                link.hang_up()
+    link.close(0)
+    context.term()
+
+
+# --- something else listens there ----------------------------------------------------------------------
+
+
+def says(greeting: bytes) -> Script:
+    """Speak first, as MySQL, SSH and SMTP servers do."""
+
+    def script(connection: Connection) -> None:
+        connection.send(greeting)
+        connection.wait_for_end()
+
+    return script
+
+
+def closes(connection: Connection) -> None:
+    """Close what was accepted, as a port forwarder does whose target is not there yet."""
+
+
+@contextmanager
+def http_server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"tcp://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def refused(url: str) -> str:
+    """Ask at the URL with a long timeout; return what the refusal says."""
+    with reqpool.Pool(url, timeout=600) as pool:
+        with pytest.raises(reqpool.BrokerUnavailable) as caught:
+            ask(pool).result(10)
+        pool.close(drain=False)
+    return str(caught.value)
+
+
+def test_an_http_server_that_waits_for_a_line_is_told_apart() -> None:
+    with http_server() as url:
+        text = refused(url)
+    assert url in text
+    assert "not a reqpool broker, it says b'" in text
+
+
+def test_a_web_server_is_told_apart(nginx: NginxServer, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert "not a reqpool broker, it says b'HTTP/1.1 400" in refused(f"tcp://{nginx.address}")
+    assert len(caplog.records) < 10
+
+
+def test_a_redis_server_is_told_apart(redis_server: RedisServer) -> None:
+    assert "not a reqpool broker, it says b'+PONG" in refused(f"tcp://{redis_server.address}")
+
+
+@pytest.mark.parametrize(
+    "greeting", [b"J\0\0\0\n10.11.6-MariaDB\0", b"SSH-2.0-OpenSSH_9.2\r\n", b"\x15\x03\1\0\2"]
+)
+def test_a_server_that_speaks_first_is_told_apart(greeting: bytes) -> None:
+    with TcpPeer(says(greeting)) as peer:
+        assert f"not a reqpool broker, it says {greeting!r}" in refused(f"tcp://{peer.address}")
+
+
+@contextmanager
+def zeromq_socket(kind: int, *, asks: bool = False) -> Iterator[str]:
+    with zmq.Context() as context, context.socket(kind) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.PLAIN_SERVER, asks)
+        yield f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
+
+
+@pytest.mark.parametrize("kind", [zmq.XPUB, zmq.PULL])
+def test_another_zeromq_socket_is_told_apart(kind: int) -> None:
+    with zeromq_socket(kind) as url:
+        assert "not the socket that was looked for" in refused(url)
+
+
+def test_a_zeromq_socket_that_asks_for_a_password_is_told_apart() -> None:
+    with zeromq_socket(zmq.ROUTER, asks=True) as url:
+        assert "not the socket that was looked for" in refused(url)
+
+
+def test_who_closes_connections_is_dialled_more_and_more_rarely() -> None:
+    with TcpPeer(closes) as peer, reqpool.Pool(f"tcp://{peer.address}", timeout=600) as pool:
+        begun_s = time.monotonic()
+        ask(pool)
+        peer.wait_accepted(20)
+        assert time.monotonic() - begun_s > 1.0  # at 50 a second it would be 0.4
+        pool.close(drain=False)
+
+
+def test_a_broker_that_takes_a_wrong_ones_place_is_found() -> None:
+    with TcpPeer(says(b"220 mail.test\r\n")) as peer:
+        port = int(peer.address.rpartition(":")[2])
+        pool = reqpool.Pool(f"tcp://{peer.address}", timeout=600)
+        with pytest.raises(reqpool.BrokerUnavailable, match="220 mail"):
+            ask(pool).result(10)
+    with FakeBroker(port=port) as broker, pool:
+        wait_until(lambda: broker.count(Verb.HELLO))
+        wait_until(lambda: pool.stats().state == "open")
+        assert ask(pool).result(10) == b"hello"
