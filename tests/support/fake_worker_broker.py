@@ -26,6 +26,8 @@ from reqpool_workers.worker import Worker
 SESSION = bytes(range(16))
 WORKER_ID = bytes(range(16, 32))
 WAIT_S = 10.0
+BROKER_FDS = 2
+"""What a worker's loop watches of its connection to the broker: the socket and its monitor."""
 
 
 class FakeBroker:
@@ -51,15 +53,23 @@ class FakeBroker:
     def __enter__(self) -> FakeBroker:
         self._folder = tempfile.TemporaryDirectory()
         self.url = f"ipc://{Path(self._folder.name) / 'workers'}"
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.bind(self.url)
+        self._bind()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._context.destroy(0)
         self._folder.cleanup()
+
+    def restart(self) -> None:
+        """Be killed, and come back at the same URL."""
+        self._context.destroy(0)  # waits until the old socket has let go of its path
+        self._bind()
+
+    def _bind(self) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(self.url)
 
     @contextlib.contextmanager
     def worker(self, kinds: Mapping[str, WorkerKind] | None = None) -> Iterator[Worker]:

@@ -12,7 +12,7 @@ from reqpool.kinds.origin import endpoint
 from reqpool.wire import Verb
 from reqpool_workers import connection
 from reqpool_workers.connection import State
-from support.fake_worker_broker import SESSION, FakeBroker
+from support.fake_worker_broker import BROKER_FDS, SESSION, FakeBroker
 from support.leaks import no_leak
 from support.lines import Lines, lines, on_word
 from support.tcp_peer import Connection, Script, TcpPeer, echo_until, never_answers
@@ -175,7 +175,7 @@ def test_an_idle_connection_that_the_peer_closes_is_replaced(broker: FakeBroker)
         for seq in range(3):
             broker.lease("lines", origin, {seq: b"x\n"})
             assert broker.results(1) == {seq: (0, b"x")}
-            wait_until(lambda: worker.loop.fds == 1)
+            wait_until(lambda: worker.loop.fds == BROKER_FDS)
     assert peer.accepted == 3
 
 

@@ -21,7 +21,7 @@ from reqpool_workers.protocols import load
 from reqpool_workers.worker import Worker
 from support import dns_peer, tcp_peer
 from support.dns_peer import DnsPeer
-from support.fake_worker_broker import SESSION, WORKER_ID, FakeBroker
+from support.fake_worker_broker import BROKER_FDS, SESSION, WORKER_ID, FakeBroker
 from support.leaks import no_leak
 from support.tcp_peer import TcpPeer
 from support.wait import wait_until
@@ -241,7 +241,7 @@ def test_sockets_are_replaced_after_their_share_of_requests(broker: FakeBroker) 
         for first in range(0, 200, 50):
             broker.lease("dns", f"dns://{peer.address}", {first + n: query() for n in range(50)})
             assert len(broker.results(50)) == 50
-        wait_until(lambda: worker.loop.fds <= 4 + 1)
+        wait_until(lambda: worker.loop.fds <= 4 + BROKER_FDS)
     assert len(set(peer.senders)) >= 19
 
 
@@ -266,7 +266,7 @@ def test_each_udp_request_has_its_own_port_and_leaves_no_fd(broker: FakeBroker) 
         broker.welcome()
         broker.lease("udp", f"udp://{peer.address}", {seq: b"%d" % seq for seq in range(50)}, flags=0)
         assert broker.results(50) == {seq: (0, b"%d!" % seq) for seq in range(50)}
-        wait_until(lambda: worker.loop.fds == 1)
+        wait_until(lambda: worker.loop.fds == BROKER_FDS)
     assert len(set(peer.senders)) == 50
 
 
@@ -276,7 +276,7 @@ def test_a_udp_timeout_is_never_run_again_when_it_may_have_been_acted_on(broker:
         broker.lease("udp", f"udp://{peer.address}", {1: b"hello"}, flags=0, span_ms=300)
         code, data = broker.results(1)[1]
         assert (code, wire.decode_error(data)["sent"]) == (Code.TIMEOUT, True)
-        wait_until(lambda: worker.loop.fds == 1)
+        wait_until(lambda: worker.loop.fds == BROKER_FDS)
     assert peer.queries == [b"hello"]
 
 
@@ -285,7 +285,7 @@ def test_a_payload_too_large_for_a_datagram_is_a_usage_error(broker: FakeBroker)
         broker.welcome()
         broker.lease("udp", f"udp://{peer.address}", {1: bytes(70_000)})
         assert broker.results(1)[1][0] == Code.USAGE
-        wait_until(lambda: worker.loop.fds == 1)
+        wait_until(lambda: worker.loop.fds == BROKER_FDS)
 
 
 # --- tcp -------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def test_requests_wait_for_a_grant_and_never_exceed_it(broker: FakeBroker) -> No
         results = broker.results(6)
         assert set(results.values()) == {(0, b"ab\n")}
         assert peer.accepted == 6
-        wait_until(lambda: worker.loop.fds == 1)
+        wait_until(lambda: worker.loop.fds == BROKER_FDS)
 
 
 def test_a_grant_taken_back_is_answered_when_the_connections_are_gone(broker: FakeBroker) -> None:
@@ -455,6 +455,25 @@ def test_results_received_are_not_held_any_longer(broker: FakeBroker) -> None:
         wait_until(lambda: list(worker.conversation.outbox.held()) == [(SESSION, (2,))])
         broker.beat(received=2)
         wait_until(lambda: not list(worker.conversation.outbox.held()))
+
+
+def test_a_broker_that_was_killed_is_dialled_anew_at_once() -> None:
+    with FakeBroker(liveness_ms=600_000) as broker, broker.worker():
+        broker.welcome()
+        broker.restart()
+        assert broker.welcome()["epoch"] == broker.epoch
+
+
+def test_a_broker_dialled_anew_again_and_again_costs_no_fd() -> None:
+    with FakeBroker(liveness_ms=600_000) as broker, broker.worker():
+        broker.welcome()
+        for _ in range(3):
+            broker.restart()
+            broker.welcome()
+        with no_leak():
+            for _ in range(20):
+                broker.restart()
+                broker.welcome()
 
 
 def test_a_silent_broker_is_dialled_anew() -> None:

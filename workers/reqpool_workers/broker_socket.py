@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import zmq
 
 from reqpool import sockets
+from reqpool.monitor import Monitor, Reach
 
 from .loop import READABLE, Loop
 
 MESSAGES_PER_TURN = 16
 GOODBYE_LINGER_MS = 1_000
+RECONNECT_MS = 50
+RECONNECT_MOST_MS = 100
+"""ZMQ_RECONNECT_IVL_MAX: a broker that is back is found within that. Workers are few, and while they live so
+does the supervisor, which starts a broker."""
 
 
 class BrokerSocket:
@@ -19,20 +26,31 @@ class BrokerSocket:
         context: ZeroMQ context of this process.
         loop: that of this thread.
         url: the broker's workers socket.
+        on_loss: called on the loop thread, with the reason, once the connection is of no use any more. What
+            has been received and not read is not to be read any more.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], loop: Loop, url: str) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        loop: Loop,
+        url: str,
+        on_loss: Callable[[str], None],
+    ) -> None:
         self._loop = loop
+        self._on_loss = on_loss
         self._socket = context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         # What can be in the pipe is bounded by what was leased; a bound here would only lose messages.
         self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1_000)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MOST_MS)
+        self._monitor = Monitor(context, self._socket)
         self._socket.connect(url)
         self._fd: int = int(self._socket.getsockopt(zmq.FD))
         self._stirred = True
         loop.register(self._fd, self._on_event, READABLE)
+        loop.register(self._monitor.fd, self._on_news, READABLE)
 
     def send(self, frames: list[bytes]) -> None:
         """Queue one message; never blocks."""
@@ -52,9 +70,17 @@ class BrokerSocket:
 
     def close(self, *, goodbye: bool = False) -> None:
         """Close it; with ``goodbye`` what was sent still goes out, for a second at most."""
+        self._loop.unregister(self._monitor.fd)
+        self._monitor.close()
         self._loop.unregister(self._fd)
         self._socket.close(GOODBYE_LINGER_MS if goodbye else 0)
 
     def _on_event(self, _mask: int) -> None:
         """Woken up: the end of the turn reads."""
         self._stirred = True
+
+    def _on_news(self, _mask: int) -> None:
+        """See what has become of the connection."""
+        reach = self._monitor.read()
+        if reach in (Reach.BROKEN_OFF, Reach.LOST, Reach.FOREIGN):
+            self._on_loss(reach.value)

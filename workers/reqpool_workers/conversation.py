@@ -146,6 +146,10 @@ class Conversation:
             self.ledger.ignored += 1
             self._log.warning("ignored a malformed message: %s", error.text)
 
+    def lose(self, why: str, now_s: float) -> None:
+        """Note that the carrier's connection broke; it is open still, and hung up by this."""
+        self._hang_up(why, now_s)
+
     def end_turn(self, now_s: float) -> None:
         """Tell the broker this turn's news; notice that a drain is done."""
         if self._link.state is LinkState.LIVE:

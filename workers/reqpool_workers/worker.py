@@ -129,6 +129,9 @@ class Worker:
         log.info("the parent process has gone")
         self.loop.stop()
 
+    def _on_loss(self, why: str) -> None:
+        self.conversation.lose(why, self.loop.now_s)
+
     # --- what the conversation asks for ------------------------------------------------------------
 
     def dial(self) -> None:
@@ -138,7 +141,7 @@ class Worker:
             OSError: if there is no file descriptor for it.
         """
         try:
-            self._socket = BrokerSocket(self._context, self.loop, self._url)
+            self._socket = BrokerSocket(self._context, self.loop, self._url, self._on_loss)
         except zmq.ZMQError as error:
             raise OSError(error.errno, error.strerror) from error
 
