@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Benchmarks: reqpool beside what it would replace, on loopback, in one run; see tests/bench.
 #   ops/bench.sh dns|http|redis|mysql [--quick] [--rounds N] [--only SECTION] [--workers N]
+#   ops/bench.sh bystander [--only NEIGHBOUR] [--seconds N] [--workers N]
 # Prints one table, writes bench-<kind>.json; exit status 0 if every bar holds.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
@@ -13,8 +14,9 @@ dns) programs="knotd:knot dnsperf:dnsperf redis-server:redis-server" ;;
 http) programs="nginx:nginx-light wrk:wrk" ;;
 redis) programs="redis-server:redis-server redis-benchmark:redis-tools" ;;
 mysql) programs="mariadbd:mariadb-server" ;;
+bystander) programs="" ;;
 *)
-    sed -n '2,4s/^# //p' ops/bench.sh >&2
+    sed -n '2,5s/^# //p' ops/bench.sh >&2
     exit 2
     ;;
 esac
