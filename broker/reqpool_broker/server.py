@@ -31,11 +31,16 @@ from reqpool.errors import UsageError
 from .config import EMPTY, Config, changes
 from .state import Broker
 from .succession import Predecessors
+from .wakefulness import Wakefulness
 
 TICK_S = 0.05
 """How often time is looked at."""
 MESSAGES_PER_TURN = 64
 """Messages read from one socket before the others get their turn."""
+BYTES_PER_TURN = 4 << 20
+"""The same in bytes; what exceeds it is read all the same, as a message cannot be read in part."""
+READ_S = 0.005
+"""The same in time: 64 full batches would take some 100 ms, and heartbeats and everybody else wait."""
 PEER_MESSAGES = 512
 """High-water mark per peer."""
 SLEPT_EXIT = 75
@@ -129,8 +134,10 @@ class Server:
         epoll = select.epoll()
         for fd in takers:
             epoll.register(fd, select.EPOLLIN)
-        next_tick_s = next_sample_s = turn_s = clock()
+        next_tick_s = next_sample_s = clock()
+        wakefulness = Wakefulness(broker.liveness_s + TICK_S, next_tick_s)
         unread = list(takers)
+        status = 0
         while not stop():
             wait_s = 0.0 if unread else max(0.0, next_tick_s - clock())
             ready = unread
@@ -138,16 +145,18 @@ class Server:
                 if fd not in ready:
                     ready.append(fd)
             now_s = clock()
-            if now_s - turn_s > broker.liveness_s + TICK_S:
-                # Frozen: what is queued here is old, and the others have moved on without us.
-                return SLEPT_EXIT
-            turn_s = now_s
             config = reload()
             if config is not None:
                 broker.reconfigure(config, now_s)
             unread = [fd for fd in ready if takers[fd](now_s)]
+            if wakefulness.slept(clock()):
+                # Frozen, perhaps in the middle of the turn: what was queued here is old, the others have
+                # moved on without us, and nothing that this turn has decided may leave.
+                status = SLEPT_EXIT
+                break
             if now_s >= next_tick_s:
                 next_tick_s = now_s + TICK_S
+                wakefulness.note()
                 if now_s >= next_sample_s:
                     next_sample_s = now_s + SAMPLE_SPAN_S
                     self._take_sample()
@@ -156,8 +165,9 @@ class Server:
                 broker.flush(now_s)
             self._send(unread)
             self._lag_s = max(self._lag_s, clock() - now_s)
+        wakefulness.close()
         epoll.close()
-        return 0
+        return status
 
     def close(self) -> None:
         """Say goodbye and close the sockets; waits at most 200 ms for the goodbyes to leave."""
@@ -220,12 +230,17 @@ class Server:
 def _drain(
     socket: zmq.Socket[bytes], take: Callable[[bytes, list[bytes], float], None], now_s: float
 ) -> bool:
-    """Read messages; returns True if more may be there."""
+    """Read messages, in bounds; returns True if more may be there."""
+    end_s = time.monotonic() + READ_S
+    size_bytes = 0
     for _ in range(MESSAGES_PER_TURN):
         if not sockets.readable(socket):
             return False
         frames = sockets.receive(socket)
         take(frames[0], frames[1:], now_s)
+        size_bytes += sum(map(len, frames))
+        if size_bytes > BYTES_PER_TURN or time.monotonic() > end_s:
+            break
     return True
 
 

@@ -1,0 +1,142 @@
+"""The broker's loop: what one turn may take, and that to be busy is not to be frozen."""
+
+from __future__ import annotations
+
+import itertools
+import select
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from reqpool import wire
+from reqpool.wire import Verb
+from reqpool_broker.server import BYTES_PER_TURN, MESSAGES_PER_TURN, SLEPT_EXIT, Server
+from reqpool_broker.wakefulness import Wakefulness
+
+SHORT_S = 0.1
+"""A liveness span for these tests."""
+
+
+def work(span_s: float) -> None:
+    """Use the CPU for so long."""
+    end_s = time.thread_time() + span_s
+    while time.thread_time() < end_s:
+        pass
+
+
+def sleep(span_s: float) -> None:
+    """Do nothing for so long, as a process does that is stopped."""
+    select.select([], [], [], span_s)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(f"ipc://{tmp_path}/intake")
+    made.broker.liveness_s = SHORT_S
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[zmq.Socket[bytes]]:
+    context = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.connect(server.urls["intake"])
+    yield socket
+    socket.close()
+    context.term()
+
+
+def until(done: Callable[[], bool]) -> Callable[[], bool]:
+    """Stop the server when something has been done, or after 10 s in any case."""
+    end_s = time.monotonic() + 10
+    return lambda: done() or time.monotonic() > end_s
+
+
+def once(act: Callable[[], None], server: Server, client: zmq.Socket[bytes]) -> int:
+    """Let the server do something in the turn that takes a HELLO; returns its exit status."""
+    take = server.broker.clients.message
+    taken = []
+
+    def message(route: bytes, frames: list[bytes], now_s: float) -> None:
+        take(route, frames, now_s)
+        taken.append(now_s)
+        act()
+
+    server.broker.clients.message = message  # type: ignore[method-assign]
+    client.send(wire.encode(Verb.HELLO, 1, 1, {"session": bytes(16)}))
+    turns = itertools.count()
+    return server.run(until(lambda: bool(taken) and next(turns) > 2), lambda: None)
+
+
+def test_broker_with_a_long_turn_is_busy_and_goes_on(server: Server, client: zmq.Socket[bytes]) -> None:
+    assert once(lambda: work(4 * SHORT_S), server, client) == 0
+    assert client.poll(10_000)
+
+
+def test_broker_that_is_frozen_in_the_middle_of_a_turn_ends_and_says_nothing(
+    server: Server, client: zmq.Socket[bytes]
+) -> None:
+    assert once(lambda: sleep(4 * SHORT_S), server, client) == SLEPT_EXIT
+    assert server.broker.outbox.intake, "WELCOME was sent"
+
+
+def turns_of(server: Server, client: zmq.Socket[bytes], messages: list[bytes]) -> list[int]:
+    """Send all of these, let the server read them, and count what it reads in each turn."""
+    turns = [0]
+    server.broker.clients.message = (  # type: ignore[method-assign]
+        lambda _route, _frames, _now_s: turns.__setitem__(-1, turns[-1] + 1)
+    )
+    flush = server.broker.flush
+
+    def end_turn(now_s: float) -> None:
+        flush(now_s)
+        turns.append(0)
+
+    server.broker.flush = end_turn  # type: ignore[method-assign]
+    for message in messages:
+        client.send(message)
+    assert server.run(until(lambda: sum(turns) == len(messages)), lambda: None) == 0
+    assert sum(turns) == len(messages)
+    return turns
+
+
+def test_turn_is_bounded_in_messages(server: Server, client: zmq.Socket[bytes]) -> None:
+    assert max(turns_of(server, client, [b"x"] * 500)) <= MESSAGES_PER_TURN
+
+
+def test_turn_is_bounded_in_bytes(server: Server, client: zmq.Socket[bytes]) -> None:
+    size = BYTES_PER_TURN // 2 - 100
+    assert max(turns_of(server, client, [bytes(size)] * 12)) <= 3
+
+
+def test_turn_is_bounded_in_time(
+    server: Server, client: zmq.Socket[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reqpool_broker.server.READ_S", 0.0)
+    assert max(turns_of(server, client, [b"x"] * 100)) == 1
+
+
+def test_who_was_busy_was_not_asleep_and_who_waited_was() -> None:
+    wakefulness = Wakefulness(SHORT_S, time.monotonic())
+    work(4 * SHORT_S)
+    assert not wakefulness.slept(time.monotonic())
+    wakefulness.note()
+    work(4 * SHORT_S)
+    sleep(4 * SHORT_S)
+    assert wakefulness.slept(time.monotonic())
+    assert not wakefulness.slept(time.monotonic())
+    wakefulness.close()
+
+
+def test_where_the_kernel_keeps_no_account_time_on_the_cpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reqpool_broker.wakefulness._PATH", "/nowhere")
+    wakefulness = Wakefulness(SHORT_S, time.monotonic())
+    sleep(2 * SHORT_S)
+    assert wakefulness.slept(time.monotonic())
+    wakefulness.close()
