@@ -36,14 +36,22 @@ class Ledger:
 
     Attributes:
         epoch: this broker's life.
+        liveness_s: silence after which a peer counts as lost.
         outbox: where messages go.
         workers: by id.
         origins: the table of origins.
         grants: the workers' connection slots.
     """
 
-    def __init__(self, epoch: int, outbox: Outbox, config: Config = EMPTY) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        outbox: Outbox,
+        config: Config = EMPTY,
+        liveness_s: float = wire.LIVENESS_MS / 1000,
+    ) -> None:
         self.epoch = epoch
+        self.liveness_s = liveness_s
         self.outbox = outbox
         self.workers: dict[bytes, Worker] = {}
         self.origins = Origins(config)
@@ -53,6 +61,8 @@ class Ledger:
         self.failed: dict[str, int] = {}
         self.requeued = 0
         self._leases: dict[Worker, list[wire.LeaseGroup]] = {}
+        self._window_closed: dict[Origin, None] = {}
+        self._had_window: dict[Origin, None] = {}
         self._cancels: dict[Worker, dict[bytes, list[int]]] = {}
         self._next_lease_due_s = float("inf")
 
@@ -64,6 +74,12 @@ class Ledger:
     def wake(self) -> None:
         """Look at every queue at the next :meth:`lease`."""
         self.origins.wake()
+
+    def wake_large(self) -> None:
+        """Look at the queues where large groups wait until a worker has read those before."""
+        self.origins.ready |= self._window_closed | self._had_window
+        self._window_closed.clear()
+        self._had_window.clear()
 
     # --- results and verdicts ---------------------------------------------------------------------
 
@@ -169,6 +185,9 @@ class Ledger:
         outbox = self.outbox.workers
         for worker, groups in self._leases.items():
             if worker.route is not None:
+                if worker.unsent_bytes:
+                    outbox.append([worker.route, worker.heartbeat(self.epoch, now_s, self.liveness_s)])
+                    worker.note_under_way()
                 for batch in batches(groups, worker.keeping):
                     for fresh in worker.keeping.take_fresh():
                         keep = wire.encode(Verb.KEEP, self.epoch, worker.heartbeat_seen, *fresh)
@@ -196,7 +215,7 @@ class Ledger:
         if kind.connections:
             self.grants.assign(origin.upstream)
         queue = origin.queue
-        opened = False
+        opened = large = False
         while queue.waiting:
             if kind.connections:
                 worker = max(owners, key=lambda worker: origin.room(worker, kind.depth))
@@ -211,9 +230,13 @@ class Ledger:
                 continue
             if room <= 0:
                 return
-            taken = queue.take(min(room, MAX_BATCH_REQUESTS))
+            taken = queue.take(min(room, MAX_BATCH_REQUESTS), worker.room_bytes)
             if taken is None:
+                if worker.room_bytes <= 0:
+                    # Who had it now comes last the next time.
+                    (self._had_window if large else self._window_closed)[origin] = None
                 return
+            large |= taken[0].large
             opened = opened or (kind.connections and taken[0].terms.pin is not None)
             self._hand(origin, worker, *taken, now_s)
 
@@ -246,6 +269,8 @@ class Ledger:
         terms.session.open.update(dict.fromkeys(seqs, lease))
         worker.leases[lease] = None
         origin.leased(worker, len(seqs), pinned=terms.pin is not None)
+        if group.large:
+            worker.lease_large(sum(map(len, payloads)))
         span_s = max(0.001, terms.deadline_s - now_s)
         flags = terms.flags | _SENT if group.past.sent else terms.flags
         untried = len(terms.origins) - group.past.tried

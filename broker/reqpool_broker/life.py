@@ -44,7 +44,7 @@ class Life:
     ) -> None:
         self.epoch = epoch
         self.outbox = Outbox()
-        self.ledger = Ledger(epoch, self.outbox, config)
+        self.ledger = Ledger(epoch, self.outbox, config, liveness_ms / 1000)
         self.sessions: dict[bytes, Session] = {}
         self.succession = succession
         self.malformed = {"intake": 0, "results": 0, "workers": 0}

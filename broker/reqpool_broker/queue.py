@@ -2,6 +2,8 @@
 
 No I/O, no clock. What a session has waiting is a deque of :class:`~.requests.Group`; sessions take turns of
 :data:`QUANTUM` requests, so a session with a backlog of 100,000 delays another's first request by one turn.
+Of large groups, turns are in bytes (deficit round robin, Shreedhar and Varghese 1996): who has taken more
+than :data:`QUANTUM_BYTES` lets turns pass until that is paid for.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 
+from reqpool import wire
 from reqpool.wire import LOWEST_PRIORITY
 
 from .requests import Group
@@ -16,6 +19,8 @@ from .session import Session
 
 QUANTUM = 64
 """Requests a session may have leased before the next one's turn."""
+QUANTUM_BYTES = 1 << 20
+"""The same in bytes, where they count; a single request may have more."""
 EMPTIED_LIMIT = 64
 """Groups that may be empty, everything in them having been cancelled, before they are looked for."""
 
@@ -54,7 +59,9 @@ class FairQueue:
             groups.appendleft(group)
         else:
             groups.append(group)
-        terms.session.queued_bytes += sum(map(len, group.payloads)) + group.settings_bytes
+        size_bytes = sum(map(len, group.payloads))
+        group.large = size_bytes > wire.LARGE_MESSAGE_BYTES
+        terms.session.queued_bytes += size_bytes + group.settings_bytes
         self.waiting += len(group.seqs)
         if group.due_s < self.next_due_s:
             self.next_due_s = group.due_s
@@ -79,28 +86,53 @@ class FairQueue:
                 if not level[session]:
                     del level[session]
 
-    def take(self, most: int) -> tuple[Group, tuple[int, ...], tuple[bytes, ...]] | None:
+    def take(self, most: int, most_bytes: int) -> tuple[Group, tuple[int, ...], tuple[bytes, ...]] | None:
         """Take up to ``most`` requests of the group whose turn it is.
+
+        Args:
+            most: requests, at least 1.
+            most_bytes: of a large group, or a single request with more; 0 or less: of none.
 
         Returns:
             The group, and seqs and payloads taken (at least one); None if nothing may be taken: the
-            queue is empty, or only sessions wait that have no room for results.
+            queue is empty, or only sessions wait that have no room for results, or large groups.
         """
         for level in self._levels:
-            for _ in range(len(level)):
-                session, groups = next(iter(level.items()))
-                share = most if len(level) == 1 else min(most, QUANTUM)
-                while session.has_room and groups:
-                    group = groups[0]
-                    seqs, payloads = group.take(share)
-                    if group.exhausted:
-                        groups.popleft()
-                    if seqs:
-                        self._end_turn(level, session)
-                        self.waiting -= len(seqs)
-                        return group, seqs, payloads
-                self._end_turn(level, session)
+            indebted = True
+            while indebted:
+                indebted = False
+                for _ in range(len(level)):
+                    session, groups = next(iter(level.items()))
+                    share = most if len(level) == 1 else min(most, QUANTUM)
+                    while session.has_room and groups:
+                        group = groups[0]
+                        if group.large:
+                            if most_bytes <= 0:
+                                break
+                            if session.debt_bytes >= QUANTUM_BYTES and len(level) > 1:
+                                session.debt_bytes -= QUANTUM_BYTES
+                                indebted = True
+                                break
+                            share = group.count_within(share, min(most_bytes, QUANTUM_BYTES))
+                        seqs, payloads = group.take(share)
+                        if group.exhausted:
+                            groups.popleft()
+                        if seqs:
+                            if not (group.large and groups and self._goes_on(session, payloads)):
+                                self._end_turn(level, session)
+                            self.waiting -= len(seqs)
+                            return group, seqs, payloads
+                    self._end_turn(level, session)
         return None
+
+    @staticmethod
+    def _goes_on(session: Session, payloads: tuple[bytes, ...]) -> bool:
+        """Count what was taken of a large group; is there more for it in this turn?"""
+        session.debt_bytes += sum(map(len, payloads))
+        if session.debt_bytes < QUANTUM_BYTES:
+            return True
+        session.debt_bytes -= QUANTUM_BYTES
+        return False
 
     @staticmethod
     def _end_turn(level: OrderedDict[Session, deque[Group]], session: Session) -> None:

@@ -125,10 +125,22 @@ class Group:
         start: index of the first that waits.
         gone: how many from ``start`` on have ended while they waited (cancelled, expired).
         settings_bytes: what the settings count for as long as any of them waits.
+        large: its payloads have so many bytes that they count, see :data:`reqpool.wire.LARGE_MESSAGE_BYTES`.
         queue: where it waits, None before that.
     """
 
-    __slots__ = ("due_s", "gone", "past", "payloads", "queue", "seqs", "settings_bytes", "start", "terms")
+    __slots__ = (
+        "due_s",
+        "gone",
+        "large",
+        "past",
+        "payloads",
+        "queue",
+        "seqs",
+        "settings_bytes",
+        "start",
+        "terms",
+    )
 
     def __init__(
         self, terms: Terms, seqs: tuple[int, ...], payloads: tuple[bytes, ...], past: Past = NEW
@@ -141,6 +153,7 @@ class Group:
         self.start = 0
         self.gone = 0
         self.settings_bytes = terms.own_bytes
+        self.large = False
         self.queue: FairQueue | None = None
 
     def waiting(self) -> list[int]:
@@ -164,6 +177,15 @@ class Group:
             seqs = tuple(seq for seq, _ in kept)
             payloads = tuple(payload for _, payload in kept)
         return seqs, payloads
+
+    def count_within(self, most: int, most_bytes: int) -> int:
+        """How many requests off the front have about ``most_bytes``? At least one."""
+        size_bytes = 0
+        for count, payload in enumerate(self.payloads[self.start : self.start + most]):
+            size_bytes += len(payload)
+            if count and size_bytes > most_bytes:
+                return count
+        return most
 
     @property
     def waiting_bytes(self) -> int:

@@ -73,6 +73,7 @@ class Session:
             perhaps, of which a worker is still to report (a dict used as an ordered set).
         held_bytes: payloads in ``held``.
         kept: settings that came with KEEP, for its groups to name.
+        debt_bytes: by how much its last turn in a queue exceeded its share, less what it has let pass since.
     """
 
     def __init__(self, id_: bytes, now_s: float) -> None:
@@ -101,6 +102,7 @@ class Session:
         self.let_go: dict[int, None] = {}
         self.held_bytes = 0
         self.kept = Kept(wire.SESSION_KEEPS)
+        self.debt_bytes = 0
         self.done = 0
 
     def begin(self, route: bytes, *, resumed: bool, now_s: float) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reqpool import wire
 from reqpool.keeping import Keeping
-from reqpool.wire import KindInfo
+from reqpool.wire import KindInfo, Verb
 
 if TYPE_CHECKING:
     from .pin import Pin
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 State = Literal["live", "draining", "suspect", "stranger"]
 
-HEARTBEATS_REMEMBERED = 64
+WINDOW_BYTES = 4 << 20
+"""Bytes of large groups that may be on their way to a worker: whoever's lease comes next waits for them. It
+reads some 1 GB/s, so that is some milliseconds; one single larger request travels alone."""
 
 
 class Grant:
@@ -62,6 +64,8 @@ class Worker:
         max_settings_bytes: the largest it takes.
         told: people have been told that it is a stranger.
         full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
+        room_bytes: what may be leased to it in large groups; below 0 while a single one is over the window.
+        unsent_bytes: what was leased to it in large groups in this turn.
     """
 
     def __init__(self, id_: bytes, name: str, pid: int, now_s: float) -> None:
@@ -79,7 +83,7 @@ class Worker:
         self.last_heard_s = now_s
         self.heartbeat_seen = 0
         self.heartbeats_sent = 0
-        self.heartbeat_times: deque[tuple[int, float]] = deque(maxlen=HEARTBEATS_REMEMBERED)
+        self.heartbeat_times: deque[tuple[int, float]] = deque()
         self.received = 0
         self.base = 0
         self.parts: dict[int, int] = {}
@@ -89,6 +93,9 @@ class Worker:
         self.unconfirmed_bytes = 0
         self.keeping = Keeping()
         self.max_settings_bytes = wire.MAX_SETTINGS_BYTES
+        self.room_bytes = WINDOW_BYTES
+        self.unsent_bytes = 0
+        self._under_way: deque[tuple[int, int]] = deque()
 
     @property
     def able(self) -> bool:
@@ -119,6 +126,38 @@ class Worker:
         self.base += self.received
         self.received = 0
         self.parts = {}
+        self.room_bytes, self.unsent_bytes = WINDOW_BYTES, 0
+        self._under_way.clear()
+
+    def heartbeat(self, epoch: int, now_s: float, liveness_s: float) -> bytes:
+        """Number a heartbeat to it, and remember when that was for as long as it may be named."""
+        self.unconfirmed_bytes = 0
+        self.heartbeats_sent += 1
+        times = self.heartbeat_times
+        times.append((self.heartbeats_sent, now_s))
+        while times[0][1] < now_s - liveness_s:
+            times.popleft()
+        number, seen = self.heartbeats_sent, self.heartbeat_seen
+        return wire.encode(Verb.HEARTBEAT, epoch, seen, number, self.received, self.undelivered)
+
+    def lease_large(self, size_bytes: int) -> None:
+        """A large group has been leased to it, and is sent at the end of the turn."""
+        self.room_bytes -= size_bytes
+        self.unsent_bytes += size_bytes
+
+    def note_under_way(self) -> None:
+        """What was leased in large groups is sent, right after a heartbeat: by that it says what it has."""
+        self._under_way.append((self.heartbeats_sent, self.unsent_bytes))
+        self.unsent_bytes = 0
+
+    def take_large(self, seen: int) -> bool:
+        """It has read our heartbeat ``seen``, and what came with it. Is there more room now?"""
+        under_way = self._under_way
+        if not under_way or under_way[0][0] > seen:
+            return False
+        while under_way and under_way[0][0] <= seen:
+            self.room_bytes += under_way.popleft()[1]
+        return True
 
     def is_stale(self, seen: int, now_s: float, liveness_s: float) -> bool:
         """Was the heartbeat that the message's sender had last seen sent too long ago?"""

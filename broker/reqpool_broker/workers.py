@@ -81,6 +81,8 @@ class Workers:
             self._life.reject(self._outbox.workers, route, Reject.UNKNOWN, "a stale message: say HELLO")
             return
         worker.last_heard_s = now_s
+        if worker.take_large(seen):
+            self._ledger.wake_large()
         if verb is Verb.GOODBYE:
             self._forget_worker(worker, now_s, orderly=True)
         elif verb is Verb.RESULTS:
@@ -298,20 +300,9 @@ class Workers:
             self._ledger.change_membership()
 
     def _beat(self, worker: Worker, now_s: float) -> None:
-        if worker.route is None:
-            return
-        worker.unconfirmed_bytes = 0
-        worker.heartbeats_sent += 1
-        worker.heartbeat_times.append((worker.heartbeats_sent, now_s))
-        head = wire.encode(
-            Verb.HEARTBEAT,
-            self._life.epoch,
-            worker.heartbeat_seen,
-            worker.heartbeats_sent,
-            worker.received,
-            worker.undelivered,
-        )
-        self._outbox.workers.append([worker.route, head])
+        if worker.route is not None:
+            head = worker.heartbeat(self._life.epoch, now_s, self._life.liveness_s)
+            self._outbox.workers.append([worker.route, head])
 
     def watch(self, now_s: float) -> None:
         """Give up on who is silent."""

@@ -17,6 +17,9 @@ MAX_REFUSED_REQUESTS = 8 * MAX_BATCH_REQUESTS
 """Requests in one SUBMIT that are refused one by one; with more it counts as unreadable."""
 MAX_BATCH_BYTES = 1 << 20
 """Size at which a batch is sent; one single larger payload travels alone."""
+LARGE_MESSAGE_BYTES = 64 << 10
+"""What is larger holds up what comes behind it: the broker counts its bytes towards a worker, and the worker
+answers it with a heartbeat at once."""
 MAX_PAYLOAD_BYTES = 16 << 20
 """Largest payload of one request."""
 MAX_ANSWER_BYTES = 48 << 20

@@ -60,6 +60,12 @@ class Desk:
         """Let the broker decide, and deliver what it sends."""
         self.broker.flush(self.now_s)
         self.deliver()
+        while large := [worker for worker in self.workers.values() if worker.took_large]:
+            for worker in large:
+                worker.took_large = False
+                worker.heartbeat()
+            self.broker.flush(self.now_s)
+            self.deliver()
 
     def deliver(self) -> None:
         outbox = self.broker.outbox
@@ -251,7 +257,12 @@ class FakeClient:
 
 
 class FakeWorker:
-    """Holds its leases until told to answer."""
+    """Holds its leases until told to answer.
+
+    Attributes:
+        reads: does it read what is sent to it? Then it answers what is large with a heartbeat.
+        took_large: it still has to.
+    """
 
     def __init__(self, desk: Desk, id_: bytes, kinds: tuple[tuple[Any, ...], ...]) -> None:
         self.desk = desk
@@ -272,6 +283,8 @@ class FakeWorker:
         self.beats = 0
         self.numbered = 0
         self.awake = True
+        self.reads = True
+        self.took_large = False
         self.cpu_percent = 0.0
         self.epoch = 0
         self.stranger = False
@@ -305,6 +318,8 @@ class FakeWorker:
             self.unreceived = {n: sent for n, sent in self.unreceived.items() if n > values[3]}
         elif verb is Verb.LEASE:
             self.leases += values[2]
+            size_bytes = sum(len(payload) for lease in values[2] for payload in lease.payloads)
+            self.took_large |= self.reads and size_bytes > wire.LARGE_MESSAGE_BYTES
             for lease in values[2]:
                 kept = lease.settings if lease.kept is None else self._keeps[lease.kept]
                 self._settings[lease.session, lease.seqs] = kept
