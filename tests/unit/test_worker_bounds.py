@@ -233,3 +233,11 @@ def test_name_that_is_no_unicode_is_told_all_the_same(broker: FakeBroker) -> Non
     assert len(name) == wire.MAX_NAME_CHARS
     worker.loop.close()
     worker._context.term()
+
+
+def test_message_that_is_large_is_answered_with_a_heartbeat_at_once() -> None:
+    with no_leak(), FakeBroker(heartbeat_ms=60_000, liveness_ms=120_000) as broker, broker.worker():
+        broker.welcome()
+        broker.beat()
+        broker.lease("udp", "udp://127.0.0.1:9", {1: bytes(wire.LARGE_MESSAGE_BYTES)})
+        assert broker.next(Verb.HEARTBEAT)[1] == broker.number

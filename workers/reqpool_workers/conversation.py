@@ -142,6 +142,8 @@ class Conversation:
                     self._hang_up(f"a stale {verb.name}", now_s)
                     return
             self._handlers[verb](now_s, *values)
+            if len(frames[0]) > wire.LARGE_MESSAGE_BYTES and self._link.state is LinkState.LIVE:
+                self.beat(now_s)  # so that the broker knows that the next one can come
         except ProtocolError as error:
             self.ledger.ignored += 1
             self._log.warning("ignored a malformed message: %s", error.text)
