@@ -178,7 +178,8 @@ class Conversation:
             self._transport.send(wire.encode(wire.Verb.GOODBYE))
 
     def lose(self, text: str, final: bool, now_s: float) -> None:
-        """Take it that the connection broke, or that no broker can be at its other end.
+        """Take it that the transport's connection broke, which is open still and hung up by this, or that no
+        broker can be at its other end.
 
         Args:
             text: what happened.
@@ -224,17 +225,6 @@ class Conversation:
                 self._log.warning("ignored a message of the broker at %s: %s", self._shown_url, error)
                 continue
             self._act(actions, now_s)
-
-    def lose(self, text: str, final: bool, now_s: float) -> None:
-        """Note that the transport's connection broke; it is open still, and hung up by this.
-
-        Args:
-            text: what happened.
-            final: it is certainly not a broker that listens there.
-            now_s: monotonic clock.
-        """
-        lost = self.session.give_up if final else self.session.give_in
-        self._act(lost(now_s, text), now_s)
 
     def _act(self, actions: list[Action], now_s: float) -> None:
         for action in actions:

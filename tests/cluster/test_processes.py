@@ -256,7 +256,9 @@ sys.stdin.readline()
 
 
 @pytest.mark.parametrize("embedded", [False, True])
-def test_exit_with_requests_in_flight_is_quick_and_says_what_is_lost(running: Cluster, embedded: bool) -> None:
+def test_exit_with_requests_in_flight_is_quick_and_says_what_is_lost(
+    running: Cluster, embedded: bool
+) -> None:
     url = "" if embedded else running.url
     with (
         DnsPeer() as quick,
