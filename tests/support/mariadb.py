@@ -174,12 +174,12 @@ class MariadbServer(Server):
         ]
         with self.connect(None) as connection, connection.cursor() as cursor:
             for database in (DATABASE, "bench"):
-                cursor.execute(f"CREATE DATABASE {database} CHARACTER SET utf8mb4")
+                cursor.execute(f"CREATE DATABASE IF NOT EXISTS {database} CHARACTER SET utf8mb4")
             for user, how, password, require in users:
-                cursor.execute(f"CREATE USER {user} {how} {require}", (password,))
+                cursor.execute(f"CREATE USER IF NOT EXISTS {user} {how} {require}", (password,))
                 cursor.execute(f"GRANT ALL ON *.* TO {user}")
-            cursor.execute(f"CREATE USER poor {native}", (PASSWORD,))
-            cursor.execute("CREATE ROLE captain")
+            cursor.execute(f"CREATE USER IF NOT EXISTS poor {native}", (PASSWORD,))
+            cursor.execute("CREATE ROLE IF NOT EXISTS captain")
             cursor.execute("GRANT captain TO app")
 
 

@@ -28,6 +28,7 @@ class Server(ABC):
 
     def __init__(self) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._command: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     @abstractmethod
@@ -76,15 +77,8 @@ class Server(ABC):
             raise RuntimeError(f"{self.program} is not installed (Debian: apt-get install {self.package})")
         self._folder = tempfile.TemporaryDirectory(prefix=f"reqpool-{self.program}-")
         try:
-            command = self.command_line(program)
-            with (self.folder / "log").open("wb") as log:
-                # setpriv (util-linux): it ends with this process however that ends, prctl(2) PDEATHSIG.
-                self._process = subprocess.Popen(
-                    ["setpriv", "--pdeathsig", "TERM", *command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
+            self._command = self.command_line(program)
+            self.start_again()
             wait_until(self._is_up, START_WITHIN_S, f"{self.program} answers")
         except BaseException:
             self.__exit__()
@@ -107,6 +101,23 @@ class Server(ABC):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def kill(self) -> None:
+        """Kill it: what it has not written to its folder is lost."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def start_again(self) -> None:
+        """Start one that is not running, in its folder and at its address; it may take a while to answer."""
+        with (self.folder / "log").open("ab") as log:
+            # setpriv (util-linux): it ends with this process however that ends, prctl(2) PDEATHSIG.
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "TERM", *self._command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def log(self) -> str:
         """Return what it has logged; empty if it is not running."""
