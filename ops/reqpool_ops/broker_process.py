@@ -241,6 +241,8 @@ class BrokerProcess:
         if self._intake is None:
             return
         if now_s - self._answered_s > HUNG_S and self._asked_s > self._answered_s:
+            if not self._can_judge(now_s):
+                return
             log.error(
                 "the broker (pid %d) lives but has been silent for %.0f s; killed", self.child.pid, HUNG_S
             )
@@ -250,6 +252,16 @@ class BrokerProcess:
             self._asked_s = now_s
             with contextlib.suppress(zmq.Again):  # its silence speaks for itself
                 self._intake.ask()
+
+    def _can_judge(self, now_s: float) -> bool:
+        """Could we have reached it? For want of file descriptors libzmq waits in silence for better times."""
+        try:
+            socket.socket(socket.AF_UNIX).close()
+        except OSError as error:
+            log.error("cannot tell whether the broker (pid %d) hangs: %s", self.child.pid, error.strerror)
+            self._answered_s = now_s
+            return False
+        return True
 
     # --- what it is told ---
 

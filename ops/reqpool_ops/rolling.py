@@ -56,7 +56,7 @@ def replace_all(fleet: Fleet, broker: BrokerProcess) -> Steps:
             lambda: broker.is_standby_warm or broker.child is standby,
             now_s,
             "broker",
-            lambda: not standby.pid,
+            lambda: standby.process is None,
         )
     except RestartFailed:
         broker.drop_standby()

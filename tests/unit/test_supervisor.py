@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import signal
@@ -30,10 +31,14 @@ parent = os.pidfd_open(int(sys.argv[sys.argv.index("--parent-pid") + 1]))
 poller = zmq.Poller()
 poller.register(socket, zmq.POLLIN)
 poller.register(parent, zmq.POLLIN)
+live = set(json.loads(line)["workers"])
 while parent not in dict(poller.poll()):
     route, head = socket.recv_multipart()
     os.write(2, b"head " + head.hex().encode() + bytes([10]))  # in one piece, between the others' lines
-    socket.send_multipart([route, wire.encode(wire.Verb.STATUS, {"epoch": 1, "workers": []})])
+    if head[1] == wire.Verb.STARTED:
+        live.add(head[4:20].hex())
+    workers = [{"id": id_, "state": "live"} for id_ in sorted(live)]
+    socket.send_multipart([route, wire.encode(wire.Verb.STATUS, {"epoch": 1, "workers": workers})])
 """
 SLEEP = "import os, select, sys; select.select([os.pidfd_open(int(sys.argv[-1]))], [], [])"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True);" + SLEEP
@@ -47,10 +52,12 @@ select.select([os.pidfd_open(int(sys.argv[-1]))], [], [])
 
 RUN = """
 import logging, sys
-
+import reqpool_ops.broker_process, reqpool_ops.rolling
 from reqpool_ops.runtime import CannotStart
 from reqpool_ops.supervisor import Plan, Supervisor
 logging.basicConfig(level=logging.INFO)
+reqpool_ops.rolling.COME_UP_S = 6.0
+reqpool_ops.broker_process.HUNG_S = 3.0
 
 try:
     sys.exit(Supervisor(Plan(sys.argv[1], 2, None, 1.0, ["-c", sys.argv[2]], ["-c", sys.argv[3]])).run())
@@ -264,6 +271,119 @@ def test_a_worker_that_is_to_go_and_does_not_is_killed(start: type[Supervised]) 
     supervised.said("worker-2 did not finish within 1 s; killed")
     psutil.wait_procs([last], timeout=10)
     assert len(supervised.children()) == 2
+
+
+def restart(supervised: Supervised) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "reqpool_ops", "restart", "--url", f"ipc://{supervised.socket_path}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_restart_replaces_all_processes_but_the_supervisor(start: type[Supervised]) -> None:
+    supervised = start(BROKER, ENDS_IN_ORDER)
+    wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
+    before = in_order(supervised)
+    done = restart(supervised)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("2 workers and the broker replaced in ")
+    after = in_order(supervised)
+    assert [argument_of(child, "--name") for child in after] == ["", "worker-1", "worker-2"]
+    assert not {child.pid for child in before} & {child.pid for child in after}
+    assert [line["deaths"] for line in lines_to_brokers(supervised)] == [0, 0]
+    assert sorted(lines_to_brokers(supervised)[-1]["workers"]) == sorted(map(identity_of, after[1:]))
+
+
+def test_restarts_follow_one_another(start: type[Supervised]) -> None:
+    supervised = start(BROKER, ENDS_IN_ORDER)
+    wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
+    with concurrent.futures.ThreadPoolExecutor(2) as operators:
+        done = list(operators.map(restart, [supervised] * 2))
+    assert [run.returncode for run in done] == [0, 0]
+    assert "given up" not in supervised.log()
+    assert len(in_order(supervised)) == 3
+
+
+def test_a_restart_whose_workers_do_not_come_up_is_given_up_and_nothing_else_is_replaced(
+    start: type[Supervised], folder: Path
+) -> None:
+    flag = folder / "broken"
+    supervised = start(
+        BROKER, f"import os, sys\nif os.path.exists({str(flag)!r}): sys.exit(2)\n{ENDS_IN_ORDER}"
+    )
+    wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
+    before = in_order(supervised)
+    flag.touch()
+    done = restart(supervised)
+    assert (done.returncode, done.stdout) == (1, "")
+    said = "the new worker-1 does not come up; its own words are above"
+    assert done.stderr == f"reqpool: the restart was given up: {said}\n"
+    assert in_order(supervised) == before
+
+
+def test_a_restart_whose_broker_does_not_come_up_leaves_the_old_one(
+    start: type[Supervised], folder: Path
+) -> None:
+    flag = folder / "broken"
+    supervised = start(
+        f"import os, sys\nif os.path.exists({str(flag)!r}): sys.exit(2)\n{BROKER}", ENDS_IN_ORDER
+    )
+    wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
+    broker = in_order(supervised)[0]
+    flag.touch()
+    done = restart(supervised)
+    assert (done.returncode, "the new broker does not come up" in done.stderr) == (1, True)
+    assert in_order(supervised)[0] == broker
+
+
+def test_a_stop_during_a_restart_leaves_nothing(start: type[Supervised]) -> None:
+    supervised = start(BROKER, DEAF)  # whose old ones do not go, for a second
+    wait_until(lambda: supervised.log().count("deaf") == 2 and "head" in supervised.log())
+    supervised.process.send_signal(signal.SIGRTMIN)
+    wait_until(lambda: supervised.log().count("deaf") == 3)
+    children = supervised.children()
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.process.wait(10) == 0
+    assert not any(child.is_running() for child in children)
+
+
+def test_processes_that_cannot_be_started_for_want_of_fds_are_started_when_there_are_some(
+    start: type[Supervised],
+) -> None:
+    supervised = start(BROKER, ENDS_IN_ORDER)
+    wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
+    broker, first, second = in_order(supervised)
+    supervisor = psutil.Process(supervised.process.pid)
+    limits = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+    assert limits[0] == limits[1], "all that may be taken is taken"
+    supervisor.rlimit(psutil.RLIMIT_NOFILE, (8, limits[1]))  # it has those already
+    first.kill()
+    supervised.said("cannot start worker-1: Too many open files; tried again in")
+    broker.kill()
+    supervised.said("cannot start broker: Too many open files; tried again in")
+    assert second.is_running()
+    supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
+    supervised.said("the broker is back")
+    wait_until(lambda: len(supervised.children()) == 3)
+    assert [line["deaths"] for line in lines_to_brokers(supervised)] == [0, 1]
+    assert supervised.process.poll() is None
+    assert "Traceback" not in supervised.log()
+
+
+def test_a_broker_that_cannot_be_reached_for_want_of_fds_is_not_killed(start: type[Supervised]) -> None:
+    supervised = start(BROKER, ENDS_IN_ORDER)
+    wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
+    supervisor = psutil.Process(supervised.process.pid)
+    limits = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+    broker = in_order(supervised)[0]
+    supervisor.rlimit(psutil.RLIMIT_NOFILE, (8, limits[1]))
+    broker.suspend()  # its silence looks no different from a connection that cannot be made
+    supervised.said(f"cannot tell whether the broker (pid {broker.pid}) hangs: Too many open files")
+    assert broker.is_running()
+    supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
+    supervised.said(f"the broker (pid {broker.pid}) lives but has been silent")
 
 
 def test_a_second_supervisor_of_one_address_is_refused(start: type[Supervised], folder: Path) -> None:
