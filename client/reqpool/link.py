@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import zmq
 
-from . import sockets, wire
+from . import ownership, sockets, wire
 from .monitor import Monitor, Reach
 from .probe import Probe, is_zmtp
 
@@ -115,8 +115,9 @@ class Link:
         """Open the intake socket and send ``hello``.
 
         Raises:
-            OSError: if it cannot be; none is open then.
+            OSError: if it cannot be, or is somebody else's; none is open then.
         """
+        ownership.check(url)
         self._url = url
         self._dials += 1
         with _os_errors():

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from reqpool import ownership
 from reqpool.masking import without_password
 
 SOCKET_NAME = "reqpool.sock"
@@ -79,18 +80,9 @@ def check_folder(folder: Path) -> None:
         CannotStart: if it is not.
     """
     try:
-        about = folder.lstat()
+        ownership.check_folder(folder, ownership.ALL)
     except OSError as error:
-        raise CannotStart(f"{folder}: {error.strerror}") from error
-    if not stat.S_ISDIR(about.st_mode):
-        raise CannotStart(f"{folder} is not a folder; use another (XDG_RUNTIME_DIR, --bind)")
-    if about.st_uid != os.geteuid():
-        raise CannotStart(
-            f"{folder} belongs to user id {about.st_uid}; use a folder of yours (XDG_RUNTIME_DIR, --bind)"
-        )
-    if about.st_mode & 0o077:
-        mode = stat.S_IMODE(about.st_mode)
-        raise CannotStart(f"{folder} is open to others (mode {mode:04o}); chmod 700 it")
+        raise CannotStart(f"{error.strerror}, or use another (XDG_RUNTIME_DIR, --bind)") from error
 
 
 # --- addresses -------------------------------------------------------------------------------------
