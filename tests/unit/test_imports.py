@@ -27,8 +27,17 @@ MAY_IMPORT = {
 SANS_IO = {
     "reqpool": {"wire.py", "errors.py", "pending.py", "session.py", "outbox.py", "conversation.py"},
     "reqpool_broker": {path.name for path in FOLDERS["reqpool_broker"].glob("*.py")}
-    - {"server.py", "__main__.py"},
-    "reqpool_workers": {"protocols"},
+    - {"server.py", "wakefulness.py", "__main__.py"},
+    "reqpool_workers": {
+        "protocols",
+        "conversation.py",
+        "grants.py",
+        "leases.py",
+        "ledger.py",
+        "link.py",
+        "outbox.py",
+    },
+    "reqpool_ops": {"reign.py"},
 }
 """Cores: they know no socket, no thread and no clock."""
 
