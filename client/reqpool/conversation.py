@@ -419,7 +419,7 @@ class Conversation:
         if self._warn_s is not None and now_s >= self._warn_s and self.pending:
             self._warn_s = math.inf
             self._log.warning(
-                "%s (requests waiting until their timeouts: %d)", self._trouble(), len(self.pending)
+                "requests wait until their timeouts (%d): %s", len(self.pending), self._trouble()
             )
 
     def _trouble(self) -> str:
