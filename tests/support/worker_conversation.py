@@ -47,6 +47,11 @@ class Upstreams:
         """A request has its answer."""
         self._ledger.finish(self._running.pop(seq), 0, data)
 
+    @property
+    def running(self) -> list[int]:
+        """Seqs of all that was sent and not answered or dropped."""
+        return list(self._running)
+
     # --- Upstream ----------------------------------------------------------------------------------
 
     def submit(self, lease: Lease, now_s: float) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
+from reqpool.counted_log import CountedLog
 from reqpool.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
 
 from .descriptors import OUT_OF_FDS, shortage
@@ -30,7 +31,7 @@ from .ledger import Pin, Request
 from .loop import READABLE, WRITABLE, Loop
 from .protocols import Address, Event, Refused, StreamProtocol
 
-log = logging.getLogger(__name__)
+log = CountedLog(logging.getLogger(__name__))
 
 READ_BYTES = 64 << 10
 LARGE_READ_BYTES = 256 << 10
@@ -533,5 +534,5 @@ class Connection:
 
 def fault(error: Exception) -> str:
     """Log an error that no kind's worker half should raise, from its handler, and say what it was."""
-    log.exception("a kind's worker half failed")
+    log.exception(f"a kind's worker half failed: {type(error).__name__}")
     return f"the kind's worker half failed: {error!r}"
