@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -572,3 +573,23 @@ def test_a_kind_that_cannot_make_a_connection_says_so(broker: FakeBroker) -> Non
         code, data = broker.results(1)[1]
         assert code == Code.USAGE
         assert "a fault at birth" in wire.decode_error(data)["text"]
+
+
+def test_request_whose_time_passed_while_the_worker_was_frozen_is_not_sent(broker: FakeBroker) -> None:
+    with TcpPeer(on_word(b"HI\n")) as peer, broker.worker(lines()) as worker:
+        broker.welcome()
+        origin = f"lines://{peer.address}/greet"
+        broker.say(Verb.GRANT, origin, 1, 1, {})
+        broker.lease("lines", origin, {1: b"one\n"}, flags=0, span_ms=300)
+        wait_until(lambda: peer.received == b"HELLO\n")
+
+        def freeze() -> None:
+            peer.go.release()
+            time.sleep(0.5)
+
+        worker.loop.wake(freeze)
+        failed = broker.failure()
+        assert (failed.seqs, failed.code, failed.sent) == ((1,), Code.TIMEOUT, False)
+        broker.lease("lines", origin, {2: b"two\n"}, flags=0)
+        assert broker.results(1) == {2: (0, b"two")}
+    assert peer.received == b"HELLO\ntwo\n"
