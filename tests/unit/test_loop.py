@@ -113,3 +113,22 @@ def test_times_tell_the_longest_turn_and_start_anew(loop: Loop) -> None:
     assert first.longest_turn_s > 0
     assert 0 <= first.busy <= 1
     assert loop.times().longest_turn_s == 0
+
+
+def test_a_turn_begins_before_its_first_handler(loop: Loop) -> None:
+    begun: list[float] = []
+    seen: list[int] = []
+    readable, writable = os.pipe()
+
+    def on_data(_mask: int) -> None:
+        seen.append(len(begun))
+        loop.stop()
+
+    loop.register(readable, on_data, READABLE)
+    os.write(writable, b"x")
+    loop.run(lambda: False, begun.append)
+    loop.unregister(readable)
+    os.close(readable)
+    os.close(writable)
+    assert seen == [1]
+    assert begun == [loop.now_s]
