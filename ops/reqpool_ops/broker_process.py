@@ -19,17 +19,19 @@ import os
 import signal
 import socket
 import termios
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
 from reqpool.errors import ProtocolError
 
-from .checked_config import CheckedConfig
 from .children import Child
 from .reign import Reign
 from .runtime import CannotStart
 from .status import StatusClient
+
+if TYPE_CHECKING:  # it reads all kinds, which takes as long as all the rest of a start
+    from .checked_config import CheckedConfig
 
 READY_S = 15.0
 """A broker that has not bound its sockets by then is taken for hung."""

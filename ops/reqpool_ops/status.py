@@ -12,7 +12,6 @@ from reqpool import address, wire
 from reqpool.errors import BrokerUnavailable, ProtocolError, UsageError
 from reqpool.masking import without_password
 
-from .pools import pools
 from .reading import maps, members, number, text
 
 ANSWER_WITHIN_S = 1.5
@@ -107,6 +106,8 @@ def render(report: Mapping[str, Any], ailments: Sequence[str], supervisor: Mappi
         ailments: what :func:`reqpool_ops.health.judge` made of it.
         supervisor: the psutil sample of the supervisor with its ``pid``, if it runs here.
     """
+    from .pools import pools  # reads all kinds, for which a supervisor has no use
+
     parts = ["The pool is well." if not ailments else "Not well: " + text("; ".join(ailments)) + "."]
     rates, counters = members(report.get("rates")), members(report.get("counters"))
     submitted, done = (number(rates.get(key)) or 0.0 for key in ("submitted_per_s", "done_per_s"))

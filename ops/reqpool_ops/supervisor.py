@@ -23,6 +23,7 @@ import signal
 import socket
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import zmq
 
@@ -30,13 +31,15 @@ from reqpool.errors import UsageError
 
 from . import runtime
 from .broker_process import BrokerProcess
-from .checked_config import CheckedConfig
 from .children import Child, ended
 from .fleet import Fleet
 from .reign import Reign
 from .restart import RESTART_SIGNAL
 from .rolling import RestartFailed, Steps, replace_all
 from .runtime import MAX_WORKERS, CannotStart
+
+if TYPE_CHECKING:  # it reads all kinds, which takes as long as all the rest of a start
+    from .checked_config import CheckedConfig
 
 ASK_EVERY_S = 1.0
 ASK_OFTEN_S = 0.1

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import reqpool
 from support.cluster import Cluster, cluster
 from support.dns_peer import UdpPeer, echo, silent
 from support.ports import three_free_ports
+from support.tcp_peer import TcpPeer, echo_until
 from support.wait import wait_until
 
 
@@ -123,6 +125,85 @@ def test_a_cluster_on_a_tcp_port_works_and_is_there_once() -> None:
         second = reqpool_command("up", "--bind", started.url, XDG_RUNTIME_DIR=started.runtime_dir)
         assert second.returncode == 1
         assert f"already running at {started.url} (pid " in second.stderr
+
+
+class Load:
+    """Requests that must not be repeated, one after the other, until it is told to stop."""
+
+    def __init__(self, pool: reqpool.Pool, address: str) -> None:
+        self._pool = pool
+        self._address = address
+        self._ending = threading.Event()
+        self.futures: list[reqpool.Future[bytes]] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._ending.wait(0.005):
+            number = len(self.futures)
+            self.futures.append(self._pool.tcp(self._address, b"n%d\n" % number, until=b"\n", timeout=30))
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def check(self, peer: TcpPeer) -> None:
+        """Each has ended well and was executed once."""
+        errors = [error for future in self.futures if (error := future.exception()) is not None]
+        assert errors == []
+        lines = peer.received.split(b"\n")[:-1]
+        assert sorted(lines) == sorted(b"n%d" % number for number in range(len(self.futures)))
+
+
+def test_a_restart_under_load_fails_nothing_and_executes_nothing_twice(running: Cluster) -> None:
+    before = [child.pid for child in running.children()]
+    with (
+        TcpPeer(echo_until(b"\n")) as peer,
+        reqpool.Pool(running.url) as pool,
+        Load(pool, peer.address) as load,
+    ):
+        wait_until(lambda: any(future.done() for future in load.futures))
+        done = reqpool_command("restart", "--url", running.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        asked = len(load.futures)
+        wait_until(lambda: len(load.futures) > asked and load.futures[asked].done(), 20.0)
+        load.__exit__()
+        load.check(peer)
+    assert not set(before) & {child.pid for child in running.children()}
+    assert len(running.live_workers()) == 2
+
+
+def test_a_stop_and_a_new_start_under_load_fail_nothing_and_execute_nothing_twice() -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="rp-") as folder,
+        TcpPeer(echo_until(b"\n")) as peer,
+        cluster(workers=2, bind=f"ipc://{folder}/pool.sock") as first,
+        reqpool.Pool(first.url) as pool,
+        Load(pool, peer.address) as load,
+    ):
+        wait_until(lambda: any(future.done() for future in load.futures))
+        assert first.stop() == 0
+        with cluster(workers=2, bind=first.url):
+            asked = len(load.futures)
+            wait_until(lambda: len(load.futures) > asked and load.futures[asked].done(), 20.0)
+            load.__exit__()
+            load.check(peer)
+
+
+def test_a_broker_killed_while_workers_drain_is_replaced_and_their_results_arrive() -> None:
+    with UdpPeer(echo, held=True) as peer, cluster(workers=1) as started, reqpool.Pool(started.url) as pool:
+        future = pool.udp(peer.address, b"slow", timeout=20)
+        peer.wait_for_queries(1)
+        broker = started.broker_pid
+        started.supervisor.send_signal(signal.SIGTERM)
+        wait_until(lambda: "SIGTERM: stopping" in started.log())
+        os.kill(broker, signal.SIGKILL)
+        wait_until(lambda: "the broker is back" in started.log())
+        peer.release()
+        assert future.result() == b"slow"
 
 
 def test_an_embedded_cluster_goes_when_its_parent_is_killed() -> None:
