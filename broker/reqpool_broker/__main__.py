@@ -13,7 +13,7 @@ from pathlib import Path
 
 from reqpool.errors import ProtocolError, UsageError
 
-from . import config_file, server
+from . import server
 from .config import EMPTY, Config, unpack
 from .succession import Predecessors
 
@@ -23,6 +23,8 @@ SUPERVISED_HELP = "wait for a supervisor's line on standard input before binding
 def configuration(arguments: argparse.Namespace) -> Callable[[], Config] | None:
     """Return what reads the configuration that the arguments name; None if they name none."""
     if arguments.config is not None:
+        from . import config_file  # a third of a start, and a supervised broker gets what came of the file
+
         return lambda: config_file.load(arguments.config)
     if arguments.checked_config is not None:
         return lambda: unpack(Path(arguments.checked_config).read_bytes())
