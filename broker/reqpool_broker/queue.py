@@ -18,7 +18,7 @@ from .requests import Group
 from .session import Session
 
 QUANTUM = 64
-"""Requests a session may have leased before the next one's turn."""
+"""Requests a session may have leased before the next one's turn, at most."""
 QUANTUM_BYTES = 1 << 20
 """The same in bytes, where they count; a single request may have more."""
 EMPTIED_LIMIT = 64
@@ -31,9 +31,10 @@ class FairQueue:
     Attributes:
         waiting: requests in the queue that have not ended.
         next_due_s: no group's waiting ends earlier than this.
+        turn: requests a session may have leased before the next one's turn: fewer where that takes long.
     """
 
-    __slots__ = ("_emptied", "_levels", "next_due_s", "waiting")
+    __slots__ = ("_emptied", "_levels", "next_due_s", "turn", "waiting")
 
     def __init__(self) -> None:
         # One per priority, session -> its groups, in the order of turns. OrderedDict, because a plain
@@ -42,6 +43,7 @@ class FairQueue:
             OrderedDict() for _ in range(LOWEST_PRIORITY + 1)
         ]
         self.waiting = 0
+        self.turn = QUANTUM
         self._emptied = 0
         self.next_due_s = float("inf")
 
@@ -103,7 +105,7 @@ class FairQueue:
                 indebted = False
                 for _ in range(len(level)):
                     session, groups = next(iter(level.items()))
-                    share = most if len(level) == 1 else min(most, QUANTUM)
+                    share = most if len(level) == 1 else min(most, self.turn)
                     while session.has_room and groups:
                         group = groups[0]
                         if group.large:
@@ -141,6 +143,16 @@ class FairQueue:
         else:
             del level[session]
 
+    def count(self) -> dict[int, dict[Session, int]]:
+        """How many requests of each session wait, by priority. It looks at every group."""
+        return {
+            priority: {
+                session: sum(len(group.seqs) - group.start - group.gone for group in groups)
+                for session, groups in level.items()
+            }
+            for priority, level in enumerate(self._levels)
+        }
+
     def expire(self, now_s: float) -> list[Group]:
         """Remove and return the groups that have waited long enough; call when ``next_due_s`` has passed."""
         expired = []
@@ -161,6 +173,22 @@ class FairQueue:
                     del level[session]
         self.next_due_s = next_due_s
         return expired
+
+    def take_late(self, deadline_s: float) -> list[tuple[Group, tuple[int, ...], tuple[bytes, ...]]]:
+        """Take, from the front of each session's, what must have ended by then."""
+        late = []
+        for level in self._levels:
+            for session in list(level):
+                groups = level[session]
+                while groups and groups[0].terms.deadline_s < deadline_s:
+                    group = groups.popleft()
+                    seqs, payloads = group.take(len(group.seqs))
+                    self.waiting -= len(seqs)
+                    if seqs:
+                        late.append((group, seqs, payloads))
+                if not groups:
+                    del level[session]
+        return late
 
     def forget(self, session: Session) -> list[Group]:
         """Remove and return everything of one session."""
