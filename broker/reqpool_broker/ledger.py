@@ -14,6 +14,7 @@ from reqpool.errors import Code
 from reqpool.wire import MAX_BATCH_REQUESTS, Flag, Verb
 
 from . import scheduler
+from .admission import Refusal, Refusals
 from .config import EMPTY, Config
 from .grants import Grants
 from .origin import Origin
@@ -64,6 +65,7 @@ class Ledger:
         self._window_closed: dict[Origin, None] = {}
         self._had_window: dict[Origin, None] = {}
         self._cancels: dict[Worker, dict[bytes, list[int]]] = {}
+        self._refusals = Refusals()
         self._next_lease_due_s = float("inf")
 
     def change_membership(self) -> None:
@@ -156,8 +158,43 @@ class Ledger:
         origin = self._next_origin(group, now_s)
         if origin.policy.queue_timeout_s is not None:
             group.due_s = min(group.due_s, now_s + origin.policy.queue_timeout_s)
+        if origin.service.known and not front:
+            refusal = origin.judge(group, now_s)
+            if refusal is not None:
+                late = Group(
+                    terms, group.seqs[refusal.accepted :], group.payloads[refusal.accepted :], group.past
+                )
+                self._refuse(origin, late, late.seqs, late.payloads, refusal, now_s)
+                if not refusal.accepted:
+                    return
+                group.seqs = group.seqs[: refusal.accepted]
+                group.payloads = group.payloads[: refusal.accepted]
+        group.since_s = now_s
         self.origins.push(origin, group, front=front)
         terms.session.open.update(dict.fromkeys(group.seqs, group))
+
+    def _refuse(
+        self,
+        origin: Origin,
+        group: Group,
+        seqs: tuple[int, ...],
+        payloads: tuple[bytes, ...],
+        refusal: Refusal,
+        now_s: float,
+    ) -> None:
+        """End requests that an origin would not serve in time, unless another one may."""
+        terms, past = group.terms, group.past
+        if past.tried + 1 < len(terms.origins):
+            self.enqueue(Group(terms, seqs, payloads, past._replace(tried=past.tried + 1)), now_s)
+            return
+        origin.refused += len(seqs)
+        for seq in seqs:
+            terms.session.open.pop(seq, None)
+        if past.answer is None:
+            self._refusals.add(terms, seqs, past, origin.name, refusal)
+        else:
+            self.conclude(terms.session, seqs, Code.OK, past.answer)
+        self.end_opening(terms)
 
     def _next_origin(self, group: Group, now_s: float) -> Origin:
         """The origins in their order, from the first on that is not suspect."""
@@ -182,6 +219,10 @@ class Ledger:
                 self._lease_origin(origin, now_s)
             if not origin.queue.waiting:
                 origin.upstream.queued.pop(origin, None)
+        for session, seqs, blob in self._refusals.take():
+            self._count_failed("overloaded", len(seqs))
+            session.done += len(seqs)
+            self.publish(session, blob, seqs)
         outbox = self.outbox.workers
         for worker, groups in self._leases.items():
             if worker.route is not None:
@@ -206,15 +247,18 @@ class Ledger:
     def _lease_origin(self, origin: Origin, now_s: float) -> None:
         owners = origin.owners(self.workers, self.origins.membership)
         if not owners:
+            origin.rest(now_s)
             return
         kind = owners[0].kinds[origin.kind]
         policy = origin.policy
         limit = (policy.max_connections if kind.connections else policy.max_in_flight) or kind.limit
         origin.limit = limit
+        origin.places = limit * kind.depth
         origin.last_used_s = now_s
         if kind.connections:
             self.grants.assign(origin.upstream)
         queue = origin.queue
+        needed_s = origin.needed_s(now_s)
         opened = large = False
         while queue.waiting:
             if kind.connections:
@@ -229,16 +273,23 @@ class Ledger:
                 self.grants.assign(origin.upstream)
                 continue
             if room <= 0:
+                origin.stand(now_s)
                 return
             taken = queue.take(min(room, MAX_BATCH_REQUESTS), worker.room_bytes)
             if taken is None:
                 if worker.room_bytes <= 0:
                     # Who had it now comes last the next time.
                     (self._had_window if large else self._window_closed)[origin] = None
-                return
+                break
+            if needed_s and taken[0].terms.deadline_s - now_s < needed_s:
+                refusal = origin.admission.too_late(taken[0], now_s)
+                self._refuse(origin, *taken, refusal, now_s)
+                continue
+            origin.admission.leased(taken[0].terms.priority, len(taken[1]))
             large |= taken[0].large
             opened = opened or (kind.connections and taken[0].terms.pin is not None)
             self._hand(origin, worker, *taken, now_s)
+        origin.rest(now_s)
 
     def _hand(
         self,
@@ -271,6 +322,7 @@ class Ledger:
         origin.leased(worker, len(seqs), pinned=terms.pin is not None)
         if group.large:
             worker.lease_large(sum(map(len, payloads)))
+        origin.service.watch(lease, len(seqs), now_s)
         span_s = max(0.001, terms.deadline_s - now_s)
         flags = terms.flags | _SENT if group.past.sent else terms.flags
         untried = len(terms.origins) - group.past.tried
@@ -509,6 +561,8 @@ class Ledger:
         for origin in self.origins.queued():
             if origin.queue.next_due_s <= now_s:
                 self._expire_queue(origin, now_s)
+            if origin.admission.overloaded:
+                self._clear_queue(origin, now_s)
         if self._next_lease_due_s <= now_s:
             self._expire_leases(now_s)
 
@@ -541,6 +595,11 @@ class Ledger:
                 attempts=attempts,
                 sent=sent,
             )
+
+    def _clear_queue(self, origin: Origin, now_s: float) -> None:
+        """End what would only stand in the way of those that can be answered in time."""
+        for late in origin.queue.take_late(now_s + origin.service.needed_s):
+            self._refuse(origin, *late, origin.admission.too_late(late[0], now_s), now_s)
 
     def _expire_leases(self, now_s: float) -> None:
         next_due_s = float("inf")

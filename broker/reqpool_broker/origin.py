@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from . import scheduler
-from .queue import FairQueue
+from .admission import Admission, Refusal
+from .queue import QUANTUM, FairQueue
+from .requests import Group
+from .service import Service
 from .upstream import Upstream
 from .worker import Worker
 
@@ -29,6 +32,10 @@ class Origin:
         granted: some worker has connection slots for it.
         policy: how requests to it and connections there are treated.
         limit: what the upstream may have at a time, as last worked out.
+        refused: requests that it would not have served in time.
+        places: requests that may be in work there at a time, those behind others on a connection included.
+        service: what the upstream serves.
+        admission: who may wait for it.
     """
 
     def __init__(self, name: str, kind: str, upstream: Upstream, now_s: float) -> None:
@@ -47,6 +54,10 @@ class Origin:
         self.done = 0
         self.failed = 0
         self.limit = 0
+        self.places = 0
+        self.refused = 0
+        self.service = Service()
+        self.admission = Admission(self.queue, self.service)
         self._prefetch = 0
         self._measured_s = now_s
         self._measured_done = 0
@@ -106,17 +117,61 @@ class Origin:
         """How many requests a worker may be leased beside what it has.
 
         Twice what its connections take, or as much as is answered within :data:`PREFETCH_S`: without a
-        prefetch each would idle for the broker's round trip between two requests.
+        prefetch each would idle for the broker's round trip between two requests. Where requests are known to
+        take long, fewer: what waits at the worker is first come, first served, whoever it belongs to.
         """
         grant = worker.grants.get(self.name)
         slots = (grant.slots if grant else 0) - self.pins.get(worker, 0)
         if slots <= 0:
             return 0
         places = slots * depth
-        return places + max(places, self._prefetch) - self.by_worker.get(worker, 0)
+        spare = min(places, self.service.spare) if self.service.known else places
+        return places + max(spare, self._prefetch) - self.by_worker.get(worker, 0)
+
+    def needed_s(self, now_s: float) -> float:
+        """Learn from what has been answered; returns what time a request must have left to be leased now.
+
+        None at all while nobody has been refused for lack of it.
+        """
+        service = self.service
+        if not service.busy:
+            return 0.0
+        service.observe(now_s, self.done, self.in_flight)
+        if service.known:
+            self.queue.turn = min(QUANTUM, service.turn)
+        return service.needed_s if self.admission.overloaded else 0.0
+
+    def stand(self, now_s: float) -> None:
+        """More waits than may be in work now."""
+        # Connections that are held come back when their sessions like, whatever the upstream serves.
+        if self.upstream.pins:
+            self.service.rest(now_s)
+        else:
+            self.service.stand(now_s, self.done)
+
+    def rest(self, now_s: float) -> None:
+        """Nothing waits any more, or not for the upstream."""
+        if self.service.busy:
+            self.service.rest(now_s)
+            self.admission.rest()
+            self.queue.turn = QUANTUM
+
+    def judge(self, group: Group, now_s: float) -> Refusal | None:
+        """Decide about requests that are to wait, see :meth:`.admission.Admission.judge`."""
+        self._look(now_s)
+        if self.upstream.pins or not self.service.known:
+            return None
+        return self.admission.judge(group, now_s, max(0, self.places - self.upstream.in_flight), self.limit)
+
+    def _look(self, now_s: float) -> None:
+        """Forget what was believed of a queue that is gone: it may have expired, or been cancelled."""
+        if not self.queue.waiting:
+            self.rest(now_s)
+        self.service.age(now_s, idle=not self.in_flight)
 
     def measure(self, now_s: float) -> None:
         """Note how fast it answers; once a second or so."""
+        self._look(now_s)
         span_s = now_s - self._measured_s
         if span_s > 0:
             self._prefetch = int((self.done - self._measured_done) / span_s * PREFETCH_S)

@@ -131,6 +131,7 @@ class Origins:
 
     def _report(self, origin: Origin) -> dict[str, object]:
         """One origin for the status report."""
+        service = origin.service
         grants = [grant for (_, name), grant in origin.upstream.grants.items() if name == origin.name]
         return {
             "kind": origin.kind,
@@ -145,6 +146,9 @@ class Origins:
             "owners": origin.owner_count,
             "done": origin.done,
             "failed": origin.failed,
+            "refused": origin.refused,
+            "served_per_s": round(service.served_per_s, 1) if service.known else None,
+            "service_ms": round(service.time_s * 1000, 1) if service.known else None,
         }
 
     def _forget(self, origin: Origin) -> None:

@@ -35,6 +35,7 @@ class Pin:
         """Its first request is leased to ``worker``."""
         self.worker = worker
         worker.pins[self] = None
+        self.origin.upstream.pins += 1
         self.origin.pins[worker] = self.origin.pins.get(worker, 0) + 1
 
     def leave(self) -> Worker | None:
@@ -42,6 +43,7 @@ class Pin:
         worker, self.worker = self.worker, None
         if worker is not None and self in worker.pins:
             del worker.pins[self]
+            self.origin.upstream.pins -= 1
             left = self.origin.pins[worker] - 1
             if left:
                 self.origin.pins[worker] = left

@@ -122,6 +122,7 @@ class Group:
         seqs: sequence numbers; those before ``start`` have been taken.
         payloads: one for each of ``seqs``.
         due_s: when waiting ends, at the deadline or before.
+        since_s: when waiting began.
         start: index of the first that waits.
         gone: how many from ``start`` on have ended while they waited (cancelled, expired).
         settings_bytes: what the settings count for as long as any of them waits.
@@ -138,6 +139,7 @@ class Group:
         "queue",
         "seqs",
         "settings_bytes",
+        "since_s",
         "start",
         "terms",
     )
@@ -150,6 +152,7 @@ class Group:
         self.payloads = payloads
         self.past = past
         self.due_s = terms.deadline_s
+        self.since_s = 0.0
         self.start = 0
         self.gone = 0
         self.settings_bytes = terms.own_bytes

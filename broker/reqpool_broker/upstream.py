@@ -23,6 +23,7 @@ class Upstream:
         origins: those that lead to it and are known; a user, a database each.
         grants: connection slots there, by worker and origin name, those of forgotten origins included.
         in_flight: requests under way there, those on held connections included.
+        pins: connections there that are held for sessions.
         queued: origins that something waits for, and perhaps some that nothing waits for any more.
         limit: connections that the whole pool may have, as last worked out.
         inherited: of those, the ones that workers of the broker's earlier life were found to have.
@@ -34,6 +35,7 @@ class Upstream:
         self.origins: dict[Origin, None] = {}
         self.grants: dict[tuple[Worker, str], Grant] = {}
         self.in_flight = 0
+        self.pins = 0
         self.queued: dict[Origin, None] = {}
         self.limit = 0
         self.inherited = 0

@@ -146,7 +146,10 @@ PROCESS_HEAD = (
     "process", "pid", "state", "CPU %", "RSS MB", "fds", "threads", "lag ms", "busy %",
     "in flight", "silent s",
 )  # fmt: skip
-ORIGIN_KEYS = ("queued", "in_flight", "limit", "granted", "reserved", "owners", "done", "failed")
+ORIGIN_KEYS = (
+    "queued", "in_flight", "limit", "granted", "reserved", "owners", "done", "failed", "refused",
+    "served_per_s", "service_ms",
+)  # fmt: skip
 """What the broker reports of an origin, and the table shows."""
 ORIGIN_HEAD = ("origin", *(key.replace("_", " ") for key in ORIGIN_KEYS))
 POOL_KEYS = ("limit", "reserved", "granted", "open", "idle", "pinned", "waiting", "overflowed")

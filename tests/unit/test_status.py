@@ -125,11 +125,11 @@ def test_the_table_shows_what_the_broker_reports() -> None:
     }  # fmt: skip
     assert row(text, "tcp://", status.ORIGIN_HEAD) == {
         "origin": "tcp://127.0.0.1:7", "queued": "83", "in flight": "16", "limit": "8", "granted": "8",
-        "reserved": "8", "owners": "1", "done": "1", "failed": "0",
+        "reserved": "8", "owners": "1", "done": "1", "failed": "0", "refused": "0",
     }  # fmt: skip
     assert row(text, "dns://", status.ORIGIN_HEAD) == {
         "origin": "dns://127.0.0.1:53", "queued": "0", "in flight": "0", "limit": "256", "granted": "0",
-        "reserved": "0", "owners": "1", "done": "4", "failed": "0",
+        "reserved": "0", "owners": "1", "done": "4", "failed": "0", "refused": "0",
     }  # fmt: skip
     assert row(text, "shop", status.SESSION_HEAD) == {
         "session": "shop", "pid": "77", "pending": "99",
