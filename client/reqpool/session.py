@@ -377,6 +377,8 @@ class Session:
         if code in (Reject.MALFORMED, Reject.GAP) and self.state is State.TRACING:
             # What was under way behind the unread SUBMIT: it comes again on the next connection.
             return []
+        if code == Reject.MALFORMED and self.state is State.GREETING:
+            return self.give_up(now_s, f"it cannot read HELLO, is it the broker's intake? {text}")
         if code == Reject.MALFORMED:
             if self.state is not State.OPEN or not self._unacked:
                 raise ProtocolError(f"the broker could not read a message of ours: {text}")

@@ -282,6 +282,14 @@ def test_a_refusal_for_malformed_without_a_submit_is_noted_and_changes_nothing()
     assert session.state is State.OPEN
 
 
+def test_who_cannot_read_hello_is_not_the_intake_of_a_broker() -> None:
+    session = make()
+    session.tick(0.0)
+    reject = wire.encode(Verb.REJECT, Reject.MALFORMED, "expected an id", {})
+    assert [type(action) for action in session.received(reject, 0.1)] == [Lost]
+    assert session.refusal == "it cannot read HELLO, is it the broker's intake? expected an id"
+
+
 def test_silence_while_tracing_is_a_loss_like_any_other() -> None:
     session = make()
     opened(session)
