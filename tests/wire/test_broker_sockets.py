@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import zmq
 from reqpool import wire
 from reqpool.errors import Code
 from reqpool.wire import Flag, Group, Reject, Verb
+from reqpool_ops import status
 
 PATIENCE_MS = 10_000
 
@@ -43,8 +46,8 @@ class RawBroker:
         return socket
 
     def close(self) -> None:
-        for socket in self._sockets:
-            socket.close(linger=0)
+        for opened in self._sockets:
+            opened.close(linger=0)
         self.context.term()
         self.process.terminate()
         assert self.process.wait(10) == 0
@@ -192,6 +195,25 @@ def test_submissions_out_of_order_are_refused_and_the_session_lives(broker: RawB
     assert (verb, values[0]) == (Verb.REJECT, Reject.GAP)
     session.submitted = 0
     session.ask(1)
+
+
+@pytest.mark.parametrize("door", ["intake", "results", "workers"])
+@pytest.mark.parametrize(
+    "said", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + b"x" * 500, b"\x16\x03\1" + b"x" * 500]
+)
+def test_who_does_not_speak_zeromq_is_sent_away_unheard(broker: RawBroker, door: str, said: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.settimeout(PATIENCE_MS / 1000)
+        stranger.connect(broker.urls[door].removeprefix("ipc://"))
+        stranger.sendall(said)
+        with contextlib.suppress(ConnectionResetError):
+            while stranger.recv(4_096):
+                pass
+    assert status.fetch(broker.urls["intake"])["counters"]["malformed"] == {
+        "intake": 0,
+        "results": 0,
+        "workers": 0,
+    }
 
 
 def test_port_in_use_is_said_in_one_line() -> None:
