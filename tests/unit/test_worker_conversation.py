@@ -257,3 +257,15 @@ def test_without_a_socket_for_the_broker_it_is_dialled_again(talk: Talk) -> None
     talk.pass_s(1.1)
     assert len(talk.hellos) == 2
     assert talk.held() == {1}
+
+
+def test_results_that_could_wait_are_told_before_a_grant_is_answered(talk: Talk) -> None:
+    talk.lease(1)
+    talk.upstreams.backlog = 5
+    talk.upstreams.answer(1)
+    talk.conversation.ledger.answered(talk.upstreams, 1)
+    talk.turn()
+    assert talk.results() == {}
+    talk.say(Verb.GRANT, "x://y", 1, 0, {})
+    assert talk.heard(Verb.GRANTED)
+    assert talk.results() == {1: (0, b"yes")}

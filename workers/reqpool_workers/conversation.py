@@ -186,7 +186,8 @@ class Conversation:
         by one; with nothing waiting, a lone request above all, an answer is told at once.
         """
         ledger = self.ledger
-        if ledger.unreported >= MOST_HELD_BACK or not ledger.busy or self._draining:
+        told = self._draining or self._grants.unanswered or ledger.unreported >= MOST_HELD_BACK
+        if told or not ledger.busy:
             self._held_back_s = 0.0
             return False
         if not self._held_back_s:
