@@ -19,10 +19,12 @@ import os
 import signal
 import socket
 import termios
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from reqpool import wire
 from reqpool.errors import ProtocolError
 
 from .children import Child
@@ -37,12 +39,48 @@ READY_S = 15.0
 """A broker that has not bound its sockets by then is taken for hung."""
 HUNG_S = 10.0
 """So is one that leaves a question unanswered for this long."""
+FROZEN_S = wire.LIVENESS_MS / 1000
+"""And one that does so for this long and has not run meanwhile. Clients and workers give it up by then."""
+UNEASY_S = 1.5
+"""A broker that leaves a question unanswered for this long is looked at more often."""
+GAP_S = 2.0
+"""Looks further apart than this say nothing about the time between them: we did not run, either."""
 STOP_S = 2.0
 """What the broker gets to say goodbye."""
 RECONNECT_S = 1.0
 """How often connecting to a broker is tried again, if there were no file descriptors for it."""
 
 log = logging.getLogger("reqpool")
+
+
+class RunTime:
+    """For how long a process has not run. One that is busy, or gets little of the CPU, runs.
+
+    A stopped one does not, and neither does one that waits for what never comes: the broker's loop turns
+    twenty times a second.
+    """
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._ran = b""
+        self._since_s = self._looked_s = -math.inf
+
+    def still_s(self, pid: int, now_s: float) -> float:
+        """Look again, and return for how many seconds of our looking it has not run."""
+        ran = _ran(pid)
+        if not ran or (pid, ran) != (self._pid, self._ran) or now_s - self._looked_s > GAP_S:
+            self._pid, self._ran, self._since_s = pid, ran, now_s
+        self._looked_s = now_s
+        return now_s - self._since_s
+
+
+def _ran(pid: int) -> bytes:
+    """Return what changes whenever the main thread of a process has run; empty if the kernel does not say."""
+    try:
+        # Nanoseconds on the CPU come first: Documentation/scheduler/sched-stats.rst of Linux.
+        return Path(f"/proc/{pid}/schedstat").read_bytes().split()[0]
+    except (OSError, IndexError):
+        return b""
 
 
 class BrokerProcess:
@@ -83,6 +121,7 @@ class BrokerProcess:
         self._connect_s = math.inf
         self._asked_s = 0.0
         self._answered_s = 0.0
+        self._run_time = RunTime()
 
     @property
     def children(self) -> list[Child]:
@@ -95,6 +134,11 @@ class BrokerProcess:
         talk = None if self.ready else self.child.talk
         intake = None if self._intake is None else self._intake.socket
         return [socket for socket in (talk, intake) if socket is not None]
+
+    @property
+    def is_uneasy(self) -> bool:
+        """Does it leave a question unanswered for longer than a busy one would?"""
+        return self._intake is not None and self._asked_s - self._answered_s > UNEASY_S
 
     # --- life ---
 
@@ -242,11 +286,16 @@ class BrokerProcess:
         """
         if self._intake is None:
             return
-        if now_s - self._answered_s > HUNG_S and self._asked_s > self._answered_s:
+        still_s = self._run_time.still_s(self.child.pid, now_s)
+        silent_s = now_s - self._answered_s if self._asked_s > self._answered_s else 0.0
+        if silent_s > HUNG_S or min(silent_s, still_s) > FROZEN_S:
             if not self._can_judge(now_s):
                 return
             log.error(
-                "the broker (pid %d) lives but has been silent for %.0f s; killed", self.child.pid, HUNG_S
+                "the broker (pid %d) lives but has been silent for %.1f s%s; killed",
+                self.child.pid,
+                silent_s,
+                " and does not run" if still_s > FROZEN_S else "",
             )
             self.child.signal(signal.SIGKILL)
             self._hang_up()

@@ -227,7 +227,7 @@ class Supervisor:
 
     @property
     def _ask_every_s(self) -> float:
-        often = self._restart is not None or self._fleet.is_uneasy
+        often = self._restart is not None or self._fleet.is_uneasy or self._broker.is_uneasy
         return ASK_OFTEN_S if often and self._phase is Phase.RUNNING else ASK_EVERY_S
 
     def _take_signals(self, now_s: float) -> None:

@@ -57,7 +57,7 @@ from reqpool_ops.runtime import CannotStart
 from reqpool_ops.supervisor import Plan, Supervisor
 logging.basicConfig(level=logging.INFO)
 reqpool_ops.rolling.COME_UP_S = 6.0
-reqpool_ops.broker_process.HUNG_S = 3.0
+reqpool_ops.broker_process.HUNG_S = 6.0
 
 try:
     sys.exit(Supervisor(Plan(sys.argv[1], 2, None, 1.0, ["-c", sys.argv[2]], ["-c", sys.argv[3]])).run())
@@ -384,6 +384,30 @@ def test_a_broker_that_cannot_be_reached_for_want_of_fds_is_not_killed(start: ty
     assert broker.is_running()
     supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
     supervised.said(f"the broker (pid {broker.pid}) lives but has been silent")
+
+
+BUSY = BROKER.replace(
+    "    route, head = socket",
+    """    while os.path.exists(url.removeprefix("ipc://") + ".busy"): pass
+    route, head = socket""",
+)
+
+
+def test_a_frozen_broker_is_killed_before_its_clients_give_up(start: type[Supervised]) -> None:
+    supervised = start(BROKER, ENDS_IN_ORDER)
+    wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
+    broker = in_order(supervised)[0]
+    broker.suspend()
+    supervised.said("s and does not run; killed")
+    supervised.said("the broker is back")
+
+
+def test_a_busy_broker_is_not_taken_for_frozen(start: type[Supervised]) -> None:
+    supervised = start(BUSY, ENDS_IN_ORDER)
+    wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
+    Path(f"{supervised.socket_path}.busy").touch()
+    supervised.said("lives but has been silent for")
+    assert "does not run" not in supervised.log()
 
 
 def test_a_second_supervisor_of_one_address_is_refused(start: type[Supervised], folder: Path) -> None:
