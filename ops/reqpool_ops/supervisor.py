@@ -152,7 +152,8 @@ class Supervisor:
         try:
             runtime.check_free(url, ORPHANS_S if self._lock.after_kill else 0.0)
         except CannotStart:
-            self._lock.close()
+            if not self._lock.after_kill:  # else the next one is to wait for those children, too
+                self._lock.close()
             raise
 
     def _catch_signals(self) -> None:

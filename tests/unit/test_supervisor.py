@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from reqpool_ops import runtime
 from support.wait import wait_until
 
 BROKER = """
@@ -433,3 +434,35 @@ def test_what_a_killed_supervisor_leaves_is_no_obstacle(start: type[Supervised])
     assert first.socket_path.exists()
     second = start(BROKER, SLEEP)
     second.said("the pool is up")
+
+
+LINGERS = (
+    BROKER
+    + """
+while not os.path.exists(url.removeprefix("ipc://") + ".go"): time.sleep(0.01)
+"""
+)
+
+
+def after_a_kill(start: type[Supervised]) -> Supervised:
+    """A supervisor that follows a killed one, whose broker ends when PATH.go is there."""
+    first = start(LINGERS, SLEEP)
+    first.said("the pool is up")
+    first.process.kill()
+    first.process.wait()
+    return start(LINGERS, SLEEP)
+
+
+def test_a_new_supervisor_waits_for_the_end_of_a_killed_ones_broker(start: type[Supervised]) -> None:
+    second = after_a_kill(start)
+    url = f"ipc://{second.socket_path}"
+    wait_until(lambda: (runtime.read_lock(url) or {}).get("pid") == second.process.pid)
+    Path(f"{second.socket_path}.go").touch()
+    second.said("the pool is up")
+
+
+def test_a_new_supervisor_does_not_wait_for_ever_for_a_killed_ones_broker(start: type[Supervised]) -> None:
+    second = after_a_kill(start)
+    assert second.process.wait(15) == 1
+    assert f"already running at ipc://{second.socket_path} (pid " in second.log()
+    Path(f"{second.socket_path}.go").touch()
