@@ -122,6 +122,18 @@ class Arena:
         self.cluster = Cluster(self._folder, self._url, self.wanted, ("--config", str(self._config)))
         self.seen[self.cluster.supervisor.pid] = psutil.Process(self.cluster.supervisor.pid)
 
+    def tend_cluster(self) -> int | None:
+        """Start the cluster again if its supervisor has ended by itself, as systemd would.
+
+        Returns:
+            The exit status, if so.
+        """
+        status_code = self.cluster.supervisor.poll()
+        if self.changing or status_code is None:
+            return None
+        self.up()
+        return status_code
+
     @property
     def url(self) -> str:
         """The broker's intake."""

@@ -16,7 +16,7 @@ from random import Random
 
 import psutil
 
-from .arena import FEWEST_WORKERS, MOST_WORKERS, Arena, NoTarget, ProducerProcess, gone
+from .arena import FEWEST_WORKERS, LOOK_EVERY_S, MOST_WORKERS, Arena, NoTarget, ProducerProcess, gone
 from .schedule import Sort
 
 STEP_S = 0.02
@@ -77,6 +77,7 @@ def _signal(process: psutil.Process, number: int) -> None:
 
 def _back(arena: Arena, hit: Hit) -> Steps:
     hit.over()
+    yield LOOK_EVERY_S  # what was seen before does not count
     yield from _until(arena.ready, WHOLE_WITHIN_S)
 
 

@@ -34,7 +34,7 @@ from .work import ONCE, TRANSACTION
 NOTICED_S = 0.5
 """How long the loss of a process or a connection may take to be noticed on a busy machine."""
 AFTERMATH_S = 5.0
-ORDINARY_S = 3.0
+ORDINARY_S = 5.0
 EXAMPLES = 10
 
 LOST = "lost"

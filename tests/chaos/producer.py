@@ -35,7 +35,7 @@ from .work import (
 )
 
 TRANSACTION_PAUSE_S = 0.1
-TRANSACTION_TIMEOUT_S = 5.0
+TRANSACTION_TIMEOUT_S = 8.0
 BEHIND_S = 0.5
 """One that fell behind by more than this (it was frozen) does not catch up."""
 

@@ -16,6 +16,8 @@ ROUND_S, PLANNED_S, PAUSE_S = 60.0, 20.0, 5.0
 COMBINED = 0.65
 """How many of the times it is several faults at once."""
 MOST_AT_ONCE = 6
+ALONE_S = 2.1
+"""Before and after a single fault there is at least that much time, so that its recovery can be measured."""
 SPREADS_S = (0.5, 2.5, 8.0)
 """A combination begins within one of these; one fault in three is at the same instant as the one before."""
 
@@ -57,9 +59,10 @@ def make(seed: int, seconds: float, faults: Mapping[str, Sort]) -> list[Due]:
         faults: what may be done.
     """
     random, dues, at_s = Random(seed), [], FIRST_S
+    following = _count(random)
     while at_s < seconds:
         planned_only = at_s % ROUND_S < PLANNED_S
-        count = 1 if random.random() >= COMBINED else random.randint(2, MOST_AT_ONCE)
+        count, following = following, _count(random)
         over_s, spread_s = at_s, random.choice(SPREADS_S)
         last_s = min(at_s + spread_s, _round_end_s(at_s) - PAUSE_S)
         for _ in range(count):
@@ -77,15 +80,22 @@ def make(seed: int, seconds: float, faults: Mapping[str, Sort]) -> list[Due]:
             if random.random() >= 1 / 3:
                 at_s = min(at_s + random.uniform(0, spread_s), last_s)
         else:
-            at_s = _next_s(random, at_s, over_s, planned_only)
+            alone = 1 in (count, following)
+            at_s = _next_s(random, at_s, over_s, planned_only, alone)
             continue
         break
     return dues
 
 
-def _next_s(random: Random, at_s: float, over_s: float, planned_only: bool) -> float:
-    # Mostly it is waited for the end, so that recovery is seen; now and then the next one comes into it.
-    next_s = (max(over_s, at_s) if random.random() < 0.6 else at_s) + random.uniform(0.5, 3.0)
+def _count(random: Random) -> int:
+    return random.randint(2, MOST_AT_ONCE) if random.random() < COMBINED else 1
+
+
+def _next_s(random: Random, at_s: float, over_s: float, planned_only: bool, alone: bool) -> float:
+    if alone:
+        next_s = max(over_s, at_s) + random.uniform(ALONE_S, 2 * ALONE_S)
+    else:
+        next_s = (max(over_s, at_s) if random.random() < 0.5 else at_s) + random.uniform(0.5, 3.0)
     round_end_s = _round_end_s(at_s)
     if not planned_only and next_s > round_end_s - PAUSE_S:
         return max(next_s, over_s + PAUSE_S, round_end_s)

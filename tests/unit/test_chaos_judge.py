@@ -151,7 +151,7 @@ def test_an_error_before_the_cluster_is_whole_again_has_its_reason() -> None:
 
 def test_a_short_timeout_need_not_survive_a_planned_fault() -> None:
     assert found(verdict(asked("dns", End(11, "RequestTimeout"), timeout_s=1.0), 1, RESTART)) == []
-    assert found(verdict(asked("dns", End(11, "RequestTimeout"), timeout_s=3.0), 1, RESTART)) == [
+    assert found(verdict(asked("dns", End(11, "RequestTimeout"), timeout_s=5.0), 1, RESTART)) == [
         ERRORS_PLANNED
     ]
 

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from chaos import upstreams
 from chaos.relay import Relay, Relays
 from chaos.upstreams import CountingServer, Executions, Upstreams
 from support.ports import HOST
+from support.server import Server
 from support.wait import wait_until
 
 
@@ -51,9 +53,9 @@ def is_refused(relay: Relay) -> bool:
 
 
 def counted(server: CountingServer) -> Executions:
-    upstreams = Upstreams()
-    upstreams.servers["counting"] = server
-    return upstreams.executions()
+    servers = Upstreams()
+    servers.servers["counting"] = server
+    return servers.executions()
 
 
 def test_a_relay_passes_on_what_is_said(relay: Relay) -> None:
@@ -110,3 +112,13 @@ def test_what_was_counted_survives_a_kill_and_a_second_time_is_seen(counting: Co
     with dial(counting.tcp) as sock:
         assert ask(sock, "again") == b"again\n"
     assert counted(counting).counts["again"] == 2
+
+
+def test_a_server_that_is_not_installed_is_named_and_its_requests_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Server, "find", classmethod(lambda cls: None))
+    with upstreams.running() as (servers, missing):
+        assert [line.split()[0] for line in missing] == ["knotd", "nginx", "redis-server", "mariadbd"]
+        assert "apt-get install knot" in missing[0]
+        assert set(servers.targets) == {"posts", "tcp", "udp"}
