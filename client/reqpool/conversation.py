@@ -127,6 +127,7 @@ class Conversation:
         self._backlog: deque[Future[Any]] = deque()
         self._alone: deque[Future[Any]] = deque()
         self._suspects: set[int] = set()
+        self._waiting_seq = 0
         self._unpinned: deque[int] = deque(maxlen=UNPINNED_REMEMBERED)
         self._warn_s: float | None = None
         """When to warn that no broker answers; None while one does, infinity once that was said."""
@@ -370,6 +371,10 @@ class Conversation:
                 if groups:
                     self._submit(groups, now_s)
                     table.expect(earliest_s + CLUSTER_GRACE_S)
+        if self.outbox and self.outbox[-1].seq != self._waiting_seq:
+            # Not sent, for want of room: a sweep finds out when these are due.
+            self._waiting_seq = self.outbox[-1].seq
+            table.expect(now_s)
         if session.state is State.OPEN:
             self._note_resubmitted()
         while self.unpins and session.state is State.OPEN and transport.has_room():

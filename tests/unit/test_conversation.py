@@ -167,6 +167,20 @@ def test_with_nothing_pending_a_deadline_that_has_passed_is_not_due_for_ever() -
     assert talk.conversation.due_s(2.0) > 2.0, "the loop would never sleep"
 
 
+def test_a_request_that_the_broker_has_no_room_for_ends_in_time_all_the_same() -> None:
+    talk = Talk()
+    talk.open(0.0)
+    talk.transport.blocked = True  # the broker is frozen, and what it does not read fills the pipe
+    future = talk.submit(b"ask", 0.0, timeout_s=1.0)
+    talk.conversation.turn(0.0)
+    talk.conversation.turn(0.1)
+    assert talk.conversation.due_s(0.1) <= 1.0 + wire.CLUSTER_GRACE_MS / 1000
+    talk.conversation.turn(1.0 + wire.CLUSTER_GRACE_MS / 1000)
+    error = future.exception()
+    assert isinstance(error, reqpool.RequestTimeout)
+    assert error.sent is False
+
+
 def test_a_cancelled_request_is_taken_back() -> None:
     talk = Talk()
     talk.open(0.0)
