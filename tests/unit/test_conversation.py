@@ -176,7 +176,7 @@ def test_a_request_that_the_broker_has_no_room_for_ends_in_time_all_the_same() -
     talk.conversation.turn(0.1)
     assert talk.conversation.due_s(0.1) <= 1.0 + wire.CLUSTER_GRACE_MS / 1000
     talk.conversation.turn(1.0 + wire.CLUSTER_GRACE_MS / 1000)
-    error = future.exception()
+    error = future.exception(0)
     assert isinstance(error, reqpool.RequestTimeout)
     assert error.sent is False
 

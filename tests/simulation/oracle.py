@@ -1,0 +1,300 @@
+"""What is promised, and checked while a run goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from reqpool.errors import Code, PoolError
+from reqpool.future import Future
+from support.books import check_books
+
+from .plan import Ask
+from .upstream import Attempt
+from .wrong import Broken, Wrong
+
+if TYPE_CHECKING:
+    from reqpool_broker.state import Broker
+
+    from .client import ClientProcess
+    from .worker import WorkerProcess
+    from .world import World
+
+LATE_S = 0.2 + 0.15
+"""A request ends so long after its deadline at the latest: the cluster's grace, and a sweep of its client."""
+LOOKBACK_S = 3.0
+"""What happened so long before a request was sent may still count as its misfortune: heartbeats tell late."""
+
+
+class Asked:
+    """A request, and what became of it.
+
+    Attributes:
+        plan: as planned.
+        key: its payload, by which upstreams know it.
+        future: None until it was submitted.
+        client: who submitted it.
+        submitted_s: when.
+        executions: how often an upstream acted on it.
+        attempts: how often one took it.
+        ends: how often it ended.
+        denied: it ended with an error that says that no upstream can have acted on it.
+        doubt: why ``OutcomeUnknown`` would be right, in words; empty if it would not.
+        forgotten: the broker that knew it has ended since it was submitted.
+    """
+
+    __slots__ = (
+        "attempts",
+        "client",
+        "code",
+        "denied",
+        "doubt",
+        "ends",
+        "executions",
+        "forgotten",
+        "future",
+        "key",
+        "plan",
+        "submitted_s",
+    )
+
+    def __init__(self, plan: Ask) -> None:
+        self.plan = plan
+        self.key = b"r%d" % plan.number
+        self.future: Future[Any] | None = None
+        self.client: ClientProcess | None = None
+        self.submitted_s = 0.0
+        self.executions = self.attempts = self.ends = 0
+        self.code: int | None = None
+        self.denied = False
+        self.doubt = ""
+        self.forgotten = False
+
+    def submitted(self, client: ClientProcess, future: Future[Any]) -> None:
+        """Its app has submitted it."""
+        self.client, self.future = client, future
+        self.submitted_s = future.submitted_s
+        client.world.oracle.expect(self)
+
+
+class Oracle:
+    """Sees what upstreams do and what clients are told.
+
+    Attributes:
+        asked: by key.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.asked: dict[bytes, Asked] = {}
+        self.ended_well = self.ended_badly = 0
+        self.codes: dict[str, int] = {}
+        self.failure: Broken | None = None
+        self._open: dict[tuple[bytes, int], Asked] = {}
+        self.away: dict[WorkerProcess, str] = {}
+        """Workers that cannot be reached."""
+        self._losses: list[tuple[float, str]] = []
+        """When something happened that may leave once requests in doubt if the broker ends, too."""
+
+    def fail(self, wrong: Wrong, text: str) -> NoReturn:
+        """Something is wrong.
+
+        Raises:
+            Broken: always, with what was wrong first.
+        """
+        self.failure = self.failure or Broken(wrong, text)
+        raise self.failure
+
+    def add(self, plan: Ask) -> Asked:
+        """Note a request that is about to be asked."""
+        asked = self.asked[b"r%d" % plan.number] = Asked(plan)
+        return asked
+
+    # --- what upstreams see -----------------------------------------------------------------------
+
+    def attempt(self, key: bytes) -> Attempt:
+        """An upstream takes a request: what will it do?"""
+        asked = self.asked[key]
+        attempts = asked.plan.attempts
+        attempt = attempts[min(asked.attempts, len(attempts) - 1)]
+        asked.attempts += 1
+        return attempt
+
+    def executed(self, key: bytes, by: str) -> None:
+        """An upstream acts on a request."""
+        asked = self.asked[key]
+        asked.executions += 1
+        self.world.trace("upstream", f"executes {key.decode()}, which {by} has sent")
+        if asked.plan.once and asked.executions > 1:
+            self.fail(
+                Wrong.TWICE, f"{key.decode()} must not be repeated, and was executed {asked.executions} times"
+            )
+        if asked.denied:
+            self.fail(Wrong.LIE, f"{key.decode()} was executed, and its error says that it was not sent")
+
+    # --- what clients see -------------------------------------------------------------------------
+
+    def expect(self, asked: Asked) -> None:
+        """A request was submitted: it is to end in time."""
+        assert asked.client is not None
+        assert asked.future is not None
+        self._open[asked.client.session_id, asked.future.seq] = asked
+        self.world.scheduler.at(asked.future.deadline_s + LATE_S, self._check_late, asked)
+
+    def _check_late(self, asked: Asked) -> None:
+        client = asked.client
+        assert client is not None
+        if asked.ends or not client.alive:
+            return
+        running_s = self.world.scheduler.now_s - client.thawed_s
+        if client.frozen or running_s < LATE_S:
+            wait_s = LATE_S if client.frozen else LATE_S - running_s
+            self.world.scheduler.at(self.world.scheduler.now_s + wait_s + 0.001, self._check_late, asked)
+            return
+        self.fail(Wrong.LATE, f"{asked.key.decode()} has not ended {LATE_S} s after its deadline")
+
+    @property
+    def last_deadline_s(self) -> float:
+        """When the last of the requests that are pending has to have ended."""
+        return max([0.0, *(one.future.deadline_s for one in self._open.values() if one.future is not None)])
+
+    def ended(self, asked: Asked, future: Future[Any]) -> None:
+        """A client was told how a request ended."""
+        asked.ends += 1
+        key = asked.key.decode()
+        assert asked.client is not None
+        self._open.pop((asked.client.session_id, future.seq), None)
+        code = asked.code = future._code
+        if asked.ends > 1:
+            self.fail(Wrong.ENDS, f"{key} has ended {asked.ends} times")
+        name = Code(code).name.lower()
+        self.codes[name] = self.codes.get(name, 0) + 1
+        if code == Code.OK:
+            self.ended_well += 1
+            if self.world.tracing:
+                self.world.trace(asked.client.name, f"{key} ends well")
+            if future._data != asked.key:
+                self.fail(Wrong.ENDS, f"{key} ended with the answer to {future._data!r}")
+            if not asked.executions:
+                self.fail(Wrong.ENDS, f"{key} has a result, and was never executed")
+            return
+        self.ended_badly += 1
+        error = future._make_error(code, future._data)
+        if self.world.tracing:
+            self.world.trace(asked.client.name, f"{key} ends: {name}, sent={error.sent}: {error}")
+        if error.sent is False:
+            asked.denied = True
+            if asked.executions:
+                self.fail(
+                    Wrong.LIE, f"{key} was executed, and its error says that it was not sent: {name}: {error}"
+                )
+        if code == Code.OUTCOME_UNKNOWN:
+            self._check_unknown(asked, error)
+        if self.world.plan.calm:
+            self.fail(Wrong.PLANNED, f"{key} ended with {name} ({error}), and nothing unplanned has happened")
+
+    def _check_unknown(self, asked: Asked, error: PoolError) -> None:
+        key = asked.key.decode()
+        if not asked.plan.once:
+            self.fail(Wrong.UNKNOWN, f"{key} may be repeated, and ended with {error!r}")
+        if asked.doubt:
+            return
+        since_s = asked.submitted_s - LOOKBACK_S
+        if asked.forgotten and any(at_s >= since_s for at_s, _ in self._losses):
+            return
+        self.fail(Wrong.UNKNOWN, f"{key} ended with OutcomeUnknown without a cause: {error}")
+
+    def client_gone(self, client: ClientProcess) -> None:
+        """A client process has ended: nobody waits for its requests any more."""
+        for place in [place for place, asked in self._open.items() if asked.client is client]:
+            del self._open[place]
+
+    # --- misfortunes ------------------------------------------------------------------------------
+
+    def lost(self, what: str) -> None:
+        """Something happened that may leave a broker in doubt about what its predecessor had leased."""
+        self._losses.append((self.world.scheduler.now_s, what))
+
+    def doubt_worker(self, worker: WorkerProcess, why: str) -> None:
+        """A worker is lost, at least for now: what it has, or the broker believes it has, is in doubt."""
+        self.lost(f"{worker.name} {why}")
+        self._doubt_held(worker, why)
+
+    def _doubt_held(self, worker: WorkerProcess, why: str) -> None:
+        held = list(worker.ledger.held())
+        held += worker.conversation.outbox.held()
+        broker = self.world.core
+        known = broker.ledger.workers.get(worker.identity) if broker is not None else None
+        if known is not None:
+            held += [(lease.terms.session.id, tuple(lease.requests)) for lease in known.leases]
+        for session, seqs in held:
+            for seq in seqs:
+                asked = self._open.get((session, seq))
+                if asked is not None:
+                    asked.doubt = f"{worker.name} {why}"
+
+    def doubt_away(self) -> None:
+        """The broker may have leased something to workers that are away."""
+        for worker, why in self.away.items():
+            self._doubt_held(worker, why)
+
+    def doubt_client(self, client: ClientProcess, why: str) -> None:
+        """A client was away for so long that its session may have expired."""
+        for asked in self._open.values():
+            if asked.client is client:
+                asked.doubt = why
+
+    def forget(self) -> None:
+        """The broker has ended."""
+        for asked in self._open.values():
+            asked.forgotten = True
+
+    # --- the books --------------------------------------------------------------------------------
+
+    def check_books(self, broker: Broker) -> None:
+        """What the broker has counted is what is there."""
+        try:
+            check_books(broker)
+        except AssertionError as error:
+            self.fail(Wrong.BOOKS, f"the broker's books do not balance: {error}")
+
+    def check_rest(self) -> None:
+        """All is at rest: nobody keeps anything but what is documented."""
+        world = self.world
+        for (_, seq), asked in self._open.items():
+            self.fail(Wrong.LATE, f"{asked.key.decode()} (seq {seq}) has not ended at rest")
+        broker = world.core
+        if broker is None:
+            self.fail(Wrong.KEPT, "there is no broker at rest")
+            return
+        for client in world.clients:
+            if client.alive and client.pending:
+                self.fail(Wrong.KEPT, f"{client.name} keeps {len(client.pending)} requests at rest")
+        alive = {client.session_id for client in world.clients if client.alive}
+        for id_, session in broker.sessions.items():
+            if id_ not in alive:
+                self.fail(
+                    Wrong.KEPT,
+                    f"the broker keeps the session of a client that is gone: {session.report(0.0)}",
+                )
+            kept = {
+                "open": session.open,
+                "unacked": session.unacked,
+                "held": session.held,
+            }
+            for name, table in kept.items():
+                if table:
+                    self.fail(
+                        Wrong.KEPT,
+                        f"the broker keeps {len(table)} of session.{name} at rest: {list(table)[:3]}",
+                    )
+        for worker in broker.ledger.workers.values():
+            if worker.leases or worker.parts or worker.in_flight:
+                self.fail(
+                    Wrong.KEPT, f"the broker keeps leases or parts of a worker at rest: {worker.report(0.0)}"
+                )
+        for process in world.workers:
+            if process.alive:
+                outbox = process.conversation.outbox
+                if not process.ledger.empty or any(outbox.held()) or outbox.kept_bytes:
+                    self.fail(Wrong.KEPT, f"{process.name} keeps requests or results at rest")
+        self.check_books(broker)

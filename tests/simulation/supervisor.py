@@ -1,0 +1,334 @@
+"""A supervisor process: the real decisions about workers, restarts and what brokers are told.
+
+:class:`reqpool_ops.reign.Reign`, :class:`reqpool_ops.fleet.Fleet`, :class:`reqpool_ops.children.Child` and
+:func:`reqpool_ops.rolling.replace_all` are the ones that ship. What starts processes is simulated, and what
+joins them (:mod:`reqpool_ops.supervisor`, :mod:`reqpool_ops.broker_process`) is written again in short.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+from reqpool import wire
+from reqpool.wire import Verb
+from reqpool_ops.children import Backoff, Child
+from reqpool_ops.fleet import Fleet
+from reqpool_ops.reign import Reign
+from reqpool_ops.rolling import RestartFailed, Steps, replace_all
+
+from .broker import BrokerProcess
+from .network import Dealer
+from .process import Process
+from .worker import WorkerProcess
+
+if TYPE_CHECKING:
+    from .world import World
+
+ASK_EVERY_S = 1.0
+ASK_OFTEN_S = 0.1
+BROKER_HUNG_S = 10.0
+READY_S = 15.0
+STOP_S = 2.0
+DRAIN_S = 10.0
+
+
+class Phase(Enum):
+    """As in :mod:`reqpool_ops.supervisor`."""
+
+    RUNNING = auto()
+    DRAINING = auto()
+    STOPPING = auto()
+
+
+class SimulatedChild(Child):
+    """A place whose process is simulated."""
+
+    process: Any
+
+    def __init__(self, supervisor: SupervisorProcess, name: str) -> None:
+        super().__init__(name)
+        self.backoff = Backoff(supervisor.random.random)
+        self._supervisor = supervisor
+        self.known_status: int | None = None
+
+    @property
+    def pid(self) -> int:
+        return 1 if self.process else 0
+
+    def start(self, arguments: list[str], now_s: float, *, talks: bool = False) -> None:
+        supervisor = self._supervisor
+        if talks:
+            self.process = supervisor.world.start_broker(supervisor)
+        else:
+            self.process = supervisor.world.start_worker(supervisor, self.id)
+        self.known_status = None
+        self.signals = set()
+        self.started_s = now_s
+        self.due_s = self.kill_s = math.inf
+
+    def renew_id(self) -> bytes:
+        self.id = self._supervisor.world.new_worker_id()
+        return self.id
+
+    def signal(self, number: int) -> None:
+        if self.process is not None:
+            self.signals.add(number)
+            if number == signal.SIGKILL:
+                self.process.end(-number)
+            elif isinstance(self.process, WorkerProcess):
+                self.process.drain()
+            else:
+                self.process.stop()
+
+    def reap(self) -> int | None:
+        if self.known_status is None:
+            return None
+        status, self.known_status = self.known_status, None
+        self.process = None
+        return status
+
+    def wait(self) -> None:
+        self.process = self.known_status = None
+
+
+class SimulatedFleet(Fleet):
+    """The fleet, with simulated places."""
+
+    def __init__(self, supervisor: SupervisorProcess, count: int) -> None:
+        super().__init__([], 0, DRAIN_S, supervisor.reign, supervisor.tell_news)
+        self._supervisor = supervisor
+        self.workers = [SimulatedChild(supervisor, f"worker-{number}") for number in range(count)]
+
+    def add_beside(self, worker: Child, now_s: float) -> Child:
+        successor = SimulatedChild(self._supervisor, worker.name)
+        successor.due_s = now_s
+        self.workers.insert(self.workers.index(worker) + 1, successor)
+        return successor
+
+
+class SimulatedBroker:
+    """The place of the broker; see :class:`reqpool_ops.broker_process.BrokerProcess`."""
+
+    def __init__(self, supervisor: SupervisorProcess) -> None:
+        self._supervisor = supervisor
+        self.child: Child = SimulatedChild(supervisor, "broker")
+        self.standby: Child | None = None
+        self.ready = False
+        self._told_s = 0.0
+        self._intake: Dealer | None = None
+        self._undertaker: Dealer | None = None
+        self._asked_s = self._answered_s = 0.0
+
+    @property
+    def children(self) -> list[Child]:
+        return [self.child] if self.standby is None else [self.child, self.standby]
+
+    def start(self, now_s: float) -> None:
+        if self.standby is not None:
+            self.child, self.standby = self.standby, None
+        else:
+            self.child.start([], now_s, talks=True)
+        self._told_s, self.ready = now_s, False
+        if self.child.process is not None:
+            self.child.process.tell(self._supervisor.reign.broker_starts())
+
+    def stand_by(self, now_s: float) -> Child:
+        self.standby = SimulatedChild(self._supervisor, "broker")
+        self.standby.start([], now_s, talks=True)
+        return self.standby
+
+    @property
+    def is_standby_warm(self) -> bool:
+        return self.standby is not None and self.standby.process is not None and self.standby.process.warm
+
+    def drop_standby(self) -> None:
+        if self.standby is not None:
+            self.standby.signal(signal.SIGKILL)
+            self.standby.wait()
+            self.standby = None
+
+    def dismiss(self, now_s: float) -> None:
+        self.child.leaving = True
+        self.child.kill_s = now_s + STOP_S
+        self.child.signal(signal.SIGTERM)
+
+    def reap(self) -> tuple[Child, int] | None:
+        standby = self.standby
+        if standby is not None:
+            status = standby.reap()
+            if status is not None:
+                self.standby = None
+                standby.leaving = True
+                return standby, status
+        status = self.child.reap()
+        if status is None:
+            return None
+        self._hang_up()
+        self.ready = False
+        self._supervisor.reign.broker_ended()
+        return self.child, status
+
+    def hear(self, now_s: float) -> None:
+        """Is it ready by now?"""
+        process = self.child.process
+        if process is None or self.ready:
+            return
+        if process.core is None:
+            if now_s - self._told_s > READY_S:
+                self._told_s = math.inf
+                self.child.signal(signal.SIGKILL)
+            return
+        self.ready = True
+        self._asked_s = self._answered_s = now_s
+        world, supervisor = self._supervisor.world, self._supervisor
+        self._intake = Dealer(world.network, supervisor, world.url)
+        self._undertaker = Dealer(world.network, supervisor, world.workers_url, bounded=False)
+        self.tell_news()
+
+    def report(self, now_s: float) -> dict[str, Any] | None:
+        report = None
+        while self._intake is not None and self._intake.inbox:
+            verb, values = wire.decode(self._intake.read()[0], wire.BROKER_TO_CLIENT)
+            if verb is Verb.STATUS:
+                report = values[0]
+                self._answered_s = now_s
+        return report
+
+    def ask(self, now_s: float, every_s: float) -> None:
+        if self._intake is None:
+            return
+        if now_s - self._answered_s > BROKER_HUNG_S and self._asked_s > self._answered_s:
+            self.child.signal(signal.SIGKILL)
+            self._hang_up()
+        elif now_s - self._asked_s >= every_s:
+            self._asked_s = now_s
+            self._intake.send([wire.encode(Verb.STATUS, {})])
+
+    def tell_news(self) -> None:
+        if self._undertaker is not None:
+            for head in self._supervisor.reign.take_news():
+                self._undertaker.send([head])
+
+    def _hang_up(self) -> None:
+        for dealer in (self._intake, self._undertaker):
+            if dealer is not None:
+                dealer.close()
+        self._intake = self._undertaker = None
+
+
+class SupervisorProcess(Process):
+    """One supervisor.
+
+    Attributes:
+        reign: what its brokers are told.
+    """
+
+    def __init__(self, world: World, name: str, workers: int) -> None:
+        super().__init__(world, name)
+        self.reign = Reign(self.random.randbytes(8))
+        self._phase = Phase.RUNNING
+        self._broker = SimulatedBroker(self)
+        self._fleet = SimulatedFleet(self, workers)
+        self._restarts_asked = self._restarts_begun = 0
+        self._restart: Steps | None = None
+        self._told_to_stop = False
+        now_s = self.scheduler.now_s
+        self._broker.start(now_s)
+        self._fleet.start_all(now_s)
+        self.wake_at(now_s)
+
+    # --- from outside -----------------------------------------------------------------------------
+
+    def child_ended(self, process: BrokerProcess | WorkerProcess) -> None:
+        """A child's pidfd says that it has ended."""
+        for child in (*self._broker.children, *self._fleet.workers):
+            if child.process is process:
+                assert isinstance(child, SimulatedChild)
+                child.known_status = process.status
+        self.stir()
+
+    def broker_ready(self) -> None:
+        """The broker has said its ready line."""
+        if self.alive:
+            self.stir()
+
+    def restart(self) -> None:
+        """SIGUSR of ``reqpool restart``: replace all processes, one after the other."""
+        self._restarts_asked += 1
+        self.stir()
+
+    def stop(self) -> None:
+        """SIGTERM: stop the whole cluster in order."""
+        self._told_to_stop = True
+        self.stir()
+
+    def buried(self) -> None:
+        self.world.supervisor_ended(self)
+
+    def tell_news(self) -> None:
+        """Have the broker told what has become of workers."""
+        self._broker.tell_news()
+
+    # --- a turn -----------------------------------------------------------------------------------
+
+    def turn(self, now_s: float) -> float:
+        broker, fleet = self._broker, self._fleet
+        if self._told_to_stop and self._phase is Phase.RUNNING:
+            self._phase = Phase.DRAINING
+            broker.drop_standby()
+            self._restart = None
+            fleet.dismiss_all(now_s)
+        self._reap(now_s)
+        broker.hear(now_s)
+        report = broker.report(now_s)
+        if report is not None and self._phase is Phase.RUNNING:
+            fleet.judge(report, now_s)
+        often = (self._restart is not None or fleet.is_uneasy) and self._phase is Phase.RUNNING
+        every_s = ASK_OFTEN_S if often else ASK_EVERY_S
+        broker.ask(now_s, every_s)
+        for child in broker.children:
+            child.kill_late(now_s)
+        fleet.kill_late(now_s, 0)
+        if self._phase is Phase.RUNNING:
+            fleet.start_due("", now_s)
+            self._restart_further(now_s)
+        if self._phase is not Phase.STOPPING and broker.child.due_s <= now_s:
+            broker.start(now_s)
+        if self._phase is Phase.DRAINING and not fleet.workers:
+            self._phase = Phase.STOPPING
+            broker.dismiss(now_s)
+        if self._phase is Phase.STOPPING and broker.child.process is None:
+            self.die()
+            return now_s
+        due = [min(child.due_s, child.kill_s) for child in (broker.child, *fleet.workers)]
+        return max(now_s + 0.001, min(now_s + every_s, *due))
+
+    def _restart_further(self, now_s: float) -> None:
+        if self._restart is None:
+            if self._restarts_begun == self._restarts_asked:
+                return
+            self._restarts_begun = self._restarts_asked
+            self._restart = replace_all(self._fleet, self._broker)  # type: ignore[arg-type]
+            next(self._restart)
+        try:
+            self._restart.send(now_s)
+        except (StopIteration, RestartFailed):
+            self._restart = None
+
+    def _reap(self, now_s: float) -> None:
+        gone = self._broker.reap()
+        if gone is not None:
+            self._fleet.lose_broker()
+            self._plan_next(*gone, now_s)
+            if self._broker.standby is not None and self._broker.child.process is None:
+                self._broker.start(now_s)
+        for child, _pid, status in self._fleet.reap():
+            self._plan_next(child, status, now_s)
+
+    def _plan_next(self, child: Child, status: int, now_s: float) -> None:
+        wanted = self._phase is not Phase.STOPPING if child.name == "broker" else self._phase is Phase.RUNNING
+        if wanted and not child.leaving:
+            child.plan_next(0, status, now_s)

@@ -1,0 +1,389 @@
+"""A worker process: the real conversation with the broker, and simulated connections to upstreams."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from reqpool.errors import Code
+from reqpool.wire import KindInfo
+from reqpool_workers.conversation import Conversation
+from reqpool_workers.ledger import Dropped, Lease, Ledger, Pin, Request
+from reqpool_workers.policy import Policy
+
+from .network import Dealer
+from .process import Process
+from .upstream import Line, Upstream
+
+if TYPE_CHECKING:
+    from .supervisor import SupervisorProcess
+    from .world import World
+
+MESSAGES_PER_TURN = 16
+ORDERLY, IN_DOUBT = 0, 3
+"""Exit statuses."""
+TEND_S = 1.0
+LOST = "the upstream has closed the connection"
+
+Timer = Callable[[float], float | None]
+
+
+class WorkerProcess(Process):
+    """One worker.
+
+    Attributes:
+        identity: its id.
+        status: how it ended: an exit status; negative if it was killed, None while it lives.
+    """
+
+    def __init__(
+        self, world: World, name: str, identity: bytes, address: str, parent: SupervisorProcess, boot_s: float
+    ) -> None:
+        super().__init__(world, name)
+        self.parent = parent
+        self.identity = identity
+        self.status: int | None = None
+        self.ledger = Ledger()
+        self.sites = Sites(self)
+        self._address = address
+        self._socket: Dealer | None = None
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timer_count = 0
+        self._happened: deque[tuple[Line, str, bytes]] = deque()
+        self._lost = False
+        self._told_to_drain = False
+        self._told_to_stop = False
+        kinds = [
+            KindInfo(upstream.kind, bool(upstream.depth), upstream.most, max(1, upstream.depth))
+            for upstream in world.upstreams
+        ]
+        about = {"worker": identity, "name": name, "pid": 1, "kinds": kinds}
+        now_s = world.scheduler.now_s + boot_s
+        self.conversation = Conversation(about, self, self.sites, self.ledger, now_s)
+        self.at(now_s + TEND_S, self._tend)
+        self.wake_at(now_s)
+
+    # --- from outside -----------------------------------------------------------------------------
+
+    def happened(self, line: Line, what: str, key: bytes) -> None:
+        """Something has come in from an upstream."""
+        if self.alive:
+            self._happened.append((line, what, key))
+            self.stir()
+
+    def drain(self) -> None:
+        """SIGTERM."""
+        self._told_to_drain = True
+        self.stir()
+
+    def stop(self) -> None:
+        """Its parent has gone."""
+        self._told_to_stop = True
+        self.stir()
+
+    def end(self, status: int) -> None:
+        """The process ends, killed or not."""
+        if self.alive:
+            self.status = status
+            self.die(linger=self.conversation.said_goodbye)
+
+    def buried(self) -> None:
+        self.sites.close_all()
+        self.world.worker_ended(self)
+
+    def lost_connection(self, dealer: Dealer) -> None:
+        if dealer is self._socket:
+            self._lost = True
+            self.stir()
+
+    # --- a turn -----------------------------------------------------------------------------------
+
+    def turn(self, now_s: float) -> float:
+        conversation = self.conversation
+        conversation.wake(now_s)
+        while self._happened:
+            line, what, key = self._happened.popleft()
+            self.sites.happened(line, what, key)
+        if self._lost:
+            self._lost = False
+            conversation.lose("the connection broke", now_s)
+        if self._told_to_drain:
+            self._told_to_drain = False
+            conversation.drain(now_s)
+        timers = self._timers
+        while timers and timers[0][0] <= now_s:
+            timer = heapq.heappop(timers)[2]
+            due_s = timer(now_s)
+            if due_s is not None:
+                self.at(max(due_s, now_s + 0.001), timer)
+        for _ in range(MESSAGES_PER_TURN):
+            if self._socket is None or not self._socket.inbox:
+                break
+            conversation.take(self._socket.read(), now_s)
+        conversation.end_turn(now_s)
+        if self._told_to_stop or conversation.over:
+            in_doubt = conversation.in_doubt or any(self.ledger.held())
+            self.end(IN_DOUBT if in_doubt else ORDERLY)
+            return now_s
+        if self._socket is not None and self._socket.inbox:
+            return now_s
+        return timers[0][0]
+
+    def _tend(self, now_s: float) -> float:
+        self.conversation.give_back_stranded()
+        return now_s + TEND_S
+
+    # --- what the conversation asks for -----------------------------------------------------------
+
+    def dial(self) -> None:
+        # Neither end of the real one has a high-water mark: what is under way is bounded by what is leased.
+        self._socket = Dealer(self.world.network, self, self._address, bounded=False)
+
+    def send(self, frames: list[bytes]) -> bool:
+        return self._socket is not None and self._socket.send(frames)
+
+    def hang_up(self) -> None:
+        self._lost = False
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def at(self, due_s: float, timer: Timer) -> None:
+        self._timer_count += 1
+        heapq.heappush(self._timers, (due_s, self._timer_count, timer))
+        self.wake_at(due_s)
+
+    def sample(self, now_s: float) -> dict[str, Any]:
+        return {}
+
+
+class Wire(Line):
+    """A connection, or a datagram socket, as the worker sees it.
+
+    Attributes:
+        ready: requests may be sent.
+        retiring: it takes no more.
+        asked: requests without an answer, in order; None for one that is no longer wanted.
+    """
+
+    __slots__ = ("asked", "closed", "ready", "retiring", "site")
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site.upstream, site.worker)
+        self.site = site
+        self.ready = self.retiring = self.closed = False
+        self.asked: dict[bytes, Request | None] = {}
+
+    def ask(self, request: Request) -> None:
+        """Send a request."""
+        request.place = self
+        self.asked[request.payload] = request
+        self.send(request.payload)
+
+
+class Site:
+    """What a worker has at one upstream; see :class:`reqpool_workers.ledger.Upstream`."""
+
+    def __init__(self, worker: WorkerProcess, upstream: Upstream) -> None:
+        self.worker = worker
+        self.upstream = upstream
+        self.ledger = worker.ledger
+        self.granted = 0
+        self.wires: dict[Wire, None] = {}
+        self.waiting: deque[Request] = deque()
+        if not upstream.depth:
+            wire = Wire(self)
+            wire.ready = True
+            upstream.open[wire] = None
+            self.wires[wire] = None
+
+    @property
+    def backlog(self) -> int:
+        return len(self.waiting)
+
+    def submit(self, lease: Lease, now_s: float) -> None:
+        self.waiting.extend(lease.requests)
+        self.assign()
+
+    def submit_held(self, lease: Lease, pin: Pin) -> None:
+        raise AssertionError("nothing is held")
+
+    def assign(self) -> None:
+        """Give waiting requests to connections with room, else to new ones."""
+        waiting, depth = self.waiting, self.upstream.depth
+        now_s = self.worker.scheduler.now_s
+        while waiting:
+            request = waiting[0]
+            if not request.live or request.lease.deadline_s <= now_s:
+                waiting.popleft()
+                continue
+            chosen = None
+            connecting = 0
+            for wire in self.wires:
+                if not wire.ready:
+                    connecting += 1
+                elif not wire.retiring and (not depth or len(wire.asked) < depth):
+                    chosen = wire
+                    break
+            if chosen is not None:
+                waiting.popleft()
+                chosen.ask(request)
+                continue
+            if len(self.wires) < self.granted and connecting * depth < len(waiting):
+                wire = Wire(self)
+                self.wires[wire] = None
+                self.upstream.connect(wire)
+                continue
+            return
+
+    def drop(self, request: Request, reason: str) -> Dropped:
+        wire = request.place
+        if wire is None:
+            return Dropped("queue", False)
+        request.place = None
+        if self.upstream.depth == 1:
+            del wire.asked[request.payload]
+            self.close(wire)
+        elif self.upstream.depth:
+            wire.asked[request.payload] = None
+        else:
+            del wire.asked[request.payload]
+        return Dropped("read", True)
+
+    def resend(self, lease: Lease, now_s: float) -> float | None:
+        return lease.resend_s
+
+    def stranded(self) -> list[Request]:
+        """Requests that wait for a connection and can have none."""
+        if self.granted > 0 or not self.upstream.depth:
+            return []
+        return [request for request in self.waiting if request.live]
+
+    def unsent(self) -> list[Request]:
+        """Requests that nothing was sent of."""
+        return [request for request in self.waiting if request.live]
+
+    def grant(self, slots: int) -> None:
+        """From now on at most so many connections."""
+        self.granted = slots
+        if not self.upstream.depth:
+            return
+        for wire in sorted(self.wires, key=lambda wire: bool(wire.asked)):
+            if len(self.wires) <= slots:
+                break
+            if wire.asked:
+                wire.retiring = True
+            else:
+                self.close(wire)
+        self.assign()
+
+    def close(self, wire: Wire) -> None:
+        """Close a connection; what is unanswered on it is lost."""
+        if wire.closed:
+            return
+        wire.closed = True
+        self.wires.pop(wire, None)
+        self.upstream.close(wire)
+        unanswered = [request for request in wire.asked.values() if request is not None]
+        wire.asked.clear()
+        for request in unanswered:
+            if request.live:
+                self.ledger.fail([request], Code.CONNECTION_LOST, LOST, phase="read", sent=True)
+
+    def happened(self, wire: Wire, what: str, key: bytes) -> None:
+        """News of a connection."""
+        if wire.closed:
+            return
+        if what == "ready":
+            wire.ready = True
+        elif what == "answer":
+            request = wire.asked.pop(key, None)
+            if request is not None and request.live:
+                self.ledger.finish(request, 0, key)
+            if wire.retiring and not wire.asked:
+                self.close(wire)
+        elif what == "broken":
+            self.close(wire)
+        elif what == "refused":
+            self.close(wire)
+            while self.waiting:
+                request = self.waiting.popleft()
+                if request.live:
+                    text = "the upstream refuses connections"
+                    self.ledger.fail([request], Code.CONNECT_FAILED, text, phase="connect", sent=False)
+                    break
+        self.assign()
+
+
+class Sites:
+    """All that a worker talks to; see :class:`reqpool_workers.conversation.Upstreams`."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self._worker = worker
+        self._sites: dict[str, Site] = {}
+        self._slots: dict[str, int] = {}
+
+    def happened(self, wire: Line, what: str, key: bytes) -> None:
+        """News of a connection."""
+        assert isinstance(wire, Wire)
+        wire.site.happened(wire, what, key)
+
+    def close_all(self) -> None:
+        """The process has ended, and its kernel closes everything."""
+        for site in self._sites.values():
+            for wire in list(site.wires):
+                wire.closed = True
+                site.upstream.close(wire)
+
+    def find(self, kind: str, name: str) -> Site | None:
+        return self._sites.get(name)
+
+    def reach(self, kind: str, name: str, settings: bytes) -> Site:
+        site = self._sites.get(name)
+        if site is None:
+            upstream = self._worker.world.upstream(name)
+            site = self._sites[name] = Site(self._worker, upstream)
+            site.granted = self._slots.get(name, 0)
+        return site
+
+    def grant(self, name: str, slots: int, policy: Policy) -> None:
+        self._slots[name] = slots
+        if name in self._sites:
+            self._sites[name].grant(slots)
+
+    def open_no_more(self) -> None:
+        self._slots.clear()
+        for site in self._sites.values():
+            if site.upstream.depth:
+                site.grant(min(site.granted, len(site.wires)))
+
+    def held(self, name: str) -> int:
+        site = self._sites.get(name)
+        return len(site.wires) if site is not None and site.upstream.depth else 0
+
+    def slots(self) -> list[tuple[str, int]]:
+        return [
+            (name, len(site.wires))
+            for name, site in self._sites.items()
+            if site.upstream.depth and site.wires
+        ]
+
+    def pins(self) -> Iterable[tuple[Pin, str, str]]:
+        return ()
+
+    def unpin(self, pin: Pin, reason: str) -> bool:
+        return False
+
+    def stranded(self, name: str | None = None) -> Iterator[Request]:
+        for site in list(self._sites.values()):
+            if name is None or site.upstream.origin == name:
+                yield from site.stranded()
+
+    def unsent(self) -> Iterator[Request]:
+        for site in list(self._sites.values()):
+            yield from site.unsent()
+
+    def counts(self) -> dict[str, list[int]]:
+        return {}
