@@ -49,6 +49,9 @@ PEER_MESSAGES = 512
 SLEPT_EXIT = 75
 """Exit status of a broker that was frozen for longer than the liveness span: start a new one."""
 SAMPLE_SPAN_S = 1.0
+QUIET_MS = 20
+"""A socket from which nothing has come for so long at the end has no more to say."""
+LAST_WORDS_S = 0.2
 
 log = logging.getLogger("reqpool")
 
@@ -175,14 +178,21 @@ class Server:
 
     def close(self) -> None:
         """Say goodbye and close the sockets; waits at most 200 ms for the goodbyes to leave."""
-        # The last words of workers and of the supervisor: what they have ended or never run.
-        now_s = time.monotonic()
-        _drain(self._workers, self.broker.workers.message, now_s)
+        self._hear_out()
         self.broker.clients.goodbye("the broker is stopping")
         self._send([])
         for socket in (self._intake, self._results, self._workers):
             socket.close(linger=200)
         self._context.term()
+
+    def _hear_out(self) -> None:
+        """Read the last words of workers and of the supervisor: what has ended, and what was never run.
+
+        They were sent before the signal that ends us, but may come after it.
+        """
+        end_s = time.monotonic() + LAST_WORDS_S
+        while (now_s := time.monotonic()) < end_s and self._workers.poll(QUIET_MS):
+            _drain(self._workers, self.broker.workers.message, now_s)
 
     def _take_subscriptions(self, now_s: float) -> bool:
         """Read subscriptions; returns True if more may be there."""
