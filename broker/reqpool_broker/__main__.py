@@ -27,8 +27,20 @@ def configuration(arguments: argparse.Namespace) -> Callable[[], Config] | None:
 
         return lambda: config_file.load(arguments.config)
     if arguments.checked_config is not None:
-        return lambda: unpack(Path(arguments.checked_config).read_bytes())
+        return lambda: read_checked(Path(arguments.checked_config))
     return None
+
+
+def read_checked(place: Path) -> Config:
+    """Read what the supervisor has packed.
+
+    Raises:
+        UsageError: if it is there no more: the supervisor has gone, and we shall.
+    """
+    try:
+        return unpack(place.read_bytes())
+    except OSError as error:
+        raise UsageError(f"the supervisor's configuration cannot be read: {error.strerror}") from error
 
 
 def main() -> int:
