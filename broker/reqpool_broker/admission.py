@@ -117,9 +117,9 @@ class Admission:
         text = f"{self._serves()} and {before} wait before it: this one would "
         queue_s = group.due_s - now_s
         if queue_s < left_s - service.needed_s:
-            text += f"wait {wait_s:.3g} s, the queue timeout of this upstream is {queue_s:.3g} s"
+            text += f"wait {_span(wait_s)}, the queue timeout of this upstream is {_span(queue_s)}"
         else:
-            text += f"take {wait_s + service.time_s:.3g} s, its timeout is {left_s:.3g} s"
+            text += f"take {_span(wait_s + service.time_s)}, its timeout is {_span(left_s)}"
         if self.overloaded:
             text += "; of that it may spend half in a queue that does not empty"
         self.overloaded = self.overloaded or spare_s > 0
@@ -153,8 +153,8 @@ class Admission:
         """Refuse requests that have waited for too long to be answered in time."""
         waited_s, left_s = now_s - group.since_s, group.terms.deadline_s - now_s
         text = (
-            f"{self._serves()}, in {self._service.time_s:.3g} s each: "
-            f"after {waited_s:.3g} s in the queue this one has {left_s:.3g} s left"
+            f"{self._serves()}, in {_span(self._service.time_s)} each: "
+            f"after {_span(waited_s)} in the queue this one has {_span(left_s)} left"
         )
         return Refusal(0, text, min(self._queue.waiting / self._service.rate_per_s, MOST_RETRY_S))
 
@@ -216,3 +216,8 @@ class Refusals:
                 chunk = pairs[start : start + MAX_BATCH_REQUESTS]
                 flat = [value for seq, data in chunk for value in (seq, int(Code.OVERLOADED), data)]
                 yield session, tuple(seq for seq, _ in chunk), wire.encode_blob(flat)
+
+
+def _span(span_s: float) -> str:
+    """A span as people say it: nobody believes more digits of an estimate."""
+    return f"{span_s:.2g} s" if span_s < 10 else f"{span_s:.0f} s"

@@ -344,6 +344,8 @@ class Ledger:
                 payloads,
                 terms.settings,
                 None if group.due_s >= terms.deadline_s else max(0, round((group.due_s - now_s) * 1000)),
+                None,
+                round((now_s - group.since_s) * 1000),
             )
         )
 
@@ -379,7 +381,7 @@ class Ledger:
         if pin is None or pin.worker is None:
             self.end_gone(terms, group.seqs)
             return
-        pin.origin.last_used_s = now_s
+        pin.origin.last_used_s = group.since_s = now_s
         self.origins.use(pin.origin)
         self._hand(pin.origin, pin.worker, group, group.seqs, group.payloads, now_s)
 
@@ -567,14 +569,21 @@ class Ledger:
             self._expire_leases(now_s)
 
     def _expire_queue(self, origin: Origin, now_s: float) -> None:
-        late: dict[tuple[Session, int, bool, bool], list[int]] = {}
+        late: dict[tuple[Session, int, bool, bool, float], list[int]] = {}
         for group in origin.queue.expire(now_s):
             session = group.terms.session
             seqs = group.waiting()
             for seq in seqs:
                 del session.open[seq]
             if group.past.answer is None:
-                key = (session, group.past.attempts, group.past.sent, group.terms.deadline_s > now_s)
+                waited_s = round(now_s - group.since_s, 1)
+                key = (
+                    session,
+                    group.past.attempts,
+                    group.past.sent,
+                    group.terms.deadline_s > now_s,
+                    waited_s,
+                )
                 late.setdefault(key, []).extend(seqs)
             else:
                 self.conclude(session, seqs, Code.OK, group.past.answer)
@@ -582,14 +591,14 @@ class Ledger:
         span_s = origin.policy.queue_timeout_s
         # It may have been changed since, or be none any more.
         within = "in time" if span_s is None else f"within {span_s:g} s"
-        for (session, attempts, sent, early), seqs in late.items():
+        for (session, attempts, sent, early, waited_s), seqs in late.items():
             self.fail(
                 session,
                 seqs,
                 Code.TIMEOUT,
                 f"no connection {within} (queue timeout of this upstream)"
                 if early
-                else "its time was up before a worker could take it",
+                else f"its time was up after {waited_s} s in the queue, before a worker could take it",
                 origin=origin.name,
                 phase="queue",
                 attempts=attempts,

@@ -108,6 +108,7 @@ class LeaseGroup(NamedTuple):
         settings: as in :class:`Group`.
         wait_ms: how long it may wait for a connection; None: until its end.
         kept: as in :class:`Group`.
+        queued_ms: how long they have waited for this attempt until now.
     """
 
     session: bytes
@@ -123,6 +124,7 @@ class LeaseGroup(NamedTuple):
     settings: bytes = b""
     wait_ms: int | None = None
     kept: int | None = None
+    queued_ms: int = 0
 
 
 class Failed(NamedTuple):
@@ -249,7 +251,7 @@ _explained_group = record(
 _explained_lease_group = record(
     _matched(LeaseGroup),
     identity, text, origin, _span, uint, uint, optional_uint, optional_blob, seqs, _payloads,
-    connection_settings, optional_uint, optional_uint,
+    connection_settings, optional_uint, optional_uint, uint,
 )  # fmt: skip
 
 
@@ -298,9 +300,12 @@ def _group(value: Any) -> Group:
 
 def _lease_group(value: Any) -> LeaseGroup:
     """As :func:`_group`."""
-    if type(value) is tuple and 10 <= len(value) < 13:
-        value = (*value, *(b"", None, None)[len(value) - 10 :])  # of a peer that knows no settings and so on
-    if type(value) is tuple and len(value) >= 13:
+    if type(value) is tuple and 10 <= len(value) < 14:
+        value = (
+            *value,
+            *(b"", None, None, 0)[len(value) - 10 :],
+        )  # of a peer that knows no settings and so on
+    if type(value) is tuple and len(value) >= 14:
         session, kind, name, span_ms, flags, attempt, pin, trace, numbers, payloads, settings = value[:11]
         if (
             pin is None
@@ -321,8 +326,10 @@ def _lease_group(value: Any) -> LeaseGroup:
             and len(settings) <= MAX_SETTINGS_BYTES
             and value[11] is None
             and value[12] is None
+            and type(value[13]) is int
+            and value[13] >= 0
         ):
-            return LeaseGroup._make(value[:13])
+            return LeaseGroup._make(value[:14])
     group: LeaseGroup = _explained_lease_group(value)
     return group
 

@@ -121,11 +121,12 @@ class FakeBroker:
         attempt: int = 1,
         pin: int | None = None,
         settings: bytes = b"",
+        queued_ms: int = 0,
     ) -> None:
         """Lease requests: seq to payload."""
         group = (
             SESSION, kind, origin, span_ms, flags, attempt, pin, None,
-            tuple(payloads), tuple(payloads.values()), settings,
+            tuple(payloads), tuple(payloads.values()), settings, None, None, queued_ms,
         )  # fmt: skip
         self.say(Verb.LEASE, [group])
 

@@ -47,6 +47,7 @@ def test_span_counts_down_while_it_waits() -> None:
     desk.pass_time(2.0)
     worker = desk.worker()
     assert 2900 <= worker.leases[0].span_ms <= 3000
+    assert worker.leases[0].span_ms + worker.leases[0].queued_ms == 5000
 
 
 def test_queue_timeout_names_its_phase() -> None:
@@ -58,6 +59,7 @@ def test_queue_timeout_names_its_phase() -> None:
     desk.pass_time(0.2)
     assert client.code(1) == Code.TIMEOUT
     assert client.error(1)["phase"] == "queue"
+    assert "after 1.0 s in the queue" in client.error(1)["text"]
     assert client.error(1)["sent"] is False
     desk.check_books()
 
