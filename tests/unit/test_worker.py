@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -402,6 +403,25 @@ def test_timeouts_name_their_phase_and_free_the_connection_for_the_next(broker: 
         peer.wait_all_closed()
         broker.lease("tcp", origin, {3: tcp(b"c\n")})
         peer.wait_accepted(2)
+
+
+def test_timeouts_say_where_the_time_went(broker: FakeBroker) -> None:
+    with TcpPeer(tcp_peer.never_answers) as peer, broker.worker():
+        broker.welcome()
+        origin = f"tcp://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1, {})
+        broker.lease("tcp", origin, {1: tcp(b"a\n"), 2: tcp(b"b\n")}, span_ms=154, queued_ms=1846)
+        texts: dict[int, str] = {}
+        while len(texts) < 2:
+            for failed in broker.next(Verb.RETRY)[2]:
+                texts |= {seq: wire.decode_error(failed.details)["text"] for seq in failed.seqs}
+        in_queue = re.fullmatch(
+            r"no answer within 2\.000 s: (1\.8\d\d) s in the queue, (0\.1\d\d) s waiting for the answer",
+            texts[1],
+        )
+        assert in_queue
+        assert float(in_queue[1]) + float(in_queue[2]) == pytest.approx(2.0)
+        assert texts[2] == "no answer within 2.000 s, all of them in the queue"
 
 
 def test_a_cancelled_request_that_must_not_be_repeated_is_reported_and_its_connection_is_closed(

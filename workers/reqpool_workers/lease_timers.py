@@ -81,7 +81,8 @@ class LeaseTimers:
             # A drop may close a connection, and with it end requests of the same lease.
             if request.live:
                 late.setdefault(lease.upstream.drop(request, "timeout"), []).append(request)
-        for (phase, sent, awaited), requests in late.items():
+        for dropped, requests in late.items():
             unended = [request for request in requests if request.live]
-            text = f"no answer within {lease.span_s:.3f} s" + (awaited and f": {awaited}")
-            self._ledger.fail(unended, Code.TIMEOUT, text, phase=phase, sent=sent)
+            self._ledger.fail(
+                unended, Code.TIMEOUT, lease.spent(dropped), phase=dropped.phase, sent=dropped.sent
+            )

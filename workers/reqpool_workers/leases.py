@@ -116,7 +116,7 @@ class Leases:
         # Its first request may still wait for a connection.
         for request in self._ledger.opening(*pin):
             if request.lease.upstream is not None:
-                phase, sent, _ = request.lease.upstream.drop(request, "let go of")
+                phase, sent, *_ = request.lease.upstream.drop(request, "let go of")
                 text = "the session was closed before its first request had ended"
                 self._ledger.conclude(request, Code.CONNECTION_LOST, text, phase=phase, sent=sent)
 

@@ -21,6 +21,8 @@ OPENS = int(Flag.OPENS)
 SENT = int(Flag.SENT)
 OTHERS = int(Flag.OTHERS)
 
+LEAST_TOLD_S = 0.01
+"""A wait that is worth telling."""
 MOST_DECLINED_BYTES = 4096
 """The longest answer that RETRY carries: it is one message for all, whose size is bounded."""
 
@@ -41,11 +43,13 @@ class Dropped(NamedTuple):
         phase: of the request.
         sent: could the upstream have acted on it?
         awaited: what its connection's handshake waited for, or it for a connection, for people; mostly empty.
+        waited_s: how long it had waited here for its connection, to the millisecond.
     """
 
     phase: str
     sent: bool
     awaited: str = ""
+    waited_s: float = 0.0
 
 
 class Upstream(Protocol):
@@ -107,6 +111,7 @@ class Lease:
         settings: what the kind needs for a connection.
         until_s: instant from which nobody can ask for its requests again.
         wait_s: instant at which waiting for a connection ends.
+        queued_s: how long its requests had waited at the broker.
         sent: an earlier attempt, perhaps at another worker, may have reached the upstream.
         resent_seqs: those that this worker sent on a connection which then turned out to be dead, and that it
             tries once more by itself.
@@ -122,6 +127,7 @@ class Lease:
         "origin",
         "others",
         "pin",
+        "queued_s",
         "ready",
         "requests",
         "resend_s",
@@ -154,6 +160,7 @@ class Lease:
         self.deadline_s = now_s + self.span_s
         # With others, this attempt's span is a part of what is left, one of MAX_ORIGINS equal ones at least.
         self.until_s = now_s + self.span_s * (MAX_ORIGINS if self.others else 1) + ASKED_AGAIN_S
+        self.queued_s = group.queued_ms / 1000
         self.wait_s = self.deadline_s if group.wait_ms is None else now_s + group.wait_ms / 1000
         self.resend_s = self.deadline_s
         self.rto_s = 0.0
@@ -165,6 +172,18 @@ class Lease:
     def was_sent(self, request: Request) -> bool:
         """Could the upstream have acted on an earlier attempt at one of its requests?"""
         return self.sent or request.seq in self.resent_seqs
+
+    def spent(self, dropped: Dropped) -> str:
+        """Say where the time of a request went that has had no answer at its deadline."""
+        queued_s = self.queued_s + dropped.waited_s
+        here_s = self.span_s - dropped.waited_s
+        text = f"no answer within {self.queued_s + self.span_s:.3f} s"
+        if dropped.phase == "queue":
+            text += ", all of them in the queue"
+        elif queued_s >= LEAST_TOLD_S:
+            doing = "connecting" if dropped.phase == "connect" else "waiting for the answer"
+            text += f": {queued_s:.3f} s in the queue, {here_s:.3f} s {doing}"
+        return text + (dropped.awaited and f": {dropped.awaited}")
 
     def unended(self) -> list[Request]:
         """The requests that have not ended; the others are let go of."""

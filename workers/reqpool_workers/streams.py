@@ -124,7 +124,11 @@ class StreamOrigin:
         if place is None:
             short = self.loop.now_s < self.pool.short_until_s + FORGET_SHORT_S
             return Dropped("queue", False, self.pool.shortage if short else "")
-        dropped = Dropped(place.phase, place.first is not request, place.awaited)
+        sent = place.first is not request
+        # On a shared connection nobody notes when which request was sent: at once, as a rule.
+        began_s = 0.0 if self.kind.depth > 1 else place.since_s if sent else place.born_s
+        waited_s = round(max(0.0, began_s - request.lease.began_s), 3)
+        dropped = Dropped(place.phase, sent, place.awaited, waited_s)
         place.drop(request, reason)
         return dropped
 
