@@ -15,6 +15,7 @@ from reqpool.errors import ProtocolError, UsageError
 
 from . import server
 from .config import EMPTY, Config, unpack
+from .doors import raise_file_limit
 from .succession import Predecessors
 
 SUPERVISED_HELP = "wait for a supervisor's line on standard input before binding"
@@ -56,6 +57,7 @@ def main() -> int:
     parser.add_argument("--parent-pid", type=int, metavar="PID", help="stop when this process is gone")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s broker %(levelname)s %(message)s")
+    raise_file_limit()
     configure = configuration(arguments)
     if configure is not None:  # until it can be caught: once we say that we are ready, one may come
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})

@@ -32,6 +32,7 @@ from reqpool import sockets, wire
 from reqpool.errors import UsageError
 
 from .config import EMPTY, Config, changes
+from .doors import HANDSHAKE_MS, Doors, file_limit
 from .state import Broker
 from .succession import Predecessors
 from .wakefulness import Wakefulness
@@ -82,10 +83,12 @@ class Server:
         config: Config = EMPTY,
     ) -> None:
         self._context = zmq.Context()
+        self._doors = Doors(file_limit())
+        self._monitor_fds: list[int] = []
         self._intake = self._socket(zmq.ROUTER, intake, PEER_MESSAGES)
         self._results = self._socket(zmq.XPUB, results or _beside(intake, 1, "results"), PEER_MESSAGES)
         # Towards workers credit is the bound; a mark would only lose leases.
-        self._workers = self._socket(zmq.ROUTER, workers or _beside(intake, 2, "workers"), 0)
+        self._workers = self._socket(zmq.ROUTER, workers or _beside(intake, 2, "workers"), 0, clients=False)
         self.urls = {
             "intake": _endpoint(self._intake),
             "results": _endpoint(self._results),
@@ -100,7 +103,7 @@ class Server:
         known["predecessors"] = known.pop("workers", None)
         self.broker = Broker(told, time.monotonic(), config=config, **known)
 
-    def _socket(self, kind: int, url: str, send_mark: int) -> zmq.Socket[bytes]:
+    def _socket(self, kind: int, url: str, send_mark: int, *, clients: bool = True) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
@@ -115,6 +118,9 @@ class Server:
         else:
             socket.setsockopt(zmq.XPUB_MANUAL, 1)
             socket.setsockopt(zmq.XPUB_NODROP, 1)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        socket.setsockopt(zmq.BACKLOG, self._doors.backlog)
+        self._monitor_fds.append(self._doors.watch(socket, clients=clients))
         try:
             socket.bind(url)
         except zmq.ZMQError as error:
@@ -138,6 +144,8 @@ class Server:
             self._fds[self._workers]: lambda now_s: _drain(self._workers, broker.workers.message, now_s),
             self._fds[self._results]: self._take_subscriptions,
         }
+        for fd in self._monitor_fds:
+            takers[fd] = lambda _now_s, fd=fd: self._doors.take(fd)  # type: ignore[misc]
         epoll = select.epoll()
         for fd in takers:
             epoll.register(fd, select.EPOLLIN)
@@ -181,6 +189,7 @@ class Server:
         self._hear_out()
         self.broker.clients.goodbye("the broker is stopping")
         self._send([])
+        self._doors.close(self._intake, self._results, self._workers)
         for socket in (self._intake, self._results, self._workers):
             socket.close(linger=200)
         self._context.term()
@@ -228,17 +237,25 @@ class Server:
 
     def _take_sample(self) -> None:
         process = self._process
-        with process.oneshot():
-            self._sample = {
-                "pid": process.pid,
-                "cpu_percent": process.cpu_percent(),  # since the last sample; 0.0 in the first
-                "rss_bytes": process.memory_info().rss,
-                "fds": process.num_fds(),
-                "threads": process.num_threads(),
-                "loop_lag_ms": round(self._lag_s * 1000, 3),
-            }
+        try:
+            with process.oneshot():
+                self._sample = {
+                    "pid": process.pid,
+                    "cpu_percent": process.cpu_percent(),  # since the last sample; 0.0 in the first
+                    "rss_bytes": process.memory_info().rss,
+                    "fds": process.num_fds(),
+                    "threads": process.num_threads(),
+                }
+        except OSError:
+            pass  # /proc is read through file descriptors, of which there may be none: the last sample stands
+        self.broker.sample = {
+            **self._sample,
+            "loop_lag_ms": round(self._lag_s * 1000, 3),
+            "connections": self._doors.report(),
+        }
         self._lag_s = 0.0
-        self.broker.sample = self._sample
+        if news := self._doors.news(time.monotonic()):
+            log.warning("%s", news)
 
 
 def _drain(

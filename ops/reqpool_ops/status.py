@@ -116,6 +116,9 @@ def render(report: Mapping[str, Any], ailments: Sequence[str], supervisor: Mappi
         f"{submitted:,.0f} requests/s in, {done:,.0f} results/s out"
     )
     parts.append("  ".join(f"{text(name)} {text(value)}" for name, value in flat(counters)))
+    connections = members(members(report.get("broker")).get("connections"))
+    if connections:
+        parts.append("connections  " + "  ".join(f"{text(k)} {text(v)}" for k, v in connections.items()))
     parts.append(table(PROCESS_HEAD, processes(report, supervisor)))
     origins = [
         (short(name), *(members(about).get(key) for key in ORIGIN_KEYS))

@@ -1,0 +1,187 @@
+"""Connections: counted, and turned away before the broker itself is short of file descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import zmq
+
+from reqpool_broker import doors as doors_module
+from reqpool_broker.doors import Doors
+from reqpool_broker.server import Server
+from support.raw_broker import RawBroker, RawSession, report
+from support.wait import wait_until
+
+FEW = 4_700
+"""File descriptors of a process that is short of them: the fewest with which nothing is left to chance."""
+MANY = 3_000
+"""Connections that are too many for it."""
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Iterator[RawBroker]:
+    """A broker that can have no more than :data:`FEW`."""
+    broker = RawBroker(tmp_path, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, FEW)))
+    yield broker
+    broker.close()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def files() -> Iterator[None]:
+    """This process may open as many as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < FEW:
+        pytest.skip(f"needs {FEW} file descriptors (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextlib.contextmanager
+def connections(url: str, count: int) -> Iterator[list[socket.socket]]:
+    """Open so many that say nothing."""
+    opened = []
+    try:
+        for _ in range(count):
+            made = socket.socket(socket.AF_UNIX)
+            opened.append(made)
+            made.connect(url.removeprefix("ipc://"))
+        yield opened
+    finally:
+        for made in opened:
+            made.close()
+
+
+@pytest.mark.parametrize("door", ["intake", "results", "workers"])
+def test_broker_short_of_file_descriptors_serves_who_is_there(few: RawBroker, door: str) -> None:
+    session = RawSession(few)
+    with connections(few.urls[door], MANY):
+        session.ask(1)
+        wait_until(lambda: psutil.Process(few.process.pid).num_fds() < FEW // 2, what="the surplus is closed")
+        session.ask(2)
+    assert few.process.poll() is None
+
+
+def test_clients_come_again_once_there_is_room(few: RawBroker) -> None:
+    before = RawSession(few)
+    with connections(few.urls["intake"], MANY):
+        before.ask(1)
+    RawSession(few).ask(1)
+    wait_until(lambda: report(few)["broker"].get("connections", {}).get("refused"), what="they are counted")
+    shown = report(few)["broker"]["connections"]
+    assert shown["fd_limit"] == FEW
+    assert shown["open"] <= shown["limit"] < FEW
+
+
+def test_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 200), hard))
+    try:
+        broker = RawBroker(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    RawSession(broker).ask(1)
+    assert psutil.Process(broker.process.pid).rlimit(psutil.RLIMIT_NOFILE) == (hard, hard)
+    broker.close()
+
+
+class Bound:
+    """Doors with a socket for clients and one for workers, and no broker behind them."""
+
+    def __init__(self, folder: Path, files: int, most_of_one: int) -> None:
+        self.doors = Doors(files, most_of_one)
+        self.context = zmq.Context()
+        self.urls = []
+        self._sockets = []
+        self._fds = []
+        for name in ("clients", "workers"):
+            made = self.context.socket(zmq.ROUTER)
+            self._fds.append(self.doors.watch(made, clients=name == "clients"))
+            made.bind(f"ipc://{folder}/{name}")
+            self.urls.append(f"ipc://{folder}/{name}")
+            self._sockets.append(made)
+
+    def take(self) -> Doors:
+        for fd in self._fds:
+            self.doors.take(fd)
+        return self.doors
+
+    def close(self) -> None:
+        self.doors.close(*self._sockets)
+        for made in self._sockets:
+            made.close(0)
+        self.context.term()
+
+
+def closed(connection: socket.socket) -> bool:
+    """Has the other end closed it? (It has said its greeting first.)"""
+    try:
+        while data := connection.recv(1000, socket.MSG_DONTWAIT):
+            assert data
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def test_workers_come_in_where_clients_have_taken_all_there_is(tmp_path: Path) -> None:
+    bound = Bound(tmp_path, 100, 1_000)
+    most = bound.doors.most
+    with connections(bound.urls[0], most + 9) as clients:
+        wait_until(lambda: bound.take().refused == 9, what="nine are too many")
+        wait_until(lambda: sum(map(closed, clients)) == 9, what="they are closed")
+        with connections(bound.urls[1], 2) as workers:
+            wait_until(lambda: bound.take().open == most + 2, what="two workers are in")
+            assert not any(map(closed, workers))
+    wait_until(lambda: bound.take().open == 0, what="all are gone")
+    assert "9 connections" in bound.doors.news(1.0)
+    assert bound.doors.news(2.0) == ""
+    bound.close()
+
+
+def test_one_process_has_its_share_of_connections(tmp_path: Path) -> None:
+    bound = Bound(tmp_path, 100, 5)
+    code = f"import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect({str(tmp_path / 'clients')!r})"
+    code += "; s.recv(1); print(flush=True); sys.stdin.read()"
+    with connections(bound.urls[0], 8):
+        wait_until(lambda: bound.take().refused == 3, what="three are too many")
+        other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert other.stdin
+        assert other.stdout
+        other.stdout.readline()
+        wait_until(lambda: bound.take().open == 6, what="another process has its own")
+        assert bound.doors.refused == 3
+        other.communicate()
+    bound.close()
+
+
+def test_doors_close_while_more_wait_than_a_monitor_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doors_module, "EVENTS_PER_TURN", 1)
+    bound = Bound(tmp_path, 10_000, 10_000)
+    with connections(bound.urls[0], 50):
+        bound.close()
+
+
+def test_the_brokers_sample_stands_while_no_file_descriptor_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_process: psutil.Process) -> int:
+        raise OSError(24, "Too many open files")
+
+    server = Server(f"ipc://{tmp_path}/intake")
+    server._take_sample()
+    monkeypatch.setattr(psutil.Process, "num_fds", fail)
+    server._take_sample()
+    assert server.broker.sample["fds"] > 0
+    server.close()
