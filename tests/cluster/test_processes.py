@@ -326,7 +326,8 @@ def test_an_embedded_pool_survives_the_death_of_its_supervisor(
             again = pool.dns("again.test", server=quick.address)
             assert isinstance(once.exception(), reqpool.OutcomeUnknown)
             assert len(again.result().records) == 1
-            assert not any(child.is_running() for child in children)
+            _, left = psutil.wait_procs(children, timeout=10)
+            assert not left
             assert upstream.received.count(b"once") == life
     assert caplog.text.count("ended by SIGKILL; another has been started") == 2
 

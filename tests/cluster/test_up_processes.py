@@ -289,5 +289,7 @@ def test_an_explicit_path_in_an_open_folder_is_refused() -> None:
         Path(folder).chmod(0o711)
         done = reqpool_command("up", "--bind", f"ipc://{folder}/one.sock")
         assert (done.returncode, done.stderr) == (
-            1, f"reqpool: {folder} is open to others (mode 0711); chmod 700 it\n",
+            1,
+            f"reqpool: {folder} is open to others (mode 0711); "
+            "chmod 700 it, or use another (XDG_RUNTIME_DIR, --bind)\n",
         )  # fmt: skip
