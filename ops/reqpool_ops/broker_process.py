@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from reqpool import wire
+from reqpool.counted_log import CountedLog
 from reqpool.errors import ProtocolError
 
 from .children import Child
@@ -122,6 +123,7 @@ class BrokerProcess:
         self._asked_s = 0.0
         self._answered_s = 0.0
         self._run_time = RunTime()
+        self._log = CountedLog(log)
 
     @property
     def children(self) -> list[Child]:
@@ -271,7 +273,7 @@ class BrokerProcess:
         try:
             report = self._intake.answer()
         except ProtocolError as error:
-            log.error("the broker's report cannot be read: %s", error)
+            self._log.error("the broker's report cannot be read: %s", error)
             return None
         if report is not None:
             self._answered_s = now_s
@@ -309,7 +311,9 @@ class BrokerProcess:
         try:
             socket.socket(socket.AF_UNIX).close()
         except OSError as error:
-            log.error("cannot tell whether the broker (pid %d) hangs: %s", self.child.pid, error.strerror)
+            self._log.error(
+                "cannot tell whether the broker (pid %d) hangs: %s", self.child.pid, error.strerror
+            )
             self._answered_s = now_s
             return False
         return True
@@ -339,7 +343,7 @@ class BrokerProcess:
             self._undertaker.sndhwm = 0  # a death that is dropped would put in doubt what is not
             self._undertaker.connect(self.urls["workers"])
         except zmq.ZMQError as error:
-            log.error("cannot connect to the broker: %s; tried again in %g s", error, RECONNECT_S)
+            self._log.error("cannot connect to the broker: %s; tried again in %g s", error, RECONNECT_S)
             self._hang_up()
             self._connect_s = now_s + RECONNECT_S
             return
