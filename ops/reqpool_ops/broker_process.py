@@ -212,7 +212,6 @@ class BrokerProcess:
 
     def dismiss(self, now_s: float) -> None:
         """Have the present one say goodbye and end."""
-        self.child.leaving = True
         self.child.kill_s = now_s + STOP_S
         self.child.signal(signal.SIGTERM)
 

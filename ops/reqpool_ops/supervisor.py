@@ -324,7 +324,7 @@ class Supervisor:
         if gone is not None:
             self._fleet.lose_broker()
             self._note_end(*gone, now_s)
-            if self._broker.standby is not None and self._broker.child.process is None:
+            if self._broker_is_wanted and self._broker.standby and not self._broker.child.process:
                 self._broker.start(now_s)
         for end in self._fleet.reap():
             self._note_end(*end, now_s)
@@ -333,8 +333,11 @@ class Supervisor:
         is_broker = child is self._broker.child
         if is_broker and not self._broker.urls and self._phase is Phase.RUNNING:
             raise CannotStart(f"the broker {ended(status)} before it was ready; its own words are above")
-        wanted = self._broker_is_wanted if is_broker else self._phase is Phase.RUNNING
-        if wanted and not child.leaving:
+        if is_broker:
+            wanted = self._broker_is_wanted and self._broker.standby is None
+        else:
+            wanted = self._phase is Phase.RUNNING and not child.leaving
+        if wanted:
             child.plan_next(pid, status, now_s)
         elif status != 0 and -status not in child.signals:  # else that is how it was told to end
             log.warning("%s (pid %d) %s while stopping", child.name, pid, ended(status))

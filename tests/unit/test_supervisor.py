@@ -339,6 +339,40 @@ def test_a_restart_whose_broker_does_not_come_up_leaves_the_old_one(
     assert in_order(supervised)[0] == broker
 
 
+SLOW_TO_GO = """
+import os, signal
+signal.signal(signal.SIGTERM, lambda *_: os.write(2, b"told to go" + bytes([10])))
+"""
+
+
+def test_a_broker_that_stands_by_and_dies_while_the_old_one_goes_is_replaced(start: type[Supervised]) -> None:
+    supervised = start(SLOW_TO_GO + BROKER, ENDS_IN_ORDER)
+    wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
+    supervised.process.send_signal(signal.SIGRTMIN)
+    supervised.said("told to go")
+    old, standby = sorted(
+        (child for child in in_order(supervised)[:2]), key=lambda child: child.create_time()
+    )
+    standby.kill()
+    supervised.said(f"broker (pid {old.pid}) was killed by SIGKILL; replaced in")
+    supervised.said("the broker is back")
+
+
+def test_a_stop_while_the_old_broker_goes_still_has_one_for_what_workers_finish(
+    start: type[Supervised],
+) -> None:
+    supervised = start(SLOW_TO_GO + BROKER, DEAF)
+    wait_until(lambda: supervised.log().count("deaf") == 2 and "head" in supervised.log())
+    supervised.process.send_signal(signal.SIGRTMIN)
+    supervised.said("told to go")
+    old = min(in_order(supervised)[:2], key=lambda child: child.create_time())
+    supervised.process.send_signal(signal.SIGTERM)
+    supervised.said("SIGTERM: stopping")
+    old.kill()
+    supervised.said(f"broker (pid {old.pid}) was killed by SIGKILL; replaced in")
+    assert supervised.process.wait(15) == 0
+
+
 def test_a_stop_during_a_restart_leaves_nothing(start: type[Supervised]) -> None:
     supervised = start(BROKER, DEAF)  # whose old ones do not go, for a second
     wait_until(lambda: supervised.log().count("deaf") == 2 and "head" in supervised.log())
