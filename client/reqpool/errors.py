@@ -157,7 +157,10 @@ class BrokerUnavailable(ClusterError, code=Code.BROKER_UNAVAILABLE):
 
 
 class Overloaded(ClusterError, code=Code.OVERLOADED):
-    """A bound was reached; nothing was queued. ``retry_after_s`` says how long to wait."""
+    """A bound was reached, or the upstream could not have answered in time (phase ``queue``): not sent.
+
+    ``retry_after_s`` says how long to wait.
+    """
 
 
 class WorkerLost(ClusterError, code=Code.WORKER_LOST):
