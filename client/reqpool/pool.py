@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from . import address, host, masking, wire
 from .delivery import Handoff
 from .embedded import Embedded
-from .errors import UsageError
+from .errors import Code, UsageError
 from .future import Future
 from .kinds import Route
 from .requests import Callback, Requests
@@ -123,7 +123,7 @@ class Pool(Requests):
         Args:
             method: e.g. ``pool.dns``; called with the item and ``options``.
             items: read as the window has room, on the thread that iterates.
-            window: requests in flight at a time, from 1.
+            window: requests in flight at a time, from 1; fewer while some are refused (Overloaded).
             **options: for ``method``, but no ``callback`` and no ``block``.
 
         Yields:
@@ -137,19 +137,23 @@ class Pool(Requests):
         if type(window) is not int or window < 1:
             raise UsageError(f"window={window!r}: a number from 1")
         ended = Handoff()
-        asked: dict[Future[T], Item] = {}
+        asked: dict[Future[T], tuple[Item, int]] = {}
+        # As TCP does for what it sends: half as many in flight after a refusal, one more each time that as
+        # many were answered. Else an upstream that is too slow would have all items refused in no time.
+        most, count, cut = float(window), 0, 0
         source = iter(items)
         exhausted = False
         try:
             while True:
-                while not exhausted and len(asked) < window:
+                while not exhausted and len(asked) < int(most):
                     try:
                         item = next(source)
                     except StopIteration:
                         exhausted = True
                         break
                     try:
-                        asked[method(item, callback=ended, block=True, **options)] = item
+                        count += 1
+                        asked[method(item, callback=ended, block=True, **options)] = (item, count)
                     except UsageError as error:
                         if self._closed:
                             raise
@@ -159,7 +163,12 @@ class Pool(Requests):
                 if ended.empty() and self._stub is not None:
                     self._stub.check_wait()
                 future = ended.get()
-                yield asked.pop(future), future
+                item, number = asked.pop(future)
+                if future._code != Code.OVERLOADED:
+                    most = min(window, most + 1 / most)
+                elif number > cut:
+                    most, cut = max(1.0, most / 2), count
+                yield item, future
         finally:
             for future in asked:
                 future.cancel()

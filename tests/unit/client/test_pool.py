@@ -9,14 +9,18 @@ import os
 import sys
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import reqpool
+from reqpool import pool as pool_module
 from reqpool import wire
+from reqpool.delivery import Handoff
 from reqpool.errors import Code
+from reqpool.future import Future
 from reqpool.wire import Verb
 from support.fake_broker import FakeBroker, echo, silence
 from support.plain import ask
@@ -339,6 +343,31 @@ def test_map_keeps_its_window_and_yields_everything_in_order_of_completion(
         seen[item] = future.result()
     assert seen == {b"%d" % n: b"%d" % n for n in range(1000)}
     assert most <= 50
+
+
+def test_map_asks_for_less_at_a_time_while_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = 16
+    running: deque[Future[Any]] = deque()
+    ended: deque[Future[Any]] = deque()
+
+    class Served(Handoff):
+        """Ends what runs, one by one, whenever somebody waits."""
+
+        def get(self, *_: Any) -> Future[Any]:
+            return ended.popleft() if ended else running.popleft()
+
+    def ask(number: int, **options: Any) -> Future[Any]:
+        full = len(running) == room
+        error: Any = reqpool.Overloaded("too late") if full else reqpool.UsageError("served")
+        future: Future[Any] = Future.refused(error)
+        (ended if full else running).append(future)
+        return future
+
+    monkeypatch.setattr(pool_module, "Handoff", Served)
+    with reqpool.Pool("ipc:///nowhere/pool.sock") as pool:
+        codes = Counter(future._code for _, future in pool.map(ask, range(5000), window=256))
+    assert sum(codes.values()) == 5000
+    assert codes[Code.OVERLOADED] < 256 - room + 5000 // 20
 
 
 def test_map_goes_on_after_an_item_that_is_refused(broker: FakeBroker, pool: reqpool.Pool) -> None:
