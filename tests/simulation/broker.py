@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from reqpool_broker.state import Broker
@@ -18,6 +19,8 @@ TICK_S = 0.05
 MESSAGES_PER_TURN = 64
 SLEPT_STATUS = 75
 PARENT_LOOK_S = 0.5
+LAST_WORDS_S = 0.2
+QUIET_S = 0.02
 CHECK_EVERY = 256
 """Turns between two looks at the books."""
 
@@ -39,6 +42,7 @@ class BrokerProcess(Process):
         self.warm = False
         self._line: bytes | None = None
         self._stopping = False
+        self._end_s = self._quiet_s = math.inf
         self._turns = 0
         self._last_turn_s = self._next_tick_s = self._next_look_s = 0.0
         self.wake_at(self.scheduler.now_s + boot_s)
@@ -88,10 +92,8 @@ class BrokerProcess(Process):
             return now_s + PARENT_LOOK_S
         core = self.core or self._bind(self._line or b"", now_s)
         if self._stopping or self._orphaned(now_s):
-            core.clients.goodbye("the broker is stopping")
-            self._send(core)
-            self.end(0)
-            return now_s
+            self._stopping = True
+            return self._hear_out(core, now_s)
         if now_s - self._last_turn_s > core.liveness_s + TICK_S:
             self.end(SLEPT_STATUS)
             return now_s
@@ -124,6 +126,24 @@ class BrokerProcess(Process):
         if self._turns % CHECK_EVERY == 0:
             self.world.oracle.check_books(core)
         return now_s if more or self.results.inbox else self._next_tick_s
+
+    def _hear_out(self, core: Broker, now_s: float) -> float:
+        """Read the last words of workers and of the supervisor, say goodbye, end."""
+        if self._end_s == math.inf:
+            self._end_s = now_s + LAST_WORDS_S
+            self._quiet_s = now_s + QUIET_S
+        for _ in range(MESSAGES_PER_TURN):
+            if not self.workers.inbox:
+                break
+            connection, frames = self.workers.read()
+            core.workers.message(connection.route, frames, now_s)
+            self._quiet_s = now_s + QUIET_S
+        if now_s < min(self._quiet_s, self._end_s):
+            return min(self._quiet_s, self._end_s)
+        core.clients.goodbye("the broker is stopping")
+        self._send(core)
+        self.end(0)
+        return now_s
 
     def _orphaned(self, now_s: float) -> bool:
         if now_s < self._next_look_s:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Collection
 from enum import Enum
 from typing import NamedTuple
 
@@ -66,20 +67,12 @@ WEIGHTS = {
     Fault.DOWN_UPSTREAM: 1,
 }
 
-MOMENTS = (
-    Verb.HELLO,
-    Verb.WELCOME,
-    Verb.OPEN,
-    Verb.SUBMIT,
-    Verb.LEASE,
-    Verb.RESULTS,
-    Verb.RETURN,
-    Verb.GOODBYE,
-    Verb.DRAIN,
-    Verb.DEAD,
-    Verb.REJECT,
-)
-"""Messages after which something going wrong is worth a try."""
+MOMENTS = {
+    "client": (Verb.WELCOME, Verb.OPEN, Verb.SUBMIT, Verb.RESULTS, Verb.GOODBYE),
+    "worker": (Verb.HELLO, Verb.WELCOME, Verb.LEASE, Verb.RESULTS, Verb.RETURN, Verb.DRAIN),
+    "broker": (Verb.HELLO, Verb.WELCOME, Verb.SUBMIT, Verb.LEASE, Verb.RESULTS, Verb.DRAIN, Verb.DEAD),
+}
+"""Messages after which something going wrong is worth a try, by whom it hits."""
 
 
 class Strike(NamedTuple):
@@ -169,16 +162,17 @@ def _log_uniform(draw: random.Random, low: float, high: float) -> float:
     return math.exp(draw.uniform(math.log(low), math.log(high)))
 
 
-def draw_plan(seed: int, *, calm: bool | None = None) -> Plan:
+def draw_plan(seed: int, *, calm: bool | None = None, only: Collection[Fault] = ()) -> Plan:
     """Draw the plan of a seed.
 
     Args:
         seed: any integer.
         calm: see :class:`Plan`; None: the seed decides.
+        only: the faults to choose from; none: all.
     """
     draw = random.Random(f"{seed}/plan")
     calm_drawn = draw.random() < 0.1
-    calm = calm_drawn if calm is None else calm
+    calm = calm_drawn and not only if calm is None else calm
     span_s = draw.uniform(10.0, 40.0)
     clients = draw.randint(1, 3)
     workers = draw.randint(1, 3)
@@ -186,6 +180,8 @@ def draw_plan(seed: int, *, calm: bool | None = None) -> Plan:
         Host("sim://10.0.0.1:1", "sim-stream", draw.randint(1, 4), draw.choice((1, 1, 4))),
         Host("sim://10.0.0.2:2", "sim-datagram", draw.randint(4, 16), 0),
     )
+    asks = _asks(draw, span_s, clients, len(hosts), calm=calm)
+    moments = [ask.at_s for ask in asks]
     return Plan(
         seed=seed,
         calm=calm,
@@ -196,8 +192,8 @@ def draw_plan(seed: int, *, calm: bool | None = None) -> Plan:
         slow_s=_log_uniform(draw, 0.002, 0.2 if calm else 1.0),
         most_queued=draw.choice((16, 64, 256)) if not calm else 1000,
         hosts=hosts,
-        asks=_asks(draw, span_s, clients, len(hosts), calm=calm),
-        strikes=_strikes(draw, span_s, calm=calm),
+        asks=asks,
+        strikes=_strikes(draw, moments, only or (PLANNED if calm else WEIGHTS)),
     )
 
 
@@ -235,8 +231,14 @@ def _attempt(draw: random.Random, long_share: float, *, calm: bool) -> Attempt:
     return Attempt(draw.choice((Manner.BREAK, Manner.BREAK_DONE, Manner.SILENT)), span_s)
 
 
-def _strikes(draw: random.Random, span_s: float, *, calm: bool) -> tuple[Strike, ...]:
-    kinds = [fault for fault in WEIGHTS if not calm or fault in PLANNED]
+def concerned(fault: Fault) -> str:
+    """Whom a fault hits: ``client``, ``worker`` or another; also of those that hit a connection."""
+    whom = fault.name.lower().split("_")[1]
+    return "client" if whom in ("intake", "results") else whom
+
+
+def _strikes(draw: random.Random, moments: list[float], only: Collection[Fault]) -> tuple[Strike, ...]:
+    kinds = [fault for fault in WEIGHTS if fault in only]
     # Few kinds of fault, often: what they do together is found sooner than in a mixture of all.
     if draw.random() < 0.8:
         few = draw.randint(2, 4)
@@ -245,16 +247,17 @@ def _strikes(draw: random.Random, span_s: float, *, calm: bool) -> tuple[Strike,
     watchful = draw.choice((0.0, 0.2, 0.5))
     strikes = []
     for _ in range(draw.randint(1, 4)):
-        at_s = draw.uniform(0.5, span_s)
+        # Where something is under way.
+        at_s = draw.choice(moments) + _log_uniform(draw, 0.001, 3.0)
         gap_s = _log_uniform(draw, 0.001, 10.0)
-        for _ in range(draw.randint(1, 5)):
+        for _ in range(draw.randint(1, 7)):
             fault = draw.choices(kinds, weights)[0]
             long = fault is Fault.FREEZE_CLIENT and draw.random() < 0.2
             most_s = 90.0 if long else 20.0
             strike = Strike(at_s, fault, draw.randrange(6), _log_uniform(draw, 0.01, most_s))
             if draw.random() < watchful:
-                verb, delay_s = draw.choice(MOMENTS), _log_uniform(draw, 0.00001, 0.01)
-                strike = strike._replace(after=int(verb), delay_s=delay_s)
+                verb = draw.choice(MOMENTS.get(concerned(fault), MOMENTS["broker"]))
+                strike = strike._replace(after=int(verb), delay_s=_log_uniform(draw, 0.00001, 0.01))
             strikes.append(strike)
             at_s += draw.random() * gap_s
     return tuple(sorted(strikes, key=lambda strike: strike.at_s))

@@ -21,6 +21,7 @@ class Process:
         name: for traces, and for chance.
         alive: it has not ended.
         frozen: it is stopped (SIGSTOP), or starved.
+        frozen_s: since when, or when last.
         thawed_s: since when it has not been.
         dealers: its sockets that call.
         servers: its sockets that listen.
@@ -35,7 +36,7 @@ class Process:
         self.name = name
         self.alive = True
         self.frozen = False
-        self.thawed_s = self.scheduler.now_s
+        self.frozen_s = self.thawed_s = self.scheduler.now_s
         self.dealers: dict[Dealer, None] = {}
         self.servers: list[Server] = []
         self.random = self.scheduler.random(f"process/{name}")
@@ -71,6 +72,7 @@ class Process:
     def freeze(self) -> None:
         """Stop it (SIGSTOP)."""
         self.frozen = True
+        self.frozen_s = self.scheduler.now_s
 
     def thaw(self) -> None:
         """Let it go on (SIGCONT)."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 ASK_EVERY_S = 1.0
 ASK_OFTEN_S = 0.1
 BROKER_HUNG_S = 10.0
+FROZEN_S = wire.LIVENESS_MS / 1000
+UNEASY_S = 1.5
 READY_S = 15.0
 STOP_S = 2.0
 DRAIN_S = 10.0
@@ -151,7 +153,6 @@ class SimulatedBroker:
             self.standby = None
 
     def dismiss(self, now_s: float) -> None:
-        self.child.leaving = True
         self.child.kill_s = now_s + STOP_S
         self.child.signal(signal.SIGTERM)
 
@@ -200,12 +201,19 @@ class SimulatedBroker:
     def ask(self, now_s: float, every_s: float) -> None:
         if self._intake is None:
             return
-        if now_s - self._answered_s > BROKER_HUNG_S and self._asked_s > self._answered_s:
+        silent_s = now_s - self._answered_s if self._asked_s > self._answered_s else 0.0
+        process = self.child.process
+        still_s = now_s - process.frozen_s if process is not None and process.frozen else 0.0
+        if silent_s > BROKER_HUNG_S or min(silent_s, still_s) > FROZEN_S:
             self.child.signal(signal.SIGKILL)
             self._hang_up()
         elif now_s - self._asked_s >= every_s:
             self._asked_s = now_s
             self._intake.send([wire.encode(Verb.STATUS, {})])
+
+    @property
+    def is_uneasy(self) -> bool:
+        return self._intake is not None and self._asked_s - self._answered_s > UNEASY_S
 
     def tell_news(self) -> None:
         if self._undertaker is not None:
@@ -286,7 +294,8 @@ class SupervisorProcess(Process):
         report = broker.report(now_s)
         if report is not None and self._phase is Phase.RUNNING:
             fleet.judge(report, now_s)
-        often = (self._restart is not None or fleet.is_uneasy) and self._phase is Phase.RUNNING
+        often = self._restart is not None or fleet.is_uneasy or broker.is_uneasy
+        often = often and self._phase is Phase.RUNNING
         every_s = ASK_OFTEN_S if often else ASK_EVERY_S
         broker.ask(now_s, every_s)
         for child in broker.children:
@@ -322,13 +331,12 @@ class SupervisorProcess(Process):
         gone = self._broker.reap()
         if gone is not None:
             self._fleet.lose_broker()
-            self._plan_next(*gone, now_s)
-            if self._broker.standby is not None and self._broker.child.process is None:
+            child, status = gone
+            wanted = self._phase is not Phase.STOPPING
+            if wanted and self._broker.standby is None and child is self._broker.child:
+                child.plan_next(0, status, now_s)
+            if wanted and self._broker.standby is not None and self._broker.child.process is None:
                 self._broker.start(now_s)
         for child, _pid, status in self._fleet.reap():
-            self._plan_next(child, status, now_s)
-
-    def _plan_next(self, child: Child, status: int, now_s: float) -> None:
-        wanted = self._phase is not Phase.STOPPING if child.name == "broker" else self._phase is Phase.RUNNING
-        if wanted and not child.leaving:
-            child.plan_next(0, status, now_s)
+            if self._phase is Phase.RUNNING and not child.leaving:
+                child.plan_next(0, status, now_s)

@@ -15,7 +15,7 @@ from .broker import BrokerProcess
 from .client import ClientProcess, SimulatedKind, route_of
 from .network import Connection, Network, Weather
 from .oracle import Oracle
-from .plan import Fault, Plan, Strike
+from .plan import Fault, Plan, Strike, concerned
 from .process import Process
 from .scheduler import Scheduler
 from .supervisor import SupervisorProcess
@@ -303,10 +303,14 @@ class World:
         """Some strike waits for a message, and one has arrived."""
         head = frames[0] if connection.dealer.topic is None else frames[-1 if len(frames) < 3 else 1]
         verb = head[1] if len(head) > 1 else 0  # behind the array's length
+        owner = connection.dealer.owner
         for strike in [strike for strike in self._awaited if strike.after == verb]:
+            sort = _SORTS.get(concerned(strike.fault))
+            if sort is not None and not isinstance(owner, sort):
+                continue
             self._awaited.remove(strike)
             when_s = self.scheduler.now_s + strike.delay_s
-            self.scheduler.at(when_s, self._hit, (strike, connection.dealer.owner))
+            self.scheduler.at(when_s, self._hit, (strike, owner))
         if not self._awaited:
             self.network.watcher = None
 
@@ -497,6 +501,9 @@ class World:
 _STRIKES: dict[Fault, Callable[[World, Strike], bool]] = {
     fault: getattr(World, f"_{fault.name.lower()}") for fault in Fault
 }
+
+
+_SORTS: dict[str, type[Process]] = {"client": ClientProcess, "worker": WorkerProcess}
 
 
 def _identity(what: str, seed: int, name: str) -> bytes:

@@ -1,0 +1,189 @@
+"""Faults put back into the cores, each a cause that was found and mended: the simulation has to find them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+from reqpool.session import Opened
+from reqpool.session import Session as ClientSession
+from reqpool_broker.attempts import Attempts
+from reqpool_broker.grants import Grants
+from reqpool_broker.life import Life
+from reqpool_broker.session import Session
+from reqpool_broker.succession import Succession
+from reqpool_ops.reign import Reign
+from reqpool_workers.conversation import Conversation
+
+from .plan import Fault
+from .wrong import Wrong
+
+MOST_SEEDS = 300
+
+
+class Mutation(NamedTuple):
+    """One fault that is put back.
+
+    Attributes:
+        what: in words.
+        wrong: what it makes wrong.
+        only: what has to happen for it to show.
+        put_back: does it.
+        first: the first seed to try.
+    """
+
+    what: str
+    wrong: Wrong
+    only: tuple[Fault, ...]
+    put_back: Callable[[pytest.MonkeyPatch], None]
+    first: int = 0
+
+    @property
+    def seeds(self) -> range:
+        """Those that are tried; one of them has to find it."""
+        return range(self.first, self.first + MOST_SEEDS)
+
+
+def _forget_the_dead(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Succession, "in_doubt", lambda self, watermark: bool(self.unheard))
+
+
+def _count_no_death(patch: pytest.MonkeyPatch) -> None:
+    ended = Reign.worker_ended
+    patch.setattr(Reign, "worker_ended", lambda self, worker, *, orderly: ended(self, worker, orderly=True))
+
+
+def _raise_watermarks_at_welcome(patch: pytest.MonkeyPatch) -> None:
+    opened = ClientSession._heard
+
+    def heard(self: ClientSession, now_s: float) -> list[Any]:
+        watermark = self._offered_watermark
+        return [
+            action._replace(watermark=watermark, settled=True) if isinstance(action, Opened) else action
+            for action in opened(self, now_s)
+        ]
+
+    patch.setattr(ClientSession, "_heard", heard)
+
+
+def _leave_unacknowledged(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Conversation, "in_doubt", property(lambda self: 0))
+
+
+def _await_nobody_after_a_second_hello(patch: pytest.MonkeyPatch) -> None:
+    begin = Session.begin
+
+    def begin_again(self: Session, route: bytes, *, resumed: bool, now_s: float) -> None:
+        self.native |= resumed
+        begin(self, route, resumed=resumed, now_s=now_s)
+
+    patch.setattr(Session, "begin", begin_again)
+
+
+def _hold_what_is_acknowledged(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Session, "drop_held", lambda self, seqs: None)
+
+
+def _call_delivered_what_was_resent(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Session, "attach", lambda self, seqs, worker: None)
+
+
+def _wait_for_no_worker(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Life, "must_hold", lambda self, now_s: False)
+    patch.setattr(
+        Succession,
+        "in_doubt",
+        lambda self, watermark: int.from_bytes(watermark[8:], "big") < self.died_unheard,
+    )
+
+
+def _believe_a_session_that_expired(patch: pytest.MonkeyPatch) -> None:
+    new = Life.new_session
+
+    def new_session(self: Life, id_: bytes, now_s: float) -> Session:
+        session = new(self, id_, now_s)
+        # As if it had begun here, whatever its client says.
+        patch.setattr(Session, "native", property(lambda self: True, lambda self, value: None), raising=False)
+        return session
+
+    patch.setattr(Life, "new_session", new_session)
+
+
+def _disown_without_doubt(patch: pytest.MonkeyPatch) -> None:
+    disown = Attempts._disown
+    patch.setattr(
+        Attempts, "_disown", lambda self, lease, pairs, *, sent: disown(self, lease, pairs, sent=False)
+    )
+
+
+def _grant_before_all_have_reported(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Grants, "settled", property(lambda self: True, lambda self, value: None), raising=False)
+
+
+_DEATHS = (Fault.KILL_BROKER, Fault.KILL_WORKER)
+
+MUTATIONS = (
+    Mutation(
+        "a worker that is dead is forgotten",
+        Wrong.TWICE,
+        (*_DEATHS, Fault.FREEZE_CLIENT),
+        _forget_the_dead,
+    ),
+    Mutation("the supervisor counts no death", Wrong.TWICE, _DEATHS, _count_no_death),
+    Mutation(
+        "at each WELCOME the client takes it that nobody who died before had its requests",
+        Wrong.TWICE,
+        (*_DEATHS, Fault.CUT_INTAKE, Fault.CUT_RESULTS),
+        _raise_watermarks_at_welcome,
+    ),
+    Mutation(
+        "a draining worker leaves while clients lack its results",
+        Wrong.TWICE,
+        (Fault.KILL_BROKER, Fault.DRAIN_WORKER, Fault.FREEZE_CLIENT),
+        _leave_unacknowledged,
+    ),
+    Mutation(
+        "a second HELLO in one epoch clears what is awaited",
+        Wrong.TWICE,
+        (*_DEATHS, Fault.CUT_INTAKE),
+        _await_nobody_after_a_second_hello,
+    ),
+    Mutation(
+        "a result is acknowledged while its resubmission is held",
+        Wrong.TWICE,
+        (Fault.KILL_BROKER, Fault.FREEZE_WORKER, Fault.CUT_WORKER),
+        _hold_what_is_acknowledged,
+    ),
+    Mutation(
+        "results that a worker sends again count as delivered",
+        Wrong.TWICE,
+        (Fault.KILL_BROKER, Fault.CUT_WORKER, Fault.FREEZE_CLIENT),
+        _call_delivered_what_was_resent,
+    ),
+    Mutation(
+        "a new broker waits for no worker of the old one's",
+        Wrong.TWICE,
+        (Fault.KILL_BROKER, Fault.CUT_WORKER),
+        _wait_for_no_worker,
+    ),
+    Mutation(
+        "a session that has expired is taken for one that this broker has always known",
+        Wrong.TWICE,
+        (Fault.KILL_BROKER, Fault.FREEZE_CLIENT),
+        _believe_a_session_that_expired,
+    ),
+    Mutation(
+        "what a worker reported and lost is taken for unrun",
+        Wrong.TWICE,
+        _DEATHS,
+        _disown_without_doubt,
+    ),
+    Mutation(
+        "connections are granted before all workers have reported theirs",
+        Wrong.CONNECTIONS,
+        (Fault.KILL_BROKER, Fault.STALL_WORKER),
+        _grant_before_all_have_reported,
+    ),
+)

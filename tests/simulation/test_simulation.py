@@ -1,0 +1,115 @@
+"""The simulation itself: fixed seeds, fresh seeds, and faults put back that it has to find."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .mutations import MUTATIONS, Mutation
+from .plan import draw_plan
+from .shrink import Shrinker, retrace
+from .world import World
+
+TESTS = Path(__file__).parent.parent
+FRESH_S = 15.0
+"""How long fresh seeds are tried."""
+
+
+@pytest.fixture(autouse=True)
+def _silence() -> Iterator[None]:
+    """The cores log each of the mishaps, and there is nothing else here."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def _check(seeds: Iterable[int], *, calm: bool | None = None) -> int:
+    """Run seeds and return how many steps they took; fails with the first that fails."""
+    steps = 0
+    for seed in seeds:
+        outcome = World(draw_plan(seed, calm=calm)).run()
+        steps += outcome.steps
+        if outcome.wrong is not None:
+            how = " --calm" if calm else ""
+            pytest.fail(
+                f"seed {seed}: {outcome.wrong.value}: {outcome.text}\n"
+                f"in tests/: python -m simulation --seed {seed}{how} --shrink",
+                pytrace=False,
+            )
+    return steps
+
+
+def test_what_is_promised_holds_for_fixed_seeds() -> None:
+    assert _check(range(60)) > 300_000
+
+
+def test_planned_stops_cost_nobody_an_error() -> None:
+    assert _check(range(12), calm=True) > 50_000
+
+
+def test_what_is_promised_holds_for_fresh_seeds() -> None:
+    end_s = time.monotonic() + FRESH_S
+
+    def fresh() -> Iterator[int]:
+        while time.monotonic() < end_s:
+            yield random.SystemRandom().getrandbits(32)
+
+    assert _check(fresh())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_what_is_promised_holds_for_many_fresh_seeds() -> None:
+    first = random.SystemRandom().getrandbits(32)
+    steps = 0
+    while steps < 3_000_000:
+        steps += _check([first])
+        first += 1
+
+
+def test_a_seed_gives_the_same_run_byte_for_byte() -> None:
+    def traced(hash_seed: str) -> str:
+        ran = subprocess.run(
+            [sys.executable, "-m", "simulation", "--seed", "7", "--trace"],
+            cwd=TESTS,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return ran.stdout
+
+    trace = traced("1")
+    assert trace.count("\n") > 200
+    assert traced("2") == trace
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.what)
+def test_a_fault_put_back_is_found(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutation.put_back(monkeypatch)
+    for seed in mutation.seeds:
+        if World(draw_plan(seed, only=mutation.only)).run().wrong is mutation.wrong:
+            return
+    pytest.fail(f"not found by seeds {mutation.seeds}")
+
+
+def test_a_failing_run_is_made_short_and_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutation = next(one for one in MUTATIONS if "counts no death" in one.what)
+    mutation.put_back(monkeypatch)
+    plans = (draw_plan(seed, only=mutation.only) for seed in mutation.seeds)
+    failing = next(plan for plan in plans if World(plan).run().wrong is mutation.wrong)
+    short = Shrinker(failing).shrink()
+    assert len(short.asks) <= 3
+    assert len(short.strikes) <= 3
+    lines, outcome = retrace(short)
+    assert outcome.wrong is mutation.wrong
+    assert retrace(short) == (lines, outcome)
+    assert "executed" in lines[-1]
