@@ -90,6 +90,7 @@ class Oracle:
         self.codes: dict[str, int] = {}
         self.failure: Broken | None = None
         self._open: dict[tuple[bytes, int], Asked] = {}
+        self._abandoned_until_s = 0.0
         self.away: dict[WorkerProcess, str] = {}
         """Workers that cannot be reached."""
         self._losses: list[tuple[float, str]] = []
@@ -154,8 +155,9 @@ class Oracle:
 
     @property
     def last_deadline_s(self) -> float:
-        """When the last of the requests that are pending has to have ended."""
-        return max([0.0, *(one.future.deadline_s for one in self._open.values() if one.future is not None)])
+        """When the last of what is under way has to have ended, even if nobody waits for it."""
+        pending = [one.future.deadline_s for one in self._open.values() if one.future is not None]
+        return max([self._abandoned_until_s, *pending])
 
     def ended(self, asked: Asked, future: Future[Any]) -> None:
         """A client was told how a request ended."""
@@ -205,8 +207,10 @@ class Oracle:
 
     def client_gone(self, client: ClientProcess) -> None:
         """A client process has ended: nobody waits for its requests any more."""
-        for place in [place for place, asked in self._open.items() if asked.client is client]:
-            del self._open[place]
+        for place, asked in list(self._open.items()):
+            if asked.client is client and asked.future is not None:
+                self._abandoned_until_s = max(self._abandoned_until_s, asked.future.deadline_s)
+                del self._open[place]
 
     # --- misfortunes ------------------------------------------------------------------------------
 
