@@ -328,7 +328,8 @@ def _cut_clients(arena: Arena, random: Random, hit: Hit) -> Steps:
     cuts = random.randint(1, 4)
     hit.note = f"{cuts} times"
     for _ in range(cuts):
-        for front in arena.fronts:
+        # Each connection may be lost without the other.
+        for front in random.sample(arena.fronts, random.randint(1, len(arena.fronts))):
             front.cut()
         yield random.uniform(0.0, 0.15)
 
@@ -410,7 +411,7 @@ FAULTS: dict[str, Fault] = {
     "client-cut": Fault(
         Sort(False, 2),
         _cut_clients,
-        "connections from clients to the broker are reset, up to four times in a row",
+        "connections of clients to intake, results or both are reset, up to four times in a row",
     ),
     "producer-kill": Fault(Sort(False, 1, True), _kill_producer, "a producer is killed; another one begins"),
     "producer-freeze": Fault(

@@ -13,9 +13,9 @@ FIRST_S = 3.0
 """The first fault is not before that: everybody has been served by then."""
 ROUND_S, PLANNED_S, PAUSE_S = 60.0, 20.0, 5.0
 """Every round begins with planned faults alone, after a pause: what they cost is seen only there."""
-COMBINED = 0.65
+COMBINED = 0.75
 """How many of the times it is several faults at once."""
-MOST_AT_ONCE = 6
+MOST_AT_ONCE = 8
 ALONE_S = 2.1
 """Before and after a single fault there is at least that much time, so that its recovery can be measured."""
 SPREADS_S = (0.5, 2.5, 8.0)
