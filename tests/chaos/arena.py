@@ -78,7 +78,7 @@ class Arena:
         cluster: the present one.
         producers: all there ever were.
         seen: the cluster's processes, those of supervisors that are gone included, by pid.
-        drained: workers that were told to stop by us, not by the supervisor.
+        drained: processes that were told to stop by us, not by the supervisor.
         down: names of upstreams that were killed and are not back.
         fronts: the relays that every second pool connects through.
     """

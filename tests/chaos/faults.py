@@ -124,7 +124,7 @@ def _drain_worker(arena: Arena, random: Random, hit: Hit) -> Steps:
 
 
 def _drained(arena: Arena) -> Steps:
-    # A worker that is told to stop a second time ends at once.
+    # A process that is told to stop a second time ends at once.
     return _until(lambda: all(map(gone, arena.drained)), BACK_WITHIN_S)
 
 
@@ -145,8 +145,12 @@ def _freeze_broker(shortest_s: float, longest_s: float) -> Do:
 
 
 def _stop_broker(arena: Arena, random: Random, hit: Hit) -> Steps:
+    arena.supervisor()
     broker = arena.broker()
+    if broker in arena.drained:
+        raise NoTarget("the broker ends already")
     hit.note = f"broker {broker.pid}"
+    arena.drained.add(broker)
     _signal(broker, signal.SIGTERM)
     yield from _until(lambda: gone(broker), BACK_WITHIN_S)
     yield from _until(arena.ready, BACK_WITHIN_S)
