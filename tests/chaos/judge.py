@@ -15,8 +15,8 @@ Knows no process and no clock: its tests feed it made-up journals. How it decide
 * *partly applied*: of a transaction (MySQL) or MULTI (Redis) some parts are there more often than others.
 * *errors*: whatever else ended with an error, and from its submission to its end nothing unplanned was going
   on, and the cluster had been whole for :data:`AFTERMATH_S`. Beside a planned fault if one was going on, in
-  calm otherwise. A RequestTimeout counts from a timeout of :data:`ORDINARY_S` on: a shorter one need not
-  survive a second without service, or the upstream's own delay on a busy machine.
+  calm otherwise. RequestTimeout and Overloaded count from a timeout of :data:`ORDINARY_S` on: a shorter one
+  need not survive a second without service, or the upstream's own delay on a busy machine.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class _OneProducer:
         life = request.at_s, end.at_s
         if end.outcome == "OutcomeUnknown" and not self._causes.overlap(*life):
             self._note(CAUSELESS, request)
-        if end.outcome == "RequestTimeout" and request.timeout_s < ORDINARY_S:
+        if end.outcome in ("RequestTimeout", "Overloaded") and request.timeout_s < ORDINARY_S:
             return
         if not self._troubled.overlap(*life):
             self._note(ERRORS_PLANNED if self._planned.overlap(*life) else ERRORS_CALM, request)

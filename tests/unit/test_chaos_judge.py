@@ -149,11 +149,10 @@ def test_an_error_before_the_cluster_is_whole_again_has_its_reason() -> None:
     assert found(verdict(asked("udp", End(29, "OutcomeUnknown"), at_s=24.0), 1, slow)) == [CAUSELESS]
 
 
-def test_a_short_timeout_need_not_survive_a_planned_fault() -> None:
-    assert found(verdict(asked("dns", End(11, "RequestTimeout"), timeout_s=1.0), 1, RESTART)) == []
-    assert found(verdict(asked("dns", End(11, "RequestTimeout"), timeout_s=5.0), 1, RESTART)) == [
-        ERRORS_PLANNED
-    ]
+@pytest.mark.parametrize("error", ["RequestTimeout", "Overloaded"])
+def test_a_short_timeout_need_not_survive_a_planned_fault(error: str) -> None:
+    assert found(verdict(asked("dns", End(11, error), timeout_s=1.0), 1, RESTART)) == []
+    assert found(verdict(asked("dns", End(11, error), timeout_s=5.0), 1, RESTART)) == [ERRORS_PLANNED]
 
 
 def test_evidence_tells_the_request_and_the_faults_near_it() -> None:
