@@ -181,6 +181,11 @@ class Grants:
                 if name not in known and now_s - worker.welcomed_s > GRANT_IDLE_S:
                     self._set_grant(worker, name, upstream, 0)
 
+    def is_spent(self, upstream: Upstream) -> bool:
+        """Are as many connections in use by those who can work as the upstream may have?"""
+        usable = sum(grant.slots for (worker, _), grant in upstream.grants.items() if worker.able)
+        return self.settled and usable >= upstream.limit
+
     @property
     def is_held_up(self) -> bool:
         """Do requests wait for slots that a worker which has not reported yet may have?"""

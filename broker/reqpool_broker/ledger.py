@@ -273,7 +273,12 @@ class Ledger:
                 self.grants.assign(origin.upstream)
                 continue
             if room <= 0:
-                origin.stand(now_s)
+                if kind.connections and not self.grants.is_spent(origin.upstream):
+                    origin.rest(
+                        now_s
+                    )  # more may be had in a moment: that these wait says nothing of the upstream
+                else:
+                    origin.stand(now_s)
                 return
             taken = queue.take(min(room, MAX_BATCH_REQUESTS), worker.room_bytes)
             if taken is None:

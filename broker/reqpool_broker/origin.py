@@ -136,7 +136,7 @@ class Origin:
         service = self.service
         if not service.busy:
             return 0.0
-        service.observe(now_s, self.done, self.in_flight)
+        service.observe(now_s, self.done, self.in_flight, self.limit)
         if service.known:
             self.queue.turn = min(QUANTUM, service.turn)
         return service.needed_s if self.admission.overloaded else 0.0

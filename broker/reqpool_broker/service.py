@@ -31,6 +31,8 @@ PATIENCE_S = 0.5
 """Silence that counts, where requests take less than half of it."""
 EVIDENCE_S = 0.25
 """How long a queue must have stood before anybody is refused for it."""
+WARM_S = 2.0
+"""Until then it is not taken for slow before half of its connections have answered: they may be new."""
 STALE_S = 2.0
 LEAST_MEMORY_S, MOST_MEMORY_S = 1.0, 4.0
 DOUBT = 3
@@ -141,8 +143,15 @@ class Service:
         if not self.busy and (idle or now_s - self._since_s > STALE_S):
             self._forget()
 
-    def observe(self, now_s: float, done: int, in_flight: int) -> None:
-        """Learn from what has happened since the last look. Call it while :attr:`busy`."""
+    def observe(self, now_s: float, done: int, in_flight: int, limit: int) -> None:
+        """Learn from what has happened since the last look. Call it while :attr:`busy`.
+
+        Args:
+            now_s: now.
+            done: how many have been answered since the beginning.
+            in_flight: how many are in work.
+            limit: connections, or requests, that the upstream may have at a time.
+        """
         span_s = now_s - self._since_s
         if span_s < SHORTEST_S:
             return
@@ -155,7 +164,8 @@ class Service:
         self._since_s, self._done = now_s, done
         self.rate_per_s = (self._served + DOUBT) / self._span_s
         self._take_sample(now_s, served, in_flight)
-        self.known = self.time_s > 0 and self._span_s >= EVIDENCE_S
+        warm = 2 * self._served >= limit or self._span_s >= WARM_S
+        self.known = self.known or (self.time_s > 0 and self._span_s >= EVIDENCE_S and warm)
 
     def _take_sample(self, now_s: float, served: int, in_flight: int) -> None:
         sample = self._sample

@@ -317,9 +317,11 @@ class Conversation:
         pending = list(self.pending.values())
         never_ran = within((future.seq for future in pending), opened.never_ran) if opened.never_ran else ()
         for future in pending:
-            if future.seq in never_ran or (opened.unrun and not future.route.idempotent):
+            again = future.resubmitted is not None
+            unrun = opened.unrun_all if again else opened.unrun
+            if future.seq in never_ran or (unrun and not future.route.idempotent):
                 future.connection, future.resubmitted = 0, None
-            elif future.connection and (future.resubmitted is None or opened.settled):
+            elif future.connection and (not again or opened.settled):
                 future.resubmitted = opened.watermark
         suspects = self._suspects
         # Some are in the outbox as well: each is sent once per connection.

@@ -83,14 +83,16 @@ class Opened(NamedTuple):
         never_ran: ranges of sequence numbers, ends included, that the broker dropped unrun.
         watermark: of what was first sent on the connection before; empty if nothing is known of it.
         settled: so it is also of what had been resubmitted on that connection.
-        unrun: the broker before has ended in order, and none of what is pending and must not be repeated has
-            run.
+        unrun: the broker before has ended in order, and nothing has run of what must not be repeated, is
+            pending and was first sent on the connection before.
+        unrun_all: so it is of what had been submitted again on that connection.
     """
 
     never_ran: tuple[tuple[int, int], ...]
     watermark: bytes = b""
     settled: bool = False
     unrun: bool = False
+    unrun_all: bool = False
 
 
 class Send(NamedTuple):
@@ -174,7 +176,7 @@ class Session:
         self._offered_watermark = self._watermark = b""
         self._settled_through: int | None = None
         self._watermark_settled = False
-        self._unrun = False
+        self._unrun = self._unrun_all = False
         self._expiry_s = wire.SESSION_EXPIRY_MS / 1000
         self._dialed_s = 0.0
         self._confirmed_s = math.inf  # nothing was sent that a broker could have forgotten
@@ -255,7 +257,8 @@ class Session:
             flat = self._entries(blob) if verb is Verb.RESULTS and blob is not None else ()
             if verb is Verb.GOODBYE:
                 _, text, acked, latest, unrun = fields
-                self._unrun = unrun and self._is_settled(acked, latest)
+                self._unrun = unrun and latest <= self._received
+                self._unrun_all = self._unrun and self._is_settled(acked, latest)
                 return self._lose(now_s, f"the broker stops: {text}")
             actions = self._heard(now_s)
         except ProtocolError:
@@ -412,8 +415,10 @@ class Session:
             self._watermark if known else b"",
             self._watermark_settled or not known,
             self._unrun,
+            self._unrun_all,
         )
-        self._never_ran, self._unrun = (), False
+        self._never_ran = ()
+        self._unrun = self._unrun_all = False
         self._watermark, self._watermark_settled = self._offered_watermark, False
         self._confirmed_s = self._dialed_s
         self.resubmitting, self._settled_through = True, None

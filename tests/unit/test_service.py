@@ -38,7 +38,7 @@ class Bench:
             if answered:
                 self.done += self.places
                 lease.requests.clear()
-            self.service.observe(self.now_s, self.done, self.places)
+            self.service.observe(self.now_s, self.done, self.places, self.places)
 
 
 def test_rate_and_time_are_those_of_the_upstream_though_answers_come_in_waves() -> None:
@@ -48,7 +48,7 @@ def test_rate_and_time_are_those_of_the_upstream_though_answers_come_in_waves() 
     assert bench.service.rate_per_s == pytest.approx(64 / 0.3, rel=0.05)
     assert bench.service.time_s == pytest.approx(0.3)
     bench.now_s += 0.25  # just before the next wave nothing else is believed
-    bench.service.observe(bench.now_s, bench.done, 64)
+    bench.service.observe(bench.now_s, bench.done, 64, 1)
     assert bench.service.served_per_s == pytest.approx(64 / 0.3, rel=0.01)
 
 
@@ -82,7 +82,7 @@ def test_what_timed_out_does_not_count_as_the_time_that_requests_take() -> None:
     bench.now_s += 2.0
     lease.requests.clear()
     bench.done += 1  # of another
-    bench.service.observe(bench.now_s, bench.done, 64)
+    bench.service.observe(bench.now_s, bench.done, 64, 1)
     assert bench.service.time_s == pytest.approx(0.3)
 
 
@@ -94,7 +94,7 @@ def test_what_a_silent_worker_held_does_not_count_either() -> None:
     bench.worker.state = "suspect"
     lease.requests.clear()
     bench.done += 1
-    bench.service.observe(bench.now_s, bench.done, 64)
+    bench.service.observe(bench.now_s, bench.done, 64, 1)
     assert bench.service.time_s == pytest.approx(0.3)
 
 
@@ -112,7 +112,7 @@ def test_a_pause_does_not_count_much_for_those_that_have_minutes() -> None:
     bench.waves(10)
     for _ in range(40):
         bench.now_s += 0.5
-        bench.service.observe(bench.now_s, bench.done, 64)
+        bench.service.observe(bench.now_s, bench.done, 64, 1)
     assert 0 < bench.service.served_per_s < 1
     assert bench.service.rate_per_s > 1  # in a minute it may well serve a hundred
 
@@ -139,3 +139,18 @@ def test_a_sample_that_ended_while_nobody_looked_is_no_measure() -> None:
     bench.now_s += 50.0
     bench.waves(3)
     assert bench.service.time_s == pytest.approx(0.3)
+
+
+def test_an_upstream_is_not_taken_for_slow_before_half_of_its_connections_have_answered() -> None:
+    bench = Bench(64, 1.0)
+    lease = bench.lease()
+    bench.service.stand(bench.now_s, bench.done)
+    bench.now_s += 1.0
+    bench.done += 3
+    lease.requests.clear()
+    bench.service.observe(bench.now_s, bench.done, 64, 64)
+    assert not bench.service.known
+    bench.now_s += 0.1
+    bench.done += 32
+    bench.service.observe(bench.now_s, bench.done, 64, 64)
+    assert bench.service.known

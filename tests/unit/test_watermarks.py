@@ -88,18 +88,23 @@ def test_who_may_have_been_forgotten_has_none(silent_s: float, known: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("acked", "latest", "unrun", "expected"),
-    [(1, 0, True, True), (0, 0, True, False), (1, 1, True, False), (1, 0, False, False)],
+    ("acked", "latest", "unrun", "first", "again"),
+    [
+        (1, 0, True, True, True),
+        (0, 0, True, True, False),
+        (1, 1, True, False, False),
+        (1, 0, False, False, False),
+    ],
 )
 def test_a_broker_that_ends_in_order_says_that_nothing_has_run(
-    acked: int, latest: int, unrun: bool, expected: bool
+    acked: int, latest: int, unrun: bool, first: bool, again: bool
 ) -> None:
     session, _ = begun()
     session.submit([])
     session.resubmitted()
     session.published(wire.encode(Verb.GOODBYE, 7, "bye", acked, latest, unrun), None, 0.2)
-    _, again = begun(3.0, session, epoch=8)
-    assert again.unrun is expected
+    _, opened = begun(3.0, session, epoch=8)
+    assert (opened.unrun, opened.unrun_all) == (first, again)
     assert opened_again(session, 4.0).unrun is False
 
 
