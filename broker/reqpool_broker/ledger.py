@@ -1,8 +1,9 @@
 """The ledger: every request's way from a queue through leases to its end. No I/O, no clock.
 
 The only place that moves requests: ``enqueue`` -> ``lease`` -> ``finish`` or ``fail``. Whether they are
-enqueued again after a lease that came to nothing is decided in :mod:`.attempts`. A request is open while its
-seq is in ``Session.open``; taking it out of there is what ends it, so it ends once.
+enqueued again after a lease that came to nothing is decided in :mod:`.attempts`, what is past its deadline in
+:mod:`.deadlines`. A request is open while its seq is in ``Session.open``; taking it out of there is what ends
+it, so it ends once.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Ledger:
         workers: by id.
         origins: the table of origins.
         grants: the workers' connection slots.
+        next_lease_due_s: no lease's time is up earlier than this.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Ledger:
         self._had_window: dict[Origin, None] = {}
         self._cancels: dict[Worker, dict[bytes, list[int]]] = {}
         self._refusals = Refusals()
-        self._next_lease_due_s = float("inf")
+        self.next_lease_due_s = float("inf")
 
     def change_membership(self) -> None:
         """A worker came, went or changed its state: owners are to be worked out anew."""
@@ -164,7 +166,7 @@ class Ledger:
                 late = Group(
                     terms, group.seqs[refusal.accepted :], group.payloads[refusal.accepted :], group.past
                 )
-                self._refuse(origin, late, late.seqs, late.payloads, refusal, now_s)
+                self.refuse(origin, late, late.seqs, late.payloads, refusal, now_s)
                 if not refusal.accepted:
                     return
                 group.seqs = group.seqs[: refusal.accepted]
@@ -173,7 +175,7 @@ class Ledger:
         self.origins.push(origin, group, front=front)
         terms.session.open.update(dict.fromkeys(group.seqs, group))
 
-    def _refuse(
+    def refuse(
         self,
         origin: Origin,
         group: Group,
@@ -288,7 +290,7 @@ class Ledger:
                 break
             if needed_s and taken[0].terms.deadline_s - now_s < needed_s:
                 refusal = origin.admission.too_late(taken[0], now_s)
-                self._refuse(origin, *taken, refusal, now_s)
+                self.refuse(origin, *taken, refusal, now_s)
                 continue
             origin.admission.leased(taken[0].terms.priority, len(taken[1]))
             large |= taken[0].large
@@ -334,7 +336,7 @@ class Ledger:
         if untried > 1:
             span_s /= untried
             flags |= _OTHERS
-        self._next_lease_due_s = min(self._next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
+        self.next_lease_due_s = min(self.next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
         self._leases.setdefault(worker, []).append(
             wire.LeaseGroup(
                 terms.session.id,
@@ -367,7 +369,7 @@ class Ledger:
             origin.leased(worker, len(requests), pinned=terms.pin is not None)
             if terms.opens and terms.pin is not None and terms.pin not in terms.session.pins:
                 self.adopt_pin(worker, terms.session, terms.pin, terms.kind, origin.name)
-        self._next_lease_due_s = min(self._next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
+        self.next_lease_due_s = min(self.next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
 
     def withdraw(self, worker: Worker) -> None:
         """Do not send what was to be leased to a worker in this turn."""
@@ -562,82 +564,6 @@ class Ledger:
         self.end_opening(lease.terms)
 
     # --- time -------------------------------------------------------------------------------------
-
-    def expire(self, now_s: float) -> None:
-        """End what is past its deadline: the broker's one place for it."""
-        for origin in self.origins.queued():
-            if origin.queue.next_due_s <= now_s:
-                self._expire_queue(origin, now_s)
-            if origin.admission.overloaded:
-                self._clear_queue(origin, now_s)
-        if self._next_lease_due_s <= now_s:
-            self._expire_leases(now_s)
-
-    def _expire_queue(self, origin: Origin, now_s: float) -> None:
-        late: dict[tuple[Session, int, bool, bool, float], list[int]] = {}
-        for group in origin.queue.expire(now_s):
-            session = group.terms.session
-            seqs = group.waiting()
-            for seq in seqs:
-                del session.open[seq]
-            if group.past.answer is None:
-                waited_s = round(now_s - group.since_s, 1)
-                key = (
-                    session,
-                    group.past.attempts,
-                    group.past.sent,
-                    group.terms.deadline_s > now_s,
-                    waited_s,
-                )
-                late.setdefault(key, []).extend(seqs)
-            else:
-                self.conclude(session, seqs, Code.OK, group.past.answer)
-            self.end_opening(group.terms)
-        span_s = origin.policy.queue_timeout_s
-        # It may have been changed since, or be none any more.
-        within = "in time" if span_s is None else f"within {span_s:g} s"
-        for (session, attempts, sent, early, waited_s), seqs in late.items():
-            self.fail(
-                session,
-                seqs,
-                Code.TIMEOUT,
-                f"no connection {within} (queue timeout of this upstream)"
-                if early
-                else f"its time was up after {waited_s} s in the queue, before a worker could take it",
-                origin=origin.name,
-                phase="queue",
-                attempts=attempts,
-                sent=sent,
-            )
-
-    def _clear_queue(self, origin: Origin, now_s: float) -> None:
-        """End what would only stand in the way of those that can be answered in time."""
-        for late in origin.queue.take_late(now_s + origin.service.needed_s):
-            self._refuse(origin, *late, origin.admission.too_late(late[0], now_s), now_s)
-
-    def _expire_leases(self, now_s: float) -> None:
-        next_due_s = float("inf")
-        for worker in self.workers.values():
-            for lease in list(worker.leases):
-                due_s = lease.terms.deadline_s + LEASE_GRACE_S
-                if due_s > now_s:
-                    next_due_s = min(next_due_s, due_s)
-                    continue
-                pairs = list(lease.requests.items())
-                lease.requests.clear()
-                self.release(lease, len(pairs))
-                for seq, _ in pairs:
-                    self.cancel_at(worker, lease.terms.session.id, seq)
-                if lease.origin is None:
-                    for seq, _ in pairs:
-                        del lease.terms.session.open[seq]
-                elif worker.state == "suspect":
-                    text = "the worker that holds it is silent; it may or may not have run"
-                    self.end_leased(lease, pairs, Code.OUTCOME_UNKNOWN, text)
-                else:
-                    text = "its worker gave no answer in time"
-                    self.end_leased(lease, pairs, Code.TIMEOUT, text, phase="read")
-        self._next_lease_due_s = next_due_s
 
     def adapt(self, now_s: float) -> None:
         """Once a second: owners follow the load, idle grants are asked back, idle origins forgotten."""

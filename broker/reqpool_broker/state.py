@@ -14,6 +14,7 @@ from reqpool import wire
 
 from .clients import Clients
 from .config import EMPTY, Config
+from .deadlines import Deadlines
 from .life import Life
 from .succession import Succession
 from .workers import Workers
@@ -61,6 +62,7 @@ class Broker:
         self._life = Life(self.epoch, succession, heartbeat_ms, liveness_ms, session_expiry_ms, config, now_s)
         self.outbox = self._life.outbox
         self.ledger = self._life.ledger
+        self._deadlines = Deadlines(self.ledger)
         self.sessions = self._life.sessions
         self.malformed = self._life.malformed
         self.liveness_s = self._life.liveness_s
@@ -89,7 +91,7 @@ class Broker:
 
     def tick(self, now_s: float) -> None:
         """Do what time asks for; call it about every 50 ms."""
-        self.ledger.expire(now_s)
+        self._deadlines.expire(now_s)
         self._life.settle(now_s)
         self.clients.release_held(now_s)
         if now_s >= self._next_heartbeat_s:

@@ -1,0 +1,99 @@
+"""What is past its deadline: the broker's one place for it. No I/O, no clock."""
+
+from __future__ import annotations
+
+from reqpool.errors import Code
+
+from .ledger import LEASE_GRACE_S, Ledger
+from .origin import Origin
+from .session import Session
+
+
+class Deadlines:
+    """Ends requests whose time is up, wherever they are.
+
+    Args:
+        ledger: where requests are moved.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def expire(self, now_s: float) -> None:
+        """End what is past its deadline. Call it several times a second."""
+        ledger = self._ledger
+        for origin in ledger.origins.queued():
+            if origin.queue.next_due_s <= now_s:
+                self._expire_queue(origin, now_s)
+            if origin.admission.overloaded:
+                self._clear_queue(origin, now_s)
+        if ledger.next_lease_due_s <= now_s:
+            self._expire_leases(now_s)
+
+    def _expire_queue(self, origin: Origin, now_s: float) -> None:
+        ledger = self._ledger
+        late: dict[tuple[Session, int, bool, bool, float], list[int]] = {}
+        for group in origin.queue.expire(now_s):
+            session = group.terms.session
+            seqs = group.waiting()
+            for seq in seqs:
+                del session.open[seq]
+            if group.past.answer is None:
+                waited_s = round(now_s - group.since_s, 1)
+                key = (
+                    session,
+                    group.past.attempts,
+                    group.past.sent,
+                    group.terms.deadline_s > now_s,
+                    waited_s,
+                )
+                late.setdefault(key, []).extend(seqs)
+            else:
+                ledger.conclude(session, seqs, Code.OK, group.past.answer)
+            ledger.end_opening(group.terms)
+        span_s = origin.policy.queue_timeout_s
+        # It may have been changed since, or be none any more.
+        within = "in time" if span_s is None else f"within {span_s:g} s"
+        for (session, attempts, sent, early, waited_s), seqs in late.items():
+            ledger.fail(
+                session,
+                seqs,
+                Code.TIMEOUT,
+                f"no connection {within} (queue timeout of this upstream)"
+                if early
+                else f"its time was up after {waited_s} s in the queue, before a worker could take it",
+                origin=origin.name,
+                phase="queue",
+                attempts=attempts,
+                sent=sent,
+            )
+
+    def _clear_queue(self, origin: Origin, now_s: float) -> None:
+        """End what would only stand in the way of those that can be answered in time."""
+        for late in origin.queue.take_late(now_s + origin.service.needed_s):
+            self._ledger.refuse(origin, *late, origin.admission.too_late(late[0], now_s), now_s)
+
+    def _expire_leases(self, now_s: float) -> None:
+        ledger = self._ledger
+        next_due_s = float("inf")
+        for worker in ledger.workers.values():
+            for lease in list(worker.leases):
+                due_s = lease.terms.deadline_s + LEASE_GRACE_S
+                if due_s > now_s:
+                    next_due_s = min(next_due_s, due_s)
+                    continue
+                pairs = list(lease.requests.items())
+                lease.requests.clear()
+                ledger.release(lease, len(pairs))
+                for seq, _ in pairs:
+                    ledger.cancel_at(worker, lease.terms.session.id, seq)
+                if lease.origin is None:
+                    for seq, _ in pairs:
+                        del lease.terms.session.open[seq]
+                elif worker.state == "suspect":
+                    text = "the worker that holds it is silent; it may or may not have run"
+                    ledger.end_leased(lease, pairs, Code.OUTCOME_UNKNOWN, text)
+                else:
+                    text = "its worker gave no answer in time"
+                    ledger.end_leased(lease, pairs, Code.TIMEOUT, text, phase="read")
+        ledger.next_lease_due_s = next_due_s
