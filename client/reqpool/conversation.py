@@ -214,6 +214,10 @@ class Conversation:
             now_s: monotonic clock.
         """
         session = self.session
+        if session.has_expired(now_s):
+            # What is queued here is old; what is sent to a broker that has forgotten the session is refused
+            # unread, but counts as sent.
+            self.lose("this process slept for longer than its session lasts", False, now_s)
         for from_intake, frames in messages:
             try:
                 if from_intake:

@@ -222,6 +222,13 @@ class Session:
             return [self._heartbeat(now_s)]
         return []
 
+    def has_expired(self, now_s: float) -> bool:
+        """Has the broker forgotten the session by now, as this process slept?
+
+        Ask before messages are read that came meanwhile.
+        """
+        return self.state is not State.CLOSED and now_s - self._heard_s > self._expiry_s * EXPIRY_SHARE
+
     # --- what came in -------------------------------------------------------------------------------
 
     def received(self, head: bytes, now_s: float) -> list[Action]:

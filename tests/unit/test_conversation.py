@@ -181,6 +181,21 @@ def test_a_request_that_the_broker_has_no_room_for_ends_in_time_all_the_same() -
     assert error.sent is False
 
 
+def test_a_client_that_slept_for_longer_than_its_session_lasts_sends_nothing_on_its_old_connection() -> None:
+    talk = Talk()
+    talk.open(0.0)
+    talk.submit(b"ask", 70.0)
+    # What the broker had sent while nobody read, before it forgot the session.
+    talk.publish(70.0, wire.encode(Verb.HEARTBEAT, 7, 9, 0, 0, 0))
+    assert talk.session.state is State.CLOSED
+    talk.conversation.turn(70.0)
+    assert talk.transport.submits() == []
+    talk.open(71.0)
+    talk.conversation.turn(71.0)
+    [[group]] = talk.transport.submits()
+    assert not group.flags & wire.Flag.RESUBMITTED
+
+
 def test_a_cancelled_request_is_taken_back() -> None:
     talk = Talk()
     talk.open(0.0)
