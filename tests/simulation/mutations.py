@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from reqpool import session
 from reqpool.session import Opened
 from reqpool.session import Session as ClientSession
 from reqpool_broker.attempts import Attempts
@@ -111,6 +112,10 @@ def _believe_a_session_that_expired(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Life, "new_session", new_session)
 
 
+def _believe_who_was_away_for_long(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(session, "EXPIRY_SHARE", 1_000.0)
+
+
 def _disown_without_doubt(patch: pytest.MonkeyPatch) -> None:
     disown = Attempts._disown
     patch.setattr(
@@ -173,6 +178,12 @@ MUTATIONS = (
         Wrong.TWICE,
         (Fault.KILL_BROKER, Fault.FREEZE_CLIENT),
         _believe_a_session_that_expired,
+    ),
+    Mutation(
+        "a client that was silent for longer than its session lasts trusts what it knew before",
+        Wrong.TWICE,
+        (Fault.KILL_BROKER, Fault.FREEZE_CLIENT),
+        _believe_who_was_away_for_long,
     ),
     Mutation(
         "what a worker reported and lost is taken for unrun",

@@ -173,7 +173,8 @@ def draw_plan(seed: int, *, calm: bool | None = None, only: Collection[Fault] = 
     draw = random.Random(f"{seed}/plan")
     calm_drawn = draw.random() < 0.1
     calm = calm_drawn and not only if calm is None else calm
-    span_s = draw.uniform(10.0, 40.0)
+    # Long enough now and then for a session to expire.
+    span_s = draw.uniform(90.0, 140.0) if draw.random() < 0.15 else draw.uniform(10.0, 40.0)
     clients = draw.randint(1, 3)
     workers = draw.randint(1, 3)
     hosts = (
@@ -252,9 +253,10 @@ def _strikes(draw: random.Random, moments: list[float], only: Collection[Fault])
         gap_s = _log_uniform(draw, 0.001, 10.0)
         for _ in range(draw.randint(1, 7)):
             fault = draw.choices(kinds, weights)[0]
-            long = fault is Fault.FREEZE_CLIENT and draw.random() < 0.2
-            most_s = 90.0 if long else 20.0
-            strike = Strike(at_s, fault, draw.randrange(6), _log_uniform(draw, 0.01, most_s))
+            lasts_s = _log_uniform(draw, 0.01, 20.0)
+            if fault is Fault.FREEZE_CLIENT and draw.random() < 0.2:
+                lasts_s = draw.uniform(40.0, 90.0)
+            strike = Strike(at_s, fault, draw.randrange(6), lasts_s)
             if draw.random() < watchful:
                 verb = draw.choice(MOMENTS.get(concerned(fault), MOMENTS["broker"]))
                 strike = strike._replace(after=int(verb), delay_s=_log_uniform(draw, 0.00001, 0.01))
