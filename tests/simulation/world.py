@@ -13,11 +13,12 @@ from reqpool_broker.state import Broker
 
 from .broker import BrokerProcess
 from .client import ClientProcess, SimulatedKind, route_of
-from .network import Connection, Network, Weather
+from .network import Network, Weather
 from .oracle import Oracle
-from .plan import Fault, Plan, Strike, concerned
+from .plan import Plan
 from .process import Process
 from .scheduler import Scheduler
+from .strikes import Strikes
 from .supervisor import SupervisorProcess
 from .upstream import Upstream
 from .worker import WorkerProcess
@@ -91,17 +92,15 @@ class World:
         self.brokers: list[BrokerProcess] = []
         self._ids = 0
         self._counts: dict[str, int] = {}
-        self.faults = 0
+        self._strikes = Strikes(self)
         self.healing = False
-        self._awaited: list[Strike] = []
-        self._concerned: Process | None = None
         self.supervisor = self._start_supervisor()
         for number in range(plan.clients):
             self._start_client(number)
         for ask in plan.asks:
             self.scheduler.at(self._began_s + ask.at_s, self._ask, ask)
         for strike in plan.strikes:
-            self.scheduler.at(self._began_s + strike.at_s, self._strike, strike)
+            self.scheduler.at(self._began_s + strike.at_s, self._strikes.strike, strike)
 
     # --- a run ------------------------------------------------------------------------------------
 
@@ -128,7 +127,7 @@ class World:
         return Outcome(
             self.plan.seed,
             scheduler.steps,
-            self.faults,
+            self._strikes.struck,
             sum(one.future is not None for one in self.oracle.asked.values()),
             self.oracle.ended_well,
             wrong,
@@ -231,7 +230,7 @@ class World:
         """A worker's process has ended; its supervisor learns of it."""
         self.trace(worker.name, f"has ended: {worker.status}")
         if worker.status != 0:
-            self._lose_worker(worker, "died", 3.0)  # the broker leases to it until it is told
+            self._strikes.lose_worker(worker, "died", 3.0)  # the broker leases to it until it is told
         self.workers.remove(worker)
         self._tell_supervisor(worker.parent, worker)
 
@@ -290,220 +289,6 @@ class World:
         client, asked = about
         if client.alive:
             client.cancel(asked)
-
-    def _strike(self, strike: Strike) -> None:
-        """Its time has come; or that to wait for its message."""
-        if strike.after:
-            self._awaited.append(strike)
-            self.network.watcher = self._watch
-        else:
-            self._hit((strike, None))
-
-    def _watch(self, connection: Connection, frames: list[bytes]) -> None:
-        """Some strike waits for a message, and one has arrived."""
-        head = frames[0] if connection.dealer.topic is None else frames[-1 if len(frames) < 3 else 1]
-        verb = head[1] if len(head) > 1 else 0  # behind the array's length
-        owner = connection.dealer.owner
-        for strike in [strike for strike in self._awaited if strike.after == verb]:
-            sort = _SORTS.get(concerned(strike.fault))
-            if sort is not None and not isinstance(owner, sort):
-                continue
-            self._awaited.remove(strike)
-            when_s = self.scheduler.now_s + strike.delay_s
-            self.scheduler.at(when_s, self._hit, (strike, owner))
-        if not self._awaited:
-            self.network.watcher = None
-
-    def _hit(self, about: tuple[Strike, Process | None]) -> None:
-        if self.healing:
-            return
-        strike, self._concerned = about
-        self.scheduler.steps += 1
-        if _STRIKES[strike.fault](self, strike):
-            self.faults += 1
-
-    def _pick_client(self, strike: Strike) -> ClientProcess | None:
-        if isinstance(self._concerned, ClientProcess) and self._concerned.alive:
-            return self._concerned
-        alive = [client for client in self.clients if client.alive]
-        return alive[strike.whom % len(alive)] if alive else None
-
-    def _pick_worker(self, strike: Strike) -> WorkerProcess | None:
-        if isinstance(self._concerned, WorkerProcess) and self._concerned.alive:
-            return self._concerned
-        return self.workers[strike.whom % len(self.workers)] if self.workers else None
-
-    def _kill_client(self, strike: Strike) -> bool:
-        client = self._pick_client(strike)
-        if client is not None:
-            self.trace(client.name, "is killed")
-            client.die()
-        return client is not None
-
-    def _leave_client(self, strike: Strike) -> bool:
-        client = self._pick_client(strike)
-        if client is not None:
-            self.trace(client.name, "leaves")
-            client.leave()
-        return client is not None
-
-    def _freeze(self, process: Process | None, strike: Strike) -> bool:
-        if process is None or not process.alive or process.frozen:
-            return False
-        self.trace(process.name, f"is frozen for {strike.span_s:.3f} s")
-        process.freeze()
-        self.scheduler.at(self.scheduler.now_s + strike.span_s, self._thaw, process)
-        return True
-
-    def _thaw(self, process: Process) -> None:
-        if process.alive and process.frozen:
-            self.trace(process.name, "wakes")
-            process.thaw()
-            if isinstance(process, WorkerProcess):
-                self._lose_worker(process, "was frozen", 3.0)
-
-    def _lose_worker(self, worker: WorkerProcess, why: str, span_s: float) -> None:
-        """A worker cannot be reached for so long."""
-        self.oracle.doubt_worker(worker, why)
-        self.oracle.away[worker] = why
-        self.scheduler.at(self.scheduler.now_s + span_s, self._regain_worker, worker)
-
-    def _regain_worker(self, worker: WorkerProcess) -> None:
-        if not worker.frozen:
-            self.oracle.away.pop(worker, None)
-
-    def _freeze_client(self, strike: Strike) -> bool:
-        client = self._pick_client(strike)
-        struck = self._freeze(client, strike)
-        if struck and client is not None and strike.span_s > 50.0:
-            self.oracle.doubt_client(client, "its client was frozen for long")
-        return struck
-
-    def _freeze_worker(self, strike: Strike) -> bool:
-        worker = self._pick_worker(strike)
-        struck = self._freeze(worker, strike)
-        if struck and worker is not None:
-            self._lose_worker(worker, "is frozen", strike.span_s)
-        return struck
-
-    def _pick_broker(self, strike: Strike) -> BrokerProcess | None:
-        """One of them, for one may stand by; mostly the one that serves."""
-        if strike.whom and self.broker is not None:
-            return self.broker
-        return self.brokers[-1] if self.brokers else None
-
-    def _freeze_broker(self, strike: Strike) -> bool:
-        return self._freeze(self._pick_broker(strike), strike)
-
-    def _freeze_supervisor(self, strike: Strike) -> bool:
-        return self._freeze(self.supervisor, strike)
-
-    def _kill_broker(self, strike: Strike) -> bool:
-        broker = self._pick_broker(strike)
-        if broker is not None:
-            self.trace(broker.name, "is killed")
-            broker.end(-9)
-        return broker is not None
-
-    def _stop_broker(self, strike: Strike) -> bool:
-        broker = self.broker
-        if broker is not None:
-            self.trace(broker.name, "is told to stop")
-            broker.stop()
-        return broker is not None
-
-    def _kill_worker(self, strike: Strike) -> bool:
-        worker = self._pick_worker(strike)
-        if worker is not None:
-            self.trace(worker.name, "is killed")
-            worker.end(-9)
-        return worker is not None
-
-    def _drain_worker(self, strike: Strike) -> bool:
-        worker = self._pick_worker(strike)
-        if worker is not None:
-            self.trace(worker.name, "is told to drain")
-            worker.drain()
-        return worker is not None
-
-    def _kill_supervisor(self, strike: Strike) -> bool:
-        if not self.supervisor.alive:
-            return False
-        self.trace(self.supervisor.name, "is killed")
-        self.supervisor.die()
-        return True
-
-    def _restart_cluster(self, strike: Strike) -> bool:
-        self.trace(self.supervisor.name, "is told to replace all processes")
-        self.supervisor.restart()
-        return True
-
-    def _stop_cluster(self, strike: Strike) -> bool:
-        self.trace(self.supervisor.name, "is told to stop")
-        self.supervisor.stop()
-        return True
-
-    def _connections(self, process: Process | None, *, results: bool) -> list[Connection]:
-        if process is None:
-            return []
-        return [
-            dealer.connection
-            for dealer in process.dealers
-            if dealer.connection is not None and (dealer.topic is not None) is results
-        ]
-
-    def _cut(self, process: Process | None, *, results: bool) -> bool:
-        connections = self._connections(process, results=results)
-        for connection in connections:
-            self.trace(connection.dealer.owner.name, f"loses its connection to {connection.server.address}")
-            connection.end()
-        return bool(connections)
-
-    def _cut_intake(self, strike: Strike) -> bool:
-        return self._cut(self._pick_client(strike), results=False)
-
-    def _cut_results(self, strike: Strike) -> bool:
-        return self._cut(self._pick_client(strike), results=True)
-
-    def _cut_worker(self, strike: Strike) -> bool:
-        worker = self._pick_worker(strike)
-        if worker is not None:
-            self._lose_worker(worker, "was cut off", 3.0)
-        return self._cut(worker, results=False)
-
-    def _stall(self, process: Process | None, strike: Strike) -> bool:
-        connections = self._connections(process, results=False) + self._connections(process, results=True)
-        for connection in connections:
-            self.trace(connection.dealer.owner.name, f"is cut off for {strike.span_s:.3f} s, unnoticed")
-            connection.stall(self.scheduler.now_s + strike.span_s)
-        return bool(connections)
-
-    def _stall_client(self, strike: Strike) -> bool:
-        return self._stall(self._pick_client(strike), strike)
-
-    def _stall_worker(self, strike: Strike) -> bool:
-        worker = self._pick_worker(strike)
-        if worker is not None:
-            self._lose_worker(worker, "was cut off", strike.span_s + 3.0)
-        return self._stall(worker, strike)
-
-    def _break_upstream(self, strike: Strike) -> bool:
-        self.trace(self.upstreams[0].origin, "closes all connections")
-        self.upstreams[0].break_all()
-        return True
-
-    def _down_upstream(self, strike: Strike) -> bool:
-        self.trace(self.upstreams[0].origin, f"refuses connections for {strike.span_s:.3f} s")
-        self.upstreams[0].down_until_s = self.scheduler.now_s + strike.span_s
-        return True
-
-
-_STRIKES: dict[Fault, Callable[[World, Strike], bool]] = {
-    fault: getattr(World, f"_{fault.name.lower()}") for fault in Fault
-}
-
-
-_SORTS: dict[str, type[Process]] = {"client": ClientProcess, "worker": WorkerProcess}
 
 
 def _identity(what: str, seed: int, name: str) -> bytes:
