@@ -14,6 +14,7 @@ from .life import Life
 from .pin import MAX_PINS, Pin
 from .requests import Group, Lease, Past, Terms
 from .session import MAX_PENDING, MAX_QUEUED_BYTES, MAX_UNACKED_BATCHES, Session, group_bytes
+from .spread import Spread
 from .worker import Worker
 
 MAX_SESSIONS = 10_000
@@ -37,8 +38,11 @@ class Clients:
 
     Args:
         life: shared with the workers' side.
-        results: what WELCOME says of the results socket.
+        results: what WELCOME says of the first results socket.
         report: makes the status report.
+
+    Attributes:
+        spread: which session is published on which results socket.
     """
 
     def __init__(self, life: Life, results: str, report: Callable[[float], dict[str, Any]]) -> None:
@@ -46,7 +50,7 @@ class Clients:
         self._outbox = life.outbox
         self._ledger = life.ledger
         self.sessions = life.sessions
-        self._results = results
+        self.spread = Spread(results)
         self._report = report
         self._session_at: dict[bytes, Session] = {}
         self._kept_bytes = 0
@@ -139,7 +143,7 @@ class Clients:
         session.never_ran += self._tombstones.pop(id_, ())
         welcome = {
             "epoch": self._life.epoch,
-            "results": self._results,
+            "results": self.spread.join(session),
             "heartbeat_ms": self._life.heartbeat_ms,
             "liveness_ms": round(self._life.liveness_s * 1000),
             "expiry_ms": round(self._life.expiry_s * 1000),
@@ -171,10 +175,11 @@ class Clients:
         if session.route is not None:
             self._life.reject(self._outbox.intake, session.route, code, text)
 
-    def subscription(self, topic: bytes) -> bool:
-        """May somebody subscribe to ``topic``? Only to a session that said HELLO, and only exactly."""
+    def subscription(self, topic: bytes, place: int) -> bool:
+        """May somebody subscribe to ``topic`` on this results socket? Only to a session that said HELLO and
+        was sent there, and only exactly."""
         session = self.sessions.get(topic)
-        if session is None or session.route is None:
+        if session is None or session.route is None or session.place != place:
             # What has the length of an id is as a rule a client's that connects again: its socket subscribes
             # before it says HELLO anew, and will be closed.
             self._life.malformed["results"] += len(topic) != wire.SESSION_ID_BYTES
@@ -437,6 +442,7 @@ class Clients:
             self._ledger.unpin(session, pin, tell=True)
         self._kept_bytes -= session.kept.size_bytes
         session.end()
+        self.spread.leave(session)
         self._ledger.forget(session)
         if not session.open:
             self.sessions.pop(session.id, None)
@@ -471,9 +477,9 @@ class Clients:
                 self._outbox.results.append([session.id, head])
 
     def beat(self) -> None:
-        """Send every session its heartbeat."""
+        """Send the sessions of the results socket whose turn it is their heartbeats."""
         watermark = self._life.succession.watermark
-        for session in self.sessions.values():
+        for session in self.spread.turn():
             if session.subscribed:
                 session.heartbeats_sent += 1
                 head = wire.encode(

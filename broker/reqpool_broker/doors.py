@@ -30,6 +30,8 @@ UNNOTICED = 1_100
 """Connections that may have been accepted before any of them is noticed."""
 OWN_FILES = 32
 """File descriptors of a broker that nobody is connected to."""
+FILES_OF_RESULTS = 640
+"""Of 160 further results sockets and their monitors; there is one for every 64 sessions."""
 EVENTS_PER_TURN = 512
 TOLD_S = 60.0
 """How often it is logged that some are turned away."""
@@ -66,7 +68,8 @@ class Doors:
     def __init__(self, files: int, most_of_one: int | None = None) -> None:
         # Room for what comes in unnoticed; where files are few, it cannot be as much.
         self._reserve = min(UNNOTICED, files // 4)
-        self.most = max(8, files - self._reserve - OWN_FILES)
+        room = files - self._reserve - OWN_FILES
+        self.most = max(8, room - min(room // 16, FILES_OF_RESULTS))
         self.most_of_one = most_of_one or self.most // 2
         self.open = 0
         self.refused = 0
@@ -88,6 +91,11 @@ class Doors:
         fd = int(monitor.FD)
         self._monitors[fd] = (monitor, clients)
         return fd
+
+    def unwatch(self, fd: int, bound: zmq.Socket[bytes]) -> None:
+        """Forget a socket that could not be bound."""
+        bound.disable_monitor()
+        self._monitors.pop(fd)[0].close(0)
 
     def take(self, fd: int) -> bool:
         """Read what a monitor tells; returns True if there may be more."""

@@ -1,11 +1,7 @@
-"""The broker's sockets and its loop: the only file of the broker that imports zmq.
+"""The broker's sockets and its loop: with :mod:`.results` the only file of the broker that imports zmq.
 
 ZeroMQ facts it relies on (libzmq 4.3.5):
 
-- ``XPUB_MANUAL``: a subscription is a message; ``setsockopt(SUBSCRIBE)`` applies to the pipe of the message
-  just received, so it is called right after the recv, before anything else is received.
-- ``XPUB_NODROP``: a full pipe gives EAGAIN for that topic, instead of dropping in silence, and POLLOUT stays
-  set. What could not be sent is in the session's unacknowledged batches: the client asks for it (RESEND).
 - ``ROUTER_MANDATORY``: a message to a peer that has gone is an error (EHOSTUNREACH), not dropped in silence.
 - A peer that does not begin with a greeting (a browser, say) is taken for one of ZeroMQ 2, what it says for
   messages, and each such connection leaks about 10 kB. With a ``ZAP_DOMAIN`` such peers are refused
@@ -33,6 +29,7 @@ from reqpool.errors import UsageError
 
 from .config import EMPTY, Config, changes
 from .doors import HANDSHAKE_MS, Doors, file_limit
+from .results import Results, endpoint, last_part
 from .state import Broker
 from .succession import Predecessors
 from .wakefulness import Wakefulness
@@ -58,14 +55,15 @@ log = logging.getLogger("reqpool")
 
 
 class Server:
-    """Three bound sockets around one :class:`~.state.Broker`.
+    """Bound sockets around one :class:`~.state.Broker`.
 
     Args:
         intake: URL to bind for clients, ``tcp://host:port`` or ``ipc://path``. Port 0 takes a free one.
-        results: URL for the results socket; None puts it beside the intake: the next port, a free port
+        results: URL for the first results socket; None puts it beside the intake: the next port, a free port
             if the intake's was 0, or the intake's path with ``.results`` behind it.
         workers: URL for the workers socket; None as for ``results`` (the port after the next, ``.workers``).
-        advertise: what WELCOME says of the results socket, where it is not what the clients can derive.
+        advertise: what WELCOME says of the results socket, where it is not what the clients can derive; then
+            there is only one.
         predecessors: what the supervisor knows; None: there is none.
         config: see :class:`~.state.Broker`.
 
@@ -84,24 +82,33 @@ class Server:
     ) -> None:
         self._context = zmq.Context()
         self._doors = Doors(file_limit())
-        self._monitor_fds: list[int] = []
+        self._epoll = select.epoll()
+        self._takers: dict[int, Callable[[float], bool]] = {}
         self._intake = self._socket(zmq.ROUTER, intake, PEER_MESSAGES)
-        self._results = self._socket(zmq.XPUB, results or _beside(intake, 1, "results"), PEER_MESSAGES)
+        self._results = Results(
+            lambda url: self._socket(zmq.XPUB, url, PEER_MESSAGES),
+            results or _beside(intake, 1, "results"),
+            None if advertise else lambda number: _another(self.urls["results"], intake, number),
+        )
         # Towards workers credit is the bound; a mark would only lose leases.
         self._workers = self._socket(zmq.ROUTER, workers or _beside(intake, 2, "workers"), 0, clients=False)
         self.urls = {
-            "intake": _endpoint(self._intake),
-            "results": _endpoint(self._results),
-            "workers": _endpoint(self._workers),
+            "intake": endpoint(self._intake),
+            "results": self._results.urls[0],
+            "workers": endpoint(self._workers),
         }
-        self._fds = {socket: int(socket.FD) for socket in (self._intake, self._results, self._workers)}
+        self._fds = {socket: int(socket.FD) for socket in (self._intake, self._workers)}
         self._process = psutil.Process()
         self._sample: dict[str, Any] = {}
         self._lag_s = 0.0
-        told = advertise or _last_part(self.urls["results"])
+        told = advertise or last_part(self.urls["results"])
         known = predecessors._asdict() if predecessors is not None else {}
         known["predecessors"] = known.pop("workers", None)
-        self.broker = Broker(told, time.monotonic(), config=config, **known)
+        self.broker = broker = Broker(told, time.monotonic(), config=config, **known)
+        intake_fd, workers_fd = self._fds.values()
+        self._listen(intake_fd, lambda now_s: _drain(self._intake, broker.clients.message, now_s))
+        self._listen(workers_fd, lambda now_s: _drain(self._workers, broker.workers.message, now_s))
+        self._listen(self._results.fileno(), lambda _: self._results.take(broker))
 
     def _socket(self, kind: int, url: str, send_mark: int, *, clients: bool = True) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -120,12 +127,20 @@ class Server:
             socket.setsockopt(zmq.XPUB_NODROP, 1)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         socket.setsockopt(zmq.BACKLOG, self._doors.backlog)
-        self._monitor_fds.append(self._doors.watch(socket, clients=clients))
+        fd = self._doors.watch(socket, clients=clients)
         try:
             socket.bind(url)
         except zmq.ZMQError as error:
+            self._doors.unwatch(fd, socket)
+            socket.close()
             raise UsageError(f"cannot bind {url}: {os.strerror(error.errno or 0)}") from error
+        self._listen(fd, lambda _: self._doors.take(fd))
         return socket
+
+    def _listen(self, fd: int, take: Callable[[float], bool]) -> None:
+        """Call ``take`` in each turn in which there may be something to read."""
+        self._takers[fd] = take
+        self._epoll.register(fd, select.EPOLLIN)
 
     def run(self, stop: Callable[[], bool], reload: Callable[[], Config | None]) -> int:
         """Serve until ``stop()`` is true; call it on the thread that made the server.
@@ -139,22 +154,13 @@ class Server:
             new epoch.
         """
         broker, clock = self.broker, time.monotonic
-        takers: dict[int, Callable[[float], bool]] = {
-            self._fds[self._intake]: lambda now_s: _drain(self._intake, broker.clients.message, now_s),
-            self._fds[self._workers]: lambda now_s: _drain(self._workers, broker.workers.message, now_s),
-            self._fds[self._results]: self._take_subscriptions,
-        }
-        for fd in self._monitor_fds:
-            takers[fd] = lambda _now_s, fd=fd: self._doors.take(fd)  # type: ignore[misc]
-        epoll = select.epoll()
-        for fd in takers:
-            epoll.register(fd, select.EPOLLIN)
+        epoll, takers = self._epoll, self._takers
         next_tick_s = next_sample_s = clock()
         wakefulness = Wakefulness(broker.liveness_s + TICK_S, next_tick_s)
         unread = list(takers)
         status = 0
         while not stop():
-            wait_s = 0.0 if unread else max(0.0, next_tick_s - clock())
+            wait_s = 0.0 if unread else max(0.0, min(next_tick_s, broker.next_beat_s) - clock())
             ready = unread
             for fd, _ in epoll.poll(wait_s):
                 if fd not in ready:
@@ -178,10 +184,10 @@ class Server:
                 broker.tick(now_s)
             else:
                 broker.flush(now_s)
+            self._results.extend(broker, now_s)
             self._send(unread)
             self._lag_s = max(self._lag_s, clock() - now_s)
         wakefulness.close()
-        epoll.close()
         return status
 
     def close(self) -> None:
@@ -189,10 +195,12 @@ class Server:
         self._hear_out()
         self.broker.clients.goodbye("the broker is stopping")
         self._send([])
-        self._doors.close(self._intake, self._results, self._workers)
-        for socket in (self._intake, self._results, self._workers):
+        self._doors.close(self._intake, *self._results.sockets, self._workers)
+        for socket in (self._intake, *self._results.sockets, self._workers):
             socket.close(linger=200)
         self._context.term()
+        self._results.close()
+        self._epoll.close()
 
     def _hear_out(self) -> None:
         """Read the last words of workers and of the supervisor: what has ended, and what was never run.
@@ -203,37 +211,17 @@ class Server:
         while (now_s := time.monotonic()) < end_s and self._workers.poll(QUIET_MS):
             _drain(self._workers, self.broker.workers.message, now_s)
 
-    def _take_subscriptions(self, now_s: float) -> bool:
-        """Read subscriptions; returns True if more may be there."""
-        results, broker = self._results, self.broker
-        for _ in range(MESSAGES_PER_TURN):
-            if not sockets.readable(results):
-                return False
-            message = b"".join(sockets.receive(results))
-            topic = message[1:]
-            if message[:1] == b"\x01":
-                if broker.clients.subscription(topic):
-                    results.setsockopt(zmq.SUBSCRIBE, topic)
-                    broker.clients.subscribed(topic)
-            elif message[:1] == b"\x00" and len(topic) == wire.SESSION_ID_BYTES:
-                results.setsockopt(zmq.UNSUBSCRIBE, topic)
-            else:
-                broker.malformed["results"] += 1
-        return True
-
     def _send(self, unread: list[int]) -> None:
         """Send what the broker has decided; adds the fds of sockets that have become readable by now."""
         outbox = self.broker.outbox
-        for socket, messages in (
-            (self._workers, outbox.workers),
-            (self._results, outbox.results),
-            (self._intake, outbox.intake),
-        ):
+        for socket, messages in ((self._workers, outbox.workers), (self._intake, outbox.intake)):
             if messages:
                 _send_all(socket, messages)
                 fd = self._fds[socket]
                 if fd not in unread and sockets.readable(socket):
                     unread.append(fd)
+        if outbox.results and self._results.send(self.broker) and self._results.fileno() not in unread:
+            unread.append(self._results.fileno())
 
     def _take_sample(self) -> None:
         process = self._process
@@ -280,7 +268,7 @@ def _send_all(socket: zmq.Socket[bytes], messages: list[list[bytes]]) -> None:
         try:
             sockets.send(socket, frames)
         except zmq.Again:
-            # Only the results socket has a mark. The batch is kept, and the client will miss it.
+            # Only the intake has a mark: what is dropped is for one that does not read.
             continue
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
@@ -300,13 +288,11 @@ def _beside(url: str, offset: int, name: str) -> str:
     return f"{scheme}://{host}:{int(port) + offset if int(port) else 0}"
 
 
-def _endpoint(socket: zmq.Socket[bytes]) -> str:
-    return socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
-
-
-def _last_part(url: str) -> str:
-    """What a client needs to find the results socket from the URL it dialled: a port, or a file name."""
-    return url.rpartition(":" if url.startswith("tcp:") else "/")[2]
+def _another(results: str, intake: str, number: int) -> str:
+    """Where another results socket may be: any free port of the first one's host, or beside the intake."""
+    if results.startswith("tcp:"):
+        return f"{results.rpartition(':')[0]}:0"
+    return _beside(intake, 0, f"res{number}")
 
 
 def prepare_process() -> None:

@@ -55,6 +55,7 @@ class Session:
         id: 16 bytes, the topic.
         open: every request that has not ended: seq to where it waits or runs.
         route: routing id of the client's connection, None while it has none.
+        place: number of the results socket it is published on; None before its first HELLO and after its end.
         subscribed: its subscription has been accepted since the last HELLO.
         submitted: number of the last SUBMIT processed.
         unacked: result batches kept until acknowledged.
@@ -85,6 +86,7 @@ class Session:
         self.last_heard_s = now_s
         self.open: dict[int, Group | Lease] = {}
         self.route: bytes | None = None
+        self.place: int | None = None
         self.subscribed = False
         self.submitted = 0
         self.heartbeat_seen = 0

@@ -27,7 +27,7 @@ class Broker:
     """The broker's state. One thread calls it.
 
     Args:
-        results: what WELCOME says of the results socket.
+        results: what WELCOME says of the first results socket.
         now_s: monotonic seconds, as in all methods.
         epoch: number of this life; None: random, so that no two lives share one.
         predecessors, reign, deaths: see :class:`~.succession.Succession`.
@@ -40,6 +40,7 @@ class Broker:
         clients: the intake and results sockets' side.
         workers: the workers socket's side.
         outbox: what to send; the caller empties it after each :meth:`flush` or :meth:`tick`.
+        next_beat_s: when :meth:`flush` is to be called even if nothing has come in: heartbeats are due.
         sample: the psutil figures of the broker's own process, set by its owner.
     """
 
@@ -72,6 +73,7 @@ class Broker:
         self._started_s = now_s
         self._rates = {"submitted_per_s": 0.0, "done_per_s": 0.0}
         self._rated = (now_s, 0, 0)
+        self.next_beat_s = now_s
         self._next_heartbeat_s = now_s
         self._next_second_s = now_s
 
@@ -87,6 +89,11 @@ class Broker:
 
     def flush(self, now_s: float) -> None:
         """Decide what the messages taken since the last flush ask for; once per turn of the loop."""
+        if now_s >= self.next_beat_s:
+            # Not all at once, nor to catch up: sending through a socket has it clear away what has ended.
+            span_s = self._life.heartbeat_ms / 1000
+            self.next_beat_s = max(self.next_beat_s, now_s - span_s) + span_s / len(self.clients.spread)
+            self.clients.beat()
         self.ledger.lease(now_s)
 
     def tick(self, now_s: float) -> None:
@@ -96,7 +103,6 @@ class Broker:
         self.clients.release_held(now_s)
         if now_s >= self._next_heartbeat_s:
             self._next_heartbeat_s = now_s + self._life.heartbeat_ms / 1000
-            self.clients.beat()
             self.workers.beat(now_s)
             self.workers.watch(now_s)
         if now_s >= self._next_second_s:

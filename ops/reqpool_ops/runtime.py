@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import ipaddress
 import json
 import os
@@ -31,7 +32,7 @@ MAX_SOCKET_PATH_BYTES = 107
 LOCK_START = '{"pid": '
 """How the lock file of a cluster that was killed begins; that of one that ended is empty."""
 SUFFIXES = ("", ".results", ".workers")
-"""What the broker appends to the intake's path to name its three sockets."""
+"""What the broker appends to the intake's path to name its sockets; :func:`further_paths` tells of more."""
 MAX_PORT = 65535 - 2
 """The highest port for the intake: the broker takes the two above it, too."""
 MAX_WORKERS = 256
@@ -159,17 +160,36 @@ def ipc_path(url: str) -> Path | None:
 
 
 def socket_paths(url: str) -> list[Path]:
-    """Return the paths of the three sockets of the cluster whose intake is `url`; none for tcp."""
+    """Return the paths of the first three sockets of the cluster whose intake is `url`; none for tcp."""
     path = ipc_path(url)
     return [] if path is None else [path.with_name(path.name + suffix) for suffix in SUFFIXES]
 
 
+def further_paths(url: str) -> list[Path]:
+    """Return the paths at which a broker whose intake is `url` may have had more results sockets."""
+    path = ipc_path(url)
+    if path is None:
+        return []
+    found = path.parent.glob(f"{glob.escape(path.name)}.res[0-9]*")
+    return [each for each in found if each.name.removeprefix(f"{path.name}.res").isdecimal()]
+
+
 def remove_sockets(url: str) -> None:
-    """Remove the socket files of the cluster whose intake is `url`, and nothing that is no socket."""
-    for path in socket_paths(url):
+    """Remove the socket files of the cluster whose intake is `url`, and nothing that is not a socket."""
+    # The broker leaves out a further path where others listen, or that is not a socket: so do we.
+    left = [path for path in further_paths(url) if is_left_over(path)]
+    for path in (*socket_paths(url), *left):
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISSOCK(path.lstat().st_mode):
                 path.unlink()
+
+
+def is_left_over(path: Path) -> bool:
+    """Is it a socket that nobody listens at?"""
+    try:
+        return listening_pid(path) is None
+    except CannotStart:
+        return False
 
 
 def check_free(url: str, wait_s: float = 0.0) -> None:

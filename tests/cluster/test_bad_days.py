@@ -18,6 +18,7 @@ import pytest
 
 import reqpool
 from reqpool.wire import LIVENESS_MS
+from reqpool_broker.spread import SESSIONS_PER_SOCKET
 from support import impatient
 from support.cluster import Cluster, cluster
 from support.dns_peer import ADDRESS, DnsPeer, UdpPeer, echo
@@ -246,6 +247,22 @@ def test_requests_in_flight_at_a_killed_broker_are_answered(running: Cluster, po
         assert [future.result(30) for future in datagrams] == [b"%d" % number for number in range(300)]
         assert set(Counter(udp.queries).values()) == {1}
     ends.check(lookups + datagrams)
+
+
+def test_clients_of_several_results_sockets_outlive_their_broker(running: Cluster) -> None:
+    with contextlib.ExitStack() as opened:
+        peer = opened.enter_context(DnsPeer())
+        pools = [
+            opened.enter_context(reqpool.Pool(running.url, timeout=60.0))
+            for _ in range(SESSIONS_PER_SOCKET + 9)
+        ]
+        futures = [pool.dns(f"a{n}.test", server=peer.address) for n, pool in enumerate(pools)]
+        check_answers(futures)
+        folder = Path(running.url.removeprefix("ipc://")).parent
+        assert [path.name for path in folder.glob("*.res[0-9]*")] == ["pool.sock.res1"]
+        os.kill(running.broker_pid, signal.SIGKILL)
+        futures = [pool.dns(f"b{n}.test", server=peer.address) for n, pool in enumerate(pools)]
+        check_answers(futures)
 
 
 def test_a_new_broker_waits_for_workers_that_the_client_never_heard_of(

@@ -111,7 +111,7 @@ class BrokerProcess(Process):
                 break
             connection, frames = self.results.read()
             topic = frames[0][1:]
-            if core.clients.subscription(topic):
+            if core.clients.subscription(topic, 0):
                 self.results.accept(connection, topic)
                 core.clients.subscribed(topic)
         if now_s >= self._next_tick_s:
@@ -125,7 +125,7 @@ class BrokerProcess(Process):
         self._turns += 1
         if self._turns % CHECK_EVERY == 0:
             self.world.oracle.check_books(core)
-        return now_s if more or self.results.inbox else self._next_tick_s
+        return now_s if more or self.results.inbox else min(self._next_tick_s, core.next_beat_s)
 
     def _hear_out(self, core: Broker, now_s: float) -> float:
         """Read the last words of workers and of the supervisor, say goodbye, end."""

@@ -136,7 +136,7 @@ class FakeClient:
         if self.replies and self.replies[-1][0] is Verb.WELCOME:
             self.watermark = self.welcome["watermark"]
         if subscribe and self.replies and self.replies[-1][0] is Verb.WELCOME:
-            assert self.desk.broker.clients.subscription(self.id)
+            assert self.desk.broker.clients.subscription(self.id, 0)
             self.desk.broker.clients.subscribed(self.id)
             self.desk.settle()
 

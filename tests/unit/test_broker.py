@@ -528,9 +528,9 @@ def test_version_mismatch_names_both_ranges() -> None:
 def test_only_exact_session_ids_may_be_subscribed() -> None:
     desk = Desk()
     client = desk.client()
-    assert desk.broker.clients.subscription(client.id)
+    assert desk.broker.clients.subscription(client.id, 0)
     for topic in (b"", client.id[:8], client.id + b"x", b"z" * 16):
-        assert not desk.broker.clients.subscription(topic)
+        assert not desk.broker.clients.subscription(topic, 0)
     assert desk.broker.malformed["results"] == 3, "the last may be a client's that comes back"
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from reqpool_broker.clients import MAX_SESSIONS
+from reqpool_broker.spread import SESSIONS_PER_SOCKET
 from reqpool_ops import runtime
 from reqpool_ops.runtime import CannotStart
 from support.ports import three_free_ports
@@ -133,6 +135,27 @@ def test_only_sockets_are_removed(short: Path) -> None:
         listener.bind(str(short / "pool.sock"))
     runtime.remove_sockets(url)
     assert [path.name for path in short.iterdir()] == ["pool.sock.results"]
+
+
+def test_further_results_sockets_of_a_dead_broker_are_removed_and_nothing_else(short: Path) -> None:
+    url = f"ipc://{short}/pool[1]"
+    dead = [f"pool[1].res{number}" for number in (1, 9, 10, 156)]
+    others = ["pool[1].res", "pool[1].res1x", "pool1.res1", "pool[1].result1"]
+    for name in (*dead, *others):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(short / name))
+    (short / "pool[1].res2").write_text("precious")
+    with socket.socket(socket.AF_UNIX) as living:  # another cluster's, which chose this name
+        living.bind(str(short / "pool[1].res3"))
+        living.listen()
+        runtime.check_free(url)
+        left = {path.name for path in short.iterdir()}
+    assert left == {*others, "pool[1].res2", "pool[1].res3"}
+
+
+def test_paths_of_further_results_sockets_are_no_longer_than_the_first_ones(short: Path) -> None:
+    longest = max(map(len, runtime.SUFFIXES))
+    assert len(f".res{MAX_SESSIONS // SESSIONS_PER_SOCKET}") < longest
 
 
 def test_a_lock_file_that_is_none_is_left_alone(short: Path) -> None:
