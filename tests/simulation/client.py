@@ -56,6 +56,7 @@ class ClientProcess(Process):
         self._cancelling: deque[Asked] = deque()
         self._leaving = False
         self._lost = False
+        self._pins = 0
         self._delivery = Delivery(None)
         session = Session(session_id, name, 1, self.random.random)
         self.conversation = Conversation(url, session, self, self._delivery)
@@ -83,6 +84,12 @@ class ClientProcess(Process):
         conversation = self.conversation
         seq = conversation.next_seq()
         route = self.world.route(asked.plan.upstream, once=asked.plan.once)
+        if asked.pin is not None:
+            route = Route(route.kind, route.origins, False, b"", asked.pin)
+        elif asked.plan.steps is not None:
+            self._pins += 1
+            asked.pin = self._pins
+            route = Route(route.kind, route.origins, False, b"", asked.pin, opens=True)
         future: Future[Any] = Future(
             self, seq, route, asked.key, now_s, now_s + asked.plan.timeout_s, 1, self._ended, asked
         )
@@ -91,7 +98,16 @@ class ClientProcess(Process):
         conversation.outbox.append(future)
 
     def _ended(self, future: Future[Any]) -> None:
-        self.world.oracle.ended(future.note, future)
+        asked: Asked = future.note
+        self.world.oracle.ended(asked, future)
+        if asked.pin is None:
+            return
+        step = asked.step + 1
+        if future._code == 0 and step <= (asked.plan.steps or 0) and not self.world.healing:
+            self.ask(self.world.oracle.add(asked.plan, step, asked.pin))
+        else:
+            self.conversation.unpins.append(asked.pin)
+            self.stir()
 
     def _deliver(self) -> None:
         self._delivery.run()

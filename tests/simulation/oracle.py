@@ -31,6 +31,7 @@ class Asked:
     Attributes:
         plan: as planned.
         key: its payload, by which upstreams know it.
+        pin: number of the connection that is held for it and others, None if it has none yet, or needs none.
         future: None until it was submitted.
         client: who submitted it.
         submitted_s: when.
@@ -53,13 +54,15 @@ class Asked:
         "forgotten",
         "future",
         "key",
+        "pin",
         "plan",
         "submitted_s",
     )
 
-    def __init__(self, plan: Ask) -> None:
+    def __init__(self, plan: Ask, key: bytes, pin: int | None) -> None:
         self.plan = plan
-        self.key = b"r%d" % plan.number
+        self.key = key
+        self.pin = pin
         self.future: Future[Any] | None = None
         self.client: ClientProcess | None = None
         self.submitted_s = 0.0
@@ -68,6 +71,11 @@ class Asked:
         self.denied = False
         self.doubt = ""
         self.forgotten = False
+
+    @property
+    def step(self) -> int:
+        """Its place among those on its connection."""
+        return int(self.key.partition(b".")[2] or 0)
 
     def submitted(self, client: ClientProcess, future: Future[Any]) -> None:
         """Its app has submitted it."""
@@ -105,9 +113,10 @@ class Oracle:
         self.failure = self.failure or Broken(wrong, text)
         raise self.failure
 
-    def add(self, plan: Ask) -> Asked:
-        """Note a request that is about to be asked."""
-        asked = self.asked[b"r%d" % plan.number] = Asked(plan)
+    def add(self, plan: Ask, step: int = 0, pin: int | None = None) -> Asked:
+        """Note a request that is about to be asked, or one that follows it on its connection."""
+        key = b"r%d.%d" % (plan.number, step) if step else b"r%d" % plan.number
+        asked = self.asked[key] = Asked(plan, key, pin)
         return asked
 
     # --- what upstreams see -----------------------------------------------------------------------
@@ -201,7 +210,7 @@ class Oracle:
         if asked.doubt:
             return
         since_s = asked.submitted_s - LOOKBACK_S
-        if asked.forgotten and any(at_s >= since_s for at_s, _ in self._losses):
+        if asked.forgotten and (self.away or any(at_s >= since_s for at_s, _ in self._losses)):
             return
         self.fail(Wrong.UNKNOWN, f"{key} ended with OutcomeUnknown without a cause: {error}")
 
@@ -284,6 +293,7 @@ class Oracle:
                 "open": session.open,
                 "unacked": session.unacked,
                 "held": session.held,
+                "pins": session.pins,
             }
             for name, table in kept.items():
                 if table:
@@ -292,13 +302,14 @@ class Oracle:
                         f"the broker keeps {len(table)} of session.{name} at rest: {list(table)[:3]}",
                     )
         for worker in broker.ledger.workers.values():
-            if worker.leases or worker.parts or worker.in_flight:
+            if worker.leases or worker.parts or worker.in_flight or worker.pins:
                 self.fail(
                     Wrong.KEPT, f"the broker keeps leases or parts of a worker at rest: {worker.report(0.0)}"
                 )
         for process in world.workers:
             if process.alive:
                 outbox = process.conversation.outbox
-                if not process.ledger.empty or any(outbox.held()) or outbox.kept_bytes:
+                pins = list(process.sites.pins())
+                if not process.ledger.empty or any(outbox.held()) or outbox.kept_bytes or pins:
                     self.fail(Wrong.KEPT, f"{process.name} keeps requests or results at rest")
         self.check_books(broker)

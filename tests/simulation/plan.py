@@ -106,6 +106,7 @@ class Ask(NamedTuple):
         once: it must not be repeated.
         timeout_s: of the request.
         cancel_s: when it is cancelled, counted from its submission; None: never.
+        steps: how many further requests follow it on a connection that is held for them; None: none is held.
         attempts: what its upstream does with each attempt; the last counts for all further ones.
     """
 
@@ -116,6 +117,7 @@ class Ask(NamedTuple):
     once: bool
     timeout_s: float
     cancel_s: float | None
+    steps: int | None
     attempts: tuple[Attempt, ...]
 
 
@@ -206,19 +208,21 @@ def _asks(draw: random.Random, span_s: float, clients: int, hosts: int, *, calm:
         moments += [begin_s + draw.random() * 0.2 for _ in range(burst)]
     once_share = draw.choice((0.3, 0.7, 1.0))
     long_share = draw.choice((0.0, 0.3, 0.9))
+    held_share = draw.choice((0.0, 0.0, 0.3))
     asks = []
     for number, at_s in enumerate(sorted(moments)):
-        attempts = tuple(_attempt(draw, long_share, calm=calm) for _ in range(draw.choice((1, 1, 2))))
+        held = not calm and draw.random() < held_share
         asks.append(
             Ask(
                 number,
                 at_s,
-                draw.randrange(clients),
-                draw.randrange(hosts),
-                draw.random() < once_share,
-                120.0 if calm else _log_uniform(draw, 0.3, 120.0),
-                None if calm or draw.random() < 0.95 else _log_uniform(draw, 0.001, 10.0),
-                attempts,
+                client=draw.randrange(clients),
+                upstream=0 if held else draw.randrange(hosts),
+                once=held or draw.random() < once_share,
+                timeout_s=120.0 if calm else _log_uniform(draw, 0.3, 120.0),
+                cancel_s=None if calm or draw.random() < 0.95 else _log_uniform(draw, 0.001, 10.0),
+                steps=draw.randint(0, 4) if held else None,
+                attempts=tuple(_attempt(draw, long_share, calm=calm) for _ in range(draw.choice((1, 1, 2)))),
             )
         )
     return tuple(asks)

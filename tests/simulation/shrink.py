@@ -72,6 +72,7 @@ class Shrinker:
             plan._replace(workers=2),
             plan._replace(clients=1, asks=tuple(ask._replace(client=0) for ask in plan.asks)),
             plan._replace(asks=tuple(ask._replace(cancel_s=None) for ask in plan.asks)),
+            plan._replace(asks=tuple(ask._replace(steps=None) for ask in plan.asks)),
             plan._replace(
                 span_s=max(
                     [

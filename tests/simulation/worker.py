@@ -25,6 +25,7 @@ MESSAGES_PER_TURN = 16
 ORDERLY, IN_DOUBT = 0, 3
 """Exit statuses."""
 TEND_S = 1.0
+PIN_IDLE_S = 60.0
 LOST = "the upstream has closed the connection"
 
 Timer = Callable[[float], float | None]
@@ -132,6 +133,7 @@ class WorkerProcess(Process):
         return timers[0][0]
 
     def _tend(self, now_s: float) -> float:
+        self.sites.tend(now_s)
         self.conversation.give_back_stranded()
         return now_s + TEND_S
 
@@ -166,19 +168,35 @@ class Wire(Line):
         ready: requests may be sent.
         retiring: it takes no more.
         asked: requests without an answer, in order; None for one that is no longer wanted.
+        pin: whose own it is, None if it is shared.
+        used_s: when something was asked or answered on it last.
     """
 
-    __slots__ = ("asked", "closed", "ready", "retiring", "site")
+    __slots__ = ("asked", "closed", "pin", "ready", "retiring", "site", "used_s")
 
     def __init__(self, site: Site) -> None:
         super().__init__(site.upstream, site.worker)
         self.site = site
         self.ready = self.retiring = self.closed = False
         self.asked: dict[bytes, Request | None] = {}
+        self.pin: Pin | None = None
+        self.used_s = 0.0
+
+    def has_room(self, request: Request) -> bool:
+        """May a request that waits be sent on it?"""
+        if not self.ready or self.retiring or self.pin is not None:
+            return False
+        if request.lease.pin is not None:
+            return not self.asked
+        return not self.site.upstream.depth or len(self.asked) < self.site.upstream.depth
 
     def ask(self, request: Request) -> None:
         """Send a request."""
+        lease = request.lease
+        if lease.pin is not None:
+            self.pin = (lease.session.identity, lease.pin)
         request.place = self
+        self.used_s = self.worker.scheduler.now_s
         self.asked[request.payload] = request
         self.send(request.payload)
 
@@ -208,7 +226,30 @@ class Site:
         self.assign()
 
     def submit_held(self, lease: Lease, pin: Pin) -> None:
-        raise AssertionError("nothing is held")
+        wire = self.pins.get(pin)
+        if wire is None:
+            self.ledger.no_such_pin(lease, pin)
+        elif wire.asked:
+            self.ledger.lose_pin(lease, "the last request of this session has not ended on its connection")
+        else:
+            for request in list(lease.requests):
+                wire.ask(request)
+
+    @property
+    def pins(self) -> dict[Pin, Wire]:
+        """Connections that are one session's own."""
+        return {wire.pin: wire for wire in self.wires if wire.pin is not None}
+
+    def unpin(self, pin: Pin) -> bool:
+        """A session lets go of its connection; False if it has none here."""
+        wire = self.pins.get(pin)
+        if wire is None:
+            return False
+        wire.pin = None
+        if wire.asked or wire.retiring:
+            self.close(wire)
+        self.assign()
+        return True
 
     def assign(self) -> None:
         """Give waiting requests to connections with room, else to new ones."""
@@ -219,19 +260,14 @@ class Site:
             if not request.live or request.lease.deadline_s <= now_s:
                 waiting.popleft()
                 continue
-            chosen = None
-            connecting = 0
-            for wire in self.wires:
-                if not wire.ready:
-                    connecting += 1
-                elif not wire.retiring and (not depth or len(wire.asked) < depth):
-                    chosen = wire
-                    break
+            connecting = sum(not wire.ready for wire in self.wires)
+            chosen = next((wire for wire in self.wires if wire.has_room(request)), None)
             if chosen is not None:
                 waiting.popleft()
                 chosen.ask(request)
                 continue
-            if len(self.wires) < self.granted and connecting * depth < len(waiting):
+            needed = len(waiting) if request.lease.pin is None else connecting + 1
+            if len(self.wires) < self.granted and connecting * depth < needed:
                 wire = Wire(self)
                 self.wires[wire] = None
                 self.upstream.connect(wire)
@@ -243,7 +279,7 @@ class Site:
         if wire is None:
             return Dropped("queue", False)
         request.place = None
-        if self.upstream.depth == 1:
+        if self.upstream.depth == 1 or wire.pin is not None:
             del wire.asked[request.payload]
             self.close(wire)
         elif self.upstream.depth:
@@ -257,7 +293,7 @@ class Site:
 
     def stranded(self) -> list[Request]:
         """Requests that wait for a connection and can have none."""
-        if self.granted > 0 or not self.upstream.depth:
+        if self.granted > len(self.pins) or not self.upstream.depth:
             return []
         return [request for request in self.waiting if request.live]
 
@@ -270,10 +306,10 @@ class Site:
         self.granted = slots
         if not self.upstream.depth:
             return
-        for wire in sorted(self.wires, key=lambda wire: bool(wire.asked)):
+        for wire in sorted(self.wires, key=lambda wire: (wire.pin is not None, bool(wire.asked))):
             if len(self.wires) <= slots:
                 break
-            if wire.asked:
+            if wire.asked or wire.pin is not None:
                 wire.retiring = True
             else:
                 self.close(wire)
@@ -286,11 +322,19 @@ class Site:
         wire.closed = True
         self.wires.pop(wire, None)
         self.upstream.close(wire)
+        if wire.pin is not None:
+            self.ledger.unpinned.append(wire.pin)
         unanswered = [request for request in wire.asked.values() if request is not None]
         wire.asked.clear()
         for request in unanswered:
             if request.live:
                 self.ledger.fail([request], Code.CONNECTION_LOST, LOST, phase="read", sent=True)
+
+    def tend(self, now_s: float) -> None:
+        """Take back what is held and not used."""
+        for wire in list(self.pins.values()):
+            if not wire.asked and now_s - wire.used_s > PIN_IDLE_S:
+                self.close(wire)
 
     def happened(self, wire: Wire, what: str, key: bytes) -> None:
         """News of a connection."""
@@ -300,9 +344,10 @@ class Site:
             wire.ready = True
         elif what == "answer":
             request = wire.asked.pop(key, None)
+            wire.used_s = self.worker.scheduler.now_s
             if request is not None and request.live:
                 self.ledger.finish(request, 0, key)
-            if wire.retiring and not wire.asked:
+            if wire.retiring and not wire.asked and wire.pin is None:
                 self.close(wire)
         elif what == "broken":
             self.close(wire)
@@ -336,6 +381,11 @@ class Sites:
             for wire in list(site.wires):
                 wire.closed = True
                 site.upstream.close(wire)
+
+    def tend(self, now_s: float) -> None:
+        """Do what time asks for."""
+        for site in self._sites.values():
+            site.tend(now_s)
 
     def find(self, kind: str, name: str) -> Site | None:
         return self._sites.get(name)
@@ -371,10 +421,12 @@ class Sites:
         ]
 
     def pins(self) -> Iterable[tuple[Pin, str, str]]:
-        return ()
+        for site in self._sites.values():
+            for pin in site.pins:
+                yield pin, site.upstream.kind, site.upstream.origin
 
     def unpin(self, pin: Pin, reason: str) -> bool:
-        return False
+        return any(site.unpin(pin) for site in self._sites.values())
 
     def stranded(self, name: str | None = None) -> Iterator[Request]:
         for site in list(self._sites.values()):
