@@ -215,8 +215,9 @@ class Talk:
         span_ms: int = 10_000,
         session: bytes = SESSION,
         origin: str = "x://y",
+        pin: int | None = None,
     ) -> None:
-        group = (session, "x", origin, span_ms, flags, 1, None, None, seqs, (b"ask",) * len(seqs))
+        group = (session, "x", origin, span_ms, flags, 1, pin, None, seqs, (b"ask",) * len(seqs))
         self.say(Verb.LEASE, [group])
 
     def heard(self, verb: Verb) -> list[Any]:

@@ -46,6 +46,12 @@ def test_an_outcome_is_held_until_its_client_has_acknowledged_it(talk: Talk) -> 
     assert talk.held() == set()
 
 
+def test_a_pin_whose_first_request_is_held_is_told_before_it_has_its_connection(talk: Talk) -> None:
+    talk.lease(1, flags=Flag.OPENS, pin=7)
+    lose_connection(talk)
+    assert talk.hellos[-1]["pins"] == ((SESSION, 7, "x", "x://y"),)
+
+
 def test_an_outcome_is_held_until_the_request_s_deadline_has_passed_for_everybody(talk: Talk) -> None:
     run_once(talk, span_ms=10_000)
     talk.pass_s(10.0 + ASKED_AGAIN_S - 0.2, received=1, undelivered=(1,))

@@ -528,7 +528,7 @@ def test_a_first_request_that_waits_is_held_after_a_reconnect_only_if_it_may_hav
         stale(broker)
         about = broker.welcome()
         assert about["held"] == ((SESSION, (1, 2)),)  # the third has no grant: it never arrived
-        assert about["pins"] == ()
+        assert about["pins"] == ((SESSION, 1, "lines", origin),)
         peer.go.release()
         assert broker.results(2) == {1: (0, b"one"), 2: (0, b"two")}
         ask(broker, origin, 4, b"four\n")

@@ -226,11 +226,13 @@ class Conversation:
             self.outbox.pack(self.ledger.take_results())
         self.outbox.expire(now_s)
         self.outbox.restart()
+        # And those to come: their first request may have its connection, and end, before its client comes.
+        pins = dict.fromkeys([*self._upstreams.pins(), *self.ledger.openings()])
         about: dict[str, Any] = {
             **self._about,
             "held": [*self.ledger.held(), *self.outbox.held()],
             "slots": self._upstreams.slots(),
-            "pins": [(*pin, kind, name) for pin, kind, name in self._upstreams.pins()],
+            "pins": [(*pin, kind, name) for (pin, kind, name) in pins],
             "keeps": wire.WORKER_KEEPS,
         }
         if self._link.epoch is not None:

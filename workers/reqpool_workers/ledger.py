@@ -122,6 +122,7 @@ class Lease:
         "began_s",
         "deadline_s",
         "idempotent",
+        "kind",
         "live",
         "opens",
         "origin",
@@ -145,6 +146,7 @@ class Lease:
 
     def __init__(self, session: Session, group: LeaseGroup, now_s: float) -> None:
         self.session = session
+        self.kind = group.kind
         self.origin = group.origin
         self.pin = group.pin
         self.opens = bool(group.flags & OPENS)
@@ -364,6 +366,14 @@ class Ledger:
         """The first request of a pin, if it is still held."""
         held = self.sessions[session].held if session in self.sessions else {}
         return [request for request in held.values() if request.lease.opens and request.lease.pin == pin]
+
+    def openings(self) -> Iterator[tuple[Pin, str, str]]:
+        """Pins whose first request is still held: whose, to which kind and origin."""
+        for session in self.sessions.values():
+            for request in session.held.values():
+                lease = request.lease
+                if lease.opens and lease.pin is not None:
+                    yield (session.identity, lease.pin), lease.kind, lease.origin
 
     @property
     def empty(self) -> bool:
