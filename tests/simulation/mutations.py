@@ -18,7 +18,7 @@ from reqpool_broker.succession import Succession
 from reqpool_ops.reign import Reign
 from reqpool_workers.conversation import Conversation
 
-from .plan import Fault
+from .plan import Fault, Plan, draw_plan
 from .wrong import Wrong
 
 MOST_SEEDS = 300
@@ -32,6 +32,7 @@ class Mutation(NamedTuple):
         wrong: what it makes wrong.
         only: what has to happen for it to show.
         put_back: does it.
+        freeze_s: for how long clients are frozen; None: as drawn.
         first: the first seed to try.
     """
 
@@ -39,12 +40,27 @@ class Mutation(NamedTuple):
     wrong: Wrong
     only: tuple[Fault, ...]
     put_back: Callable[[pytest.MonkeyPatch], None]
+    freeze_s: float | None = None
     first: int = 0
 
     @property
     def seeds(self) -> range:
         """Those that are tried; one of them has to find it."""
         return range(self.first, self.first + MOST_SEEDS)
+
+    def draw(self, seed: int) -> Plan:
+        """Draw a plan in which it shows soon: nothing may be repeated, and all has its time."""
+        plan = draw_plan(seed, calm=False, only=self.only)
+        strikes = plan.strikes
+        if self.freeze_s is not None:
+            strikes = tuple(
+                strike._replace(span_s=self.freeze_s) if strike.fault is Fault.FREEZE_CLIENT else strike
+                for strike in strikes
+            )
+        return plan._replace(
+            asks=tuple(ask._replace(once=True, timeout_s=120.0, cancel_s=None) for ask in plan.asks),
+            strikes=strikes,
+        )
 
 
 def _forget_the_dead(patch: pytest.MonkeyPatch) -> None:
@@ -148,24 +164,29 @@ MUTATIONS = (
         Wrong.TWICE,
         (Fault.KILL_BROKER, Fault.DRAIN_WORKER, Fault.FREEZE_CLIENT),
         _leave_unacknowledged,
+        freeze_s=15.0,
+        first=28,
     ),
     Mutation(
         "a second HELLO in one epoch clears what is awaited",
         Wrong.TWICE,
         (*_DEATHS, Fault.CUT_INTAKE),
         _await_nobody_after_a_second_hello,
+        first=34,
     ),
     Mutation(
         "a result is acknowledged while its resubmission is held",
         Wrong.TWICE,
         (Fault.KILL_BROKER, Fault.FREEZE_WORKER, Fault.CUT_WORKER),
         _hold_what_is_acknowledged,
+        first=50,
     ),
     Mutation(
         "results that a worker sends again count as delivered",
         Wrong.TWICE,
         (Fault.KILL_BROKER, Fault.CUT_WORKER, Fault.FREEZE_CLIENT),
         _call_delivered_what_was_resent,
+        freeze_s=8.0,
     ),
     Mutation(
         "a new broker waits for no worker of the old one's",
@@ -184,12 +205,16 @@ MUTATIONS = (
         Wrong.TWICE,
         (Fault.KILL_BROKER, Fault.FREEZE_CLIENT),
         _believe_who_was_away_for_long,
+        freeze_s=70.0,
+        first=98,
     ),
     Mutation(
         "what a worker reported and lost is taken for unrun",
         Wrong.TWICE,
-        _DEATHS,
+        (*_DEATHS, Fault.FREEZE_CLIENT),
         _disown_without_doubt,
+        freeze_s=4.0,
+        first=76,
     ),
     Mutation(
         "connections are granted before all workers have reported theirs",

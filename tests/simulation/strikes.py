@@ -31,6 +31,7 @@ class Strikes:
         self.struck = 0
         self._awaited: list[Strike] = []
         self._concerned: Process | None = None
+        self._away_until_s: dict[WorkerProcess, float] = {}
 
     def strike(self, strike: Strike) -> None:
         """Its time has come; or that to wait for its message."""
@@ -105,12 +106,14 @@ class Strikes:
 
     def lose_worker(self, worker: WorkerProcess, why: str, span_s: float) -> None:
         """A worker cannot be reached for so long."""
-        self.world.oracle.doubt_worker(worker, why)
-        self.world.oracle.away[worker] = why
-        self.world.scheduler.at(self.world.scheduler.now_s + span_s, self._regain_worker, worker)
+        oracle, until_s = self.world.oracle, self.world.scheduler.now_s + span_s
+        oracle.doubt_worker(worker, why)
+        oracle.away[worker] = why
+        self._away_until_s[worker] = max(until_s, self._away_until_s.get(worker, 0.0))
+        self.world.scheduler.at(until_s, self._regain_worker, worker)
 
     def _regain_worker(self, worker: WorkerProcess) -> None:
-        if not worker.frozen:
+        if not worker.frozen and self.world.scheduler.now_s >= self._away_until_s[worker]:
             self.world.oracle.away.pop(worker, None)
 
     def _freeze_client(self, strike: Strike) -> bool:

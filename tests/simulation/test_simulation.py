@@ -19,7 +19,7 @@ from .shrink import Shrinker, retrace
 from .world import World
 
 TESTS = Path(__file__).parent.parent
-FRESH_S = 15.0
+FRESH_S = 20.0
 """How long fresh seeds are tried."""
 
 
@@ -48,11 +48,11 @@ def _check(seeds: Iterable[int], *, calm: bool | None = None) -> int:
 
 
 def test_what_is_promised_holds_for_fixed_seeds() -> None:
-    assert _check(range(60)) > 300_000
+    assert _check(range(150)) > 1_000_000
 
 
 def test_planned_stops_cost_nobody_an_error() -> None:
-    assert _check(range(12), calm=True) > 50_000
+    assert _check(range(30), calm=True) > 100_000
 
 
 def test_what_is_promised_holds_for_fresh_seeds() -> None:
@@ -96,7 +96,7 @@ def test_a_seed_gives_the_same_run_byte_for_byte() -> None:
 def test_a_fault_put_back_is_found(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     mutation.put_back(monkeypatch)
     for seed in mutation.seeds:
-        if World(draw_plan(seed, only=mutation.only)).run().wrong is mutation.wrong:
+        if World(mutation.draw(seed)).run().wrong is mutation.wrong:
             return
     pytest.fail(f"not found by seeds {mutation.seeds}")
 
@@ -104,7 +104,7 @@ def test_a_fault_put_back_is_found(mutation: Mutation, monkeypatch: pytest.Monke
 def test_a_failing_run_is_made_short_and_replays(monkeypatch: pytest.MonkeyPatch) -> None:
     mutation = next(one for one in MUTATIONS if "counts no death" in one.what)
     mutation.put_back(monkeypatch)
-    plans = (draw_plan(seed, only=mutation.only) for seed in mutation.seeds)
+    plans = map(mutation.draw, mutation.seeds)
     failing = next(plan for plan in plans if World(plan).run().wrong is mutation.wrong)
     short = Shrinker(failing).shrink()
     assert len(short.asks) <= 3
