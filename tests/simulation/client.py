@@ -136,6 +136,7 @@ class ClientProcess(Process):
                 conversation.cancel(asked.future, now_s)
         if self._leaving:
             conversation.say_goodbye(now_s)
+            self.world.oracle.client_gone(self)  # what runs goes on, and nobody waits for it
             conversation.cancel_all("the pool was closed", now_s)
             self._deliver()
             self.die(linger=True)

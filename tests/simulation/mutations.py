@@ -187,6 +187,7 @@ MUTATIONS = (
         (Fault.KILL_BROKER, Fault.CUT_WORKER, Fault.FREEZE_CLIENT),
         _call_delivered_what_was_resent,
         freeze_s=8.0,
+        first=131,
     ),
     Mutation(
         "a new broker waits for no worker of the old one's",

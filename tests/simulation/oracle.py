@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LATE_S = 0.2 + 0.15
 """A request ends so long after its deadline at the latest: the cluster's grace, and a sweep of its client."""
-LOOKBACK_S = 3.0
+LOOKBACK_S = 1.5
 """What happened so long before a request was sent may still count as its misfortune: heartbeats tell late."""
 
 
