@@ -18,6 +18,8 @@ from .plan import draw_plan
 from .shrink import Shrinker, retrace
 from .world import World
 
+pytestmark = pytest.mark.timeout(600)
+
 TESTS = Path(__file__).parent.parent
 FRESH_S = 20.0
 """How long fresh seeds are tried."""
