@@ -204,12 +204,20 @@ class Oracle:
             self.fail(Wrong.PLANNED, f"{key} ended with {name} ({error}), and nothing unplanned has happened")
 
     def _check_unknown(self, asked: Asked, error: PoolError) -> None:
+        """See that ``OutcomeUnknown`` has a cause, one of these:
+
+        - A worker died, was frozen or cut off while it had the request, or the broker believed so.
+        - The broker that knew the request has ended, and a worker or the supervisor was lost in the request's
+          life, or cannot be reached now. A broker's end alone is no cause.
+        - Its client was frozen for about as long as a session lasts.
+        """
         key = asked.key.decode()
         if not asked.plan.once:
             self.fail(Wrong.UNKNOWN, f"{key} may be repeated, and ended with {error!r}")
         if asked.doubt:
             return
         since_s = asked.submitted_s - LOOKBACK_S
+        # The broker is gone that would know, and so is somebody who may have had it.
         if asked.forgotten and (self.away or any(at_s >= since_s for at_s, _ in self._losses)):
             return
         self.fail(Wrong.UNKNOWN, f"{key} ended with OutcomeUnknown without a cause: {error}")
