@@ -7,10 +7,15 @@ Facts it relies on (libzmq 4.3.5):
   over.
 - ``unbind`` closes all connections that came through the address: they are the listener's children. So those
   that are too many are accepted, and closed by ``shutdown(2)`` on a duplicate of their descriptor.
-- Descriptors are told by the socket's monitor. Its pipe holds some 1,000 events; then libzmq's I/O thread
-  waits until they are read, and accepts nothing meanwhile: so no more than that come in unnoticed.
-- A descriptor may be closed, and its number used again, by the time its event is read. What is asked of it
-  then is asked of the connection that has it now, and is right for that one.
+- Descriptors are told by the socket's monitor. Its pipe holds as many events as the marks of its two ends
+  add up to, 1,000 and what the reader asks for (``socket_base.cpp``, ``inproc``); then libzmq's I/O thread
+  waits until some are read, and accepts nothing meanwhile. So no more than that come in unnoticed through
+  one listener; the others have pipes of their own.
+- A pipe's reader counts as awake until it has looked once (``ypipe.hpp``): what is written before that is not
+  signalled. So a monitor is asked before anything can come, else its descriptor stays silent for ever.
+- Events of one monitor are in order, those of several are not: a descriptor that was closed may be used
+  again through another listener before its end is read. So a connection is known by its monitor, too. What
+  is asked of a descriptor then is asked of the connection that has it now, and is right for that one.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import os
 import resource
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import zmq
@@ -27,7 +33,9 @@ import zmq
 from reqpool import sockets
 
 UNNOTICED = 1_100
-"""Connections that may have been accepted before any of them is noticed."""
+"""Connections that one listener may have accepted before any of them is noticed."""
+MOST_LISTENERS = 162
+"""Intake, workers, and a results socket for every 64 sessions."""
 OWN_FILES = 32
 """File descriptors of a broker that nobody is connected to."""
 FILES_OF_RESULTS = 640
@@ -67,7 +75,7 @@ class Doors:
 
     def __init__(self, files: int, most_of_one: int | None = None) -> None:
         # Room for what comes in unnoticed; where files are few, it cannot be as much.
-        self._reserve = min(UNNOTICED, files // 4)
+        self._reserve = min(UNNOTICED * MOST_LISTENERS, files // 4)
         room = files - self._reserve - OWN_FILES
         self.most = max(8, room - min(room // 16, FILES_OF_RESULTS))
         self.most_of_one = most_of_one or self.most // 2
@@ -76,18 +84,23 @@ class Doors:
         self._files = files
         self._told = 0
         self._next_told_s = 0.0
-        self._peers: dict[int, str] = {}
+        self._peers: dict[tuple[int, int], str] = {}
         self._by_peer: dict[str, int] = {}
         self._monitors: dict[int, tuple[zmq.Socket[bytes], bool]] = {}
 
     @property
     def backlog(self) -> int:
         """Connections that the kernel holds until they are accepted."""
-        return 100 if self._reserve == UNNOTICED else 4
+        return 100 if self._reserve >= UNNOTICED else 4
 
     def watch(self, bound: zmq.Socket[bytes], *, clients: bool) -> int:
         """Watch a socket, before it is bound; returns the descriptor that says when to call :meth:`take`."""
-        monitor = bound.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        address = f"inproc://doors/{bound.FD}"
+        bound.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        monitor = bound.context.socket(zmq.PAIR)
+        monitor.setsockopt(zmq.RCVHWM, 1)
+        monitor.connect(address)
+        sockets.readable(monitor)
         fd = int(monitor.FD)
         self._monitors[fd] = (monitor, clients)
         return fd
@@ -105,18 +118,14 @@ class Doors:
                 return False
             event, value = _EVENT.unpack(sockets.receive(monitor)[0])
             if event == zmq.EVENT_ACCEPTED:
-                self._enter(value, clients)
+                self._enter((fd, value), clients)
             else:
-                self._leave(value)
+                self._leave((fd, value))
         return True
 
-    def _enter(self, fd: int, clients: bool) -> None:
-        self._leave(fd)  # its end is told by another monitor, perhaps later
-        try:
-            connection = socket.socket(fileno=os.dup(fd))
-        except OSError:
-            return  # it has gone already
-        with connection:
+    def _enter(self, place: tuple[int, int], clients: bool) -> None:
+        """Count a connection, or turn it away: the monitor that tells of it, and its descriptor."""
+        with contextlib.suppress(OSError), _connection(place[1]) as connection:
             peer = _peer_of(connection)
             count = self._by_peer.get(peer, 0) + 1
             if self.open >= (self.most if clients else self.most + self._reserve // 4) or (
@@ -124,12 +133,12 @@ class Doors:
             ):
                 self.refused += 1
                 _shut(connection)
-        self.open += 1
-        self._peers[fd] = peer
-        self._by_peer[peer] = count
+            self.open += 1
+            self._peers[place] = peer
+            self._by_peer[peer] = count
 
-    def _leave(self, fd: int) -> None:
-        peer = self._peers.pop(fd, None)
+    def _leave(self, place: tuple[int, int]) -> None:
+        peer = self._peers.pop(place, None)
         if peer is None:
             return
         self.open -= 1
@@ -169,6 +178,23 @@ class Doors:
         for monitor, _ in self._monitors.values():
             monitor.close(0)
         self._monitors.clear()
+
+
+@contextlib.contextmanager
+def _connection(fd: int) -> Iterator[socket.socket]:
+    """The connection that has a descriptor now, under one of our own: its number cannot pass to another.
+
+    Raises:
+        OSError: if nothing has it, or something else than a connection.
+    """
+    own = os.dup(fd)
+    try:
+        connection = socket.socket(fileno=own)
+    except OSError:
+        os.close(own)
+        raise
+    with connection:
+        yield connection
 
 
 def _peer_of(connection: socket.socket) -> str:

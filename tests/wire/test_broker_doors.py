@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +17,13 @@ import pytest
 import zmq
 
 from reqpool_broker import doors as doors_module
-from reqpool_broker.doors import Doors
+from reqpool_broker.doors import UNNOTICED, Doors
 from reqpool_broker.server import Server
 from support.raw_broker import RawBroker, RawSession, report
 from support.wait import wait_until
 
 FEW = 4_700
-"""File descriptors of a process that is short of them: the fewest with which nothing is left to chance."""
+"""File descriptors of a process that is short of them."""
 MANY = 3_000
 """Connections that are too many for it."""
 
@@ -101,16 +103,17 @@ class Bound:
         self.context = zmq.Context()
         self.urls = []
         self._sockets = []
-        self._fds = []
+        self.fds = []
         for name in ("clients", "workers"):
             made = self.context.socket(zmq.ROUTER)
-            self._fds.append(self.doors.watch(made, clients=name == "clients"))
+            made.setsockopt(zmq.BACKLOG, self.doors.backlog)
+            self.fds.append(self.doors.watch(made, clients=name == "clients"))
             made.bind(f"ipc://{folder}/{name}")
             self.urls.append(f"ipc://{folder}/{name}")
             self._sockets.append(made)
 
     def take(self) -> Doors:
-        for fd in self._fds:
+        for fd in self.fds:
             self.doors.take(fd)
         return self.doors
 
@@ -162,6 +165,57 @@ def test_one_process_has_its_share_of_connections(tmp_path: Path) -> None:
         assert bound.doors.refused == 3
         other.communicate()
     bound.close()
+
+
+def test_a_descriptor_that_another_listener_uses_again_stays_counted(tmp_path: Path) -> None:
+    bound = Bound(tmp_path, 100, 1_000)
+    clients, workers = bound.fds
+    before = len(os.listdir("/proc/self/fd"))
+    with connections(bound.urls[0], 1) as gone:
+        gone[0].recv(1)  # it is greeted once the monitor has been told
+        bound.doors.take(clients)
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before, what="its descriptor is free")
+    with connections(bound.urls[1], 1) as stays:
+        stays[0].recv(1)
+        bound.doors.take(workers)
+        bound.doors.take(clients)  # its end is only read now
+        assert bound.doors.open == 1
+    wait_until(lambda: bound.take().open == 0, what="all are gone")
+    bound.close()
+
+
+def test_what_is_not_a_connection_any_more_costs_no_descriptor(tmp_path: Path) -> None:
+    doors = Doors(100)
+    before = len(os.listdir("/proc/self/fd"))
+    with open(tmp_path / "other", "w") as other:
+        doors._enter((0, other.fileno()), True)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert doors.open == 0
+
+
+def test_only_so_many_connections_come_in_unnoticed(tmp_path: Path) -> None:
+    bound = Bound(tmp_path, 10_000, 10_000)
+    most = UNNOTICED + bound.doors.backlog
+    with contextlib.ExitStack() as opened:
+        for _ in range(most + 1):
+            if not came_in(opened.enter_context(socket.socket(socket.AF_UNIX)), bound.urls[0]):
+                break
+        else:
+            pytest.fail("none is held up")
+        wait_until(lambda: bound.take().open > UNNOTICED // 2, what="they are noticed")
+    wait_until(lambda: bound.take().open == 0, what="all are gone")
+    bound.close()
+
+
+def came_in(connection: socket.socket, url: str) -> bool:
+    """Has the kernel room for it, perhaps in a moment?"""
+    connection.setblocking(False)
+    for _ in range(300):
+        with contextlib.suppress(BlockingIOError):
+            connection.connect(url.removeprefix("ipc://"))
+            return True
+        time.sleep(0.001)
+    return False
 
 
 def test_doors_close_while_more_wait_than_a_monitor_holds(

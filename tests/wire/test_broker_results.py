@@ -129,6 +129,15 @@ def test_every_session_gets_its_results_where_welcome_says(crowd: Crowd) -> None
         assert session.outcome(sub) == 1
 
 
+def test_connections_to_all_of_the_sockets_are_counted(crowd: Crowd) -> None:
+    sessions = crowd.sessions(MANY)
+    for session in sessions:
+        session.subscribe()
+    doors = crowd.server._doors
+    wait_until(lambda: doors.open == 2 * MANY, what="each session has two")
+    assert doors.report()["most_of_one"] == 2 * MANY
+
+
 def test_none_of_the_sockets_gives_anything_to_others(crowd: Crowd) -> None:
     sessions = crowd.sessions(MANY)
     urls = sorted({session.results for session in sessions})
