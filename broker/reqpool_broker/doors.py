@@ -11,6 +11,9 @@ Facts it relies on (libzmq 4.3.5):
   add up to, 1,000 and what the reader asks for (``socket_base.cpp``, ``inproc``); then libzmq's I/O thread
   waits until some are read, and accepts nothing meanwhile. So no more than that come in unnoticed through
   one listener; the others have pipes of their own.
+- An XPUB with ``XPUB_MANUAL`` keeps every topic that is asked for, also those that are refused, until the
+  connection ends (``_manual_subscriptions`` in ``xpub.cpp``). A message tells the descriptor that it came
+  through (``ZMQ_SRCFD``) and the peer: an address, or for a Unix socket ``localhost:uid:gid:pid``.
 - A pipe's reader counts as awake until it has looked once (``ypipe.hpp``): what is written before that is not
   signalled. So a monitor is asked before anything can come, else its descriptor stays silent for ever.
 - Events of one monitor are in order, those of several are not: a descriptor that was closed may be used
@@ -25,6 +28,7 @@ import os
 import resource
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +40,12 @@ UNNOTICED = 1_100
 """Connections that one listener may have accepted before any of them is noticed."""
 MOST_LISTENERS = 162
 """Intake, workers, and a results socket for every 64 sessions."""
+MOST_STRANGE = 32
+"""Refused subscriptions of one connection, with which it is closed. A client that connects again has one."""
+BAN_S, LONGEST_BAN_S = 10.0, 640.0
+"""For how long its process is turned away then, twice as long each time: libzmq connects again by itself and
+repeats all subscriptions. An address is not: many processes may have it."""
+MOST_BANS = 1_000
 OWN_FILES = 32
 """File descriptors of a broker that nobody is connected to."""
 FILES_OF_RESULTS = 640
@@ -86,6 +96,8 @@ class Doors:
         self._next_told_s = 0.0
         self._peers: dict[tuple[int, int], str] = {}
         self._by_peer: dict[str, int] = {}
+        self._strange: dict[int, int] = {}
+        self._bans: dict[str, tuple[float, float]] = {}
         self._monitors: dict[int, tuple[zmq.Socket[bytes], bool]] = {}
 
     @property
@@ -125,11 +137,12 @@ class Doors:
 
     def _enter(self, place: tuple[int, int], clients: bool) -> None:
         """Count a connection, or turn it away: the monitor that tells of it, and its descriptor."""
+        self._strange.pop(place[1], None)
         with contextlib.suppress(OSError), _connection(place[1]) as connection:
             peer = _peer_of(connection)
             count = self._by_peer.get(peer, 0) + 1
             if self.open >= (self.most if clients else self.most + self._reserve // 4) or (
-                clients and count > self.most_of_one
+                clients and (count > self.most_of_one or self._is_banned(peer))
             ):
                 self.refused += 1
                 _shut(connection)
@@ -138,6 +151,7 @@ class Doors:
             self._by_peer[peer] = count
 
     def _leave(self, place: tuple[int, int]) -> None:
+        self._strange.pop(place[1], None)
         peer = self._peers.pop(place, None)
         if peer is None:
             return
@@ -145,6 +159,35 @@ class Doors:
         self._by_peer[peer] -= 1
         if not self._by_peer[peer]:
             del self._by_peer[peer]
+
+    def note_strange(self, fd: int, address: str) -> None:
+        """A subscription was refused; a connection that sends one after the other is closed.
+
+        Args:
+            fd: what it came through (``ZMQ_SRCFD``).
+            address: of the peer (``Peer-Address``).
+        """
+        count = self._strange[fd] = self._strange.get(fd, 0) + 1
+        if count < MOST_STRANGE:
+            return
+        del self._strange[fd]
+        peer = address
+        if address.startswith("localhost:"):
+            peer = f"process {address.rpartition(':')[2]}"
+            if not self._is_banned(peer):
+                _, span_s = self._bans.pop(peer, (0.0, BAN_S / 2))
+                span_s = min(2 * span_s, LONGEST_BAN_S)
+                self._bans[peer] = (time.monotonic() + span_s, span_s)
+                if len(self._bans) > MOST_BANS:
+                    del self._bans[next(iter(self._bans))]
+        with contextlib.suppress(OSError), _connection(fd) as connection:
+            if _peer_of(connection) == peer:  # else it has gone, and another has its descriptor
+                self.refused += 1
+                _shut(connection)
+
+    def _is_banned(self, peer: str) -> bool:
+        end_s, _ = self._bans.get(peer, (0.0, 0.0))
+        return time.monotonic() < end_s
 
     def news(self, now_s: float) -> str:
         """What to log of those that were turned away, at most once a minute; empty if nothing."""

@@ -47,6 +47,7 @@ class Results:
         bind: opens a socket and binds it to a URL.
         url: of the first.
         another: makes the URL of another out of its number; None: there is only the first.
+        strange: told of each refused subscription, the descriptor and the peer it came from.
 
     Attributes:
         sockets: those that are open.
@@ -58,10 +59,12 @@ class Results:
         bind: Callable[[str], zmq.Socket[bytes]],
         url: str,
         another: Callable[[int], str] | None,
+        strange: Callable[[int, str], None],
     ) -> None:
         self.urls: list[str] = []
         self._bind = bind
         self._another = another
+        self._strange = strange
         self._number = 0
         self._retry_s = 0.0
         self.sockets: list[zmq.Socket[bytes]] = []
@@ -116,12 +119,18 @@ class Results:
         for _ in range(MESSAGES_PER_TURN):
             if not sockets.readable(results):
                 return False
-            message = b"".join(sockets.receive(results))
+            frame = results.recv(zmq.NOBLOCK, copy=False)
+            message = frame.bytes
             topic = message[1:]
-            if message[:1] == b"\x01":
+            if results.getsockopt(zmq.RCVMORE):
+                sockets.receive(results)
+                broker.malformed["results"] += 1
+            elif message[:1] == b"\x01":
                 if broker.clients.subscription(topic, place):
                     results.setsockopt(zmq.SUBSCRIBE, topic)
                     broker.clients.subscribed(topic)
+                else:
+                    self._strange(int(frame.get(zmq.SRCFD)), str(frame.get("Peer-Address")))
             elif message[:1] == b"\x00" and len(topic) == wire.SESSION_ID_BYTES:
                 results.setsockopt(zmq.UNSUBSCRIBE, topic)
             else:

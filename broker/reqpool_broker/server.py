@@ -89,6 +89,7 @@ class Server:
             lambda url: self._socket(zmq.XPUB, url, PEER_MESSAGES),
             results or _beside(intake, 1, "results"),
             None if advertise else lambda number: _another(self.urls["results"], intake, number),
+            self._doors.note_strange,
         )
         # Towards workers credit is the bound; a mark would only lose leases.
         self._workers = self._socket(zmq.ROUTER, workers or _beside(intake, 2, "workers"), 0, clients=False)

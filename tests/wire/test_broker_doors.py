@@ -17,7 +17,7 @@ import pytest
 import zmq
 
 from reqpool_broker import doors as doors_module
-from reqpool_broker.doors import UNNOTICED, Doors
+from reqpool_broker.doors import MOST_STRANGE, UNNOTICED, Doors
 from reqpool_broker.server import Server
 from support.raw_broker import RawBroker, RawSession, report
 from support.wait import wait_until
@@ -216,6 +216,74 @@ def came_in(connection: socket.socket, url: str) -> bool:
             return True
         time.sleep(0.001)
     return False
+
+
+FLOOD = """
+import sys, zmq
+flood = zmq.Context().socket(zmq.XSUB)
+flood.linger = 0
+with flood.get_monitor_socket(zmq.EVENT_DISCONNECTED) as ended:
+    flood.connect(sys.argv[1])
+    number = 0
+    while not ended.poll(0):
+        number += 1
+        try:
+            flood.send(b"\\x01%016d" % number, zmq.NOBLOCK)
+        except zmq.Again:
+            pass
+    flood.disable_monitor()
+print(number, flush=True)
+again = zmq.Context().socket(zmq.DEALER)
+with again.get_monitor_socket(zmq.EVENT_DISCONNECTED) as ended:
+    again.connect(sys.argv[2])
+    print(ended.poll(10_000), flush=True)
+    again.disable_monitor()
+again.close(0)
+flood.close(0)
+"""
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[RawBroker]:
+    made = RawBroker(tmp_path)
+    yield made
+    made.close()
+
+
+def test_who_floods_with_subscriptions_is_cut_off_and_kept_away_and_others_go_on(broker: RawBroker) -> None:
+    session = RawSession(broker)
+    code = [sys.executable, "-c", FLOOD, broker.urls["results"], broker.urls["intake"]]
+    flood = subprocess.Popen(code, stdout=subprocess.PIPE)
+    assert flood.stdout
+    assert int(flood.stdout.readline()) >= MOST_STRANGE
+    session.ask(1)
+    assert int(flood.stdout.readline()), "its process comes in again"
+    flood.communicate()
+    session.ask(2)
+    wait_until(lambda: report(broker)["broker"].get("connections", {}).get("refused"), what="it is counted")
+
+
+def test_clients_that_connect_again_and_again_are_never_taken_for_a_flood(broker: RawBroker) -> None:
+    for seq in range(1, 2 * MOST_STRANGE):
+        stray = broker.socket(zmq.SUB, "results")
+        stray.subscribe(os.urandom(16))  # as before a new HELLO
+        RawSession(broker).ask(seq)
+        stray.close(0)
+    RawSession(broker).ask(1)
+
+
+def test_a_flood_that_has_gone_does_not_cut_off_who_has_its_descriptor_now(tmp_path: Path) -> None:
+    bound = Bound(tmp_path, 100, 1_000)
+    with connections(bound.urls[0], 1) as stays:
+        wait_until(lambda: bound.take().open == 1, what="it is there")
+        ((_, fd),) = bound.doors._peers
+        for _ in range(2 * MOST_STRANGE):
+            bound.doors.note_strange(fd, "localhost:0:0:1")
+        assert bound.doors.refused == 0
+        for _ in range(MOST_STRANGE):
+            bound.doors.note_strange(fd, f"localhost:0:0:{os.getpid()}")
+        wait_until(lambda: closed(stays[0]), what="this one is meant")
+    bound.close()
 
 
 def test_doors_close_while_more_wait_than_a_monitor_holds(
