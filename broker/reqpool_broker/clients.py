@@ -69,7 +69,7 @@ class Clients:
     def message(self, route: bytes, frames: list[bytes], now_s: float) -> None:
         """Take one message of the intake socket, its routing id split off."""
         try:
-            verb, values = wire.decode(_only(frames), wire.CLIENT_TO_BROKER)
+            verb, values = wire.decode(frames[0] if frames else b"", wire.CLIENT_TO_BROKER, frames[1:])
             if verb is Verb.HELLO:
                 self._hello(route, now_s, *values)
                 return
@@ -153,6 +153,7 @@ class Clients:
             "max_pending": MAX_PENDING,
             "never_ran": session.never_ran,
             "keeps": self._keeps(),
+            "apart": True,
         }
         self._outbox.intake.append([route, wire.encode(Verb.WELCOME, version, welcome)])
 
@@ -492,12 +493,6 @@ class Clients:
                     b"" if session.held else watermark,
                 )
                 self._outbox.results.append([session.id, head])
-
-
-def _only(frames: list[bytes]) -> bytes:
-    if len(frames) != 1:
-        raise ProtocolError(f"expected one frame, got {len(frames)}")
-    return frames[0]
 
 
 def _ranges(seqs: Iterable[int]) -> list[tuple[int, int]]:

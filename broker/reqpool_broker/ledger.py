@@ -20,7 +20,7 @@ from .config import EMPTY, Config
 from .grants import Grants
 from .origin import Origin
 from .origins import Origins
-from .outbox import Outbox, batches
+from .outbox import Outbox, batches, set_apart
 from .pin import Pin
 from .requests import NEW, Group, Lease, Past, Terms
 from .session import Session
@@ -228,15 +228,19 @@ class Ledger:
         outbox = self.outbox.workers
         for worker, groups in self._leases.items():
             if worker.route is not None:
-                if worker.unsent_bytes:
+                large = bool(worker.unsent_bytes)
+                if large:
                     outbox.append([worker.route, worker.heartbeat(self.epoch, now_s, self.liveness_s)])
                     worker.note_under_way()
                 for batch in batches(groups, worker.keeping):
                     for fresh in worker.keeping.take_fresh():
                         keep = wire.encode(Verb.KEEP, self.epoch, worker.heartbeat_seen, *fresh)
                         outbox.append([worker.route, keep])
+                    payloads: list[bytes] = []
+                    if large:
+                        batch, payloads = set_apart(batch, worker)
                     head = wire.encode(Verb.LEASE, self.epoch, worker.heartbeat_seen, batch)
-                    outbox.append([worker.route, head])
+                    outbox.append([worker.route, head, *payloads])
                 worker.keeping.end_turn()
         self._leases.clear()
         for worker, by_session in self._cancels.items():
@@ -389,6 +393,7 @@ class Ledger:
             self.end_gone(terms, group.seqs)
             return
         pin.origin.last_used_s = group.since_s = now_s
+        group.large = sum(map(len, group.payloads)) > wire.LARGE_MESSAGE_BYTES
         self.origins.use(pin.origin)
         self._hand(pin.origin, pin.worker, group, group.seqs, group.payloads, now_s)
 

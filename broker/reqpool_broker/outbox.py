@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from reqpool import wire
 from reqpool.keeping import Keeping
+
+from .worker import Worker
 
 GROUP_BYTES = 64
 """About what a lease group takes besides what varies in it."""
@@ -17,7 +20,7 @@ class Outbox:
     Attributes:
         intake: ``[routing id, head]`` for clients that have no subscription yet.
         results: ``[topic, head]`` or ``[topic, head, blob]``.
-        workers: ``[routing id, head]``.
+        workers: ``[routing id, head]``, or with large payloads behind them.
     """
 
     def __init__(self) -> None:
@@ -52,3 +55,14 @@ def batches(groups: list[wire.LeaseGroup], keeping: Keeping) -> Iterable[list[wi
         size_bytes += group_bytes
     if batch:
         yield batch
+
+
+def set_apart(batch: Iterable[wire.LeaseGroup], worker: Worker) -> tuple[list[Any], list[bytes]]:
+    """Take the large payloads out of lease groups, if their worker takes them in frames of their own.
+
+    Returns:
+        The groups as they are packed, and the frames.
+    """
+    if worker.takes_apart:
+        return wire.set_apart(batch, wire.PAYLOADS_AT[wire.Verb.LEASE])
+    return [group._replace(payloads=tuple(map(wire.as_bytes, group.payloads))) for group in batch], []

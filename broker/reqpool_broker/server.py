@@ -39,7 +39,8 @@ TICK_S = 0.05
 MESSAGES_PER_TURN = 64
 """Messages read from one socket before the others get their turn."""
 BYTES_PER_TURN = 4 << 20
-"""The same in bytes; what exceeds it is read all the same, as a message cannot be read in part."""
+"""The same in bytes of heads: further frames are passed on as they are. What exceeds it is read all the same,
+as a message cannot be read in part."""
 READ_S = 0.005
 """The same in time: 64 full batches would take some 100 ms, and heartbeats and everybody else wait."""
 PEER_MESSAGES = 512
@@ -258,7 +259,7 @@ def _drain(
             return False
         frames = sockets.receive(socket)
         take(frames[0], frames[1:], now_s)
-        size_bytes += sum(map(len, frames))
+        size_bytes += len(frames[1])
         if size_bytes > BYTES_PER_TURN or time.monotonic() > end_s:
             break
     return True

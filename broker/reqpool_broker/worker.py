@@ -62,6 +62,7 @@ class Worker:
         unconfirmed_bytes: results received since the last heartbeat to it.
         keeping: which settings it keeps for this connection.
         max_settings_bytes: the largest it takes.
+        takes_apart: it takes large payloads in frames of their own.
         told: people have been told that it is a stranger.
         full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
         room_bytes: what may be leased to it in large groups; below 0 while a single one is over the window.
@@ -93,6 +94,7 @@ class Worker:
         self.unconfirmed_bytes = 0
         self.keeping = Keeping()
         self.max_settings_bytes = wire.MAX_SETTINGS_BYTES
+        self.takes_apart = False
         self.room_bytes = WINDOW_BYTES
         self.unsent_bytes = 0
         self._under_way: deque[tuple[int, int]] = deque()

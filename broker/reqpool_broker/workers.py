@@ -102,6 +102,7 @@ class Workers:
         slots = wire.slots(about.get("slots", ()))
         pins = wire.pins(about.get("pins", ()))
         keeps = checks.optional_uint(about.get("keeps"))
+        takes_apart = checks.boolean(about.get("apart", False))
         worker = self._ledger.workers.get(id_)
         if worker is None and len(self._ledger.workers) >= MAX_WORKERS:
             self._life.reject(self._outbox.workers, route, Reject.OVERLOADED, "too many workers")
@@ -115,6 +116,7 @@ class Workers:
             self._worker_at.pop(worker.route, None)
         self._worker_at[route] = worker
         worker.connect(route, name, pid, kinds, keeps, now_s)
+        worker.takes_apart = takes_apart
         if self._life.succession.is_stranger(id_):
             worker.state = "stranger"
         self._ledger.change_membership()

@@ -70,8 +70,8 @@ class Transport(Protocol):
     def has_room(self) -> bool:
         """Would the intake socket take another message?"""
 
-    def send(self, frame: bytes) -> bool:
-        """Send one head through the intake socket; never blocks. Returns False if it was not taken."""
+    def send(self, head: bytes, *payloads: bytes) -> bool:
+        """Send one message through the intake socket; never blocks. Returns False if it was not taken."""
 
 
 class Conversation:
@@ -373,9 +373,11 @@ class Conversation:
             for _ in range(BATCHES_PER_TURN):
                 if not queue or not transport.has_room():
                     break
-                groups, earliest_s = next_batch(queue, session.connection, now_s, session.keeping, most)
+                groups, earliest_s, size_bytes = next_batch(
+                    queue, session.connection, now_s, session.keeping, most
+                )
                 if groups:
-                    self._submit(groups, now_s)
+                    self._submit(groups, size_bytes, now_s)
                     table.expect(earliest_s + CLUSTER_GRACE_S)
         if self.outbox and self.outbox[-1].seq != self._waiting_seq:
             # Not sent, for want of room: a sweep finds out when these are due.
@@ -394,17 +396,21 @@ class Conversation:
             if sent and session.state is State.OPEN:
                 transport.send(wire.encode(wire.Verb.CANCEL, sent))
 
-    def _submit(self, groups: list[Any], now_s: float) -> None:
+    def _submit(self, groups: list[Any], size_bytes: int, now_s: float) -> None:
+        payloads: list[Any] = []
+        if size_bytes > wire.LARGE_MESSAGE_BYTES and self.session.takes_apart:
+            groups, payloads = wire.set_apart(groups, wire.PAYLOADS_AT[wire.Verb.SUBMIT])
         try:
-            frame = self.session.submit(groups)
+            head = self.session.submit(groups)
         except (TypeError, ValueError, OverflowError) as error:
             # A kind's fault. One request must not end the others.
             self._separate(seqs_of(groups), str(error), now_s)
             return
         keeping = self.session.keeping
-        frames = [wire.encode(wire.Verb.KEEP, *fresh) for fresh in keeping.take_fresh()]
+        keeps = [wire.encode(wire.Verb.KEEP, *fresh) for fresh in keeping.take_fresh()]
         keeping.end_turn()
-        if not all(map(self._transport.send, (*frames, frame))):
+        send = self._transport.send
+        if not (all(map(send, keeps)) and send(head, *payloads)):
             # Room was asked for one message, and what comes behind one that is missing would be misread.
             self._act(self.session.give_in(now_s, "the broker takes no more for now"), now_s)
         self.batches_out += 1

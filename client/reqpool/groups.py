@@ -195,8 +195,13 @@ def seqs(value: Any) -> tuple[int, ...]:
     return value
 
 
+def _is_payload(value: Any) -> bool:
+    return type(value) is bytes or hasattr(value, "buffer")
+
+
 def _payloads(value: Any) -> tuple[bytes, ...]:
-    if type(value) is not tuple or set(map(type, value)) != _BYTES:
+    # What came as a frame of its own is perhaps a zmq.Frame; nothing that msgpack makes has a buffer.
+    if type(value) is not tuple or not value or not all(map(_is_payload, value)):
         raise ProtocolError("expected payloads: a non-empty array of bytes")
     if max(map(len, value)) > MAX_PAYLOAD_BYTES:
         raise ProtocolError(f"a payload is over {MAX_PAYLOAD_BYTES >> 20} MiB")

@@ -189,13 +189,13 @@ class Link:
         self._intake_sent = True
         return sockets.events(self._intake)[1]
 
-    def send(self, frame: bytes) -> bool:
-        """Send one head through the intake socket; never blocks. Returns False if it was not taken."""
+    def send(self, head: bytes, *payloads: bytes) -> bool:
+        """Send one message through the intake socket; never blocks. Returns False if it was not taken."""
         if self._intake is None:
             return False
         self._intake_sent = True
         try:
-            sockets.send(self._intake, [frame])
+            sockets.send(self._intake, [head, *payloads])
         except zmq.Again:
             # A heartbeat or the like that finds the queue full: liveness tells what comes of it.
             log.debug("the broker takes no more for now")

@@ -24,7 +24,7 @@ def next_batch(
     now_s: float,
     keeping: Keeping,
     most: int = wire.MAX_BATCH_REQUESTS,
-) -> tuple[list[Any], float]:
+) -> tuple[list[Any], float, int]:
     """Take the requests of one SUBMIT off the queue's left end and group them.
 
     Other threads may append to ``queue`` meanwhile. What has ended, or was sent on this connection
@@ -38,8 +38,8 @@ def next_batch(
         most: requests to take at most.
 
     Returns:
-        The groups in :class:`~reqpool.wire.Group`'s order, none if nothing was left to send, and the
-        earliest deadline among them (at most 1/64 s early).
+        The groups in :class:`~reqpool.wire.Group`'s order, none if nothing was left to send; the earliest
+        deadline among them (at most 1/64 s early); and about how many bytes they have.
     """
     groups: dict[tuple[Any, ...], tuple[list[int], list[bytes], int | None]] = {}
     last_key: tuple[Any, ...] | None = None
@@ -96,4 +96,4 @@ def next_batch(
                 resubmitted or b"",
             )
         )
-    return entries, earliest_s
+    return entries, earliest_s, size

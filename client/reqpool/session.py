@@ -148,6 +148,7 @@ class Session:
         repeated: result batches that came twice.
         gaps: times a missing batch was asked for.
         keeping: which settings the broker keeps for this connection.
+        takes_apart: it takes large payloads in frames of their own.
         resubmitting: not all that was pending when it was opened has been submitted yet.
     """
 
@@ -164,6 +165,7 @@ class Session:
         self.repeated = 0
         self.gaps = 0
         self.keeping = Keeping()
+        self.takes_apart = False
         self.resubmitting = False
         self._about: dict[str, Any] = {
             "session": session_id, "name": wire.sendable(name, wire.MAX_NAME_CHARS), "pid": pid,
@@ -365,6 +367,7 @@ class Session:
         watermark = checks.watermark(about.get("watermark", b""))
         never_ran = checks.array(_seq_range)(about.get("never_ran", ()))
         keeps = checks.uint(about.get("keeps", 0))
+        takes_apart = checks.boolean(about.get("apart", False))
         if not wire.LOWEST_VERSION <= version <= wire.VERSION or not 0 < heartbeat_ms < liveness_ms:
             raise ProtocolError(f"WELCOME to version {version}, heartbeat {heartbeat_ms}/{liveness_ms} ms")
         self._move(Event.WELCOME)
@@ -377,6 +380,7 @@ class Session:
         self._expiry_s = expiry_ms / 1000
         self.refusal = None
         self.keeping = Keeping(keeps)
+        self.takes_apart = takes_apart
         self._heartbeat_s = heartbeat_ms / 1000
         self._liveness_s = liveness_ms / 1000
         self._heard_s = self._seen_moved_s = now_s

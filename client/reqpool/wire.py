@@ -3,12 +3,12 @@
 With it come its numbers (:mod:`.limits`), and the groups of requests and results (:mod:`.groups`).
 
 ``docs/protocol.md`` is the specification; a test holds the tables there and the schemas here together.
-A message is a *head* (a msgpack array whose first element is the verb) and, for results only, one
-*blob* frame per group: the broker passes blobs on without looking inside.
+A message is a *head* (a msgpack array whose first element is the verb) and, for results, one *blob* frame
+per group, for requests one per large payload: the broker passes them on without looking inside.
 
     Frames:
         0   bytes   head: msgpack [verb, field, field, ...], docs/protocol.md#verbs
-        1…  bytes   blobs (RESULTS only), docs/protocol.md#blob
+        1…  bytes   blobs (RESULTS), docs/protocol.md#blob, or large payloads (SUBMIT, LEASE), :mod:`.apart`
 
 Everything a peer sends goes through :func:`decode`, which checks every element's type and changes
 nothing else; it raises :class:`~reqpool.errors.ProtocolError` and never another exception.
@@ -17,16 +17,20 @@ nothing else; it raises :class:`~reqpool.errors.ProtocolError` and never another
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
 import msgpack
 
+from .apart import *  # noqa: F403
+from .apart import put_back
 from .checks import ID_BYTES, Check, array, boolean, fields, identity, text, uint, watermark
 from .errors import Code, ProtocolError
 from .groups import *  # noqa: F403  (as the numbers: part of the contract, so part of this module)
 from .groups import (
+    Group,
+    LeaseGroup,
     attempts,
     connection_settings,
     failures,
@@ -197,12 +201,19 @@ def unpack(frame: Any) -> Any:
         raise ProtocolError(f"not msgpack: {error or type(error).__name__}") from error
 
 
-def decode(frame: bytes, schema: Schema) -> tuple[Verb, list[Any]]:
+PAYLOADS_AT = {Verb.SUBMIT: Group._fields.index("payloads"), Verb.LEASE: LeaseGroup._fields.index("payloads")}
+"""Where payloads stand in the groups of those messages that may have frames with large ones."""
+_GROUPS_AT = 3
+"""Where the groups stand in their heads."""
+
+
+def decode(frame: bytes, schema: Schema, apart: Sequence[Any] = ()) -> tuple[Verb, list[Any]]:
     """Decode one head by the table of its direction.
 
     Args:
         frame: the head as it came.
         schema: e.g. :data:`CLIENT_TO_BROKER`.
+        apart: the frames behind it; none if they are not payloads.
 
     Returns:
         The verb and its fields in the table's order, checked. Further fields are ignored, optional ones that
@@ -222,6 +233,11 @@ def decode(frame: bytes, schema: Schema) -> tuple[Verb, list[Any]]:
     if given < len(layout) and len(layout[given]) == 2:
         needed = sum(len(field) == 2 for field in layout)
         raise ProtocolError(f"{verb.name} has {given} fields, needs {needed}")
+    if apart:
+        if verb not in PAYLOADS_AT or given < _GROUPS_AT:
+            raise ProtocolError(f"{verb.name} came with {len(apart)} further frames")
+        groups = put_back(head[_GROUPS_AT], PAYLOADS_AT[verb], apart)
+        head = (*head[:_GROUPS_AT], groups, *head[_GROUPS_AT + 1 :])
     values = []
     field = layout[0] if layout else ("", fields)
     try:

@@ -179,8 +179,8 @@ class ClientProcess(Process):
     def has_room(self) -> bool:
         return self._intake is not None and self._intake.has_room
 
-    def send(self, frame: bytes) -> bool:
-        return self._intake is not None and self._intake.send([frame])
+    def send(self, head: bytes, *payloads: bytes) -> bool:
+        return self._intake is not None and self._intake.send([head, *payloads])
 
     # --- what a future needs ----------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from reqpool import wire
@@ -72,9 +73,9 @@ class Desk:
         for route, head in outbox.intake:
             if route in self.clients:
                 self.clients[route].replies.append(wire.decode(head, wire.BROKER_TO_CLIENT))
-        for route, head in outbox.workers:
+        for route, head, *payloads in outbox.workers:
             if route in self.workers:
-                self.workers[route].take(*wire.decode(head, wire.BROKER_TO_WORKER))
+                self.workers[route].take(*wire.decode(head, wire.BROKER_TO_WORKER, payloads))
         for topic, head, *blobs in outbox.results:
             for client in self.clients.values():
                 if client.id == topic:
@@ -122,9 +123,9 @@ class FakeClient:
         self._routes = itertools.count(1)
         self.route = b""
 
-    def send(self, verb: Verb, *values: Any) -> None:
+    def send(self, verb: Verb, *values: Any, payloads: Sequence[Any] = ()) -> None:
         head = wire.encode(verb, *values)
-        self.desk.broker.clients.message(self.route, [head], self.desk.now_s)
+        self.desk.broker.clients.message(self.route, [head, *payloads], self.desk.now_s)
 
     def hello(self, *, subscribe: bool = True, **about: Any) -> None:
         self.desk.clients.pop(self.route, None)
@@ -169,10 +170,10 @@ class FakeClient:
         if settle:
             self.desk.settle()
 
-    def say_groups(self, groups: list[Group]) -> None:
-        """Submit groups as they are, legal or not."""
+    def say_groups(self, groups: Sequence[Any], payloads: Sequence[Any] = ()) -> None:
+        """Submit groups as they are, legal or not, perhaps with payloads in frames of their own."""
         self.submitted += 1
-        self.send(Verb.SUBMIT, self.submitted, self.acked, groups)
+        self.send(Verb.SUBMIT, self.submitted, self.acked, groups, payloads=payloads)
         self.desk.settle()
 
     def take(self, verb: Verb, values: list[Any], blobs: list[bytes]) -> None:

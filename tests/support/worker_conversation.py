@@ -205,8 +205,8 @@ class Talk:
         self._number += 1
         self.say(Verb.HEARTBEAT, self._number, received, tuple(undelivered))
 
-    def say(self, verb: Verb, *values: Any) -> None:
-        self._take(wire.encode(verb, EPOCH, self._seen, *values))
+    def say(self, verb: Verb, *values: Any, payloads: Iterable[bytes] = ()) -> None:
+        self._take(wire.encode(verb, EPOCH, self._seen, *values), *payloads)
 
     def lease(
         self,
@@ -240,6 +240,6 @@ class Talk:
         """The seqs that the last HELLO said are held."""
         return {seq for _, seqs in self.hellos[-1]["held"] for seq in seqs}
 
-    def _take(self, frame: bytes) -> None:
-        self.conversation.take([frame], self.now_s)
+    def _take(self, *frames: bytes) -> None:
+        self.conversation.take(frames, self.now_s)
         self.conversation.end_turn(self.now_s)

@@ -68,8 +68,8 @@ class Transport:
     def has_room(self) -> bool:
         return not self.blocked
 
-    def send(self, frame: bytes) -> bool:
-        self.sent.append(wire.decode(frame, wire.CLIENT_TO_BROKER))
+    def send(self, head: bytes, *payloads: bytes) -> bool:
+        self.sent.append(wire.decode(head, wire.CLIENT_TO_BROKER, payloads))
         return True
 
     def submits(self) -> list[list[wire.Group]]:

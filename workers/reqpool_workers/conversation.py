@@ -133,7 +133,8 @@ class Conversation:
         if self._link.state is LinkState.DOWN:
             return
         try:
-            verb, values = wire.decode(frames[0], wire.BROKER_TO_WORKER)
+            payloads = [wire.as_bytes(frame) for frame in frames[1:]]
+            verb, values = wire.decode(frames[0], wire.BROKER_TO_WORKER, payloads)
             if verb not in (Verb.WELCOME, Verb.REJECT):
                 epoch, seen, *values = values
                 if self._link.state is LinkState.GREETING:
@@ -142,7 +143,7 @@ class Conversation:
                     self._hang_up(f"a stale {verb.name}", now_s)
                     return
             self._handlers[verb](now_s, *values)
-            if len(frames[0]) > wire.LARGE_MESSAGE_BYTES and self._link.state is LinkState.LIVE:
+            if sum(map(len, frames)) > wire.LARGE_MESSAGE_BYTES and self._link.state is LinkState.LIVE:
                 self.beat(now_s)  # so that the broker knows that the next one can come
         except ProtocolError as error:
             self.ledger.ignored += 1
@@ -234,6 +235,7 @@ class Conversation:
             "slots": self._upstreams.slots(),
             "pins": [(*pin, kind, name) for (pin, kind, name) in pins],
             "keeps": wire.WORKER_KEEPS,
+            "apart": True,
         }
         if self._link.epoch is not None:
             about["epoch"] = self._link.epoch
