@@ -30,6 +30,7 @@ from .dial import Dial
 from .ledger import Pin, Request
 from .loop import READABLE, WRITABLE, Loop
 from .protocols import Address, Event, Refused, StreamProtocol
+from .unsent import Unsent
 
 log = CountedLog(logging.getLogger(__name__))
 
@@ -38,6 +39,8 @@ LARGE_READ_BYTES = 256 << 10
 """Asked for once a read came back full: a large answer then takes fewer turns."""
 READ_BYTES_PER_TURN = 256 << 10
 """What one connection may take in a turn."""
+WRITE_BYTES_PER_TURN = 128 << 10
+"""What one connection may give in a turn: of large requests there may be one on each."""
 UNREACHABLE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT, errno.EAGAIN})
 """What connect fails with at once while a server restarts; the last two: on a unix socket."""
 
@@ -141,7 +144,7 @@ class Connection:
         self._socket: socket.socket | None = None
         self._unanswered: deque[Request | None] = deque()
         self._live = 0
-        self._unsent = bytearray()
+        self._unsent = Unsent()
         self._events = 0
 
     def __repr__(self) -> str:
@@ -338,7 +341,7 @@ class Connection:
 
     def _on_event(self, mask: int) -> None:
         if mask & WRITABLE:
-            self._write(b"")
+            self._write_on()
         if mask & ~WRITABLE and self.state is not State.CLOSED:
             self._read()
 
@@ -466,33 +469,37 @@ class Connection:
             self._owner.on_room(self)
 
     def _write(self, data: bytes) -> None:
+        """Send as much of it as there is room for; what is large, a part in each turn."""
         made = self._socket
-        if made is None:
+        if made is None or not data:
             return
-        if not self._unsent:
+        sent = 0
+        if not self._unsent and len(data) <= WRITE_BYTES_PER_TURN:
             try:
-                sent = made.send(data) if data else 0
+                sent = made.send(data)
             except BlockingIOError:
-                sent = 0
+                pass
             except OSError as error:
                 self._break(error)
                 return
             if sent == len(data):
                 return
-            self._unsent += memoryview(data)[sent:]
-        else:
-            self._unsent += data
-        while self._unsent:
-            try:
-                sent = made.send(self._unsent)
-            except BlockingIOError:
-                self._watch(READABLE | WRITABLE)
-                return
-            except OSError as error:
-                self._break(error)
-                return
-            del self._unsent[:sent]
-        self._watch(READABLE)
+        self._unsent.add(memoryview(data)[sent:])
+        self._watch(READABLE | WRITABLE)
+
+    def _write_on(self) -> None:
+        """There is room again for what was not sent."""
+        if self._socket is None:
+            return
+        try:
+            self._unsent.send(self._socket, WRITE_BYTES_PER_TURN)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._break(error)
+            return
+        if not self._unsent:
+            self._watch(READABLE)
 
     def _watch(self, events: int) -> None:
         if events != self._events and self._socket is not None:

@@ -1,0 +1,58 @@
+"""What a connection has not sent yet: joined to nothing and copied nowhere, and sent a part at a time."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from itertools import islice
+
+PIECES = 64
+"""Sent by one system call at most (sendmsg(2)): small ones come in numbers."""
+
+
+class Unsent:
+    """Bytes that wait for room in a socket, in order. False when there are none."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self) -> None:
+        self._pieces: deque[memoryview] = deque()
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Let these bytes, at least one, wait behind the others."""
+        self._pieces.append(memoryview(data))
+
+    def send(self, to: socket.socket, most_bytes: int) -> None:
+        """Send about so many of them.
+
+        Raises:
+            BlockingIOError: there is no room for more.
+            OSError: the connection is broken.
+        """
+        pieces = self._pieces
+        while pieces and most_bytes > 0:
+            sent = to.sendmsg(self._first(most_bytes))
+            most_bytes -= sent
+            while sent:
+                size = len(pieces[0])
+                if sent < size:
+                    pieces[0] = pieces[0][sent:]
+                    break
+                pieces.popleft()
+                sent -= size
+
+    def _first(self, most_bytes: int) -> list[memoryview]:
+        first = []
+        for piece in islice(self._pieces, PIECES):
+            first.append(piece[:most_bytes])
+            most_bytes -= len(first[-1])
+            if not most_bytes:
+                break
+        return first
+
+    def clear(self) -> None:
+        """Give up on them."""
+        self._pieces.clear()
