@@ -24,6 +24,8 @@ MANY_FAILURES = 4
 """Quick failures in a row after which the supervisor says so, and slows down."""
 FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 30.0
+MOST_DOUBLINGS = 10
+"""Enough for the longest delay. Without a bound a float overflows after 1,000 failures: some hours."""
 
 log = logging.getLogger("reqpool")
 
@@ -52,7 +54,7 @@ class Backoff:
         quick = lived_s < QUICK_S or status == BOOT_FAILURE
         self.failures = self.failures + 1 if quick else 0
         if self.failures > MANY_FAILURES:
-            span_s = 2.0 ** (self.failures - MANY_FAILURES)
+            span_s = 2.0 ** min(self.failures - MANY_FAILURES, MOST_DOUBLINGS)
         else:
             span_s = FIRST_DELAY_S * 2**self.failures
         return float(min(span_s, LONGEST_DELAY_S) * (0.5 + self._jitter() / 2))

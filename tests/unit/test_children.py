@@ -26,6 +26,11 @@ def test_quick_failures_slow_down_and_reach_a_bound() -> None:
     assert delays_s[-1] == LONGEST_DELAY_S
 
 
+def test_failures_without_end_keep_the_longest_delay() -> None:
+    backoff = longest()
+    assert [backoff.delay_s(0.1, 1) for _ in range(2000)][-1] == LONGEST_DELAY_S
+
+
 def test_a_boot_failure_is_quick_however_long_it_took() -> None:
     backoff = longest()
     backoff.delay_s(60.0, BOOT_FAILURE)
