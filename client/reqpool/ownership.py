@@ -62,7 +62,7 @@ def check(url: str) -> None:
     if name.startswith("@"):  # an abstract socket: there is no file
         _check_listener("\0" + name[1:], without_password(url))
         return
-    path = Path(name).resolve()
+    path = Path(os.path.realpath(name))  # Path.resolve() raises RuntimeError for a loop of links
     try:
         check_folder(path.parent, WRITE)
         about = _look(path)

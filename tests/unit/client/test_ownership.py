@@ -112,6 +112,13 @@ def test_what_is_roots_may_be_used_by_anybody_who_gets_there(
     ownership.check(f"ipc://{listener}")
 
 
+def test_links_that_lead_in_a_circle_are_refused(folder: Path) -> None:
+    (folder / "pool.sock").symlink_to("other")
+    (folder / "other").symlink_to("pool.sock")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        ownership.check(f"ipc://{folder}/pool.sock")
+
+
 @pytest.mark.parametrize("path", ["nowhere/pool.sock", "pool.sock"])
 def test_what_is_not_there_yet_is_waited_for(folder: Path, path: str) -> None:
     ownership.check(f"ipc://{folder}/{path}")
