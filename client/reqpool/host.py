@@ -38,6 +38,7 @@ class _Host:
         self.lock = threading.Lock()
         self.context: zmq.Context[zmq.Socket[bytes]] | None = None
         self.running: set[Running] = set()
+        self.is_finalized = False
 
 
 _host = _Host()
@@ -60,11 +61,13 @@ def started(stub: Running) -> None:
     """Note a stub whose threads run. Hold :func:`start_lock`."""
     _host.running.add(stub)
     multiprocessing = sys.modules.get("multiprocessing.process")
-    if multiprocessing is not None and multiprocessing.parent_process() is not None:
-        # A child that was forked by it leaves by os._exit(), without atexit's functions.
-        from multiprocessing.util import Finalize
+    if _host.is_finalized or multiprocessing is None or multiprocessing.parent_process() is None:
+        return
+    # A child that was forked by it leaves by os._exit(), without atexit's functions.
+    from multiprocessing.util import Finalize
 
-        Finalize(None, _at_exit, exitpriority=0)
+    _host.is_finalized = True
+    Finalize(None, _at_exit, exitpriority=0)
 
 
 def stopped(stub: Running) -> None:
