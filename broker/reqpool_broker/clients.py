@@ -13,14 +13,14 @@ from reqpool.wire import Flag, Reject, Verb
 from .life import Life
 from .pin import MAX_PINS, Pin
 from .requests import Group, Lease, Past, Terms
-from .session import MAX_PENDING, MAX_QUEUED_BYTES, MAX_UNACKED_BATCHES, Session, group_bytes
+from .session import MAX_UNACKED_BATCHES, Session, group_bytes
 from .spread import Spread
 from .worker import Worker
 
 MAX_SESSIONS = 10_000
-MAX_ALL_PENDING = 10 * MAX_PENDING
+MAX_ALL_PENDING = 2_000_000
 """Requests held for all sessions together, before those that hold many are refused more."""
-MAX_ALL_QUEUED_BYTES = 4 * MAX_QUEUED_BYTES
+MAX_ALL_QUEUED_BYTES = 1 << 30
 """The same in bytes of payloads."""
 MAX_RANGES = 1_000
 """Ranges of dropped seqs remembered of one expired session; with more it is told of none."""
@@ -43,6 +43,7 @@ class Clients:
 
     Attributes:
         spread: which session is published on which results socket.
+        limits: what each client may take.
     """
 
     def __init__(self, life: Life, results: str, report: Callable[[float], dict[str, Any]]) -> None:
@@ -51,6 +52,7 @@ class Clients:
         self._ledger = life.ledger
         self.sessions = life.sessions
         self.spread = Spread(results)
+        self.limits = life.ledger.origins.config.clients
         self._report = report
         self._session_at: dict[bytes, Session] = {}
         self._kept_bytes = 0
@@ -86,6 +88,7 @@ class Clients:
                 self._life.reject(self._outbox.intake, route, Reject.UNKNOWN, "unknown session: say HELLO")
             return
         session.last_heard_s = now_s
+        session.messages += 1
         if verb is Verb.GOODBYE:
             self._end_session(session)
         else:
@@ -150,7 +153,7 @@ class Clients:
             "resumed": resumed,
             "generation": session.generation,
             "watermark": self._life.succession.watermark,
-            "max_pending": MAX_PENDING,
+            "max_pending": self.limits.max_pending,
             "never_ran": session.never_ran,
             "keeps": self._keeps(),
             "apart": True,
@@ -232,7 +235,7 @@ class Clients:
                 (group.flags & _RESUBMITTED or (group.pin is not None and not group.flags & _OPENS))
                 and not session.native
                 and self._life.must_hold(now_s)
-                and self._has_room(session, len(group.seqs), size_bytes)
+                and not self._over(session, len(group.seqs), size_bytes)
             ):
                 session.hold(group, deadline_s)
                 self._holding[session] = None
@@ -299,16 +302,18 @@ class Clients:
                 return
         if refusal:
             self._ledger.fail(session, seqs, Code.USAGE, refusal, origin=group.origins[0], sent=sent)
-        elif not self._has_room(session, len(seqs), sum(map(len, payloads)) + own_bytes):
-            text = f"the broker holds {session.pending} requests of this session, or too much in all"
+        elif over := self._too_fast(session, group) or self._over(
+            session, len(seqs), sum(map(len, payloads)) + own_bytes
+        ):
+            session.refused += len(seqs)
             self._ledger.fail(
-                session, seqs, Code.OVERLOADED, text, sent=sent, retry_after_ms=OVERLOAD_RETRY_MS
+                session, seqs, Code.OVERLOADED, over, sent=sent, retry_after_ms=OVERLOAD_RETRY_MS
             )
         elif terms.goes_to_pin:
             if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
                 text = "requests for a held connection come one by one, and never idempotent"
                 self._ledger.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)
-            elif session.unacked_bytes > MAX_QUEUED_BYTES:
+            elif session.unacked_bytes > self.limits.max_queued_bytes:
                 # They pass the queue, where others wait until the client has acknowledged what it was sent.
                 self._ledger.fail(
                     session,
@@ -365,18 +370,38 @@ class Clients:
         session.pins[terms.pin] = Pin(session, terms.pin, origin)
         return True
 
-    def _has_room(self, session: Session, count: int, size_bytes: int) -> bool:
-        """May the session queue so much more? The sums over all are only made for those that hold much."""
+    def _too_fast(self, session: Session, group: wire.Group) -> str:
+        """Why the session may submit nothing more in this second; empty if it may.
+
+        A ROUTER cannot leave one peer unread, and REJECT would have it connect again and repeat all: so what
+        it submits is refused, which its client understands. What is submitted again was let in once.
+        """
+        most = self.limits.max_messages_per_s
+        if session.messages <= most or group.flags & _RESUBMITTED:
+            return ""
+        return f"the broker takes {most} messages of a client in a second (max_messages_per_s)"
+
+    def _over(self, session: Session, count: int, size_bytes: int) -> str:
+        """Why the session may not queue so much more; empty if it may. The sums over all are only made for
+        those that hold much."""
+        limits = self.limits
         pending = session.pending + count
         queued_bytes = session.queued_bytes + session.held_bytes + size_bytes
-        if pending > MAX_PENDING or queued_bytes > MAX_QUEUED_BYTES:
-            return False
-        if pending > MAX_PENDING // 10 and sum(len(s.open) for s in self.sessions.values()) > MAX_ALL_PENDING:
-            return False
-        return (
-            queued_bytes <= MAX_QUEUED_BYTES // 10
-            or sum(s.queued_bytes + s.held_bytes for s in self.sessions.values()) <= MAX_ALL_QUEUED_BYTES
-        )
+        if pending > limits.max_pending:
+            return f"the broker holds at most {limits.max_pending} requests of a client (max_pending)"
+        if queued_bytes > limits.max_queued_bytes:
+            return f"the broker queues at most {limits.max_queued_bytes} bytes of a client (max_queued_bytes)"
+        if (
+            pending > limits.max_pending // 10
+            and sum(len(s.open) for s in self.sessions.values()) > MAX_ALL_PENDING
+        ):
+            return f"the broker holds at most {MAX_ALL_PENDING} requests of all clients"
+        if (
+            queued_bytes > limits.max_queued_bytes // 10
+            and sum(s.queued_bytes + s.held_bytes for s in self.sessions.values()) > MAX_ALL_QUEUED_BYTES
+        ):
+            return f"the broker queues at most {MAX_ALL_QUEUED_BYTES} bytes of all clients"
+        return ""
 
     def _claim(self, session: Session, terms: Terms, group: wire.Group) -> None:
         """Learn from its client what a request is that so far only a worker's report had named."""
@@ -449,8 +474,9 @@ class Clients:
             self.sessions.pop(session.id, None)
 
     def watch(self, now_s: float) -> None:
-        """Forget who was silent for too long."""
+        """Forget who was silent for too long; a second has passed, and messages are counted anew."""
         for session in list(self.sessions.values()):
+            session.messages = 0
             if session.ended:
                 if not session.open:
                     self.sessions.pop(session.id, None)

@@ -16,6 +16,7 @@ from reqpool.errors import UsageError
 from reqpool.kinds import Endpoint
 from reqpool.kinds.origin import upstream_of
 
+from .client_limits import ClientLimits
 from .policy import Policy
 
 MAX_KEPT = 1024
@@ -56,15 +57,22 @@ class Config:
     Args:
         upstreams: each with a name of its own. Those with one key share one limit, so theirs must be equal.
         defaults: for upstreams that are not among them.
+        clients: what each client may take.
 
     Attributes:
         upstreams: by name.
-        defaults: as given.
+        defaults, clients: as given.
     """
 
-    def __init__(self, upstreams: Iterable[Upstream] = (), defaults: Policy | None = None) -> None:
+    def __init__(
+        self,
+        upstreams: Iterable[Upstream] = (),
+        defaults: Policy | None = None,
+        clients: ClientLimits | None = None,
+    ) -> None:
         self.upstreams: Mapping[str, Upstream] = MappingProxyType({up.name: up for up in upstreams})
         self.defaults = defaults or Policy()
+        self.clients = clients or ClientLimits()
         self._by_key: dict[str, list[Upstream]] = {}
         self._by_place: dict[str, list[Upstream]] = {}
         for upstream in self.upstreams.values():
@@ -76,7 +84,11 @@ class Config:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Config):
             return NotImplemented
-        return self.upstreams == other.upstreams and self.defaults == other.defaults
+        return (self.upstreams, self.defaults, self.clients) == (
+            other.upstreams,
+            other.defaults,
+            other.clients,
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -167,6 +179,8 @@ def changes(old: Config, new: Config) -> str:
             said.append(f"{what}: {', '.join(sorted(names))}")
     if old.defaults != new.defaults:
         said.append("changed: the defaults")
+    if old.clients != new.clients:
+        said.append("changed: the limits of clients")
     return "; ".join(said)
 
 
@@ -176,19 +190,20 @@ def pack(config: Config) -> bytes:
         (up.name, up.kinds, tuple(up.endpoint), tuple(up.unnamed), asdict(up.policy))
         for up in config.upstreams.values()
     ]
-    packed: bytes = msgpack.packb((rows, asdict(config.defaults)))
+    packed: bytes = msgpack.packb((rows, asdict(config.defaults), asdict(config.clients)))
     return packed
 
 
 def unpack(packed: bytes) -> Config:
     """Read what :func:`pack` wrote."""
-    rows, defaults = msgpack.unpackb(packed)
+    rows, defaults, clients = msgpack.unpackb(packed)
     return Config(
         [
             Upstream(name, tuple(kinds), Endpoint(*endpoint), Endpoint(*unnamed), Policy(**policy))
             for name, kinds, endpoint, unnamed, policy in rows
         ],
         Policy(**defaults),
+        ClientLimits(**clients),
     )
 
 

@@ -23,6 +23,7 @@ from reqpool.kinds import Kind, find, pem
 from reqpool.kinds.origin import NAME, Tls
 from reqpool.masking import without_passwords
 
+from .client_limits import ClientLimits
 from .config import Config, Upstream
 from .policy import Policy
 from .toml_lines import line_of, lines
@@ -49,6 +50,13 @@ _LIMITS: dict[str, _Range] = {
     "max_response_bytes": _Range(1, wire.MAX_ANSWER_BYTES, "whole number of bytes"),
     "retries": _Range(0, 10, "whole number"),
     "pin_idle_timeout_s": _SECONDS,
+}
+_CLIENT_LIMITS: dict[str, _Range] = {
+    "max_pending": _COUNT,
+    "max_queued_bytes": _Range(wire.MAX_PAYLOAD_BYTES, 1 << 30, "whole number of bytes"),
+    "max_connections": _Range(2, 1_000_000, "whole number"),  # a client has two
+    "max_messages_per_s": _COUNT,
+    "max_refused_subscriptions": _Range(2, 1_000_000, "whole number"),  # who connects again has one
 }
 _TEXTS = ("url", "password_env", "password_file")
 _TLS_TEXTS = ("ca", "cert", "key", "server_name")
@@ -163,17 +171,20 @@ class _Reader:
         self._known = known
 
     def config(self, tables: dict[str, Any]) -> Config:
-        self._check_keys((), tables, ("defaults", "upstreams"))
+        self._check_keys((), tables, ("clients", "defaults", "upstreams"))
         given = self._table(("defaults",), tables.get("defaults", {}))
         self._check_keys(("defaults",), given, _LIMITS)
         defaults = replace(Policy(), **self._limits(("defaults",), given))
+        given = self._table(("clients",), tables.get("clients", {}))
+        self._check_keys(("clients",), given, _CLIENT_LIMITS)
+        clients = ClientLimits(**self._in_range(("clients",), given, _CLIENT_LIMITS))
         upstreams = []
         for name, table in self._table(("upstreams",), tables.get("upstreams", {})).items():
             upstream = self._upstream(name, table, defaults)
             if upstream is not None:
                 upstreams.append(upstream)
         self._check_shared(upstreams)
-        return Config(upstreams, defaults)
+        return Config(upstreams, defaults, clients)
 
     def _upstream(self, name: str, about: object, defaults: Policy) -> Upstream | None:
         """Read one table; None if anything about it is wrong."""
@@ -295,19 +306,8 @@ class _Reader:
     # --- values ---
 
     def _limits(self, at: Place, table: dict[str, Any], kinds: Iterable[Kind] = ()) -> dict[str, Any]:
-        """The limits in a table that are right."""
-        limits = {}
-        for name, allowed in _LIMITS.items():
-            if name not in table:
-                continue
-            value = table[name]
-            whole = "whole" in allowed.what
-            fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-            if fits and allowed.lowest <= value <= allowed.highest:  # NaN is nowhere
-                limits[name] = value
-            else:
-                rule = f"{allowed.what} from {allowed.lowest} to {allowed.highest}"
-                self._problem((*at, name), f"{_shown(value)} is no {rule}")
+        """The limits of upstreams in a table that are right."""
+        limits = self._in_range(at, table, _LIMITS)
         for kind in kinds:
             wrong, right = ("max_in_flight", "max_connections")
             if kind.connectionless:
@@ -317,6 +317,22 @@ class _Reader:
                 self._problem((*at, wrong), f"kind {kind.name!r} has {has}: its limit is {right}")
                 break
         return limits
+
+    def _in_range(self, at: Place, table: dict[str, Any], ranges: Mapping[str, _Range]) -> dict[str, Any]:
+        """The numbers in a table that are right."""
+        right = {}
+        for name, allowed in ranges.items():
+            if name not in table:
+                continue
+            value = table[name]
+            whole = "whole" in allowed.what
+            fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            if fits and allowed.lowest <= value <= allowed.highest:  # NaN is nowhere
+                right[name] = value
+            else:
+                rule = f"{allowed.what} from {allowed.lowest} to {allowed.highest}"
+                self._problem((*at, name), f"{_shown(value)} is no {rule}")
+        return right
 
     def _texts(self, at: Place, table: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
         """The texts in a table that are right."""
@@ -361,6 +377,7 @@ class _Reader:
 
 
 assert _LIMITS.keys() == {field.name for field in fields(Policy)}
+assert _CLIENT_LIMITS.keys() == {field.name for field in fields(ClientLimits)}
 
 
 def _has_password(url: str) -> bool:

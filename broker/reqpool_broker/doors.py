@@ -36,12 +36,12 @@ import zmq
 
 from reqpool import sockets
 
+from .client_limits import ClientLimits
+
 UNNOTICED = 1_100
 """Connections that one listener may have accepted before any of them is noticed."""
 MOST_LISTENERS = 162
 """Intake, workers, and a results socket for every 64 sessions."""
-MOST_STRANGE = 32
-"""Refused subscriptions of one connection, with which it is closed. A client that connects again has one."""
 BAN_S, LONGEST_BAN_S = 10.0, 640.0
 """For how long its process is turned away then, twice as long each time: libzmq connects again by itself and
 repeats all subscriptions. An address is not: many processes may have it."""
@@ -75,6 +75,7 @@ class Doors:
 
     Args:
         files: file descriptors that the process may have.
+        limits: what one client may take.
 
     Attributes:
         most: connections of clients at most; workers come in for a while longer.
@@ -83,12 +84,12 @@ class Doors:
         refused: connections that were turned away.
     """
 
-    def __init__(self, files: int, most_of_one: int | None = None) -> None:
+    def __init__(self, files: int, limits: ClientLimits) -> None:
         # Room for what comes in unnoticed; where files are few, it cannot be as much.
         self._reserve = min(UNNOTICED * MOST_LISTENERS, files // 4)
         room = files - self._reserve - OWN_FILES
         self.most = max(8, room - min(room // 16, FILES_OF_RESULTS))
-        self.most_of_one = most_of_one or self.most // 2
+        self.reconfigure(limits)
         self.open = 0
         self.refused = 0
         self._files = files
@@ -99,6 +100,11 @@ class Doors:
         self._strange: dict[int, int] = {}
         self._bans: dict[str, tuple[float, float]] = {}
         self._monitors: dict[int, tuple[zmq.Socket[bytes], bool]] = {}
+
+    def reconfigure(self, limits: ClientLimits) -> None:
+        """Take new limits; who is connected stays."""
+        self.most_of_one = limits.max_connections or self.most // 2
+        self._most_strange = limits.max_refused_subscriptions
 
     @property
     def backlog(self) -> int:
@@ -168,7 +174,7 @@ class Doors:
             address: of the peer (``Peer-Address``).
         """
         count = self._strange[fd] = self._strange.get(fd, 0) + 1
-        if count < MOST_STRANGE:
+        if count < self._most_strange:
             return
         del self._strange[fd]
         peer = address

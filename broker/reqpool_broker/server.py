@@ -82,7 +82,7 @@ class Server:
         config: Config = EMPTY,
     ) -> None:
         self._context = zmq.Context()
-        self._doors = Doors(file_limit())
+        self._doors = Doors(file_limit(), config.clients)
         self._epoll = select.epoll()
         self._takers: dict[int, Callable[[float], bool]] = {}
         self._intake = self._socket(zmq.ROUTER, intake, PEER_MESSAGES)
@@ -171,6 +171,7 @@ class Server:
             config = reload()
             if config is not None:
                 broker.reconfigure(config, now_s)
+                self._doors.reconfigure(config.clients)
             unread = [fd for fd in ready if takers[fd](now_s)]
             if wakefulness.slept(clock()):
                 # Frozen, perhaps in the middle of the turn: what was queued here is old, the others have

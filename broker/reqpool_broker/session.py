@@ -12,6 +12,7 @@ from reqpool.keeping import Kept
 from reqpool.wire import Verb
 
 if TYPE_CHECKING:
+    from .client_limits import ClientLimits
     from .pin import Pin
     from .requests import Group, Lease
     from .worker import Worker
@@ -20,13 +21,9 @@ ROOM_BATCHES = 256
 """Unacknowledged result batches after which nothing more is leased for the session."""
 ROOM_BYTES = 16 << 20
 """The same in bytes of results."""
-MAX_PENDING = 200_000
-"""Requests held for one session."""
 MAX_UNACKED_BATCHES = 4 * ROOM_BATCHES
 """Unacknowledged result batches, the broker's own verdicts included, past which it submits nothing more."""
 MAX_SEQ = wire.MAX_NUMBER
-MAX_QUEUED_BYTES = 256 << 20
-"""Payload bytes waiting for one session."""
 
 
 class Batch(NamedTuple):
@@ -74,6 +71,8 @@ class Session:
             perhaps, of which a worker is still to report (a dict used as an ordered set).
         held_bytes: payloads in ``held``.
         kept: settings that came with KEEP, for its groups to name.
+        messages: those that came in this second.
+        refused: requests refused because it was at a limit.
         debt_bytes: by how much its last turn in a queue exceeded its share, less what it has let pass since.
     """
 
@@ -104,6 +103,8 @@ class Session:
         self.let_go: dict[int, None] = {}
         self.held_bytes = 0
         self.kept = Kept(wire.SESSION_KEEPS)
+        self.messages = 0
+        self.refused = 0
         self.debt_bytes = 0
         self.done = 0
 
@@ -224,7 +225,9 @@ class Session:
             fresh.difference_update(batch.seqs)
         return fresh
 
-    def report(self, now_s: float) -> dict[str, Any]:
+    def report(self, now_s: float, limits: ClientLimits) -> dict[str, Any]:
+        """What ``status`` shows; the parts of its limits that it has taken are in percent."""
+        queued_bytes = self.queued_bytes + self.held_bytes
         return {
             "id": wire.shown_id(self.id),
             "name": self.name,
@@ -232,6 +235,10 @@ class Session:
             "pending": self.pending,
             "unacked": len(self.unacked),
             "done": self.done,
+            "refused": self.refused,
+            "pending_percent": round(100 * self.pending / limits.max_pending, 1),
+            "bytes_percent": round(100 * queued_bytes / limits.max_queued_bytes, 1),
+            "messages_percent": round(100 * self.messages / limits.max_messages_per_s, 1),
             "age_s": round(now_s - self.created_s, 3),
             "silent_s": round(now_s - self.last_heard_s, 3),
         }

@@ -8,6 +8,7 @@ each of its own peers, and share one :class:`~.life.Life`: its :class:`~.ledger.
 from __future__ import annotations
 
 import random
+from dataclasses import asdict
 from typing import Any
 
 from reqpool import wire
@@ -86,6 +87,7 @@ class Broker:
         """Take a new configuration. What it does not change goes on as it was; call :meth:`flush` after
         it."""
         self.ledger.grants.reconfigure(config)
+        self.clients.limits = config.clients
 
     def flush(self, now_s: float) -> None:
         """Decide what the messages taken since the last flush ask for; once per turn of the loop."""
@@ -130,8 +132,9 @@ class Broker:
             "uptime_s": round(now_s - self._started_s, 3),
             "broker": self.sample,
             "liveness_ms": round(self.liveness_s * 1000),
-            "sessions": [session.report(now_s) for session in busiest[:MAX_REPORTED]],
+            "sessions": [session.report(now_s, self.clients.limits) for session in busiest[:MAX_REPORTED]],
             "sessions_total": len(self.sessions),
+            "client_limits": asdict(self.clients.limits),
             "workers": [
                 worker.report(now_s, blocking=ledger.grants.is_blocking(worker))
                 for worker in ledger.workers.values()

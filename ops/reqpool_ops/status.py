@@ -158,9 +158,11 @@ ORIGIN_HEAD = ("origin", *(key.replace("_", " ") for key in ORIGIN_KEYS))
 POOL_KEYS = ("limit", "reserved", "granted", "open", "idle", "pinned", "waiting", "overflowed")
 """What :func:`~reqpool_ops.pools.pools` makes of an upstream, and the table shows."""
 POOL_HEAD = ("upstream", "name", *POOL_KEYS)
-SESSION_KEYS = ("pid", "pending", "unacked", "done")
+SESSION_KEYS = (
+    "pid", "pending", "unacked", "done", "refused", "pending_percent", "bytes_percent", "messages_percent",
+)  # fmt: skip
 """What the broker reports of a session, and the table shows as it is."""
-SESSION_HEAD = ("session", *SESSION_KEYS, "silent s", "age")
+SESSION_HEAD = ("session", *(key.replace("_percent", " %") for key in SESSION_KEYS), "silent s", "age")
 
 
 def short(origin: Any) -> str:

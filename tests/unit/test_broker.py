@@ -11,6 +11,8 @@ from reqpool import wire
 from reqpool.errors import Code
 from reqpool.wire import Flag, Reject, Verb
 from reqpool_broker import session as session_module
+from reqpool_broker.client_limits import ClientLimits
+from reqpool_broker.config import Config
 from reqpool_broker.queue import QUANTUM
 from support.fake_peers import DNS, TCP, UPSTREAM, Desk
 
@@ -501,11 +503,8 @@ def test_goodbye_drops_what_waits_and_lets_the_rest_finish_unheard() -> None:
     assert desk.broker.ledger.origins.named(UPSTREAM)[0].in_flight == 0
 
 
-def test_over_max_pending_single_requests_are_refused_with_a_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("reqpool_broker.clients.MAX_PENDING", 10)
-    desk = Desk()
+def test_over_max_pending_single_requests_are_refused_with_a_wait() -> None:
+    desk = Desk(config=Config(clients=ClientLimits(max_pending=10)))
     client = desk.client()
     client.submit(*range(8))
     client.submit(8, 9, 10)

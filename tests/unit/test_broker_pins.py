@@ -6,6 +6,7 @@ import pytest
 
 from reqpool.errors import Code
 from reqpool.wire import Flag, Verb
+from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.pin import MAX_PINS
 from support.fake_peers import Desk, FakeClient
 from support.pinned import OPENS, ORIGIN, ask, gone, held_kind, opened
@@ -207,8 +208,8 @@ def test_a_pin_of_a_kind_that_nobody_serves_is_not_kept() -> None:
 def test_a_client_that_acknowledges_nothing_is_served_no_more_through_its_pins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("reqpool_broker.clients.MAX_QUEUED_BYTES", 100)
     desk, holder, client = opened()
+    monkeypatch.setattr(desk.broker.clients, "limits", ClientLimits(max_queued_bytes=100))
     for seq in range(2, 10):
         ask(client, seq, pin=1)
         holder.answer()

@@ -198,7 +198,7 @@ def test_all_problems_are_said_at_once_in_the_order_of_the_file() -> None:
         verify = "yes"
     """
     assert problems(text) == [
-        "1: wrong: is unknown here; known: defaults, upstreams",
+        "1: wrong: is unknown here; known: clients, defaults, upstreams",
         "3: defaults.retries: 11 is no whole number from 0 to 10",
         "6: upstreams.cache.max_connections: 0 is no whole number from 1 to 1000000",
         "7: upstreams.cache.max_conections: is unknown here; did you mean max_connections?",
@@ -254,7 +254,7 @@ def test_what_no_parser_can_take_is_said_too(text: str) -> None:
 
 
 def test_deep_keys_and_long_statements_are_said_at_once() -> None:
-    assert problems("a." * 5000 + "b = 1") == ["1: a: is unknown here; known: defaults, upstreams"]
+    assert problems("a." * 5000 + "b = 1") == ["1: a: is unknown here; known: clients, defaults, upstreams"]
     long = "a = [\n" + "1,\n" * 50_000 + "]\nb = 1"
     assert problems(long)[0].startswith("1: a: is unknown here")
 

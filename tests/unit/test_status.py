@@ -134,6 +134,7 @@ def test_the_table_shows_what_the_broker_reports() -> None:
     assert row(text, "shop", status.SESSION_HEAD) == {
         "session": "shop", "pid": "77", "pending": "99",
         "unacked": str(made["sessions"][0]["unacked"]), "done": "5",
+        "refused": "0", "pending %": "0.0", "bytes %": "0.0", "messages %": "0.0",
         "silent s": f"{made['sessions'][0]['silent_s']:.1f}", "age": "1",
     }  # fmt: skip
 

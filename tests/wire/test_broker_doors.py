@@ -17,7 +17,9 @@ import pytest
 import zmq
 
 from reqpool_broker import doors as doors_module
-from reqpool_broker.doors import MOST_STRANGE, UNNOTICED, Doors
+from reqpool_broker.client_limits import ClientLimits
+from reqpool_broker.config import Config
+from reqpool_broker.doors import UNNOTICED, Doors
 from reqpool_broker.server import Server
 from support.raw_broker import RawBroker, RawSession, report
 from support.wait import wait_until
@@ -26,6 +28,7 @@ FEW = 4_700
 """File descriptors of a process that is short of them."""
 MANY = 3_000
 """Connections that are too many for it."""
+MOST_STRANGE = ClientLimits().max_refused_subscriptions
 
 
 @pytest.fixture
@@ -99,7 +102,7 @@ class Bound:
     """Doors with a socket for clients and one for workers, and no broker behind them."""
 
     def __init__(self, folder: Path, files: int, most_of_one: int) -> None:
-        self.doors = Doors(files, most_of_one)
+        self.doors = Doors(files, ClientLimits(max_connections=most_of_one))
         self.context = zmq.Context()
         self.urls = []
         self._sockets = []
@@ -167,6 +170,29 @@ def test_one_process_has_its_share_of_connections(tmp_path: Path) -> None:
     bound.close()
 
 
+def test_a_new_limit_of_connections_holds_for_those_that_come_then(tmp_path: Path) -> None:
+    bound = Bound(tmp_path, 100, 5)
+    with connections(bound.urls[0], 4) as before:
+        wait_until(lambda: bound.take().open == 4, what="they are in")
+        bound.doors.reconfigure(ClientLimits(max_connections=2))
+        with connections(bound.urls[0], 1) as after:
+            wait_until(lambda: bound.take().refused == 1, what="another is too many")
+            wait_until(lambda: closed(after[0]), what="it is closed")
+        assert not any(map(closed, before))
+    assert bound.doors.report()["limit_of_one"] == 2
+    bound.close()
+
+
+def test_a_broker_takes_the_limits_of_its_file_and_of_a_reload(tmp_path: Path) -> None:
+    server = Server(f"ipc://{tmp_path}/intake", config=Config(clients=ClientLimits(max_connections=6)))
+    configs = iter([Config(clients=ClientLimits(max_connections=8))])
+    turns = iter([False, True])
+    assert server._doors.most_of_one == 6
+    server.run(lambda: next(turns), lambda: next(configs, None))
+    assert server._doors.most_of_one == 8
+    server.close()
+
+
 def test_a_descriptor_that_another_listener_uses_again_stays_counted(tmp_path: Path) -> None:
     bound = Bound(tmp_path, 100, 1_000)
     clients, workers = bound.fds
@@ -185,7 +211,7 @@ def test_a_descriptor_that_another_listener_uses_again_stays_counted(tmp_path: P
 
 
 def test_what_is_not_a_connection_any_more_costs_no_descriptor(tmp_path: Path) -> None:
-    doors = Doors(100)
+    doors = Doors(100, ClientLimits())
     before = len(os.listdir("/proc/self/fd"))
     with open(tmp_path / "other", "w") as other:
         doors._enter((0, other.fileno()), True)

@@ -11,6 +11,7 @@ import pytest
 from reqpool import checks, errors, wire
 from reqpool.wire import Failed, Flag, Group, KindInfo, LeaseGroup, Verb
 from reqpool_broker import clients, pin, session, state, workers
+from reqpool_broker.client_limits import ClientLimits
 from reqpool_workers import conversation
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -189,8 +190,10 @@ def test_flags_are_those_of_the_document() -> None:
         ),
         (
             "requests held for one session",
-            f"{session.MAX_PENDING:,} or {session.MAX_QUEUED_BYTES >> 20} MiB of payloads",
+            f"{ClientLimits().max_pending:,} or {ClientLimits().max_queued_bytes >> 20} MiB of payloads",
         ),
+        ("messages of a session in a second", f"{ClientLimits().max_messages_per_s:,}"),
+        ("refused subscriptions of a connection", f"{ClientLimits().max_refused_subscriptions}"),
         (
             "requests held for all sessions",
             f"{clients.MAX_ALL_PENDING:,} or {clients.MAX_ALL_QUEUED_BYTES >> 30} GiB of payloads",
