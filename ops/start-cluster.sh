@@ -42,6 +42,22 @@ wait_gone() { # wait_gone PID SECONDS
     done
 }
 
+read_pid() { # sets $pid: of the supervisor that this script started
+    # A pid file in a folder of somebody else, or a link there, could name any process of ours.
+    pid=
+    if is_ours; then pid=$(cat "$folder/cluster.pid" 2>/dev/null || true); fi
+}
+
+is_ours() { [ -O "$folder" ] && [ ! -L "$folder" ]; }
+
+in_turn() { # one at a time may start or stop the cluster; then read_pid
+    if is_ours; then
+        exec 8<"$folder"
+        flock -w 60 8 || fail "another $(basename "$0") has been starting or stopping the cluster for 60 s"
+    fi
+    read_pid
+}
+
 exec_ops() { # of the .venv as it is: what runs already was started from it
     py=$PWD/.venv/bin/python
     [ -x "$py" ] || ensure_venv server
@@ -57,6 +73,7 @@ configured() { # the arguments, and the configuration that the environment names
 }
 
 start() {
+    in_turn # one that stops the cluster ends first: what is about to end is not "already running"
     if alive "$pid"; then
         say "already running (pid $pid)${*:+, so '$*' has no effect: stop it first}"
         return
@@ -66,9 +83,10 @@ start() {
     local log=$folder/cluster.log old
     old=$(wc -c 2>/dev/null <"$log" || echo 0)
     # A session of its own: it outlives this terminal.
-    setsid "$py" -P -m reqpool_ops up "$@" >>"$log" 2>&1 </dev/null &
+    setsid "$py" -P -m reqpool_ops up "$@" >>"$log" 2>&1 </dev/null 8<&- &
     pid=$!
     echo "$pid" >"$folder/cluster.pid"
+    exec 8<&- # the next one may stop it, or find that it runs
     for _ in $(seq 100); do
         # Only then: a Python that asks too early takes the CPU from those that are starting.
         if tail -c "+$((old + 1))" "$log" | grep -q "the pool is up at" &&
@@ -81,11 +99,12 @@ start() {
     done
     tail -c "+$((old + 1))" "$log" | tail -n 5 >&2
     if alive "$pid"; then fail "started (pid $pid), but not well yet; see $log"; fi
-    rm -f "$folder/cluster.pid"
+    [ "$(cat "$folder/cluster.pid")" != "$pid" ] || rm -f "$folder/cluster.pid"
     fail "did not start; see $log"
 }
 
 stop() {
+    in_turn # told twice, the cluster would end at once
     if ! alive "$pid"; then
         say "not running"
         [ -z "$pid" ] || rm -f "$folder/cluster.pid"
@@ -208,11 +227,7 @@ except runtime.CannotStart as error:
     sys.exit(f"reqpool: {error}")' || exit
     ;;
 esac
-# A pid file in a folder of somebody else, or a link there, could name any process of ours.
-pid=
-if [ -O "$folder" ] && [ ! -L "$folder" ]; then
-    pid=$(cat "$folder/cluster.pid" 2>/dev/null || true)
-fi
+read_pid
 
 case $command in
 start) start "$@" ;;

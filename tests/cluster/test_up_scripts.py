@@ -8,12 +8,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+import reqpool
+from support.tcp_peer import Connection, TcpPeer
 from support.wait import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +141,51 @@ def test_stop_reload_scale_and_status_install_nothing(folder: Path) -> None:
         assert not (folder / ".venv").exists()
     finally:
         script("start-cluster.sh", "stop", XDG_RUNTIME_DIR=str(folder / "run"))
+
+
+def waits_for_a_lock(process: subprocess.Popen[str]) -> bool:
+    """Does a flock(1) of it wait for somebody else's lock?"""
+    waiting = {int(line.split()[5]) for line in Path("/proc/locks").read_text().splitlines() if "->" in line}
+    return any(child.pid in waiting for child in psutil.Process(process.pid).children())
+
+
+@needs_venv
+@pytest.mark.parametrize(("command", "runs_on"), [("stop", False), ("start", True)])
+def test_a_cluster_that_stops_is_waited_for(folder: Path, command: str, runs_on: bool) -> None:
+    place = {"XDG_RUNTIME_DIR": str(folder)}
+    pid_file, log = folder / "reqpool/cluster.pid", folder / "reqpool/cluster.log"
+    may_answer = threading.Event()
+
+    def answers_late(connection: Connection) -> None:
+        connection.read_until(b"\n")
+        may_answer.wait(60)
+        connection.send(b"done\n")
+
+    def begin(command: str) -> subprocess.Popen[str]:
+        words = [str(ROOT / "ops/start-cluster.sh"), command, *(["--workers", "1"] * (command == "start"))]
+        return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | place)
+
+    assert script("start-cluster.sh", "--workers", "1", **place).returncode == 0
+    try:
+        first = pid_file.read_text()
+        with (
+            TcpPeer(answers_late) as peer,
+            reqpool.Pool(f"ipc://{folder}/reqpool/reqpool.sock", timeout=60) as pool,
+        ):
+            paid = pool.tcp(peer.address, b"pay\n", until=b"\n")
+            peer.wait_accepted(1)
+            with begin("stop") as stop:
+                wait_until(lambda: "SIGTERM: stopping" in log.read_text())
+                with begin(command) as second:
+                    wait_until(lambda: second.poll() is not None or waits_for_a_lock(second), 30)
+                    may_answer.set()
+                    assert paid.result() == b"done\n"
+                    assert (stop.wait(30), second.wait(30)) == (0, 0)
+        assert "SIGTERM again" not in log.read_text()
+        assert pid_file.exists() == runs_on
+        assert not runs_on or pid_file.read_text() != first
+    finally:
+        script("start-cluster.sh", "stop", **place)
 
 
 @needs_venv
