@@ -306,10 +306,8 @@ def _group(value: Any) -> Group:
 def _lease_group(value: Any) -> LeaseGroup:
     """As :func:`_group`."""
     if type(value) is tuple and 10 <= len(value) < 14:
-        value = (
-            *value,
-            *(b"", None, None, 0)[len(value) - 10 :],
-        )  # of a peer that knows no settings and so on
+        # Of a peer that knows no settings and so on.
+        value = (*value, *(b"", None, None, 0)[len(value) - 10 :])
     if type(value) is tuple and len(value) >= 14:
         session, kind, name, span_ms, flags, attempt, pin, trace, numbers, payloads, settings = value[:11]
         if (
