@@ -280,7 +280,7 @@ class Ledger:
         self.finish(request, code, data)
         self.failed += 1
         if lease.opens and lease.pin is not None:
-            # Told unless the connection is held all the same, see Worker._report.
+            # Told unless the connection is held all the same, see Conversation._report.
             self.unpinned.append((lease.session.identity, lease.pin))
 
     def no_such_pin(self, lease: Lease, pin: Pin) -> None:
