@@ -200,9 +200,12 @@ class Conversation:
         return False
 
     def _send_batch(self, now_s: float, batch: Batch) -> None:
-        parts = [part if part.blob else part.verdicts() for part in batch.parts]
-        groups = [(part.session, part.seqs, part.failed) for part in parts]
-        self._say(now_s, Verb.RESULTS, batch.number, groups, blobs=[part.blob for part in parts])
+        groups, blobs = [], []
+        for part in batch.parts:
+            told = part if part.blob else part.verdicts()
+            groups.append((told.session, told.seqs, told.failed))
+            blobs.append(told.blob)
+        self._say(now_s, Verb.RESULTS, batch.number, groups, blobs=blobs)
 
     def _say(self, now_s: float, verb: Verb, *values: Any, blobs: list[bytes] | None = None) -> None:
         if self._link.state is LinkState.DOWN:

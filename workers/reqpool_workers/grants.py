@@ -14,17 +14,15 @@ class Grants:
 
     Args:
         upstreams: who opens the connections.
+
+    Attributes:
+        unanswered: origins to the numbers of GRANTs that GRANTED was not sent for.
     """
 
     def __init__(self, upstreams: Upstreams) -> None:
         self._upstreams = upstreams
         self._granted: dict[str, tuple[int, int]] = {}  # number, slots
-        self._unanswered: dict[str, int] = {}
-
-    @property
-    def unanswered(self) -> bool:
-        """Is there a GRANT that GRANTED was not sent for?"""
-        return bool(self._unanswered)
+        self.unanswered: dict[str, int] = {}
 
     def take(self, name: str, number: int, slots: int, about: Mapping[str, Any]) -> bool:
         """Take a GRANT; False if it is older than the last one.
@@ -36,16 +34,16 @@ class Grants:
             return False
         policy = Policy.of(about)
         self._granted[name] = (number, slots)
-        self._unanswered[name] = number
+        self.unanswered[name] = number
         self._upstreams.grant(name, slots, policy)
         return True
 
     def answers(self) -> Iterator[tuple[str, int, int]]:
         """Origin, number and connections held, for GRANTED: of each grant that is kept by now."""
-        for name, number in list(self._unanswered.items()):
+        for name, number in list(self.unanswered.items()):
             slots, held = self._granted[name][1], self._upstreams.held(name)
             if held <= slots:
-                del self._unanswered[name]
+                del self.unanswered[name]
                 if not slots:
                     del self._granted[name]
                 yield name, number, held
@@ -53,5 +51,5 @@ class Grants:
     def lapse(self) -> None:
         """A new conversation: nothing is granted but what is open."""
         self._granted.clear()
-        self._unanswered.clear()
+        self.unanswered.clear()
         self._upstreams.open_no_more()
