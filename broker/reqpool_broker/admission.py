@@ -190,10 +190,14 @@ def fair_place(most: float, waiting: Iterable[int], own: int) -> float:
 
 
 class Refusals:
-    """Verdicts that gather until the end of a turn: one batch for a client, whatever they came in."""
+    """Verdicts that gather until the end of a turn: one batch for a client, whatever they came in.
+
+    Attributes:
+        by_session: what has gathered for each client: the requests, and their error.
+    """
 
     def __init__(self) -> None:
-        self._by_session: dict[Session, list[tuple[tuple[int, ...], bytes]]] = {}
+        self.by_session: dict[Session, list[tuple[tuple[int, ...], bytes]]] = {}
 
     def add(self, terms: Terms, seqs: tuple[int, ...], past: Past, origin: str, refusal: Refusal) -> None:
         """Tell the client of requests that are no longer open."""
@@ -205,11 +209,11 @@ class Refusals:
             sent=past.sent,
             retry_after_ms=max(1, round(refusal.retry_after_s * 1000)),
         )
-        self._by_session.setdefault(terms.session, []).append((seqs, data))
+        self.by_session.setdefault(terms.session, []).append((seqs, data))
 
     def take(self) -> Iterator[tuple[Session, tuple[int, ...], bytes]]:
         """Return what has gathered: the client, the requests, and the blob that ends them."""
-        by_session, self._by_session = self._by_session, {}
+        by_session, self.by_session = self.by_session, {}
         for session, verdicts in by_session.items():
             pairs = [(seq, data) for seqs, data in verdicts for seq in seqs]
             for start in range(0, len(pairs), MAX_BATCH_REQUESTS):

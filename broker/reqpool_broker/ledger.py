@@ -221,10 +221,11 @@ class Ledger:
                 self._lease_origin(origin, now_s)
             if not origin.queue.waiting:
                 origin.upstream.queued.pop(origin, None)
-        for session, seqs, blob in self._refusals.take():
-            self._count_failed("overloaded", len(seqs))
-            session.done += len(seqs)
-            self.publish(session, blob, seqs)
+        if self._refusals.by_session:
+            for session, seqs, blob in self._refusals.take():
+                self._count_failed("overloaded", len(seqs))
+                session.done += len(seqs)
+                self.publish(session, blob, seqs)
         outbox = self.outbox.workers
         for worker, groups in self._leases.items():
             if worker.route is not None:
@@ -264,7 +265,7 @@ class Ledger:
         if kind.connections:
             self.grants.assign(origin.upstream)
         queue = origin.queue
-        needed_s = origin.needed_s(now_s)
+        needed_s = origin.needed_s(now_s) if origin.service.busy else 0.0
         opened = large = False
         while queue.waiting:
             if kind.connections:
@@ -280,9 +281,8 @@ class Ledger:
                 continue
             if room <= 0:
                 if kind.connections and not self.grants.is_spent(origin.upstream):
-                    origin.rest(
-                        now_s
-                    )  # more may be had in a moment: that these wait says nothing of the upstream
+                    # More may be had in a moment: that these wait says nothing of the upstream.
+                    origin.rest(now_s)
                 else:
                     origin.stand(now_s)
                 return

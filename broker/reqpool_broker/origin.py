@@ -131,11 +131,9 @@ class Origin:
     def needed_s(self, now_s: float) -> float:
         """Learn from what has been answered; returns what time a request must have left to be leased now.
 
-        None at all while nobody has been refused for lack of it.
+        Call it while the service is busy. No time at all while nobody has been refused for lack of it.
         """
         service = self.service
-        if not service.busy:
-            return 0.0
         service.observe(now_s, self.done, self.in_flight, self.limit)
         if service.known:
             self.queue.turn = min(QUANTUM, service.turn)

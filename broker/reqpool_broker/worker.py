@@ -67,6 +67,8 @@ class Worker:
         full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
         room_bytes: what may be leased to it in large groups; below 0 while a single one is over the window.
         unsent_bytes: what was leased to it in large groups in this turn.
+        under_way: numbers of heartbeats sent right before large groups, with the bytes of these; those that
+            it is known to have read are left out.
     """
 
     def __init__(self, id_: bytes, name: str, pid: int, now_s: float) -> None:
@@ -97,7 +99,7 @@ class Worker:
         self.takes_apart = False
         self.room_bytes = WINDOW_BYTES
         self.unsent_bytes = 0
-        self._under_way: deque[tuple[int, int]] = deque()
+        self.under_way: deque[tuple[int, int]] = deque()
 
     @property
     def able(self) -> bool:
@@ -129,7 +131,7 @@ class Worker:
         self.received = 0
         self.parts = {}
         self.room_bytes, self.unsent_bytes = WINDOW_BYTES, 0
-        self._under_way.clear()
+        self.under_way.clear()
 
     def heartbeat(self, epoch: int, now_s: float, liveness_s: float) -> bytes:
         """Number a heartbeat to it, and remember when that was for as long as it may be named."""
@@ -149,17 +151,15 @@ class Worker:
 
     def note_under_way(self) -> None:
         """What was leased in large groups is sent, right after a heartbeat: by that it says what it has."""
-        self._under_way.append((self.heartbeats_sent, self.unsent_bytes))
+        self.under_way.append((self.heartbeats_sent, self.unsent_bytes))
         self.unsent_bytes = 0
 
     def take_large(self, seen: int) -> bool:
         """It has read our heartbeat ``seen``, and what came with it. Is there more room now?"""
-        under_way = self._under_way
-        if not under_way or under_way[0][0] > seen:
-            return False
+        under_way, count = self.under_way, len(self.under_way)
         while under_way and under_way[0][0] <= seen:
             self.room_bytes += under_way.popleft()[1]
-        return True
+        return len(under_way) < count
 
     def is_stale(self, seen: int, now_s: float, liveness_s: float) -> bool:
         """Was the heartbeat that the message's sender had last seen sent too long ago?"""
