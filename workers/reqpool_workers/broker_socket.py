@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import zmq
 
@@ -26,8 +27,11 @@ class BrokerSocket:
         context: ZeroMQ context of this process.
         loop: that of this thread.
         url: the broker's workers socket.
-        on_loss: called on the loop thread, with the reason, once the connection is of no use any more. What
-            has been received and not read is not to be read any more.
+        on_loss: called on the loop thread, with the reason, once the connection can no longer be used. What
+            was received and has not been read must not be read then.
+
+    Raises:
+        zmq.ZMQError: if it cannot be opened, for want of file descriptors as a rule; nothing is left open.
     """
 
     def __init__(
@@ -39,18 +43,21 @@ class BrokerSocket:
     ) -> None:
         self._loop = loop
         self._on_loss = on_loss
-        self._socket = context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        # What can be in the pipe is bounded by what was leased; a bound here would only lose messages.
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MOST_MS)
-        self._monitor = Monitor(context, self._socket)
-        self._socket.connect(url)
-        self._fd: int = int(self._socket.getsockopt(zmq.FD))
         self._stirred = True
-        loop.register(self._fd, self._on_event, READABLE)
-        loop.register(self._monitor.fd, self._on_news, READABLE)
+        with ExitStack() as unwind:
+            self._socket = context.socket(zmq.DEALER)
+            unwind.callback(self._socket.close, 0)
+            # What can be in the pipe is bounded by what was leased; a bound here would only lose messages.
+            self._socket.setsockopt(zmq.SNDHWM, 0)
+            self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+            self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MOST_MS)
+            self._monitor = Monitor(context, self._socket)
+            unwind.callback(self._monitor.close)
+            self._socket.connect(url)
+            self._fd: int = int(self._socket.getsockopt(zmq.FD))
+            loop.register(self._fd, self._on_event, READABLE)
+            loop.register(self._monitor.fd, self._on_news, READABLE)
+            unwind.pop_all()
 
     def send(self, frames: list[bytes]) -> None:
         """Queue one message; never blocks."""
