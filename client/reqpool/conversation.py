@@ -335,7 +335,7 @@ class Conversation:
         self._note_resubmitted()
 
     def _note_resubmitted(self) -> None:
-        if self.session.resubmitting and not (self._backlog or self._alone):
+        if not (self._backlog or self._alone):
             self.session.resubmitted()
 
     def _separate(self, seqs: list[int], text: str, now_s: float) -> None:
@@ -383,7 +383,7 @@ class Conversation:
             # Not sent, for want of room: a sweep finds out when these are due.
             self._waiting_seq = self.outbox[-1].seq
             table.expect(now_s)
-        if session.state is State.OPEN:
+        if session.resubmitting and session.state is State.OPEN:
             self._note_resubmitted()
         while self.unpins and session.state is State.OPEN and transport.has_room():
             pin = self.unpins.popleft()

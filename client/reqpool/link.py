@@ -246,7 +246,9 @@ class Link:
             (self._results, self._results_fd, self._results_monitor),
             (self._intake, self._intake_fd, self._intake_monitor),
         ):
-            if socket is None or socket.closed or fd not in readable or not self._speaks(socket, monitor):
+            if socket is None or monitor is None or socket.closed or fd not in readable:
+                continue
+            if monitor.reach is not Reach.STANDING and not self._speaks(socket, monitor):
                 continue
             from_intake = socket is self._intake
             for _ in range(MESSAGES_PER_TURN):
@@ -289,10 +291,8 @@ class Link:
             self._ending = Loss(reach.value, reach is Reach.FOREIGN and monitor is self._intake_monitor)
             self._readable |= {self._intake_fd, self._results_fd}
 
-    def _speaks(self, socket: zmq.Socket[bytes], monitor: Monitor | None) -> bool:
-        """Has the peer said that it speaks ZMTP? What comes from one that has not is no message."""
-        if monitor is None or monitor.reach is Reach.STANDING:
-            return True
+    def _speaks(self, socket: zmq.Socket[bytes], monitor: Monitor) -> bool:
+        """Has the peer said by now that it speaks ZMTP? What comes from one that has not is not a message."""
         if not sockets.readable(socket):
             return False
         self._note(monitor)
