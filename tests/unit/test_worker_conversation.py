@@ -7,7 +7,7 @@ import pytest
 from reqpool import wire
 from reqpool.errors import Code
 from reqpool.wire import Flag, Reject, Verb
-from reqpool_workers.conversation import DRAIN_S
+from reqpool_workers.conversation import ACKNOWLEDGE_S, DRAIN_S
 from reqpool_workers.ledger import ASKED_AGAIN_S
 from support.worker_conversation import EPOCH, OTHER_SESSION, SESSION, Talk
 
@@ -141,7 +141,7 @@ def test_a_broker_that_receives_nothing_gets_its_leases_back() -> None:
 def test_a_drain_ends_in_order_once_the_clients_have_what_must_not_be_repeated(talk: Talk) -> None:
     run_once(talk)
     talk.conversation.drain(talk.now_s)
-    talk.pass_s(5.0, received=1, undelivered=(1,))
+    talk.pass_s(ACKNOWLEDGE_S - 0.5, received=1, undelivered=(1,))
     assert not talk.conversation.over
     talk.pass_s(1.0, received=1)
     assert talk.conversation.over
@@ -150,11 +150,11 @@ def test_a_drain_ends_in_order_once_the_clients_have_what_must_not_be_repeated(t
 
 
 def test_a_drain_ends_in_order_once_nobody_can_ask_again(talk: Talk) -> None:
-    run_once(talk, span_ms=1_000)
+    run_once(talk, span_ms=100)
     talk.conversation.drain(talk.now_s)
-    talk.pass_s(1.0 + ASKED_AGAIN_S - 0.2, received=1, undelivered=(1,))
+    talk.pass_s(ASKED_AGAIN_S - 0.1, received=1, undelivered=(1,))
     assert not talk.conversation.over
-    talk.pass_s(0.5, received=1, undelivered=(1,))
+    talk.pass_s(0.3, received=1, undelivered=(1,))
     assert talk.conversation.over
     assert talk.conversation.in_doubt == 0
 
@@ -162,12 +162,25 @@ def test_a_drain_ends_in_order_once_nobody_can_ask_again(talk: Talk) -> None:
 def test_a_drain_that_nobody_acknowledges_ends_in_doubt_and_without_goodbye(talk: Talk) -> None:
     run_once(talk, span_ms=60_000)
     talk.conversation.drain(talk.now_s)
-    talk.pass_s(DRAIN_S - 0.2, received=1, undelivered=(1,))
+    talk.pass_s(ACKNOWLEDGE_S - 0.2, received=1, undelivered=(1,))
     assert not talk.conversation.over
     talk.pass_s(0.5, received=1, undelivered=(1,))
     assert talk.conversation.over
     assert talk.conversation.in_doubt == 1
     assert talk.heard(Verb.GOODBYE) == []
+
+
+def test_a_drain_gives_clients_their_time_with_the_broker_that_is_there_now(talk: Talk) -> None:
+    run_once(talk, span_ms=60_000)
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(ACKNOWLEDGE_S - 0.5, received=1, undelivered=(1,))
+    lose_connection(talk)
+    talk.welcome()
+    talk.pass_s(ACKNOWLEDGE_S - 0.5, received=1, undelivered=(1,))
+    assert not talk.conversation.over
+    talk.pass_s(1.0, received=1)
+    assert talk.conversation.over
+    assert talk.conversation.in_doubt == 0
 
 
 def test_a_long_request_gets_its_own_time_to_be_acknowledged(talk: Talk) -> None:

@@ -37,8 +37,12 @@ HOLD_BACK_S = 0.002
 MOST_HELD_BACK = 256
 DRAIN_PINS_S = 5.0
 """How long a draining worker with nothing to do waits for held connections to be let go of."""
+ACKNOWLEDGE_S = 3.0
+"""How long it waits, with a broker there, for clients to acknowledge what must not be repeated. Those that
+live do so within a heartbeat; one that stands still for longer than the liveness span must not hold a restart
+up."""
 DRAIN_S = 9.5
-"""How long it waits for clients to acknowledge what must not be repeated. The supervisor kills after 10 s."""
+"""How long it waits for that in all, if no broker is there. The supervisor kills after 10 s."""
 
 
 class Carrier(Protocol):
@@ -374,7 +378,8 @@ class Conversation:
         self.outbox.expire(now_s)
         link = self._link
         if self.in_doubt:
-            self.over = waited_s > DRAIN_S
+            heard_s = now_s - max(self._idle_s, link.welcomed_s) if link.state is LinkState.LIVE else 0.0
+            self.over = heard_s > ACKNOWLEDGE_S or waited_s > DRAIN_S
         elif link.state is LinkState.LIVE and self.ledger.empty and link.answered >= self._drain_beat:
             self._say(now_s, Verb.GOODBYE)
             self.over = self.said_goodbye = True

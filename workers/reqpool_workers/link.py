@@ -48,7 +48,8 @@ class Link:
         self.heartbeat_s = HEARTBEAT_MS / 1000
         self.liveness_s = LIVENESS_MS / 1000
         self._heard_s = now_s
-        self._welcomed_s = now_s
+        self.welcomed_s = now_s
+        """When the last WELCOME came."""
         self._sent: deque[tuple[int, float]] = deque()
         self._pause_s = 0.0
 
@@ -73,7 +74,7 @@ class Link:
         self.epoch = epoch
         self.heartbeat_s = heartbeat_ms / 1000
         self.liveness_s = liveness_ms / 1000
-        self._welcomed_s = self._heard_s = now_s
+        self.welcomed_s = self._heard_s = now_s
 
     def lost(self, now_s: float) -> None:
         """The socket is closed; ``dial_s`` says when to try again, each time a little later."""
@@ -103,7 +104,7 @@ class Link:
             sent_s = next((sent_s for number, sent_s in self._sent if number == seen), None)
             if sent_s is None or sent_s < oldest_s:
                 return False
-        elif self._welcomed_s < oldest_s:
+        elif self.welcomed_s < oldest_s:
             return False
         self._heard_s = now_s
         self.answered = max(self.answered, seen)
