@@ -23,7 +23,7 @@ QUICK_S = 5.0
 MOST_FAILURES = 5
 """Quick failures in a row after which it is not started again."""
 FIRST_DELAY_S = 0.05
-"""How long after the first of them it is started again; then twice as long each time."""
+"""How long after its end it is started again; twice as long for each quick failure in a row."""
 
 log = logging.getLogger("reqpool")
 
@@ -146,5 +146,7 @@ class Embedded:
 
 def _ended(status: int) -> str:
     if status < 0:
-        return f"the embedded cluster was ended by {signal.Signals(-status).name}"
+        # Those over SIGRTMIN have no names.
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+        return f"the embedded cluster was ended by {name}"
     return f"the embedded cluster ended with exit status {status}"

@@ -193,7 +193,9 @@ class Child:
 def ended(status: int) -> str:
     """Say how a process ended: ``was killed by SIGKILL``, ``exited with status 3``."""
     if status < 0:
-        return f"was killed by {signal.Signals(-status).name}"
+        # Those over SIGRTMIN have no names.
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+        return f"was killed by {name}"
     if status == BOOT_FAILURE:
         return f"could not start (exit status {status})"
     return f"exited with status {status}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
-from reqpool_ops.children import BOOT_FAILURE, LONGEST_DELAY_S, MANY_FAILURES, Backoff
+from reqpool_ops.children import BOOT_FAILURE, LONGEST_DELAY_S, MANY_FAILURES, Backoff, ended
 
 
 def longest() -> Backoff:
@@ -42,6 +44,19 @@ def test_a_good_life_ends_the_slow_down() -> None:
     for _ in range(10):
         backoff.delay_s(0.1, 1)
     assert backoff.delay_s(100.0, 1) <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (-signal.SIGKILL, "was killed by SIGKILL"),
+        (-(signal.SIGRTMIN + 1), f"was killed by signal {signal.SIGRTMIN + 1}"),
+        (BOOT_FAILURE, "could not start (exit status 2)"),
+        (3, "exited with status 3"),
+    ],
+)
+def test_every_end_has_words(status: int, text: str) -> None:
+    assert ended(status) == text
 
 
 @pytest.mark.parametrize("jitter", [0.0, 1.0])

@@ -297,14 +297,17 @@ def count_lives(lives: Path) -> int:
     return lives.read_text().count("life") if lives.exists() else 0
 
 
-@pytest.mark.parametrize("script", ["kill -9 $$", "exit 0"])
+@pytest.mark.parametrize(
+    ("script", "how"),
+    [("kill -9 $$", "by SIGKILL"), ("kill -40 $$", "by signal 40"), ("exit 0", "with exit status 0")],
+)
 def test_an_embedded_cluster_that_ends_again_and_again_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, how: str
 ) -> None:
     embedded, lives = embedded_over(script, monkeypatch, tmp_path)
     text = wait_until(embedded.exit_text)
     assert text is not None
-    assert text.endswith("by SIGKILL" if "kill" in script else "with exit status 0")
+    assert text.endswith(how)
     assert count_lives(lives) == MOST_FAILURES + 1
     embedded.stop()
 
