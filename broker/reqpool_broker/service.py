@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .requests import Lease
 
 SHORTEST_S = 0.01
-"""It is looked no more often: a turn of the broker's loop is much shorter on a busy day."""
+"""Between two looks: a turn of the broker's loop is much shorter on a busy day."""
 PATIENCE_S = 0.5
 """Silence that counts, where requests take less than half of it."""
 EVIDENCE_S = 0.25
@@ -41,11 +41,11 @@ MARGIN = 1.1
 SPARE_S = 0.05
 TURN_S = 0.02
 GAIN = 0.25
-"""Weight of a new sample of the time."""
+"""Weight of a new measurement of the time."""
 
 
-class Sample(NamedTuple):
-    """A lease that is watched.
+class Watched(NamedTuple):
+    """A lease that is watched, to see how long requests take.
 
     Attributes:
         lease: from the time it is handed to a worker.
@@ -70,10 +70,10 @@ class Service:
 
     __slots__ = (
         "_done",
-        "_sample",
         "_served",
         "_since_s",
         "_span_s",
+        "_watched",
         "busy",
         "known",
         "rate_per_s",
@@ -84,7 +84,7 @@ class Service:
         self.busy = False
         self._since_s = 0.0
         self._done = 0
-        self._sample: Sample | None = None
+        self._watched: Watched | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -118,9 +118,9 @@ class Service:
         return ceil(self.rate_per_s * TURN_S)
 
     def watch(self, lease: Lease, size: int, now_s: float) -> None:
-        """Take a new lease as the sample, if there is none."""
-        if self._sample is None:
-            self._sample = Sample(lease, size, now_s)
+        """Watch a new lease, if none is watched."""
+        if self._watched is None:
+            self._watched = Watched(lease, size, now_s)
 
     def stand(self, now_s: float, done: int) -> None:
         """Note that more waits than can be in work now; ``done`` requests have been answered so far."""
@@ -129,9 +129,9 @@ class Service:
         self.age(now_s)
         self.busy = True
         self._since_s, self._done = now_s, done
-        sample = self._sample
-        if sample is not None and len(sample.lease.requests) < sample.size:
-            self._sample = None  # answered some time ago, when nobody looked
+        watched = self._watched
+        if watched is not None and len(watched.lease.requests) < watched.size:
+            self._watched = None  # answered some time ago, when nobody looked
 
     def rest(self, now_s: float) -> None:
         """Note that nothing waits, or not for this upstream's sake."""
@@ -139,7 +139,7 @@ class Service:
         self._since_s = now_s
 
     def age(self, now_s: float, *, idle: bool = False) -> None:
-        """Forget what is too old to be true, or of no use: nobody has anything in work there."""
+        """Forget what is too old to be true, or useless since nothing is in work there (``idle``)."""
         if not self.busy and (idle or now_s - self._since_s > STALE_S):
             self._forget()
 
@@ -163,19 +163,19 @@ class Service:
         self._span_s = self._span_s * keep + span_s
         self._since_s, self._done = now_s, done
         self.rate_per_s = (self._served + DOUBT) / self._span_s
-        self._take_sample(now_s, served, in_flight)
+        self._take_time(now_s, served, in_flight)
         warm = 2 * self._served >= limit or self._span_s >= WARM_S
         self.known = self.known or (self.time_s > 0 and self._span_s >= EVIDENCE_S and warm)
 
-    def _take_sample(self, now_s: float, served: int, in_flight: int) -> None:
-        sample = self._sample
-        if sample is None:
+    def _take_time(self, now_s: float, served: int, in_flight: int) -> None:
+        watched = self._watched
+        if watched is None:
             return
-        lease, size, began_s = sample
+        lease, size, began_s = watched
         took_s = now_s - began_s
         if 2 * len(lease.requests) <= size:
-            self._sample = None
+            self._watched = None
             if served and now_s < lease.terms.deadline_s and lease.worker.state != "suspect":
                 self.time_s += (took_s - self.time_s) * (GAIN if self.time_s else 1.0)
         elif served and took_s > max(1.0, 4 * in_flight / self.rate_per_s):
-            self._sample = None  # others are answered, this one hangs
+            self._watched = None  # others are answered, this one hangs

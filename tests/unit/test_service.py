@@ -23,7 +23,7 @@ class Bench:
         self.worker = Worker(bytes(16), "", 1, self.now_s)
 
     def lease(self, span_s: float = 60.0) -> Lease:
-        """Hand out one request, which becomes the sample if there is none."""
+        """Hand out one request, which is watched if none is."""
         terms = Terms(self.session, "http", ("http://a",), 1, 1, None, self.now_s + span_s)
         lease = Lease(terms, None, self.worker, {1: b""}, NEW)
         self.service.watch(lease, 1, self.now_s)
@@ -133,7 +133,7 @@ def test_an_upstream_found_idle_is_as_good_as_new() -> None:
     assert not bench.service.known
 
 
-def test_a_sample_that_ended_while_nobody_looked_is_no_measure() -> None:
+def test_a_lease_that_ended_while_nobody_looked_is_no_measure() -> None:
     bench = Bench(64, 0.3)
     bench.lease().requests.clear()
     bench.now_s += 50.0
