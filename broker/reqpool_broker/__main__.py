@@ -36,7 +36,7 @@ def read_checked(place: Path) -> Config:
     """Read what the supervisor has packed.
 
     Raises:
-        UsageError: if it is there no more: the supervisor has gone, and we shall.
+        UsageError: if it is no longer there: the supervisor has gone, and this process is about to follow.
     """
     try:
         return unpack(place.read_bytes())

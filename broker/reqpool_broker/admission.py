@@ -163,7 +163,7 @@ class Admission:
         return f"the upstream serves {rate_per_s:{',.0f' if rate_per_s >= 10 else '.2g'}} requests/s"
 
     def rest(self) -> None:
-        """The queue has been empty: whoever comes now is not of the crowd that was."""
+        """Note that the queue has been empty: who comes now does not belong to the overload that was."""
         self.overloaded = False
 
 

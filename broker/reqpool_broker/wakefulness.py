@@ -17,7 +17,7 @@ class Wakefulness:
     """What one thread did with its time; made and called by that thread.
 
     Args:
-        most_s: for how long it may be asleep in one go.
+        most_s: how long it may sleep in one go.
         now_s: monotonic seconds, as in all methods.
     """
 

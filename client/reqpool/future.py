@@ -340,7 +340,7 @@ class Future(concurrent.futures.Future[T]):
                 condition.wait(left_s)
 
     def is_unsent(self) -> bool:
-        """Return True if no broker was ever given it, nor what it was redirected from."""
+        """Return True if no broker was ever given it, or the request that was redirected to it."""
         return not self.connection and self.resubmitted is None and not self.trail
 
     # --- for the one who took it out of pending ---------------------------------------------------

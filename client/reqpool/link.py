@@ -46,11 +46,11 @@ PROBE_S = 0.5
 
 
 class Loss(NamedTuple):
-    """Why the connection is of no use any more.
+    """Why the connection can no longer be used.
 
     Attributes:
         text: what happened.
-        final: the peer is certainly not a broker: there is no point in waiting.
+        final: the peer is certainly not a broker, so waiting is pointless.
     """
 
     text: str

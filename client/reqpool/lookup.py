@@ -15,9 +15,9 @@ import threading
 from collections.abc import Callable
 
 FIRST_S = 0.5
-"""How long a broker may take to answer before it is looked whether one can."""
+"""How long a broker may take to answer before its URL is looked at."""
 AGAIN_S = 2.0
-"""After that it is looked again: a name may be entered, a file removed."""
+"""How often the URL is looked at after that: a name may be entered, a file removed."""
 
 _NO_SUCH_NAME = frozenset((socket.EAI_NONAME, socket.EAI_NODATA))
 """As opposed to a name server that does not answer: getaddrinfo(3)."""
@@ -58,7 +58,7 @@ class Lookup:
 
     Attributes:
         fault: what was found last; see :func:`fault`.
-        due_s: when to call :meth:`turn` next.
+        due_s: when to call :meth:`turn` next, monotonic.
     """
 
     def __init__(self, url: str, told: Callable[[], None]) -> None:

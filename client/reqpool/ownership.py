@@ -36,7 +36,7 @@ def check_folder(folder: Path, closed: int) -> None:
     Raises:
         FileNotFoundError: it does not exist.
         PermissionError: it is not; says what would be right.
-        OSError: it cannot be looked at, or is no folder. The ``strerror`` of each is the whole text.
+        OSError: it cannot be looked at, or is not a folder. The ``strerror`` of each is the whole text.
     """
     about = _look(folder)
     if not stat.S_ISDIR(about.st_mode):

@@ -36,7 +36,7 @@ class Policy(NamedTuple):
         """Read the fields of a GRANT; what is absent has its default.
 
         Raises:
-            ProtocolError: if one is no unsigned integer.
+            ProtocolError: if one is not an unsigned integer.
         """
         spans = {
             name.removesuffix("_ms") + "_s": checks.uint(value) / 1000
