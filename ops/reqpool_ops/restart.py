@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from .runtime import CannotStart
-from .scale import TAKEN_WITHIN_S, supervisor
+from .scale import TAKEN_WITHIN_S, supervisor, tell
 
 RESTART_SIGNAL = signal.SIGRTMIN
 """One that nobody else sends. It would end a supervisor that does not know it, so that is looked at first."""
@@ -35,7 +34,7 @@ def restart(url: str) -> str:
             f"the supervisor (pid {about['pid']}) is of a version that cannot: stop and start it"
         )
     pid, number = about["pid"], about["restarts_asked"] + 1
-    os.kill(pid, RESTART_SIGNAL)
+    tell(pid, RESTART_SIGNAL)
     deadline_s = time.monotonic() + TAKEN_WITHIN_S
     while about["restarts_asked"] < number:
         if time.monotonic() > deadline_s:

@@ -31,7 +31,7 @@ def scale(url: str, workers: int) -> None:
     while about["workers"] != workers:
         before = about["workers"]
         # One at a time: a signal that is sent again before it was taken counts once (signal(7)).
-        os.kill(about["pid"], signal.SIGUSR1 if before < workers else signal.SIGUSR2)
+        tell(about["pid"], signal.SIGUSR1 if before < workers else signal.SIGUSR2)
         deadline_s = time.monotonic() + TAKEN_WITHIN_S
         while about["workers"] == before:
             if time.monotonic() > deadline_s:
@@ -40,6 +40,18 @@ def scale(url: str, workers: int) -> None:
                 )
             time.sleep(0.02)
             about = supervisor(url)
+
+
+def tell(pid: int, number: int) -> None:
+    """Send a signal to a supervisor.
+
+    Raises:
+        CannotStart: if it has ended since it was looked for.
+    """
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError as error:
+        raise CannotStart(f"the supervisor (pid {pid}) has just ended; see its log") from error
 
 
 def supervisor(url: str) -> Mapping[str, Any]:
