@@ -8,14 +8,18 @@ Facts it relies on:
 * What sits in an old socket's pipe may be delivered later, to the next broker: on loss both sockets
   are closed with linger 0 and new ones opened.
 * What a socket received before its connection broke can still be read, and is, before the loss is told.
+* libzmq ends the process with SIGABRT if it finds no file descriptor for a thread's epoll or for a socket's
+  mailbox (``epoll.cpp:38``, ``signaler.cpp``). So there have to be some before it opens anything.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import os
+import resource
 import select
 import weakref
 from collections.abc import Callable, Iterator
@@ -43,6 +47,10 @@ PROBE_AFTER_S = 0.5
 """How long a peer that accepts a connection may take to say that it speaks ZMTP, before it is looked at."""
 PROBE_S = 0.5
 """How long it may take to answer that."""
+
+SPARE_FDS = 16
+"""File descriptors that have to be free before a socket is opened: it takes six, with its monitor and its
+connection, the context's threads five, and the rest is for what the app's other threads open meanwhile."""
 
 
 class Loss(NamedTuple):
@@ -117,6 +125,7 @@ class Link:
         Raises:
             OSError: if it cannot be, or is somebody else's; none is open then.
         """
+        self._check_spare_fds()
         ownership.check(url)
         self._url = url
         self._dials += 1
@@ -130,8 +139,25 @@ class Link:
         Raises:
             OSError: if it cannot be; none is open then.
         """
+        self._check_spare_fds()
         with _os_errors():
             self._results, self._results_fd, self._results_monitor = self._open(zmq.SUB, url)
+
+    def _check_spare_fds(self) -> None:
+        """Raise OSError if the process is about to run out of file descriptors."""
+        held: list[int] = []
+        try:
+            for _ in range(SPARE_FDS):
+                held.append(os.dup(self._wake_fd))
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            text = f"this process has fewer than {SPARE_FDS} file descriptors left (ulimit -n {most})"
+            raise OSError(errno.EMFILE, text) from error
+        finally:
+            for fd in held:
+                os.close(fd)
 
     def _open(self, kind: int, url: str) -> tuple[zmq.Socket[bytes], int, Monitor]:
         socket: zmq.Socket[bytes] = self._context.socket(kind)
@@ -312,8 +338,9 @@ class Link:
             return
         self._probe_s = monotonic() + PROBE_S
         try:
+            self._check_spare_fds()
             self._probe = Probe(self._context, self._url)
-        except zmq.ZMQError as error:
+        except (OSError, zmq.ZMQError) as error:
             log.debug("cannot look who listens at %s: %s", self._url, error)
             self._end_probe()
             return

@@ -25,10 +25,10 @@ def test_making_a_pool_starts_nothing() -> None:
     assert pool.stats().state == "unused"
 
 
-def run_script(script: str, url: str) -> subprocess.CompletedProcess[str]:
+def run_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     prelude = "import os, sys, time, threading, reqpool, signal\npool = reqpool.Pool(sys.argv[1])\n"
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", prelude + script, url],
+        [sys.executable, "-W", "error", "-c", prelude + script, *arguments],
         capture_output=True, text=True, timeout=20, check=False,
     )  # fmt: skip
 
@@ -83,6 +83,35 @@ print(status, future.cancelled())
 def test_what_the_parent_may_yet_send_is_not_called_unsent_in_a_forked_child() -> None:
     done = run_script("import warnings; warnings.simplefilter('ignore')\n" + UNSENT, "tcp://127.0.0.1:1")
     assert (done.stdout, done.stderr) == ("0 True\n", "")
+
+
+SHORT_OF_FDS = """
+import resource
+from reqpool import kinds
+kinds.find("udp")  # loads it
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+held = []
+while True:
+    try: held.append(os.dup(0))
+    except OSError: break
+for _ in range(int(sys.argv[2])): os.close(held.pop())
+print(repr(pool.udp("127.0.0.1:9", b"x", timeout=0.3).exception()))
+for fd in held: os.close(fd)
+print(pool.udp("127.0.0.1:9", b"y", timeout=20).result())
+pool.close()
+"""
+
+
+@pytest.mark.parametrize("left", [4, 6, 9, 12])  # the session's loop takes three before it dials
+def test_a_process_without_file_descriptors_is_told_so_and_lives(broker: FakeBroker, left: int) -> None:
+    broker.answer = lambda seq, payload: (0, payload)
+    done = run_script(SHORT_OF_FDS, broker.url, str(left))
+    assert done.returncode == 0, done.stderr
+    told, then = done.stdout.splitlines()
+    assert told.startswith("RequestTimeout(")
+    assert "this process has fewer than 16 file descriptors left (ulimit -n 128)" in told
+    assert then == "b'y'"
 
 
 HOLD = "pool.udp('127.0.0.1:9', b'hold', timeout=60, callback=print)"
