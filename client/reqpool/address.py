@@ -44,6 +44,8 @@ def _check(url: str, most_bytes: int) -> str:
         return url
     if "@" in rest:
         raise UsageError(f"{shown!r}: a broker's URL has neither a user name nor a password")
+    if _HOST.fullmatch(rest):
+        raise UsageError(f"{shown!r} has no port: use tcp://host:port")
     host, _, port = rest.rpartition(":")
     if ":" in host and not host.startswith("["):
         raise UsageError(f"{shown!r}: put an IPv6 address in brackets, tcp://[::1]:port")

@@ -199,6 +199,13 @@ def test_bad_urls_are_refused(url: Any) -> None:
         address.check(url)
 
 
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1", "tcp://broker", "tcp://[::1]"])
+def test_a_url_without_a_port_is_told_so(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        address.check(url)
+    assert str(caught.value) == f"{url!r} has no port: use tcp://host:port"
+
+
 @pytest.mark.parametrize(
     ("dialled", "results", "derived"),
     [
