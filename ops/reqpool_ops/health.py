@@ -107,6 +107,8 @@ def judge(report: Mapping[str, Any], expected_workers: int | None) -> list[str]:
         silent_s = number(worker.get("since_heartbeat_s")) or 0.0
         if silent_s * 1000 > wire.LIVENESS_MS:
             ailments.append(f"{name} has been silent for {silent_s:.1f} s")
+        elif state == "stranger":
+            ailments.append(f"{name} was not started by this cluster's supervisor: it is given nothing to do")
         elif state not in ("live", "draining"):
             ailments.append(f"{name} is {state}")
         ailments += lag(name, members(worker.get("sample")))

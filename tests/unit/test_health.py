@@ -46,6 +46,11 @@ def test_without_a_known_number_one_live_worker_is_enough() -> None:
         (report(worker()), 2, "1 of 2 workers are live"),
         (report(), None, "no worker is live"),
         (report(worker(), worker("worker-2", state="suspect")), 1, "worker-2 is suspect"),
+        (
+            report(worker(), worker("intruder", state="stranger")),
+            1,
+            "intruder was not started by this cluster's supervisor: it is given nothing to do",
+        ),
         (report(worker(since_heartbeat_s=4.0)), 1, "worker-1 has been silent for 4.0 s"),
         (report(worker(sample={"loop_lag_ms": 1500.0})), 1, "worker-1's loop lags by 1500 ms"),
         (report(worker(), broker={"loop_lag_ms": 2000.0}), 1, "broker's loop lags by 2000 ms"),
