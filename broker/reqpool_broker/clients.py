@@ -44,6 +44,8 @@ class Clients:
     Attributes:
         spread: which session is published on which results socket.
         limits: what each client may take.
+        to_confirm: sessions whose large payloads have arrived, who send no more before they are told (a dict
+            used as an ordered set).
     """
 
     def __init__(self, life: Life, results: str, report: Callable[[float], dict[str, Any]]) -> None:
@@ -58,6 +60,7 @@ class Clients:
         self._kept_bytes = 0
         self._tombstones: OrderedDict[bytes, list[tuple[int, int]]] = OrderedDict()
         self._holding: dict[Session, None] = {}
+        self.to_confirm: dict[Session, None] = {}
         self._generations = 0
         self._on: dict[Verb, Callable[..., None]] = {
             Verb.SUBMIT: self._submit,
@@ -93,6 +96,8 @@ class Clients:
             self._end_session(session)
         else:
             self._on[verb](session, *values, now_s)
+            if len(frames) > 1:
+                self.to_confirm[session] = None
 
     def _status(self, now_s: float) -> bytes:
         report = self._report(now_s)
@@ -157,6 +162,7 @@ class Clients:
             "never_ran": session.never_ran,
             "keeps": self._keeps(),
             "apart": True,
+            "window_bytes": wire.WINDOW_BYTES,
         }
         self._outbox.intake.append([route, wire.encode(Verb.WELCOME, version, welcome)])
 
@@ -505,8 +511,16 @@ class Clients:
 
     def beat(self) -> None:
         """Send the sessions of the results socket whose turn it is their heartbeats."""
+        self._beat(self.spread.turn())
+
+    def confirm(self) -> None:
+        """Send heartbeats to those whose large payloads have arrived."""
+        self._beat(self.to_confirm)
+        self.to_confirm.clear()
+
+    def _beat(self, sessions: Iterable[Session]) -> None:
         watermark = self._life.succession.watermark
-        for session in self.spread.turn():
+        for session in sessions:
             if session.subscribed:
                 session.heartbeats_sent += 1
                 head = wire.encode(

@@ -96,6 +96,8 @@ class Broker:
             span_s = self._life.heartbeat_ms / 1000
             self.next_beat_s = max(self.next_beat_s, now_s - span_s) + span_s / len(self.clients.spread)
             self.clients.beat()
+        if self.clients.to_confirm:
+            self.clients.confirm()
         self.ledger.lease(now_s)
 
     def tick(self, now_s: float) -> None:

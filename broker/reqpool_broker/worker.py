@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
 State = Literal["live", "draining", "suspect", "stranger"]
 
-WINDOW_BYTES = 4 << 20
-"""Bytes of large groups that may be on their way to a worker: whoever's lease comes next waits for them. It
-reads some 1 GB/s, so that is some milliseconds; one single larger request travels alone."""
-
 
 class Grant:
     """Connection slots of one origin at one worker.
@@ -97,7 +93,7 @@ class Worker:
         self.keeping = Keeping()
         self.max_settings_bytes = wire.MAX_SETTINGS_BYTES
         self.takes_apart = False
-        self.room_bytes = WINDOW_BYTES
+        self.room_bytes = wire.WINDOW_BYTES
         self.unsent_bytes = 0
         self.under_way: deque[tuple[int, int]] = deque()
 
@@ -130,7 +126,7 @@ class Worker:
         self.base += self.received
         self.received = 0
         self.parts = {}
-        self.room_bytes, self.unsent_bytes = WINDOW_BYTES, 0
+        self.room_bytes, self.unsent_bytes = wire.WINDOW_BYTES, 0
         self.under_way.clear()
 
     def heartbeat(self, epoch: int, now_s: float, liveness_s: float) -> bytes:

@@ -126,6 +126,8 @@ class Conversation:
         self._exit_text = exit_text
         self._backlog: deque[Future[Any]] = deque()
         self._alone: deque[Future[Any]] = deque()
+        self._large: deque[Future[Any]] = deque()
+        self._resubmitting_through = 0
         self._suspects: set[int] = set()
         self._waiting_seq = 0
         self._unpinned: deque[int] = deque(maxlen=UNPINNED_REMEMBERED)
@@ -152,7 +154,9 @@ class Conversation:
 
     def has_batches(self) -> bool:
         """Is there a request that was not yet sent?"""
-        return bool(self._backlog or self._alone or self.outbox)
+        if self._backlog or self._alone or self.outbox:
+            return True
+        return bool(self._large) and self.session.room_bytes > 0
 
     def cancel(self, future: Future[Any], now_s: float) -> bool:
         """End a request as cancelled, unless it is not in the table; then call :meth:`turn`. From any thread.
@@ -332,11 +336,16 @@ class Conversation:
         self._backlog = deque(future for future in pending if future.seq not in suspects)
         self._alone = deque(future for future in pending if future.seq in suspects)
         self._suspects = {future.seq for future in self._alone}
+        self._large.clear()
+        self._resubmitting_through = max(self.pending, default=0)
         self._note_resubmitted()
 
     def _note_resubmitted(self) -> None:
-        if not (self._backlog or self._alone):
-            self.session.resubmitted()
+        if self._backlog or self._alone:
+            return
+        if self._large and self._large[0].seq <= self._resubmitting_through:
+            return
+        self.session.resubmitted()
 
     def _separate(self, seqs: list[int], text: str, now_s: float) -> None:
         """A SUBMIT of these is illegal: end the one, or send each in one of its own to find out which."""
@@ -355,30 +364,33 @@ class Conversation:
 
     def flush(self, now_s: float) -> None:
         """Send what is to be sent, as far as the broker takes it."""
-        if not (self.outbox or self.cancels or self._backlog or self._alone or self.unpins):
+        if not (self.outbox or self.cancels or self._backlog or self._alone or self._large or self.unpins):
             return
         session, table, transport = self.session, self.table, self._transport
         if session.state is not State.OPEN:
             # They stay in the table, all of which is submitted when the session opens.
             self._backlog.clear()
             self._alone.clear()
+            self._large.clear()
             while self.outbox:
                 future = self.outbox.popleft()
                 table.expect(future.deadline_s + CLUSTER_GRACE_S)
+        large = self._large
         for queue, most in (
             (self._backlog, wire.MAX_BATCH_REQUESTS),
             (self._alone, 1),
+            (large, 1),
             (self.outbox, wire.MAX_BATCH_REQUESTS),
         ):
             for _ in range(BATCHES_PER_TURN):
-                if not queue or not transport.has_room():
+                if not queue or (queue is large and session.room_bytes <= 0) or not transport.has_room():
                     break
                 groups, earliest_s, size_bytes = next_batch(
-                    queue, session.connection, now_s, session.keeping, most
+                    queue, session.connection, now_s, session.keeping, most, session.room_bytes, large
                 )
                 if groups:
                     self._submit(groups, size_bytes, now_s)
-                    table.expect(earliest_s + CLUSTER_GRACE_S)
+                table.expect(earliest_s + CLUSTER_GRACE_S)
         if self.outbox and self.outbox[-1].seq != self._waiting_seq:
             # Not sent, for want of room: a sweep finds out when these are due.
             self._waiting_seq = self.outbox[-1].seq
@@ -401,7 +413,7 @@ class Conversation:
         if size_bytes > wire.LARGE_MESSAGE_BYTES and self.session.takes_apart:
             groups, payloads = wire.set_apart(groups, wire.PAYLOADS_AT[wire.Verb.SUBMIT])
         try:
-            head = self.session.submit(groups)
+            head = self.session.submit(groups, sum(map(len, payloads)) if payloads else 0)
         except (TypeError, ValueError, OverflowError) as error:
             # A kind's fault. One request must not end the others.
             self._separate(seqs_of(groups), str(error), now_s)

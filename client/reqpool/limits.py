@@ -20,6 +20,10 @@ MAX_BATCH_BYTES = 1 << 20
 LARGE_MESSAGE_BYTES = 64 << 10
 """What is larger holds up what comes behind it: the broker counts its bytes towards a worker, and the worker
 answers it with a heartbeat at once."""
+WINDOW_BYTES = 4 << 20
+"""Large payloads that may be on their way through one connection, from a client to the broker or from there
+to a worker; a single larger one travels alone. They are read at some 1 GB/s: what comes behind waits for some
+milliseconds."""
 MAX_PAYLOAD_BYTES = 16 << 20
 """Largest payload of one request."""
 MAX_ANSWER_BYTES = 48 << 20

@@ -23,7 +23,9 @@ def next_batch(
     connection: int,
     now_s: float,
     keeping: Keeping,
-    most: int = wire.MAX_BATCH_REQUESTS,
+    most: int,
+    room_bytes: float,
+    large: deque[Future[Any]],
 ) -> tuple[list[Any], float, int]:
     """Take the requests of one SUBMIT off the queue's left end and group them.
 
@@ -36,23 +38,34 @@ def next_batch(
         now_s: monotonic clock; spans are counted from here.
         keeping: which settings the broker keeps; what is to be sent before the SUBMIT gathers there.
         most: requests to take at most.
+        room_bytes: large payloads are taken as long as there is any.
+        large: gets those requests for whose payloads there is none.
 
     Returns:
         The groups in :class:`~reqpool.wire.Group`'s order, none if nothing was left to send; the earliest
-        deadline among them (at most 1/64 s early); and about how many bytes they have.
+        deadline among them and those that wait for room (at most 1/64 s early); and about how many bytes
+        the groups have.
     """
     groups: dict[tuple[Any, ...], tuple[list[int], list[bytes], int | None]] = {}
     last_key: tuple[Any, ...] | None = None
     seqs: list[int] = []
     payloads: list[bytes] = []
     count = size = 0
+    earliest_s = math.inf
     popleft = queue.popleft
     while queue and count < most:
         future = popleft()
         if future._state is not PENDING or future.connection == connection:
             continue
         payload = future.payload
-        size += len(payload)
+        payload_bytes = len(payload)
+        if payload_bytes > wire.LARGE_MESSAGE_BYTES:
+            if room_bytes <= 0:
+                large.append(future)
+                earliest_s = min(earliest_s, future.deadline_s)
+                continue
+            room_bytes -= payload_bytes
+        size += payload_bytes
         key = (future.route, future.priority, int(future.deadline_s * BUCKETS_PER_S), future.resubmitted)
         if key != last_key:
             last_key = key
@@ -70,7 +83,6 @@ def next_batch(
         future.connection = connection
         seqs.append(future.seq)
         payloads.append(payload)
-    earliest_s = math.inf
     entries = []
     for (route, priority, bucket, resubmitted), (seqs, payloads, kept) in groups.items():
         if not seqs:

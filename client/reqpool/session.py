@@ -149,6 +149,7 @@ class Session:
         gaps: times a missing batch was asked for.
         keeping: which settings the broker keeps for this connection.
         takes_apart: it takes large payloads in frames of their own.
+        room_bytes: of large payloads that may be sent; 0 or below: none.
         resubmitting: not all that was pending when it was opened has been submitted yet.
     """
 
@@ -166,6 +167,7 @@ class Session:
         self.gaps = 0
         self.keeping = Keeping()
         self.takes_apart = False
+        self.room_bytes: float = math.inf
         self.resubmitting = False
         self._about: dict[str, Any] = {
             "session": session_id, "name": wire.sendable(name, wire.MAX_NAME_CHARS), "pid": pid,
@@ -187,7 +189,7 @@ class Session:
         self._settled = 0
         self._acked = 0
         self._submits = 0
-        self._unacked: deque[tuple[int, list[Any]]] = deque()
+        self._unacked: deque[tuple[int, list[Any], int]] = deque()
         self._unread_text = ""
         self._trace_from = 0
         self._heartbeats = 0
@@ -314,8 +316,12 @@ class Session:
 
     # --- what goes out ------------------------------------------------------------------------------
 
-    def submit(self, groups: list[Any]) -> bytes:
+    def submit(self, groups: list[Any], large_bytes: int = 0) -> bytes:
         """Number a SUBMIT and put the acknowledgement on it. Only when open.
+
+        Args:
+            groups: what is submitted.
+            large_bytes: large payloads that go with it in frames of their own.
 
         Raises:
             TypeError: something in it cannot be encoded; nothing has changed.
@@ -326,7 +332,8 @@ class Session:
         frame = wire.encode(Verb.SUBMIT, number, self._received, groups)
         self._submits = number
         self._acked = self._received
-        self._unacked.append((number, groups))
+        self.room_bytes -= large_bytes
+        self._unacked.append((number, groups, large_bytes))
         return frame
 
     def resubmitted(self) -> None:
@@ -368,6 +375,7 @@ class Session:
         never_ran = checks.array(_seq_range)(about.get("never_ran", ()))
         keeps = checks.uint(about.get("keeps", 0))
         takes_apart = checks.boolean(about.get("apart", False))
+        window_bytes = checks.optional_uint(about.get("window_bytes"))
         if not wire.LOWEST_VERSION <= version <= wire.VERSION or not 0 < heartbeat_ms < liveness_ms:
             raise ProtocolError(f"WELCOME to version {version}, heartbeat {heartbeat_ms}/{liveness_ms} ms")
         self._move(Event.WELCOME)
@@ -381,6 +389,7 @@ class Session:
         self.refusal = None
         self.keeping = Keeping(keeps)
         self.takes_apart = takes_apart
+        self.room_bytes = math.inf if window_bytes is None or not takes_apart else window_bytes
         self._heartbeat_s = heartbeat_ms / 1000
         self._liveness_s = liveness_ms / 1000
         self._heard_s = self._seen_moved_s = now_s
@@ -479,14 +488,14 @@ class Session:
     def _acknowledged(self, number: int) -> None:
         unacked = self._unacked
         while unacked and unacked[0][0] <= number:
-            unacked.popleft()
+            self.room_bytes += unacked.popleft()[2]
 
     def _traced(self, now_s: float) -> list[Action]:
         # The broker has seen a heartbeat that was sent after everything else, so what it has not processed
         # by now it never will, and the first of that is what it could not read.
         actions = self._lose(now_s, f"the broker could not read a message of ours: {self._unread_text}")
         if self._unacked:
-            _, groups = self._unacked[0]
+            _, groups, _ = self._unacked[0]
             actions.append(Unread(seqs_of(groups), self._unread_text))
         return actions
 

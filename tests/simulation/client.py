@@ -91,7 +91,7 @@ class ClientProcess(Process):
             asked.pin = self._pins
             route = Route(route.kind, route.origins, False, b"", asked.pin, opens=True)
         future: Future[Any] = Future(
-            self, seq, route, asked.key, now_s, now_s + asked.plan.timeout_s, 1, self._ended, asked
+            self, seq, route, asked.payload, now_s, now_s + asked.plan.timeout_s, 1, self._ended, asked
         )
         asked.submitted(self, future)
         conversation.pending[seq] = future

@@ -25,12 +25,22 @@ LOOKBACK_S = 1.5
 """What happened so long before a request was sent may still count as its misfortune: heartbeats tell late."""
 
 
+LARGE_BYTES = 3 << 19
+"""Of some payloads: three of them are more than may be on their way to a broker or a worker at a time."""
+ONE_LARGE_IN = 16
+
+
+def key_of(payload: bytes) -> bytes:
+    """By what a request's payload is known."""
+    return payload if len(payload) < LARGE_BYTES else payload[: payload.index(b" ")]
+
+
 class Asked:
     """A request, and what became of it.
 
     Attributes:
         plan: as planned.
-        key: its payload, by which upstreams know it.
+        key: what its payload begins with, by which upstreams know it.
         pin: number of the connection that is held for it and others, None if it has none yet, or needs none.
         future: None until it was submitted.
         client: who submitted it.
@@ -76,6 +86,11 @@ class Asked:
     def step(self) -> int:
         """Its place among those on its connection."""
         return int(self.key.partition(b".")[2] or 0)
+
+    @property
+    def payload(self) -> bytes:
+        """What is asked, made anew each time."""
+        return self.key if self.plan.number % ONE_LARGE_IN else self.key.ljust(LARGE_BYTES)
 
     def submitted(self, client: ClientProcess, future: Future[Any]) -> None:
         """Its app has submitted it."""

@@ -14,6 +14,7 @@ from reqpool_workers.ledger import Dropped, Lease, Ledger, Pin, Request
 from reqpool_workers.policy import Policy
 
 from .network import Dealer
+from .oracle import key_of
 from .process import Process
 from .upstream import Line, Upstream
 
@@ -197,8 +198,8 @@ class Wire(Line):
             self.pin = (lease.session.identity, lease.pin)
         request.place = self
         self.used_s = self.worker.scheduler.now_s
-        self.asked[request.payload] = request
-        self.send(request.payload)
+        self.asked[key_of(request.payload)] = request
+        self.send(key_of(request.payload))
 
 
 class Site:
@@ -280,12 +281,12 @@ class Site:
             return Dropped("queue", False)
         request.place = None
         if self.upstream.depth == 1 or wire.pin is not None:
-            del wire.asked[request.payload]
+            del wire.asked[key_of(request.payload)]
             self.close(wire)
         elif self.upstream.depth:
-            wire.asked[request.payload] = None
+            wire.asked[key_of(request.payload)] = None
         else:
-            del wire.asked[request.payload]
+            del wire.asked[key_of(request.payload)]
         return Dropped("read", True)
 
     def resend(self, lease: Lease, now_s: float) -> float | None:

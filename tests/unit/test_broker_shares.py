@@ -7,7 +7,6 @@ import pytest
 from reqpool import wire
 from reqpool.wire import Flag, Group
 from reqpool_broker.queue import QUANTUM_BYTES
-from reqpool_broker.worker import WINDOW_BYTES
 from support.fake_peers import UPSTREAM, Desk, FakeClient
 
 MIB = 1 << 20
@@ -27,7 +26,7 @@ def test_small_lease_does_not_wait_behind_large_bodies() -> None:
     worker, hard, other = desk.worker(), desk.client(), desk.client()
     worker.reads = False
     ask(hard, *range(1, 61), size=MIB)
-    assert len(worker.held()) * MIB == WINDOW_BYTES
+    assert len(worker.held()) * MIB == wire.WINDOW_BYTES
     ask(other, 1, size=10)
     assert worker.leases[-1].session == other.id
     desk.check_books()
@@ -108,7 +107,7 @@ def test_sessions_that_send_large_bodies_have_equal_shares_in_bytes(sizes: tuple
             sum(len(p) for lease in worker.leases if lease.session == client.id for p in lease.payloads)
             for client in clients
         ]
-    assert abs(served[0] - served[1]) <= max(sizes) + WINDOW_BYTES + QUANTUM_BYTES
+    assert abs(served[0] - served[1]) <= max(sizes) + wire.WINDOW_BYTES + QUANTUM_BYTES
 
 
 def test_heartbeats_are_remembered_for_as_long_as_a_message_may_name_them() -> None:

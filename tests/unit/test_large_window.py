@@ -1,0 +1,170 @@
+"""Large payloads go to the broker in a window: nothing else waits behind more than that."""
+
+from __future__ import annotations
+
+import pytest
+
+from reqpool import wire
+from reqpool.errors import RequestTimeout
+from reqpool.wire import Group, Verb
+from support.fake_peers import UPSTREAM, Desk
+from unit.test_conversation import Talk
+
+WINDOW_BYTES = 1 << 20
+HALF = b"h" * (WINDOW_BYTES // 2)
+WHOLE = b"w" * WINDOW_BYTES
+
+
+class Windowed(Talk):
+    """A conversation with a broker that confirms what is large."""
+
+    def __init__(self, *, apart: bool = True) -> None:
+        super().__init__()
+        self.apart = apart
+        self.beats = 0
+
+    def welcome(self, now_s: float, epoch: int = 7) -> None:
+        about = {
+            "epoch": epoch,
+            "results": "5571",
+            "heartbeat_ms": 500,
+            "liveness_ms": 2_500,
+            "apart": self.apart,
+            "window_bytes": WINDOW_BYTES,
+            "watermark": b"w" * 16,
+        }
+        self.conversation.take([(True, [wire.encode(Verb.WELCOME, wire.VERSION, about)])], now_s)
+
+    def confirm(self, submits: int, now_s: float, epoch: int = 7, watermark: bytes = b"") -> None:
+        self.beats += 1
+        self.publish(now_s, wire.encode(Verb.HEARTBEAT, epoch, self.beats, 0, submits, 0, watermark))
+        self.conversation.turn(now_s)
+
+    def sent(self) -> list[bytes]:
+        """The first byte of each payload that went out, in order."""
+        return [
+            bytes(payload[:1])
+            for groups in self.transport.submits()
+            for group in groups
+            for payload in group.payloads
+        ]
+
+
+def opened(*payloads: bytes, apart: bool = True) -> Windowed:
+    talk = Windowed(apart=apart)
+    talk.open(1.0)
+    for payload in payloads:
+        talk.submit(payload, 1.0)
+    talk.conversation.turn(1.0)
+    return talk
+
+
+def test_large_payloads_wait_for_room_and_small_ones_pass_them() -> None:
+    talk = opened(WHOLE, b"A" + HALF, b"B" + HALF, b"C" + HALF, b"small")
+    assert talk.sent() == [b"w", b"s"]
+    assert not talk.conversation.has_batches()
+    talk.submit(b"later", 1.1)
+    talk.conversation.turn(1.1)
+    assert talk.sent() == [b"w", b"s", b"l"]
+    talk.confirm(len(talk.transport.submits()), 1.2)
+    assert talk.sent() == [b"w", b"s", b"l", b"A", b"B"]
+    talk.confirm(len(talk.transport.submits()) - 1, 1.3)
+    assert talk.sent()[5:] == [b"C"]
+
+
+def test_a_submit_that_is_not_confirmed_takes_room() -> None:
+    talk = opened(WHOLE, HALF)
+    for now_s in (1.1, 1.2, 1.3):
+        talk.confirm(0, now_s)
+    assert talk.sent() == [b"w"]
+
+
+def test_one_payload_over_the_window_travels_alone() -> None:
+    talk = opened(b"1" + WHOLE + WHOLE, b"2" + WHOLE)
+    assert talk.sent() == [b"1"]
+    talk.confirm(1, 1.1)
+    assert talk.sent() == [b"1", b"2"]
+
+
+def test_a_broker_that_takes_no_frames_of_their_own_gets_all_at_once() -> None:
+    assert opened(WHOLE, WHOLE, WHOLE, apart=False).sent() == [b"w"] * 3
+
+
+def test_a_request_that_finds_no_room_ends_in_time() -> None:
+    talk = opened(WHOLE)
+    late = talk.submit(HALF, 1.0, timeout_s=0.5)
+    talk.conversation.turn(1.0)
+    assert talk.conversation.due_s(1.0) < 1.9
+    talk.conversation.turn(2.0)
+    assert isinstance(late.exception(), RequestTimeout)
+    talk.confirm(1, 2.1)
+    assert talk.sent() == [b"w"]
+
+
+def test_a_cancelled_request_that_found_no_room_is_not_sent() -> None:
+    talk = opened(WHOLE)
+    gone, next_one = talk.submit(b"A" + HALF, 1.0), talk.submit(b"B" + HALF, 1.0)
+    talk.conversation.turn(1.0)
+    assert talk.conversation.cancel(gone, 1.1)
+    talk.confirm(1, 1.2)
+    assert not next_one.done()
+    assert talk.sent() == [b"w", b"B"]
+
+
+def test_what_waits_is_sent_on_the_next_connection_and_was_never_sent_before() -> None:
+    talk = opened(b"A" + WHOLE, b"B" + WHOLE)
+    talk.conversation.lose("cut", False, 1.5)
+    talk.open(9.0, epoch=8)
+    talk.conversation.turn(9.0)
+    talk.confirm(1, 9.1, epoch=8)
+    groups = [group for groups in talk.transport.submits() for group in groups]
+    assert talk.sent() == [b"A", b"B"]
+    assert [bool(group.flags & wire.Flag.RESUBMITTED) for group in groups] == [True, False]
+
+
+def test_a_watermark_covers_what_was_sent_again_only_once_all_of_that_has_gone_out() -> None:
+    talk = Windowed()
+    talk.open(1.0)
+    talk.submit(b"A" + HALF, 1.0)
+    talk.submit(b"B" + HALF, 1.0)
+    talk.conversation.turn(1.0)
+    talk.conversation.lose("cut", False, 1.5)
+    talk.submit(b"first on the next", 1.6)
+    talk.open(9.0, epoch=8)
+    talk.session.room_bytes = len(HALF)
+    talk.conversation.turn(9.0)
+    assert talk.session.resubmitting
+    talk.confirm(len(talk.transport.submits()), 9.1, epoch=8)
+    assert not talk.session.resubmitting
+
+
+def test_large_payloads_submitted_later_do_not_keep_it_from_being_settled() -> None:
+    talk = opened(b"A" + WHOLE)
+    talk.conversation.lose("cut", False, 1.5)
+    talk.open(9.0, epoch=8)
+    talk.submit(b"B" + WHOLE, 9.0)
+    talk.conversation.turn(9.0)
+    assert not talk.session.resubmitting
+    assert talk.sent() == [b"A"]
+
+
+@pytest.mark.parametrize("frames", [0, 1])
+def test_the_broker_confirms_a_large_payload_in_the_turn_in_which_it_came(frames: int) -> None:
+    desk = Desk()
+    client = desk.client()
+    assert client.welcome["window_bytes"] == wire.WINDOW_BYTES
+    before = desk.broker.sessions[client.id].heartbeats_sent
+    payload = b"x" * (wire.LARGE_MESSAGE_BYTES + 1) if frames else None
+    group = Group(
+        "dns",
+        (UPSTREAM,),
+        5_000,
+        1,
+        1,
+        None,
+        None,
+        (1,),
+        (None if frames else b"small",),  # type: ignore[arg-type]
+    )
+    client.say_groups([group], [payload] if frames else [])
+    assert desk.broker.sessions[client.id].heartbeats_sent == before + frames
