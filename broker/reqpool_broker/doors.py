@@ -37,6 +37,7 @@ import zmq
 from reqpool import sockets
 
 from .client_limits import ClientLimits
+from .results import READ_S
 
 UNNOTICED = 1_100
 """Connections that one listener may have accepted before any of them is noticed."""
@@ -131,6 +132,7 @@ class Doors:
     def take(self, fd: int) -> bool:
         """Read what a monitor tells; returns True if there may be more."""
         monitor, clients = self._monitors[fd]
+        end_s = time.monotonic() + READ_S
         for _ in range(EVENTS_PER_TURN):
             if not sockets.readable(monitor):
                 return False
@@ -139,6 +141,8 @@ class Doors:
                 self._enter((fd, value), clients)
             else:
                 self._leave((fd, value))
+            if time.monotonic() > end_s:
+                break
         return True
 
     def _enter(self, place: tuple[int, int], clients: bool) -> None:

@@ -32,8 +32,9 @@ from .state import Broker
 
 MESSAGES_PER_TURN = 64
 """Subscriptions read from one socket before the next gets its turn."""
-READ_S = 0.005
-"""How long all of them together may take in a turn of the loop; one that has begun is let finish."""
+READ_S = 0.002
+"""For how long a turn of the loop may read from each kind of socket; what has been begun is finished. A
+request passes the broker twice, and waits for a turn each time: 64 full batches would take some 100 ms."""
 RETRY_S = 10.0
 """When it is tried again to open one, after one could not be opened."""
 

@@ -29,7 +29,7 @@ from reqpool.errors import UsageError
 
 from .config import EMPTY, Config, changes
 from .doors import HANDSHAKE_MS, Doors, file_limit
-from .results import Results, endpoint, last_part
+from .results import READ_S, Results, endpoint, last_part
 from .state import Broker
 from .succession import Predecessors
 from .wakefulness import Wakefulness
@@ -37,12 +37,10 @@ from .wakefulness import Wakefulness
 TICK_S = 0.05
 """How often time is looked at."""
 MESSAGES_PER_TURN = 64
-"""Messages read from one socket before the others get their turn."""
+"""Messages read from one socket before the others get their turn; in time it is :data:`.results.READ_S`."""
 BYTES_PER_TURN = 4 << 20
 """The same in bytes of heads: further frames are passed on as they are. What exceeds it is read all the same,
 as a message cannot be read in part."""
-READ_S = 0.005
-"""The same in time: 64 full batches would take some 100 ms, and heartbeats and everybody else wait."""
 PEER_MESSAGES = 512
 """High-water mark per peer."""
 SLEPT_EXIT = 75

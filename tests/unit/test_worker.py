@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import dnslib
 import msgpack
@@ -653,3 +654,18 @@ def test_a_worker_whose_parent_is_gone_does_not_start(broker: FakeBroker) -> Non
         gone.wait()
     with pytest.raises(ProcessLookupError):
         Worker(broker.url, WORKER_ID, "x", {}, parent_pid=gone.pid)
+
+
+def test_a_turn_reads_messages_of_the_broker_for_a_bounded_time(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reqpool_workers.worker.READ_S", -1.0)
+    worker = Worker(broker.url, WORKER_ID, "x", {})
+    taken: list[list[bytes]] = []
+    monkeypatch.setattr(worker.conversation, "take", lambda frames, now_s: taken.append(frames))
+    monkeypatch.setattr(worker, "_socket", MagicMock(readable=True))
+    assert worker._end_turn()
+    assert len(taken) == 2
+    monkeypatch.undo()
+    worker.stop()
+    worker.run()

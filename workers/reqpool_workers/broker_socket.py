@@ -13,6 +13,9 @@ from reqpool.monitor import Monitor, Reach
 from .loop import READABLE, Loop
 
 MESSAGES_PER_TURN = 16
+READ_S = 0.002
+"""For how long a turn may read messages of the broker: 16 full batches would take some 100 ms, in which no
+connection is served."""
 GOODBYE_LINGER_MS = 1_000
 RECONNECT_MS = 50
 RECONNECT_MOST_MS = 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import zmq
 
 from reqpool import wire
 
-from .broker_socket import MESSAGES_PER_TURN, BrokerSocket
+from .broker_socket import MESSAGES_PER_TURN, READ_S, BrokerSocket
 from .conversation import Conversation
 from .ledger import Ledger
 from .loop import READABLE, Loop, Timer
@@ -109,12 +110,17 @@ class Worker:
     def _end_turn(self) -> bool:
         """Read the broker's messages, send it this turn's news. Returns True if more can be read."""
         conversation = self.conversation
+        until_s = math.inf
         for _ in range(MESSAGES_PER_TURN):
             if self._socket is None or not self._socket.readable:
                 break
             frames = self._socket.receive()
             # The clock is read after the message: a process stopped in between must not believe it.
-            conversation.take(frames, time.monotonic())
+            now_s = time.monotonic()
+            conversation.take(frames, now_s)
+            if now_s > until_s:
+                break
+            until_s = min(until_s, now_s + READ_S)
         conversation.end_turn(time.monotonic())
         if conversation.over:
             self.loop.stop()
