@@ -56,8 +56,8 @@ class Seen:
 
 
 def serve_lines() -> int:
-    """The upstreams, a process: prints the ports of two servers of lines and of a silent one."""
-    listeners = [socket.create_server(("127.0.0.1", 0), backlog=512) for _ in range(3)]
+    """The upstreams, a process: prints the ports of a server of lines and of a silent one."""
+    listeners = [socket.create_server(("127.0.0.1", 0), backlog=512) for _ in range(2)]
     print(json.dumps([listener.getsockname()[1] for listener in listeners]), flush=True)
     selector = selectors.DefaultSelector()
 
@@ -86,7 +86,7 @@ def serve_lines() -> int:
             assert isinstance(ready, socket.socket)
             if ready in listeners:
                 connection, _ = ready.accept()
-                serve = ignore if ready is listeners[2] else answer
+                serve = ignore if ready is listeners[1] else answer
                 selector.register(connection, selectors.EVENT_READ, (serve, []))
                 continue
             serve, rest = key.data
@@ -133,6 +133,14 @@ def start(module: str, *arguments: object) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", f"bench.{module}", *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=TESTS_FOLDER)
+
+
+@contextmanager
+def serving() -> Iterator[list[str]]:
+    """Run a server of lines and a silent one in a process; gives where they are."""
+    with ending(start("bystander", "--serve")) as server:
+        assert server.stdout
+        yield [f"127.0.0.1:{port}" for port in json.loads(server.stdout.readline())]
 
 
 def look(where: Cluster, target: str, span_s: float) -> Seen:
@@ -195,9 +203,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="of the cluster (default 2)")
     options = parser.parse_args()
     good = True
-    with ending(start("bystander", "--serve")) as server:
-        assert server.stdout
-        mine, echo, silent = (f"127.0.0.1:{port}" for port in json.loads(server.stdout.readline()))
+    # Each has a server of its own: whoever shares one waits there for the other, whatever the pool does.
+    with serving() as (mine, _), serving() as (echo, silent):
         print(f"{'':<28}{'p50 ms':>9}{'p99 ms':>9}{'worst':>9}{'ratio':>7}{'lost':>8}{'broker':>13}")
         for name in [options.only] if options.only else BESIDE:
             with cluster(options.workers) as where:
