@@ -170,3 +170,19 @@ def test_outcomes_are_kept_until_nobody_can_ask_for_them_again() -> None:
     outbox.expire(30.0)
     assert held(outbox) == {}
     assert outbox.kept_bytes == 0
+
+
+def test_what_may_be_repeated_outlives_what_was_sent_with_it() -> None:
+    outbox = Outbox(1_000)
+    outbox.pack([(A, flat(1, data=bytes(100)), None), (B, flat(2, data=bytes(300)), 10.0)])
+    outbox.pack([(B, flat(3), 20.0)])
+    kept_bytes = outbox.kept_bytes
+    outbox.expire(10.0)
+    assert held(outbox) == {A: {1}, B: {3}}
+    assert outbox.kept_bytes <= kept_bytes - 300
+    outbox.expire(20.0)
+    assert held(outbox) == {A: {1}}
+    assert 100 <= outbox.kept_bytes < 200
+    outbox.received(2)
+    assert held(outbox) == {}
+    assert outbox.kept_bytes == 0

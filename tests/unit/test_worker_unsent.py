@@ -27,7 +27,7 @@ def test_no_more_is_sent_in_a_turn_than_may_be(ends: tuple[socket.socket, socket
     for left in (6_000, 2_000, 0):
         unsent.send(ours, 4_000)
         assert len(theirs.recv(20_000)) == (4_000 if left else 2_000)
-        assert bool(unsent) == bool(left)
+        assert bool(unsent.pieces) == bool(left)
 
 
 def test_all_arrives_in_order_however_little_room_there_is(ends: tuple[socket.socket, socket.socket]) -> None:
@@ -39,7 +39,7 @@ def test_all_arrives_in_order_however_little_room_there_is(ends: tuple[socket.so
         unsent.add(piece)
     read = bytearray()
     full = 0
-    while unsent:
+    while unsent.pieces:
         try:
             unsent.send(ours, 1 << 30)
         except BlockingIOError:
@@ -56,7 +56,7 @@ def test_what_is_given_up_is_not_sent(ends: tuple[socket.socket, socket.socket])
     unsent = Unsent()
     unsent.add(b"one")
     unsent.clear()
-    assert not unsent
+    assert not unsent.pieces
     unsent.send(ours, 10)
     with pytest.raises(BlockingIOError):
         theirs.recv(10)

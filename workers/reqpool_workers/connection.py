@@ -459,7 +459,7 @@ class Connection:
             self._move(State.READY)
         if self._live == 0 and self.retiring and self.pin is None:
             self.close("retired")
-        elif idle and (self._unsent or not self._protocol.reusable):
+        elif idle and (self._unsent.pieces or not self._protocol.reusable):
             self.close(
                 "done"
             )  # or answered before it was asked in full: what is left would be another question
@@ -473,8 +473,8 @@ class Connection:
         made = self._socket
         if made is None or not data:
             return
-        sent = 0
-        if not self._unsent and len(data) <= WRITE_BYTES_PER_TURN:
+        sent, size = 0, len(data)
+        if not self._unsent.pieces and size <= WRITE_BYTES_PER_TURN:
             try:
                 sent = made.send(data)
             except BlockingIOError:
@@ -482,7 +482,7 @@ class Connection:
             except OSError as error:
                 self._break(error)
                 return
-            if sent == len(data):
+            if sent == size:
                 return
         self._unsent.add(memoryview(data)[sent:])
         self._watch(READABLE | WRITABLE)
@@ -498,7 +498,7 @@ class Connection:
         except OSError as error:
             self._break(error)
             return
-        if not self._unsent:
+        if not self._unsent.pieces:
             self._watch(READABLE)
 
     def _watch(self, events: int) -> None:

@@ -137,7 +137,7 @@ class Conversation:
         if self._link.state is LinkState.DOWN:
             return
         try:
-            payloads = [wire.as_bytes(frame) for frame in frames[1:]]
+            payloads = [wire.as_bytes(frame) for frame in frames[1:]] if len(frames) > 1 else []
             verb, values = wire.decode(frames[0], wire.BROKER_TO_WORKER, payloads)
             if verb not in (Verb.WELCOME, Verb.REJECT):
                 epoch, seen, *values = values

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from reqpool import wire
@@ -40,15 +42,20 @@ class Part(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One RESULTS message."""
+    """One RESULTS message.
+
+    Attributes:
+        size_bytes: of the blobs.
+        expires_s: the earliest :attr:`Part.until_s`; infinity if there is none.
+    """
 
     number: int
     parts: list[Part]
+    size_bytes: int
+    expires_s: float
 
-    @property
-    def size_bytes(self) -> int:
-        """Size of the blobs."""
-        return sum(len(part.blob) for part in self.parts)
+
+_SIZE_BYTES = attrgetter("size_bytes")
 
 
 class Outbox:
@@ -105,7 +112,8 @@ class Outbox:
                 size += len(blob)
         if parts:
             batches.append(self._numbered(parts))
-        self._make_room()
+        if self.kept_bytes > self._max_bytes:
+            self._make_room()
         return batches
 
     def received(self, number: int) -> None:
@@ -113,8 +121,8 @@ class Outbox:
         while self._unreceived and self._unreceived[0].number <= number:
             batch = self._unreceived.popleft()
             self._unreceived_bytes -= batch.size_bytes
-            once = Batch(batch.number, [part for part in batch.parts if part.until_s is not None])
-            if once.parts:
+            if batch.expires_s < math.inf:
+                once = _once(batch)
                 self._undelivered.append(once)
                 self._undelivered_bytes += once.size_bytes
 
@@ -124,15 +132,15 @@ class Outbox:
             missing = set(numbers)
             self._verdicts = deque(batch for batch in self._verdicts if batch.number in missing)
             self._undelivered = deque(batch for batch in self._undelivered if batch.number in missing)
-            self._undelivered_bytes = sum(batch.size_bytes for batch in self._undelivered)
+            self._undelivered_bytes = sum(map(_SIZE_BYTES, self._undelivered))
 
     def expire(self, now_s: float) -> None:
         """Let go of what nobody can ask for any more."""
         self._verdicts = _unexpired(self._verdicts, now_s)
         self._undelivered = _unexpired(self._undelivered, now_s)
-        self._undelivered_bytes = sum(batch.size_bytes for batch in self._undelivered)
+        self._undelivered_bytes = sum(map(_SIZE_BYTES, self._undelivered))
         self._unreceived = _unexpired(self._unreceived, now_s)
-        self._unreceived_bytes = sum(batch.size_bytes for batch in self._unreceived)
+        self._unreceived_bytes = sum(map(_SIZE_BYTES, self._unreceived))
 
     def restart(self) -> None:
         """A new connection: what is kept is to be sent again, numbered anew by :meth:`renumbered`."""
@@ -162,7 +170,7 @@ class Outbox:
 
     def _numbered(self, parts: list[Part]) -> Batch:
         self._number += 1
-        batch = Batch(self._number, parts)
+        batch = _batch(self._number, parts)
         self._unreceived.append(batch)
         self._unreceived_bytes += batch.size_bytes
         return batch
@@ -172,7 +180,7 @@ class Outbox:
         while self.kept_bytes > self._max_bytes and self._undelivered:
             batch = self._undelivered.popleft()
             self._undelivered_bytes -= batch.size_bytes
-            self._verdicts.append(Batch(batch.number, [part._replace(blob=b"") for part in batch.parts]))
+            self._verdicts.append(_batch(batch.number, [part._replace(blob=b"") for part in batch.parts]))
         if not self.full:
             return
         kept: deque[Batch] = deque()
@@ -180,20 +188,37 @@ class Outbox:
             batch = self._unreceived.popleft()
             if self.full:
                 self._unreceived_bytes -= batch.size_bytes
-                batch = Batch(batch.number, [part for part in batch.parts if part.until_s is not None])
+                batch = _once(batch)
                 self._unreceived_bytes += batch.size_bytes
             if batch.parts:
                 kept.append(batch)
         self._unreceived = kept
 
 
+def _batch(number: int, parts: list[Part]) -> Batch:
+    size_bytes, expires_s = 0, math.inf
+    for part in parts:
+        size_bytes += len(part.blob)
+        if part.until_s is not None and part.until_s < expires_s:
+            expires_s = part.until_s
+    return Batch(number, parts, size_bytes, expires_s)
+
+
+def _once(batch: Batch) -> Batch:
+    """Leave out the parts whose requests may run more than once."""
+    parts = [part for part in batch.parts if part.until_s is not None]
+    return batch if len(parts) == len(batch.parts) else _batch(batch.number, parts)
+
+
 def _unexpired(batches: deque[Batch], now_s: float) -> deque[Batch]:
     """Leave out the parts of which nobody can ask for any request again."""
     kept: deque[Batch] = deque()
     for batch in batches:
-        parts = [part for part in batch.parts if part.until_s is None or part.until_s > now_s]
-        if parts:
-            kept.append(batch if len(parts) == len(batch.parts) else Batch(batch.number, parts))
+        if batch.expires_s <= now_s:
+            parts = [part for part in batch.parts if part.until_s is None or part.until_s > now_s]
+            batch = _batch(batch.number, parts)
+        if batch.parts:
+            kept.append(batch)
     return kept
 
 

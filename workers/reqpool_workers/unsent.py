@@ -11,19 +11,20 @@ PIECES = 64
 
 
 class Unsent:
-    """Bytes that wait for room in a socket, in order. False when there are none."""
+    """Bytes that wait for room in a socket, in order.
 
-    __slots__ = ("_pieces",)
+    Attributes:
+        pieces: what waits, for its owner to look at; empty when nothing does.
+    """
+
+    __slots__ = ("pieces",)
 
     def __init__(self) -> None:
-        self._pieces: deque[memoryview] = deque()
-
-    def __len__(self) -> int:
-        return len(self._pieces)
+        self.pieces: deque[memoryview] = deque()
 
     def add(self, data: bytes | memoryview) -> None:
         """Let these bytes, at least one, wait behind the others."""
-        self._pieces.append(memoryview(data))
+        self.pieces.append(memoryview(data))
 
     def send(self, to: socket.socket, most_bytes: int) -> None:
         """Send about so many of them.
@@ -32,7 +33,7 @@ class Unsent:
             BlockingIOError: there is no room for more.
             OSError: the connection is broken.
         """
-        pieces = self._pieces
+        pieces = self.pieces
         while pieces and most_bytes > 0:
             sent = to.sendmsg(self._first(most_bytes))
             most_bytes -= sent
@@ -46,7 +47,7 @@ class Unsent:
 
     def _first(self, most_bytes: int) -> list[memoryview]:
         first = []
-        for piece in islice(self._pieces, PIECES):
+        for piece in islice(self.pieces, PIECES):
             first.append(piece[:most_bytes])
             most_bytes -= len(first[-1])
             if not most_bytes:
@@ -55,4 +56,4 @@ class Unsent:
 
     def clear(self) -> None:
         """Give up on them."""
-        self._pieces.clear()
+        self.pieces.clear()
