@@ -88,8 +88,8 @@ class Results:
         return last_part(self.urls[-1])
 
     def extend(self, broker: Broker, now_s: float) -> None:
-        """Open another socket if the broker wants one."""
-        if self._another is None or now_s < self._retry_s or not broker.clients.spread.wanting:
+        """Open another socket, as the broker wants one."""
+        if self._another is None or now_s < self._retry_s:
             return
         self._number += 1
         url = self._another(self._number)

@@ -146,7 +146,7 @@ class Server:
         """Serve until ``stop()`` is true; call it on the thread that made the server.
 
         Args:
-            stop: asked once a turn; a turn ends after 50 ms at the latest.
+            stop: asked about every 50 ms.
             reload: likewise; a configuration that it returns is taken.
 
         Returns:
@@ -155,28 +155,34 @@ class Server:
         """
         broker, clock = self.broker, time.monotonic
         epoll, takers = self._epoll, self._takers
-        next_tick_s = next_sample_s = clock()
-        wakefulness = Wakefulness(broker.liveness_s + TICK_S, next_tick_s)
+        spread = broker.clients.spread
+        due_s = next_tick_s = next_sample_s = looked_s = ended_s = clock()
+        wakefulness = Wakefulness(broker.liveness_s + TICK_S)
         unread = list(takers)
         status = 0
-        while not stop():
-            wait_s = 0.0 if unread else max(0.0, min(next_tick_s, broker.next_beat_s) - clock())
+        while True:
             ready = unread
-            for fd, _ in epoll.poll(wait_s):
+            for fd, _ in epoll.poll(0.0 if unread else max(0.0, due_s - ended_s)):
                 if fd not in ready:
                     ready.append(fd)
             now_s = clock()
-            config = reload()
-            if config is not None:
-                broker.reconfigure(config, now_s)
-                self._doors.reconfigure(config.clients)
+            ticks = now_s >= next_tick_s
+            if ticks:
+                if stop():
+                    break
+                config = reload()
+                if config is not None:
+                    broker.reconfigure(config, now_s)
+                    self._doors.reconfigure(config.clients)
             unread = [fd for fd in ready if takers[fd](now_s)]
-            if wakefulness.slept(clock()):
+            span_s = clock() - looked_s
+            if span_s > wakefulness.most_s and wakefulness.slept(span_s):
                 # Frozen, perhaps in the middle of the turn: what was queued here is old, the others have
                 # moved on without us, and nothing that this turn has decided may leave.
                 status = SLEPT_EXIT
                 break
-            if now_s >= next_tick_s:
+            looked_s += span_s
+            if ticks:
                 next_tick_s = now_s + TICK_S
                 wakefulness.note()
                 if now_s >= next_sample_s:
@@ -185,9 +191,14 @@ class Server:
                 broker.tick(now_s)
             else:
                 broker.flush(now_s)
-            self._results.extend(broker, now_s)
+            if now_s >= due_s:
+                due_s = min(next_tick_s, broker.next_beat_s)
+            if spread.wanting:
+                self._results.extend(broker, now_s)
             self._send(unread)
-            self._lag_s = max(self._lag_s, clock() - now_s)
+            ended_s = clock()
+            if ended_s - now_s > self._lag_s:
+                self._lag_s = ended_s - now_s
         wakefulness.close()
         return status
 
@@ -251,15 +262,19 @@ def _drain(
     socket: zmq.Socket[bytes], take: Callable[[bytes, list[bytes], float], None], now_s: float
 ) -> bool:
     """Read messages, in bounds; returns True if more may be there."""
-    end_s = time.monotonic() + READ_S
-    size_bytes = 0
+    if not sockets.readable(socket):
+        return False
+    end_s = size_bytes = 0.0
     for _ in range(MESSAGES_PER_TURN):
-        if not sockets.readable(socket):
-            return False
         frames = sockets.receive(socket)
         take(frames[0], frames[1:], now_s)
+        if not sockets.readable(socket):
+            return False
+        # Only now: a message that comes alone, as most do, needs no bound.
+        clock_s = time.monotonic()
+        end_s = end_s or clock_s + READ_S
         size_bytes += len(frames[1])
-        if size_bytes > BYTES_PER_TURN or time.monotonic() > end_s:
+        if size_bytes > BYTES_PER_TURN or clock_s >= end_s:
             break
     return True
 

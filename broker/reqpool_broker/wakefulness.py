@@ -18,31 +18,27 @@ class Wakefulness:
 
     Args:
         most_s: how long it may sleep in one go.
-        now_s: monotonic seconds, as in all methods.
     """
 
-    def __init__(self, most_s: float, now_s: float) -> None:
+    def __init__(self, most_s: float) -> None:
         self.most_s = most_s
         try:
             # Kept open: when it is needed there may be no file descriptor left.
             self._fd = os.open(_PATH, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self._fd = -1
-        self._looked_s = now_s
         self._noted_s = self._active_s()
 
     def note(self) -> None:
         """Note how long the thread has been at work so far; call it several times a second."""
         self._noted_s = self._active_s()
 
-    def slept(self, now_s: float) -> bool:
-        """Was it asleep for longer than it may be since this was asked last?
+    def slept(self, span_s: float) -> bool:
+        """Was it asleep for longer than it may be, in the last so many seconds?
 
-        Asking costs a subtraction, unless it was asked last so long ago.
+        It cannot have been if the span is no longer than that; to ask then is not worth the call.
         """
-        span_s = now_s - self._looked_s
-        self._looked_s = now_s
-        return span_s > self.most_s and span_s - (self._active_s() - self._noted_s) > self.most_s
+        return span_s - (self._active_s() - self._noted_s) > self.most_s
 
     def _active_s(self) -> float:
         """Seconds on a CPU or waiting for one; where the kernel does not tell, on a CPU."""

@@ -123,20 +123,22 @@ def test_turn_is_bounded_in_time(
 
 
 def test_who_was_busy_was_not_asleep_and_who_waited_was() -> None:
-    wakefulness = Wakefulness(SHORT_S, time.monotonic())
+    wakefulness = Wakefulness(SHORT_S)
+    began_s = time.monotonic()
     work(4 * SHORT_S)
-    assert not wakefulness.slept(time.monotonic())
+    assert not wakefulness.slept(time.monotonic() - began_s)
     wakefulness.note()
+    began_s = time.monotonic()
     work(4 * SHORT_S)
     sleep(4 * SHORT_S)
-    assert wakefulness.slept(time.monotonic())
-    assert not wakefulness.slept(time.monotonic())
+    assert wakefulness.slept(time.monotonic() - began_s)
     wakefulness.close()
 
 
 def test_where_the_kernel_keeps_no_account_time_on_the_cpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reqpool_broker.wakefulness._PATH", "/nowhere")
-    wakefulness = Wakefulness(SHORT_S, time.monotonic())
+    wakefulness = Wakefulness(SHORT_S)
+    began_s = time.monotonic()
     sleep(2 * SHORT_S)
-    assert wakefulness.slept(time.monotonic())
+    assert wakefulness.slept(time.monotonic() - began_s)
     wakefulness.close()
