@@ -79,6 +79,7 @@ class Admission:
         self._counted_s = float("-inf")
         self._counts: dict[int, dict[Session, int]] = {}
         self._taken = [0.0] * (LOWEST_PRIORITY + 1)
+        self._taken_count = 0.0
 
     def judge(self, group: Group, now_s: float, free: int, places: int) -> Refusal | None:
         """Decide about requests that are to wait; None: all may.
@@ -127,10 +128,11 @@ class Admission:
 
     def leased(self, priority: int, count: int) -> None:
         """Note what has been taken from the queue, to know what the first leave to the last."""
-        taken = self._taken
-        taken[priority] += count
-        if sum(taken) > TAKEN_COUNT:
-            self._taken = [number / 2 for number in taken]
+        self._taken[priority] += count
+        self._taken_count += count
+        if self._taken_count > TAKEN_COUNT:
+            self._taken = [number / 2 for number in self._taken]
+            self._taken_count /= 2
 
     def _left_by_higher(self, priority: int) -> float:
         """The part of what is served that those of higher priority leave to this one."""

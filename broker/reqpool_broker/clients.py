@@ -241,7 +241,7 @@ class Clients:
                 (group.flags & _RESUBMITTED or (group.pin is not None and not group.flags & _OPENS))
                 and not session.native
                 and self._life.must_hold(now_s)
-                and not self._over(session, len(group.seqs), size_bytes)
+                and not self._over(session, group.flags, len(group.seqs), size_bytes)
             ):
                 session.hold(group, deadline_s)
                 self._holding[session] = None
@@ -308,9 +308,7 @@ class Clients:
                 return
         if refusal:
             self._ledger.fail(session, seqs, Code.USAGE, refusal, origin=group.origins[0], sent=sent)
-        elif over := self._too_fast(session, group) or self._over(
-            session, len(seqs), sum(map(len, payloads)) + own_bytes
-        ):
+        elif over := self._over(session, group.flags, len(seqs), sum(map(len, payloads)) + own_bytes):
             session.refused += len(seqs)
             self._ledger.fail(
                 session, seqs, Code.OVERLOADED, over, sent=sent, retry_after_ms=OVERLOAD_RETRY_MS
@@ -376,21 +374,19 @@ class Clients:
         session.pins[terms.pin] = Pin(session, terms.pin, origin)
         return True
 
-    def _too_fast(self, session: Session, group: wire.Group) -> str:
-        """Why the session may submit nothing more in this second; empty if it may.
+    def _over(self, session: Session, flags: int, count: int, size_bytes: int) -> str:
+        """Why the session may not queue so much more; empty if it may.
 
-        A ROUTER cannot leave one peer unread, and REJECT would have it connect again and repeat all: so what
-        it submits is refused, which its client understands. What is submitted again was let in once.
+        The sums over all are only made for those that hold much. As for messages: a ROUTER cannot leave one
+        peer unread, and REJECT would have it connect again and repeat all. So what it submits is refused,
+        which its client understands; what is submitted again was let in once.
         """
-        most = self.limits.max_messages_per_s
-        if session.messages <= most or group.flags & _RESUBMITTED:
-            return ""
-        return f"the broker takes {most} messages of a client in a second (max_messages_per_s)"
-
-    def _over(self, session: Session, count: int, size_bytes: int) -> str:
-        """Why the session may not queue so much more; empty if it may. The sums over all are only made for
-        those that hold much."""
         limits = self.limits
+        if session.messages > limits.max_messages_per_s and not flags & _RESUBMITTED:
+            return (
+                f"the broker takes {limits.max_messages_per_s} messages of a client in a second "
+                "(max_messages_per_s)"
+            )
         pending = session.pending + count
         queued_bytes = session.queued_bytes + session.held_bytes + size_bytes
         if pending > limits.max_pending:

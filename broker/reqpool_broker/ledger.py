@@ -265,7 +265,8 @@ class Ledger:
         if kind.connections:
             self.grants.assign(origin.upstream)
         queue = origin.queue
-        needed_s = origin.needed_s(now_s) if origin.service.busy else 0.0
+        busy = origin.service.busy
+        needed_s = origin.needed_s(now_s) if busy else 0.0
         opened = large = False
         while queue.waiting:
             if kind.connections:
@@ -300,7 +301,8 @@ class Ledger:
             large |= taken[0].large
             opened = opened or (kind.connections and taken[0].terms.pin is not None)
             self._hand(origin, worker, *taken, now_s)
-        origin.rest(now_s)
+        if busy:
+            origin.rest(now_s)
 
     def _hand(
         self,
@@ -326,14 +328,16 @@ class Ledger:
                 self.end_gone(terms, seqs)
                 return
             pin.take(worker)
+        count = len(seqs)
         requests = dict(zip(seqs, payloads, strict=True))
         lease = Lease(terms, origin, worker, requests, group.past)
         terms.session.open.update(dict.fromkeys(seqs, lease))
         worker.leases[lease] = None
-        origin.leased(worker, len(seqs), pinned=terms.pin is not None)
+        origin.leased(worker, count, pinned=terms.pin is not None)
         if group.large:
             worker.lease_large(sum(map(len, payloads)))
-        origin.service.watch(lease, len(seqs), now_s)
+        if origin.service.watched is None:
+            origin.service.watch(lease, count, now_s)
         span_s = max(0.001, terms.deadline_s - now_s)
         flags = terms.flags | _SENT if group.past.sent else terms.flags
         untried = len(terms.origins) - group.past.tried

@@ -66,6 +66,7 @@ class Service:
         known: there is enough evidence to refuse somebody for it.
         rate_per_s: requests that are answered in a second, when as many as may be are in work.
         time_s: from lease to answer.
+        watched: the lease whose answers tell that, if there is one.
     """
 
     __slots__ = (
@@ -73,18 +74,18 @@ class Service:
         "_served",
         "_since_s",
         "_span_s",
-        "_watched",
         "busy",
         "known",
         "rate_per_s",
         "time_s",
+        "watched",
     )
 
     def __init__(self) -> None:
         self.busy = False
         self._since_s = 0.0
         self._done = 0
-        self._watched: Watched | None = None
+        self.watched: Watched | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -118,9 +119,8 @@ class Service:
         return ceil(self.rate_per_s * TURN_S)
 
     def watch(self, lease: Lease, size: int, now_s: float) -> None:
-        """Watch a new lease, if none is watched."""
-        if self._watched is None:
-            self._watched = Watched(lease, size, now_s)
+        """Watch a new lease; for when none is watched."""
+        self.watched = Watched(lease, size, now_s)
 
     def stand(self, now_s: float, done: int) -> None:
         """Note that more waits than can be in work now; ``done`` requests have been answered so far."""
@@ -129,9 +129,9 @@ class Service:
         self.age(now_s)
         self.busy = True
         self._since_s, self._done = now_s, done
-        watched = self._watched
+        watched = self.watched
         if watched is not None and len(watched.lease.requests) < watched.size:
-            self._watched = None  # answered some time ago, when nobody looked
+            self.watched = None  # answered some time ago, when nobody looked
 
     def rest(self, now_s: float) -> None:
         """Note that nothing waits, or not for this upstream's sake."""
@@ -168,14 +168,14 @@ class Service:
         self.known = self.known or (self.time_s > 0 and self._span_s >= EVIDENCE_S and warm)
 
     def _take_time(self, now_s: float, served: int, in_flight: int) -> None:
-        watched = self._watched
+        watched = self.watched
         if watched is None:
             return
         lease, size, began_s = watched
         took_s = now_s - began_s
         if 2 * len(lease.requests) <= size:
-            self._watched = None
+            self.watched = None
             if served and now_s < lease.terms.deadline_s and lease.worker.state != "suspect":
                 self.time_s += (took_s - self.time_s) * (GAIN if self.time_s else 1.0)
         elif served and took_s > max(1.0, 4 * in_flight / self.rate_per_s):
-            self._watched = None  # others are answered, this one hangs
+            self.watched = None  # others are answered, this one hangs
