@@ -270,7 +270,9 @@ class Ledger:
         opened = large = False
         while queue.waiting:
             if kind.connections:
-                worker = max(owners, key=lambda worker: origin.room(worker, kind.depth))
+                worker = owners[0]
+                if len(owners) > 1:
+                    worker = max(owners, key=lambda worker: origin.room(worker, kind.depth))
                 room = origin.room(worker, kind.depth)
             else:
                 worker = scheduler.least_loaded(owners, origin.by_worker)

@@ -116,6 +116,12 @@ def slots(limit: int, claims: Sequence[Claim]) -> dict[tuple[Worker, str], int]:
     Returns:
         Slots for each owner by worker and origin name, and for each other holder that has any to give up.
     """
+    if len(claims) == 1 and len(claims[0].owners) == 1:
+        name, wanted, (owner,), reserved_now, waits = claims[0]
+        if not waits and (not reserved_now or [*reserved_now] == [owner]):
+            # Nobody to share with, as most of the time: what it does not need stays, up to the limit. What
+            # follows comes to the same, but takes a third of what it takes to lease a single request.
+            return {(owner, name): min(limit, max(wanted, reserved_now.get(owner, 0)))}
     fair: dict[tuple[Worker, str], int] = {}
     for claim, total in zip(claims, shares(limit, _wanted(limit, claims)), strict=True):
         share, rest = divmod(total, len(claim.owners)) if claim.owners else (0, 0)

@@ -72,6 +72,17 @@ def test_what_is_reserved_never_exceeds_the_limit_because_of_a_new_level(
         assert sum(n for (_, name), n in confirmed.items() if name == claim.name) >= share
 
 
+@given(st.integers(0, 16), st.integers(0, 20), st.dictionaries(st.just(WORKERS[0]), st.integers(1, 20)))
+def test_who_has_nobody_to_share_with_has_what_it_would_have_beside_one_that_wants_nothing(
+    limit: int, wanted: int, held: dict[Worker, int]
+) -> None:
+    alone = Claim("o", wanted, WORKERS[:1], held)
+    idle = Claim("idle", 0, WORKERS[1:2], {})
+    beside = slots(limit, [alone, idle])
+    assert beside.pop((WORKERS[1], "idle")) == 0
+    assert slots(limit, [alone]) == beside
+
+
 def test_a_surplus_that_nobody_needs_stays() -> None:
     one = WORKERS[0]
     assert slots(8, [Claim("a", 1, [one], {one: 5})]) == {(one, "a"): 5}
