@@ -137,11 +137,16 @@ class Conversation:
 
     # --- time, and what was asked for -------------------------------------------------------------
 
-    def turn(self, now_s: float) -> None:
-        """Do what time asks for, and send what is to be sent."""
-        self._act(self.session.tick(now_s), now_s)
+    def turn(self, now_s: float) -> bool:
+        """Do what time asks for, and send what is to be sent; returns True if there was more than may be sent
+        in a turn."""
+        if actions := self.session.tick(now_s):
+            self._act(actions, now_s)
         self._expire(now_s)
         self.flush(now_s)
+        if self._large and self.session.room_bytes > 0:
+            return True
+        return bool(self._backlog or self._alone or self.outbox)
 
     def due_s(self, now_s: float) -> float:
         """When :meth:`turn` has something to do next, if nothing is asked for and nothing comes in."""
@@ -151,12 +156,6 @@ class Conversation:
         if self._warn_s is not None and self.pending:
             due_s = min(due_s, self._warn_s)
         return due_s
-
-    def has_batches(self) -> bool:
-        """Is there a request that was not yet sent?"""
-        if self._backlog or self._alone or self.outbox:
-            return True
-        return bool(self._large) and self.session.room_bytes > 0
 
     def cancel(self, future: Future[Any], now_s: float) -> bool:
         """End a request as cancelled, unless it is not in the table; then call :meth:`turn`. From any thread.

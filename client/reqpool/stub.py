@@ -377,8 +377,8 @@ class Stub:
             conversation.put_in_order(now_s)
         if self._lookup is not None:
             until_s = min(until_s, self._look(self._lookup, now_s))
-        conversation.turn(now_s)
-        has_more = link.has_messages() or (not link.blocked and conversation.has_batches())
+        unsent = conversation.turn(now_s)
+        has_more = link.has_messages() or (unsent and not link.blocked)
         if not has_more and not self._sleep(min(until_s, conversation.due_s(now_s))):
             return
         conversation.take(link.messages(), monotonic())

@@ -141,9 +141,9 @@ class ClientProcess(Process):
             self._deliver()
             self.die(linger=True)
             return now_s
-        conversation.turn(now_s)
+        unsent = conversation.turn(now_s)
         self._deliver()
-        if self._has_messages() or (conversation.has_batches() and self.has_room()):
+        if self._has_messages() or ((unsent or conversation.outbox) and self.has_room()):
             return now_s
         return conversation.due_s(now_s)
 

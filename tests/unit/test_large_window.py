@@ -62,7 +62,7 @@ def opened(*payloads: bytes, apart: bool = True) -> Windowed:
 def test_large_payloads_wait_for_room_and_small_ones_pass_them() -> None:
     talk = opened(WHOLE, b"A" + HALF, b"B" + HALF, b"C" + HALF, b"small")
     assert talk.sent() == [b"w", b"s"]
-    assert not talk.conversation.has_batches()
+    assert not talk.conversation.turn(1.0)
     talk.submit(b"later", 1.1)
     talk.conversation.turn(1.1)
     assert talk.sent() == [b"w", b"s", b"l"]
