@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from reqpool.errors import Code, PoolError
@@ -16,13 +17,32 @@ if TYPE_CHECKING:
     from reqpool_broker.state import Broker
 
     from .client import ClientProcess
+    from .process import Process
     from .worker import WorkerProcess
     from .world import World
 
 LATE_S = 0.2 + 0.15
 """A request ends so long after its deadline at the latest: the cluster's grace, and a sweep of its client."""
-LOOKBACK_S = 1.5
-"""What happened so long before a request was sent may still count as its misfortune: heartbeats tell late."""
+NEWS_S = 1.5
+"""News of a loss reaches every client within this time, as long as supervisor and broker run: it comes with
+heartbeats."""
+
+
+class Silence:
+    """A time in which the supervisor or a broker was frozen, and passed on no news.
+
+    Attributes:
+        process: which of them.
+        began_s: when.
+        ended_s: when it went on or died; infinite until then.
+    """
+
+    __slots__ = ("began_s", "ended_s", "process")
+
+    def __init__(self, process: Process, began_s: float) -> None:
+        self.process = process
+        self.began_s = began_s
+        self.ended_s = math.inf
 
 
 LARGE_BYTES = 3 << 19
@@ -118,6 +138,7 @@ class Oracle:
         """Workers that cannot be reached."""
         self._losses: list[tuple[float, str]] = []
         """When something happened that may leave once requests in doubt if the broker ends, too."""
+        self._silences: list[Silence] = []
 
     def fail(self, wrong: Wrong, text: str) -> NoReturn:
         """Something is wrong.
@@ -223,7 +244,8 @@ class Oracle:
 
         - A worker died, was frozen or cut off while it had the request, or the broker believed so.
         - The broker that knew the request has ended, and a worker or the supervisor was lost in the request's
-          life, or cannot be reached now. A broker's end alone is no cause.
+          life, or before the client could know when it submitted the request; or a worker cannot be reached
+          now. That a broker has ended, or was frozen, is not a cause by itself: all is with the workers.
         - Its client was frozen for about as long as a session lasts.
         """
         key = asked.key.decode()
@@ -231,9 +253,10 @@ class Oracle:
             self.fail(Wrong.UNKNOWN, f"{key} may be repeated, and ended with {error!r}")
         if asked.doubt:
             return
-        since_s = asked.submitted_s - LOOKBACK_S
         # The broker is gone that would know, and so is somebody who may have had it.
-        if asked.forgotten and (self.away or any(at_s >= since_s for at_s, _ in self._losses)):
+        if asked.forgotten and (
+            self.away or any(self.known_s(at_s) >= asked.submitted_s for at_s, _ in self._losses)
+        ):
             return
         self.fail(Wrong.UNKNOWN, f"{key} ended with OutcomeUnknown without a cause: {error}")
 
@@ -249,6 +272,24 @@ class Oracle:
     def lost(self, what: str) -> None:
         """Something happened that may leave a broker in doubt about what its predecessor had leased."""
         self._losses.append((self.world.scheduler.now_s, what))
+
+    def silent(self, process: Process) -> None:
+        """The supervisor or a broker is frozen."""
+        self._silences.append(Silence(process, self.world.scheduler.now_s))
+
+    def speaks(self, process: Process) -> None:
+        """A process goes on, or has died."""
+        for silence in self._silences:
+            if silence.process is process:
+                silence.ended_s = min(silence.ended_s, self.world.scheduler.now_s)
+
+    def known_s(self, lost_s: float) -> float:
+        """Return when all clients know of a loss: news waits while it is with a process that is frozen."""
+        known_s = lost_s + NEWS_S
+        for silence in self._silences:  # in the order in which they began
+            if silence.began_s <= known_s and silence.ended_s > lost_s:
+                known_s = max(known_s, silence.ended_s + NEWS_S)
+        return known_s
 
     def doubt_worker(self, worker: WorkerProcess, why: str) -> None:
         """A worker is lost, at least for now: what it has, or the broker believes it has, is in doubt."""

@@ -79,6 +79,7 @@ class Process:
         if self.frozen:
             self.frozen = False
             self.thawed_s = self.scheduler.now_s
+            self.world.oracle.speaks(self)
             self._turn_s = math.inf
             self.wake_at(self.scheduler.now_s + 0.00001)
 
@@ -87,6 +88,7 @@ class Process:
         if not self.alive:
             return
         self.alive = False
+        self.world.oracle.speaks(self)
         for server in self.servers:
             self.world.network.close(server, linger=linger)
         for dealer in list(self.dealers):

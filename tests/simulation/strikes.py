@@ -137,10 +137,16 @@ class Strikes:
         return self.world.brokers[-1] if self.world.brokers else None
 
     def _freeze_broker(self, strike: Strike) -> bool:
-        return self._freeze(self._pick_broker(strike), strike)
+        return self._silence(self._pick_broker(strike), strike)
 
     def _freeze_supervisor(self, strike: Strike) -> bool:
-        return self._freeze(self.world.supervisor, strike)
+        return self._silence(self.world.supervisor, strike)
+
+    def _silence(self, process: Process | None, strike: Strike) -> bool:
+        struck = self._freeze(process, strike)
+        if struck and process is not None:
+            self.world.oracle.silent(process)
+        return struck
 
     def _kill_broker(self, strike: Strike) -> bool:
         broker = self._pick_broker(strike)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from .mutations import MUTATIONS, Mutation
-from .plan import draw_plan
+from .oracle import NEWS_S
+from .plan import Fault, draw_plan
 from .shrink import Shrinker, retrace
 from .world import World
 
@@ -33,14 +34,27 @@ def _silence() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def _check(seeds: Iterable[int], *, calm: bool | None = None) -> int:
+REGRESSIONS = (
+    ((7000911,), ()),
+    ((9100101,), (Fault.FREEZE_SUPERVISOR, Fault.KILL_WORKER, Fault.KILL_BROKER)),
+    ((9100068, 9100075, 9100097), (Fault.FREEZE_BROKER, Fault.KILL_WORKER, Fault.KILL_BROKER)),
+    (
+        (9100019, 9100033, 9100050),
+        (Fault.FREEZE_BROKER, Fault.KILL_SUPERVISOR, Fault.FREEZE_SUPERVISOR),
+    ),
+)
+"""Seeds that failed once, and the faults they drew from, all if there are none: see SEEDS.md."""
+
+
+def _check(seeds: Iterable[int], *, calm: bool | None = None, only: tuple[Fault, ...] = ()) -> int:
     """Run seeds and return how many steps they took; fails with the first that fails."""
     steps = 0
     for seed in seeds:
-        outcome = World(draw_plan(seed, calm=calm)).run()
+        outcome = World(draw_plan(seed, calm=calm, only=only)).run()
         steps += outcome.steps
         if outcome.wrong is not None:
             how = " --calm" if calm else ""
+            how += f" --only {','.join(fault.name for fault in only)}" if only else ""
             pytest.fail(
                 f"seed {seed}: {outcome.wrong.value}: {outcome.text}\n"
                 f"in tests/: python -m simulation --seed {seed}{how} --shrink",
@@ -51,6 +65,30 @@ def _check(seeds: Iterable[int], *, calm: bool | None = None) -> int:
 
 def test_what_is_promised_holds_for_fixed_seeds() -> None:
     assert _check(range(150)) > 1_000_000
+
+
+@pytest.mark.parametrize(("seeds", "only"), REGRESSIONS)
+def test_seeds_that_failed_once_no_longer_do(seeds: tuple[int, ...], only: tuple[Fault, ...]) -> None:
+    assert _check(seeds, only=only) > 0
+
+
+@pytest.mark.parametrize("who", ["nobody", "broker", "supervisor", "broker, too late"])
+def test_a_loss_explains_doubt_until_its_news_has_had_time_to_reach_the_clients(who: str) -> None:
+    world = World(draw_plan(0, calm=False)._replace(asks=(), strikes=()))
+    world.scheduler.run(world.scheduler.now_s + 5.0, 100_000)
+    process = world.supervisor if who == "supervisor" else world.broker
+    assert process is not None
+    lost_s = world.scheduler.now_s
+    world.oracle.lost("a worker died")
+    world.scheduler.run(lost_s + (NEWS_S + 0.1 if "late" in who else 1.0), 100_000)
+    if who != "nobody":
+        process.freeze()
+        world.oracle.silent(process)
+        world.scheduler.run(lost_s + 2.0, 100_000)
+        process.thaw()
+    world.scheduler.run(lost_s + 9.0, 100_000)
+    frozen_s = 2.0 if who in ("broker", "supervisor") else 0.0
+    assert world.oracle.known_s(lost_s) == pytest.approx(lost_s + frozen_s + NEWS_S, abs=0.01)
 
 
 def test_planned_stops_cost_nobody_an_error() -> None:
