@@ -389,7 +389,7 @@ class Future(concurrent.futures.Future[T]):
     def refused(cls, error: UsageError) -> Future[Any]:
         """Return an ended future for a request that was never one."""
         nothing: Any = None
-        future: Future[Any] = Future(_NOBODY, 0, nothing, b"", 0.0, 0.0, 1, None)
+        future: Future[Any] = Future(NOBODY, 0, nothing, b"", 0.0, 0.0, 1, None)
         future._value = error
         future.end(FINISHED, error.code, None, 0.0)
         return future
@@ -450,8 +450,8 @@ class Future(concurrent.futures.Future[T]):
         _waiters = property(_make_waiters)
 
 
-class _Nobody:
-    """The owner of futures that ended before they began."""
+class Nobody:
+    """The owner of futures that ended before they began, or that nobody waits for."""
 
     session_label = ""
 
@@ -478,4 +478,4 @@ class _Nobody:
         self._log.exception("callback of a refused request raised")
 
 
-_NOBODY = _Nobody()
+NOBODY = Nobody()

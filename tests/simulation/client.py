@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reqpool.conversation import Conversation
 from reqpool.delivery import Delivery
-from reqpool.future import Future
+from reqpool.future import Future, Nobody
 from reqpool.kinds import Kind, Route
 from reqpool.session import Session
 
@@ -35,9 +35,19 @@ class SimulatedKind(Kind):
         return data
 
 
+class App(Nobody):
+    """The owner of a client's futures. It waits for none, and what is wrong in a callback is raised."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.session_label = name
+
+    def report_callback_error(self, future: Future[Any]) -> None:
+        raise
+
+
 class ClientProcess(Process):
-    """One client process with one session; see :class:`reqpool.future.Owner` and
-    :class:`reqpool.conversation.Transport`.
+    """One client process with one session; see :class:`reqpool.conversation.Transport`.
 
     Attributes:
         session_id: the secret.
@@ -48,7 +58,6 @@ class ClientProcess(Process):
     def __init__(self, world: World, name: str, session_id: bytes, url: str) -> None:
         super().__init__(world, name)
         self.session_id = session_id
-        self.session_label = name
         self.blocked = False
         self._intake: Dealer | None = None
         self._results: Dealer | None = None
@@ -57,6 +66,7 @@ class ClientProcess(Process):
         self._leaving = False
         self._lost = False
         self._pins = 0
+        self._app = App(name)
         self._delivery = Delivery(None)
         session = Session(session_id, name, 1, self.random.random)
         self.conversation = Conversation(url, session, self, self._delivery)
@@ -91,7 +101,7 @@ class ClientProcess(Process):
             asked.pin = self._pins
             route = Route(route.kind, route.origins, False, b"", asked.pin, opens=True)
         future: Future[Any] = Future(
-            self, seq, route, asked.payload, now_s, now_s + asked.plan.timeout_s, 1, self._ended, asked
+            self._app, seq, route, asked.payload, now_s, now_s + asked.plan.timeout_s, 1, self._ended, asked
         )
         asked.submitted(self, future)
         conversation.pending[seq] = future
@@ -181,23 +191,6 @@ class ClientProcess(Process):
 
     def send(self, head: bytes, *payloads: bytes) -> bool:
         return self._intake is not None and self._intake.send([head, *payloads])
-
-    # --- what a future needs ----------------------------------------------------------------------
-
-    def check_wait(self) -> None:
-        pass
-
-    def lead(self, future: Future[Any], until_s: float) -> None:
-        pass
-
-    def watch(self) -> None:
-        pass
-
-    def end_if_abandoned(self, future: Future[Any]) -> None:
-        pass
-
-    def report_callback_error(self, future: Future[Any]) -> None:
-        raise
 
 
 def route_of(kind: Kind, origin: str, *, once: bool) -> Route:

@@ -6,105 +6,15 @@ import errno
 import subprocess
 import sys
 from concurrent.futures._base import FINISHED, PENDING
-from typing import Any
 
 import pytest
 
 import reqpool
 from reqpool import wire
-from reqpool.conversation import WARN_AFTER_S, Conversation
-from reqpool.delivery import Delivery
-from reqpool.future import _NOBODY, Future
-from reqpool.kinds import Asked, Kind, Route
-from reqpool.session import Session, State
+from reqpool.conversation import WARN_AFTER_S
+from reqpool.session import State
 from reqpool.wire import Verb
-
-URL = "tcp://cluster:5570"
-
-
-class Plain(Kind):
-    name = "plain"
-
-    def encode(self, target: Any, payload: Any, *args: Any, **options: Any) -> tuple[Route, bytes, Any]:
-        return ROUTE, payload, None
-
-    def decode(self, data: bytes, request: Asked) -> bytes:
-        return data
-
-
-ROUTE = Route(Plain(), ("plain://one",), False)
-
-
-class Transport:
-    """Takes everything, and keeps it.
-
-    Attributes:
-        sent: what went out through the intake socket of the connection, decoded.
-        dials: URLs of intake sockets, oldest first.
-        subscribed: URL of the results socket, None while there is none.
-        cannot_dial: raised at the next dials.
-    """
-
-    def __init__(self) -> None:
-        self.blocked = False
-        self.sent: list[tuple[Verb, list[Any]]] = []
-        self.dials: list[str] = []
-        self.subscribed: str | None = None
-        self.cannot_dial: OSError | None = None
-
-    def dial(self, url: str, hello: bytes) -> None:
-        self.dials.append(url)
-        if self.cannot_dial is not None:
-            raise self.cannot_dial
-        self.send(hello)
-
-    def subscribe(self, url: str) -> None:
-        self.subscribed = url
-
-    def hang_up(self) -> None:
-        self.subscribed = None
-        self.sent.clear()
-
-    def has_room(self) -> bool:
-        return not self.blocked
-
-    def send(self, head: bytes, *payloads: bytes) -> bool:
-        self.sent.append(wire.decode(head, wire.CLIENT_TO_BROKER, payloads))
-        return True
-
-    def submits(self) -> list[list[wire.Group]]:
-        return [fields[2] for verb, fields in self.sent if verb is Verb.SUBMIT]
-
-
-class Talk:
-    """A conversation, the broker's lines in it, and what was submitted."""
-
-    def __init__(self) -> None:
-        self.transport = Transport()
-        session = Session(b"s" * 16, "test", 1, random_unit=lambda: 1.0)
-        self.conversation = Conversation(URL, session, self.transport, Delivery(None))
-        self.session = session
-
-    def submit(self, payload: bytes, now_s: float, timeout_s: float = 20.0) -> Future[Any]:
-        conversation = self.conversation
-        seq = conversation.next_seq()
-        future: Future[Any] = Future(_NOBODY, seq, ROUTE, payload, now_s, now_s + timeout_s, 1, None)
-        conversation.pending[seq] = future
-        conversation.outbox.append(future)
-        return future
-
-    def welcome(self, now_s: float, epoch: int = 7) -> None:
-        about = {"epoch": epoch, "results": "5571", "heartbeat_ms": 500, "liveness_ms": 2_500}
-        self.conversation.take([(True, [wire.encode(Verb.WELCOME, wire.VERSION, about)])], now_s)
-
-    def publish(self, now_s: float, *frames: bytes) -> None:
-        self.conversation.take([(False, [b"s" * 16, *frames])], now_s)
-
-    def open(self, now_s: float, epoch: int = 7) -> None:
-        self.conversation.turn(now_s)
-        self.welcome(now_s, epoch)
-        self.publish(now_s, wire.encode(Verb.OPEN, epoch))
-        assert self.session.state is State.OPEN
+from support.client_conversation import URL, Talk
 
 
 def test_a_request_is_sent_when_the_session_opens_and_ends_with_its_result() -> None:

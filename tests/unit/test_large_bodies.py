@@ -10,11 +10,11 @@ import zmq
 from reqpool import errors, wire
 from reqpool.errors import Code
 from reqpool.wire import Group, LeaseGroup, Reject, Verb
+from support.client_conversation import Talk
 from support.fake_peers import UPSTREAM, Desk
 from support.pinned import ORIGIN, opened
 from support.worker_conversation import SESSION
 from support.worker_conversation import Talk as WorkerTalk
-from unit.test_conversation import Talk
 
 LARGE = b"L" * (wire.LARGE_MESSAGE_BYTES + 1)
 MOST = b"M" * wire.LARGE_MESSAGE_BYTES

@@ -7,8 +7,8 @@ import pytest
 from reqpool import wire
 from reqpool.errors import RequestTimeout
 from reqpool.wire import Group, Verb
+from support.client_conversation import Talk
 from support.fake_peers import UPSTREAM, Desk
-from unit.test_conversation import Talk
 
 WINDOW_BYTES = 1 << 20
 HALF = b"h" * (WINDOW_BYTES // 2)

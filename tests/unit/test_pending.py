@@ -12,7 +12,7 @@ import pytest
 
 from reqpool import address, wire
 from reqpool.errors import ProtocolError, UsageError
-from reqpool.future import _NOBODY, Future
+from reqpool.future import NOBODY, Future
 from reqpool.keeping import Keeping
 from reqpool.kinds import Asked, Kind, Route
 from reqpool.outbox import next_batch
@@ -36,7 +36,7 @@ TWO = Route(Plain(), ("plain://two",), True)
 def make(
     seq: int, deadline_s: float = 5.0, route: Route = ONE, payload: bytes = b"p", priority: int = 1
 ) -> Future[Any]:
-    return Future(_NOBODY, seq, route, payload, 0.0, deadline_s, priority, None)
+    return Future(NOBODY, seq, route, payload, 0.0, deadline_s, priority, None)
 
 
 def table(*futures: Future[Any]) -> Pending:
