@@ -53,14 +53,27 @@ def test_the_commands_exist() -> None:
     usage = subprocess.run(
         [sys.executable, "-m", "reqpool_ops", "--help"], capture_output=True, text=True
     ).stdout
-    for command in re.findall(r"\| `reqpool ([a-z]+)", README):
+    commands = re.findall(r"\| `reqpool ([a-z]+)", README)
+    assert commands
+    for command in commands:
         assert re.search(rf"^ +{command} ", usage, re.MULTILINE), command
 
 
+def _anchors(document: Path) -> set[str]:
+    """The anchors that GitHub makes of a document's headings."""
+    titles = re.findall(r"^#+ (.*)", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/protocol.md", "docs/kinds.md"]
+    "document",
+    ["README.md", "docs/operations.md", "docs/protocol.md", "docs/kinds.md", "docs/reliability.md"],
 )
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
-        assert (path.parent / link).exists(), link
+    links = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", path.read_text())
+    assert links
+    for file, anchor in links:
+        target = path.parent / file if file else path
+        assert target.exists(), file
+        assert not anchor or anchor in _anchors(target), f"{file}#{anchor}"

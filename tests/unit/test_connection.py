@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from reqpool.kinds.origin import endpoint
 from reqpool.wire import Verb
 from reqpool_workers import connection
 from reqpool_workers.connection import State
+from reqpool_workers.unsent import Unsent
 from support.fake_worker_broker import BROKER_FDS, SESSION, FakeBroker
 from support.leaks import no_leak
 from support.lines import Lines, lines, on_word
@@ -53,6 +55,30 @@ def test_a_deep_connection_takes_requests_before_the_answers_come(broker: FakeBr
         peer.go.release()
         assert broker.results(200) == {seq: (0, b"%d" % seq) for seq in range(200)}
     assert peer.accepted == 1
+
+
+def test_a_large_request_is_written_a_part_in_each_turn(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[float, int]] = []
+    large = b"x" * (10 * connection.WRITE_BYTES_PER_TURN) + b"\n"
+    with TcpPeer(echo_until(b"\n")) as peer, broker.worker(lines()) as worker:
+
+        class Noting(Unsent):
+            def send(self, to: socket.socket, most_bytes: int) -> None:
+                before = sum(map(len, self._pieces))
+                super().send(to, most_bytes)
+                written.append((worker.loop.now_s, before - sum(map(len, self._pieces))))
+
+        monkeypatch.setattr(connection, "Unsent", Noting)
+        broker.welcome()
+        origin = f"lines://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1, {})
+        broker.lease("lines", origin, {1: large})
+        assert broker.results(1) == {1: (0, large[:-1])}
+    assert sum(size for _, size in written) == len(large)
+    assert max(size for _, size in written) <= connection.WRITE_BYTES_PER_TURN
+    assert len({turn_s for turn_s, _ in written}) == len(written)
 
 
 def test_a_cancelled_request_never_leaves_its_answer_to_the_next(broker: FakeBroker) -> None:

@@ -130,8 +130,8 @@ class Bound:
 def closed(connection: socket.socket) -> bool:
     """Has the other end closed it? (It has said its greeting first.)"""
     try:
-        while data := connection.recv(1000, socket.MSG_DONTWAIT):
-            assert data
+        while connection.recv(1000, socket.MSG_DONTWAIT):
+            pass
     except BlockingIOError:
         return False
     except ConnectionResetError:
@@ -157,13 +157,13 @@ def test_workers_come_in_where_clients_have_taken_all_there_is(tmp_path: Path) -
 def test_one_process_has_its_share_of_connections(tmp_path: Path) -> None:
     bound = Bound(tmp_path, 100, 5)
     code = f"import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect({str(tmp_path / 'clients')!r})"
-    code += "; s.recv(1); print(flush=True); sys.stdin.read()"
+    code += "; print(s.recv(1), flush=True); sys.stdin.read()"
     with connections(bound.urls[0], 8):
         wait_until(lambda: bound.take().refused == 3, what="three are too many")
         other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert other.stdin
         assert other.stdout
-        other.stdout.readline()
+        assert other.stdout.readline() == b"b'\\xff'\n", "it is greeted, not closed"
         wait_until(lambda: bound.take().open == 6, what="another process has its own")
         assert bound.doors.refused == 3
         other.communicate()
@@ -317,8 +317,9 @@ def test_doors_close_while_more_wait_than_a_monitor_holds(
 ) -> None:
     monkeypatch.setattr(doors_module, "EVENTS_PER_TURN", 1)
     bound = Bound(tmp_path, 10_000, 10_000)
-    with connections(bound.urls[0], 50):
+    with connections(bound.urls[0], 50) as clients:
         bound.close()
+        wait_until(lambda: all(map(closed, clients)), what="they are closed")
 
 
 def test_the_brokers_sample_stands_while_no_file_descriptor_is_left(
