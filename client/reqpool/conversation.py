@@ -12,7 +12,6 @@ One thread at a time may call its methods. Other threads may only do what :class
 
 from __future__ import annotations
 
-import errno
 import itertools
 import logging
 import math
@@ -24,6 +23,7 @@ from typing import Any, Protocol
 from . import address, wire
 from .counted_log import CountedLog
 from .delivery import Delivery
+from .descriptors import SHORTAGES
 from .ends import Ends
 from .errors import BadResponse, Code, PoolError, ProtocolError
 from .future import Future
@@ -131,6 +131,8 @@ class Conversation:
         self._suspects: set[int] = set()
         self._waiting_seq = 0
         self._unpinned: deque[int] = deque(maxlen=UNPINNED_REMEMBERED)
+        self._shortage = ""
+        """What this process lacked when it last dialled; empty if nothing."""
         self._warn_s: float | None = None
         """When to warn that no broker answers; None while one does, infinity once that was said."""
         self._log = CountedLog(log)
@@ -253,6 +255,7 @@ class Conversation:
                     self._miss(now_s)
                     try:
                         self._transport.dial(self._url, hello)
+                        self._shortage = ""
                     except OSError as error:
                         self._cannot_dial(error, f"cannot be dialled: {error.strerror}", now_s)
                 case Subscribe(results):
@@ -282,8 +285,9 @@ class Conversation:
     def _cannot_dial(self, error: OSError, text: str, now_s: float) -> None:
         # What this process is short of now it may have later.
         session = self.session
-        give = session.give_in if error.errno in _SHORTAGES else session.give_up
-        self._act(give(now_s, text), now_s)
+        short = error.errno in SHORTAGES
+        self._shortage = str(error.strerror) if short else ""
+        self._act((session.give_in if short else session.give_up)(now_s, text), now_s)
 
     def _go_on(self, now_s: float) -> None:
         """Make the next requests of those whose answer asks for one, each under its future and deadline."""
@@ -455,6 +459,8 @@ class Conversation:
         last = f" ({session.trouble})" if session.trouble else ""
         if session.state is State.OPEN:
             return "the cluster gave no answer in time"
+        if self._shortage:
+            return f"the broker at {self._shown_url} cannot be dialled: {self._shortage}"
         if session.ever_open:
             return f"the connection to the broker at {self._shown_url} is lost{last}"
         if self._exit_text is not None:
@@ -466,5 +472,4 @@ class Conversation:
         self.ends.end(self.table.take_all(), FINISHED, Code.BROKER_UNAVAILABLE, verdict, now_s)
 
 
-_SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 _CANCELLED = wire.encode_error("cancelled by the caller")

@@ -14,6 +14,7 @@ import time
 from importlib.util import find_spec
 
 from . import address
+from .descriptors import SHORTAGES
 from .errors import UsageError
 
 STOP_SECONDS = 5.0
@@ -104,7 +105,8 @@ class Embedded:
                     started = self._start_again()
                 except OSError as error:
                     text = f"the embedded cluster cannot be started again: {error.strerror}"
-                    failures += 1
+                    # What this process is short of now it may have later.
+                    failures += error.errno not in SHORTAGES or failures < MOST_FAILURES
                     continue
                 if not started:
                     return

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import zmq
 
+from . import sockets
 from .errors import UsageError
 
 EXIT_SECONDS = 1.0
@@ -50,9 +51,14 @@ def start_lock() -> threading.Lock:
 
 
 def context() -> zmq.Context[zmq.Socket[bytes]]:
-    """Return this process's ZeroMQ context. Hold :func:`start_lock`."""
+    """Return this process's ZeroMQ context. Hold :func:`start_lock`.
+
+    Raises:
+        OSError: if there is no file descriptor for it.
+    """
     if _host.context is None:
-        _host.context = zmq.Context()
+        with sockets.os_errors():
+            _host.context = zmq.Context()
         _host.context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
     return _host.context
 

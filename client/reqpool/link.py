@@ -14,12 +14,9 @@ Facts it relies on:
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import logging
 import math
 import os
-import resource
 import select
 import weakref
 from collections.abc import Callable, Iterator
@@ -28,7 +25,7 @@ from typing import NamedTuple
 
 import zmq
 
-from . import ownership, sockets, wire
+from . import descriptors, ownership, sockets, wire
 from .monitor import Monitor, Reach
 from .probe import Probe, is_zmtp
 
@@ -48,10 +45,6 @@ PROBE_AFTER_S = 0.5
 PROBE_S = 0.5
 """How long it may take to answer that."""
 
-SPARE_FDS = 16
-"""File descriptors that have to be free before a socket is opened: it takes six, with its monitor and its
-connection, the context's threads five, and the rest is for what the app's other threads open meanwhile."""
-
 
 class Loss(NamedTuple):
     """Why the connection can no longer be used.
@@ -63,15 +56,6 @@ class Loss(NamedTuple):
 
     text: str
     final: bool = False
-
-
-@contextlib.contextmanager
-def _os_errors() -> Iterator[None]:
-    """Raise ZeroMQ's errors as what they stand for: who dials need not know ZeroMQ."""
-    try:
-        yield
-    except zmq.ZMQError as error:
-        raise OSError(error.errno, error.strerror) from error
 
 
 class Link:
@@ -125,11 +109,11 @@ class Link:
         Raises:
             OSError: if it cannot be, or is somebody else's; none is open then.
         """
-        self._check_spare_fds()
+        descriptors.check_spare()
         ownership.check(url)
         self._url = url
         self._dials += 1
-        with _os_errors():
+        with sockets.os_errors():
             self._intake, self._intake_fd, self._intake_monitor = self._open(zmq.DEALER, url)
             self.send(hello)
 
@@ -139,25 +123,9 @@ class Link:
         Raises:
             OSError: if it cannot be; none is open then.
         """
-        self._check_spare_fds()
-        with _os_errors():
+        descriptors.check_spare()
+        with sockets.os_errors():
             self._results, self._results_fd, self._results_monitor = self._open(zmq.SUB, url)
-
-    def _check_spare_fds(self) -> None:
-        """Raise OSError if the process is about to run out of file descriptors."""
-        held: list[int] = []
-        try:
-            for _ in range(SPARE_FDS):
-                held.append(os.dup(self._wake_fd))
-        except OSError as error:
-            if error.errno != errno.EMFILE:
-                raise
-            most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            text = f"this process has fewer than {SPARE_FDS} file descriptors left (ulimit -n {most})"
-            raise OSError(errno.EMFILE, text) from error
-        finally:
-            for fd in held:
-                os.close(fd)
 
     def _open(self, kind: int, url: str) -> tuple[zmq.Socket[bytes], int, Monitor]:
         socket: zmq.Socket[bytes] = self._context.socket(kind)
@@ -338,7 +306,7 @@ class Link:
             return
         self._probe_s = monotonic() + PROBE_S
         try:
-            self._check_spare_fds()
+            descriptors.check_spare()
             self._probe = Probe(self._context, self._url)
         except (OSError, zmq.ZMQError) as error:
             log.debug("cannot look who listens at %s: %s", self._url, error)

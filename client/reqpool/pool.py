@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import address, host, masking, wire
+from . import address, descriptors, host, masking, wire
 from .delivery import Handoff
 from .embedded import Embedded
 from .errors import Code, UsageError
@@ -47,7 +47,7 @@ class Pool(Requests):
       instead of raising Overloaded.
 
     Every submitting method raises UsageError if the request is wrong or the pool is closed, and
-    Overloaded if there is no room.
+    Overloaded if there is no room, or the process is short of file descriptors.
     """
 
     def __init__(
@@ -274,7 +274,7 @@ class Pool(Requests):
 
     def _open(self) -> Stub:
         """Start this process's session."""
-        with host.start_lock():
+        with host.start_lock(), descriptors.told():
             if self._closed:
                 raise UsageError("the pool is closed")
             stub = self._stub

@@ -12,6 +12,8 @@ every frame), and reading until ``zmq.Again`` is raised, which costs twice as mu
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import zmq
@@ -64,3 +66,12 @@ def send(socket: zmq.Socket[bytes], frames: list[Any]) -> None:
     for frame in frames[:-1]:
         socket.send(frame, _MORE, type(frame) is bytes)
     socket.send(last, _NOBLOCK, type(last) is bytes)
+
+
+@contextlib.contextmanager
+def os_errors() -> Iterator[None]:
+    """Raise ZeroMQ's errors as what they stand for: who dials need not know ZeroMQ."""
+    try:
+        yield
+    except zmq.ZMQError as error:
+        raise OSError(error.errno, error.strerror) from error

@@ -272,6 +272,17 @@ def test_a_process_that_is_short_of_files_dials_again_later(shortage: int) -> No
     assert len(talk.transport.submits()) == 1
 
 
+def test_a_process_that_is_short_of_files_is_not_asked_whether_a_broker_runs() -> None:
+    talk = Talk()
+    talk.transport.cannot_dial = OSError(errno.EMFILE, "short of files")
+    future = talk.submit(b"ask", 0.0)
+    talk.conversation.turn(0.0)
+    talk.conversation.turn(talk.conversation.table.due_s)
+    assert future._state is FINISHED
+    assert f"the broker at {URL} cannot be dialled: short of files" in str(future.exception())
+    assert "running there" not in str(future.exception())
+
+
 def test_messages_that_cannot_be_read_are_counted_and_not_all_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

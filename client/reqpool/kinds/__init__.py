@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import lru_cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, MetadataPathFinder, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from .. import wire
+from .. import descriptors, wire
 from ..errors import BadResponse, UsageError
 from ..masking import without_password
 
@@ -238,12 +238,26 @@ def find(name: str) -> Kind:
 
     Raises:
         UsageError: if no installed package registers that name.
+        Overloaded: if the process is short of file descriptors.
     """
     kind = _found.get(name)
     if kind is None:
-        registered = entry_points(group="reqpool.kinds")
-        if name not in registered.names:
-            known = ", ".join(sorted(registered.names)) or "none: is reqpool installed?"
-            raise UsageError(f"unknown kind {without_password(name)!r}; installed kinds: {known}")
-        kind = _found[name] = registered[name].load()
+        with descriptors.told():
+            # Packages remember for good what they could not import for want of one (pymysql: ssl).
+            descriptors.check_spare()
+            kind = _found[name] = _registered(name).load()
     return kind
+
+
+def _registered(name: str) -> EntryPoint:
+    registered = entry_points(group="reqpool.kinds")
+    if name not in registered.names:
+        # A folder that could not be listed, for want of a descriptor perhaps, counts as empty, and is not
+        # listed again (importlib.metadata, FastPath.children). importlib.invalidate_caches() sees to that
+        # from Python 3.12 on only.
+        MetadataPathFinder().invalidate_caches()
+        registered = entry_points(group="reqpool.kinds")
+    if name not in registered.names:
+        known = ", ".join(sorted(registered.names)) or "none: is reqpool installed?"
+        raise UsageError(f"unknown kind {without_password(name)!r}; installed kinds: {known}")
+    return registered[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -110,8 +111,47 @@ def test_a_process_without_file_descriptors_is_told_so_and_lives(broker: FakeBro
     assert done.returncode == 0, done.stderr
     told, then = done.stdout.splitlines()
     assert told.startswith("RequestTimeout(")
-    assert "this process has fewer than 16 file descriptors left (ulimit -n 128)" in told
+    assert "fewer than 16 file descriptors left: RLIMIT_NOFILE is 128, and `ulimit -n` can raise it" in told
+    assert "running there?" not in told
     assert then == "b'y'"
+
+
+NO_FDS = """
+import importlib.metadata, resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+def use_up(left):
+    held = []
+    while True:
+        try: held.append(os.dup(0))
+        except OSError: break
+    for _ in range(left): os.close(held.pop())
+    return held
+def ask():
+    try: return pool.submit(kind, "127.0.0.1:9", b"x", timeout=20).result()
+    except reqpool.PoolError as error: return repr(error)
+kind = sys.argv[3]
+if int(sys.argv[4]): reqpool.kinds.find(kind)
+held = use_up(int(sys.argv[2]))
+if not int(sys.argv[4]): importlib.metadata.entry_points(group="reqpool.kinds")  # finds none
+print(ask())
+for fd in held: os.close(fd)
+print(ask())
+pool.close()
+"""
+
+
+@pytest.mark.parametrize(("left", "loaded"), [(0, 0), (12, 0), (0, 1), (1, 1)])
+def test_a_first_request_without_file_descriptors_is_refused_and_the_next_one_goes(
+    broker: FakeBroker, left: int, loaded: int
+) -> None:
+    broker.answer = lambda seq, payload: (0, payload)
+    done = run_script(NO_FDS, broker.url, str(left), "udp", str(loaded))
+    assert done.returncode == 0, done.stderr
+    refused, then = done.stdout.splitlines()
+    assert refused.startswith("Overloaded("), refused
+    assert "file descriptors left: RLIMIT_NOFILE is 64, and `ulimit -n` can raise it to" in refused
+    assert then == "b'x'"
 
 
 HOLD = "pool.udp('127.0.0.1:9', b'hold', timeout=60, callback=print)"
@@ -363,6 +403,26 @@ def test_an_embedded_cluster_that_was_killed_is_started_again_in_its_folder(
     assert folder.stat().st_mode & 0o777 == 0o700
     embedded.stop()
     assert not folder.exists()
+
+
+def test_an_embedded_cluster_that_cannot_be_started_for_a_shortage_is_started_when_that_is_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    once = f"[ $(wc -l <{tmp_path}/lives) = 1 ] && kill -9 $$; exec sleep 60"
+    launch = Embedded._launch
+    launches: list[None] = []
+
+    def short(self: Embedded) -> subprocess.Popen[bytes]:
+        launches.append(None)
+        if 1 < len(launches) <= 2 * MOST_FAILURES:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return launch(self)
+
+    monkeypatch.setattr(Embedded, "_launch", short)
+    embedded, lives = embedded_over(once, monkeypatch, tmp_path, delay_s=0.001)
+    wait_until(lambda: count_lives(lives) == 2)
+    assert embedded.exit_text() is None
+    embedded.stop()
 
 
 def test_an_embedded_cluster_is_not_started_again_while_it_is_being_stopped(

@@ -1,0 +1,63 @@
+"""What a process is short of, for now: file descriptors above all.
+
+Linux gives EMFILE at the limit of the process (RLIMIT_NOFILE, getrlimit(2)), ENFILE at that of the machine
+(fs.file-max, proc(5)), ENOBUFS or ENOMEM when the kernel has no memory for a socket (socket(2)).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+from collections.abc import Iterator
+
+from .errors import Overloaded
+
+SPARE_FDS = 16
+"""File descriptors that have to be left before what cannot be undone. A socket takes six, with its monitor
+and its connection, the context's threads five; the rest is for what other threads open meanwhile."""
+SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
+RETRY_AFTER_S = 1.0
+"""What ``Overloaded`` advises: files are closed when something else ends."""
+
+
+def check_spare() -> None:
+    """See that :data:`SPARE_FDS` file descriptors are left.
+
+    Raises:
+        OSError: if fewer are left; its ``strerror`` says how many there may be, and how to raise the limit.
+    """
+    held: list[int] = []
+    try:
+        held.append(os.eventfd(0))
+        while len(held) < SPARE_FDS:
+            held.append(os.dup(held[0]))
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        text = (
+            f"this process has fewer than {SPARE_FDS} file descriptors left: RLIMIT_NOFILE is {soft}, "
+            f"and `ulimit -n` can raise it to {hard}"
+        )
+        raise OSError(errno.EMFILE, text) from error
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Raise Overloaded, with what is short, where a request cannot be submitted for one of the shortages."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in SHORTAGES:
+            raise
+        text = str(error.strerror)
+        try:
+            check_spare()
+        except OSError as why:
+            text = str(why.strerror)
+        raise Overloaded(text, sent=False, retry_after_s=RETRY_AFTER_S) from error
