@@ -35,7 +35,7 @@ def _name_fault(host: str) -> str | None:
         socket.getaddrinfo(host.strip("[]").encode(), None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         if error.errno in _NO_SUCH_NAME:
-            return f"there is no host called {host!r}"
+            return f"no such host: {host!r}"
     except OSError:
         pass  # the look-up itself is what fails
     return None

@@ -238,12 +238,12 @@ def test_a_place_where_no_broker_can_be_is_said_unless_one_answers() -> None:
     talk = Talk()
     future = talk.submit(b"ask", 0.0)
     talk.conversation.turn(0.0)
-    talk.conversation.refuse("there is no host called 'cluster'")
+    talk.conversation.refuse("no such host: 'cluster'")
     talk.conversation.turn(0.1)
-    assert "there is no host called 'cluster'" in str(future.exception())
+    assert "no such host: 'cluster'" in str(future.exception())
     talk.open(0.2)
     late = talk.submit(b"late", 0.2)
-    talk.conversation.refuse("there is no host called 'cluster'")
+    talk.conversation.refuse("no such host: 'cluster'")
     talk.conversation.turn(0.3)
     assert late._state is PENDING
 

@@ -29,7 +29,7 @@ def resolves(monkeypatch: pytest.MonkeyPatch, error: OSError | None) -> list[byt
 @pytest.mark.parametrize("code", [socket.EAI_NONAME, socket.EAI_NODATA])
 def test_a_name_that_no_host_has_is_a_fault(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     asked = resolves(monkeypatch, socket.gaierror(code, "no such name"))
-    assert lookup.fault("tcp://cluster:5570") == "there is no host called 'cluster'"
+    assert lookup.fault("tcp://cluster:5570") == "no such host: 'cluster'"
     assert asked == [b"cluster"]
 
 
@@ -83,7 +83,7 @@ def test_nothing_is_looked_at_before_a_broker_had_its_time_and_then_now_and_then
     assert asked == []
     place.turn(place.due_s)
     assert told.acquire(timeout=5)
-    assert place.fault == "there is no host called 'cluster'"
+    assert place.fault == "no such host: 'cluster'"
     wait_until(lambda: not [t for t in threading.enumerate() if t.name == "reqpool-lookup"], 5)
     resolves(monkeypatch, None)
     place.turn(10.0 + lookup.FIRST_S + lookup.AGAIN_S)
