@@ -505,30 +505,37 @@ class Clients:
                 )
                 self._outbox.results.append([session.id, head])
 
-    def beat(self) -> None:
+    def ask_to_acknowledge(self, worker: Worker) -> None:
+        """Have clients say at once what they have received of what a worker keeps until they do."""
+        for session in self.sessions.values():
+            if any(keeper is worker for batch in session.unacked for keeper, _ in batch.keepers):
+                self.beat(session)
+
+    def beat_in_turn(self) -> None:
         """Send the sessions of the results socket whose turn it is their heartbeats."""
-        self._beat(self.spread.turn())
+        for session in self.spread.turn():
+            self.beat(session)
 
     def confirm(self) -> None:
         """Send heartbeats to those whose large payloads have arrived."""
-        self._beat(self.to_confirm)
+        for session in self.to_confirm:
+            self.beat(session)
         self.to_confirm.clear()
 
-    def _beat(self, sessions: Iterable[Session]) -> None:
-        watermark = self._life.succession.watermark
-        for session in sessions:
-            if session.subscribed:
-                session.heartbeats_sent += 1
-                head = wire.encode(
-                    Verb.HEARTBEAT,
-                    self._life.epoch,
-                    session.heartbeats_sent,
-                    session.heartbeat_seen,
-                    session.submitted,
-                    session.published,
-                    b"" if session.held else watermark,
-                )
-                self._outbox.results.append([session.id, head])
+    def beat(self, session: Session) -> None:
+        """Send a session a heartbeat; it acknowledges what it has not acknowledged yet at once."""
+        if session.subscribed:
+            session.heartbeats_sent += 1
+            head = wire.encode(
+                Verb.HEARTBEAT,
+                self._life.epoch,
+                session.heartbeats_sent,
+                session.heartbeat_seen,
+                session.submitted,
+                session.published,
+                b"" if session.held else self._life.succession.watermark,
+            )
+            self._outbox.results.append([session.id, head])
 
 
 def _ranges(seqs: Iterable[int]) -> list[tuple[int, int]]:

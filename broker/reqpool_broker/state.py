@@ -95,7 +95,7 @@ class Broker:
             # Not all at once, nor to catch up: sending through a socket has it clear away what has ended.
             span_s = self._life.heartbeat_ms / 1000
             self.next_beat_s = max(self.next_beat_s, now_s - span_s) + span_s / len(self.clients.spread)
-            self.clients.beat()
+            self.clients.beat_in_turn()
         if self.clients.to_confirm:
             self.clients.confirm()
         self.ledger.lease(now_s)
@@ -109,6 +109,8 @@ class Broker:
             self._next_heartbeat_s = now_s + self._life.heartbeat_ms / 1000
             self.workers.beat(now_s)
             self.workers.watch(now_s)
+        else:
+            self.workers.hasten_drains(now_s)
         if now_s >= self._next_second_s:
             self._next_second_s = now_s + 1.0
             self._rate(now_s)

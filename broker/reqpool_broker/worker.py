@@ -60,6 +60,7 @@ class Worker:
         max_settings_bytes: the largest it takes.
         takes_apart: it takes large payloads in frames of their own.
         told: people have been told that it is a stranger.
+        told_of: ``received`` and :attr:`undelivered` in the last heartbeat to it.
         full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
         room_bytes: what may be leased to it in large groups; below 0 while a single one is over the window.
         unsent_bytes: what was leased to it in large groups in this turn.
@@ -89,6 +90,7 @@ class Worker:
         self.sample: dict[str, Any] = {}
         self.full = False
         self.told = False
+        self.told_of: tuple[int, list[int]] = (0, [])
         self.unconfirmed_bytes = 0
         self.keeping = Keeping()
         self.max_settings_bytes = wire.MAX_SETTINGS_BYTES
@@ -126,6 +128,7 @@ class Worker:
         self.base += self.received
         self.received = 0
         self.parts = {}
+        self.told_of = (0, [])
         self.room_bytes, self.unsent_bytes = wire.WINDOW_BYTES, 0
         self.under_way.clear()
 
@@ -138,7 +141,8 @@ class Worker:
         while times[0][1] < now_s - liveness_s:
             times.popleft()
         number, seen = self.heartbeats_sent, self.heartbeat_seen
-        return wire.encode(Verb.HEARTBEAT, epoch, seen, number, self.received, self.undelivered)
+        self.told_of = (self.received, self.undelivered)
+        return wire.encode(Verb.HEARTBEAT, epoch, seen, number, *self.told_of)
 
     def lease_large(self, size_bytes: int) -> None:
         """A large group has been leased to it, and is sent at the end of the turn."""
@@ -170,6 +174,11 @@ class Worker:
     def undelivered(self) -> list[int]:
         """Numbers of received RESULTS of which some client has not acknowledged its part."""
         return [number - self.base for number in self.parts]
+
+    @property
+    def waits_for_news(self) -> bool:
+        """Does it drain, and know less than could be told of what it keeps?"""
+        return self.state == "draining" and self.told_of != (self.received, self.undelivered)
 
     def part_published(self) -> int:
         """Note that a batch was published from the RESULTS just received; returns its unique number."""

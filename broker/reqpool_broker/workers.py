@@ -205,6 +205,8 @@ class Workers:
             fresh, attempts = self._ledger.finish(worker, session, seqs, failed)
             if fresh:
                 self._ledger.publish(session, blob, seqs, worker, attempts)
+                if worker.state == "draining":  # it waits until they are acknowledged
+                    self._clients.beat(session)
             if fresh < len(seqs):
                 session.attach(seqs, worker)
             if session.ended and not session.open:
@@ -220,6 +222,8 @@ class Workers:
         if full != worker.full:
             worker.full = full
             self._ledger.change_membership()
+        if worker.state == "draining":  # it ends no sooner than it knows that this one was seen
+            self._beat(worker, now_s)
 
     def _give_up(self, worker: Worker, group: wire.Unread, now_s: float) -> None:
         """End what a group of a worker's speaks of, as far as can be read, but not what it says of it."""
@@ -270,6 +274,7 @@ class Workers:
     def _drain(self, worker: Worker, now_s: float) -> None:
         worker.state = "draining"
         self._ledger.change_membership()
+        self._clients.ask_to_acknowledge(worker)
 
     def _forget_worker(self, worker: Worker, now_s: float, *, orderly: bool) -> None:
         """It said GOODBYE, or is dead: it holds nothing any more."""
@@ -329,3 +334,9 @@ class Workers:
         """Send every worker its heartbeat."""
         for worker in self._ledger.workers.values():
             self._beat(worker, now_s)
+
+    def hasten_drains(self, now_s: float) -> None:
+        """Tell workers that drain at once what has been acknowledged: they only wait for that."""
+        for worker in self._ledger.workers.values():
+            if worker.waits_for_news:
+                self._beat(worker, now_s)

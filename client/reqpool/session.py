@@ -291,9 +291,12 @@ class Session:
                     self._confirmed_s = self._beats.popleft()[1]
             if latest > self._received:
                 self._gap(now_s, actions)
-            elif watermark and self._is_settled(acked, latest):
-                self._watermark = watermark
-                self._watermark_settled = True
+            else:
+                if watermark and self._is_settled(acked, latest):
+                    self._watermark = watermark
+                    self._watermark_settled = True
+                if self._acked < self._received:  # a worker may be waiting for that, in order to end
+                    actions.append(self._heartbeat(now_s))
         return actions
 
     def settle(self) -> None:

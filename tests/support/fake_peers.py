@@ -115,7 +115,7 @@ class FakeClient:
         self.attempts: dict[int, int] = {}
         self.acked = 0
         self.submitted = 0
-        self.beats = 0
+        self.beats = self.heard_beats = 0
         self.awake = True
         self.open = False
         self.watermark = b""
@@ -179,6 +179,8 @@ class FakeClient:
     def take(self, verb: Verb, values: list[Any], blobs: list[bytes]) -> None:
         if verb is Verb.OPEN:
             self.open = True
+        elif verb is Verb.HEARTBEAT:
+            self.heard_beats += 1
         elif verb is Verb.RESULTS:
             self.batches.append(values[1])
             self.attempts |= dict(values[3])
@@ -227,7 +229,7 @@ class FakeWorker:
         self.policies: dict[str, dict[str, int]] = {}
         self.undelivered: list[int] = []
         self.unreceived: dict[int, tuple[list[tuple[bytes, tuple[int, ...], int]], tuple[bytes, ...]]] = {}
-        self.seen = 0
+        self.seen = self.broker_seen = 0
         self.beats = 0
         self.numbered = 0
         self.awake = True
@@ -262,7 +264,7 @@ class FakeWorker:
         elif verb is Verb.REJECT:
             self.rejects.append(values[0])
         elif verb is Verb.HEARTBEAT:
-            self.seen, self.undelivered = values[2], values[4]
+            self.broker_seen, self.seen, self.undelivered = values[1], values[2], values[4]
             self.unreceived = {n: sent for n, sent in self.unreceived.items() if n > values[3]}
         elif verb is Verb.LEASE:
             self.leases += values[2]

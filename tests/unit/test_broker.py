@@ -14,7 +14,7 @@ from reqpool_broker import session as session_module
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
 from reqpool_broker.queue import QUANTUM
-from support.fake_peers import DNS, TCP, UPSTREAM, Desk
+from support.fake_peers import DNS, TCP, TICK_S, UPSTREAM, Desk
 
 ONCE = Flag(0)
 
@@ -405,6 +405,38 @@ def test_worker_hears_what_clients_have_acknowledged() -> None:
     assert worker.undelivered == [1, 2]
     client.acknowledge()
     desk.pass_time(0.6)
+    assert worker.undelivered == []
+
+
+def test_whose_results_a_draining_worker_keeps_is_asked_at_once_to_acknowledge_them() -> None:
+    desk = Desk()
+    worker = desk.worker()
+    asked, idle = desk.client(), desk.client()
+    asked.submit(1, 2, flags=ONCE)
+    worker.answer(1)
+    desk.settle()
+    before = asked.heard_beats, idle.heard_beats
+    worker.send(Verb.DRAIN, worker.epoch, worker.seen)
+    desk.settle()
+    assert (asked.heard_beats, idle.heard_beats) == (before[0] + 1, before[1])
+    worker.answer(2)  # and of what ends while it drains
+    desk.settle()
+    assert (asked.heard_beats, idle.heard_beats) == (before[0] + 2, before[1])
+
+
+def test_a_draining_worker_is_told_within_a_tick_what_it_waits_for() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    client.submit(1, flags=ONCE)
+    worker.answer(1)
+    desk.pass_time(0.6)
+    assert worker.undelivered == [1]
+    worker.send(Verb.DRAIN, worker.epoch, worker.seen)
+    worker.heartbeat()
+    desk.settle()
+    assert worker.broker_seen == worker.beats  # no lease is on its way any more
+    client.acknowledge()
+    desk.pass_time(2 * TICK_S)
     assert worker.undelivered == []
 
 

@@ -186,6 +186,15 @@ def test_a_heartbeat_shows_that_the_last_batch_is_missing() -> None:
     assert sent(resend) == (Verb.RESEND, [0])
 
 
+def test_a_heartbeat_is_answered_at_once_while_results_are_not_acknowledged() -> None:
+    session = make()
+    opened(session)
+    session.published(*results(1, 1, 0, b""), 0.1)
+    [beat] = session.published(heartbeat(1, 0, latest=1), None, 0.1)
+    assert sent(beat) == (Verb.HEARTBEAT, [1, 1, 1])
+    assert session.published(heartbeat(2, 1, latest=1), None, 0.1) == []
+
+
 def test_batches_are_acknowledged_in_time() -> None:
     session = make()
     opened(session)
