@@ -494,16 +494,14 @@ class Clients:
         self._end_session(session)
 
     def goodbye(self, text: str) -> None:
-        """A planned stop: tell every client, and who has nothing with a worker, that none of it has run."""
+        """Tell every client that the broker ends, why, and what of its requests may have run."""
         for session in self.sessions.values():
             if session.subscribed:
-                unrun = not (session.held or session.doubtful) and all(
-                    isinstance(place, Group) for place in session.open.values()
-                )
-                head = wire.encode(
-                    Verb.GOODBYE, self._life.epoch, text, session.submitted, session.published, unrun
-                )
-                self._outbox.results.append([session.id, head])
+                doubtful = _ranges(session.may_have_run())
+                values = [self._life.epoch, text, session.submitted, session.published, not doubtful]
+                if 0 < len(doubtful) <= MAX_RANGES:
+                    values.append(doubtful)
+                self._outbox.results.append([session.id, wire.encode(Verb.GOODBYE, *values)])
 
     def ask_to_acknowledge(self, worker: Worker) -> None:
         """Have clients say at once what they have received of what a worker keeps until they do."""

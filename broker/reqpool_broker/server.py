@@ -49,6 +49,9 @@ SAMPLE_SPAN_S = 1.0
 QUIET_MS = 20
 """A socket from which nothing has come for so long at the end has no more to say."""
 LAST_WORDS_S = 0.2
+PLANNED = "the broker is stopping"
+ORPHANED = "the broker ends, as its supervisor has died"
+"""What clients are told at its end."""
 
 log = logging.getLogger("reqpool")
 
@@ -106,9 +109,9 @@ class Server:
         known["predecessors"] = known.pop("workers", None)
         self.broker = broker = Broker(told, time.monotonic(), config=config, **known)
         intake_fd, workers_fd = self._fds.values()
-        self._listen(intake_fd, lambda now_s: _drain(self._intake, broker.clients.message, now_s))
-        self._listen(workers_fd, lambda now_s: _drain(self._workers, broker.workers.message, now_s))
-        self._listen(self._results.fileno(), lambda _: self._results.take(broker))
+        self.listen(intake_fd, lambda now_s: _drain(self._intake, broker.clients.message, now_s))
+        self.listen(workers_fd, lambda now_s: _drain(self._workers, broker.workers.message, now_s))
+        self.listen(self._results.fileno(), lambda _: self._results.take(broker))
 
     def _socket(self, kind: int, url: str, send_mark: int, *, clients: bool = True) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -134,11 +137,11 @@ class Server:
             self._doors.unwatch(fd, socket)
             socket.close()
             raise UsageError(f"cannot bind {url}: {os.strerror(error.errno or 0)}") from error
-        self._listen(fd, lambda _: self._doors.take(fd))
+        self.listen(fd, lambda _: self._doors.take(fd))
         return socket
 
-    def _listen(self, fd: int, take: Callable[[float], bool]) -> None:
-        """Call ``take`` in each turn in which there may be something to read."""
+    def listen(self, fd: int, take: Callable[[float], bool]) -> None:
+        """Call ``take`` in each turn in which there may be something to read; it returns whether more is."""
         self._takers[fd] = take
         self._epoll.register(fd, select.EPOLLIN)
 
@@ -202,10 +205,14 @@ class Server:
         wakefulness.close()
         return status
 
-    def close(self) -> None:
-        """Say goodbye and close the sockets; waits at most 200 ms for the goodbyes to leave."""
+    def close(self, why: str = PLANNED) -> None:
+        """Say goodbye and close the sockets; waits at most 200 ms for the goodbyes to leave.
+
+        Args:
+            why: what clients are told.
+        """
         self._hear_out()
-        self.broker.clients.goodbye("the broker is stopping")
+        self.broker.clients.goodbye(why)
         self._send([])
         self._doors.close(self._intake, *self._results.sockets, self._workers)
         for socket in (self._intake, *self._results.sockets, self._workers):
@@ -331,8 +338,7 @@ def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] 
         configure: reads the configuration anew at each SIGHUP, or raises UsageError: then the old one stays.
             None: SIGHUP does what it does by default.
     """
-    stopping = reloading = False
-    parent = os.pidfd_open(parent_pid) if parent_pid is not None else None
+    stopping = orphaned = reloading = False
 
     def ask_to_stop(signum: int, frame: object) -> None:
         nonlocal stopping
@@ -350,19 +356,16 @@ def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] 
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
     watch = select.poll()
-    if parent is not None:
-        watch.register(parent, select.POLLIN)
-    next_look_s = 0.0
 
-    def stop() -> bool:
-        nonlocal next_look_s
-        if stopping:
-            return True
-        now_s = time.monotonic()
-        if parent is None or now_s < next_look_s:
-            return False
-        next_look_s = now_s + 0.5
-        return bool(watch.poll(0))
+    def look_at_parent(now_s: float) -> bool:
+        nonlocal orphaned
+        orphaned = bool(watch.poll(0))  # we are called once at the start, whatever has happened
+        return False
+
+    if parent_pid is not None:  # noticed at once: workers end with it, and what is leased after that is lost
+        parent = os.pidfd_open(parent_pid)
+        watch.register(parent, select.POLLIN)
+        server.listen(parent, look_at_parent)
 
     def reload() -> Config | None:
         nonlocal reloading
@@ -378,7 +381,7 @@ def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] 
         return config
 
     prepare_process()
-    status = server.run(stop, reload)
+    status = server.run(lambda: stopping or orphaned, reload)
     if status == 0:
-        server.close()
+        server.close(ORPHANED if orphaned else PLANNED)
     return status

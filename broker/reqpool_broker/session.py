@@ -11,10 +11,12 @@ from reqpool import wire
 from reqpool.keeping import Kept
 from reqpool.wire import Verb
 
+from .requests import Lease
+
 if TYPE_CHECKING:
     from .client_limits import ClientLimits
     from .pin import Pin
-    from .requests import Group, Lease
+    from .requests import Group
     from .worker import Worker
 
 ROOM_BATCHES = 256
@@ -136,6 +138,12 @@ class Session:
         """Was it dropped from the queue when the session expired, and so never run?"""
         place = bisect_right(self.never_ran, (seq, MAX_SEQ)) - 1
         return place >= 0 and seq <= self.never_ran[place][1]
+
+    def may_have_run(self) -> set[int]:
+        """What is pending and a worker has or may have had; the rest waits here and never was with one, if it
+        must not be repeated."""
+        leased = {seq for seq, place in self.open.items() if isinstance(place, Lease)}
+        return leased.union(self.doubtful, *(group.seqs for group, _ in self.held))
 
     @property
     def pending(self) -> int:

@@ -94,3 +94,7 @@ def record(make: Callable[..., Any], *checks: Check) -> Check:
         return make(*[check(item) for check, item in zip(checks, value, strict=False)])
 
     return checked
+
+
+seq_ranges = array(record(lambda first, last: (first, last), uint, uint))
+"""Runs of sequence numbers, both ends included."""

@@ -326,11 +326,13 @@ class Conversation:
         self.unpins.extend(self._unpinned)
         self._unpinned.clear()
         pending = list(self.pending.values())
-        never_ran = within((future.seq for future in pending), opened.never_ran) if opened.never_ran else ()
+        seqs = [future.seq for future in pending]
+        never_ran, doubtful = within(seqs, opened.never_ran), within(seqs, opened.doubtful)
         for future in pending:
             again = future.resubmitted is not None
             unrun = opened.unrun_all if again else opened.unrun
-            if future.seq in never_ran or (unrun and not future.route.idempotent):
+            unrun = unrun and not future.route.idempotent and future.seq not in doubtful
+            if unrun or future.seq in never_ran:
                 future.connection, future.resubmitted = 0, None
             elif future.connection and (not again or opened.settled):
                 future.resubmitted = opened.watermark

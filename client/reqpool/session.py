@@ -83,9 +83,10 @@ class Opened(NamedTuple):
         never_ran: ranges of sequence numbers, ends included, that the broker dropped unrun.
         watermark: of what was first sent on the connection before; empty if nothing is known of it.
         settled: so it is also of what had been resubmitted on that connection.
-        unrun: the broker before has ended in order, and nothing has run of what must not be repeated, is
-            pending and was first sent on the connection before.
+        unrun: the broker before has said goodbye, and nothing has run of what must not be repeated, is
+            pending and was first sent on the connection before, but for ``doubtful``.
         unrun_all: so it is of what had been submitted again on that connection.
+        doubtful: ranges as in ``never_ran``: these may have run.
     """
 
     never_ran: tuple[tuple[int, int], ...]
@@ -93,6 +94,7 @@ class Opened(NamedTuple):
     settled: bool = False
     unrun: bool = False
     unrun_all: bool = False
+    doubtful: tuple[tuple[int, int], ...] = ()
 
 
 class Send(NamedTuple):
@@ -181,6 +183,7 @@ class Session:
         self._settled_through: int | None = None
         self._watermark_settled = False
         self._unrun = self._unrun_all = False
+        self._doubtful: tuple[tuple[int, int], ...] = ()
         self._expiry_s = wire.SESSION_EXPIRY_MS / 1000
         self._dialed_s = 0.0
         self._confirmed_s = math.inf  # nothing was sent that a broker could have forgotten
@@ -267,10 +270,11 @@ class Session:
             # The blob is read before anything changes; a repeated one is read in vain, but is rare.
             flat = self._entries(blob) if verb is Verb.RESULTS and blob is not None else ()
             if verb is Verb.GOODBYE:
-                _, text, acked, latest, unrun = fields
-                self._unrun = unrun and latest <= self._received
+                _, text, acked, latest, unrun, doubtful = fields
+                self._unrun = (unrun or doubtful is not None) and latest <= self._received
                 self._unrun_all = self._unrun and self._is_settled(acked, latest)
-                return self._lose(now_s, f"the broker stops: {text}")
+                self._doubtful = tuple(doubtful or ())
+                return self._lose(now_s, text)
             actions = self._heard(now_s)
         except ProtocolError:
             self.ignored += 1
@@ -375,7 +379,7 @@ class Session:
         generation = checks.optional_uint(about.get("generation"))
         expiry_ms = checks.uint(about.get("expiry_ms", wire.SESSION_EXPIRY_MS))
         watermark = checks.watermark(about.get("watermark", b""))
-        never_ran = checks.array(_seq_range)(about.get("never_ran", ()))
+        never_ran = checks.seq_ranges(about.get("never_ran", ()))
         keeps = checks.uint(about.get("keeps", 0))
         takes_apart = checks.boolean(about.get("apart", False))
         window_bytes = checks.optional_uint(about.get("window_bytes"))
@@ -439,8 +443,9 @@ class Session:
             self._watermark_settled or not known,
             self._unrun,
             self._unrun_all,
+            self._doubtful,
         )
-        self._never_ran = ()
+        self._never_ran = self._doubtful = ()
         self._unrun = self._unrun_all = False
         self._watermark, self._watermark_settled = self._offered_watermark, False
         self._confirmed_s = self._dialed_s
@@ -522,6 +527,3 @@ class Session:
 def seqs_of(groups: list[Any]) -> list[int]:
     """Return the sequence numbers in the groups of a SUBMIT."""
     return [seq for group in groups for seq in wire.Group(*group).seqs]
-
-
-_seq_range = checks.record(lambda first, last: (first, last), checks.uint, checks.uint)

@@ -25,7 +25,7 @@ import msgpack
 
 from .apart import *  # noqa: F403
 from .apart import put_back
-from .checks import ID_BYTES, Check, array, boolean, fields, identity, text, uint, watermark
+from .checks import ID_BYTES, Check, array, boolean, fields, identity, seq_ranges, text, uint, watermark
 from .errors import Code, ProtocolError
 from .groups import *  # noqa: F403  (as the numbers: part of the contract, so part of this module)
 from .groups import (
@@ -136,6 +136,7 @@ PUBLISHED: Schema = {
     Verb.RESULTS: (("epoch", uint), ("number", uint), ("acked", uint), ("attempts", attempts, ())),
     Verb.GOODBYE: (
         ("epoch", uint), ("text", text), ("acked", uint, 0), ("latest", uint, 0), ("unrun", boolean, False),
+        ("doubtful", seq_ranges, None),
     ),
 }  # fmt: skip
 """Results socket, XPUB -> SUB, below the session id as topic."""

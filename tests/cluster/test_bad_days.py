@@ -27,8 +27,8 @@ from support.program import program, wait_stopped
 from support.tcp_peer import Connection, TcpPeer
 from support.wait import wait_until
 
-LOOKUP_CAP, DATAGRAM_CAP = 256, 64
-"""The default limits of dns and udp, docs/operations.md."""
+LOOKUP_CAP, DATAGRAM_CAP, TCP_CAP = 256, 64, 64
+"""The default limits of dns, udp and tcp, docs/operations.md."""
 LIVENESS_S = LIVENESS_MS / 1000
 
 
@@ -418,3 +418,30 @@ def test_nothing_outlives_a_supervisor_killed_under_load() -> None:
             with pytest.raises(reqpool.RequestTimeout, match="connection to the broker"):
                 waiting.result(5)
         pool.close()
+
+
+def test_what_only_waited_runs_though_the_supervisor_was_killed() -> None:
+    def silent(connection: Connection) -> None:
+        reached.append(connection.read_until(b"\n"))
+        connection.peer.wait_for_go()
+        connection.send(b"yes\n")
+
+    reached: list[bytes] = []
+    with tempfile.TemporaryDirectory(prefix="rp-") as folder, TcpPeer(silent) as peer:
+        url = f"ipc://{folder}/pool.sock"
+        running = Cluster(Path(folder), url, 2, ())
+        running.wait_ready()
+        with reqpool.Pool(url, timeout=30.0) as pool:
+            futures = [pool.tcp(peer.address, b"%d\n" % number, until=b"\n") for number in range(200)]
+            wait_until(lambda: len(reached) == TCP_CAP, 10.0, "all connections are taken")
+            leased = sum(worker["in_flight"] for worker in running.live_workers())
+            running.kill()
+            running = Cluster(Path(folder), url, 2, ())
+            try:
+                peer.go.release(2 * len(futures))
+                errors = [type(future.exception(30)) for future in futures]
+            finally:
+                running.supervisor.send_signal(signal.SIGTERM)
+                running.supervisor.wait(25)
+    assert Counter(errors) == {reqpool.OutcomeUnknown: leased, type(None): len(futures) - leased}
+    assert max(Counter(reached).values()) == 1

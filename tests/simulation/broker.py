@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 TICK_S = 0.05
 MESSAGES_PER_TURN = 64
 SLEPT_STATUS = 75
-PARENT_LOOK_S = 0.5
 LAST_WORDS_S = 0.2
 QUIET_S = 0.02
 CHECK_EVERY = 256
@@ -44,7 +43,7 @@ class BrokerProcess(Process):
         self._stopping = False
         self._end_s = self._quiet_s = math.inf
         self._turns = 0
-        self._last_turn_s = self._next_tick_s = self._next_look_s = 0.0
+        self._last_turn_s = self._next_tick_s = 0.0
         self.wake_at(self.scheduler.now_s + boot_s)
 
     def tell(self, line: bytes) -> None:
@@ -89,10 +88,9 @@ class BrokerProcess(Process):
             self.warm = True
             if not self.parent.alive:  # its standard input has ended
                 self.end(0)
-            return now_s + PARENT_LOOK_S
+            return math.inf
         core = self.core or self._bind(self._line or b"", now_s)
-        if self._stopping or self._orphaned(now_s):
-            self._stopping = True
+        if self._stopping or not self.parent.alive:
             return self._hear_out(core, now_s)
         if now_s - self._last_turn_s > core.liveness_s + TICK_S:
             self.end(SLEPT_STATUS)
@@ -144,12 +142,6 @@ class BrokerProcess(Process):
         self._send(core)
         self.end(0)
         return now_s
-
-    def _orphaned(self, now_s: float) -> bool:
-        if now_s < self._next_look_s:
-            return False
-        self._next_look_s = now_s + PARENT_LOOK_S
-        return not self.parent.alive
 
     def _send(self, core: Broker) -> None:
         outbox = core.outbox

@@ -249,6 +249,9 @@ class World:
         for worker in self.workers:
             if worker.parent is supervisor:
                 worker.stop()
+        for broker in self.brokers:
+            if broker.parent is supervisor:
+                broker.stir()
         self.scheduler.at(self.scheduler.now_s + self.random.uniform(1.0, 4.0), self._replace_supervisor)
 
     def _replace_supervisor(self, _about: None) -> None:

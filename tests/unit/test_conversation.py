@@ -52,6 +52,22 @@ def test_a_new_broker_is_sent_again_what_the_lost_one_had() -> None:
     }
 
 
+def test_what_a_broker_names_as_doubtful_when_it_ends_is_sent_again_and_the_rest_as_new() -> None:
+    talk = Talk()
+    talk.open(0.0)
+    leased, queued = talk.submit(b"leased", 0.0), talk.submit(b"queued", 0.0)
+    talk.conversation.turn(0.0)
+    doubtful = [(leased.seq, leased.seq)]
+    talk.publish(0.1, wire.encode(Verb.GOODBYE, 7, "the broker ends", 1, 0, False, doubtful))
+    talk.open(1.0, epoch=8)
+    talk.conversation.turn(1.0)
+    [groups] = talk.transport.submits()
+    assert {seq: bool(group.flags & wire.Flag.RESUBMITTED) for group in groups for seq in group.seqs} == {
+        leased.seq: True,
+        queued.seq: False,
+    }
+
+
 def test_a_request_that_nobody_answers_ends_one_grace_after_its_timeout() -> None:
     talk = Talk()
     talk.open(0.0)

@@ -108,6 +108,16 @@ def test_a_broker_that_ends_in_order_says_that_nothing_has_run(
     assert opened_again(session, 4.0).unrun is False
 
 
+def test_a_broker_that_ends_says_which_requests_may_have_run() -> None:
+    session, _ = begun()
+    session.submit([])
+    session.resubmitted()
+    session.published(wire.encode(Verb.GOODBYE, 7, "bye", 1, 0, False, [(1, 2), (5, 5)]), None, 0.2)
+    _, opened = begun(3.0, session, epoch=8)
+    assert (opened.unrun, opened.unrun_all, opened.doubtful) == (True, True, ((1, 2), (5, 5)))
+    assert opened_again(session, 4.0).doubtful == ()
+
+
 # --- the broker's half ------------------------------------------------------------------------------
 
 
@@ -337,6 +347,18 @@ def test_a_planned_stop_tells_who_has_nothing_with_a_worker() -> None:
     said = {topic: wire.decode(head, wire.PUBLISHED)[1] for topic, head in desk.broker.outbox.results}
     assert worker.held() == [1]
     assert [said[client.id][4] for client in (busy, idle)] == [False, True]
+
+
+def test_a_broker_that_ends_names_what_a_worker_may_have_and_nothing_that_waits() -> None:
+    desk = Desk(predecessors=frozenset())
+    client = desk.client()
+    worker = desk.worker(("dns", False, 2, 1))
+    client.submit(1, 2, 3, 4, 5, flags=ONCE)
+    desk.broker.clients.goodbye("bye")
+    (head,) = (frames[1] for frames in desk.broker.outbox.results)
+    *_, unrun, doubtful = wire.decode(head, wire.PUBLISHED)[1]
+    assert worker.held() == [1, 2]
+    assert (unrun, doubtful) == (False, [(1, 2)])
 
 
 def test_a_session_that_only_workers_told_of_is_not_refused_for_the_bound_of_clients(

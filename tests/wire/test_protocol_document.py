@@ -38,6 +38,7 @@ SAMPLES: dict[str, Any] = {
     "array of [session bin16, seqs, failed uint]": ((bytes(16), (1,), 0),),
     "array of [session bin16, seqs, sent bool]": ((bytes(16), (1,), True),),
     "array of [seq uint, attempts uint]": ((1, 2),),
+    "array of [first uint, last uint]": ((1, 2),),
     "array of *group*": ((("dns", ("dns://127.0.0.1:53",), 1, 0, 0, None, None, (1,), (b"",))),),
     "array of *failed*": ((bytes(16), (1,), 20, True, b""),),
     "array of *lease group*": ((bytes(16), "dns", "dns://127.0.0.1:53", 1, 0, 1, None, None, (1,), (b"",)),),
@@ -53,6 +54,8 @@ LONGER = {
     },
     "array of [session bin16, seqs, sent bool]": {"array of [session bin16, seqs]"},
     "array of [session bin16, seqs, failed uint]": {"array of *failed*"},
+    "array of [seq uint, attempts uint]": {"array of [first uint, last uint]"},
+    "array of [first uint, last uint]": {"array of [seq uint, attempts uint]"},
 }
 """What begins like another, and so is taken for it: further elements are a later version's."""
 

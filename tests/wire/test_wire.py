@@ -104,6 +104,7 @@ NAMED: dict[str, st.SearchStrategy[Any]] = {
     "watermark": WATERMARK, "unrun": st.booleans(), "orderly": st.booleans(),
     "undelivered": st.lists(UINT, max_size=3),
     "attempts": st.lists(st.tuples(UINT, UINT), max_size=3),
+    "doubtful": st.lists(st.tuples(UINT, UINT), max_size=3),
 }  # fmt: skip
 GROUPS: dict[Verb, st.SearchStrategy[Any]] = {
     Verb.SUBMIT: groups(),
@@ -219,7 +220,8 @@ LEGAL_TYPES: dict[str, set[type]] = {
     "policy": {dict},
     "text": {str}, "origin": {str}, "session": {bytes}, "worker": {bytes},
     "settings": {bytes},
-    "undelivered": {tuple}, "attempts": {tuple}, "watermark": {bytes}, "unrun": {bool}, "orderly": {bool},
+    "undelivered": {tuple}, "attempts": {tuple}, "doubtful": {tuple}, "watermark": {bytes},
+    "unrun": {bool}, "orderly": {bool},
 }  # fmt: skip
 
 
