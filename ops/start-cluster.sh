@@ -34,12 +34,18 @@ alive() { # is $1 the pid of a supervisor?
     [ -n "${1:-}" ] && tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -q ' reqpool_ops up '
 }
 
+stop_s=15 # workers get 10 s for what they run, the broker 2 s; as reqpool_ops.runtime.STOPS_S has it
+
 wait_gone() { # wait_gone PID SECONDS
     local looks=$(($2 * 20))
     while alive "$1"; do
         [ $((looks--)) -gt 0 ] || return 1
         sleep 0.05
     done
+}
+
+is_stopping() { # has the supervisor been told to end, by whomever? It notes that in its lock.
+    alive "$1" && grep -q '"stopping": true' "$folder/reqpool.sock.lock" 2>/dev/null
 }
 
 read_pid() { # sets $pid: of the supervisor that this script started
@@ -74,6 +80,10 @@ configured() { # the arguments, and the configuration that the environment names
 
 start() {
     in_turn # one that stops the cluster ends first: what is about to end is not "already running"
+    if is_stopping "$pid"; then
+        say "waiting for the cluster that is stopping (pid $pid)"
+        wait_gone "$pid" "$stop_s" || fail "pid $pid does not end"
+    fi
     if alive "$pid"; then
         say "already running (pid $pid)${*:+, so '$*' has no effect: stop it first}"
         return
@@ -110,10 +120,11 @@ stop() {
         [ -z "$pid" ] || rm -f "$folder/cluster.pid"
         return
     fi
-    kill -TERM "$pid"
-    if ! wait_gone "$pid" 20; then
-        say "pid $pid is slow to stop; ending it at once"
-        kill -TERM "$pid" 2>/dev/null || true
+    is_stopping "$pid" || kill -TERM "$pid"
+    kill -CONT "$pid" 2>/dev/null || true # one that is suspended (Ctrl-Z, SIGSTOP) would not hear of it
+    if ! wait_gone "$pid" "$stop_s"; then
+        say "pid $pid does not stop; killing it"
+        kill -KILL "$pid" 2>/dev/null || true # its processes end with it
         wait_gone "$pid" 5 || fail "pid $pid does not end"
     fi
     rm -f "$folder/cluster.pid"
@@ -122,6 +133,10 @@ stop() {
 
 restart() {
     local words=() # of the running one: python -P -m reqpool_ops up ARGUMENTS
+    if is_stopping "$pid"; then
+        start "$@"
+        return
+    fi
     if alive "$pid"; then
         mapfile -d '' words <"/proc/$pid/cmdline"
         words=("${words[@]:5}")

@@ -38,6 +38,13 @@ MAX_PORT = 65535 - 2
 MAX_WORKERS = 256
 
 
+LOOK_S = 0.1
+"""How long a lock that is held is tried again: :func:`is_held` holds it for an instant, too, and a ``status``
+must not keep a cluster from starting."""
+STOPS_S = 15.0
+"""The same while its holder stops: workers get 10 s for that, the broker 2 s."""
+
+
 class CannotStart(Exception):
     """The cluster cannot be started; the text says why, and the way out."""
 
@@ -328,7 +335,7 @@ class Lock:
         after_kill: the last one to hold it did not let go of it in order: its children may be about to end.
 
     Raises:
-        CannotStart: if another supervisor holds it, or the file is somebody else's.
+        CannotStart: if another supervisor holds it, and is not about to end, or the file is somebody else's.
     """
 
     def __init__(self, url: str, pid: int, workers: int) -> None:
@@ -340,17 +347,20 @@ class Lock:
         except OSError as error:
             raise CannotStart(f"cannot write {path}: {error.strerror}") from error
         self._file = os.fdopen(fd, "r+", errors="replace")
-        for attempt in range(5):
+        began_s, span_s = time.monotonic(), LOOK_S
+        while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
-                # is_held() holds it for an instant, too: a `status` must not keep a cluster from starting.
-                if attempt == 4:
+                holder = read_lock(url) or {}
+                if holder.get("stopping"):
+                    span_s = STOPS_S
+                if time.monotonic() - began_s > span_s:
                     self._file.close()
-                    holder = read_lock(url) or {}
+                    doing = "still stopping" if holder.get("stopping") else "already running"
                     pid = holder.get("pid", "unknown")
-                    raise CannotStart(f"already running at {url} (pid {pid})") from error
+                    raise CannotStart(f"{doing} at {url} (pid {pid})") from error
                 time.sleep(0.02)
         found = self._file.read(len(LOCK_START))
         self.after_kill = found == LOCK_START
@@ -365,8 +375,8 @@ class Lock:
         """Write down what has changed. Who reads it meanwhile finds what was there, or what is there now.
 
         Args:
-            figures: ``workers``: how many there are to be now; those of a restart, see
-                :mod:`reqpool_ops.restart`.
+            figures: ``workers``: how many there are to be now; ``stopping``: it is about to end; those of a
+                restart, see :mod:`reqpool_ops.restart`.
         """
         self._about |= figures
         text = json.dumps(self._about).encode()

@@ -65,6 +65,8 @@ def supervisor(url: str) -> Mapping[str, Any]:
     """
     for _ in range(10):
         about = runtime.read_lock(url)
+        if about is not None and about.get("stopping"):
+            raise CannotStart(f"the cluster at {without_password(url)} is stopping (pid {about['pid']})")
         if about is not None and {"pid", "workers"} <= about.keys():
             return about
         time.sleep(0.02)  # it is being written, or is starting

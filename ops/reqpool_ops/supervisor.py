@@ -370,6 +370,7 @@ class Supervisor:
 
     def _drain(self, now_s: float) -> None:
         self._phase = Phase.DRAINING
+        self._note(stopping=True)
         self._broker.drop_standby()
         if self._restart is not None:
             self._end_restart("the cluster was told to stop", well=False)

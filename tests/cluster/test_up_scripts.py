@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 import reqpool
+from support.program import wait_stopped
 from support.tcp_peer import Connection, TcpPeer
 from support.wait import wait_until
 
@@ -227,9 +228,43 @@ def test_the_demo_answers_everything_and_leaves_nothing(folder: Path) -> None:
 
 
 @needs_venv
+@pytest.mark.parametrize(("command", "runs_on"), [("stop", False), ("start", True), ("restart", True)])
+def test_a_cluster_that_was_told_by_hand_to_stop_is_waited_for(
+    folder: Path, command: str, runs_on: bool
+) -> None:
+    place = {"XDG_RUNTIME_DIR": str(folder)}
+    pid_file, log = folder / "reqpool/cluster.pid", folder / "reqpool/cluster.log"
+    assert script("start-cluster.sh", "--workers", "1", **place).returncode == 0
+    try:
+        first = psutil.Process(int(pid_file.read_text()))
+        first.terminate()
+        wait_until(lambda: "SIGTERM: stopping" in log.read_text())
+        done = script("start-cluster.sh", command, **place)
+        assert (done.returncode, "already running" in done.stderr) == (0, False)
+        assert "SIGTERM again" not in log.read_text()
+        assert not is_working(first)
+        assert pid_file.exists() == runs_on
+    finally:
+        script("start-cluster.sh", "stop", **place)
+
+
+@needs_venv
+def test_a_suspended_cluster_is_stopped_in_order(folder: Path) -> None:
+    place = {"XDG_RUNTIME_DIR": str(folder)}
+    assert script("start-cluster.sh", "--workers", "1", **place).returncode == 0
+    supervisor = psutil.Process(int((folder / "reqpool/cluster.pid").read_text()))
+    supervisor.suspend()
+    wait_stopped(supervisor.pid)
+    stopped = script("start-cluster.sh", "stop", **place)
+    assert (stopped.returncode, stopped.stderr) == (0, "start-cluster.sh: stopped\n")
+    assert not is_working(supervisor)
+
+
+@needs_venv
 def test_ctrl_c_ends_the_demo_and_all_it_started() -> None:
     with subprocess.Popen(
-        [str(ROOT / "ops/start-cluster.sh"), "--demo"],
+        # A shell without job control has its background jobs ignore SIGINT, and they hand that on.
+        ["env", "--default-signal=INT", str(ROOT / "ops/start-cluster.sh"), "--demo"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -259,6 +259,36 @@ def test_a_lock_is_held_once_and_tells_who_holds_it(short: Path) -> None:
     runtime.Lock(url, 4712, 2).close()
 
 
+@pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+def test_who_starts_while_another_stops_waits_for_its_end(
+    short: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
+    url = {"ipc": f"ipc://{short}/pool.sock", "tcp": "tcp://127.0.0.1:5570"}[scheme]
+    stopping = runtime.Lock(url, 4711, 2)
+    stopping.note(stopping=True)
+    looks = []
+
+    def sleep(span_s: float) -> None:
+        looks.append(span_s)
+        if len(looks) == 20:
+            stopping.close()
+
+    monkeypatch.setattr("time.sleep", sleep)
+    runtime.Lock(url, 4712, 2).close()
+    assert len(looks) >= 20
+
+
+def test_who_waits_for_one_that_does_not_end_says_so(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"ipc://{short}/pool.sock"
+    lock = runtime.Lock(url, 4711, 2)
+    lock.note(stopping=True)
+    monkeypatch.setattr("reqpool_ops.runtime.STOPS_S", 0.0)
+    with pytest.raises(CannotStart, match=r"still stopping at ipc://.* \(pid 4711\)"):
+        runtime.Lock(url, 4712, 2)
+    lock.close()
+
+
 def test_the_lock_of_a_tcp_cluster_is_in_the_runtime_folder(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
