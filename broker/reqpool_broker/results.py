@@ -100,7 +100,9 @@ class Results:
         except (UsageError, zmq.ZMQError) as error:
             self._number -= 1
             self._retry_s = now_s + RETRY_S
-            log.warning("cannot add a results socket, clients share the %d there are: %s", len(self.urls), error)
+            log.warning(
+                "cannot open another results socket, clients share the %d open: %s", len(self.urls), error
+            )
 
     def take(self, broker: Broker) -> bool:
         """Read subscriptions, in bounds; returns True if more may be there."""
