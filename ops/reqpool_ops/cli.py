@@ -18,7 +18,7 @@ from reqpool.errors import BrokerUnavailable, PoolError
 from reqpool.masking import without_passwords
 
 from . import runtime
-from .reading import plain
+from .reading import counted, plain
 from .reading import text as printable
 
 DEFAULT_WORKERS = min(os.cpu_count() or 1, 4)
@@ -151,7 +151,7 @@ def run_up(options: argparse.Namespace) -> int:
             print(error, file=sys.stderr)
             return 1
     if options.check and config is not None:
-        print(f"{path}: {len(config.config.upstreams)} upstreams")
+        print(f"{path}: {counted(len(config.config.upstreams), 'upstream')}")
         return 0
     logging.basicConfig(
         level=logging.WARNING if options.embedded else logging.INFO,

@@ -25,7 +25,7 @@ from reqpool.masking import without_password
 
 from . import health, status
 from .cli import DEFAULT_WORKERS
-from .reading import text
+from .reading import counted, text
 from .upstreams.zone import HOSTS, ZONE
 
 WINDOW = 200
@@ -79,7 +79,7 @@ def demonstrate(stack: contextlib.ExitStack) -> int:
     report = wait_for_workers(url, DEFAULT_WORKERS)
     broker_pids = [report["broker"]["pid"]]
     worker_pids = [worker["pid"] for worker in report["workers"]]
-    print(f"pool: {url}, broker and {len(worker_pids)} workers")
+    print(f"pool: {url}, broker and {counted(len(worker_pids), 'worker')}")
     targets, servers = upstreams["targets"], upstreams["servers"]
     places = [f"{kind} {without_password(targets[kind])} ({servers[kind]})" for kind in sorted(targets)]
     print("upstreams:", ", ".join(places))

@@ -39,6 +39,11 @@ def text(value: Any) -> str:
     )
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun: ``1 worker``, ``2 workers``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def plain(value: Any) -> Any:
     """Return a value as JSON has it: ids in hex, numbers that are none as null."""
     if isinstance(value, Mapping):

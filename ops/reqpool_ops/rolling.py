@@ -14,6 +14,7 @@ from functools import partial
 
 from .broker_process import BrokerProcess
 from .fleet import Fleet
+from .reading import counted
 
 COME_UP_S = 20.0
 """What a new process gets until it is live."""
@@ -68,7 +69,7 @@ def replace_all(fleet: Fleet, broker: BrokerProcess) -> Steps:
         now_s,
         "broker",
     )
-    return f"{replaced} workers and the broker replaced in {now_s - started_s:.1f} s"
+    return f"{counted(replaced, 'worker')} and the broker replaced in {now_s - started_s:.1f} s"
 
 
 def _until(

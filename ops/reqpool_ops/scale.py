@@ -11,6 +11,7 @@ from typing import Any
 from reqpool.masking import without_password
 
 from . import runtime
+from .reading import counted
 from .runtime import CannotStart
 
 TAKEN_WITHIN_S = 5.0
@@ -36,7 +37,7 @@ def scale(url: str, workers: int) -> None:
         while about["workers"] == before:
             if time.monotonic() > deadline_s:
                 raise CannotStart(
-                    f"the supervisor (pid {about['pid']}) stays at {before} workers; see its log"
+                    f"the supervisor (pid {about['pid']}) stays at {counted(before, 'worker')}; see its log"
                 )
             time.sleep(0.02)
             about = supervisor(url)

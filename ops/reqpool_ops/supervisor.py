@@ -33,6 +33,7 @@ from . import runtime
 from .broker_process import BrokerProcess
 from .children import Child, ended
 from .fleet import Fleet
+from .reading import counted
 from .reign import Reign
 from .restart import RESTART_SIGNAL
 from .rolling import RestartFailed, Steps, replace_all
@@ -264,10 +265,10 @@ class Supervisor:
         """Have one worker more, or one fewer: that one finishes what it runs and hands back the rest."""
         count = self._plan.workers + step
         if self._phase is not Phase.RUNNING or not 1 <= count <= MAX_WORKERS:
-            log.warning("%d workers stay: 1 to %d may run", self._plan.workers, MAX_WORKERS)
+            log.warning("the number of workers stays %d: 1 to %d may run", self._plan.workers, MAX_WORKERS)
             return
         if self._restart is not None:
-            log.warning("%d workers stay: they are being replaced", self._plan.workers)
+            log.warning("the number of workers stays %d: they are being replaced", self._plan.workers)
             return
         if step > 0:
             self._fleet.add(now_s)
@@ -275,7 +276,7 @@ class Supervisor:
             self._fleet.dismiss(self._fleet.staying[-1], now_s)
         self._plan.workers = count
         self._note(workers=count)
-        log.info("now to run: %d workers", count)
+        log.info("now to run: %s", counted(count, "worker"))
 
     def _note(self, **figures: int | str) -> None:
         if self._lock is not None:
@@ -364,7 +365,7 @@ class Supervisor:
             self._lock = runtime.Lock(url, os.getpid(), self._plan.workers)
             self._note_restarts("")
             self._fleet.start_all(now_s)
-        log.info("the pool is up at %s: broker and %d workers", url, self._plan.workers)
+        log.info("the pool is up at %s: broker and %s", url, counted(self._plan.workers, "worker"))
 
     # --- stop ---
 

@@ -59,7 +59,7 @@ def test_a_configuration_is_checked_without_starting_anything(
     path = tmp_path / "reqpool.toml"
     path.write_text('[upstreams.names]\nurl = "dns://127.0.0.1:53"\n')
     assert cli.main(["up", "--config", str(path), "--check"]) == 0
-    assert capsys.readouterr().out == f"{path}: 1 upstreams\n"
+    assert capsys.readouterr().out == f"{path}: 1 upstream\n"
     monkeypatch.setenv("REQPOOL_CONFIG", str(path))
     assert cli.main(["up", "--check"]) == 0
 

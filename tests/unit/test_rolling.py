@@ -133,7 +133,7 @@ def test_the_broker_is_told_to_go_only_when_its_successor_needs_nothing_but_its_
     assert not run.said  # the workers have not come to it yet
     run.all_live()
     run.step()
-    assert run.said.startswith("1 workers and the broker replaced in 0.")
+    assert run.said.startswith("1 worker and the broker replaced in 0.")
 
 
 def test_a_worker_whose_successor_does_not_come_up_stays() -> None:
