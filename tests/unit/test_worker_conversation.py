@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from reqpool import wire
@@ -133,6 +135,12 @@ def test_a_broker_that_receives_nothing_gets_its_leases_back() -> None:
     talk.beat(received=10, undelivered=range(1, 11))
     talk.lease(21)
     assert talk.heard(Verb.RETURN) == []
+
+
+def test_a_connection_that_broke_is_no_warning(talk: Talk, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    talk.conversation.lose("the connection broke", talk.now_s)
+    assert [record.levelname for record in caplog.records if "hung up" in record.message] == ["INFO"]
 
 
 # --- the drain -------------------------------------------------------------------------------------

@@ -155,7 +155,8 @@ class Conversation:
 
     def lose(self, why: str, now_s: float) -> None:
         """Note that the carrier's connection broke; it is open still, and hung up by this."""
-        self._hang_up(why, now_s)
+        # No warning: it may be planned, and if not, the supervisor has seen the broker end and says how.
+        self._hang_up(why, now_s, logging.INFO)
 
     def end_turn(self, now_s: float) -> None:
         """Tell the broker this turn's news; notice that a drain is done."""
@@ -256,9 +257,9 @@ class Conversation:
         self._link.greeted(now_s)
         self._start_beating(now_s)
 
-    def _hang_up(self, why: str, now_s: float) -> None:
+    def _hang_up(self, why: str, now_s: float, level: int = logging.WARNING) -> None:
         """Give the connection up and never read it again; a timer dials anew."""
-        self._log.warning("hung up: %s", why)
+        self._log.log(level, "hung up: %s", why)
         self._carrier.hang_up()
         self._link.lost(now_s)
         self._carrier.at(self._link.dial_s, self._dial)
