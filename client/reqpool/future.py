@@ -267,8 +267,13 @@ class Future(concurrent.futures.Future[T]):
     set_running_or_notify_cancel = None  # type: ignore[assignment]
 
     def _settle(self) -> Any:
-        """Decode the answer, or build the error, and keep it."""
+        """Decode the answer, or build the error, and keep it.
+
+        Threads that look at the same time may all do so; what is kept first is everyone's.
+        """
         code, data = self._code, self._data
+        if self._value is not _UNDECODED:  # another thread kept it, and then let go of the data
+            return self._value
         if code == 0:
             try:
                 value = self.route.kind.decode(data, self)
@@ -281,9 +286,10 @@ class Future(concurrent.futures.Future[T]):
                 value.__cause__ = error
         else:
             value = self._make_error(code, data)
-        self._value = value
+        # In one expression without a call, so that no other thread comes in between.
+        self._value = value if self._value is _UNDECODED else self._value
         self._data = None
-        return value
+        return self._value
 
     @property
     def facts(self) -> RequestFacts:

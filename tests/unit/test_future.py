@@ -17,6 +17,7 @@ from reqpool import wire
 from reqpool.errors import BY_CODE, Code, PoolError
 from reqpool.future import Future
 from reqpool.kinds import Asked, Kind, Route
+from support.interleaved import interleaved
 
 
 class Reversed(Kind):
@@ -108,6 +109,25 @@ def test_the_answer_is_decoded_on_first_look_and_once() -> None:
     assert future.result() == b"cba"
     assert future.exception() is None
     assert KIND.decoded == before + 1
+
+
+@pytest.mark.parametrize("code", [0, Code.TIMEOUT])
+def test_threads_that_look_at_the_same_time_get_the_same(code: int) -> None:
+    def ended() -> Future[Any]:
+        owner = Owner()
+        future = owner.make()
+        owner.end(future, code, wire.encode_error("late") if code else b"abc")
+        return future
+
+    def look(future: Future[Any]) -> object:
+        return future.exception() if code else future.result()
+
+    orders = 0
+    for one, other in interleaved(ended, look, look):
+        orders += 1
+        assert one is other
+        assert isinstance(one, reqpool.RequestTimeout) if code else one == b"cba"
+    assert orders > 10
 
 
 def test_an_answer_that_cannot_be_read_is_an_error_that_knows_its_request() -> None:

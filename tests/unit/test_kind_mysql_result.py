@@ -15,6 +15,7 @@ import pytest
 from reqpool.errors import BadResponse
 from reqpool.kinds.mysql_result import MysqlResult
 from support import mysql_peer as peer
+from support.interleaved import interleaved
 from support.mysql_peer import AUTOCOMMIT, BINARY, MORE_RESULTS, column, ok, packet, packets, rows
 
 
@@ -154,6 +155,21 @@ def test_a_result_can_be_pickled(looked: bool) -> None:
         assert found.rows
     copy = pickle.loads(pickle.dumps(found))
     assert (copy.rows, copy.columns, len(copy.sets)) == ([("1",)], ("a",), 2)
+
+
+def test_threads_that_look_at_the_same_time_see_all_of_a_result() -> None:
+    def look(found: MysqlResult) -> object:
+        return [one.rows for one in found.sets]
+
+    def two() -> MysqlResult:
+        more = AUTOCOMMIT | MORE_RESULTS
+        return result(*rows(["a"], [(b"1",)], status=more), *rows(["b"], [(b"2",)]))
+
+    orders = 0
+    for looks in interleaved(two, look, look):
+        orders += 1
+        assert looks == ([[("1",)], [("2",)]], [[("1",)], [("2",)]])
+    assert orders > 10
 
 
 def test_many_columns() -> None:

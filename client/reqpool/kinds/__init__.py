@@ -183,7 +183,10 @@ class Kind(ABC):
 
     @abstractmethod
     def decode(self, data: bytes, request: Asked) -> Any:
-        """Make the value of ``future.result()`` from the worker half's raw answer. Called once, lazily.
+        """Make the value of ``future.result()`` from the worker half's raw answer.
+
+        Called when somebody first looks, by each of several threads if they look at the same time: all get
+        what the first of them makes.
 
         Raises:
             PoolError: what ``result()`` shall raise: BadResponse if the answer cannot be read, or the

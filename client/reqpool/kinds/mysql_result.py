@@ -28,7 +28,7 @@ class MysqlResult:
             last one, without columns, for itself.
     """
 
-    __slots__ = ("_data", "_further", "_set")
+    __slots__ = ("_answer",)
 
     def __init__(self, data: bytes) -> None:
         """Keep an answer of the server.
@@ -36,53 +36,47 @@ class MysqlResult:
         Args:
             data: its packets, as they came.
         """
-        self._data = data
-        self._set: ResultSet | None = None
-        self._further: list[ResultSet] = []
+        # The packets until somebody looks, then what is in them. It is changed by one assignment: two threads
+        # that look at once do the work twice, no more.
+        self._answer: bytes | list[ResultSet] = data
 
-    def _look(self) -> ResultSet:
-        found = self._set
-        if found is None:
-            sets = read(self._data)
-            found = sets[0]
-            if len(sets) > 1:
-                self._further = sets[1:]
-            self._set = found
-            self._data = b""
-        return found
+    def _look(self) -> list[ResultSet]:
+        answer = self._answer
+        if not isinstance(answer, list):
+            answer = self._answer = read(answer)
+        return answer
 
     @property
     def rows(self) -> list[Row]:
-        return self._look().rows
+        return self._look()[0].rows
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple([column.name for column in self._look().columns])
+        return tuple([column.name for column in self._look()[0].columns])
 
     @property
     def fields(self) -> tuple[MysqlColumn, ...]:
-        return self._look().columns
+        return self._look()[0].columns
 
     @property
     def affected(self) -> int:
-        return self._look().affected
+        return self._look()[0].affected
 
     @property
     def last_id(self) -> int:
-        return self._look().last_id
+        return self._look()[0].last_id
 
     @property
     def warnings(self) -> int:
-        return self._look().warnings
+        return self._look()[0].warnings
 
     @property
     def info(self) -> str:
-        return self._look().info
+        return self._look()[0].info
 
     @property
     def sets(self) -> tuple[MysqlResult, ...]:
-        self._look()
-        return (self, *map(_looked_at, self._further))
+        return (self, *map(_looked_at, self._look()[1:]))
 
     def dicts(self) -> list[dict[str, Any]]:
         """Return the rows as dicts; of columns with one name the last counts."""
@@ -99,7 +93,7 @@ class MysqlResult:
         return True  # an answer without rows is one, too
 
     def __repr__(self) -> str:
-        found = self._look()
+        found = self._look()[0]
         if found.columns:
             return f"<MysqlResult {len(found.rows)} rows of {', '.join(self.columns)}>"
         return f"<MysqlResult {found.affected} affected, last id {found.last_id}>"
@@ -107,5 +101,5 @@ class MysqlResult:
 
 def _looked_at(found: ResultSet) -> MysqlResult:
     result = MysqlResult(b"")
-    result._set = found
+    result._answer = [found]
     return result
