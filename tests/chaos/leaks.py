@@ -10,11 +10,13 @@ import psutil
 from reqpool.errors import BrokerUnavailable
 from reqpool.wire import SESSION_EXPIRY_MS
 from reqpool_ops import status
+from reqpool_workers.owed_ports import KEPT_S
 from support.wait import wait_until
 
 from .arena import Arena
 
-SETTLE_WITHIN_S = 20.0
+SETTLE_WITHIN_S = KEPT_S + 20.0
+"""Workers keep ports at which an answer may yet come."""
 MORE_FDS = 8
 """More descriptors than a fresh process had that are no leak: an idle connection may live a little longer."""
 MORE_BYTES = 200 << 20

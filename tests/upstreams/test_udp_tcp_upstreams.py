@@ -15,7 +15,7 @@ import pytest
 
 import reqpool
 from support.cluster import Cluster, cluster
-from support.dns_peer import UdpPeer, closed_port, echo, silent
+from support.dns_peer import UdpPeer, closed_port, echo
 from support.ports import HOST
 from support.tcp_peer import (
     Connection,
@@ -50,11 +50,12 @@ def test_a_datagram_comes_back(pool: reqpool.Pool, data: bytes) -> None:
 
 
 def test_a_datagram_is_not_sent_again(pool: reqpool.Pool) -> None:
-    with UdpPeer(silent) as peer:
+    with UdpPeer(echo, held=True) as peer:
         with pytest.raises(reqpool.RequestTimeout) as caught:
             pool.udp(peer.address, b"hello", timeout=1.0).result(5)
         assert (caught.value.phase, caught.value.sent) == ("read", True)
         assert peer.queries == [b"hello"]
+        peer.release()  # the port is kept until then
 
 
 def test_a_server_of_default_size_that_is_busy_for_a_moment_loses_no_datagram(

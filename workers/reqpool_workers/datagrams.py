@@ -6,6 +6,8 @@ Some facts this file relies on:
   result of its next ``send`` or ``recv`` (udp(7)): ECONNREFUSED says that nobody listens there.
 * The kernel picks a random source port at ``connect`` (ip_local_port_range); with a random id it is what
   keeps others from guessing (RFC 5452, 9.2), so sockets are replaced after some time and some requests.
+* One that asked a single request, which then ended without an answer, is kept open: ``owed_ports.py``. On one
+  that many share the protocol tells their answers apart, so a late one matches nothing, whoever has the port.
 * A receive buffer that is full drops silently, so it is raised (capped by net.core.rmem_max), and what is in
   flight to an origin is capped by the broker.
 """
@@ -21,9 +23,12 @@ from .connection import Connection
 from .descriptors import OUT_OF_FDS, shortage
 from .ledger import Dropped, Lease, Ledger, Pin, Request
 from .loop import READABLE, WORK_PER_TURN, Loop
+from .owed_ports import OwedPorts
 from .policy import Policy
 from .protocols import Address, DatagramKind, Then
 
+OUT_OF_SOCKETS = OUT_OF_FDS | {errno.EAGAIN}
+"""EAGAIN: no port is free (connect(2))."""
 SOCKETS = 4
 """Sockets to one origin in use at once, those that only wait for answers aside."""
 CHUNK = 64
@@ -140,7 +145,11 @@ class DatagramSocket:
         self.protocol.forget(request)
         request.place = None
         self.open -= 1
-        if not self.open and self.left <= 0:
+        if self.open or self.left > 0:
+            return
+        if self.origin.kind.requests_per_socket == 1:
+            self.origin.keep_port(self)
+        else:
             self.close()
 
     def fail(self, error: OSError) -> None:
@@ -166,11 +175,14 @@ class DatagramOrigin:
     stranded: tuple[Request, ...] = ()
     idle: tuple[Connection, ...] = ()
 
-    def __init__(self, loop: Loop, ledger: Ledger, kind: DatagramKind, name: str) -> None:
+    def __init__(
+        self, loop: Loop, ledger: Ledger, kind: DatagramKind, name: str, owed_ports: OwedPorts
+    ) -> None:
         self.loop = loop
         self.ledger = ledger
         self.kind = kind
         self.name = name
+        self._owed_ports = owed_ports
         self.address = kind.address(name)
         self._active: list[DatagramSocket] = []
         self._sockets: set[DatagramSocket] = set()
@@ -270,6 +282,8 @@ class DatagramOrigin:
             try:
                 one = self._pick()
             except OSError as error:
+                if error.errno in OUT_OF_SOCKETS and self._owed_ports.give_way():
+                    continue
                 if error.errno in OUT_OF_FDS:
                     shortage(error.errno)
                     # Not the upstream's fault: the broker waits a heartbeat before it leases more here.
@@ -298,9 +312,15 @@ class DatagramOrigin:
         """All of a lease was answered without sending again: so long did the slowest take."""
         self._srtt_s += (self.loop.now_s - lease.began_s - self._srtt_s) / 8
 
+    def keep_port(self, one: DatagramSocket) -> None:
+        """A socket has nothing to do but to wait for an answer that nobody wants any more."""
+        self._sockets.discard(one)
+        self._owed_ports.keep(one, self.loop.now_s)
+
     def forget_socket(self, one: DatagramSocket) -> None:
         """A socket is being closed."""
         self._sockets.discard(one)
+        self._owed_ports.remove(one)
 
     def _pick(self) -> DatagramSocket:
         """The next socket in turn; a new one if there are few, or in the place of one that is used up."""

@@ -9,6 +9,7 @@ from reqpool.errors import UsageError
 from .datagrams import DatagramOrigin
 from .ledger import Ledger, Pin, Request
 from .loop import Loop
+from .owed_ports import OwedPorts
 from .policy import Policy
 from .pool import Slots
 from .protocols import DatagramKind, StreamKind, WorkerKind
@@ -32,6 +33,7 @@ class Origins:
         self._ledger = ledger
         self._kinds = kinds
         self._resolver = Resolver(loop)
+        self._owed_ports = OwedPorts()
         self._origins: dict[tuple[str, str], Origin] = {}
         self._slots: dict[str, Slots] = {}
         self._grants: dict[str, tuple[int, Policy]] = {}
@@ -53,7 +55,7 @@ class Origins:
             return origin
         kind = self._kinds.get(kind_name)
         if isinstance(kind, DatagramKind):
-            origin = DatagramOrigin(self._loop, self._ledger, kind, name)
+            origin = DatagramOrigin(self._loop, self._ledger, kind, name, self._owed_ports)
         elif isinstance(kind, StreamKind):
             slots = self._slots.setdefault(name, Slots())
             origin = StreamOrigin(
@@ -116,6 +118,7 @@ class Origins:
 
     def tend(self, now_s: float) -> None:
         """Close what is idle or old, forget origins of which nothing is left."""
+        self._owed_ports.tend(now_s)
         for key, origin in list(self._origins.items()):
             origin.tend(now_s)
             if origin.deserted:
@@ -127,14 +130,16 @@ class Origins:
         """Close every fd. What is open over connections is reported as lost."""
         for origin in list(self._origins.values()):
             origin.close(reason)
+        self._owed_ports.close()
         self._resolver.close(reason)
 
     def _free_fd(self) -> bool:
-        """Close the connection that has been idle for the longest; False if none is."""
+        """Close the connection that has been idle for the longest, else an owed port; False if there is
+        neither."""
         idle = [one for origin in self._origins.values() for one in origin.idle]
         if idle:
             min(idle, key=lambda one: one.since_s).close("another origin needs its file descriptor")
-        return bool(idle)
+        return bool(idle) or self._owed_ports.give_way()
 
     def _named(self, name: str) -> Iterator[Origin]:
         return (origin for (_, known), origin in self._origins.items() if known == name)

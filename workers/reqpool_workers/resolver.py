@@ -25,6 +25,7 @@ from .datagrams import DatagramOrigin
 from .ledger import Lease, Ledger, Request
 from .look_up import RTYPES, Failed, Found, Known, LookUp, Outcome, Step, has_ipv6_route, in_order
 from .loop import Loop
+from .owed_ports import OwedPorts
 from .protocols.dns import WORKER_KIND
 from .resolv_conf import ResolvConf
 
@@ -115,6 +116,8 @@ class Resolver:
         self._asked: dict[Request, tuple[_Running, str]] = {}
         self._asked_count = 0
         self._origins: dict[str, DatagramOrigin] = {}
+        self._owed_ports = OwedPorts()
+        """Stays empty: answers of name servers have an id."""
         self._silent: dict[str, float] = {}
         self._turn = 0
         self._ipv6 = False
@@ -307,7 +310,9 @@ class Resolver:
         if origin is None:
             if not self._origins:
                 self._loop.at(self._loop.now_s + TEND_S, self._tend)
-            origin = DatagramOrigin(self._loop, self._questions, WORKER_KIND, f"dns://{server}")
+            origin = DatagramOrigin(
+                self._loop, self._questions, WORKER_KIND, f"dns://{server}", self._owed_ports
+            )
             self._origins[server] = origin
         return origin
 
