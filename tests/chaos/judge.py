@@ -10,7 +10,9 @@ Knows no process and no clock: its tests feed it made-up journals. How it decide
 * *unknown without cause*: OutcomeUnknown, and from its submission to its end no kill, freeze or cut that
   could concern its producer was going on. A kill or cut goes on for :data:`NOTICED_S`, a freeze until that
   long after waking. A fault of another producer is no cause, and a planned fault is none either.
-* *answer of another*: the answer does not belong to the question.
+* *answer of another*: the answer does not belong to the question. Not counted (the outcome is, as ``wrong``)
+  is a datagram that was owed to another request while a fault ended a worker: the kernel then frees the
+  worker's ports, and UDP has nothing else to tell answers apart (docs/kinds.md).
 * *answered, not executed once*: what must not be repeated has a good answer, and its count is not 1.
 * *partly applied*: of a transaction (MySQL) or MULTI (Redis) some parts are there more often than others.
 * *errors*: whatever else ended with an error, and from its submission to its end nothing unplanned was going
@@ -21,6 +23,7 @@ Knows no process and no clock: its tests feed it made-up journals. How it decide
 
 from __future__ import annotations
 
+import ast
 import bisect
 import math
 from collections import Counter
@@ -29,7 +32,7 @@ from dataclasses import dataclass, field
 
 from .journal import GOOD, WRONG, End, Request
 from .upstreams import Executions
-from .work import ONCE, TRANSACTION
+from .work import ONCE, STREAMS, TRANSACTION
 
 NOTICED_S = 0.5
 """How long the loss of a process or a connection may take to be noticed on a busy machine."""
@@ -47,6 +50,15 @@ NOT_ONCE = "answered, not executed once"
 PARTLY = "transaction partly applied"
 ERRORS_PLANNED = "errors beside planned faults"
 ERRORS_CALM = "errors in calm"
+UDP = frozenset({stream.name for stream in STREAMS if stream.kind == "udp"})
+"""Streams whose answers are told apart by the port alone."""
+ENDS_WORKERS = frozenset(
+    {
+        "worker-drain", "restart", "rolling", "scale-down", "worker-kill", "worker-freeze-hung", "both-kill",
+        "broker-loop", "supervisor-kill",
+    }
+)  # fmt: skip
+"""Faults that do; a worker that is frozen for less than 7.5 s mostly lives on."""
 ZEROS = (
     LOST, ENDED_TWICE, EXECUTED_TWICE, LIES, CAUSELESS, WRONG_ANSWERS, NOT_ONCE, PARTLY, ERRORS_PLANNED,
     ERRORS_CALM,
@@ -152,9 +164,34 @@ def judge(
         begin_s: the instant that evidence counts from.
     """
     verdict = Verdict()
+    owed_s: dict[str, float] = {}
+    wrong: list[tuple[_OneProducer, Request]] = []
     for producer in producers:
-        _OneProducer(verdict, producer, executions, faults, begin_s).judge()
+        one = _OneProducer(verdict, producer, executions, faults, begin_s)
+        one.judge()
+        for request in producer.requests:
+            if request.ends and request.ends[0].outcome == WRONG:
+                wrong.append((one, request))
+            elif request.stream in UDP and not (request.stream in ONCE and _is_good(request)):
+                owed_s[request.number] = request.at_s  # what may be repeated may have asked twice
+    ended = Windows((fault.start_s, fault.end_s) for fault in faults if fault.fault in ENDS_WORKERS)
+    for one, request in wrong:
+        asked_s = owed_s.get(_number_in(request.ends[0])) if request.stream in UDP else None
+        if asked_s is None or not ended.overlap(asked_s, request.ends[0].at_s):
+            one.note(WRONG_ANSWERS, request)
     return verdict
+
+
+def _is_good(request: Request) -> bool:
+    return any(end.outcome == GOOD for end in request.ends)
+
+
+def _number_in(answer: End) -> str:
+    """Return the number that a wrong datagram names; empty if it names none."""
+    try:
+        return bytes(ast.literal_eval(answer.text)).decode()
+    except (ValueError, SyntaxError, TypeError):
+        return ""
 
 
 class _OneProducer:
@@ -186,38 +223,38 @@ class _OneProducer:
 
     def _judge_ends(self, request: Request) -> None:
         if len(request.ends) > 1:
-            self._note(ENDED_TWICE, request)
+            self.note(ENDED_TWICE, request)
         if request.ends:
             end = request.ends[0]
             self._verdict.outcomes[end.outcome] += request.stream != TRANSACTION
-            if end.outcome == WRONG:
-                self._note(WRONG_ANSWERS, request)
-            elif end.outcome != GOOD and request.stream != TRANSACTION:  # its statements are judged
+            # Of a transaction the statements are judged.
+            if end.outcome not in (GOOD, WRONG) and request.stream != TRANSACTION:
                 self._judge_error(request, end)
         elif not self._producer.killed:
-            self._note(LOST, request)
+            self.note(LOST, request)
 
     def _judge_error(self, request: Request, end: End) -> None:
         life = request.at_s, end.at_s
         if end.outcome == "OutcomeUnknown" and not self._causes.overlap(*life):
-            self._note(CAUSELESS, request)
+            self.note(CAUSELESS, request)
         if end.outcome in ("RequestTimeout", "Overloaded") and request.timeout_s < ORDINARY_S:
             return
         if not self._troubled.overlap(*life):
-            self._note(ERRORS_PLANNED if self._planned.overlap(*life) else ERRORS_CALM, request)
+            self.note(ERRORS_PLANNED if self._planned.overlap(*life) else ERRORS_CALM, request)
 
     def _judge_executions(self, request: Request) -> None:
         count = self._counts.get(request.number, 0)
         if count > 1:
-            self._note(EXECUTED_TWICE, request)
+            self.note(EXECUTED_TWICE, request)
         if request.number in self._partial:
-            self._note(PARTLY, request)
-        if any(end.outcome == GOOD for end in request.ends) and count != 1:
-            self._note(NOT_ONCE, request)
+            self.note(PARTLY, request)
+        if _is_good(request) and count != 1:
+            self.note(NOT_ONCE, request)
         if count and any(end.outcome not in (GOOD, WRONG) and end.sent is False for end in request.ends):
-            self._note(LIES, request)
+            self.note(LIES, request)
 
-    def _note(self, what: str, request: Request) -> None:
+    def note(self, what: str, request: Request) -> None:
+        """Note one finding."""
         end = request.ends[-1] if request.ends else End(math.inf, "not ended")
         told = f"{end.outcome} at {end.at_s - self._begin_s:.2f} s" if request.ends else end.outcome
         near = [

@@ -112,6 +112,33 @@ def test_an_answer_to_another_question_is_seen() -> None:
     assert found(verdict(asked("dns", End(9.1, WRONG)))) == [WRONG_ANSWERS]
 
 
+WORKER_KILL = Happened("worker-kill", False, 10.0, 10.0, 10.0)
+LATE = End(11.0, WRONG, text="b'p2-7'")
+"""The answer to p2-7."""
+
+
+@pytest.mark.parametrize(
+    ("stream", "owner", "fault", "counted"),
+    [
+        ("udp", Request("p2-7", 0, "udp", 1.0, 9.5, [End(10.5, "RequestTimeout", True)]), WORKER_KILL, False),
+        ("udp-idempotent", Request("p2-7", 0, "udp", 1.0, 9.5), WORKER_KILL, False),
+        ("udp", Request("p2-7", 0, "udp", 1.0, 10.5), WORKER_KILL, True),
+        ("udp", Request("p2-7", 0, "udp", 1.0, 9.5), KILL, True),
+        ("udp", Request("p2-7", 0, "udp", 1.0, 9.5, [End(9.6, GOOD)]), WORKER_KILL, True),
+        ("udp", Request("p2-8", 0, "udp", 1.0, 9.5), WORKER_KILL, True),
+        ("tcp", Request("p2-7", 0, "tcp", 1.0, 9.5), WORKER_KILL, True),
+    ],
+    ids=["owed", "owed to a killed producer", "asked later", "no worker ended", "answered", "another", "tcp"],
+)
+def test_a_datagram_owed_to_a_worker_that_ended_is_in_the_nature_of_udp(
+    stream: str, owner: Request, fault: Happened, counted: bool
+) -> None:
+    producers = [Producer("p1", [asked(stream, LATE)]), Producer("p2", [owner], killed=True)]
+    judged = judge(producers, Executions(Counter({"p1-1": 1, "p2-7": 1, "p2-8": 1})), [fault])
+    assert judged.found[WRONG_ANSWERS] == counted
+    assert judged.outcomes[WRONG] == 1
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_good_answer_means_exactly_one_execution(count: int) -> None:
     assert NOT_ONCE in found(verdict(asked("mysql-insert", End(9.1, GOOD)), count))
