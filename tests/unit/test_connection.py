@@ -66,9 +66,9 @@ def test_a_large_request_is_written_a_part_in_each_turn(
 
         class Noting(Unsent):
             def send(self, to: socket.socket, most_bytes: int) -> None:
-                before = sum(map(len, self._pieces))
+                before = sum(map(len, self.pieces))
                 super().send(to, most_bytes)
-                written.append((worker.loop.now_s, before - sum(map(len, self._pieces))))
+                written.append((worker.loop.now_s, before - sum(map(len, self.pieces))))
 
         monkeypatch.setattr(connection, "Unsent", Noting)
         broker.welcome()
