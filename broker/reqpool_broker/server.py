@@ -16,7 +16,6 @@ import logging
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -341,9 +340,8 @@ def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] 
     stopping = orphaned = reloading = False
 
     def ask_to_stop(signum: int, frame: object) -> None:
+        # Told again by somebody else, it still says goodbye: that takes half a second at most.
         nonlocal stopping
-        if stopping:
-            sys.exit(1)
         stopping = True
 
     def ask_to_reload(signum: int, frame: object) -> None:

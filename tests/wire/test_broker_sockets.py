@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -148,6 +149,17 @@ def test_port_in_use_is_said_in_one_line() -> None:
     assert outcome.stderr.strip() == (
         f"reqpool broker: cannot bind tcp://127.0.0.1:{port}: Address already in use"
     )
+
+
+def test_who_is_told_to_stop_by_two_still_says_goodbye(broker: RawBroker) -> None:
+    session = RawSession(broker)
+    broker.process.send_signal(signal.SIGTERM)
+    broker.process.send_signal(signal.SIGINT)
+    assert broker.process.wait(10) == 0
+    said = [session.published()[0]]
+    while said[-1] is Verb.HEARTBEAT:
+        said.append(session.published()[0])
+    assert said[-1] is Verb.GOODBYE
 
 
 def test_results_socket_is_where_welcome_says(broker: RawBroker) -> None:
