@@ -361,6 +361,23 @@ def test_a_broker_that_ends_names_what_a_worker_may_have_and_nothing_that_waits(
     assert (unrun, doubtful) == (False, [(1, 2)])
 
 
+def test_what_a_client_no_longer_waits_for_puts_nothing_else_in_doubt_at_a_planned_stop() -> None:
+    desk = Desk(predecessors=frozenset())
+    worker, client = desk.worker(), desk.client()
+    client.submit(1)
+    later = successor(desk, client, worker)
+    worker.reconnect()
+    # Its upstream breaks off before the client has come, and that no longer asks for it.
+    worker.fail(1, code=Code.CONNECTION_LOST, sent=True)
+    client.hello(epoch=77)
+    worker.send(Verb.DRAIN, worker.epoch, worker.seen)
+    later.settle()
+    client.submit(2, flags=ONCE)
+    later.broker.clients.goodbye("bye")
+    *_, doubtful = wire.decode(later.broker.outbox.results[-1][1], wire.PUBLISHED)[1]
+    assert doubtful == [(1, 1)]
+
+
 def test_a_session_that_only_workers_told_of_is_not_refused_for_the_bound_of_clients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
