@@ -18,6 +18,9 @@ ORDERLY = 0
 """Exit status of a broker or worker that ended as it was told to, and left nothing in doubt."""
 BOOT_FAILURE = 2
 """Exit status of a broker or worker that could not start: wrong arguments, or an address it cannot have."""
+NEVER_BEGAN = -signal.SIGTERM
+"""Status of one that was told to end while it was starting. A worker that has come as far as HELLO handles
+the signal, and never dies of it."""
 QUICK_S = 5.0
 """A child that lived shorter than this failed quickly."""
 MANY_FAILURES = 4

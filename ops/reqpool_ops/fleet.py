@@ -11,9 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import health
-from .children import BOOT_FAILURE, ORDERLY, Child
+from .children import BOOT_FAILURE, NEVER_BEGAN, ORDERLY, Child
 from .reading import maps
 from .reign import Reign
+
+LEAVE_NO_DOUBT = frozenset((ORDERLY, BOOT_FAILURE, NEVER_BEGAN))
+"""How workers end that have nothing left that must not be repeated: in order, or before they had begun."""
 
 log = logging.getLogger("reqpool")
 
@@ -134,7 +137,7 @@ class Fleet:
                 continue
             self._watch.ended(worker.id)
             self._live.discard(worker.id.hex())
-            self._reign.worker_ended(worker.id, orderly=status in (ORDERLY, BOOT_FAILURE))
+            self._reign.worker_ended(worker.id, orderly=status in LEAVE_NO_DOUBT)
             if worker.leaving:
                 self.workers.remove(worker)
             found.append((worker, pid, status))

@@ -15,6 +15,8 @@ from reqpool_broker.grants import Grants
 from reqpool_broker.life import Life
 from reqpool_broker.session import Session
 from reqpool_broker.succession import Succession
+from reqpool_ops import fleet
+from reqpool_ops.children import BOOT_FAILURE, ORDERLY
 from reqpool_ops.reign import Reign
 from reqpool_workers.conversation import Conversation
 
@@ -70,6 +72,10 @@ def _forget_the_dead(patch: pytest.MonkeyPatch) -> None:
 def _count_no_death(patch: pytest.MonkeyPatch) -> None:
     ended = Reign.worker_ended
     patch.setattr(Reign, "worker_ended", lambda self, worker, *, orderly: ended(self, worker, orderly=True))
+
+
+def _count_who_never_began(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(fleet, "LEAVE_NO_DOUBT", frozenset((ORDERLY, BOOT_FAILURE)))
 
 
 def _raise_watermarks_at_welcome(patch: pytest.MonkeyPatch) -> None:
@@ -166,6 +172,13 @@ MUTATIONS = (
         _leave_unacknowledged,
         freeze_s=15.0,
         first=28,
+    ),
+    Mutation(
+        "a worker that was told to end while it started counts as a death",
+        Wrong.UNKNOWN,
+        (Fault.STOP_BROKER, Fault.DRAIN_WORKER),
+        _count_who_never_began,
+        first=150,
     ),
     Mutation(
         "a second HELLO in one epoch clears what is awaited",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reqpool.errors import Code
 from reqpool.wire import KindInfo
+from reqpool_ops.children import NEVER_BEGAN
 from reqpool_workers.conversation import Conversation
 from reqpool_workers.ledger import Dropped, Lease, Ledger, Pin, Request
 from reqpool_workers.policy import Policy
@@ -62,7 +63,7 @@ class WorkerProcess(Process):
             for upstream in world.upstreams
         ]
         about = {"worker": identity, "name": name, "pid": 1, "kinds": kinds}
-        now_s = world.scheduler.now_s + boot_s
+        self._begins_s = now_s = world.scheduler.now_s + boot_s
         self.conversation = Conversation(about, self, self.sites, self.ledger, now_s)
         self.at(now_s + TEND_S, self._tend)
         self.wake_at(now_s)
@@ -103,6 +104,10 @@ class WorkerProcess(Process):
     # --- a turn -----------------------------------------------------------------------------------
 
     def turn(self, now_s: float) -> float:
+        if now_s < self._begins_s:
+            if self._told_to_drain:  # it does not handle signals yet
+                self.end(NEVER_BEGAN)
+            return self._begins_s
         conversation = self.conversation
         conversation.wake(now_s)
         while self._happened:

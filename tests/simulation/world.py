@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from reqpool.kinds import Kind, Route
 from reqpool_broker.state import Broker
+from reqpool_ops.children import NEVER_BEGAN
 
 from .broker import BrokerProcess
 from .client import ClientProcess, SimulatedKind, route_of
@@ -229,7 +230,7 @@ class World:
     def worker_ended(self, worker: WorkerProcess) -> None:
         """A worker's process has ended; its supervisor learns of it."""
         self.trace(worker.name, f"has ended: {worker.status}")
-        if worker.status != 0:
+        if worker.status not in (0, NEVER_BEGAN):
             self._strikes.lose_worker(worker, "died", 3.0)  # the broker leases to it until it is told
         self.workers.remove(worker)
         self._tell_supervisor(worker.parent, worker)

@@ -182,6 +182,21 @@ def test_a_new_broker_is_told_of_ends_while_the_old_one_hung(
     assert sorted(after["workers"]) == sorted([stays, identity_of(successor)])
 
 
+def test_a_worker_that_is_told_to_end_while_it_starts_leaves_nothing_in_doubt(
+    start: type[Supervised],
+) -> None:
+    supervised = start(BROKER, SLEEP)  # it handles no signal, as a worker does not before it has loaded all
+    wait_until(lambda: len(supervised.children()) == 3 and "head 9230" in supervised.log())
+    broker, first, second = in_order(supervised)
+    first.terminate()
+    supervised.said(f"worker-1 (pid {first.pid}) was killed by SIGTERM")
+    second.kill()
+    supervised.said(f"worker-2 (pid {second.pid}) was killed by SIGKILL")
+    broker.kill()
+    supervised.said("the broker is back")
+    assert [line["deaths"] for line in lines_to_brokers(supervised)] == [0, 1]
+
+
 def test_a_death_is_never_forgotten(start: type[Supervised]) -> None:
     supervised = start(BROKER, SLEEP)
     wait_until(lambda: len(supervised.children()) == 3 and "head 9230" in supervised.log())

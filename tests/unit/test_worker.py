@@ -633,6 +633,36 @@ def test_the_process_that_leaves_something_in_doubt_ends_with_3(
     assert "0 requests running and 1 in doubt" in capfd.readouterr().err
 
 
+ENDS_IN_DOUBT = """
+import os, signal, sys
+from reqpool_workers import __main__, worker
+
+class Last:
+    # Called after the interpreter has put back what signals do by default, as it clears its modules.
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGTERM):
+        kill(pid, number)
+
+sys.modules["last"] = Last()
+worker.Worker.run = lambda self: False
+sys.exit(__main__.main(["--broker", sys.argv[1]]))
+"""
+
+
+def test_a_signal_that_comes_too_late_does_not_hide_that_something_was_left_in_doubt(
+    broker: FakeBroker,
+) -> None:
+    assert subprocess.run([sys.executable, "-c", ENDS_IN_DOUBT, broker.url], check=False).returncode == 3
+
+
+def test_who_is_told_twice_and_holds_nothing_has_ended_in_order(broker: FakeBroker) -> None:
+    with start(broker) as process:
+        broker.welcome()
+        process.send_signal(signal.SIGTERM)
+        broker.next(Verb.DRAIN)  # it waits until that is confirmed, which it never is
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
 def test_a_stopped_process_believes_nothing_that_lay_in_its_socket() -> None:
     with FakeBroker(liveness_ms=300) as broker, start(broker) as process, DnsPeer() as peer:
         try:

@@ -1,7 +1,8 @@
 """``python -m reqpool_workers --broker URL``: run one worker process.
 
-Exit status: 0 after an orderly end (see :meth:`.worker.Worker.run`), 3 when something was left in doubt,
-130 or 143 when told twice, 2 for wrong arguments.
+Exit status: 0 after an orderly end (see :meth:`.worker.Worker.run`), 3 when something was left in doubt, 130
+or 143 when that was so because it was told twice, 2 for wrong arguments. It dies of SIGTERM only while it
+starts, before it has met a broker; to the supervisor that is an orderly end, too.
 """
 
 from __future__ import annotations
@@ -81,10 +82,14 @@ def main(arguments: list[str] | None = None) -> int:
     # flight, again and again. What was made at start stays anyway.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    orderly = worker.run()
-    if len(told) > 1:
-        return 128 + told[1]
-    return 0 if orderly else IN_DOUBT
+    try:
+        orderly = worker.run()
+    finally:
+        # The interpreter puts the default back before it ends, and to die of it says that we never began.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if orderly:
+        return 0
+    return 128 + told[1] if len(told) > 1 else IN_DOUBT
 
 
 if __name__ == "__main__":
