@@ -36,8 +36,9 @@ log = logging.getLogger("reqpool")
 class Backoff:
     """When to start a child again. Knows no clock.
 
-    A child that lived well comes back at once; one that fails again and again comes back after delays
-    that double up to 30 s. They are jittered, so that many that died of one cause do not return in step.
+    A child that lived well comes back at once, and so does one that ended as it was told to, however often;
+    one that fails again and again comes back after delays that double up to 30 s. They are jittered, so that
+    many that died of one cause do not return in step.
 
     Attributes:
         failures: quick failures in a row.
@@ -54,7 +55,7 @@ class Backoff:
             lived_s: how long it lived.
             status: its exit status; :data:`BOOT_FAILURE` counts as quick however long it took.
         """
-        quick = lived_s < QUICK_S or status == BOOT_FAILURE
+        quick = (lived_s < QUICK_S and status not in (ORDERLY, NEVER_BEGAN)) or status == BOOT_FAILURE
         self.failures = self.failures + 1 if quick else 0
         if self.failures > MANY_FAILURES:
             span_s = 2.0 ** min(self.failures - MANY_FAILURES, MOST_DOUBLINGS)

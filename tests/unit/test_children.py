@@ -6,7 +6,15 @@ import signal
 
 import pytest
 
-from reqpool_ops.children import BOOT_FAILURE, LONGEST_DELAY_S, MANY_FAILURES, Backoff, ended
+from reqpool_ops.children import (
+    BOOT_FAILURE,
+    LONGEST_DELAY_S,
+    MANY_FAILURES,
+    NEVER_BEGAN,
+    ORDERLY,
+    Backoff,
+    ended,
+)
 
 
 def longest() -> Backoff:
@@ -31,6 +39,13 @@ def test_quick_failures_slow_down_and_reach_a_bound() -> None:
 def test_failures_without_end_keep_the_longest_delay() -> None:
     backoff = longest()
     assert [backoff.delay_s(0.1, 1) for _ in range(2000)][-1] == LONGEST_DELAY_S
+
+
+@pytest.mark.parametrize("status", [ORDERLY, NEVER_BEGAN])
+def test_a_child_that_is_told_to_end_again_and_again_is_replaced_at_once(status: int) -> None:
+    backoff = longest()
+    assert max(backoff.delay_s(0.1, status) for _ in range(20)) <= 0.1
+    assert backoff.failures == 0
 
 
 def test_a_boot_failure_is_quick_however_long_it_took() -> None:
