@@ -167,7 +167,12 @@ reload() {
     if ! tr '\0' '\n' <"/proc/$pid/cmdline" | grep -q '^--config'; then
         fail "it runs without a configuration: restart it with --config PATH"
     fi
-    local log=$folder/cluster.log old said
+    local log=$folder/cluster.log looks=100 old said
+    # One that has just been started holds the signal back once it has its lock; before, it would end.
+    until grep -q "\"pid\": $pid," "$folder/reqpool.sock.lock" 2>/dev/null; do
+        [ $((looks--)) -gt 0 ] && alive "$pid" || fail "pid $pid has not started; see $log"
+        sleep 0.05
+    done
     old=$(wc -c <"$log")
     kill -HUP "$pid"
     for _ in $(seq 50); do

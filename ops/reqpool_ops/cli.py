@@ -17,7 +17,7 @@ from typing import NoReturn
 from reqpool.errors import BrokerUnavailable, PoolError
 from reqpool.masking import without_passwords
 
-from . import runtime
+from . import held_signals, runtime
 from .reading import counted, plain
 from .reading import text as printable
 
@@ -128,6 +128,7 @@ def worker_count(text: str) -> int:
 
 def run_up(options: argparse.Namespace) -> int:
     """Run a cluster until it is told to stop."""
+    held_signals.hold()
     from .supervisor import Plan, Supervisor
 
     if options.embedded and (options.parent_pid is None or options.bind is None):

@@ -29,7 +29,7 @@ import zmq
 
 from reqpool.errors import UsageError
 
-from . import runtime
+from . import held_signals, runtime
 from .broker_process import BrokerProcess
 from .children import Child, ended
 from .fleet import Fleet
@@ -122,6 +122,7 @@ class Supervisor:
         """
         os.umask(0o077)  # sockets and locks are this user's alone, wherever they are
         self._raise_fd_limit()
+        held_signals.hold()  # who finds the lock may send one
         self._claim()
         self._catch_signals()
         try:
@@ -165,6 +166,7 @@ class Supervisor:
             # A terminal's Ctrl-C is for the parent, which says what becomes of its embedded cluster.
             ignored = embedded and number != signal.SIGTERM
             signal.signal(number, signal.SIG_IGN if ignored else self._queue_signal)
+        held_signals.let_through()
 
     def _queue_signal(self, number: int, _frame: object) -> None:
         self._signals.append(number)

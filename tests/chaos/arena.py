@@ -17,7 +17,7 @@ from random import Random
 import psutil
 
 from reqpool.errors import BrokerUnavailable
-from reqpool_ops import status
+from reqpool_ops import runtime, status
 from support.cluster import Cluster
 from support.wait import wait_until
 
@@ -148,6 +148,17 @@ class Arena:
         if self.changing or self.cluster.supervisor.poll() is not None:
             raise NoTarget("no supervisor")
         return self.cluster.supervisor
+
+    def listener(self) -> subprocess.Popen[bytes]:
+        """Return the running supervisor if its lock names it: the product's tools tell no other anything.
+
+        Raises:
+            NoTarget: if there is none, it is on its way out, or it is still starting.
+        """
+        supervisor = self.supervisor()
+        if (runtime.read_lock(self._url) or {}).get("pid") != supervisor.pid:
+            raise NoTarget("the supervisor is starting")
+        return supervisor
 
     def children(self, module: str) -> list[psutil.Process]:
         """Return the cluster's processes of a module, the oldest first."""

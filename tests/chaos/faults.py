@@ -244,7 +244,7 @@ def _roll(arena: Arena, random: Random, hit: Hit) -> Steps:
 
 def _scale(step: int) -> Do:
     def do(arena: Arena, random: Random, hit: Hit) -> Steps:
-        supervisor = arena.supervisor()
+        supervisor = arena.listener()
         if not FEWEST_WORKERS <= arena.wanted + step <= MOST_WORKERS:
             raise NoTarget(f"{arena.wanted} workers")
         arena.changing = True
@@ -263,7 +263,7 @@ def _scale(step: int) -> Do:
 
 
 def _reload(arena: Arena, random: Random, hit: Hit) -> Steps:
-    supervisor = arena.supervisor()
+    supervisor = arena.listener()
     arena.write_config()
     supervisor.send_signal(signal.SIGHUP)
     yield 0.5
