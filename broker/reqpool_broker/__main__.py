@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from reqpool.descriptors import raise_file_limit
 from reqpool.errors import ProtocolError, UsageError
 
 from . import server
 from .config import EMPTY, Config, unpack
-from .doors import raise_file_limit
 from .succession import Predecessors
 
 SUPERVISED_HELP = "wait for a supervisor's line on standard input before binding"

@@ -60,12 +60,6 @@ _EVENT = struct.Struct("=HI")
 _CREDENTIALS = struct.Struct("=iII")
 
 
-def raise_file_limit() -> None:
-    """Allow this process as many file descriptors as it may have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def file_limit() -> int:
     """How many file descriptors may this process have?"""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

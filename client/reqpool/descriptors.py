@@ -22,6 +22,12 @@ RETRY_AFTER_S = 1.0
 """What ``Overloaded`` advises: files are closed when something else ends."""
 
 
+def raise_file_limit() -> None:
+    """Allow this process as many file descriptors as it may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def check_spare() -> None:
     """See that :data:`SPARE_FDS` file descriptors are left.
 

@@ -18,7 +18,6 @@ import contextlib
 import enum
 import logging
 import os
-import resource
 import signal
 import socket
 import time
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
+from reqpool.descriptors import raise_file_limit
 from reqpool.errors import UsageError
 
 from . import held_signals, runtime
@@ -121,7 +121,7 @@ class Supervisor:
             CannotStart: if the address is taken or the first broker does not start.
         """
         os.umask(0o077)  # sockets and locks are this user's alone, wherever they are
-        self._raise_fd_limit()
+        raise_file_limit()  # for the children, too: a connection costs one, or two
         held_signals.hold()  # who finds the lock may send one
         self._claim()
         self._catch_signals()
@@ -139,11 +139,6 @@ class Supervisor:
         return self._status
 
     # --- start ---
-
-    def _raise_fd_limit(self) -> None:
-        """Take all the file descriptors we may, for us and the children: a connection costs one, or two."""
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     def _claim(self) -> None:
         url = self._plan.url

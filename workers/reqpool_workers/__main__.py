@@ -11,11 +11,11 @@ import argparse
 import gc
 import logging
 import os
-import resource
 import signal
 import sys
 from types import FrameType
 
+from reqpool.descriptors import raise_file_limit
 from reqpool.errors import PoolError
 from reqpool.wire import WORKER_ID_BYTES
 
@@ -50,8 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         stream=sys.stderr,
     )
     log = logging.getLogger("reqpool_workers")
-    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    raise_file_limit()
     try:
         worker = Worker(
             options.broker,
