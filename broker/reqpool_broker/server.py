@@ -144,6 +144,11 @@ class Server:
         self._takers[fd] = take
         self._epoll.register(fd, select.EPOLLIN)
 
+    def ignore(self, fd: int) -> None:
+        """Listen to it no more."""
+        del self._takers[fd]
+        self._epoll.unregister(fd)
+
     def run(self, stop: Callable[[], bool], reload: Callable[[], Config | None]) -> int:
         """Serve until ``stop()`` is true; call it on the thread that made the server.
 
@@ -358,9 +363,12 @@ def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] 
     def look_at_parent(now_s: float) -> bool:
         nonlocal orphaned
         orphaned = bool(watch.poll(0))  # we are called once at the start, whatever has happened
+        if orphaned:
+            server.ignore(parent)
         return False
 
-    if parent_pid is not None:  # noticed at once: workers end with it, and what is leased after that is lost
+    # Noticed within a tick: workers end with it, and what is leased after that is lost.
+    if parent_pid is not None:
         parent = os.pidfd_open(parent_pid)
         watch.register(parent, select.POLLIN)
         server.listen(parent, look_at_parent)

@@ -127,7 +127,17 @@ class Conversation:
         self._backlog: deque[Future[Any]] = deque()
         self._alone: deque[Future[Any]] = deque()
         self._large: deque[Future[Any]] = deque()
-        self._resubmitting_through = 0
+        # Apart from those: until they have gone out, not all has been submitted again.
+        self._large_again: deque[Future[Any]] = deque()
+        # What is sent from where, so many requests in a message, and where those wait for which there is no
+        # room: in the order of sending.
+        self._queues = (
+            (self._backlog, wire.MAX_BATCH_REQUESTS, self._large_again),
+            (self._alone, 1, self._large_again),
+            (self._large_again, 1, self._large_again),
+            (self._large, 1, self._large),
+            (self.outbox, wire.MAX_BATCH_REQUESTS, self._large),
+        )
         self._suspects: set[int] = set()
         self._waiting_seq = 0
         self._unpinned: deque[int] = deque(maxlen=UNPINNED_REMEMBERED)
@@ -146,7 +156,7 @@ class Conversation:
             self._act(actions, now_s)
         self._expire(now_s)
         self.flush(now_s)
-        if self._large and self.session.room_bytes > 0:
+        if (self._large or self._large_again) and self.session.room_bytes > 0:
             return True
         return bool(self._backlog or self._alone or self.outbox)
 
@@ -338,19 +348,22 @@ class Conversation:
                 future.resubmitted = opened.watermark
         suspects = self._suspects
         # Some are in the outbox as well: each is sent once per connection.
-        self._backlog = deque(future for future in pending if future.seq not in suspects)
-        self._alone = deque(future for future in pending if future.seq in suspects)
+        self._put_off()
+        self._backlog.extend(future for future in pending if future.seq not in suspects)
+        self._alone.extend(future for future in pending if future.seq in suspects)
         self._suspects = {future.seq for future in self._alone}
-        self._large.clear()
-        self._resubmitting_through = max(self.pending, default=0)
         self._note_resubmitted()
 
     def _note_resubmitted(self) -> None:
-        if self._backlog or self._alone:
-            return
-        if self._large and self._large[0].seq <= self._resubmitting_through:
-            return
-        self.session.resubmitted()
+        if not (self._backlog or self._alone or self._large_again):
+            self.session.resubmitted()
+
+    def _put_off(self) -> None:
+        """Send nothing that waits but the outbox: when the session opens, all of the table is submitted."""
+        self._backlog.clear()
+        self._alone.clear()
+        self._large.clear()
+        self._large_again.clear()
 
     def _separate(self, seqs: list[int], text: str, now_s: float) -> None:
         """A SUBMIT of these is illegal: end the one, or send each in one of its own to find out which."""
@@ -369,24 +382,23 @@ class Conversation:
 
     def flush(self, now_s: float) -> None:
         """Send what is to be sent, as far as the broker takes it."""
-        if not (self.outbox or self.cancels or self._backlog or self._alone or self._large or self.unpins):
+        if not (
+            self.outbox
+            or self.cancels
+            or self._backlog
+            or self._alone
+            or self._large
+            or self._large_again
+            or self.unpins
+        ):
             return
         session, table, transport = self.session, self.table, self._transport
         if session.state is not State.OPEN:
-            # They stay in the table, all of which is submitted when the session opens.
-            self._backlog.clear()
-            self._alone.clear()
-            self._large.clear()
+            self._put_off()
             while self.outbox:
                 future = self.outbox.popleft()
                 table.expect(future.deadline_s + CLUSTER_GRACE_S)
-        large = self._large
-        for queue, most in (
-            (self._backlog, wire.MAX_BATCH_REQUESTS),
-            (self._alone, 1),
-            (large, 1),
-            (self.outbox, wire.MAX_BATCH_REQUESTS),
-        ):
+        for queue, most, large in self._queues:
             for _ in range(BATCHES_PER_TURN):
                 if not queue or (queue is large and session.room_bytes <= 0) or not transport.has_room():
                     break

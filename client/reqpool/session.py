@@ -271,9 +271,12 @@ class Session:
             flat = self._entries(blob) if verb is Verb.RESULTS and blob is not None else ()
             if verb is Verb.GOODBYE:
                 _, text, acked, latest, unrun, doubtful = fields
-                self._unrun = (unrun or doubtful is not None) and latest <= self._received
-                self._unrun_all = self._unrun and self._is_settled(acked, latest)
-                self._doubtful = tuple(doubtful or ())
+                # A broker that ends before anything was submitted to it knows nothing of what is pending, and
+                # what the one before said of that still holds.
+                if self.state is not State.SUBSCRIBING:
+                    self._unrun = (unrun or doubtful is not None) and latest <= self._received
+                    self._unrun_all = self._unrun and self._is_settled(acked, latest)
+                    self._doubtful = tuple(doubtful or ())
                 return self._lose(now_s, text)
             actions = self._heard(now_s)
         except ProtocolError:
@@ -396,7 +399,7 @@ class Session:
         self.refusal = None
         self.keeping = Keeping(keeps)
         self.takes_apart = takes_apart
-        self.room_bytes = math.inf if window_bytes is None or not takes_apart else window_bytes
+        self.room_bytes = math.inf if window_bytes is None or not takes_apart else max(1, window_bytes)
         self._heartbeat_s = heartbeat_ms / 1000
         self._liveness_s = liveness_ms / 1000
         self._heard_s = self._seen_moved_s = now_s

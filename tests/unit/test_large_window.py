@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from reqpool import wire
-from reqpool.errors import RequestTimeout
+from reqpool.errors import Code, RequestTimeout
+from reqpool.kinds import Route
 from reqpool.wire import Group, Verb
 from support.client_conversation import Talk
 from support.fake_peers import UPSTREAM, Desk
+from support.plain import KIND
 
 WINDOW_BYTES = 1 << 20
 HALF = b"h" * (WINDOW_BYTES // 2)
@@ -136,6 +140,79 @@ def test_a_watermark_covers_what_was_sent_again_only_once_all_of_that_has_gone_o
     assert talk.session.resubmitting
     talk.confirm(len(talk.transport.submits()), 9.1, epoch=8)
     assert not talk.session.resubmitting
+
+
+def lost_and_found(*payloads: bytes) -> Windowed:
+    """These are sent, not to be repeated; their broker and a worker are killed, the next has just come."""
+    talk = opened()
+    for payload in payloads:
+        talk.submit(payload, 1.0)
+        while talk.conversation.turn(1.0):
+            pass
+        talk.confirm(len(talk.transport.submits()), 1.0)
+    talk.conversation.lose("cut", False, 1.5)
+    talk.open(9.0, epoch=8)
+    return talk
+
+
+def again_after_a_planned_stop(talk: Windowed, seq: int, latest: int) -> list[int]:
+    """The broker ends, and says that nothing of what was submitted to it has run; returns the flags of a
+    request when it goes to the next."""
+    acked = len(talk.transport.submits())
+    talk.publish(9.1, wire.encode(Verb.GOODBYE, 8, "it stops", acked, latest, True))
+    talk.open(12.0, epoch=9)
+    for _ in range(5):
+        while talk.conversation.turn(12.0):
+            pass
+        talk.confirm(len(talk.transport.submits()), 12.1, epoch=9)
+    return [group.flags for groups in talk.transport.submits() for group in groups if seq in group.seqs]
+
+
+def test_what_is_new_does_not_hide_that_a_large_request_was_not_submitted_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reqpool.conversation.BATCHES_PER_TURN", 1)
+    talk = lost_and_found(b"W" + WHOLE, b"small", b"X" + WHOLE)
+    seq = max(talk.conversation.pending)
+    talk.submit(b"Y" + WHOLE, 9.0)
+    while talk.conversation.turn(9.0):
+        pass
+    assert again_after_a_planned_stop(talk, seq, 0) == [wire.Flag.RESUBMITTED]
+
+
+def test_a_redirect_does_not_hide_that_a_large_request_was_not_submitted_again() -> None:
+    talk = lost_and_found(b"W" + WHOLE, b"A" + WHOLE, b"B" + WHOLE)
+    first, redirected, last = talk.conversation.pending.values()
+    talk.conversation.turn(9.0)
+    seq = redirected.seq
+    redirected.route = Route(Redirected(), redirected.route.origins, False)
+    talk.publish(9.05, wire.encode(Verb.RESULTS, 8, 1, 0), wire.encode_blob([seq, int(Code.AGAIN), b"go"]))
+    talk.conversation.turn(9.05)
+    assert redirected.seq > last.seq > first.seq
+    assert again_after_a_planned_stop(talk, last.seq, 1) == [wire.Flag.RESUBMITTED]
+
+
+class Redirected(type(KIND)):  # type: ignore[misc]  # the class of an instance
+    """Each answer asks for another request."""
+
+    def follow(self, data: bytes, request: Any) -> tuple[Route, bytes, Any, str]:
+        return request.route, b"next", None, "step"
+
+
+def test_a_broker_that_ends_before_anything_was_submitted_to_it_says_nothing_of_it() -> None:
+    talk = opened(b"X")
+    talk.conversation.lose("cut", False, 1.5)
+    talk.conversation.turn(9.0)
+    talk.welcome(9.0, epoch=8)
+    talk.publish(9.1, wire.encode(Verb.GOODBYE, 8, "it stops", 0, 0, True))
+    talk.open(12.0, epoch=9)
+    talk.conversation.turn(12.0)
+    assert [groups[0].flags for groups in talk.transport.submits()] == [wire.Flag.RESUBMITTED]
+
+
+def test_a_window_of_nothing_still_lets_one_payload_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.WINDOW_BYTES", 0)
+    assert opened(WHOLE, WHOLE).sent() == [b"w"]
 
 
 def test_large_payloads_submitted_later_do_not_keep_it_from_being_settled() -> None:

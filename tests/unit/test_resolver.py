@@ -18,6 +18,7 @@ from reqpool_workers import loop as loop_module
 from reqpool_workers import resolver as resolver_module
 from reqpool_workers.look_up import has_ipv6_route
 from reqpool_workers.loop import Loop
+from reqpool_workers.owed_ports import OwedPorts
 from reqpool_workers.resolver import Resolver
 from support import dns_peer
 from support.dns_peer import ADDRESS, DnsPeer, after, both, by_type, closed_port, right, silent, zone
@@ -40,7 +41,9 @@ class World:
         self.loop = Loop()
         self.resolv_conf = folder / "resolv.conf"
         self.hosts = folder / "hosts"
-        self.resolver = Resolver(self.loop, resolv_conf=str(self.resolv_conf), hosts=str(self.hosts))
+        self.resolver = Resolver(
+            self.loop, OwedPorts(), resolv_conf=str(self.resolv_conf), hosts=str(self.hosts)
+        )
         self.outcomes: list[list[str] | PoolError] = []
 
     def servers(self, *addresses: str, options: str = "") -> None:

@@ -32,8 +32,8 @@ class Origins:
         self._loop = loop
         self._ledger = ledger
         self._kinds = kinds
-        self._resolver = Resolver(loop)
         self._owed_ports = OwedPorts()
+        self._resolver = Resolver(loop, self._owed_ports)
         self._origins: dict[tuple[str, str], Origin] = {}
         self._slots: dict[str, Slots] = {}
         self._grants: dict[str, tuple[int, Policy]] = {}

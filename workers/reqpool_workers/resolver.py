@@ -98,12 +98,21 @@ class Resolver:
 
     Args:
         loop: that of this thread.
+        owed_ports: give way where a descriptor is wanted; none is added, since answers of name servers have
+            an id.
         resolv_conf: path of the file that names the servers; None: ``$REQPOOL_RESOLV_CONF``, or that of the
             system.
         hosts: path of the file with names of its own; None: ``$REQPOOL_HOSTS``, or that of the system.
     """
 
-    def __init__(self, loop: Loop, *, resolv_conf: str | None = None, hosts: str | None = None) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        owed_ports: OwedPorts,
+        *,
+        resolv_conf: str | None = None,
+        hosts: str | None = None,
+    ) -> None:
         self._loop = loop
         self._conf = WatchedFile(
             resolv_conf or os.environ.get("REQPOOL_RESOLV_CONF") or RESOLV_CONF, resolv_conf_file.parse
@@ -116,8 +125,7 @@ class Resolver:
         self._asked: dict[Request, tuple[_Running, str]] = {}
         self._asked_count = 0
         self._origins: dict[str, DatagramOrigin] = {}
-        self._owed_ports = OwedPorts()
-        """Stays empty: answers of name servers have an id."""
+        self._owed_ports = owed_ports
         self._silent: dict[str, float] = {}
         self._turn = 0
         self._ipv6 = False
