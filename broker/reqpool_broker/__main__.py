@@ -36,7 +36,7 @@ def read_checked(place: Path) -> Config:
     """Read what the supervisor has packed.
 
     Raises:
-        UsageError: if it is no longer there: the supervisor has gone, and this process is about to follow.
+        UsageError: if the file is gone: the supervisor has ended, and this process is about to.
     """
     try:
         return unpack(place.read_bytes())

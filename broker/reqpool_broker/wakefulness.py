@@ -34,9 +34,9 @@ class Wakefulness:
         self._noted_s = self._active_s()
 
     def slept(self, span_s: float) -> bool:
-        """Was it asleep for longer than it may be, in the last so many seconds?
+        """Return whether the thread slept for longer than it may during the last ``span_s`` seconds.
 
-        It cannot have been if the span is no longer than that; to ask then is not worth the call.
+        Reads a file: call it only if ``span_s`` exceeds :attr:`most_s`, without which the answer is no.
         """
         return span_s - (self._active_s() - self._noted_s) > self.most_s
 

@@ -54,7 +54,7 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
     """Return this process's ZeroMQ context. Hold :func:`start_lock`.
 
     Raises:
-        OSError: if there is no file descriptor for it.
+        OSError: if no file descriptor is left for it.
     """
     if _host.context is None:
         with sockets.os_errors():

@@ -47,7 +47,7 @@ class Pool(Requests):
       instead of raising Overloaded.
 
     Every submitting method raises UsageError if the request is wrong or the pool is closed, and
-    Overloaded if there is no room, or the process is short of file descriptors.
+    Overloaded if the pool is full or the process is out of file descriptors.
     """
 
     def __init__(

@@ -36,8 +36,6 @@ SUFFIXES = ("", ".results", ".workers")
 MAX_PORT = 65535 - 2
 """The highest port for the intake: the broker takes the two above it, too."""
 MAX_WORKERS = 256
-
-
 LOOK_S = 0.1
 """How long a lock that is held is tried again: :func:`is_held` holds it for an instant, too, and a ``status``
 must not keep a cluster from starting."""

@@ -43,7 +43,7 @@ REGRESSIONS = (
         (Fault.FREEZE_BROKER, Fault.KILL_SUPERVISOR, Fault.FREEZE_SUPERVISOR),
     ),
 )
-"""Seeds that failed once, and the faults they drew from, all if there are none: see SEEDS.md."""
+"""Seeds that once failed, each with the faults it draws from (empty: all of them). See SEEDS.md."""
 
 
 def _check(seeds: Iterable[int], *, calm: bool | None = None, only: tuple[Fault, ...] = ()) -> int:

@@ -34,6 +34,12 @@ def test_a_request_is_sent_when_the_session_opens_and_ends_with_its_result() -> 
     assert talk.conversation.pending == {}
 
 
+def resubmitted(talk: Talk) -> dict[int, bool]:
+    """Of each request in the only SUBMIT: is it marked as submitted again?"""
+    [groups] = talk.transport.submits()
+    return {seq: bool(group.flags & wire.Flag.RESUBMITTED) for group in groups for seq in group.seqs}
+
+
 def test_a_new_broker_is_sent_again_what_the_lost_one_had() -> None:
     talk = Talk()
     talk.open(0.0)
@@ -45,8 +51,7 @@ def test_a_new_broker_is_sent_again_what_the_lost_one_had() -> None:
     unsent = talk.submit(b"unsent", 2.5)
     talk.open(3.0, epoch=8)
     talk.conversation.turn(3.0)
-    [groups] = talk.transport.submits()
-    assert {seq: bool(group.flags & wire.Flag.RESUBMITTED) for group in groups for seq in group.seqs} == {
+    assert resubmitted(talk) == {
         sent.seq: True,
         unsent.seq: False,
     }
@@ -61,8 +66,7 @@ def test_what_a_broker_names_as_doubtful_when_it_ends_is_sent_again_and_the_rest
     talk.publish(0.1, wire.encode(Verb.GOODBYE, 7, "the broker ends", 1, 0, False, doubtful))
     talk.open(1.0, epoch=8)
     talk.conversation.turn(1.0)
-    [groups] = talk.transport.submits()
-    assert {seq: bool(group.flags & wire.Flag.RESUBMITTED) for group in groups for seq in group.seqs} == {
+    assert resubmitted(talk) == {
         leased.seq: True,
         queued.seq: False,
     }

@@ -3,7 +3,7 @@
 Where datagrams carry no id (kind ``udp``) an answer belongs to the request that was sent from its port. If a
 request ends without one (its time is up, it is cancelled), its socket stays open until the answer has come,
 or for :data:`KEPT_S`. Closed at once, its port might go to the next request, of this process or another, and
-the late answer with it. Unbound does the same (``delay-close``, unbound.conf(5)).
+the late answer with it. Unbound has an option for the same (``delay-close``).
 
 Some facts this file relies on:
 

@@ -144,7 +144,7 @@ class Worker:
         """Open a fresh socket.
 
         Raises:
-            OSError: if there is no file descriptor for it.
+            OSError: if no file descriptor is left for it.
         """
         try:
             self._socket = BrokerSocket(self._context, self.loop, self._url, self._on_loss)
