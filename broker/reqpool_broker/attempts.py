@@ -134,6 +134,7 @@ class Attempts:
                 upstream, and runs elsewhere, too.
         """
         ledger = self._ledger
+        unsent = worker.large.withdraw()
         for lease in list(worker.leases):
             pairs = list(lease.requests.items())
             if lease.origin is None:
@@ -141,6 +142,12 @@ class Attempts:
                     self._disown(lease, pairs, sent=not orderly)
                     lease.requests.clear()
                     ledger.release(lease, len(pairs))
+            elif (lease in unsent and (dead or not lease.terms.goes_to_pin)) or (
+                orderly and not lease.terms.idempotent
+            ):
+                lease.requests.clear()
+                ledger.release(lease, len(pairs))
+                self._requeue(lease, pairs, lease.past, now_s)
             elif lease.terms.idempotent:
                 lease.requests.clear()
                 ledger.release(lease, len(pairs))
@@ -150,10 +157,6 @@ class Attempts:
                 else:
                     text = f"{lease.attempt} workers were lost while they held it"
                     ledger.end_leased(lease, pairs, Code.WORKER_LOST, text)
-            elif orderly:
-                lease.requests.clear()
-                ledger.release(lease, len(pairs))
-                self._requeue(lease, pairs, lease.past, now_s)
             elif dead:
                 lease.requests.clear()
                 ledger.release(lease, len(pairs))

@@ -18,9 +18,10 @@ from . import scheduler
 from .admission import Refusal, Refusals
 from .config import EMPTY, Config
 from .grants import Grants
+from .large_leases import Piece
 from .origin import Origin
 from .origins import Origins
-from .outbox import Outbox, batches, set_apart
+from .outbox import Outbox, batches
 from .pin import Pin
 from .requests import NEW, Group, Lease, Past, Terms
 from .session import Session
@@ -28,6 +29,7 @@ from .worker import Worker
 
 _SENT = int(Flag.SENT)
 _OTHERS = int(Flag.OTHERS)
+_PAYLOADS_AT = wire.PAYLOADS_AT[Verb.LEASE]
 
 LEASE_GRACE_S = 0.1
 """How long past a deadline a worker may still report it; the client waits twice as long."""
@@ -64,6 +66,7 @@ class Ledger:
         self.failed: dict[str, int] = {}
         self.requeued = 0
         self._leases: dict[Worker, list[wire.LeaseGroup]] = {}
+        self._sending: dict[Worker, None] = {}
         self._window_closed: dict[Origin, None] = {}
         self._had_window: dict[Origin, None] = {}
         self._cancels: dict[Worker, dict[bytes, list[int]]] = {}
@@ -229,27 +232,43 @@ class Ledger:
         outbox = self.outbox.workers
         for worker, groups in self._leases.items():
             if worker.route is not None:
-                large = bool(worker.unsent_bytes)
-                if large:
-                    outbox.append([worker.route, worker.heartbeat(self.epoch, now_s, self.liveness_s)])
-                    worker.note_under_way()
-                for batch in batches(groups, worker.keeping):
-                    for fresh in worker.keeping.take_fresh():
-                        keep = wire.encode(Verb.KEEP, self.epoch, worker.heartbeat_seen, *fresh)
-                        outbox.append([worker.route, keep])
-                    payloads: list[bytes] = []
-                    if large:
-                        batch, payloads = set_apart(batch, worker)
-                    head = wire.encode(Verb.LEASE, self.epoch, worker.heartbeat_seen, batch)
-                    outbox.append([worker.route, head, *payloads])
-                worker.keeping.end_turn()
+                self._send(worker, worker.route, groups)
         self._leases.clear()
+        if self._sending:
+            self._send_large(now_s)
         for worker, by_session in self._cancels.items():
             if worker.route is not None:
                 cancelled = list(by_session.items())
                 head = wire.encode(Verb.CANCEL, self.epoch, worker.heartbeat_seen, cancelled)
                 outbox.append([worker.route, head])
         self._cancels.clear()
+
+    def _send(
+        self, worker: Worker, route: bytes, groups: list[wire.LeaseGroup], *, apart: bool = False
+    ) -> None:
+        """Put lease groups into messages; with ``apart`` their large payloads into frames of their own."""
+        outbox, seen = self.outbox.workers, worker.heartbeat_seen
+        for batch in batches(groups, worker.keeping):
+            for fresh in worker.keeping.take_fresh():
+                outbox.append([route, wire.encode(Verb.KEEP, self.epoch, seen, *fresh)])
+            parted, payloads = wire.set_apart(batch, _PAYLOADS_AT) if apart else (batch, [])
+            outbox.append([route, wire.encode(Verb.LEASE, self.epoch, seen, parted), *payloads])
+        worker.keeping.end_turn()
+
+    def _send_large(self, now_s: float) -> None:
+        """Send what there is room for of the large groups that wait."""
+        outbox = self.outbox.workers
+        for worker in list(self._sending):
+            large, route = worker.large, worker.route
+            while route is not None and (step := large.next(now_s)) is not None:
+                outbox.append([route, worker.heartbeat(self.epoch, now_s, self.liveness_s)])
+                large.sent(worker.heartbeats_sent, step)
+                if isinstance(step, Piece):
+                    outbox.append([route, wire.encode(Verb.PIECE, self.epoch, worker.heartbeat_seen, *step)])
+                else:
+                    self._send(worker, route, [step], apart=large.apart)
+            if not large:
+                del self._sending[worker]
 
     def _lease_origin(self, origin: Origin, now_s: float) -> None:
         owners = origin.owners(self.workers, self.origins.membership)
@@ -289,9 +308,9 @@ class Ledger:
                 else:
                     origin.stand(now_s)
                 return
-            taken = queue.take(min(room, MAX_BATCH_REQUESTS), worker.room_bytes)
+            taken = queue.take(min(room, MAX_BATCH_REQUESTS), worker.large.room_bytes)
             if taken is None:
-                if worker.room_bytes <= 0:
+                if worker.large.room_bytes <= 0:
                     # Who had it now comes last the next time.
                     (self._had_window if large else self._window_closed)[origin] = None
                 break
@@ -336,8 +355,6 @@ class Ledger:
         terms.session.open.update(dict.fromkeys(seqs, lease))
         worker.leases[lease] = None
         origin.leased(worker, count, pinned=terms.pin is not None)
-        if group.large:
-            worker.lease_large(sum(map(len, payloads)))
         if origin.service.watched is None:
             origin.service.watch(lease, count, now_s)
         span_s = max(0.001, terms.deadline_s - now_s)
@@ -347,24 +364,27 @@ class Ledger:
             span_s /= untried
             flags |= _OTHERS
         self.next_lease_due_s = min(self.next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
-        self._leases.setdefault(worker, []).append(
-            wire.LeaseGroup(
-                terms.session.id,
-                origin.kind,
-                origin.name,
-                max(1, round(span_s * 1000)),
-                flags,
-                lease.attempt,
-                terms.pin,
-                terms.trace,
-                seqs,
-                payloads,
-                terms.settings,
-                None if group.due_s >= terms.deadline_s else max(0, round((group.due_s - now_s) * 1000)),
-                None,
-                round((now_s - group.since_s) * 1000),
-            )
+        told = wire.LeaseGroup(
+            terms.session.id,
+            origin.kind,
+            origin.name,
+            max(1, round(span_s * 1000)),
+            flags,
+            lease.attempt,
+            terms.pin,
+            terms.trace,
+            seqs,
+            payloads,
+            terms.settings,
+            None if group.due_s >= terms.deadline_s else max(0, round((group.due_s - now_s) * 1000)),
+            None,
+            round((now_s - group.since_s) * 1000),
         )
+        if group.large or (worker.large and worker.large.precedes(terms.session.id, terms.pin)):
+            worker.large.add(lease, told, now_s)
+            self._sending[worker] = None
+        else:
+            self._leases.setdefault(worker, []).append(told)
 
     def adopt(self, worker: Worker, terms: Terms, requests: dict[int, bytes]) -> None:
         """Book a lease that an earlier life of the broker gave; without a kind nobody has claimed it yet."""

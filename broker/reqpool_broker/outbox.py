@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from reqpool import wire
 from reqpool.keeping import Keeping
-
-from .worker import Worker
 
 GROUP_BYTES = 64
 """About what a lease group takes besides what varies in it."""
@@ -55,14 +52,3 @@ def batches(groups: list[wire.LeaseGroup], keeping: Keeping) -> Iterable[list[wi
         size_bytes += group_bytes
     if batch:
         yield batch
-
-
-def set_apart(batch: Iterable[wire.LeaseGroup], worker: Worker) -> tuple[list[Any], list[bytes]]:
-    """Take the large payloads out of lease groups, if their worker takes them in frames of their own.
-
-    Returns:
-        The groups as they are packed, and the frames.
-    """
-    if worker.takes_apart:
-        return wire.set_apart(batch, wire.PAYLOADS_AT[wire.Verb.LEASE])
-    return [group._replace(payloads=tuple(map(wire.as_bytes, group.payloads))) for group in batch], []

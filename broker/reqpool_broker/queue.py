@@ -115,7 +115,7 @@ class FairQueue:
                                 session.debt_bytes -= QUANTUM_BYTES
                                 indebted = True
                                 break
-                            share = group.count_within(share, min(most_bytes, QUANTUM_BYTES))
+                            share = group.count_within(share, min(most_bytes, wire.PIECES_BYTES))
                         seqs, payloads = group.take(share)
                         if group.exhausted:
                             groups.popleft()

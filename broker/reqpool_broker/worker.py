@@ -9,6 +9,8 @@ from reqpool import wire
 from reqpool.keeping import Keeping
 from reqpool.wire import KindInfo, Verb
 
+from .large_leases import LargeLeases
+
 if TYPE_CHECKING:
     from .pin import Pin
     from .policy import Policy
@@ -58,14 +60,10 @@ class Worker:
         unconfirmed_bytes: results received since the last heartbeat to it.
         keeping: which settings it keeps for this connection.
         max_settings_bytes: the largest it takes.
-        takes_apart: it takes large payloads in frames of their own.
         told: people have been told that it is a stranger.
         told_of: ``received`` and :attr:`undelivered` in the last heartbeat to it.
         full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
-        room_bytes: what may be leased to it in large groups; below 0 while a single one is over the window.
-        unsent_bytes: what was leased to it in large groups in this turn.
-        under_way: numbers of heartbeats sent right before large groups, with the bytes of these; those that
-            it is known to have read are left out.
+        large: large groups on their way to it through this connection.
     """
 
     def __init__(self, id_: bytes, name: str, pid: int, now_s: float) -> None:
@@ -94,10 +92,7 @@ class Worker:
         self.unconfirmed_bytes = 0
         self.keeping = Keeping()
         self.max_settings_bytes = wire.MAX_SETTINGS_BYTES
-        self.takes_apart = False
-        self.room_bytes = wire.WINDOW_BYTES
-        self.unsent_bytes = 0
-        self.under_way: deque[tuple[int, int]] = deque()
+        self.large = LargeLeases(apart=False)
 
     @property
     def able(self) -> bool:
@@ -112,8 +107,13 @@ class Worker:
         kinds: dict[str, KindInfo],
         keeps: int | None,
         now_s: float,
+        *,
+        apart: bool = False,
     ) -> None:
-        """Begin a new connection: heartbeats and RESULTS count from 1 again, and it keeps no settings yet."""
+        """Begin a new connection: heartbeats and RESULTS count from 1 again, and it keeps no settings yet.
+
+        ``apart``: see :class:`~.large_leases.LargeLeases`; the others are attributes.
+        """
         self.keeping = Keeping(keeps or 0)
         self.max_settings_bytes = wire.UNTOLD_SETTINGS_BYTES if keeps is None else wire.MAX_SETTINGS_BYTES
         self.route = route
@@ -129,8 +129,7 @@ class Worker:
         self.received = 0
         self.parts = {}
         self.told_of = (0, [])
-        self.room_bytes, self.unsent_bytes = wire.WINDOW_BYTES, 0
-        self.under_way.clear()
+        self.large = LargeLeases(apart=apart)
 
     def heartbeat(self, epoch: int, now_s: float, liveness_s: float) -> bytes:
         """Number a heartbeat to it, and remember when that was for as long as it may be named."""
@@ -143,23 +142,6 @@ class Worker:
         number, seen = self.heartbeats_sent, self.heartbeat_seen
         self.told_of = (self.received, self.undelivered)
         return wire.encode(Verb.HEARTBEAT, epoch, seen, number, *self.told_of)
-
-    def lease_large(self, size_bytes: int) -> None:
-        """A large group has been leased to it, and is sent at the end of the turn."""
-        self.room_bytes -= size_bytes
-        self.unsent_bytes += size_bytes
-
-    def note_under_way(self) -> None:
-        """What was leased in large groups is sent, right after a heartbeat: by that it says what it has."""
-        self.under_way.append((self.heartbeats_sent, self.unsent_bytes))
-        self.unsent_bytes = 0
-
-    def take_large(self, seen: int) -> bool:
-        """It has read our heartbeat ``seen``, and what came with it. Is there more room now?"""
-        under_way, count = self.under_way, len(self.under_way)
-        while under_way and under_way[0][0] <= seen:
-            self.room_bytes += under_way.popleft()[1]
-        return len(under_way) < count
 
     def is_stale(self, seen: int, now_s: float, liveness_s: float) -> bool:
         """Was the heartbeat that the message's sender had last seen sent too long ago?"""

@@ -81,7 +81,7 @@ class Workers:
             self._life.reject(self._outbox.workers, route, Reject.UNKNOWN, "a stale message: say HELLO")
             return
         worker.last_heard_s = now_s
-        if worker.under_way and worker.take_large(seen):
+        if worker.large.arrived(seen):
             self._ledger.wake_large()
         if verb is Verb.GOODBYE:
             self._forget_worker(worker, now_s, orderly=True)
@@ -115,8 +115,7 @@ class Workers:
         if worker.route is not None:
             self._worker_at.pop(worker.route, None)
         self._worker_at[route] = worker
-        worker.connect(route, name, pid, kinds, keeps, now_s)
-        worker.takes_apart = takes_apart
+        worker.connect(route, name, pid, kinds, keeps, now_s, apart=takes_apart)
         if self._life.succession.is_stranger(id_):
             worker.state = "stranger"
         self._ledger.change_membership()

@@ -57,6 +57,12 @@ def put_back(groups: Any, at: int, frames: Sequence[Any]) -> Any:
     return tuple(whole)
 
 
+def view(frame: Any) -> memoryview:
+    """Return the bytes of a frame without a copy."""
+    view: memoryview = memoryview(frame) if type(frame) is bytes else frame.buffer
+    return view
+
+
 def as_bytes(frame: Any) -> bytes:
     """Return a frame as bytes: a copy if it is a :class:`zmq.Frame`."""
     data: bytes = frame if type(frame) is bytes else frame.bytes

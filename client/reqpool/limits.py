@@ -24,6 +24,10 @@ WINDOW_BYTES = 4 << 20
 """Large payloads that may be on their way through one connection, from a client to the broker or from there
 to a worker; a single larger one travels alone. They are read at some 1 GB/s: what comes behind waits for some
 milliseconds."""
+PIECE_BYTES = 256 << 10
+"""A large payload goes to its worker in pieces of this size."""
+PIECES_BYTES = 2 * PIECE_BYTES
+"""While so much of large payloads is on its way to a worker and has not arrived, no further piece is sent."""
 MAX_PAYLOAD_BYTES = 16 << 20
 """Largest payload of one request."""
 MAX_ANSWER_BYTES = 48 << 20

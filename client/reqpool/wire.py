@@ -25,7 +25,7 @@ import msgpack
 
 from .apart import *  # noqa: F403
 from .apart import put_back
-from .checks import ID_BYTES, Check, array, boolean, fields, identity, seq_ranges, text, uint, watermark
+from .checks import ID_BYTES, Check, array, blob, boolean, fields, identity, seq_ranges, text, uint, watermark
 from .errors import Code, ProtocolError
 from .groups import *  # noqa: F403  (as the numbers: part of the contract, so part of this module)
 from .groups import (
@@ -77,6 +77,7 @@ class Verb(IntEnum):
     DRAIN = 37
     DEAD = 38
     STARTED = 39
+    PIECE = 40
     STATUS = 48
 
 
@@ -164,6 +165,7 @@ BROKER_TO_WORKER: Schema = {
         ("undelivered", array(uint)),
     ),
     Verb.LEASE: (("epoch", uint), ("seen", uint), ("groups", lease_groups)),
+    Verb.PIECE: (("epoch", uint), ("seen", uint), ("offset", uint), ("piece", blob)),
     Verb.CANCEL: (("epoch", uint), ("seen", uint), ("groups", session_seqs)),
     Verb.GRANT: (
         ("epoch", uint), ("seen", uint), ("origin", origin), ("grant", uint), ("slots", uint),

@@ -10,6 +10,7 @@ from reqpool import wire
 from reqpool.wire import Failed, Flag, Group, LeaseGroup, Verb
 from reqpool_broker.config import EMPTY, Config
 from reqpool_broker.state import Broker
+from reqpool_workers.pieces import Pieces
 
 from .books import check_books
 
@@ -75,7 +76,10 @@ class Desk:
                 self.clients[route].replies.append(wire.decode(head, wire.BROKER_TO_CLIENT))
         for route, head, *payloads in outbox.workers:
             if route in self.workers:
-                self.workers[route].take(*wire.decode(head, wire.BROKER_TO_WORKER, payloads))
+                worker = self.workers[route]
+                worker.sent_bytes += sum(map(len, payloads))
+                whole = worker.pieces.complete(payloads) if payloads else []
+                worker.take(*wire.decode(head, wire.BROKER_TO_WORKER, whole))
         for topic, head, *blobs in outbox.results:
             for client in self.clients.values():
                 if client.id == topic:
@@ -212,6 +216,7 @@ class FakeWorker:
     Attributes:
         reads: does it read what is sent to it? Then it answers what is large with a heartbeat.
         took_large: it still has to.
+        sent_bytes: of large payloads, that were sent to it in pieces and in frames of their own.
     """
 
     def __init__(self, desk: Desk, id_: bytes, kinds: tuple[tuple[Any, ...], ...]) -> None:
@@ -235,6 +240,8 @@ class FakeWorker:
         self.awake = True
         self.reads = True
         self.took_large = False
+        self.pieces = Pieces()
+        self.sent_bytes = 0
         self.cpu_percent = 0.0
         self.epoch = 0
         self.stranger = False
@@ -250,12 +257,12 @@ class FakeWorker:
         self.route = b"w%s-%d" % (self.id, next(self._routes))
         self.desk.workers[self.route] = self
         self._keeps.clear()
+        self.pieces = Pieces()
         self.seen = self.beats = self.numbered = 0
         if self.desk.supervised and not self.stranger:
             self.send(Verb.STARTED, self.id)
-        self.send(
-            Verb.HELLO, 1, 1, {"worker": self.id, "name": "fake", "pid": 1, "kinds": self.kinds, **about}
-        )
+        own = {"worker": self.id, "name": "fake", "pid": 1, "kinds": self.kinds, "apart": True}
+        self.send(Verb.HELLO, 1, 1, {**own, **about})
         self.desk.settle()
 
     def take(self, verb: Verb, values: list[Any]) -> None:
@@ -266,6 +273,10 @@ class FakeWorker:
         elif verb is Verb.HEARTBEAT:
             self.broker_seen, self.seen, self.undelivered = values[1], values[2], values[4]
             self.unreceived = {n: sent for n, sent in self.unreceived.items() if n > values[3]}
+        elif verb is Verb.PIECE:
+            self.pieces.take(*values[2:])
+            self.sent_bytes += len(values[3])
+            self.took_large |= self.reads and len(values[3]) > wire.LARGE_MESSAGE_BYTES
         elif verb is Verb.LEASE:
             self.leases += values[2]
             size_bytes = sum(len(payload) for lease in values[2] for payload in lease.payloads)

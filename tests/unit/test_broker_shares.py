@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from reqpool import wire
-from reqpool.wire import Flag, Group
+from reqpool.errors import Code
+from reqpool.wire import Flag, Group, Verb
 from reqpool_broker.queue import QUANTUM_BYTES
-from support.fake_peers import UPSTREAM, Desk, FakeClient
+from support.fake_peers import UPSTREAM, Desk, FakeClient, FakeWorker
+from support.pinned import ORIGIN, opened
 
 MIB = 1 << 20
+LARGE_BYTES = wire.LARGE_MESSAGE_BYTES
+LAST_BYTES = wire.PIECE_BYTES + LARGE_BYTES
 ONCE = Flag(0)
 
 
@@ -21,14 +27,43 @@ def ask(client: FakeClient, *seqs: int, size: int, origin: str = UPSTREAM) -> No
         )
 
 
-def test_small_lease_does_not_wait_behind_large_bodies() -> None:
+def body(seq: int, size: int) -> bytes:
+    """Of which every byte tells where it belongs."""
+    return b"%08d" % seq + random.Random(seq).randbytes(size - 8)
+
+
+def ask_once(client: FakeClient, seq: int, size: int) -> None:
+    """Submit a request that must not be repeated."""
+    client.say_groups([Group("dns", (UPSTREAM,), 60_000, ONCE, 1, None, None, (seq,), (body(seq, size),))])
+
+
+def read(desk: Desk, worker: FakeWorker) -> None:
+    """Let the worker read what was sent to it."""
+    worker.heartbeat()
+    desk.settle()
+
+
+def test_small_lease_passes_large_bodies_that_are_on_their_way() -> None:
     desk = Desk()
     worker, hard, other = desk.worker(), desk.client(), desk.client()
     worker.reads = False
     ask(hard, *range(1, 61), size=MIB)
-    assert len(worker.held()) * MIB == wire.WINDOW_BYTES
+    assert worker.sent_bytes == wire.PIECES_BYTES
     ask(other, 1, size=10)
+    assert worker.held() == [1]
     assert worker.leases[-1].session == other.id
+    desk.check_books()
+
+
+@pytest.mark.parametrize("size", [LARGE_BYTES + 1, LAST_BYTES, LAST_BYTES + 1, MIB, wire.MAX_PAYLOAD_BYTES])
+def test_body_arrives_as_it_was(size: int) -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    for seq in (1, 2):
+        ask_once(client, seq, size)
+    assert [lease.payloads for lease in worker.leases] == [(body(1, size),), (body(2, size),)]
+    worker.answer()
+    assert client.code(1) == client.code(2) == 0
     desk.check_books()
 
 
@@ -37,10 +72,10 @@ def test_worker_that_has_read_what_is_large_is_sent_more() -> None:
     worker, client = desk.worker(), desk.client()
     worker.reads = False
     ask(client, *range(1, 13), size=MIB)
-    for held in (4, 8, 12):
-        assert len(worker.held()) == held
-        worker.heartbeat()
-        desk.settle()
+    while len(worker.held()) < 12:
+        before = worker.sent_bytes
+        read(desk, worker)
+        assert 0 < worker.sent_bytes - before <= 2 * LAST_BYTES
     desk.check_books()
 
 
@@ -50,31 +85,120 @@ def test_heartbeat_from_before_the_worker_read_it_makes_no_room() -> None:
     worker.reads = False
     seen = worker.seen
     ask(client, *range(1, 13), size=MIB)
-    worker.seen = seen
-    worker.heartbeat()
-    desk.settle()
-    assert len(worker.held()) == 4
+    worker.seen, before = seen, worker.sent_bytes
+    read(desk, worker)
+    assert worker.sent_bytes == before
 
 
-def test_body_larger_than_the_window_travels_alone() -> None:
+def test_no_more_than_a_window_of_large_bodies_is_leased_ahead() -> None:
     desk = Desk()
     worker, client = desk.worker(), desk.client()
     worker.reads = False
-    ask(client, 1, 2, size=wire.MAX_PAYLOAD_BYTES)
-    assert worker.held() == [1]
-    worker.heartbeat()
-    desk.settle()
-    assert worker.held() == [1, 2]
+    ask(client, *range(1, 13), size=MIB)
+    assert desk.broker.ledger.workers[worker.id].in_flight * MIB == wire.WINDOW_BYTES
 
 
 def test_new_connection_of_a_worker_has_nothing_on_its_way() -> None:
     desk = Desk()
     worker, client = desk.worker(), desk.client()
     worker.reads = False
-    ask(client, *range(1, 13), size=MIB)
-    worker.leases.clear()  # none of it has arrived
+    ask_once(client, 1, MIB)
+    worker.reads = True
     worker.reconnect()
-    assert len(worker.held()) == 4
+    assert [lease.payloads for lease in worker.leases] == [(body(1, MIB),)]
+    desk.check_books()
+
+
+def test_what_has_not_left_when_its_worker_dies_runs_elsewhere() -> None:
+    desk = Desk()
+    first, client = desk.worker(), desk.client()
+    first.reads = False
+    ask_once(client, 1, MIB)
+    first.die()
+    second = desk.worker()
+    assert second.held() == [1]
+    assert not second.leases[0].flags & Flag.SENT
+    second.answer()
+    assert client.code(1) == 0
+    desk.check_books()
+
+
+def test_what_has_not_left_when_its_worker_falls_silent_runs_elsewhere() -> None:
+    desk = Desk()
+    first, client = desk.worker(), desk.client()
+    first.reads = first.awake = False
+    ask_once(client, 1, MIB)
+    second = desk.worker()
+    desk.pass_time(3.0)
+    desk.settle()
+    assert second.held() == [1]
+    second.answer()
+    first.reads = True
+    first.reconnect()
+    assert first.held() == []
+    assert desk.executions == [(client.id, 1)]
+    desk.check_books()
+
+
+def test_what_has_left_when_its_worker_dies_may_have_run() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    ask_once(client, 1, MIB)
+    assert worker.held() == [1]
+    worker.die()
+    assert client.code(1) == Code.OUTCOME_UNKNOWN
+    desk.check_books()
+
+
+@pytest.mark.parametrize("size", [LARGE_BYTES + 1, MIB])
+def test_body_that_is_cancelled_half_way_leaves_nothing_behind(size: int) -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    worker.reads = False
+    ask_once(client, 1, MIB)
+    client.send(Verb.CANCEL, [1])
+    worker.reads = True
+    read(desk, worker)
+    ask_once(client, 2, size)
+    assert [lease.payloads for lease in worker.leases] == [(body(2, size),)]
+    worker.answer()
+    assert desk.broker.ledger.workers[worker.id].large.room_bytes == wire.WINDOW_BYTES
+    desk.check_books()
+
+
+def test_time_on_the_way_counts() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    worker.reads = worker.awake = False
+    ask_once(client, 1, MIB)
+    desk.pass_time(2.0)
+    worker.reads = True
+    read(desk, worker)
+    (lease,) = worker.leases
+    assert 57_000 <= lease.span_ms <= 58_100
+    assert 1_900 <= lease.queued_ms <= 2_100
+
+
+def test_small_request_for_a_held_connection_does_not_pass_a_large_one() -> None:
+    desk, holder, client = opened()
+    holder.reads = False
+    for seq, size in ((2, MIB), (3, 10)):
+        client.say_groups([Group("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (seq,), (bytes(size),))])
+    assert 3 not in holder.held()
+    holder.reads = True
+    read(desk, holder)
+    assert holder.held()[-2:] == [2, 3]
+    desk.check_books()
+
+
+def test_large_request_for_a_held_connection_waits_for_a_worker_that_is_silent() -> None:
+    desk, holder, client = opened()
+    holder.reads = holder.awake = False
+    client.say_groups([Group("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (2,), (bytes(MIB),))])
+    desk.pass_time(3.0)
+    holder.reads = holder.awake = True
+    holder.reconnect(pins=[(client.id, 1, "tcp", ORIGIN)])
+    assert 2 in holder.held()
     desk.check_books()
 
 
@@ -84,9 +208,8 @@ def test_queues_of_several_upstreams_share_the_way_to_a_worker() -> None:
     worker.reads = False
     ask(hard, *range(1, 41), size=MIB, origin="dns://127.0.0.1:1")
     ask(other, *range(1, 5), size=MIB, origin="dns://127.0.0.1:2")
-    for _ in range(3):
-        worker.heartbeat()
-        desk.settle()
+    while worker.sent_bytes < 16 * MIB:
+        read(desk, worker)
     assert {1, 2, 3, 4} <= {s for lease in worker.leases if lease.session == other.id for s in lease.seqs}
 
 
@@ -98,7 +221,7 @@ def test_sessions_that_send_large_bodies_have_equal_shares_in_bytes(sizes: tuple
     worker.reads = False
     for client, size in zip(clients, sizes, strict=True):
         ask(client, *range(1, 1 + 96 * MIB // size), size=size)
-    worker.leases.clear()  # what was leased while only one of them waited
+    worker.leases.clear()
     served = [0, 0]
     while sum(served) < 96 * MIB:
         worker.heartbeat()
@@ -107,7 +230,8 @@ def test_sessions_that_send_large_bodies_have_equal_shares_in_bytes(sizes: tuple
             sum(len(p) for lease in worker.leases if lease.session == client.id for p in lease.payloads)
             for client in clients
         ]
-    assert abs(served[0] - served[1]) <= max(sizes) + wire.WINDOW_BYTES + QUANTUM_BYTES
+    # What was leased while only one of them waited is in it.
+    assert abs(served[0] - served[1]) <= 2 * max(sizes) + wire.WINDOW_BYTES + QUANTUM_BYTES
 
 
 def test_heartbeats_are_remembered_for_as_long_as_a_message_may_name_them() -> None:

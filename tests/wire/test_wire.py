@@ -100,7 +100,7 @@ FAILED = st.builds(Failed, ID, SEQS, UINT, st.booleans(), st.binary(max_size=20)
 NAMED: dict[str, st.SearchStrategy[Any]] = {
     "about": ABOUT, "query": ABOUT, "report": ABOUT, "sample": ABOUT, "policy": ABOUT,
     "text": TEXT, "origin": ORIGIN, "session": ID, "worker": ID, "seqs": SEQS,
-    "settings": SETTINGS,
+    "settings": SETTINGS, "piece": st.binary(max_size=20),
     "watermark": WATERMARK, "unrun": st.booleans(), "orderly": st.booleans(),
     "undelivered": st.lists(UINT, max_size=3),
     "attempts": st.lists(st.tuples(UINT, UINT), max_size=3),
@@ -219,7 +219,7 @@ LEGAL_TYPES: dict[str, set[type]] = {
     "groups": {tuple}, "seqs": {tuple}, "about": {dict}, "query": {dict}, "report": {dict}, "sample": {dict},
     "policy": {dict},
     "text": {str}, "origin": {str}, "session": {bytes}, "worker": {bytes},
-    "settings": {bytes},
+    "settings": {bytes}, "piece": {bytes},
     "undelivered": {tuple}, "attempts": {tuple}, "doubtful": {tuple}, "watermark": {bytes},
     "unrun": {bool}, "orderly": {bool},
 }  # fmt: skip

@@ -24,6 +24,7 @@ from .leases import Leases
 from .ledger import Ledger
 from .link import Link, LinkState
 from .outbox import Batch, Outbox
+from .pieces import Pieces
 from .upstreams import Upstreams
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Conversation:
         self._dials = 0
         self._grants = Grants(upstreams)
         self._leases = Leases(ledger, upstreams, carrier.at)
+        self._pieces = Pieces()
         self._draining = False
         self._idle_s = 0.0
         self._drain_beat = 0
@@ -112,6 +114,7 @@ class Conversation:
             Verb.REJECT: self._on_reject,
             Verb.HEARTBEAT: self._on_heartbeat,
             Verb.LEASE: self._on_lease,
+            Verb.PIECE: self._on_piece,
             Verb.CANCEL: self._on_cancel,
             Verb.GRANT: self._on_grant,
             Verb.UNPIN: self._on_unpin,
@@ -137,7 +140,9 @@ class Conversation:
         if self._link.state is LinkState.DOWN:
             return
         try:
-            payloads = [wire.as_bytes(frame) for frame in frames[1:]] if len(frames) > 1 else []
+            payloads = []
+            if len(frames) > 1:
+                payloads = self._pieces.complete([wire.as_bytes(frame) for frame in frames[1:]])
             verb, values = wire.decode(frames[0], wire.BROKER_TO_WORKER, payloads)
             if verb not in (Verb.WELCOME, Verb.REJECT):
                 epoch, seen, *values = values
@@ -226,6 +231,7 @@ class Conversation:
         """A timer's: HELLO over a new connection."""
         self._grants.lapse()
         self._leases.kept.clear()
+        self._pieces = Pieces()
         self.give_back_stranded()
         # What HELLO does not list as held never arrived, to the broker: it leases it again by itself.
         self.ledger.take_returns()
@@ -328,6 +334,13 @@ class Conversation:
 
     def _on_lease(self, now_s: float, groups: list[LeaseGroup | Unread]) -> None:
         self._leases.take(groups, now_s, refuse=self._draining or self.outbox.full)
+
+    def _on_piece(self, now_s: float, offset: int, piece: bytes) -> None:
+        try:
+            self._pieces.take(offset, piece)
+        except ProtocolError as error:
+            # The LEASE that ends the payload would be run with a part of it.
+            self._hang_up(error.text, now_s)
 
     def _on_cancel(self, _now_s: float, groups: list[tuple[bytes, tuple[int, ...]] | Unread]) -> None:
         self._leases.cancel(groups)

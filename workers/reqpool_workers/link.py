@@ -101,7 +101,7 @@ class Link:
             return False
         oldest_s = now_s - self.liveness_s
         if seen:
-            sent_s = next((sent_s for number, sent_s in self._sent if number == seen), None)
+            sent_s = next((sent_s for number, sent_s in reversed(self._sent) if number == seen), None)
             if sent_s is None or sent_s < oldest_s:
                 return False
         elif self.welcomed_s < oldest_s:

@@ -1,0 +1,138 @@
+"""Large lease groups on their way to one worker, in pieces that small leases pass. No I/O, no clock.
+
+What is sent through a connection waits for what was sent before. So only some pieces of a large payload are
+under way at a time; the rest waits here, and the LEASE goes with the last of it: until then the worker knows
+nothing of the lease, and it has not left.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+from reqpool import wire
+from reqpool.wire import LARGE_MESSAGE_BYTES, PIECE_BYTES, PIECES_BYTES, WINDOW_BYTES
+
+from .requests import Lease
+
+
+class Piece(NamedTuple):
+    """A part of a payload that is sent ahead of its LEASE.
+
+    Attributes:
+        offset: bytes of the payload that were sent before; 0 begins a new one.
+    """
+
+    offset: int
+    data: Any
+
+
+class _Waiting:
+    """A group that is leased, and whose LEASE has not left."""
+
+    __slots__ = ("group", "lease", "offset", "since_s")
+
+    def __init__(self, lease: Lease, group: wire.LeaseGroup, now_s: float) -> None:
+        self.lease = lease
+        self.group = group
+        self.since_s = now_s
+        self.offset = 0
+
+    def cut(self) -> Piece | None:
+        """Take the next piece off; None if the rest goes with the LEASE."""
+        payload, offset = self.group.payloads[0], self.offset
+        # What is left is large, too, so that the worker answers it with a heartbeat.
+        if len(self.group.payloads) > 1 or len(payload) - offset <= PIECE_BYTES + LARGE_MESSAGE_BYTES:
+            return None
+        self.offset += PIECE_BYTES
+        return Piece(offset, wire.view(payload)[offset : self.offset])
+
+    def rest(self, now_s: float) -> wire.LeaseGroup:
+        """The group with what is left of its payload, and of its time."""
+        group, waited_ms = self.group, round((now_s - self.since_s) * 1000)
+        if self.offset:
+            group = group._replace(payloads=(bytes(wire.view(group.payloads[0])[self.offset :]),))
+        if waited_ms:
+            group = group._replace(
+                span_ms=max(1, group.span_ms - waited_ms),
+                wait_ms=None if group.wait_ms is None else max(0, group.wait_ms - waited_ms),
+                queued_ms=group.queued_ms + waited_ms,
+            )
+        return group
+
+
+class LargeLeases:
+    """What is leased to a worker in large groups, through one connection.
+
+    Attributes:
+        apart: the worker takes large payloads in frames of their own, and in pieces.
+        room_bytes: what more may be leased to it in large groups; below 0 while a single one is over the
+            window.
+    """
+
+    def __init__(self, *, apart: bool) -> None:
+        self.room_bytes = WINDOW_BYTES
+        self.apart = apart
+        self._waiting: deque[_Waiting] = deque()
+        # Numbers of the heartbeats that were sent right before, with bytes.
+        self._under_way: deque[tuple[int, int]] = deque()
+        self._under_way_bytes = 0
+
+    def __len__(self) -> int:
+        """How many groups wait?"""
+        return len(self._waiting)
+
+    def add(self, lease: Lease, group: wire.LeaseGroup, now_s: float) -> None:
+        """A group was leased, and is to be sent as there is room for it."""
+        self.room_bytes -= _size_bytes(group)
+        if not self.apart:
+            group = group._replace(payloads=tuple(map(wire.as_bytes, group.payloads)))
+        self._waiting.append(_Waiting(lease, group, now_s))
+
+    def precedes(self, session_id: bytes, pin: int | None) -> bool:
+        """Does something wait here that goes to the same held connection, and so has to come first?"""
+        return pin is not None and any(
+            waiting.group.pin == pin and waiting.group.session == session_id for waiting in self._waiting
+        )
+
+    def next(self, now_s: float) -> Piece | wire.LeaseGroup | None:
+        """What is to be sent now, right after a heartbeat; None if nothing."""
+        while self._waiting and self._under_way_bytes < PIECES_BYTES:
+            waiting = self._waiting[0]
+            if waiting.lease.requests.keys().isdisjoint(waiting.group.seqs):  # all have ended
+                self._waiting.popleft()
+                self.room_bytes += _size_bytes(waiting.group) - waiting.offset
+                if waiting.offset:
+                    return Piece(0, b"")
+                continue
+            piece = waiting.cut() if self.apart else None
+            if piece is not None:
+                return piece
+            self._waiting.popleft()
+            return waiting.rest(now_s)
+        return None
+
+    def sent(self, heartbeat: int, step: Piece | wire.LeaseGroup) -> None:
+        """What :meth:`next` returned is under way, right behind a heartbeat: who has read that has it."""
+        size_bytes = len(step.data) if isinstance(step, Piece) else _size_bytes(step)
+        self._under_way.append((heartbeat, size_bytes))
+        self._under_way_bytes += size_bytes
+
+    def arrived(self, seen: int) -> bool:
+        """The worker has read heartbeat ``seen``, and what came with it. Was anything large under way?"""
+        under_way, count = self._under_way, len(self._under_way)
+        while under_way and under_way[0][0] <= seen:
+            size_bytes = under_way.popleft()[1]
+            self._under_way_bytes -= size_bytes
+            self.room_bytes += size_bytes
+        return len(under_way) < count
+
+    def withdraw(self) -> set[Lease]:
+        """Send no more of what waits; returns the leases that have not left."""
+        unsent = {waiting.lease for waiting in self._waiting}
+        self._waiting.clear()
+        return unsent
+
+
+def _size_bytes(group: wire.LeaseGroup) -> int:
+    return sum(map(len, group.payloads))
