@@ -3,7 +3,8 @@
     python -m bench.bystander [--only NEIGHBOUR] [--seconds N] [--workers N]
 
 It is measured alone, then beside each of :mod:`bench.neighbours`. Bars: nothing is lost, the broker is not
-replaced, and p99 is at most three times what it is alone. Exit status 0 if every bar holds.
+replaced, and p99 is at most three times what it is alone. Exit status 0 if every bar holds. ``busy`` has no
+bar: it uses no pool, and shows what is the machine's doing where all of its cores are taken.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from .tally import percentile
 REQUESTS_PER_S = 60
 TIMEOUT_S = 2.0
 MOST_RATIO = 3.0
-BESIDE = ("large", "requests", "idle", "subscriptions", "deaf", "frozen")
+BESIDE = ("busy", "large", "requests", "idle", "subscriptions", "deaf", "frozen")
 SPANS_S = {"frozen": 70.0, "large": 20.0, "idle": 25.0}
 """How long it is watched beside each, where that is not the default."""
 SPAN_S = 15.0
@@ -182,7 +183,7 @@ def broker_of(where: Cluster) -> tuple[int, float]:
 def row(name: str, seen: Seen, alone: Seen, replaced: bool, rss_mb: float) -> bool:
     """Print a line; is it as it should be?"""
     ratio = seen.p99_ms / alone.p99_ms
-    good = not seen.lost and not replaced and ratio <= MOST_RATIO
+    good = name == "beside busy" or (not seen.lost and not replaced and ratio <= MOST_RATIO)
     verdict, lives = "PASS" if good else "FAIL", "  broker replaced" if replaced else ""
     figures = f"{seen.p50_ms:>9.2f}{seen.p99_ms:>9.2f}{seen.worst_ms:>9.1f}{ratio:>7.1f}"
     counts = f"{seen.lost:>6}/{seen.asked:<6}{rss_mb:>7.0f} MB"

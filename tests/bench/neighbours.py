@@ -34,6 +34,7 @@ REQUESTS_PER_S = 100_000
 SUBSCRIPTIONS_PER_S = 35_000
 PACE_S = 0.01
 FROZEN_S = 60.0
+BUSY_PROCESSES = 3
 _ZMTP = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(48)
 _READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
 
@@ -205,7 +206,18 @@ def frozen(url: str, echo: str, silent: str) -> None:
     child.wait()
 
 
+def busy(url: str, echo: str, silent: str) -> None:
+    """No client at all: what the machine itself does to a bystander when its cores are taken."""
+    computing = "while True: pass"
+    children = [subprocess.Popen([sys.executable, "-c", computing]) for _ in range(BUSY_PROCESSES)]
+    select.select([sys.stdin], [], [])
+    for child in children:
+        child.kill()
+        child.wait()
+
+
 NEIGHBOURS: dict[str, Callable[[str, str, str], None]] = {
+    "busy": busy,
     "large": large,
     "requests": requests,
     "idle": idle,
