@@ -29,12 +29,11 @@ from reqpool.errors import UsageError
 from .config import EMPTY, Config, changes
 from .doors import HANDSHAKE_MS, Doors, file_limit
 from .results import READ_S, Results, endpoint, last_part
+from .spans import GOODBYE_LINGER_S, LAST_WORDS_S, TICK_S
 from .state import Broker
 from .succession import Predecessors
 from .wakefulness import Wakefulness
 
-TICK_S = 0.05
-"""How often time is looked at."""
 MESSAGES_PER_TURN = 64
 """Messages read from one socket before the others get their turn; in time it is :data:`.results.READ_S`."""
 BYTES_PER_TURN = 4 << 20
@@ -47,7 +46,6 @@ SLEPT_EXIT = 75
 SAMPLE_SPAN_S = 1.0
 QUIET_MS = 20
 """A socket from which nothing has come for so long at the end has no more to say."""
-LAST_WORDS_S = 0.2
 PLANNED = "the broker is stopping"
 ORPHANED = "the broker ends, as its supervisor has died"
 """What clients are told at its end."""
@@ -220,7 +218,7 @@ class Server:
         self._send([])
         self._doors.close(self._intake, *self._results.sockets, self._workers)
         for socket in (self._intake, *self._results.sockets, self._workers):
-            socket.close(linger=200)
+            socket.close(linger=round(GOODBYE_LINGER_S * 1000))
         self._context.term()
         self._results.close()
         self._epoll.close()

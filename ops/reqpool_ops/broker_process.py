@@ -31,6 +31,7 @@ from reqpool.errors import ProtocolError
 from .children import Child
 from .reign import Reign
 from .runtime import CannotStart
+from .spans import BROKER_ENDS_S
 from .status import StatusClient
 
 if TYPE_CHECKING:  # it reads all kinds, which takes as long as all the rest of a start
@@ -46,8 +47,6 @@ UNEASY_S = 1.5
 """A broker that leaves a question unanswered for this long is looked at more often."""
 GAP_S = 2.0
 """Looks further apart than this say nothing about the time between them: we did not run, either."""
-STOP_S = 2.0
-"""What the broker gets to say goodbye."""
 RECONNECT_S = 1.0
 """How often connecting to a broker is tried again, if there were no file descriptors for it."""
 
@@ -98,6 +97,7 @@ class BrokerProcess:
         standby: the one that waits for its end, None if none does.
         urls: of the sockets ``intake``, ``results`` and ``workers``; empty until a broker has bound them.
         ready: the present one has bound them.
+        asked_s: when it was asked for a report last, monotonic.
     """
 
     def __init__(self, program: list[str], url: str, config: CheckedConfig | None, reign: Reign) -> None:
@@ -120,7 +120,7 @@ class BrokerProcess:
         self._intake: StatusClient | None = None
         self._undertaker: zmq.Socket[bytes] | None = None
         self._connect_s = math.inf
-        self._asked_s = 0.0
+        self.asked_s = 0.0
         self._answered_s = 0.0
         self._run_time = RunTime()
         self._log = CountedLog(log)
@@ -140,7 +140,7 @@ class BrokerProcess:
     @property
     def is_uneasy(self) -> bool:
         """Does it leave a question unanswered for longer than a busy one would?"""
-        return self._intake is not None and self._asked_s - self._answered_s > UNEASY_S
+        return self._intake is not None and self.asked_s - self._answered_s > UNEASY_S
 
     # --- life ---
 
@@ -212,7 +212,7 @@ class BrokerProcess:
 
     def dismiss(self, now_s: float) -> None:
         """Have the present one say goodbye and end."""
-        self.child.kill_s = now_s + STOP_S
+        self.child.kill_s = now_s + BROKER_ENDS_S
         self.child.signal(signal.SIGTERM)
 
     def reap(self) -> tuple[Child, int, int] | None:
@@ -288,7 +288,7 @@ class BrokerProcess:
         if self._intake is None:
             return
         still_s = self._run_time.still_s(self.child.pid, now_s)
-        silent_s = now_s - self._answered_s if self._asked_s > self._answered_s else 0.0
+        silent_s = now_s - self._answered_s if self.asked_s > self._answered_s else 0.0
         if silent_s > HUNG_S or min(silent_s, still_s) > FROZEN_S:
             if not self._can_judge(now_s):
                 return
@@ -300,8 +300,8 @@ class BrokerProcess:
             )
             self.child.signal(signal.SIGKILL)
             self._hang_up()
-        elif now_s - self._asked_s >= every_s:
-            self._asked_s = now_s
+        elif now_s - self.asked_s >= every_s:
+            self.asked_s = now_s
             with contextlib.suppress(zmq.Again):  # its silence speaks for itself
                 self._intake.ask()
 
@@ -333,7 +333,7 @@ class BrokerProcess:
                 self._undertaker.send(head, zmq.DONTWAIT)
 
     def _connect(self, now_s: float) -> None:
-        self._asked_s = self._answered_s = now_s
+        self.asked_s = self._answered_s = now_s
         self._connect_s = math.inf
         try:
             self._intake = StatusClient(self.urls["intake"], self._context)

@@ -27,6 +27,8 @@ from typing import Any
 from reqpool import ownership
 from reqpool.masking import without_password
 
+from .spans import STOP_ENDS_S
+
 SOCKET_NAME = "reqpool.sock"
 MAX_SOCKET_PATH_BYTES = 107
 LOCK_START = '{"pid": '
@@ -38,9 +40,7 @@ MAX_PORT = 65535 - 2
 MAX_WORKERS = 256
 LOOK_S = 0.1
 """How long a lock that is held is tried again: :func:`is_held` holds it for an instant, too, and a ``status``
-must not keep a cluster from starting."""
-STOPS_S = 15.0
-"""The same while its holder stops: workers get 10 s for that, the broker 2 s."""
+must not keep a cluster from starting. While its holder stops it is :data:`.spans.STOP_ENDS_S`."""
 
 
 class CannotStart(Exception):
@@ -353,7 +353,7 @@ class Lock:
             except BlockingIOError as error:
                 holder = read_lock(url) or {}
                 if holder.get("stopping"):
-                    span_s = STOPS_S
+                    span_s = STOP_ENDS_S
                 if time.monotonic() - began_s > span_s:
                     self._file.close()
                     doing = "still stopping" if holder.get("stopping") else "already running"

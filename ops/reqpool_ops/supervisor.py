@@ -38,6 +38,7 @@ from .reign import Reign
 from .restart import RESTART_SIGNAL
 from .rolling import RestartFailed, Steps, replace_all
 from .runtime import MAX_WORKERS, CannotStart
+from .spans import WORKER_ENDS_S
 
 if TYPE_CHECKING:  # it reads all kinds, which takes as long as all the rest of a start
     from .checked_config import CheckedConfig
@@ -82,7 +83,7 @@ class Plan:
     url: str
     workers: int
     embedded_parent_pid: int | None = None
-    drain_s: float = 10.0
+    drain_s: float = WORKER_ENDS_S
     broker: list[str] = field(default_factory=lambda: ["-m", "reqpool_broker"])
     worker: list[str] = field(default_factory=lambda: ["-m", "reqpool_workers"])
     config: CheckedConfig | None = None

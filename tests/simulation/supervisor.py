@@ -18,6 +18,7 @@ from reqpool_ops.children import Backoff, Child
 from reqpool_ops.fleet import Fleet
 from reqpool_ops.reign import Reign
 from reqpool_ops.rolling import RestartFailed, Steps, replace_all
+from reqpool_ops.spans import BROKER_ENDS_S, WORKER_ENDS_S
 
 from .broker import BrokerProcess
 from .network import Dealer
@@ -33,8 +34,6 @@ BROKER_HUNG_S = 10.0
 FROZEN_S = wire.LIVENESS_MS / 1000
 UNEASY_S = 1.5
 READY_S = 15.0
-STOP_S = 2.0
-DRAIN_S = 10.0
 
 
 class Phase(Enum):
@@ -100,7 +99,7 @@ class SimulatedFleet(Fleet):
     """The fleet, with simulated places."""
 
     def __init__(self, supervisor: SupervisorProcess, count: int) -> None:
-        super().__init__([], 0, DRAIN_S, supervisor.reign, supervisor.tell_news)
+        super().__init__([], 0, WORKER_ENDS_S, supervisor.reign, supervisor.tell_news)
         self._supervisor = supervisor
         self.workers = [SimulatedChild(supervisor, f"worker-{number}") for number in range(count)]
 
@@ -153,7 +152,7 @@ class SimulatedBroker:
             self.standby = None
 
     def dismiss(self, now_s: float) -> None:
-        self.child.kill_s = now_s + STOP_S
+        self.child.kill_s = now_s + BROKER_ENDS_S
         self.child.signal(signal.SIGTERM)
 
     def reap(self) -> tuple[Child, int] | None:

@@ -23,11 +23,12 @@ import psutil
 
 from reqpool.errors import BrokerUnavailable
 from reqpool_ops import status
+from reqpool_ops.spans import STOP_ENDS_S
 
 from .wait import wait_until
 
 START_WITHIN_S = 20.0
-STOP_WITHIN_S = 25.0
+STOP_WITHIN_S = STOP_ENDS_S
 PROGRAM = ("-m", "reqpool_ops")
 
 

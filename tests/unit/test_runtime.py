@@ -283,7 +283,7 @@ def test_who_waits_for_one_that_does_not_end_says_so(short: Path, monkeypatch: p
     url = f"ipc://{short}/pool.sock"
     lock = runtime.Lock(url, 4711, 2)
     lock.note(stopping=True)
-    monkeypatch.setattr("reqpool_ops.runtime.STOPS_S", 0.0)
+    monkeypatch.setattr("reqpool_ops.runtime.STOP_ENDS_S", 0.0)
     with pytest.raises(CannotStart, match=r"still stopping at ipc://.* \(pid 4711\)"):
         runtime.Lock(url, 4712, 2)
     lock.close()

@@ -9,8 +9,8 @@ import pytest
 from reqpool import wire
 from reqpool.errors import Code
 from reqpool.wire import Flag, Reject, Verb
-from reqpool_workers.conversation import ACKNOWLEDGE_S, DRAIN_S
 from reqpool_workers.ledger import ASKED_AGAIN_S
+from reqpool_workers.spans import ACKNOWLEDGE_S, DRAIN_S
 from support.worker_conversation import EPOCH, OTHER_SESSION, SESSION, Talk
 
 
@@ -194,7 +194,7 @@ def test_a_drain_gives_clients_their_time_with_the_broker_that_is_there_now(talk
 def test_a_long_request_gets_its_own_time_to_be_acknowledged(talk: Talk) -> None:
     talk.lease(1, span_ms=60_000)
     talk.conversation.drain(talk.now_s)
-    talk.pass_s(2 * DRAIN_S)
+    talk.pass_s(DRAIN_S - 2.5)
     assert not talk.conversation.over
     talk.upstreams.answer(1)
     talk.pass_s(1.0, received=1, undelivered=(1,))
@@ -202,6 +202,27 @@ def test_a_long_request_gets_its_own_time_to_be_acknowledged(talk: Talk) -> None
     talk.pass_s(1.0, received=1)
     assert talk.conversation.over
     assert talk.conversation.in_doubt == 0
+
+
+def test_a_drain_ends_in_its_time_whatever_still_runs(talk: Talk) -> None:
+    talk.lease(1, span_ms=60_000)
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(DRAIN_S - 0.1)
+    assert not talk.conversation.over
+    talk.pass_s(0.2)
+    assert talk.conversation.over
+    assert not talk.conversation.said_goodbye
+
+
+def test_a_drain_whose_last_request_ends_late_ends_in_its_time_whoever_acknowledges(talk: Talk) -> None:
+    talk.lease(1, span_ms=60_000)
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(DRAIN_S - 0.5)
+    talk.upstreams.answer(1)
+    talk.pass_s(0.6, received=1, undelivered=(1,))
+    assert talk.conversation.over
+    assert talk.conversation.in_doubt == 1
+    assert not talk.conversation.said_goodbye
 
 
 def test_without_a_broker_a_drain_waits_for_one_while_something_is_kept(talk: Talk) -> None:

@@ -11,12 +11,12 @@ from reqpool import sockets
 from reqpool.monitor import Monitor, Reach
 
 from .loop import READABLE, Loop
+from .spans import GOODBYE_LINGER_S
 
 MESSAGES_PER_TURN = 16
 READ_S = 0.002
 """For how long a turn may read messages of the broker: 16 full batches would take some 100 ms, in which no
 connection is served."""
-GOODBYE_LINGER_MS = 1_000
 RECONNECT_MS = 50
 RECONNECT_MOST_MS = 100
 """ZMQ_RECONNECT_IVL_MAX: a broker that is back is found within that. Workers are few, and while they live so
@@ -83,7 +83,7 @@ class BrokerSocket:
         self._loop.unregister(self._monitor.fd)
         self._monitor.close()
         self._loop.unregister(self._fd)
-        self._socket.close(GOODBYE_LINGER_MS if goodbye else 0)
+        self._socket.close(round(GOODBYE_LINGER_S * 1000) if goodbye else 0)
 
     def _on_event(self, _mask: int) -> None:
         """Woken up: the end of the turn reads."""

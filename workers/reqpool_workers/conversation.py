@@ -25,6 +25,7 @@ from .ledger import Ledger
 from .link import Link, LinkState
 from .outbox import Batch, Outbox
 from .pieces import Pieces
+from .spans import ACKNOWLEDGE_S, DRAIN_PINS_S, DRAIN_S
 from .upstreams import Upstreams
 
 if TYPE_CHECKING:
@@ -36,14 +37,6 @@ KEPT_RESULTS_BYTES = 64 << 20
 HOLD_BACK_S = 0.002
 """Longest time that results gather while there are requests to go on with."""
 MOST_HELD_BACK = 256
-DRAIN_PINS_S = 5.0
-"""How long a draining worker with nothing to do waits for held connections to be let go of."""
-ACKNOWLEDGE_S = 3.0
-"""How long it waits, with a broker there, for clients to acknowledge what must not be repeated. Those that
-live do so within a heartbeat; one that stands still for longer than the liveness span must not hold a restart
-up."""
-DRAIN_S = 9.5
-"""How long it waits for that in all, if no broker is there. The supervisor kills after 10 s."""
 
 
 class Carrier(Protocol):
@@ -105,7 +98,7 @@ class Conversation:
         self._leases = Leases(ledger, upstreams, carrier.at)
         self._pieces = Pieces()
         self._draining = False
-        self._idle_s = 0.0
+        self._told_s = self._idle_s = 0.0
         self._drain_beat = 0
         self._turn_s = now_s
         self._held_back_s = 0.0
@@ -370,7 +363,7 @@ class Conversation:
         if self._draining:
             return
         self._draining = True
-        self._idle_s = now_s
+        self._told_s = self._idle_s = now_s
         self._log.info("draining")
         self._leases.give_back(self._upstreams.unsent())
         if self._link.state is LinkState.LIVE:
@@ -382,7 +375,10 @@ class Conversation:
         self._drain_beat = self.beat(now_s)
 
     def _end_drain(self, now_s: float) -> None:
-        """Is nothing left to do and nothing on its way here, or nobody there to be told of it?"""
+        """Is nothing left to do and nothing on its way here, or nobody there to be told of it, or no time?"""
+        if now_s - self._told_s > DRAIN_S:
+            self.over = True
+            return
         if any(self.ledger.held()):
             self._idle_s = now_s
             return
@@ -393,7 +389,7 @@ class Conversation:
         link = self._link
         if self.in_doubt:
             heard_s = now_s - max(self._idle_s, link.welcomed_s) if link.state is LinkState.LIVE else 0.0
-            self.over = heard_s > ACKNOWLEDGE_S or waited_s > DRAIN_S
+            self.over = heard_s > ACKNOWLEDGE_S
         elif link.state is LinkState.LIVE and self.ledger.empty and link.answered >= self._drain_beat:
             self._say(now_s, Verb.GOODBYE)
             self.over = self.said_goodbye = True
