@@ -351,7 +351,7 @@ class Ledger:
             pin.take(worker)
         count = len(seqs)
         requests = dict(zip(seqs, payloads, strict=True))
-        lease = Lease(terms, origin, worker, requests, group.past)
+        lease = Lease(terms, origin, worker, requests, group.past, now_s)
         terms.session.open.update(dict.fromkeys(seqs, lease))
         worker.leases[lease] = None
         origin.leased(worker, count, pinned=terms.pin is not None)
@@ -391,7 +391,7 @@ class Ledger:
         now_s = terms.session.last_heard_s
         origin = self.origins.get(terms.kind, terms.origins[0], now_s) if terms.origins else None
         # What may run more than once may have done so: only the earlier life knew.
-        lease = Lease(terms, origin, worker, requests, Past(sent=terms.idempotent))
+        lease = Lease(terms, origin, worker, requests, Past(sent=terms.idempotent), now_s)
         terms.session.open.update(dict.fromkeys(requests, lease))
         worker.leases[lease] = None
         if origin is not None:

@@ -216,10 +216,11 @@ class Lease:
         worker: who holds them.
         requests: seq to payload, of those that have not ended.
         past: what lies behind them, this attempt aside.
+        since_s: when that was, or at least since when it is known; monotonic.
         attempt: 1 for the first.
     """
 
-    __slots__ = ("attempt", "origin", "past", "requests", "terms", "worker")
+    __slots__ = ("attempt", "origin", "past", "requests", "since_s", "terms", "worker")
 
     def __init__(
         self,
@@ -228,10 +229,12 @@ class Lease:
         worker: Worker,
         requests: dict[int, bytes],
         past: Past,
+        since_s: float,
     ) -> None:
         self.terms = terms
         self.origin = origin
         self.worker = worker
         self.requests = requests
         self.past = past
+        self.since_s = since_s
         self.attempt = past.attempts + 1

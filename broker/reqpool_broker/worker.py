@@ -188,12 +188,14 @@ class Worker:
             now_s: monotonic seconds.
             blocking: it is silent, and others wait for what it holds.
         """
+        oldest = next(iter(self.leases), None)
         return {
             "id": self.id.hex(),
             "name": self.name,
             "pid": self.pid,
             "state": self.state,
             "in_flight": self.in_flight,
+            "oldest_s": 0.0 if oldest is None else round(now_s - oldest.since_s, 3),
             "since_heartbeat_s": round(now_s - self.last_heard_s, 3),
             "blocking": blocking,
             "sample": self.sample,

@@ -164,7 +164,7 @@ def run_up(options: argparse.Namespace) -> int:
     url = runtime.check_bind(options.bind or runtime.default_url())
     plan = Plan(url, options.workers, config=config)
     if options.embedded:
-        plan = Plan(url, options.workers, options.parent_pid, EMBEDDED_DRAIN_S, config=config)
+        plan = Plan(url, options.workers, options.parent_pid, EMBEDDED_DRAIN_S, serve_on_s=0.0, config=config)
     return Supervisor(plan).run()
 
 

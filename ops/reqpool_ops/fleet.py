@@ -12,13 +12,25 @@ from typing import Any
 
 from . import health
 from .children import BOOT_FAILURE, NEVER_BEGAN, ORDERLY, Child
-from .reading import maps
+from .reading import maps, number
 from .reign import Reign
 
 LEAVE_NO_DOUBT = frozenset((ORDERLY, BOOT_FAILURE, NEVER_BEGAN))
 """How workers end that have nothing left that must not be repeated: in order, or before they had begun."""
 
 log = logging.getLogger("reqpool")
+
+
+def has_ended(report: Mapping[str, Any], asked_s: float, since_s: float) -> bool:
+    """Has all ended that workers had at an instant?
+
+    Args:
+        report: a broker's.
+        asked_s: when it was asked for, monotonic.
+        since_s: the instant, monotonic.
+    """
+    ages_s = [number(worker.get("oldest_s")) or 0.0 for worker in maps(report.get("workers"))]
+    return asked_s - max(ages_s, default=0.0) > since_s
 
 
 class Fleet:

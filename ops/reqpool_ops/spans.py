@@ -11,5 +11,7 @@ WORKER_ENDS_S = worker.END_S + MARGIN_S
 """What a worker that is told to end gets before it is killed."""
 BROKER_ENDS_S = broker.END_S + MARGIN_S
 """What the broker gets."""
-STOP_ENDS_S = WORKER_ENDS_S + BROKER_ENDS_S + MARGIN_S
+SERVE_ON_S = worker.DRAIN_S
+"""How long a cluster that is told to stop serves on, while something runs that ran at the order."""
+STOP_ENDS_S = SERVE_ON_S + WORKER_ENDS_S + BROKER_ENDS_S + MARGIN_S
 """From the order to the end of all, the supervisor included: what ``stop``, and the next ``start``, wait."""

@@ -3,9 +3,14 @@
 One thread, one poll. Signal handlers only queue (gunicorn's arbiter is the model). Everything is an event
 of the poll: a signal's byte, a child's pidfd, the parent's pidfd, the broker's first line, a report.
 
-    running --SIGINT, SIGTERM----------> draining --workers gone, or 10 s--> stopping --broker gone--> over
-       |                                  |  second signal, or the parent is gone      |
-       +----------------------------------+---------> everything is killed <-----------+
+    running --SIGINT, SIGTERM--> finishing --what ran then has ended, or 10 s--> draining
+       |                           |                                               |
+       |                           |         over <--broker gone-- stopping <--workers gone
+       |                           |  second signal, or the parent is gone            |
+       +---------------------------+---------> everything is killed <-----------------+
+
+While it is finishing it serves as before: nobody is to wait in the queue for somebody else's slow request.
+What is left to drain then began after the order.
 
 SIGHUP has the configuration read again; without one it is as SIGTERM. SIGUSR1 is for one worker more, SIGUSR2
 for one fewer, SIGRTMIN for other processes in the place of all: :mod:`.rolling`.
@@ -17,6 +22,7 @@ import collections
 import contextlib
 import enum
 import logging
+import math
 import os
 import signal
 import socket
@@ -32,13 +38,13 @@ from reqpool.errors import UsageError
 from . import held_signals, runtime
 from .broker_process import BrokerProcess
 from .children import Child, ended
-from .fleet import Fleet
+from .fleet import Fleet, has_ended
 from .reading import counted
 from .reign import Reign
 from .restart import RESTART_SIGNAL
 from .rolling import RestartFailed, Steps, replace_all
 from .runtime import MAX_WORKERS, CannotStart
-from .spans import WORKER_ENDS_S
+from .spans import SERVE_ON_S, WORKER_ENDS_S
 
 if TYPE_CHECKING:  # it reads all kinds, which takes as long as all the rest of a start
     from .checked_config import CheckedConfig
@@ -61,9 +67,10 @@ class Phase(enum.Enum):
     """Where the cluster is in its life; see the picture above."""
 
     RUNNING = 1
-    DRAINING = 2
-    STOPPING = 3
-    OVER = 4
+    FINISHING = 2
+    DRAINING = 3
+    STOPPING = 4
+    OVER = 5
 
 
 @dataclass
@@ -74,9 +81,10 @@ class Plan:
         url: intake to bind, checked.
         workers: how many worker processes.
         embedded_parent_pid: die with this process; None for a cluster of its own.
-        drain_s: what workers get to finish what they run when the cluster stops.
+        drain_s: what workers get to finish what they run when they are told to go, before they are killed.
         broker: the broker's module, and the workers'; arguments are added.
         worker: the same of a worker.
+        serve_on_s: how long a cluster that is told to stop serves on, while something runs that ran then.
         config: names and policies of upstreams, None if there are none. The supervisor closes it.
     """
 
@@ -86,6 +94,7 @@ class Plan:
     drain_s: float = WORKER_ENDS_S
     broker: list[str] = field(default_factory=lambda: ["-m", "reqpool_broker"])
     worker: list[str] = field(default_factory=lambda: ["-m", "reqpool_workers"])
+    serve_on_s: float = SERVE_ON_S
     config: CheckedConfig | None = None
 
 
@@ -101,6 +110,7 @@ class Supervisor:
         # An embedded cluster is stopped when its only client has closed: what still runs has no reader.
         self._late_level = logging.WARNING if plan.embedded_parent_pid is None else logging.INFO
         self._phase = Phase.RUNNING
+        self._told_s = math.inf
         self._status = 0
         reign = Reign(os.urandom(8))
         self._broker = BrokerProcess(plan.broker, plan.url, plan.config, reign)
@@ -205,7 +215,7 @@ class Supervisor:
     @property
     def _broker_is_wanted(self) -> bool:
         # While workers drain, too: without a broker nobody hears of what they finish.
-        return self._phase in (Phase.RUNNING, Phase.DRAINING)
+        return self._phase in (Phase.RUNNING, Phase.FINISHING, Phase.DRAINING)
 
     def _poll(self) -> None:
         now_s = time.monotonic()
@@ -228,7 +238,8 @@ class Supervisor:
     @property
     def _ask_every_s(self) -> float:
         often = self._restart is not None or self._fleet.is_uneasy or self._broker.is_uneasy
-        return ASK_OFTEN_S if often and self._phase is Phase.RUNNING else ASK_EVERY_S
+        often = often and self._phase is Phase.RUNNING
+        return ASK_OFTEN_S if often or self._phase is Phase.FINISHING else ASK_EVERY_S
 
     def _take_signals(self, now_s: float) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -245,7 +256,7 @@ class Supervisor:
                 self._note(restarts_asked=self._restarts_asked)
             elif self._phase is Phase.RUNNING:
                 log.info("%s: stopping; once more to stop at once", name)
-                self._drain(now_s)
+                self._stop(now_s)
             elif self._phase is not Phase.OVER:
                 log.warning("%s again: ending at once", name)
                 self._phase, self._status = Phase.OVER, 1
@@ -353,8 +364,10 @@ class Supervisor:
             else:
                 log.info("the broker is back (pid %d)", self._broker.child.pid)
         report = self._broker.report(now_s)
-        if report is not None and self._phase is Phase.RUNNING:
+        if report is not None and self._phase in (Phase.RUNNING, Phase.FINISHING):
             self._fleet.judge(report, now_s)
+            if self._phase is Phase.FINISHING and has_ended(report, self._broker.asked_s, self._told_s):
+                self._drain(now_s)
         self._broker.ask(now_s, self._ask_every_s)
 
     def _broker_is_up(self, now_s: float) -> None:
@@ -367,15 +380,21 @@ class Supervisor:
 
     # --- stop ---
 
-    def _drain(self, now_s: float) -> None:
-        self._phase = Phase.DRAINING
+    def _stop(self, now_s: float) -> None:
+        self._phase, self._told_s = Phase.FINISHING, now_s
         self._note(stopping=True)
         self._broker.drop_standby()
         if self._restart is not None:
             self._end_restart("the cluster was told to stop", well=False)
+
+    def _drain(self, now_s: float) -> None:
+        self._phase = Phase.DRAINING
         self._fleet.dismiss_all(now_s)
 
     def _stop_further(self, now_s: float) -> None:
+        is_late = now_s >= self._told_s + self._plan.serve_on_s
+        if self._phase is Phase.FINISHING and (is_late or not self._broker.urls):
+            self._drain(now_s)
         if self._phase is Phase.DRAINING and not self._fleet.workers:
             self._phase = Phase.STOPPING
             self._broker.dismiss(now_s)

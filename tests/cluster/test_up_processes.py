@@ -118,6 +118,27 @@ def test_a_stop_lets_requests_finish() -> None:
         assert future.result(10) == b"slow"
 
 
+def test_a_stop_serves_others_while_a_slow_request_ends() -> None:
+    with (
+        UdpPeer(echo, held=True) as slow_peer,
+        TcpPeer(echo_until(b"\n")) as peer,
+        cluster(workers=1) as started,
+        reqpool.Pool(started.url) as slow_pool,
+        reqpool.Pool(started.url) as pool,
+    ):
+        slow = slow_pool.udp(slow_peer.address, b"slow", timeout=20)
+        slow_peer.wait_for_queries(1)
+        started.supervisor.send_signal(signal.SIGTERM)
+        wait_until(lambda: "SIGTERM: stopping" in started.log())
+        quick = pool.tcp(peer.address, b"quick\n", until=b"\n", timeout=5)
+        assert quick.result() == b"quick\n"
+        assert not slow.done()
+        slow_peer.release()
+        assert slow.result() == b"slow"
+        assert started.supervisor.wait(20) == 0
+        assert "WARNING" not in started.log()
+
+
 def test_a_cluster_on_a_tcp_port_works_and_is_there_once() -> None:
     with cluster(workers=1, bind=f"tcp://127.0.0.1:{three_free_ports()}") as started, UdpPeer(echo) as peer:
         with reqpool.Pool(started.url) as pool:

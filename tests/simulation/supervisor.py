@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from reqpool import wire
 from reqpool.wire import Verb
 from reqpool_ops.children import Backoff, Child
-from reqpool_ops.fleet import Fleet
+from reqpool_ops.fleet import Fleet, has_ended
 from reqpool_ops.reign import Reign
 from reqpool_ops.rolling import RestartFailed, Steps, replace_all
-from reqpool_ops.spans import BROKER_ENDS_S, WORKER_ENDS_S
+from reqpool_ops.spans import BROKER_ENDS_S, SERVE_ON_S, WORKER_ENDS_S
 
 from .broker import BrokerProcess
 from .network import Dealer
@@ -40,6 +40,7 @@ class Phase(Enum):
     """As in :mod:`reqpool_ops.supervisor`."""
 
     RUNNING = auto()
+    FINISHING = auto()
     DRAINING = auto()
     STOPPING = auto()
 
@@ -121,7 +122,7 @@ class SimulatedBroker:
         self._told_s = 0.0
         self._intake: Dealer | None = None
         self._undertaker: Dealer | None = None
-        self._asked_s = self._answered_s = 0.0
+        self.asked_s = self._answered_s = 0.0
 
     @property
     def children(self) -> list[Child]:
@@ -182,7 +183,7 @@ class SimulatedBroker:
                 self.child.signal(signal.SIGKILL)
             return
         self.ready = True
-        self._asked_s = self._answered_s = now_s
+        self.asked_s = self._answered_s = now_s
         world, supervisor = self._supervisor.world, self._supervisor
         self._intake = Dealer(world.network, supervisor, world.url)
         self._undertaker = Dealer(world.network, supervisor, world.workers_url, bounded=False)
@@ -200,19 +201,19 @@ class SimulatedBroker:
     def ask(self, now_s: float, every_s: float) -> None:
         if self._intake is None:
             return
-        silent_s = now_s - self._answered_s if self._asked_s > self._answered_s else 0.0
+        silent_s = now_s - self._answered_s if self.asked_s > self._answered_s else 0.0
         process = self.child.process
         still_s = now_s - process.frozen_s if process is not None and process.frozen else 0.0
         if silent_s > BROKER_HUNG_S or min(silent_s, still_s) > FROZEN_S:
             self.child.signal(signal.SIGKILL)
             self._hang_up()
-        elif now_s - self._asked_s >= every_s:
-            self._asked_s = now_s
+        elif now_s - self.asked_s >= every_s:
+            self.asked_s = now_s
             self._intake.send([wire.encode(Verb.STATUS, {})])
 
     @property
     def is_uneasy(self) -> bool:
-        return self._intake is not None and self._asked_s - self._answered_s > UNEASY_S
+        return self._intake is not None and self.asked_s - self._answered_s > UNEASY_S
 
     def tell_news(self) -> None:
         if self._undertaker is not None:
@@ -242,6 +243,7 @@ class SupervisorProcess(Process):
         self._restarts_asked = self._restarts_begun = 0
         self._restart: Steps | None = None
         self._told_to_stop = False
+        self._told_s = math.inf
         now_s = self.scheduler.now_s
         self._broker.start(now_s)
         self._fleet.start_all(now_s)
@@ -284,18 +286,19 @@ class SupervisorProcess(Process):
     def turn(self, now_s: float) -> float:
         broker, fleet = self._broker, self._fleet
         if self._told_to_stop and self._phase is Phase.RUNNING:
-            self._phase = Phase.DRAINING
+            self._phase, self._told_s = Phase.FINISHING, now_s
             broker.drop_standby()
             self._restart = None
-            fleet.dismiss_all(now_s)
         self._reap(now_s)
         broker.hear(now_s)
         report = broker.report(now_s)
-        if report is not None and self._phase is Phase.RUNNING:
+        if report is not None and self._phase in (Phase.RUNNING, Phase.FINISHING):
             fleet.judge(report, now_s)
+            if self._phase is Phase.FINISHING and has_ended(report, broker.asked_s, self._told_s):
+                self._drain(now_s)
         often = self._restart is not None or fleet.is_uneasy or broker.is_uneasy
         often = often and self._phase is Phase.RUNNING
-        every_s = ASK_OFTEN_S if often else ASK_EVERY_S
+        every_s = ASK_OFTEN_S if often or self._phase is Phase.FINISHING else ASK_EVERY_S
         broker.ask(now_s, every_s)
         for child in broker.children:
             child.kill_late(now_s)
@@ -305,6 +308,8 @@ class SupervisorProcess(Process):
             self._restart_further(now_s)
         if self._phase is not Phase.STOPPING and broker.child.due_s <= now_s:
             broker.start(now_s)
+        if self._phase is Phase.FINISHING and now_s >= self._told_s + SERVE_ON_S:
+            self._drain(now_s)
         if self._phase is Phase.DRAINING and not fleet.workers:
             self._phase = Phase.STOPPING
             broker.dismiss(now_s)
@@ -313,6 +318,10 @@ class SupervisorProcess(Process):
             return now_s
         due = [min(child.due_s, child.kill_s) for child in (broker.child, *fleet.workers)]
         return max(now_s + 0.001, min(now_s + every_s, *due))
+
+    def _drain(self, now_s: float) -> None:
+        self._phase = Phase.DRAINING
+        self._fleet.dismiss_all(now_s)
 
     def _restart_further(self, now_s: float) -> None:
         if self._restart is None:

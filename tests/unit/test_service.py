@@ -25,7 +25,7 @@ class Bench:
     def lease(self, span_s: float = 60.0) -> Lease:
         """Hand out one request, which is watched if none is."""
         terms = Terms(self.session, "http", ("http://a",), 1, 1, None, self.now_s + span_s)
-        lease = Lease(terms, None, self.worker, {1: b""}, NEW)
+        lease = Lease(terms, None, self.worker, {1: b""}, NEW, self.now_s)
         if self.service.watched is None:
             self.service.watch(lease, 1, self.now_s)
         return lease
