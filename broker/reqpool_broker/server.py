@@ -101,6 +101,7 @@ class Server:
         self._process = psutil.Process()
         self._sample: dict[str, Any] = {}
         self._lag_s = 0.0
+        self._ended = False
         told = advertise or last_part(self.urls["results"])
         known = predecessors._asdict() if predecessors is not None else {}
         known["predecessors"] = known.pop("workers", None)
@@ -142,10 +143,9 @@ class Server:
         self._takers[fd] = take
         self._epoll.register(fd, select.EPOLLIN)
 
-    def ignore(self, fd: int) -> None:
-        """Listen to it no more."""
-        del self._takers[fd]
-        self._epoll.unregister(fd)
+    def end(self) -> None:
+        """End in this turn, before anything more is leased; for what :meth:`listen` calls."""
+        self._ended = True
 
     def run(self, stop: Callable[[], bool], reload: Callable[[], Config | None]) -> int:
         """Serve until ``stop()`` is true; call it on the thread that made the server.
@@ -185,6 +185,8 @@ class Server:
                 # Frozen, perhaps in the middle of the turn: what was queued here is old, the others have
                 # moved on without us, and nothing that this turn has decided may leave.
                 status = SLEPT_EXIT
+                break
+            if self._ended:
                 break
             looked_s += span_s
             if ticks:
@@ -340,7 +342,8 @@ def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] 
         configure: reads the configuration anew at each SIGHUP, or raises UsageError: then the old one stays.
             None: SIGHUP does what it does by default.
     """
-    stopping = orphaned = reloading = False
+    stopping = reloading = False
+    why = PLANNED
 
     def ask_to_stop(signum: int, frame: object) -> None:
         # Told again by somebody else, it still says goodbye: that takes half a second at most.
@@ -359,13 +362,13 @@ def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] 
     watch = select.poll()
 
     def look_at_parent(now_s: float) -> bool:
-        nonlocal orphaned
-        orphaned = bool(watch.poll(0))  # we are called once at the start, whatever has happened
-        if orphaned:
-            server.ignore(parent)
+        nonlocal why
+        if watch.poll(0):  # we are called once at the start, whatever has happened
+            why = ORPHANED
+            server.end()
         return False
 
-    # Noticed within a tick: workers end with it, and what is leased after that is lost.
+    # At once, not at the next tick: workers end with it, and what is leased after that is lost.
     if parent_pid is not None:
         parent = os.pidfd_open(parent_pid)
         watch.register(parent, select.POLLIN)
@@ -385,7 +388,7 @@ def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] 
         return config
 
     prepare_process()
-    status = server.run(lambda: stopping or orphaned, reload)
+    status = server.run(lambda: stopping, reload)
     if status == 0:
-        server.close(ORPHANED if orphaned else PLANNED)
+        server.close(why)
     return status

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import select
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ import zmq
 
 from reqpool import wire
 from reqpool.wire import Verb
-from reqpool_broker.server import BYTES_PER_TURN, MESSAGES_PER_TURN, SLEPT_EXIT, Server
+from reqpool_broker.server import BYTES_PER_TURN, MESSAGES_PER_TURN, SLEPT_EXIT, Server, run
 from reqpool_broker.wakefulness import Wakefulness
 
 SHORT_S = 0.1
@@ -120,6 +123,36 @@ def test_turn_is_bounded_in_time(
 ) -> None:
     monkeypatch.setattr("reqpool_broker.server.READ_S", 0.0)
     assert max(turns_of(server, client, [b"x"] * 100)) == 1
+
+
+def test_an_orphaned_broker_leases_nothing_more_from_the_turn_in_which_it_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reqpool_broker.server.READ_S", 0.0)  # one message a turn
+    monkeypatch.setattr("reqpool_broker.server.prepare_process", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    parent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    server = Server(f"ipc://{tmp_path}/intake")
+    turns = []
+
+    def message(_route: bytes, _frames: list[bytes], _now_s: float) -> None:
+        if parent.returncode is None:
+            parent.kill()
+            parent.wait()
+
+    server.broker.clients.message = message  # type: ignore[method-assign]
+    server.broker.ledger.lease = lambda now_s: turns.append(  # type: ignore[method-assign]
+        parent.returncode is not None
+    )
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(server.urls["intake"])
+        for _ in range(500):
+            socket.send(b"x")
+        assert run(server, parent.pid, None) == 0
+    assert parent.stdin is not None
+    parent.stdin.close()
+    assert turns.count(True) <= 1, "no more than that of the turn in which it died"
 
 
 def test_who_was_busy_was_not_asleep_and_who_waited_was() -> None:
