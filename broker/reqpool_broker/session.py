@@ -233,6 +233,19 @@ class Session:
             fresh.difference_update(batch.seqs)
         return fresh
 
+    def superseded(self, seqs: set[int], worker: Worker) -> set[int]:
+        """Which of these, held by a worker that was away, have ended or run again elsewhere meanwhile?
+
+        What must not be repeated never runs elsewhere while a worker may hold it.
+        """
+        ended = {seq for batch in self.unacked for seq in batch.seqs if seq in seqs}
+        gone = ended.difference(self.open)
+        for seq in seqs.intersection(self.open):
+            place = self.open[seq]
+            if isinstance(place, Lease) and place.worker is not worker and place.terms.idempotent:
+                gone.add(seq)
+        return gone
+
     def report(self, now_s: float, limits: ClientLimits) -> dict[str, Any]:
         """What ``status`` shows; the parts of its limits that it has taken are in percent."""
         queued_bytes = self.queued_bytes + self.held_bytes

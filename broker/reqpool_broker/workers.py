@@ -137,17 +137,28 @@ class Workers:
 
     def _take_held(self, worker: Worker, held: dict[bytes, set[int]], now_s: float, *, foreign: bool) -> None:
         self._attempts.reconcile(worker, held, now_s)
+        unwanted: list[tuple[bytes, tuple[int, ...]]] = []
         for session_id, seqs in held.items():
             session = self.sessions.get(session_id)
             if session is None and foreign:  # whatever the bound for clients: what is forgotten may run twice
                 session = self._life.new_session(session_id, now_s)
-            unknown = seqs if session is None else session.unknown(seqs)
-            if session is not None and foreign and unknown:
-                terms = Terms(session, "", (), 0, 0, None, now_s + self._life.expiry_s)
-                self._ledger.adopt(worker, terms, dict.fromkeys(unknown, b""))
+            if session is None:
+                gone = seqs
             else:
-                for seq in unknown:
-                    self._ledger.cancel_at(worker, session_id, seq)
+                gone = session.superseded(seqs, worker)
+                unknown = session.unknown(seqs)
+                if foreign and unknown:
+                    # A client of the earlier life may still submit them again.
+                    terms = Terms(session, "", (), 0, 0, None, now_s + self._life.expiry_s)
+                    self._ledger.adopt(worker, terms, dict.fromkeys(unknown, b""))
+                else:
+                    gone |= unknown
+            if gone:
+                unwanted.append((session_id, tuple(sorted(gone))))
+        if unwanted and worker.route is not None:
+            # At once: after a LEASE of the same turn it would take back what that has just given.
+            head = wire.encode(Verb.CANCEL, self._life.epoch, worker.heartbeat_seen, unwanted)
+            self._outbox.workers.append([worker.route, head])
 
     def _take_pins(
         self, worker: Worker, pins: list[tuple[bytes, int, str, str]], now_s: float, *, foreign: bool

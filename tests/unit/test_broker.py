@@ -187,6 +187,25 @@ def test_frozen_worker_loses_its_idempotent_leases_and_the_first_result_wins() -
     desk.check_books()
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_worker_that_returns_is_told_to_drop_what_has_ended_or_runs_elsewhere(ended: bool) -> None:
+    desk = Desk()
+    frozen, client = desk.worker(), desk.client()
+    client.submit(1, span_ms=60_000)
+    frozen.awake = False
+    desk.pass_time(3.0)
+    other = desk.worker()
+    assert other.held() == [1]
+    if ended:
+        other.answer(1)
+    frozen.awake = True
+    frozen.reconnect()
+    desk.settle()
+    assert frozen.cancelled == [(client.id, 1)]
+    assert other.cancelled == []
+    desk.check_books()
+
+
 def test_frozen_worker_keeps_what_must_not_be_repeated_until_the_deadline() -> None:
     desk = Desk()
     frozen, client = desk.worker(), desk.client()
