@@ -360,6 +360,10 @@ class Clients:
     def _open_pin(self, session: Session, terms: Terms, seqs: tuple[int, ...], now_s: float) -> bool:
         """Note the pin that these requests open; False, and an error for them, if that cannot be."""
         text = ""
+        if terms.flags & _RESUBMITTED and terms.pin is not None:
+            # A worker reported the pin to this life of the broker, and handed back the request that opens it
+            # before its client said what that was: no connection is held.
+            self._ledger.unpin(session, terms.pin, tell=True)
         if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
             text = "a pin is opened by one request to one upstream, which is not idempotent"
         elif terms.pin in session.pins:

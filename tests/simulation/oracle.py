@@ -236,6 +236,8 @@ class Oracle:
                 )
         if code == Code.OUTCOME_UNKNOWN:
             self._check_unknown(asked, error)
+        if code == Code.USAGE:  # all that is asked for here is
+            self.fail(Wrong.REFUSED, f"{key} ended with {error!r}")
         if self.world.plan.calm:
             self.fail(Wrong.PLANNED, f"{key} ended with {name} ({error}), and nothing unplanned has happened")
 

@@ -13,6 +13,7 @@ class Wrong(Enum):
     UNKNOWN = "OutcomeUnknown without a cause"
     LATE = "not ended in time"
     ENDS = "ended more than once, or with what nobody answered"
+    REFUSED = "a request that is used rightly is called a wrong use"
     CONNECTIONS = "more connections than allowed"
     PLANNED = "an error, and nothing unplanned had happened"
     KEPT = "something is kept for ever"
