@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from reqpool import wire
 from reqpool.errors import Code
 from reqpool.kinds.origin import endpoint
 from reqpool.wire import Verb
-from reqpool_workers import connection
+from reqpool_workers import connection, dial
 from reqpool_workers.connection import State
 from reqpool_workers.unsent import Unsent
 from support.fake_worker_broker import BROKER_FDS, SESSION, FakeBroker
@@ -619,3 +621,25 @@ def test_request_whose_time_passed_while_the_worker_was_frozen_is_not_sent(broke
         broker.lease("lines", origin, {2: b"two\n"}, flags=0)
         assert broker.results(1) == {2: (0, b"two")}
     assert peer.received == b"HELLO\ntwo\n"
+
+
+@pytest.mark.parametrize("code", [errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED], ids=errno.errorcode.get)
+def test_a_connection_that_is_broken_before_we_look_is_one_that_closed_at_once(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    class Broken(socket.socket):
+        """What SO_ERROR says if the peer was quicker than our turn."""
+
+        def getsockopt(self, *arguments: int) -> int:  # type: ignore[override]
+            return code if arguments[1] == socket.SO_ERROR else super().getsockopt(*arguments)
+
+    monkeypatch.setattr(dial.socket, "socket", Broken)
+    with TcpPeer(never_answers) as peer, broker.worker():
+        broker.welcome()
+        origin = f"mysql://{peer.address}/db"
+        broker.say(Verb.GRANT, origin, 1, 1, {})
+        broker.lease("mysql", origin, {1: b"\x03SELECT 1"}, span_ms=1_000)
+        failed = broker.failure()
+    assert (failed.code, failed.sent) == (Code.CONNECT_FAILED, False)
+    text = wire.decode_error(failed.details)["text"]
+    assert f"{os.strerror(code)}: no greeting came, and a MySQL server speaks first" in text

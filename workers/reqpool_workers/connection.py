@@ -41,7 +41,10 @@ READ_BYTES_PER_TURN = 256 << 10
 """What one connection may take in a turn."""
 WRITE_BYTES_PER_TURN = 128 << 10
 """What one connection may give in a turn: of large requests there may be one on each."""
-UNREACHABLE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT, errno.EAGAIN})
+BROKEN_OFF = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
+"""What connect fails with if the peer took the connection and broke it before we looked: a reset of one that
+was never taken is ECONNREFUSED (``tcp_reset`` and ``__inet_stream_connect`` in Linux)."""
+UNREACHABLE = BROKEN_OFF | {errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN}
 """What connect fails with at once while a server restarts; the last two: on a unix socket."""
 
 
@@ -320,6 +323,8 @@ class Connection:
         self.unreachable = codes <= UNREACHABLE
         if short := codes & OUT_OF_FDS:
             self.shortage = shortage(min(short))
+        if codes & BROKEN_OFF and (awaited := self._protocol.awaited):
+            reason += f": {awaited}"  # as if the end had come a moment later; nothing was sent either way
         self.give_up(reason)
 
     def _close_socket(self) -> None:
