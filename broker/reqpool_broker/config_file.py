@@ -13,13 +13,12 @@ import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields, replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from reqpool import wire
 from reqpool.errors import UsageError
-from reqpool.kinds import Kind, find, pem
+from reqpool.kinds import Kind, find, pem, registered
 from reqpool.kinds.origin import NAME, Tls
 from reqpool.masking import without_passwords
 
@@ -86,9 +85,13 @@ class Installed(NamedTuple):
 
 
 def installed() -> Installed:
-    """Load every kind that is registered."""
+    """Load every kind that is registered.
+
+    Raises:
+        OSError: if the process is short of file descriptors.
+    """
     kinds, broken = [], {}
-    for name in sorted(entry_points(group="reqpool.kinds").names):
+    for name in sorted(registered("reqpool.kinds").names):
         try:
             kinds.append(find(name))
         except (
@@ -231,7 +234,11 @@ class _Reader:
             self._problem(at, f"has a password in it; {_NO_PASSWORD_HERE}")
             return []
         if self._known is None:
-            self._known = installed()
+            try:
+                self._known = installed()
+            except OSError as error:
+                self._problem(at, f"cannot be checked: {error.strerror}")
+                return []
         kinds = [kind for kind in self._known.kinds if scheme.lower() in kind.schemes]
         if not kinds:
             schemes = {each for kind in self._known.kinds for each in kind.schemes}

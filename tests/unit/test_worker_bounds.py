@@ -221,7 +221,7 @@ def test_kind_that_the_broker_would_refuse_is_said_at_the_start(
         def load(self) -> Any:
             return kind
 
-    monkeypatch.setattr(protocols, "entry_points", lambda group: [Entry()])
+    monkeypatch.setattr(protocols, "registered", lambda group: [Entry()])
     with pytest.raises(UsageError, match=says):
         protocols.load()
 

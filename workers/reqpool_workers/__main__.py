@@ -59,12 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
             load(),
             options.parent_pid,
         )
-    except PoolError as error:
-        log.error("%s", error)
-        return 2
     except ProcessLookupError:
         log.info("the parent process has gone")
         return 0
+    except (PoolError, OSError) as error:
+        log.error("%s", error)
+        return 2
     told: list[int] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

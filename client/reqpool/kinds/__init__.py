@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import lru_cache
-from importlib.metadata import EntryPoint, MetadataPathFinder, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, MetadataPathFinder, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from .. import descriptors, wire
@@ -252,15 +252,25 @@ def find(name: str) -> Kind:
     return kind
 
 
+def registered(group: str) -> EntryPoints:
+    """Return all entry points of a group.
+
+    Raises:
+        OSError: if the process is too short of file descriptors to find them.
+    """
+    descriptors.check_spare()
+    # A folder that could not be listed, for want of a descriptor perhaps, counts as empty, and is not
+    # listed again (importlib.metadata, FastPath.children). importlib.invalidate_caches() sees to that
+    # from Python 3.12 on only.
+    MetadataPathFinder().invalidate_caches()
+    return entry_points(group=group)
+
+
 def _registered(name: str) -> EntryPoint:
-    registered = entry_points(group="reqpool.kinds")
-    if name not in registered.names:
-        # A folder that could not be listed, for want of a descriptor perhaps, counts as empty, and is not
-        # listed again (importlib.metadata, FastPath.children). importlib.invalidate_caches() sees to that
-        # from Python 3.12 on only.
-        MetadataPathFinder().invalidate_caches()
-        registered = entry_points(group="reqpool.kinds")
-    if name not in registered.names:
-        known = ", ".join(sorted(registered.names)) or "none: is reqpool installed?"
+    found = entry_points(group="reqpool.kinds")
+    if name not in found.names:
+        found = registered("reqpool.kinds")
+    if name not in found.names:
+        known = ", ".join(sorted(found.names)) or "none: is reqpool installed?"
         raise UsageError(f"unknown kind {without_password(name)!r}; installed kinds: {known}")
-    return registered[name]
+    return found[name]

@@ -12,12 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from importlib.metadata import entry_points
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from reqpool import checks, wire
 from reqpool.errors import Code, PoolError, ProtocolError, UsageError
+from reqpool.kinds import registered
 from reqpool.kinds.host_name import as_served, canonical_address, netloc
 from reqpool.kinds.origin import host_and_port
 from reqpool.wire import KindInfo
@@ -365,9 +365,10 @@ def load() -> dict[str, WorkerKind]:
 
     Raises:
         UsageError: if an entry point does not hold a kind of its own name, or its limits are out of range.
+        OSError: if the process is short of file descriptors.
     """
     kinds: dict[str, WorkerKind] = {}
-    for entry in entry_points(group="reqpool.worker_kinds"):
+    for entry in registered("reqpool.worker_kinds"):
         kind = entry.load()
         if not isinstance(kind, WorkerKind) or kind.name != entry.name:
             raise UsageError(
