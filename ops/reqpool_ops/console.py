@@ -1,0 +1,14 @@
+"""The console script ``reqpool``, and ``python -m reqpool_ops``: nothing but what has to come first."""
+
+import sys
+
+from . import held_signals
+
+
+def main() -> int:
+    """Run the command line."""
+    if sys.argv[1:2] == ["up"]:  # before the imports, which take most of its start
+        held_signals.hold()
+    from .cli import main
+
+    return main()
