@@ -17,7 +17,7 @@ from . import address
 from .descriptors import SHORTAGES
 from .errors import UsageError
 
-STOP_SECONDS = 5.0
+STOP_S = 5.0
 """How long the cluster may take to end before it is killed."""
 QUICK_S = 5.0
 """A cluster that ended sooner than this after its start failed quickly."""
@@ -138,12 +138,12 @@ class Embedded:
             if self._process.poll() is None:
                 self._process.terminate()
                 try:
-                    self._process.wait(STOP_SECONDS)
+                    self._process.wait(STOP_S)
                 except subprocess.TimeoutExpired:
                     self._process.kill()
                     self._process.wait()
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._watch.join(STOP_SECONDS)
+        self._watch.join(STOP_S)
 
 
 def _ended(status: int) -> str:
