@@ -44,8 +44,8 @@ class Clients:
     Attributes:
         spread: which session is published on which results socket.
         limits: what each client may take.
-        to_confirm: sessions whose large payloads have arrived, who send no more before they are told (a dict
-            used as an ordered set).
+        awaiting_confirmation: sessions whose large payloads have arrived, who send no more before they are
+            told (a dict used as an ordered set).
     """
 
     def __init__(self, life: Life, results: str, report: Callable[[float], dict[str, Any]]) -> None:
@@ -60,7 +60,7 @@ class Clients:
         self._kept_bytes = 0
         self._tombstones: OrderedDict[bytes, list[tuple[int, int]]] = OrderedDict()
         self._holding: dict[Session, None] = {}
-        self.to_confirm: dict[Session, None] = {}
+        self.awaiting_confirmation: dict[Session, None] = {}
         self._generations = 0
         self._on: dict[Verb, Callable[..., None]] = {
             Verb.SUBMIT: self._submit,
@@ -97,7 +97,7 @@ class Clients:
         else:
             self._on[verb](session, *values, now_s)
             if len(frames) > 1:
-                self.to_confirm[session] = None
+                self.awaiting_confirmation[session] = None
 
     def _status(self, now_s: float) -> bytes:
         report = self._report(now_s)
@@ -513,16 +513,16 @@ class Clients:
             if any(keeper is worker for batch in session.unacked for keeper, _ in batch.keepers):
                 self.beat(session)
 
-    def beat_in_turn(self) -> None:
+    def beat_due_sessions(self) -> None:
         """Send the sessions of the results socket whose turn it is their heartbeats."""
         for session in self.spread.turn():
             self.beat(session)
 
     def confirm(self) -> None:
         """Send heartbeats to those whose large payloads have arrived."""
-        for session in self.to_confirm:
+        for session in self.awaiting_confirmation:
             self.beat(session)
-        self.to_confirm.clear()
+        self.awaiting_confirmation.clear()
 
     def beat(self, session: Session) -> None:
         """Send a session a heartbeat; it acknowledges what it has not acknowledged yet at once."""

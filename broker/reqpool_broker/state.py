@@ -95,8 +95,8 @@ class Broker:
             # Not all at once, nor to catch up: sending through a socket has it clear away what has ended.
             span_s = self._life.heartbeat_ms / 1000
             self.next_beat_s = max(self.next_beat_s, now_s - span_s) + span_s / len(self.clients.spread)
-            self.clients.beat_in_turn()
-        if self.clients.to_confirm:
+            self.clients.beat_due_sessions()
+        if self.clients.awaiting_confirmation:
             self.clients.confirm()
         self.ledger.lease(now_s)
 
