@@ -11,6 +11,7 @@ from .config import Config
 from .ledger import Ledger
 from .outbox import Outbox
 from .session import Session
+from .spans import COME_S
 from .succession import Succession
 
 WORKER_FORGET_S = 600.0
@@ -54,11 +55,20 @@ class Life:
         self.ledger.grants.settled = not succession.unheard
         self._hold_until_s = now_s + self.liveness_s
         self._settle_s = now_s + WORKER_FORGET_S
+        self._stay_until_s = now_s + COME_S if succession.unheard else now_s
 
     def new_session(self, id_: bytes, now_s: float) -> Session:
         """Begin to know a client, of which a worker may have told before it comes itself."""
         session = self.sessions[id_] = Session(id_, now_s)
         return session
+
+    def may_end(self, now_s: float) -> bool:
+        """Have clients of the life before had the time to ask what became of what it named as doubtful?
+
+        Only brokers of one supervisor can tell that a worker which has ended in order had not sent it: the
+        next supervisor cannot.
+        """
+        return now_s >= self._stay_until_s
 
     def must_hold(self, now_s: float) -> bool:
         """Has what is submitted again to wait for reports of the broker's earlier workers?"""

@@ -346,7 +346,7 @@ def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] 
     why = PLANNED
 
     def ask_to_stop(signum: int, frame: object) -> None:
-        # Told again by somebody else, it still says goodbye: that takes half a second at most.
+        # Told again by somebody else, it still says goodbye: that takes two seconds at most.
         nonlocal stopping
         stopping = True
 
@@ -388,7 +388,8 @@ def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] 
         return config
 
     prepare_process()
-    status = server.run(lambda: stopping, reload)
+    may_end = server.broker.may_end
+    status = server.run(lambda: stopping and may_end(time.monotonic()), reload)
     if status == 0:
         server.close(why)
     return status

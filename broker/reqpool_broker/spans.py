@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+COME_S = 1.25
+"""How long a broker stays at least that follows one whose workers live: a client or worker that has lost the
+one before dials again after 1 s at most, and has to be heard."""
 TICK_S = 0.05
 """How often time is looked at, and whether it is to end."""
 LAST_WORDS_S = 0.2
 """How long it then hears what workers and the supervisor have said."""
 GOODBYE_LINGER_S = 0.2
 """How long its goodbyes may take to leave."""
-END_S = TICK_S + LAST_WORDS_S + GOODBYE_LINGER_S
+END_S = COME_S + TICK_S + LAST_WORDS_S + GOODBYE_LINGER_S
 """From the order to its end, if it is not busy."""

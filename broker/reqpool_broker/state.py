@@ -83,6 +83,10 @@ class Broker:
         """Names and policies of upstreams."""
         return self.ledger.origins.config
 
+    def may_end(self, now_s: float) -> bool:
+        """Is a planned stop due, or is it still too early for one? See :meth:`~.life.Life.may_end`."""
+        return self._life.may_end(now_s)
+
     def reconfigure(self, config: Config, now_s: float) -> None:
         """Take a new configuration. What it does not change goes on as it was; call :meth:`flush` after
         it."""

@@ -90,7 +90,7 @@ class BrokerProcess(Process):
                 self.end(0)
             return math.inf
         core = self.core or self._bind(self._line or b"", now_s)
-        if self._stopping or not self.parent.alive:
+        if not self.parent.alive or (self._stopping and core.may_end(now_s)):
             return self._hear_out(core, now_s)
         if now_s - self._last_turn_s > core.liveness_s + TICK_S:
             self.end(SLEPT_STATUS)

@@ -94,7 +94,8 @@ def test_a_loss_explains_doubt_until_its_news_has_had_time_to_reach_the_clients(
 
 
 def test_planned_stops_cost_nobody_an_error() -> None:
-    assert _check(range(30), calm=True) > 100_000
+    # 3972: the cluster is stopped before a client has come to the broker after the one that named doubtful.
+    assert _check((*range(30), 3972), calm=True) > 100_000
 
 
 def test_what_is_promised_holds_for_fresh_seeds() -> None:

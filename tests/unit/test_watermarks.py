@@ -9,8 +9,9 @@ import pytest
 
 from reqpool import wire
 from reqpool.errors import Code, ProtocolError
-from reqpool.session import Opened, Session
+from reqpool.session import BACKOFF_MOST_S, Opened, Session
 from reqpool.wire import Flag, Reject, Verb
+from reqpool_broker.life import COME_S
 from reqpool_broker.succession import Predecessors, Succession
 from support.fake_peers import REIGN, Desk, FakeClient, FakeWorker
 
@@ -359,6 +360,19 @@ def test_a_broker_that_ends_names_what_a_worker_may_have_and_nothing_that_waits(
     *_, unrun, doubtful = wire.decode(head, wire.PUBLISHED)[1]
     assert worker.held() == [1, 2]
     assert (unrun, doubtful) == (False, [(1, 2)])
+
+
+def test_a_broker_that_follows_one_does_not_stop_before_its_clients_have_had_time_to_come() -> None:
+    desk = Desk(predecessors=frozenset({b"w" * 16}))
+    assert not desk.broker.may_end(desk.now_s + BACKOFF_MOST_S)
+    assert desk.broker.may_end(desk.now_s + COME_S)
+    assert COME_S > BACKOFF_MOST_S
+
+
+@pytest.mark.parametrize("predecessors", [None, frozenset()], ids=["nobody knows them", "there are none"])
+def test_a_broker_that_follows_no_workers_may_stop_at_once(predecessors: frozenset[bytes] | None) -> None:
+    desk = Desk(predecessors=predecessors)
+    assert desk.broker.may_end(desk.now_s)
 
 
 def test_what_a_client_no_longer_waits_for_puts_nothing_else_in_doubt_at_a_planned_stop() -> None:

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,9 @@ import zmq
 from reqpool import wire
 from reqpool.errors import Code
 from reqpool.wire import Flag, Group, Reject, Verb
+from reqpool_broker.server import Server
+from reqpool_broker.server import run as serve
+from reqpool_broker.state import Broker
 from reqpool_ops import status
 from support.raw_broker import PATIENCE_MS, RawBroker, RawSession, report
 
@@ -160,6 +163,29 @@ def test_who_is_told_to_stop_by_two_still_says_goodbye(broker: RawBroker) -> Non
     while said[-1] is Verb.HEARTBEAT:
         said.append(session.published()[0])
     assert said[-1] is Verb.GOODBYE
+
+
+def test_a_broker_told_to_stop_serves_on_until_it_may_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([False, True])
+    said: list[bool] = []
+
+    def told_to_stop(server: Server, stop: Callable[[], bool], _: object) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        said.extend((stop(), stop()))
+        return 0
+
+    monkeypatch.setattr("reqpool_broker.server.prepare_process", lambda: None)
+    monkeypatch.setattr(Broker, "may_end", lambda *_: next(answers))
+    monkeypatch.setattr(Server, "run", told_to_stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        assert serve(Server(f"ipc://{tmp_path}/intake"), None, None) == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert said == [False, True]
 
 
 def test_results_socket_is_where_welcome_says(broker: RawBroker) -> None:
