@@ -30,7 +30,7 @@ worker, broker, supervisor = reqpool_workers.spans, reqpool_broker.spans, reqpoo
         # Who is told to end does so before it is killed, its last words included.
         pytest.param(worker.DRAIN_S + worker.GOODBYE_LINGER_S, spans.WORKER_ENDS_S, id="worker ends"),
         pytest.param(
-            broker.TICK_S + broker.LAST_WORDS_S + broker.GOODBYE_LINGER_S,
+            broker.COME_S + broker.TICK_S + broker.LAST_WORDS_S + broker.GOODBYE_LINGER_S,
             spans.BROKER_ENDS_S,
             id="broker ends",
         ),

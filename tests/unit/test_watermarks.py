@@ -11,7 +11,7 @@ from reqpool import wire
 from reqpool.errors import Code, ProtocolError
 from reqpool.session import BACKOFF_MOST_S, Opened, Session
 from reqpool.wire import Flag, Reject, Verb
-from reqpool_broker.life import COME_S
+from reqpool_broker.spans import COME_S
 from reqpool_broker.succession import Predecessors, Succession
 from support.fake_peers import REIGN, Desk, FakeClient, FakeWorker
 
