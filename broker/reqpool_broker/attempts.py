@@ -134,7 +134,7 @@ class Attempts:
                 upstream, and runs elsewhere, too.
         """
         ledger = self._ledger
-        unsent = worker.large.withdraw()
+        unsent = ledger.withdraw(worker)
         for lease in list(worker.leases):
             pairs = list(lease.requests.items())
             if lease.origin is None:

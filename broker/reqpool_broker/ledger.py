@@ -401,9 +401,18 @@ class Ledger:
                 self.adopt_pin(worker, terms.session, terms.pin, terms.kind, origin.name)
         self.next_lease_due_s = min(self.next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
 
-    def withdraw(self, worker: Worker) -> None:
-        """Do not send what was to be leased to a worker in this turn."""
-        self._leases.pop(worker, None)
+    def withdraw(self, worker: Worker) -> set[Lease]:
+        """Do not send what a worker was leased and has not left yet; returns those leases."""
+        unsent = worker.large.withdraw()
+        groups = self._leases.pop(worker, ())
+        if groups:
+            seqs = {(group.session, seq) for group in groups for seq in group.seqs}
+            unsent.update(
+                lease
+                for lease in worker.leases
+                if any((lease.terms.session.id, seq) in seqs for seq in lease.requests)
+            )
+        return unsent
 
     # --- pins -------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import pytest
 from reqpool import wire
 from reqpool.errors import Code
 from reqpool.kinds.origin import endpoint
-from reqpool.wire import Verb
+from reqpool.wire import Group, Verb
 from reqpool_broker.config import Config, Upstream
 from reqpool_broker.policy import Policy
 from support.fake_peers import Desk, FakeClient, FakeWorker
@@ -141,3 +141,13 @@ def test_pins_are_part_of_the_status_report() -> None:
     report = desk.broker.report(desk.now_s)
     assert report["origins"][ORIGIN]["pinned"] == 1
     assert wire.encode(Verb.STATUS, report)
+
+
+def test_what_comes_in_the_turn_in_which_its_worker_is_said_to_be_dead_was_never_sent() -> None:
+    desk, holder, client = opened()
+    client.submitted += 1
+    group = Group("tcp", (ORIGIN,), LONG_MS, 0, 1, 1, None, (2,), (b"x",))
+    client.send(Verb.SUBMIT, client.submitted, 0, [group])
+    holder.die()
+    assert gone(client, 2)
+    desk.check_books()
