@@ -178,7 +178,7 @@ MUTATIONS = (
         Wrong.UNKNOWN,
         (Fault.STOP_BROKER, Fault.DRAIN_WORKER),
         _count_who_never_began,
-        first=150,
+        first=117,
     ),
     Mutation(
         "a second HELLO in one epoch clears what is awaited",
