@@ -112,6 +112,26 @@ def test_a_first_request_known_by_report_alone_is_a_pin_once_its_client_says_so(
     desk.check_books()
 
 
+def test_a_first_request_that_is_handed_back_to_a_new_broker_opens_its_pin_anew() -> None:
+    old = Desk(predecessors=frozenset())
+    holder, client = old.worker(held_kind()), old.client()
+    ask(client, 1, pin=1, opens=True)
+    desk = Desk(epoch=78, predecessors=frozenset({holder.id}))
+    holder.desk = client.desk = desk
+    report(holder, client)
+    holder.give_back(1)
+    client.hello(epoch=77)
+    ask(client, 1, pin=1, flags=OPENS | AGAIN)
+    assert client.outcomes == {}
+    assert holder.held() == [1]
+    assert holder.leases[0].pin == 1
+    holder.answer(1)
+    ask(client, 2, pin=1)
+    holder.answer(2)
+    assert [client.code(seq) for seq in (1, 2)] == [Code.OK] * 2
+    desk.check_books()
+
+
 # --- with a configuration ---------------------------------------------------------------------------
 
 
