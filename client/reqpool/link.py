@@ -8,6 +8,9 @@ Facts it relies on:
 * What sits in an old socket's pipe may be delivered later, to the next broker: on loss both sockets
   are closed with linger 0 and new ones opened.
 * What a socket received before its connection broke can still be read, and is, before the loss is told.
+* libzmq's pause between attempts grows only while nobody listens: after a connection was made, however short,
+  the next attempt is the first again (``stream_connecter_base.cpp`` of 4.3.5: each connection makes a new
+  connecter). So it is not left to libzmq to come back to a broker that turns connections away.
 * libzmq ends the process with SIGABRT if it finds no file descriptor for a thread's epoll or for a socket's
   mailbox (``epoll.cpp:38``, ``signaler.cpp``). So there have to be some before it opens anything.
 """
@@ -38,12 +41,13 @@ SEND_QUEUE_MESSAGES = 256
 RECONNECT_MS = 100
 """How often libzmq tries to connect while nobody listens: a broker that is back is found within that."""
 RECONNECT_LATER_MS = 1_000
-"""The same once :data:`PATIENT_DIALS` have come to nothing (10 s): what is away for hours is not hammered."""
+"""The same once :data:`PATIENT_DIALS` have found nobody (10 s): what is away for hours is not hammered."""
 PATIENT_DIALS = 4
 PROBE_AFTER_S = 0.5
 """How long a peer that accepts a connection may take to say that it speaks ZMTP, before it is looked at."""
 PROBE_S = 0.5
 """How long it may take to answer that."""
+TURNED_AWAY = "a broker listens there, but turns connections away; its log says why"
 
 
 class Loss(NamedTuple):
@@ -86,6 +90,8 @@ class Link:
         self._probe: Probe | None = None
         self._probe_s = math.inf
         self._dials = 0
+        self._greeted = False
+        """Whoever closes connections there begins as a ZeroMQ socket does."""
         self._ending: Loss | None = None
         self._on_news: dict[int, Callable[[], None]] = {}
         self._readable: set[int] = set()
@@ -270,19 +276,24 @@ class Link:
     def _note(self, monitor: Monitor) -> None:
         """See what has become of a connection."""
         reach = monitor.read()
+        ending = Loss(reach.value, reach is Reach.FOREIGN and monitor is self._intake_monitor)
         if monitor is self._intake_monitor:
+            if reach is not Reach.NOBODY:  # it is not away
+                self._dials = 0
             match reach:
                 case Reach.ACCEPTED:
                     self._probe_s = min(self._probe_s, monotonic() + PROBE_AFTER_S)
                     return
                 case Reach.BROKEN_OFF:
-                    self._suspect()
-                    return
+                    if not self._greeted:
+                        self._suspect()
+                        return
+                    ending = Loss(TURNED_AWAY)
                 case Reach.STANDING:
-                    self._dials = 0
+                    self._greeted = False
                     self._end_probe()
         if reach in (Reach.BROKEN_OFF, Reach.LOST, Reach.FOREIGN):
-            self._ending = Loss(reach.value, reach is Reach.FOREIGN and monitor is self._intake_monitor)
+            self._ending = ending
             self._readable |= {self._intake_fd, self._results_fd}
 
     def _speaks(self, socket: zmq.Socket[bytes], monitor: Monitor) -> bool:
@@ -324,6 +335,9 @@ class Link:
             self.loss = Loss(Reach.BROKEN_OFF.value)
         elif not is_zmtp(said):
             self.loss = Loss(f"what listens there is not a reqpool broker, it says {said!r}", final=True)
+        else:
+            # A broker that was being replaced, perhaps, and that takes the next connection.
+            self._greeted = True
 
     def _end_probe(self) -> None:
         self._probe_s = math.inf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import pytest
 import zmq
 
 import reqpool
-from reqpool.link import MESSAGES_PER_TURN, Link
+from reqpool.link import MESSAGES_PER_TURN, PATIENT_DIALS, RECONNECT_MS, TURNED_AWAY, Link, Loss
 from reqpool.wire import Flag, Verb
 from support.fake_broker import FakeBroker, echo, silence
 from support.leaks import no_leak
@@ -26,6 +27,8 @@ from support.wait import wait_until
 
 LIVENESS_MS = 600_000
 """So long that nothing in these tests is due to silence."""
+GREETING = b"\xff" + bytes(8) + b"\x7f\3"
+"""How a ZeroMQ socket begins: rfc.zeromq.org/spec/23."""
 
 
 @pytest.fixture
@@ -131,6 +134,13 @@ def closes(connection: Connection) -> None:
     """Close what was accepted, as a port forwarder does whose target is not there yet."""
 
 
+def turns_away(connection: Connection) -> None:
+    """Greet and close, as a broker does that has as many connections as it may."""
+    connection.send(GREETING)
+    connection.sock.shutdown(socket.SHUT_WR)
+    connection.wait_for_end()
+
+
 @contextmanager
 def http_server() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
@@ -200,6 +210,63 @@ def test_who_closes_connections_is_dialled_more_and_more_rarely() -> None:
         peer.wait_accepted(20)
         assert time.monotonic() - begun_s > 1.0  # at 50 a second it would be 0.4
         pool.close(drain=False)
+
+
+def test_a_broker_that_turns_clients_away_is_dialled_more_and_more_rarely() -> None:
+    with TcpPeer(turns_away) as peer, reqpool.Pool(f"tcp://{peer.address}") as pool:
+        with pytest.raises(reqpool.RequestTimeout, match=TURNED_AWAY):
+            ask(pool, timeout=3).result(20)
+        assert peer.accepted < 24  # every 0.1 s, and as often to look who listens, it would be 60
+
+
+class KeepingContext(zmq.Context[zmq.Socket[bytes]]):
+    """Shows what sockets were made."""
+
+    made: list[zmq.Socket[bytes]]
+
+    def socket(self, kind: int, **options: object) -> zmq.Socket[bytes]:
+        self.made.append(super().socket(kind, **options))
+        return self.made[-1]
+
+
+@pytest.fixture
+def context() -> Iterator[KeepingContext]:
+    context = KeepingContext()
+    context.made = []
+    yield context
+    context.destroy(0)
+
+
+def test_who_turned_clients_away_is_looked_for_often_while_nobody_listens(context: KeepingContext) -> None:
+    link = Link(context, b"topic")
+    with TcpPeer(turns_away) as peer:
+        for _ in range(PATIENT_DIALS + 1):
+            link.dial(f"tcp://{peer.address}", b"hello")
+            wait_until(lambda: turn(link) == [] and link.loss is not None)
+            assert link.loss == Loss(TURNED_AWAY)
+            link.hang_up()
+    link.dial(f"tcp://{peer.address}", b"hello")
+    dealer = next(socket for socket in reversed(context.made) if socket.type == zmq.DEALER)
+    assert dealer.getsockopt(zmq.RECONNECT_IVL_MAX) == RECONNECT_MS
+    link.close(0)
+
+
+def test_a_connection_that_breaks_as_a_broker_ends_is_made_again_without_a_pause(
+    context: KeepingContext,
+) -> None:
+    link = Link(context, b"topic")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        link.dial(url, b"hello")
+        connection, _ = listener.accept()
+    connection.sendall(GREETING)
+    connection.close()
+    wait_until(lambda: turn(link) == [] and any(made.type == zmq.STREAM for made in context.made))
+    with context.socket(zmq.ROUTER) as successor:
+        successor.bind(url)
+        wait_until(lambda: turn(link) == [] and (successor.poll(0) or link.loss))
+        assert link.loss is None
+    link.close(0)
 
 
 def test_a_broker_that_takes_a_wrong_ones_place_is_found() -> None:
