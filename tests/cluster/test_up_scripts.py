@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +19,7 @@ import pytest
 
 import reqpool
 from support.program import wait_stopped
-from support.tcp_peer import Connection, TcpPeer
+from support.tcp_peer import Connection, TcpPeer, never_answers
 from support.wait import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -258,6 +260,81 @@ def test_a_suspended_cluster_is_stopped_in_order(folder: Path) -> None:
     stopped = script("start-cluster.sh", "stop", **place)
     assert (stopped.returncode, stopped.stderr) == (0, "start-cluster.sh: stopped\n")
     assert not is_working(supervisor)
+
+
+@needs_venv
+def test_a_reload_waits_for_a_cluster_that_is_starting(folder: Path) -> None:
+    place = {"XDG_RUNTIME_DIR": str(folder)}
+    config = folder / "reqpool.toml"
+    config.write_text("")
+    (folder / "reqpool").mkdir(mode=0o700)
+    command = [str(ROOT / ".venv/bin/python"), "-P", "-m", "reqpool_ops", "up", "--config", str(config)]
+    # As start-cluster.sh starts it, but it begins when it is told to.
+    late = ["sh", "-c", 'read -r go; exec "$0" "$@"', *command, "--workers", "1"]
+    with (
+        open(folder / "reqpool/cluster.log", "w") as log,
+        subprocess.Popen(
+            late, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=os.environ | place
+        ) as supervisor,
+    ):
+        (folder / "reqpool/cluster.pid").write_text(f"{supervisor.pid}\n")
+        try:
+            wait_until(lambda: "reqpool_ops" in psutil.Process(supervisor.pid).cmdline())
+            with subprocess.Popen(
+                [str(ROOT / "ops/start-cluster.sh"), "reload"],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | place,
+            ) as reload:
+                wait_until(lambda: reload.poll() is not None or runs(reload, "sleep"), what="it waits")
+                assert supervisor.stdin is not None
+                print("go", file=supervisor.stdin, flush=True)
+                _, said = reload.communicate(timeout=30)
+        finally:
+            script("start-cluster.sh", "stop", **place)
+            supervisor.kill()
+    assert (reload.returncode, said) == (0, "start-cluster.sh: new configuration: nothing changed\n")
+
+
+def runs(process: subprocess.Popen[str], name: str) -> bool:
+    """Does it run a program of this name?"""
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+        return any(child.name() == name for child in psutil.Process(process.pid).children())
+    return False
+
+
+@needs_venv
+def test_a_cluster_that_does_not_end_in_time_is_killed(folder: Path) -> None:
+    place = {"XDG_RUNTIME_DIR": str(folder)}
+    # A copy of the script with less patience; to stop, it needs nothing else.
+    shutil.copytree(ROOT / "ops", folder / "ops", ignore=shutil.ignore_patterns("reqpool_ops"))
+    copy = folder / "ops/start-cluster.sh"
+    patient = copy.read_text()
+    copy.write_text(re.sub(r"^stop_s=\d+", "stop_s=1", patient, count=1, flags=re.MULTILINE))
+    assert copy.read_text() != patient
+    assert script("start-cluster.sh", "--workers", "1", **place).returncode == 0
+    supervisor = psutil.Process(int((folder / "reqpool/cluster.pid").read_text()))
+    processes = [supervisor, *supervisor.children()]
+    try:
+        with (
+            TcpPeer(never_answers) as peer,
+            reqpool.Pool(f"ipc://{folder}/reqpool/reqpool.sock", timeout=60) as pool,
+        ):
+            pool.tcp(peer.address, b"pay\n", until=b"\n")  # a cluster that stops serves on for that
+            peer.wait_accepted(1)
+            stopped = script(str(copy), "stop", **place)
+            pool.close(drain=False)
+        assert (stopped.returncode, stopped.stderr.splitlines()) == (
+            0,
+            [
+                f"start-cluster.sh: pid {supervisor.pid} does not stop; killing it",
+                "start-cluster.sh: stopped",
+            ],
+        )
+        assert not (folder / "reqpool/cluster.pid").exists()
+        wait_until(lambda: not any(is_working(process) for process in processes), 20.0)
+    finally:
+        script("start-cluster.sh", "stop", **place)
 
 
 @needs_venv
