@@ -90,3 +90,14 @@ def test_payload_over_the_bound_is_not_gathered() -> None:
     pieces.take(0, bytes(wire.MAX_PAYLOAD_BYTES))
     with pytest.raises(ProtocolError, match="over 16777216 bytes"):
         pieces.take(wire.MAX_PAYLOAD_BYTES, b"x")
+
+
+@pytest.mark.parametrize(("slots", "runs"), [(0, False), (1, True)])
+def test_lease_that_a_grant_has_overtaken_is_handed_back(slots: int, runs: bool) -> None:
+    talk = welcomed()
+    talk.say(Verb.PIECE, 0, LARGE)
+    talk.upstreams.slots_granted = slots
+    lease(talk, 1, LARGE)
+    assert bool(list(talk.conversation.ledger.held())) is runs
+    returned = [(SESSION, (1,), False)]
+    assert [fields[2] for fields in talk.heard(Verb.RETURN)] == ([] if runs else [returned])

@@ -146,6 +146,8 @@ class Conversation:
                     return
             self._handlers[verb](now_s, *values)
             if sum(map(len, frames)) > wire.LARGE_MESSAGE_BYTES and self._link.state is LinkState.LIVE:
+                if verb is Verb.LEASE:  # GRANTs overtake a large one: others may have its connections by now
+                    self.give_back_stranded()
                 self.beat(now_s)  # so that the broker knows that the next one can come
         except ProtocolError as error:
             self.ledger.ignored += 1
