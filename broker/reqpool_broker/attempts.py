@@ -134,7 +134,7 @@ class Attempts:
                 upstream, and runs elsewhere, too.
         """
         ledger = self._ledger
-        unsent = ledger.withdraw(worker)
+        unsent = ledger.withdraw(worker, dead=dead)
         for lease in list(worker.leases):
             pairs = list(lease.requests.items())
             if lease.origin is None:
@@ -168,6 +168,16 @@ class Attempts:
                 ledger.unpin(pin.session, pin.number, tell=False)
         ledger.wake()
 
+    def withdraw(self, worker: Worker, now_s: float) -> None:
+        """A worker takes nothing more: what has not left for it runs elsewhere."""
+        unsent = worker.large.unsent
+        for lease in list(reversed(worker.leases)):  # each comes before the one before it in the queue
+            if lease in unsent and not lease.terms.goes_to_pin:
+                pairs = list(lease.requests.items())
+                lease.requests.clear()
+                self._ledger.release(lease, len(pairs))
+                self._requeue(lease, pairs, lease.past, now_s)
+
     def _disown(self, lease: Lease, pairs: list[tuple[int, bytes]], *, sent: bool) -> None:
         """Known only by a worker's report, and lost there: the client still has to say what it was."""
         session = lease.terms.session
@@ -179,7 +189,7 @@ class Attempts:
     def reconcile(self, worker: Worker, held: dict[bytes, set[int]], now_s: float) -> None:
         """After a worker's HELLO: what it was leased and does not hold never arrived, and runs again."""
         ledger = self._ledger
-        ledger.withdraw(worker)
+        ledger.withdraw(worker, dead=False)
         for lease in list(worker.leases):
             session = lease.terms.session
             missing = lease.requests.keys() - held.get(session.id, set())

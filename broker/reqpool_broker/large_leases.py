@@ -127,10 +127,19 @@ class LargeLeases:
             self.room_bytes += size_bytes
         return len(under_way) < count
 
-    def withdraw(self) -> set[Lease]:
-        """Send no more of what waits; returns the leases that have not left."""
-        unsent = {waiting.lease for waiting in self._waiting}
-        self._waiting.clear()
+    @property
+    def unsent(self) -> set[Lease]:
+        """The leases that have not left."""
+        return {waiting.lease for waiting in self._waiting}
+
+    def withdraw(self, *, dead: bool) -> set[Lease]:
+        """Send no more of what waits; returns the leases that have not left.
+
+        Those of a worker that is not dead and holds their connection are remembered as such.
+        """
+        unsent = self.unsent
+        kept = (waiting for waiting in self._waiting if not dead and waiting.lease.terms.goes_to_pin)
+        self._waiting = deque(kept)
         return unsent
 
 

@@ -401,9 +401,12 @@ class Ledger:
                 self.adopt_pin(worker, terms.session, terms.pin, terms.kind, origin.name)
         self.next_lease_due_s = min(self.next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
 
-    def withdraw(self, worker: Worker) -> set[Lease]:
-        """Do not send what a worker was leased and has not left yet; returns those leases."""
-        unsent = worker.large.withdraw()
+    def withdraw(self, worker: Worker, *, dead: bool) -> set[Lease]:
+        """Do not send what a worker was leased and has not left yet; returns those leases.
+
+        ``dead``: see :meth:`.large_leases.LargeLeases.withdraw`.
+        """
+        unsent = worker.large.withdraw(dead=dead)
         groups = self._leases.pop(worker, ())
         if groups:
             seqs = {(group.session, seq) for group in groups for seq in group.seqs}

@@ -11,7 +11,7 @@ from reqpool.errors import Code
 from reqpool.wire import Flag, Group, Verb
 from reqpool_broker.queue import QUANTUM_BYTES
 from support.fake_peers import UPSTREAM, Desk, FakeClient, FakeWorker
-from support.pinned import ORIGIN, opened
+from support.pinned import ORIGIN, gone, opened
 
 MIB = 1 << 20
 LARGE_BYTES = wire.LARGE_MESSAGE_BYTES
@@ -150,6 +150,28 @@ def test_what_has_left_when_its_worker_dies_may_have_run() -> None:
     desk.check_books()
 
 
+@pytest.mark.parametrize("flags", [ONCE, Flag.IDEMPOTENT])
+def test_what_has_not_left_when_its_worker_drains_runs_elsewhere(flags: Flag) -> None:
+    # It ends once it knows that its DRAIN was seen: what left for it after that would count as lost there.
+    desk = Desk()
+    first, client = desk.worker(), desk.client()
+    first.reads = False
+    for seq in (1, 2):
+        group = Group("dns", (UPSTREAM,), 60_000, flags, 1, None, None, (seq,), (body(seq, MIB),))
+        client.say_groups([group])
+    first.send(Verb.DRAIN, first.epoch, first.seen)
+    second = desk.worker()
+    assert second.held() == [1, 2]
+    assert [lease.attempt for lease in second.leases] == [1, 1]
+    assert not any(lease.flags & Flag.SENT for lease in second.leases)
+    first.reads = True
+    read(desk, first)
+    assert first.held() == []
+    second.answer()
+    assert client.code(1) == client.code(2) == 0
+    desk.check_books()
+
+
 @pytest.mark.parametrize("size", [LARGE_BYTES + 1, MIB])
 def test_body_that_is_cancelled_half_way_leaves_nothing_behind(size: int) -> None:
     desk = Desk()
@@ -199,6 +221,17 @@ def test_large_request_for_a_held_connection_waits_for_a_worker_that_is_silent()
     holder.reads = holder.awake = True
     holder.reconnect(pins=[(client.id, 1, "tcp", ORIGIN)])
     assert 2 in holder.held()
+    desk.check_books()
+
+
+def test_large_request_for_a_held_connection_that_dies_before_it_has_left_has_not_run() -> None:
+    desk, holder, client = opened()
+    holder.reads = holder.awake = False
+    client.say_groups([Group("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (2,), (bytes(MIB),))])
+    desk.pass_time(3.0)
+    assert desk.broker.ledger.workers[holder.id].state == "suspect"
+    holder.die()
+    assert gone(client, 2)
     desk.check_books()
 
 
