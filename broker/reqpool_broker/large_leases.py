@@ -38,6 +38,16 @@ class _Waiting:
         self.since_s = now_s
         self.offset = 0
 
+    def drop_ended(self) -> int:
+        """Leave out the requests that have ended; returns how many bytes they had."""
+        group, open_ = self.group, self.lease.requests
+        if len(open_) == len(group.seqs):
+            return 0
+        pairs = [pair for pair in zip(group.seqs, group.payloads, strict=True) if pair[0] in open_]
+        seqs, payloads = zip(*pairs, strict=True) if pairs else ((), ())
+        self.group = group._replace(seqs=seqs, payloads=payloads)
+        return _size_bytes(group) - _size_bytes(self.group)
+
     def cut(self) -> Piece | None:
         """Take the next piece off; None if the rest goes with the LEASE."""
         payload, offset = self.group.payloads[0], self.offset
@@ -99,9 +109,10 @@ class LargeLeases:
         """What is to be sent now, right after a heartbeat; None if nothing."""
         while self._waiting and self._under_way_bytes < PIECES_BYTES:
             waiting = self._waiting[0]
-            if waiting.lease.requests.keys().isdisjoint(waiting.group.seqs):  # all have ended
+            self.room_bytes += waiting.drop_ended()
+            if not waiting.group.seqs:
                 self._waiting.popleft()
-                self.room_bytes += _size_bytes(waiting.group) - waiting.offset
+                self.room_bytes -= waiting.offset  # which was sent, and has its room once it has arrived
                 if waiting.offset:
                     return Piece(0, b"")
                 continue

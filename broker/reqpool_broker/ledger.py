@@ -260,6 +260,7 @@ class Ledger:
         outbox = self.outbox.workers
         for worker in list(self._sending):
             large, route = worker.large, worker.route
+            had_room = large.room_bytes > 0
             while route is not None and (step := large.next(now_s)) is not None:
                 outbox.append([route, worker.heartbeat(self.epoch, now_s, self.liveness_s)])
                 large.sent(worker.heartbeats_sent, step)
@@ -267,6 +268,8 @@ class Ledger:
                     outbox.append([route, wire.encode(Verb.PIECE, self.epoch, worker.heartbeat_seen, *step)])
                 else:
                     self._send(worker, route, [step], apart=large.apart)
+            if not had_room and large.room_bytes > 0:  # what waited has ended
+                self.wake_large()
             if not large:
                 del self._sending[worker]
 

@@ -188,6 +188,37 @@ def test_body_that_is_cancelled_half_way_leaves_nothing_behind(size: int) -> Non
     desk.check_books()
 
 
+def test_part_of_a_group_that_is_cancelled_before_it_has_left_does_not_leave() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    worker.reads = False
+    ask_once(client, 1, MIB)
+    bodies = tuple(body(seq, 60_000) for seq in (2, 3, 4))
+    client.say_groups([Group("dns", (UPSTREAM,), 60_000, ONCE, 1, None, None, (2, 3, 4), bodies)])
+    client.send(Verb.CANCEL, [3])
+    worker.reads = True
+    read(desk, worker)
+    assert worker.held() == [1, 2, 4]
+    assert worker.leases[-1].payloads == (bodies[0], bodies[2])
+    worker.answer()
+    assert desk.broker.ledger.workers[worker.id].large.room_bytes == wire.WINDOW_BYTES
+    desk.check_books()
+
+
+def test_room_of_what_is_cancelled_before_it_has_left_is_used_at_once() -> None:
+    desk = Desk()
+    worker, client, other = desk.worker(), desk.client(), desk.client()
+    worker.reads = False
+    ask(client, 1, 2, size=LAST_BYTES)
+    ask(client, 3, size=wire.MAX_PAYLOAD_BYTES)
+    ask(other, 4, size=LAST_BYTES)
+    client.send(Verb.CANCEL, [3])
+    for _ in range(3):
+        read(desk, worker)
+    assert worker.held() == [1, 2, 4]
+    desk.check_books()
+
+
 def test_time_on_the_way_counts() -> None:
     desk = Desk()
     worker, client = desk.worker(), desk.client()
