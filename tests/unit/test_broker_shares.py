@@ -219,6 +219,19 @@ def test_room_of_what_is_cancelled_before_it_has_left_is_used_at_once() -> None:
     desk.check_books()
 
 
+def test_what_has_not_left_when_its_client_ends_does_not_leave() -> None:
+    desk, holder, client = opened()
+    holder.reads = False
+    for seq, pin, flags in ((2, None, 0), (3, 2, Flag.OPENS)):
+        client.say_groups([Group("tcp", (ORIGIN,), 60_000, flags, 1, pin, None, (seq,), (bytes(MIB),))])
+    client.send(Verb.GOODBYE)
+    holder.reads = True
+    read(desk, holder)
+    assert holder.held() == []
+    assert not desk.broker.sessions
+    desk.check_books()
+
+
 def test_time_on_the_way_counts() -> None:
     desk = Desk()
     worker, client = desk.worker(), desk.client()
