@@ -26,6 +26,7 @@ from reqpool.masking import without_password
 from . import health, status
 from .cli import DEFAULT_WORKERS
 from .reading import counted, text
+from .spans import STOP_ENDS_S
 from .upstreams.zone import HOSTS, ZONE
 
 WINDOW = 200
@@ -273,7 +274,7 @@ def child(command: list[str], stdout: int | None = None) -> Iterator[subprocess.
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(STOP_ENDS_S)
             except subprocess.TimeoutExpired:
                 process.kill()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import reqpool_broker.life
 import reqpool_broker.spans
 import reqpool_ops.broker_process
+import reqpool_ops.demo
 import reqpool_ops.health
 import reqpool_ops.supervisor
 import reqpool_workers.broker_socket
@@ -74,3 +76,17 @@ def test_the_script_waits_for_as_long_as_a_stop_may_take() -> None:
     found = re.search(r"^stop_s=(\d+)", script, re.MULTILINE)
     assert found is not None
     assert spans.STOP_ENDS_S <= int(found[1]) < spans.STOP_ENDS_S + 1
+
+
+def test_demo_waits_for_its_cluster_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited_s: list[float | None] = []
+
+    class Process(subprocess.Popen[bytes]):
+        def wait(self, timeout: float | None = None) -> int:
+            waited_s.append(timeout)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    with reqpool_ops.demo.child(["sleep", "60"]):
+        pass
+    assert waited_s[0] == spans.STOP_ENDS_S
