@@ -19,6 +19,7 @@ from reqpool_ops import fleet
 from reqpool_ops.children import BOOT_FAILURE, ORDERLY
 from reqpool_ops.reign import Reign
 from reqpool_workers.conversation import Conversation
+from reqpool_workers.pieces import Pieces
 
 from .plan import Fault, Plan, draw_plan
 from .wrong import Wrong
@@ -134,6 +135,10 @@ def _believe_a_session_that_expired(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Life, "new_session", new_session)
 
 
+def _take_the_last_piece_for_all(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Pieces, "complete", lambda self, frames: frames)
+
+
 def _believe_who_was_away_for_long(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(session, "EXPIRY_SHARE", 1_000.0)
 
@@ -179,6 +184,12 @@ MUTATIONS = (
         (Fault.STOP_BROKER, Fault.DRAIN_WORKER),
         _count_who_never_began,
         first=117,
+    ),
+    Mutation(
+        "the last piece of a payload is taken for all of it",
+        Wrong.BODY,
+        (Fault.CUT_WORKER,),
+        _take_the_last_piece_for_all,
     ),
     Mutation(
         "a second HELLO in one epoch clears what is awaited",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from random import Random
 from typing import TYPE_CHECKING, Any, NoReturn
+from zlib import crc32
 
 from reqpool.errors import Code, PoolError
 from reqpool.future import Future
@@ -48,6 +50,7 @@ class Silence:
 LARGE_BYTES = 3 << 19
 """Of some payloads: three of them are more than may be on their way to a broker or a worker at a time."""
 ONE_LARGE_IN = 16
+_FILLING = Random(LARGE_BYTES).randbytes(2 * LARGE_BYTES)
 
 
 def key_of(payload: bytes) -> bytes:
@@ -110,7 +113,10 @@ class Asked:
     @property
     def payload(self) -> bytes:
         """What is asked, made anew each time."""
-        return self.key if self.plan.number % ONE_LARGE_IN else self.key.ljust(LARGE_BYTES)
+        if self.plan.number % ONE_LARGE_IN:
+            return self.key
+        start = crc32(self.key) % LARGE_BYTES  # no two have the same bytes at the same place
+        return b"%s %s" % (self.key, _FILLING[start : start + LARGE_BYTES])
 
     def submitted(self, client: ClientProcess, future: Future[Any]) -> None:
         """Its app has submitted it."""
@@ -164,6 +170,12 @@ class Oracle:
         attempt = attempts[min(asked.attempts, len(attempts) - 1)]
         asked.attempts += 1
         return attempt
+
+    def leaves(self, payload: bytes) -> None:
+        """A worker sends a request upstream."""
+        asked = self.asked.get(key_of(payload))
+        if asked is None or payload != asked.payload:
+            self.fail(Wrong.BODY, f"nobody asked for this body of {len(payload)} bytes: {payload[:20]!r}…")
 
     def executed(self, key: bytes, by: str) -> None:
         """An upstream acts on a request."""

@@ -203,6 +203,7 @@ class Wire(Line):
             self.pin = (lease.session.identity, lease.pin)
         request.place = self
         self.used_s = self.worker.scheduler.now_s
+        self.worker.world.oracle.leaves(request.payload)
         self.asked[key_of(request.payload)] = request
         self.send(key_of(request.payload))
 

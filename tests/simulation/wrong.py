@@ -17,6 +17,7 @@ class Wrong(Enum):
     CONNECTIONS = "more connections than allowed"
     PLANNED = "an error, and nothing unplanned had happened"
     KEPT = "something is kept for ever"
+    BODY = "a body that is not what was asked for"
     BOOKS = "the broker's books do not balance"
     RAISED = "an exception"
     CIRCLES = "it goes round in circles"
