@@ -77,6 +77,7 @@ class Deadlines:
         ledger = self._ledger
         next_due_s = float("inf")
         for worker in ledger.workers.values():
+            unsent = worker.large.unsent
             for lease in list(worker.leases):
                 due_s = lease.terms.deadline_s + LEASE_GRACE_S
                 if due_s > now_s:
@@ -90,6 +91,9 @@ class Deadlines:
                 if lease.origin is None:
                     for seq, _ in pairs:
                         del lease.terms.session.open[seq]
+                elif lease in unsent:
+                    text = "its time was up before all of it had left for its worker"
+                    ledger.end_leased(lease, pairs, Code.TIMEOUT, text, phase="queue", sent=lease.past.sent)
                 elif worker.state == "suspect":
                     text = "the worker that holds it is silent; it may or may not have run"
                     ledger.end_leased(lease, pairs, Code.OUTCOME_UNKNOWN, text)

@@ -601,16 +601,19 @@ class Ledger:
         text: str,
         *,
         phase: str | None = None,
+        sent: bool = True,
     ) -> None:
-        """End requests, taken out of a lease, of which its worker has not said what became of them."""
+        """End requests, taken out of a lease, of which its worker has not said what became of them.
+
+        ``sent``: could an upstream have acted on them?
+        """
         session = lease.terms.session
         for seq, _ in pairs:
             del session.open[seq]
         name = lease.origin.name if lease.origin else None
         seqs = [seq for seq, _ in pairs]
         if lease.past.answer is None:
-            # The upstream could have acted on them.
-            self.fail(session, seqs, code, text, origin=name, phase=phase, attempts=lease.attempt, sent=True)
+            self.fail(session, seqs, code, text, origin=name, phase=phase, attempts=lease.attempt, sent=sent)
         else:
             self.conclude(session, seqs, Code.OK, lease.past.answer)
         self.end_opening(lease.terms)

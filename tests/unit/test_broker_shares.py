@@ -232,6 +232,18 @@ def test_what_has_not_left_when_its_client_ends_does_not_leave() -> None:
     desk.check_books()
 
 
+def test_what_has_not_left_when_its_time_is_up_was_not_sent() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    worker.reads = worker.awake = False
+    client.say_groups([Group("dns", (UPSTREAM,), 1_000, ONCE, 1, None, None, (1,), (body(1, MIB),))])
+    desk.pass_time(1.5)
+    assert client.code(1) == Code.TIMEOUT
+    assert client.error(1)["sent"] is False
+    assert client.error(1)["phase"] == "queue"
+    desk.check_books()
+
+
 def test_time_on_the_way_counts() -> None:
     desk = Desk()
     worker, client = desk.worker(), desk.client()
