@@ -181,9 +181,9 @@ MUTATIONS = (
     Mutation(
         "a worker that was told to end while it started counts as a death",
         Wrong.UNKNOWN,
-        (Fault.STOP_BROKER, Fault.DRAIN_WORKER),
+        (Fault.KILL_BROKER, Fault.DRAIN_WORKER),
         _count_who_never_began,
-        first=117,
+        first=134,
     ),
     Mutation(
         "the last piece of a payload is taken for all of it",
