@@ -78,14 +78,14 @@ class LargeLeases:
         apart: the worker takes large payloads in frames of their own, and in pieces.
         room_bytes: what more may be leased to it in large groups; below 0 while a single one is over the
             window.
+        under_way: numbers of the heartbeats that were sent right before what is on its way, with its bytes.
     """
 
     def __init__(self, *, apart: bool) -> None:
         self.room_bytes = WINDOW_BYTES
         self.apart = apart
         self._waiting: deque[_Waiting] = deque()
-        # Numbers of the heartbeats that were sent right before, with bytes.
-        self._under_way: deque[tuple[int, int]] = deque()
+        self.under_way: deque[tuple[int, int]] = deque()
         self._under_way_bytes = 0
 
     def __len__(self) -> int:
@@ -99,9 +99,9 @@ class LargeLeases:
             group = group._replace(payloads=tuple(map(wire.as_bytes, group.payloads)))
         self._waiting.append(_Waiting(lease, group, now_s))
 
-    def precedes(self, session_id: bytes, pin: int | None) -> bool:
+    def precedes(self, session_id: bytes, pin: int) -> bool:
         """Does something wait here that goes to the same held connection, and so has to come first?"""
-        return pin is not None and any(
+        return any(
             waiting.group.pin == pin and waiting.group.session == session_id for waiting in self._waiting
         )
 
@@ -126,12 +126,12 @@ class LargeLeases:
     def sent(self, heartbeat: int, step: Piece | wire.LeaseGroup) -> None:
         """What :meth:`next` returned is under way, right behind a heartbeat: who has read that has it."""
         size_bytes = len(step.data) if isinstance(step, Piece) else _size_bytes(step)
-        self._under_way.append((heartbeat, size_bytes))
+        self.under_way.append((heartbeat, size_bytes))
         self._under_way_bytes += size_bytes
 
     def arrived(self, seen: int) -> bool:
         """The worker has read heartbeat ``seen``, and what came with it. Was anything large under way?"""
-        under_way, count = self._under_way, len(self._under_way)
+        under_way, count = self.under_way, len(self.under_way)
         while under_way and under_way[0][0] <= seen:
             size_bytes = under_way.popleft()[1]
             self._under_way_bytes -= size_bytes

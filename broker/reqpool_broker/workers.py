@@ -81,7 +81,7 @@ class Workers:
             self._life.reject(self._outbox.workers, route, Reject.UNKNOWN, "a stale message: say HELLO")
             return
         worker.last_heard_s = now_s
-        if worker.large.arrived(seen):
+        if worker.large.under_way and worker.large.arrived(seen):
             self._ledger.wake_large()
         if verb is Verb.GOODBYE:
             self._forget_worker(worker, now_s, orderly=True)
