@@ -2,7 +2,7 @@
 
 What is sent through a connection waits for what was sent before. So only some pieces of a large payload are
 under way at a time; the rest waits here, and the LEASE goes with the last of it: until then the worker knows
-nothing of the lease, and it has not left.
+nothing of the lease, and it has not left. What goes to a held connection whose worker is away waits here.
 """
 
 from __future__ import annotations

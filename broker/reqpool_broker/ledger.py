@@ -383,7 +383,11 @@ class Ledger:
             None,
             round((now_s - group.since_s) * 1000),
         )
-        if group.large or (terms.pin is not None and worker.large.precedes(terms.session.id, terms.pin)):
+        if (
+            group.large
+            or (terms.pin is not None and worker.large.precedes(terms.session.id, terms.pin))
+            or worker.route is None  # for a held connection: it waits until its worker is back
+        ):
             worker.large.add(lease, told, now_s)
             self._sending[worker] = None
         else:
