@@ -142,12 +142,8 @@ class Attempts:
                     self._disown(lease, pairs, sent=not orderly)
                     lease.requests.clear()
                     ledger.release(lease, len(pairs))
-            elif (lease in unsent and (dead or not lease.terms.goes_to_pin)) or (
-                orderly and not lease.terms.idempotent
-            ):
-                lease.requests.clear()
-                ledger.release(lease, len(pairs))
-                self._requeue(lease, pairs, lease.past, now_s)
+            elif lease in unsent or (orderly and not lease.terms.idempotent):
+                self._run_elsewhere(lease, now_s)
             elif lease.terms.idempotent:
                 lease.requests.clear()
                 ledger.release(lease, len(pairs))
@@ -168,15 +164,19 @@ class Attempts:
                 ledger.unpin(pin.session, pin.number, tell=False)
         ledger.wake()
 
-    def withdraw(self, worker: Worker, now_s: float) -> None:
+    def take_back(self, worker: Worker, now_s: float) -> None:
         """A worker takes nothing more: what has not left for it runs elsewhere."""
         unsent = worker.large.unsent
         for lease in list(reversed(worker.leases)):  # each comes before the one before it in the queue
             if lease in unsent and not lease.terms.goes_to_pin:
-                pairs = list(lease.requests.items())
-                lease.requests.clear()
-                self._ledger.release(lease, len(pairs))
-                self._requeue(lease, pairs, lease.past, now_s)
+                self._run_elsewhere(lease, now_s)
+
+    def _run_elsewhere(self, lease: Lease, now_s: float) -> None:
+        """A lease that no upstream has seen has ended, and does not count as an attempt."""
+        pairs = list(lease.requests.items())
+        lease.requests.clear()
+        self._ledger.release(lease, len(pairs))
+        self._requeue(lease, pairs, lease.past, now_s)
 
     def _disown(self, lease: Lease, pairs: list[tuple[int, bytes]], *, sent: bool) -> None:
         """Known only by a worker's report, and lost there: the client still has to say what it was."""

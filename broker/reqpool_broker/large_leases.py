@@ -144,14 +144,13 @@ class LargeLeases:
         return {waiting.lease for waiting in self._waiting}
 
     def withdraw(self, *, dead: bool) -> set[Lease]:
-        """Send no more of what waits; returns the leases that have not left.
+        """Forget the leases that have not left, and return them.
 
-        Those of a worker that is not dead and holds their connection are remembered as such.
+        Those for a connection that the worker holds stay as long as it is not dead: it may come back.
         """
         unsent = self.unsent
-        kept = (waiting for waiting in self._waiting if not dead and waiting.lease.terms.goes_to_pin)
-        self._waiting = deque(kept)
-        return unsent
+        self._waiting = deque(w for w in self._waiting if not dead and w.lease.terms.goes_to_pin)
+        return unsent - self.unsent
 
 
 def _size_bytes(group: wire.LeaseGroup) -> int:

@@ -409,7 +409,7 @@ class Ledger:
         self.next_lease_due_s = min(self.next_lease_due_s, terms.deadline_s + LEASE_GRACE_S)
 
     def withdraw(self, worker: Worker, *, dead: bool) -> set[Lease]:
-        """Do not send what a worker was leased and has not left yet; returns those leases.
+        """Forget, and return, the leases that have not left for a worker: those of this turn, and large ones.
 
         ``dead``: see :meth:`.large_leases.LargeLeases.withdraw`.
         """
@@ -421,6 +421,7 @@ class Ledger:
                 lease
                 for lease in worker.leases
                 if any((lease.terms.session.id, seq) in seqs for seq in lease.requests)
+                and (dead or not lease.terms.goes_to_pin)
             )
         return unsent
 

@@ -284,7 +284,7 @@ class Workers:
     def _drain(self, worker: Worker, now_s: float) -> None:
         worker.state = "draining"
         self._ledger.change_membership()
-        self._attempts.withdraw(worker, now_s)
+        self._attempts.take_back(worker, now_s)
         self._clients.ask_to_acknowledge(worker)
 
     def _forget_worker(self, worker: Worker, now_s: float, *, orderly: bool) -> None:

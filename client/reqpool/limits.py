@@ -21,13 +21,12 @@ LARGE_MESSAGE_BYTES = 64 << 10
 """What is larger holds up what comes behind it: the broker counts its bytes towards a worker, and the worker
 answers it with a heartbeat at once."""
 WINDOW_BYTES = 4 << 20
-"""Large payloads that may be on their way through one connection, from a client to the broker or from there
-to a worker; a single larger one travels alone. They are read at some 1 GB/s: what comes behind waits for some
-milliseconds."""
+"""Large payloads that may be on their way from a client to the broker, or leased to one worker and not yet
+there; a single larger one goes alone."""
 PIECE_BYTES = 256 << 10
 """A large payload goes to its worker in pieces of this size."""
 PIECES_BYTES = 2 * PIECE_BYTES
-"""While so much of large payloads is on its way to a worker and has not arrived, no further piece is sent."""
+"""While so much of large payloads is on its way to a worker and has not arrived, nothing large is sent."""
 MAX_PAYLOAD_BYTES = 16 << 20
 """Largest payload of one request."""
 MAX_ANSWER_BYTES = 48 << 20

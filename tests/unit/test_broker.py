@@ -14,7 +14,7 @@ from reqpool_broker import session as session_module
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
 from reqpool_broker.queue import QUANTUM
-from support.fake_peers import DNS, TCP, TICK_S, UPSTREAM, Desk
+from support.fake_peers import DNS, TCP, TICK_S, UPSTREAM, Desk, FakeClient, FakeWorker
 
 ONCE = Flag(0)
 
@@ -169,7 +169,8 @@ def test_request_that_kills_its_workers_ends_with_worker_lost() -> None:
     desk.check_books()
 
 
-def test_frozen_worker_loses_its_idempotent_leases_and_the_first_result_wins() -> None:
+def leased_anew() -> tuple[Desk, FakeWorker, FakeWorker, FakeClient]:
+    """Request 1 went to a worker that then froze, and is with another one now."""
     desk = Desk()
     frozen, client = desk.worker(), desk.client()
     client.submit(1, span_ms=60_000)
@@ -177,6 +178,11 @@ def test_frozen_worker_loses_its_idempotent_leases_and_the_first_result_wins() -
     desk.pass_time(3.0)
     other = desk.worker()
     assert other.held() == [1]
+    return desk, frozen, other, client
+
+
+def test_frozen_worker_loses_its_idempotent_leases_and_the_first_result_wins() -> None:
+    desk, frozen, other, client = leased_anew()
     frozen.awake = True
     frozen.reconnect()
     frozen.answer(1)
@@ -189,13 +195,7 @@ def test_frozen_worker_loses_its_idempotent_leases_and_the_first_result_wins() -
 
 @pytest.mark.parametrize("ended", [False, True])
 def test_worker_that_returns_is_told_to_drop_what_has_ended_or_runs_elsewhere(ended: bool) -> None:
-    desk = Desk()
-    frozen, client = desk.worker(), desk.client()
-    client.submit(1, span_ms=60_000)
-    frozen.awake = False
-    desk.pass_time(3.0)
-    other = desk.worker()
-    assert other.held() == [1]
+    desk, frozen, other, client = leased_anew()
     if ended:
         other.answer(1)
     frozen.awake = True

@@ -173,23 +173,25 @@ def test_what_comes_in_the_turn_in_which_its_worker_is_said_to_be_dead_was_never
     desk.check_books()
 
 
-def test_what_waited_for_a_silent_worker_that_then_died_was_never_sent() -> None:
+def opened_at_a_silent_worker() -> tuple[Desk, FakeWorker, FakeClient]:
     desk, holder, client = opened()
     holder.awake = False
     desk.pass_time(3.0)
     ask(client, 2, pin=1)
+    assert holder.held() == []
+    return desk, holder, client
+
+
+def test_what_waited_for_a_silent_worker_that_then_died_was_never_sent() -> None:
+    desk, holder, client = opened_at_a_silent_worker()
     holder.die()
     assert gone(client, 2)
     desk.check_books()
 
 
 def test_what_waited_for_a_silent_worker_goes_to_it_when_it_is_back() -> None:
-    desk, holder, client = opened()
-    holder.awake = False
-    desk.pass_time(3.0)
-    ask(client, 2, pin=1)
+    desk, holder, client = opened_at_a_silent_worker()
     ask(client, 3, pin=1)
-    assert holder.held() == []
     holder.awake = True
     holder.reconnect(pins=[(client.id, 1, "tcp", ORIGIN)])
     assert holder.held() == [2, 3]
