@@ -7,6 +7,7 @@ import random
 import socket
 
 HOST = "127.0.0.1"
+_given: set[int] = set()
 
 
 def udp_tcp_pair(host: str = HOST) -> tuple[socket.socket, socket.socket]:
@@ -24,10 +25,17 @@ def udp_tcp_pair(host: str = HOST) -> tuple[socket.socket, socket.socket]:
 
 
 def free_port(host: str = HOST) -> int:
-    """Return a port that is free now, for UDP and TCP. Somebody else may take it before you do."""
-    udp, tcp = udp_tcp_pair(host)
-    with udp, tcp:
-        return int(tcp.getsockname()[1])
+    """Return a port that is free now, for UDP and TCP, and was not given before: a server may want several.
+
+    Somebody else may take it before you do.
+    """
+    while True:
+        udp, tcp = udp_tcp_pair(host)
+        with udp, tcp:
+            port = int(tcp.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def three_free_ports(host: str = HOST) -> int:
