@@ -78,12 +78,12 @@ class Clients:
             if verb is Verb.HELLO:
                 self._hello(route, now_s, *values)
                 return
+            if verb is Verb.STATUS:
+                self._outbox.intake.append([route, self._status(now_s, *values)])
+                return
         except ProtocolError as error:
             self._life.malformed["intake"] += 1
             self._life.reject(self._outbox.intake, route, Reject.MALFORMED, error.text)
-            return
-        if verb is Verb.STATUS:
-            self._outbox.intake.append([route, self._status(now_s)])
             return
         session = self._session_at.get(route)
         if session is None:
@@ -99,8 +99,11 @@ class Clients:
             if len(frames) > 1:
                 self.awaiting_confirmation[session] = None
 
-    def _status(self, now_s: float) -> bytes:
+    def _status(self, now_s: float, query: dict[str, Any]) -> bytes:
+        number = checks.optional_uint(query.get("number"))
         report = self._report(now_s)
+        if number is not None:
+            report["number"] = number
         head = wire.encode(Verb.STATUS, report)
         if len(head) > wire.MAX_MESSAGE_BYTES:
             # libzmq would close the asker's connection, again and again.

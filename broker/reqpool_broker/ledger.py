@@ -351,7 +351,7 @@ class Ledger:
             if pin is None or pin.worker is not None:
                 self.end_gone(terms, seqs)
                 return
-            pin.take(worker)
+            pin.take(worker, now_s)
         count = len(seqs)
         requests = dict(zip(seqs, payloads, strict=True))
         lease = Lease(terms, origin, worker, requests, group.past, now_s)
@@ -468,7 +468,7 @@ class Ledger:
         now_s = session.last_heard_s
         pin = Pin(session, number, self.origins.get(kind, name, now_s))
         session.pins[number] = pin
-        pin.take(worker)
+        pin.take(worker, now_s)
         self.origins.use(pin.origin)
 
     def end_opening(self, terms: Terms) -> None:

@@ -21,19 +21,22 @@ class Pin:
         number: chosen by its client.
         origin: where it leads.
         worker: who holds it; None until its first request is leased.
+        since_s: when that was, or at least since when it is known; monotonic.
     """
 
-    __slots__ = ("number", "origin", "session", "worker")
+    __slots__ = ("number", "origin", "session", "since_s", "worker")
 
     def __init__(self, session: Session, number: int, origin: Origin) -> None:
         self.session = session
         self.number = number
         self.origin = origin
         self.worker: Worker | None = None
+        self.since_s = 0.0
 
-    def take(self, worker: Worker) -> None:
+    def take(self, worker: Worker, now_s: float) -> None:
         """Its first request is leased to ``worker``."""
         self.worker = worker
+        self.since_s = now_s
         worker.pins[self] = None
         self.origin.upstream.pins += 1
         self.origin.pins[worker] = self.origin.pins.get(worker, 0) + 1

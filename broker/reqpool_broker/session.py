@@ -145,6 +145,10 @@ class Session:
         leased = {seq for seq, place in self.open.items() if isinstance(place, Lease)}
         return leased.union(self.doubtful, *(group.seqs for group, _ in self.held))
 
+    def is_silent(self, now_s: float, liveness_s: float) -> bool:
+        """Has its client been frozen, killed or cut off, as far as can be told by its silence?"""
+        return now_s - self.last_heard_s > liveness_s
+
     @property
     def pending(self) -> int:
         """Requests held for it in all."""

@@ -144,7 +144,7 @@ class Broker:
             "sessions_total": len(self.sessions),
             "client_limits": asdict(self.clients.limits),
             "workers": [
-                worker.report(now_s, blocking=ledger.grants.is_blocking(worker))
+                worker.report(now_s, self.liveness_s, blocking=ledger.grants.is_blocking(worker))
                 for worker in ledger.workers.values()
             ],
             "awaited": [

@@ -181,21 +181,36 @@ class Worker:
         percent = self.sample.get("cpu_percent", 0.0)
         return percent / 100 if isinstance(percent, (int, float)) else 0.0
 
-    def report(self, now_s: float, *, blocking: bool) -> dict[str, Any]:
+    def forsaken_pins(self, now_s: float, liveness_s: float) -> list[Pin]:
+        """Held connections whose clients are silent and have nothing running here: they will not let go."""
+        running = {lease.terms.session for lease in self.leases}
+        return [
+            pin
+            for pin in self.pins
+            if pin.session.is_silent(now_s, liveness_s) and pin.session not in running
+        ]
+
+    def _oldest_s(self, now_s: float, liveness_s: float) -> float:
+        """Age of the oldest of what it would wait for if it were to drain now; 0.0 if there is nothing."""
+        awaited = (pin.since_s for pin in self.pins if not pin.session.is_silent(now_s, liveness_s))
+        leased = (lease.since_s for lease in self.leases)
+        return now_s - min(next(leased, now_s), next(awaited, now_s))
+
+    def report(self, now_s: float, liveness_s: float, *, blocking: bool) -> dict[str, Any]:
         """What ``reqpool status`` shows.
 
         Args:
             now_s: monotonic seconds.
+            liveness_s: silence after which a client counts as lost.
             blocking: it is silent, and others wait for what it holds.
         """
-        oldest = next(iter(self.leases), None)
         return {
             "id": self.id.hex(),
             "name": self.name,
             "pid": self.pid,
             "state": self.state,
             "in_flight": self.in_flight,
-            "oldest_s": 0.0 if oldest is None else round(now_s - oldest.since_s, 3),
+            "oldest_s": round(self._oldest_s(now_s, liveness_s), 3),
             "since_heartbeat_s": round(now_s - self.last_heard_s, 3),
             "blocking": blocking,
             "sample": self.sample,

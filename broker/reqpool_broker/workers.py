@@ -347,7 +347,13 @@ class Workers:
             self._beat(worker, now_s)
 
     def hasten_drains(self, now_s: float) -> None:
-        """Tell workers that drain at once what has been acknowledged: they only wait for that."""
+        """Have workers that drain wait no longer than they must.
+
+        They are told at once what has been acknowledged, and what they hold for silent clients is let go of.
+        """
         for worker in self._ledger.workers.values():
+            if worker.state == "draining":
+                for pin in worker.forsaken_pins(now_s, self._life.liveness_s):
+                    self._ledger.unpin(pin.session, pin.number, tell=True)
             if worker.waits_for_news:
                 self._beat(worker, now_s)

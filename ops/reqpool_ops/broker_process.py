@@ -97,7 +97,6 @@ class BrokerProcess:
         standby: the one that waits for its end, None if none does.
         urls: of the sockets ``intake``, ``results`` and ``workers``; empty until a broker has bound them.
         ready: the present one has bound them.
-        asked_s: when it was asked for a report last, monotonic.
     """
 
     def __init__(self, program: list[str], url: str, config: CheckedConfig | None, reign: Reign) -> None:
@@ -120,7 +119,7 @@ class BrokerProcess:
         self._intake: StatusClient | None = None
         self._undertaker: zmq.Socket[bytes] | None = None
         self._connect_s = math.inf
-        self.asked_s = 0.0
+        self._asked_s = 0.0
         self._answered_s = 0.0
         self._run_time = RunTime()
         self._log = CountedLog(log)
@@ -140,7 +139,7 @@ class BrokerProcess:
     @property
     def is_uneasy(self) -> bool:
         """Does it leave a question unanswered for longer than a busy one would?"""
-        return self._intake is not None and self.asked_s - self._answered_s > UNEASY_S
+        return self._intake is not None and self._asked_s - self._answered_s > UNEASY_S
 
     # --- life ---
 
@@ -281,6 +280,8 @@ class BrokerProcess:
     def ask(self, now_s: float, every_s: float) -> None:
         """Ask for a report; a broker that leaves the question unanswered for long is killed.
 
+        The report's ``number`` is the instant of its question, in ms: it may come after the next question.
+
         Args:
             now_s: monotonic seconds.
             every_s: how long the last question may be ago.
@@ -288,7 +289,7 @@ class BrokerProcess:
         if self._intake is None:
             return
         still_s = self._run_time.still_s(self.child.pid, now_s)
-        silent_s = now_s - self._answered_s if self.asked_s > self._answered_s else 0.0
+        silent_s = now_s - self._answered_s if self._asked_s > self._answered_s else 0.0
         if silent_s > HUNG_S or min(silent_s, still_s) > FROZEN_S:
             if not self._can_judge(now_s):
                 return
@@ -300,10 +301,10 @@ class BrokerProcess:
             )
             self.child.signal(signal.SIGKILL)
             self._hang_up()
-        elif now_s - self.asked_s >= every_s:
-            self.asked_s = now_s
+        elif now_s - self._asked_s >= every_s:
+            self._asked_s = now_s
             with contextlib.suppress(zmq.Again):  # its silence speaks for itself
-                self._intake.ask()
+                self._intake.ask(int(now_s * 1000))
 
     def _can_judge(self, now_s: float) -> bool:
         """Could we have reached it? For want of file descriptors libzmq waits in silence for better times."""
@@ -333,7 +334,7 @@ class BrokerProcess:
                 self._undertaker.send(head, zmq.DONTWAIT)
 
     def _connect(self, now_s: float) -> None:
-        self.asked_s = self._answered_s = now_s
+        self._asked_s = self._answered_s = now_s
         self._connect_s = math.inf
         try:
             self._intake = StatusClient(self.urls["intake"], self._context)

@@ -21,14 +21,14 @@ LEAVE_NO_DOUBT = frozenset((ORDERLY, BOOT_FAILURE, NEVER_BEGAN))
 log = logging.getLogger("reqpool")
 
 
-def has_ended(report: Mapping[str, Any], asked_s: float, since_s: float) -> bool:
-    """Has all ended that workers had at an instant?
+def has_ended(report: Mapping[str, Any], since_s: float) -> bool:
+    """Has all ended that workers had at an instant, requests and held connections?
 
     Args:
-        report: a broker's.
-        asked_s: when it was asked for, monotonic.
+        report: a broker's, its number the instant at which it was asked for, monotonic, in ms.
         since_s: the instant, monotonic.
     """
+    asked_s = (number(report.get("number")) or 0.0) / 1000
     ages_s = [number(worker.get("oldest_s")) or 0.0 for worker in maps(report.get("workers"))]
     return asked_s - max(ages_s, default=0.0) > since_s
 

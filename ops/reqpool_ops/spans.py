@@ -12,6 +12,6 @@ WORKER_ENDS_S = worker.END_S + MARGIN_S
 BROKER_ENDS_S = broker.END_S + MARGIN_S
 """What the broker gets."""
 SERVE_ON_S = worker.DRAIN_S
-"""How long a cluster that is told to stop serves on, while something runs that ran at the order."""
+"""How long a cluster that is told to stop serves on, while something runs or is held since before that."""
 STOP_ENDS_S = SERVE_ON_S + WORKER_ENDS_S + BROKER_ENDS_S + MARGIN_S
 """From the order to the end of all, the supervisor included: what ``stop``, and the next ``start``, wait."""

@@ -38,9 +38,14 @@ class StatusClient:
             self.close()
             raise
 
-    def ask(self) -> None:
-        """Send the question; an answer may come some day."""
-        self.socket.send(wire.encode(wire.Verb.STATUS, {}), zmq.DONTWAIT)
+    def ask(self, number: int | None = None) -> None:
+        """Send the question; an answer may come some day.
+
+        Args:
+            number: given back in the report, which may come after the next question; None: there is one only.
+        """
+        query = {} if number is None else {"number": number}
+        self.socket.send(wire.encode(wire.Verb.STATUS, query), zmq.DONTWAIT)
 
     def answer(self) -> dict[str, Any] | None:
         """Return the newest report that has come, None if none has. Never blocks.

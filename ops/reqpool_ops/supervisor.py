@@ -9,8 +9,8 @@ of the poll: a signal's byte, a child's pidfd, the parent's pidfd, the broker's 
        |                           |  second signal, or the parent is gone            |
        +---------------------------+---------> everything is killed <-----------------+
 
-While it is finishing it serves as before: nobody is to wait in the queue for somebody else's slow request.
-What is left to drain then began after the order.
+While it is finishing it serves as before: nobody is to wait in the queue for somebody else's slow request,
+or for a connection that somebody holds. What is left to drain then began after the order.
 
 SIGHUP has the configuration read again; without one it is as SIGTERM. SIGUSR1 is for one worker more, SIGUSR2
 for one fewer, SIGRTMIN for other processes in the place of all: :mod:`.rolling`.
@@ -84,7 +84,8 @@ class Plan:
         drain_s: what workers get to finish what they run when they are told to go, before they are killed.
         broker: the broker's module, and the workers'; arguments are added.
         worker: the same of a worker.
-        serve_on_s: how long a cluster that is told to stop serves on, while something runs that ran then.
+        serve_on_s: how long a cluster that is told to stop serves on, while something runs or is held since
+            before that.
         config: names and policies of upstreams, None if there are none. The supervisor closes it.
     """
 
@@ -366,7 +367,7 @@ class Supervisor:
         report = self._broker.report(now_s)
         if report is not None and self._phase in (Phase.RUNNING, Phase.FINISHING):
             self._fleet.judge(report, now_s)
-            if self._phase is Phase.FINISHING and has_ended(report, self._broker.asked_s, self._told_s):
+            if self._phase is Phase.FINISHING and has_ended(report, self._told_s):
                 self._drain(now_s)
         self._broker.ask(now_s, self._ask_every_s)
 

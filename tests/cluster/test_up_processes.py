@@ -18,7 +18,8 @@ import reqpool
 from support.cluster import Cluster, cluster
 from support.dns_peer import UdpPeer, echo, silent
 from support.ports import three_free_ports
-from support.tcp_peer import TcpPeer, echo_until
+from support.redis_peer import commands
+from support.tcp_peer import Connection, TcpPeer, echo_until
 from support.wait import wait_until
 
 
@@ -135,6 +136,31 @@ def test_a_stop_serves_others_while_a_slow_request_ends() -> None:
         assert not slow.done()
         slow_peer.release()
         assert slow.result() == b"slow"
+        assert started.supervisor.wait(20) == 0
+        assert "WARNING" not in started.log()
+
+
+def says_ok(connection: Connection) -> None:
+    for _ in commands(connection):
+        connection.send(b"+OK\r\n")
+
+
+def test_a_stop_serves_others_while_a_client_holds_a_connection() -> None:
+    with (
+        TcpPeer(says_ok) as redis,
+        UdpPeer(echo) as peer,
+        cluster(workers=1) as started,
+        reqpool.Pool(started.url) as pool,
+    ):
+        with pool.redis_session(f"redis://{redis.address}") as session:
+            session.command("WATCH", "k").result(10)
+            started.supervisor.send_signal(signal.SIGTERM)
+            wait_until(lambda: "SIGTERM: stopping" in started.log())
+            (worker,) = started.live_workers()
+            later_s = worker["oldest_s"] + 1.0
+            wait_until(lambda: [w["oldest_s"] > later_s for w in started.live_workers()] == [True])
+            assert pool.udp(peer.address, b"quick", timeout=5).result() == b"quick"
+            session.command("UNWATCH").result(10)
         assert started.supervisor.wait(20) == 0
         assert "WARNING" not in started.log()
 

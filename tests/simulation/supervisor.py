@@ -122,7 +122,7 @@ class SimulatedBroker:
         self._told_s = 0.0
         self._intake: Dealer | None = None
         self._undertaker: Dealer | None = None
-        self.asked_s = self._answered_s = 0.0
+        self._asked_s = self._answered_s = 0.0
 
     @property
     def children(self) -> list[Child]:
@@ -183,7 +183,7 @@ class SimulatedBroker:
                 self.child.signal(signal.SIGKILL)
             return
         self.ready = True
-        self.asked_s = self._answered_s = now_s
+        self._asked_s = self._answered_s = now_s
         world, supervisor = self._supervisor.world, self._supervisor
         self._intake = Dealer(world.network, supervisor, world.url)
         self._undertaker = Dealer(world.network, supervisor, world.workers_url, bounded=False)
@@ -201,19 +201,19 @@ class SimulatedBroker:
     def ask(self, now_s: float, every_s: float) -> None:
         if self._intake is None:
             return
-        silent_s = now_s - self._answered_s if self.asked_s > self._answered_s else 0.0
+        silent_s = now_s - self._answered_s if self._asked_s > self._answered_s else 0.0
         process = self.child.process
         still_s = now_s - process.frozen_s if process is not None and process.frozen else 0.0
         if silent_s > BROKER_HUNG_S or min(silent_s, still_s) > FROZEN_S:
             self.child.signal(signal.SIGKILL)
             self._hang_up()
-        elif now_s - self.asked_s >= every_s:
-            self.asked_s = now_s
-            self._intake.send([wire.encode(Verb.STATUS, {})])
+        elif now_s - self._asked_s >= every_s:
+            self._asked_s = now_s
+            self._intake.send([wire.encode(Verb.STATUS, {"number": int(now_s * 1000)})])
 
     @property
     def is_uneasy(self) -> bool:
-        return self._intake is not None and self.asked_s - self._answered_s > UNEASY_S
+        return self._intake is not None and self._asked_s - self._answered_s > UNEASY_S
 
     def tell_news(self) -> None:
         if self._undertaker is not None:
@@ -294,7 +294,7 @@ class SupervisorProcess(Process):
         report = broker.report(now_s)
         if report is not None and self._phase in (Phase.RUNNING, Phase.FINISHING):
             fleet.judge(report, now_s)
-            if self._phase is Phase.FINISHING and has_ended(report, broker.asked_s, self._told_s):
+            if self._phase is Phase.FINISHING and has_ended(report, self._told_s):
                 self._drain(now_s)
         often = self._restart is not None or fleet.is_uneasy or broker.is_uneasy
         often = often and self._phase is Phase.RUNNING

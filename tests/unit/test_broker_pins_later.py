@@ -198,3 +198,65 @@ def test_what_waited_for_a_silent_worker_goes_to_it_when_it_is_back() -> None:
     holder.answer()
     assert client.code(2) == client.code(3) == Code.OK
     desk.check_books()
+
+
+# --- a worker that drains ----------------------------------------------------------------------------
+
+
+def drain(holder: FakeWorker) -> None:
+    holder.send(Verb.DRAIN, holder.epoch, holder.seen)
+    holder.desk.settle()
+
+
+def test_a_worker_that_drains_lets_go_of_what_it_holds_for_a_silent_client() -> None:
+    desk, holder, client = opened()
+    client.awake = False
+    desk.pass_time(3.0)
+    assert holder.unpinned == []
+    drain(holder)
+    desk.pass_time(0.1)
+    assert holder.unpinned == [(client.id, 1)]
+    client.awake = True
+    ask(client, 2, pin=1)
+    assert gone(client, 2)
+    desk.check_books()
+
+
+def test_a_client_that_falls_silent_while_its_worker_drains_loses_what_is_held_for_it() -> None:
+    desk, holder, client = opened()
+    other = desk.client()
+    ask(other, 1, pin=1, opens=True)
+    holder.answer(1)
+    drain(holder)
+    desk.pass_time(1.0)
+    client.awake = False
+    desk.pass_time(2.0)
+    assert holder.unpinned == []
+    desk.pass_time(1.0)
+    assert holder.unpinned == [(client.id, 1)]
+    ask(other, 2, pin=1)
+    assert holder.held() == [2]
+    desk.check_books()
+
+
+def test_what_a_silent_client_has_running_on_a_held_connection_goes_on_while_its_worker_drains() -> None:
+    desk, holder, client = opened()
+    ask(client, 2, pin=1)
+    client.awake = False
+    drain(holder)
+    desk.pass_time(5.0)
+    assert holder.unpinned == []
+    holder.answer(2)
+    assert client.code(2) == Code.OK
+    desk.pass_time(0.1)
+    assert holder.unpinned == [(client.id, 1)]
+    desk.check_books()
+
+
+def test_what_runs_on_a_held_connection_goes_on_though_only_its_worker_knows_of_it() -> None:
+    desk, holder, _, client = restarted()
+    report(holder, client)
+    client.awake = False
+    drain(holder)
+    desk.pass_time(5.0)
+    assert holder.unpinned == []

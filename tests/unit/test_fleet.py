@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from reqpool.wire import Verb
 from reqpool_ops.fleet import has_ended
 from support.fake_peers import Desk
+from support.pinned import ask, opened
 
 
-def report(*oldest_s: Any) -> dict[str, Any]:
-    return {"workers": [{"oldest_s": age_s} for age_s in oldest_s]}
+def report(*oldest_s: Any, number: Any = 101_000) -> dict[str, Any]:
+    return {"number": number, "workers": [{"oldest_s": age_s} for age_s in oldest_s]}
 
 
 @pytest.mark.parametrize(
@@ -22,34 +24,79 @@ def report(*oldest_s: Any) -> dict[str, Any]:
         (report(0.0, 1.1), False),
         (report("much", None), True),
         (report(), True),
-        ({}, True),
+        ({"number": 101_000}, True),
+        ({}, False),
+        (report(0.0, number="now"), False),
     ],
 )
 def test_what_ran_at_an_instant_has_ended_once_nothing_older_is_reported(
     told: dict[str, Any], ended: bool
 ) -> None:
-    assert has_ended(told, asked_s=101.0, since_s=100.0) is ended
+    assert has_ended(told, since_s=100.0) is ended
 
 
 def test_a_report_asked_for_before_the_instant_says_nothing() -> None:
-    assert not has_ended(report(0.0), asked_s=99.9, since_s=100.0)
+    assert not has_ended(report(0.0, number=99_900), since_s=100.0)
+
+
+def test_a_report_says_which_question_it_answers() -> None:
+    client = Desk().client()
+    client.send(Verb.STATUS, {"number": 99_900})
+    client.send(Verb.STATUS, {})
+    client.desk.settle()
+    reports = [fields[0] for verb, fields in client.replies if verb is Verb.STATUS]
+    assert [told.get("number") for told in reports] == [99_900, None]
+
+
+def test_a_question_with_a_number_that_is_none_is_malformed() -> None:
+    client = Desk().client()
+    client.send(Verb.STATUS, {"number": "now"})
+    client.desk.settle()
+    assert client.replies[-1][0] is Verb.REJECT
+
+
+def oldest_s(desk: Desk) -> float:
+    (told,) = desk.broker.report(desk.now_s)["workers"]
+    return float(told["oldest_s"])
 
 
 def test_the_broker_reports_the_age_of_what_a_worker_has_had_for_longest() -> None:
     desk = Desk()
     worker, client = desk.worker(), desk.client()
-
-    def oldest_s() -> float:
-        (told,) = desk.broker.report(desk.now_s)["workers"]
-        return float(told["oldest_s"])
-
-    assert oldest_s() == 0.0
+    assert oldest_s(desk) == 0.0
     client.submit(1)
     desk.pass_time(2.0)
     client.submit(2)
     desk.pass_time(1.0)
-    assert 3.0 <= oldest_s() < 3.5
+    assert 3.0 <= oldest_s(desk) < 3.5
     worker.answer(1)
-    assert 1.0 <= oldest_s() < 1.5
+    client.acknowledge()
+    assert 1.0 <= oldest_s(desk) < 1.5
     worker.answer(2)
-    assert oldest_s() == 0.0
+    client.acknowledge()
+    assert oldest_s(desk) == 0.0
+
+
+def test_the_age_of_a_held_connection_counts_until_it_is_let_go_of() -> None:
+    desk, _, client = opened()
+    client.acknowledge()
+    desk.pass_time(2.0)
+    ask(client, 2, pin=1)
+    assert 2.0 <= oldest_s(desk) < 2.5
+    client.send(Verb.UNPIN, 1)
+    desk.workers[next(iter(desk.workers))].answer(2)
+    client.acknowledge()
+    assert oldest_s(desk) == 0.0
+
+
+def test_what_is_held_for_a_silent_client_is_waited_for_no_longer() -> None:
+    desk, _, client = opened()
+    client.acknowledge()
+    client.awake = False
+    desk.pass_time(2.0)
+    assert oldest_s(desk) >= 2.0
+    desk.pass_time(1.0)
+    assert oldest_s(desk) == 0.0
+    client.awake = True
+    desk.pass_time(1.0)
+    assert oldest_s(desk) >= 4.0

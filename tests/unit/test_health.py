@@ -29,7 +29,9 @@ def report(*workers: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def heard(identity: bytes, silent_s: float, epoch: int = 7) -> dict[str, Any]:
     """A report as the broker itself writes it: the two must mean the same by a worker's id."""
-    return report(Worker(identity, "worker-1", 1, 0.0).report(silent_s, blocking=False), epoch=epoch)
+    return report(
+        Worker(identity, "worker-1", 1, 0.0).report(silent_s, silent_s, blocking=False), epoch=epoch
+    )
 
 
 def test_a_pool_with_all_its_workers_is_well() -> None:

@@ -38,8 +38,10 @@ while parent not in dict(poller.poll()):
     os.write(2, b"head " + head.hex().encode() + bytes([10]))  # in one piece, between the others' lines
     if head[1] == wire.Verb.STARTED:
         live.add(head[4:20].hex())
-    workers = [{"id": id_, "state": "live"} for id_ in sorted(live)]
-    socket.send_multipart([route, wire.encode(wire.Verb.STATUS, {"epoch": 1, "workers": workers})])
+    if head[1] == wire.Verb.STATUS:
+        workers = [{"id": id_, "state": "live"} for id_ in sorted(live)]
+        report = {"epoch": 1, "workers": workers, **wire.unpack(head)[1]}
+        socket.send_multipart([route, wire.encode(wire.Verb.STATUS, report)])
 """
 SLEEP = "import os, select, sys; select.select([os.pidfd_open(int(sys.argv[-1]))], [], [])"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True);" + SLEEP
