@@ -516,6 +516,19 @@ class Clients:
             if any(keeper is worker for batch in session.unacked for keeper, _ in batch.keepers):
                 self.beat(session)
 
+    def awaited(self, now_s: float) -> dict[Worker, float]:
+        """Workers that keep results until clients acknowledge them, silent clients aside.
+
+        Returns:
+            With each, when the one of these clients was heard that has not been heard for longest.
+        """
+        heard_s: dict[Worker, float] = {}
+        for session in self.sessions.values():
+            if not session.is_silent(now_s, self._life.liveness_s):
+                for worker in {keeper for batch in session.unacked for keeper, _ in batch.keepers}:
+                    heard_s[worker] = min(heard_s.get(worker, now_s), session.last_heard_s)
+        return heard_s
+
     def beat_due_sessions(self) -> None:
         """Send the sessions of the results socket whose turn it is their heartbeats."""
         for session in self.spread.turn():

@@ -134,6 +134,7 @@ class Broker:
     def report(self, now_s: float) -> dict[str, Any]:
         """What ``reqpool status`` shows."""
         ledger = self.ledger
+        heard_s = self.clients.awaited(now_s)
         busiest = sorted(self.sessions.values(), key=lambda session: session.pending, reverse=True)
         return {
             "epoch": self.epoch,
@@ -144,7 +145,11 @@ class Broker:
             "sessions_total": len(self.sessions),
             "client_limits": asdict(self.clients.limits),
             "workers": [
-                worker.report(now_s, self.liveness_s, blocking=ledger.grants.is_blocking(worker))
+                worker.report(
+                    now_s,
+                    min(worker.awaits_since_s(now_s, self.liveness_s), heard_s.get(worker, now_s)),
+                    blocking=ledger.grants.is_blocking(worker),
+                )
                 for worker in ledger.workers.values()
             ],
             "awaited": [

@@ -61,7 +61,8 @@ class Worker:
         keeping: which settings it keeps for this connection.
         max_settings_bytes: the largest it takes.
         told: people have been told that it is a stranger.
-        told_of: ``received`` and :attr:`undelivered` in the last heartbeat to it.
+        forsaken: all clients that have not acknowledged what it keeps are silent; known while it drains.
+        told_of: ``received``, :attr:`undelivered` and ``forsaken`` in the last heartbeat to it.
         full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
         large: large groups on their way to it through this connection.
     """
@@ -88,7 +89,8 @@ class Worker:
         self.sample: dict[str, Any] = {}
         self.full = False
         self.told = False
-        self.told_of: tuple[int, list[int]] = (0, [])
+        self.forsaken = False
+        self.told_of: tuple[int, list[int], bool] = (0, [], False)
         self.unconfirmed_bytes = 0
         self.keeping = Keeping()
         self.max_settings_bytes = wire.MAX_SETTINGS_BYTES
@@ -128,7 +130,8 @@ class Worker:
         self.base += self.received
         self.received = 0
         self.parts = {}
-        self.told_of = (0, [])
+        self.forsaken = False
+        self.told_of = (0, [], False)
         self.large = LargeLeases(apart=apart)
 
     def heartbeat(self, epoch: int, now_s: float, liveness_s: float) -> bytes:
@@ -140,7 +143,7 @@ class Worker:
         while times[0][1] < now_s - liveness_s:
             times.popleft()
         number, seen = self.heartbeats_sent, self.heartbeat_seen
-        self.told_of = (self.received, self.undelivered)
+        self.told_of = (self.received, self.undelivered, self.forsaken)
         return wire.encode(Verb.HEARTBEAT, epoch, seen, number, *self.told_of)
 
     def is_stale(self, seen: int, now_s: float, liveness_s: float) -> bool:
@@ -159,11 +162,12 @@ class Worker:
 
     @property
     def waits_for_news(self) -> bool:
-        """Does it drain, and know less than could be told of what it keeps?"""
-        return self.state == "draining" and self.told_of != (self.received, self.undelivered)
+        """Could it be told more of what it keeps?"""
+        return self.told_of != (self.received, self.undelivered, self.forsaken)
 
     def part_published(self) -> int:
         """Note that a batch was published from the RESULTS just received; returns its unique number."""
+        self.forsaken = False
         number = self.base + self.received
         self.parts[number] = self.parts.get(number, 0) + 1
         return number
@@ -190,18 +194,19 @@ class Worker:
             if pin.session.is_silent(now_s, liveness_s) and pin.session not in running
         ]
 
-    def _oldest_s(self, now_s: float, liveness_s: float) -> float:
-        """Age of the oldest of what it would wait for if it were to drain now; 0.0 if there is nothing."""
-        awaited = (pin.since_s for pin in self.pins if not pin.session.is_silent(now_s, liveness_s))
+    def awaits_since_s(self, now_s: float, liveness_s: float) -> float:
+        """Since when is there what would keep it, if it were to drain now: requests, or connections held for
+        clients that are heard? ``now_s`` if there is nothing."""
+        pinned = (pin.since_s for pin in self.pins if not pin.session.is_silent(now_s, liveness_s))
         leased = (lease.since_s for lease in self.leases)
-        return now_s - min(next(leased, now_s), next(awaited, now_s))
+        return min(next(leased, now_s), next(pinned, now_s))
 
-    def report(self, now_s: float, liveness_s: float, *, blocking: bool) -> dict[str, Any]:
+    def report(self, now_s: float, since_s: float, *, blocking: bool) -> dict[str, Any]:
         """What ``reqpool status`` shows.
 
         Args:
             now_s: monotonic seconds.
-            liveness_s: silence after which a client counts as lost.
+            since_s: since when it has the oldest of what a drain would wait for; ``now_s`` if nothing.
             blocking: it is silent, and others wait for what it holds.
         """
         return {
@@ -210,7 +215,7 @@ class Worker:
             "pid": self.pid,
             "state": self.state,
             "in_flight": self.in_flight,
-            "oldest_s": round(self._oldest_s(now_s, liveness_s), 3),
+            "oldest_s": round(now_s - since_s, 3),
             "since_heartbeat_s": round(now_s - self.last_heard_s, 3),
             "blocking": blocking,
             "sample": self.sample,

@@ -349,11 +349,14 @@ class Workers:
     def hasten_drains(self, now_s: float) -> None:
         """Have workers that drain wait no longer than they must.
 
-        They are told at once what has been acknowledged, and what they hold for silent clients is let go of.
+        They are told at once what has been acknowledged, or will not be because clients are silent. What they
+        hold for such clients is let go of.
         """
-        for worker in self._ledger.workers.values():
-            if worker.state == "draining":
-                for pin in worker.forsaken_pins(now_s, self._life.liveness_s):
-                    self._ledger.unpin(pin.session, pin.number, tell=True)
+        draining = [worker for worker in self._ledger.workers.values() if worker.state == "draining"]
+        awaited = self._clients.awaited(now_s) if draining else {}
+        for worker in draining:
+            for pin in worker.forsaken_pins(now_s, self._life.liveness_s):
+                self._ledger.unpin(pin.session, pin.number, tell=True)
+            worker.forsaken = bool(worker.parts) and worker not in awaited
             if worker.waits_for_news:
                 self._beat(worker, now_s)

@@ -162,7 +162,7 @@ BROKER_TO_WORKER: Schema = {
     Verb.REJECT: (("code", uint), ("text", text), ("about", fields)),
     Verb.HEARTBEAT: (
         ("epoch", uint), ("seen", uint), ("number", uint), ("received", uint),
-        ("undelivered", array(uint)),
+        ("undelivered", array(uint)), ("forsaken", boolean, False),
     ),
     Verb.LEASE: (("epoch", uint), ("seen", uint), ("groups", lease_groups)),
     Verb.PIECE: (("epoch", uint), ("seen", uint), ("offset", uint), ("piece", blob)),

@@ -100,3 +100,17 @@ def test_what_is_held_for_a_silent_client_is_waited_for_no_longer() -> None:
     client.awake = True
     desk.pass_time(1.0)
     assert oldest_s(desk) >= 4.0
+
+
+def test_a_client_that_has_not_acknowledged_counts_from_when_it_was_heard() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    client.submit(1)
+    worker.answer(1)
+    desk.pass_time(5.0)
+    assert oldest_s(desk) < 0.6, "it lives"
+    client.awake = False
+    desk.pass_time(2.0)
+    assert 1.4 <= oldest_s(desk) <= 2.5
+    desk.pass_time(1.0)
+    assert oldest_s(desk) == 0.0

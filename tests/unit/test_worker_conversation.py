@@ -178,6 +178,44 @@ def test_a_drain_that_nobody_acknowledges_ends_in_doubt_and_without_goodbye(talk
     assert talk.heard(Verb.GOODBYE) == []
 
 
+def test_a_drain_does_not_wait_for_clients_that_are_silent(talk: Talk) -> None:
+    run_once(talk, span_ms=60_000)
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(0.2, received=1, undelivered=(1,))
+    assert not talk.conversation.over
+    talk.pass_s(0.2, received=1, undelivered=(1,), forsaken=True)
+    assert talk.conversation.over
+    assert talk.conversation.in_doubt == 1
+    assert talk.heard(Verb.GOODBYE) == []
+
+
+def test_a_drain_waits_for_what_has_not_arrived_whoever_is_silent(talk: Talk) -> None:
+    run_once(talk, span_ms=60_000)
+    talk.lease(2, span_ms=60_000)
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(0.5, received=1, undelivered=(1,), forsaken=True)
+    assert not talk.conversation.over, "a request runs"
+    talk.upstreams.answer(2)
+    talk.pass_s(0.5, received=1, undelivered=(1,), forsaken=True)
+    assert not talk.conversation.over, "its result is on its way"
+    talk.pass_s(0.5, received=2, undelivered=(1, 2))
+    assert not talk.conversation.over
+    talk.pass_s(0.2, received=2, undelivered=(1,), forsaken=True)
+    assert talk.conversation.over
+
+
+def test_what_a_broker_said_of_silent_clients_ends_with_its_connection(talk: Talk) -> None:
+    run_once(talk, span_ms=60_000)
+    talk.lease(2, span_ms=60_000)
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(0.2, received=1, undelivered=(1,), forsaken=True)
+    talk.upstreams.answer(2)
+    lose_connection(talk)
+    talk.welcome()
+    talk.pass_s(0.5, received=2, undelivered=(1, 2))
+    assert not talk.conversation.over
+
+
 def test_a_drain_gives_clients_their_time_with_the_broker_that_is_there_now(talk: Talk) -> None:
     run_once(talk, span_ms=60_000)
     talk.conversation.drain(talk.now_s)

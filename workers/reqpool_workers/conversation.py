@@ -100,6 +100,7 @@ class Conversation:
         self._draining = False
         self._told_s = self._idle_s = 0.0
         self._drain_beat = 0
+        self._forsaken = False
         self._turn_s = now_s
         self._held_back_s = 0.0
         self._handlers: dict[Verb, Callable[..., None]] = {
@@ -227,6 +228,7 @@ class Conversation:
         self._grants.lapse()
         self._leases.kept.clear()
         self._pieces = Pieces()
+        self._forsaken = False
         self.give_back_stranded()
         # What HELLO does not list as held never arrived, to the broker: it leases it again by itself.
         self.ledger.take_returns()
@@ -319,10 +321,13 @@ class Conversation:
         name = Reject(code).name if code in set(Reject) else str(code)
         self._hang_up(f"rejected by the broker ({name}): {text}", now_s)
 
-    def _on_heartbeat(self, now_s: float, number: int, received: int, undelivered: list[int]) -> None:
+    def _on_heartbeat(
+        self, now_s: float, number: int, received: int, undelivered: list[int], forsaken: bool
+    ) -> None:
         self._link.heartbeat(number)
         self.outbox.received(received)
         self.outbox.undelivered(undelivered)
+        self._forsaken = forsaken
         self.outbox.expire(now_s)
 
     # --- requests ----------------------------------------------------------------------------------
@@ -389,10 +394,12 @@ class Conversation:
             return
         self.outbox.expire(now_s)
         link = self._link
+        live = link.state is LinkState.LIVE
+        told = live and self.ledger.empty and link.answered >= self._drain_beat
         if self.in_doubt:
-            heard_s = now_s - max(self._idle_s, link.welcomed_s) if link.state is LinkState.LIVE else 0.0
-            self.over = heard_s > ACKNOWLEDGE_S
-        elif link.state is LinkState.LIVE and self.ledger.empty and link.answered >= self._drain_beat:
+            heard_s = now_s - max(self._idle_s, link.welcomed_s) if live else 0.0
+            self.over = heard_s > ACKNOWLEDGE_S or (told and self.outbox.arrived and self._forsaken)
+        elif told:
             self._say(now_s, Verb.GOODBYE)
             self.over = self.said_goodbye = True
         else:

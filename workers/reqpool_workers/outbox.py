@@ -87,6 +87,11 @@ class Outbox:
         return self._unreceived_bytes > self._max_bytes
 
     @property
+    def arrived(self) -> bool:
+        """Has the broker received all that is kept?"""
+        return not self._unreceived
+
+    @property
     def kept_bytes(self) -> int:
         """Size of all blobs that are kept."""
         return self._unreceived_bytes + self._undelivered_bytes

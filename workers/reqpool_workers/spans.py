@@ -9,8 +9,8 @@ DRAIN_PINS_S = 5.0
 ACKNOWLEDGE_S = 3.0
 """Of that, how long it waits, with a broker there, for clients to acknowledge what must not be repeated.
 
-Those that live do so within a heartbeat; one that stands still for longer than the liveness span must not
-hold a restart up."""
+Those that live do so within a heartbeat, or once they have connected again. Where all that have not are
+silent for longer than the liveness span, it does not wait: they must not hold a restart up."""
 GOODBYE_LINGER_S = 1.0
 """How long its last words may take to leave."""
 END_S = DRAIN_S + GOODBYE_LINGER_S

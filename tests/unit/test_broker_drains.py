@@ -1,0 +1,63 @@
+"""What a broker says to a worker that drains of clients that are silent: fake clock, no sockets."""
+
+from __future__ import annotations
+
+from reqpool.wire import Flag, Verb
+from support.fake_peers import TICK_S, Desk, FakeClient, FakeWorker
+
+ONCE = Flag(0)
+
+
+def answered(*, silent: bool) -> tuple[Desk, FakeWorker, FakeClient]:
+    """A worker that keeps a result for a client that has not acknowledged it."""
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    client.submit(1, flags=ONCE)
+    worker.answer(1)
+    client.awake = not silent
+    desk.pass_time(3.0)
+    return desk, worker, client
+
+
+def drain(worker: FakeWorker) -> None:
+    worker.send(Verb.DRAIN, worker.epoch, worker.seen)
+    worker.desk.settle()
+    worker.desk.pass_time(2 * TICK_S)
+
+
+def test_a_draining_worker_is_told_at_once_that_a_client_is_silent() -> None:
+    _, worker, _ = answered(silent=True)
+    assert not worker.forsaken
+    drain(worker)
+    assert (worker.undelivered, worker.forsaken) == ([1], True)
+
+
+def test_a_client_that_is_heard_is_waited_for_until_it_falls_silent() -> None:
+    desk, worker, client = answered(silent=False)
+    drain(worker)
+    assert not worker.forsaken
+    client.awake = False
+    desk.pass_time(2.0)
+    assert not worker.forsaken
+    desk.pass_time(1.0)
+    assert worker.forsaken
+    client.heartbeat()
+    desk.pass_time(2 * TICK_S)
+    assert not worker.forsaken
+
+
+def test_one_client_that_is_heard_is_enough_to_be_waited_for() -> None:
+    desk, worker, _ = answered(silent=True)
+    other = desk.client()
+    other.submit(1, flags=ONCE)
+    drain(worker)
+    assert worker.forsaken
+    worker.answer(1)
+    worker.heartbeat()
+    desk.settle()
+    assert (worker.undelivered, worker.forsaken) == ([1, 2], False), "from the first word of its receipt"
+    desk.pass_time(1.0)
+    assert not worker.forsaken
+    other.acknowledge()
+    desk.pass_time(2 * TICK_S)
+    assert (worker.undelivered, worker.forsaken) == ([1], True)
