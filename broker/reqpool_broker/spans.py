@@ -13,3 +13,6 @@ GOODBYE_LINGER_S = 0.2
 """How long its goodbyes may take to leave."""
 END_S = COME_S + TICK_S + LAST_WORDS_S + GOODBYE_LINGER_S
 """From the order to its end, if it is not busy."""
+HELD_S = 10.0
+"""Where all workers drain, held connections that are older and idle are let go of: a cluster that was told to
+stop has served on for as long for their sake."""

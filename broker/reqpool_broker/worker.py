@@ -185,14 +185,10 @@ class Worker:
         percent = self.sample.get("cpu_percent", 0.0)
         return percent / 100 if isinstance(percent, (int, float)) else 0.0
 
-    def forsaken_pins(self, now_s: float, liveness_s: float) -> list[Pin]:
-        """Held connections whose clients are silent and have nothing running here: they will not let go."""
+    def idle_pins(self) -> list[Pin]:
+        """Connections held for sessions that have nothing running here."""
         running = {lease.terms.session for lease in self.leases}
-        return [
-            pin
-            for pin in self.pins
-            if pin.session.is_silent(now_s, liveness_s) and pin.session not in running
-        ]
+        return [pin for pin in self.pins if pin.session not in running]
 
     def awaits_since_s(self, now_s: float, liveness_s: float) -> float:
         """Since when is there what would keep it, if it were to drain now: requests, or connections held for

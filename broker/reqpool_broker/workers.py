@@ -14,6 +14,7 @@ from .attempts import Attempts
 from .clients import Clients
 from .life import WORKER_FORGET_S, Life
 from .requests import Terms
+from .spans import HELD_S
 from .worker import Worker
 
 log = logging.getLogger("reqpool")
@@ -350,13 +351,20 @@ class Workers:
         """Have workers that drain wait no longer than they must.
 
         They are told at once what has been acknowledged, or will not be because clients are silent. What they
-        hold for such clients is let go of.
+        hold for such clients is let go of. If all drain, and everybody waits, so is what has long been held.
         """
-        draining = [worker for worker in self._ledger.workers.values() if worker.state == "draining"]
-        awaited = self._clients.awaited(now_s) if draining else {}
+        workers = self._ledger.workers.values()
+        draining = [worker for worker in workers if worker.state == "draining"]
+        if not draining:
+            return
+        liveness_s = self._life.liveness_s
+        serves = any(worker.state == "live" for worker in workers)
+        awaited = self._clients.awaited(now_s)
         for worker in draining:
-            for pin in worker.forsaken_pins(now_s, self._life.liveness_s):
-                self._ledger.unpin(pin.session, pin.number, tell=True)
+            for pin in worker.idle_pins():
+                is_old = not serves and now_s - pin.since_s > HELD_S
+                if is_old or pin.session.is_silent(now_s, liveness_s):
+                    self._ledger.unpin(pin.session, pin.number, tell=True)
             worker.forsaken = bool(worker.parts) and worker not in awaited
             if worker.waits_for_news:
                 self._beat(worker, now_s)
