@@ -363,10 +363,8 @@ class Oracle:
         alive = {client.session_id for client in world.clients if client.alive}
         for id_, session in broker.sessions.items():
             if id_ not in alive:
-                self.fail(
-                    Wrong.KEPT,
-                    f"the broker keeps the session of a client that is gone: {session.report(0.0)}",
-                )
+                told = session.report(0.0, broker.clients.limits)
+                self.fail(Wrong.KEPT, f"the broker keeps the session of a client that is gone: {told}")
             kept = {
                 "open": session.open,
                 "unacked": session.unacked,
@@ -381,9 +379,8 @@ class Oracle:
                     )
         for worker in broker.ledger.workers.values():
             if worker.leases or worker.parts or worker.in_flight or worker.pins:
-                self.fail(
-                    Wrong.KEPT, f"the broker keeps leases or parts of a worker at rest: {worker.report(0.0)}"
-                )
+                told = worker.report(0.0, 0.0, blocking=False)
+                self.fail(Wrong.KEPT, f"the broker keeps leases or parts of a worker at rest: {told}")
         for process in world.workers:
             if process.alive:
                 outbox = process.conversation.outbox
