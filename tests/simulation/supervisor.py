@@ -243,7 +243,7 @@ class SupervisorProcess(Process):
         self._restarts_asked = self._restarts_begun = 0
         self._restart: Steps | None = None
         self._told_to_stop = False
-        self._told_s = math.inf
+        self._told_s = self._drained_s = math.inf
         now_s = self.scheduler.now_s
         self._broker.start(now_s)
         self._fleet.start_all(now_s)
@@ -314,13 +314,14 @@ class SupervisorProcess(Process):
             self._phase = Phase.STOPPING
             broker.dismiss(now_s)
         if self._phase is Phase.STOPPING and broker.child.process is None:
+            self.world.drains_s.append(now_s - self._drained_s)
             self.die()
             return now_s
         due = [min(child.due_s, child.kill_s) for child in (broker.child, *fleet.workers)]
         return max(now_s + 0.001, min(now_s + every_s, *due))
 
     def _drain(self, now_s: float) -> None:
-        self._phase = Phase.DRAINING
+        self._phase, self._drained_s = Phase.DRAINING, now_s
         self._fleet.dismiss_all(now_s)
 
     def _restart_further(self, now_s: float) -> None:

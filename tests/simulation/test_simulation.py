@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from reqpool.wire import LIVENESS_MS
+
 from .mutations import MUTATIONS, Mutation
 from .oracle import NEWS_S
-from .plan import Fault, draw_plan
+from .plan import Attempt, Fault, Manner, draw_plan
 from .shrink import Shrinker, retrace
 from .world import World
 
@@ -97,6 +100,20 @@ def test_a_loss_explains_doubt_until_its_news_has_had_time_to_reach_the_clients(
 def test_planned_stops_cost_nobody_an_error() -> None:
     # 3972: the cluster is stopped before a client has come to the broker after the one that named doubtful.
     assert _check((*range(30), 3972), calm=True) > 100_000
+
+
+def test_a_stop_keeps_nobody_waiting_for_clients_that_are_frozen_or_killed() -> None:
+    drains_s: list[float] = []
+    for seed in range(40):
+        plan = draw_plan(seed, only=(Fault.FREEZE_CLIENT, Fault.KILL_CLIENT, Fault.STOP_CLUSTER))
+        quick = tuple(ask._replace(attempts=(Attempt(Manner.ANSWER, 0.01),)) for ask in plan.asks)
+        world = World(plan._replace(asks=quick))
+        assert world.run().wrong is None
+        drains_s += world.drains_s
+    assert len(drains_s) > 10
+    # One that falls silent after the order is waited for until that is known.
+    assert max(drains_s) < LIVENESS_MS / 1000 + 0.5
+    assert statistics.median(drains_s) < 0.1
 
 
 def test_what_is_promised_holds_for_fresh_seeds() -> None:

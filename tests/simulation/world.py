@@ -66,6 +66,9 @@ class World:
     Args:
         plan: what is to happen.
         tell: is given each line of a trace; None: nothing is traced.
+
+    Attributes:
+        drains_s: of clusters that were told to stop, the time from when the workers were, too, to the end.
     """
 
     url = "tcp://10.0.0.9:5570"
@@ -91,6 +94,7 @@ class World:
         self.clients: list[ClientProcess] = []
         self.workers: list[WorkerProcess] = []
         self.brokers: list[BrokerProcess] = []
+        self.drains_s: list[float] = []
         self._ids = 0
         self._counts: dict[str, int] = {}
         self._strikes = Strikes(self)
