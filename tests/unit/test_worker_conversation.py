@@ -204,6 +204,18 @@ def test_a_drain_waits_for_what_has_not_arrived_whoever_is_silent(talk: Talk) ->
     assert talk.conversation.over
 
 
+def test_a_drain_that_is_to_end_in_doubt_waits_until_the_broker_has_what_it_hands_back(talk: Talk) -> None:
+    run_once(talk, span_ms=60_000)
+    talk.upstreams.slots_granted = 0
+    talk.lease(2, span_ms=60_000)
+    talk.conversation.drain(talk.now_s)
+    talk.beat(received=1, undelivered=(1,), forsaken=True)
+    assert talk.heard(Verb.RETURN)
+    assert not talk.conversation.over
+    talk.beat(received=1, undelivered=(1,), forsaken=True)
+    assert talk.conversation.over
+
+
 def test_what_a_broker_said_of_silent_clients_ends_with_its_connection(talk: Talk) -> None:
     run_once(talk, span_ms=60_000)
     talk.lease(2, span_ms=60_000)

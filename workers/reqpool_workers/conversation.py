@@ -172,10 +172,14 @@ class Conversation:
         if ledger.dirty and not self._holds_back(now_s):
             for batch in self.outbox.pack(ledger.take_results()):
                 self._send_batch(now_s, batch)
+        hands_back = bool(ledger.returns or ledger.failures)
         if ledger.returns:
             self._say(now_s, Verb.RETURN, ledger.take_returns())
         if ledger.failures:
             self._say(now_s, Verb.RETRY, ledger.take_failures())
+        if hands_back and self._draining:
+            # What the broker has not read when it hears of an end in doubt would count as sent upstream.
+            self._drain_beat = self.beat(now_s)
         if ledger.unpinned:
             held = {pin for pin, _, _ in self._upstreams.pins()}
             for pin in ledger.take_unpinned():
