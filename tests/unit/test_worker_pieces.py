@@ -47,6 +47,12 @@ def test_worker_says_at_once_that_it_has_read_a_piece() -> None:
     assert len(talk.heard(Verb.HEARTBEAT)) == 1
 
 
+def test_heartbeat_is_not_answered_at_once_however_much_it_says() -> None:
+    talk = welcomed()
+    talk.beat(0, range(wire.LARGE_MESSAGE_BYTES))
+    assert not talk.heard(Verb.HEARTBEAT)
+
+
 def test_small_lease_between_the_pieces_is_taken_by_itself() -> None:
     talk = welcomed()
     talk.say(Verb.PIECE, 0, LARGE)

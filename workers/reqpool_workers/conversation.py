@@ -37,6 +37,9 @@ KEPT_RESULTS_BYTES = 64 << 20
 HOLD_BACK_S = 0.002
 """Longest time that results gather while there are requests to go on with."""
 MOST_HELD_BACK = 256
+_LARGE = frozenset((Verb.LEASE, Verb.PIECE))
+"""What the broker sends no more of before it is answered. Nothing else is: it answers each heartbeat of a
+worker that drains, and one about thousands of undelivered RESULTS would go back and forth without a pause."""
 
 
 class Carrier(Protocol):
@@ -146,13 +149,18 @@ class Conversation:
                     self._hang_up(f"a stale {verb.name}", now_s)
                     return
             self._handlers[verb](now_s, *values)
-            if sum(map(len, frames)) > wire.LARGE_MESSAGE_BYTES and self._link.state is LinkState.LIVE:
-                if verb is Verb.LEASE:  # GRANTs overtake a large one: others may have its connections by now
-                    self.give_back_stranded()
-                self.beat(now_s)  # so that the broker knows that the next one can come
+            if verb in _LARGE and sum(map(len, frames)) > wire.LARGE_MESSAGE_BYTES:
+                self._took_large(verb, now_s)
         except ProtocolError as error:
             self.ledger.ignored += 1
             self._log.warning("ignored a malformed message: %s", error.text)
+
+    def _took_large(self, verb: Verb, now_s: float) -> None:
+        if self._link.state is not LinkState.LIVE:
+            return
+        if verb is Verb.LEASE:  # GRANTs overtake a large one: others may have its connections by now
+            self.give_back_stranded()
+        self.beat(now_s)  # so that the broker knows that the next one can come
 
     def lose(self, why: str, now_s: float) -> None:
         """Note that the carrier's connection broke; it is open still, and hung up by this."""
