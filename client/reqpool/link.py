@@ -183,8 +183,9 @@ class Link:
     # --- writing and reading --------------------------------------------------------------------
 
     def has_room(self) -> bool:
-        """Ask the intake socket if it takes another message."""
-        if self._intake is None:
+        """Ask the intake socket if it takes another message: not once the connection broke, while what came
+        through it is still being read."""
+        if self._intake is None or self._ending is not None:
             return False
         self._intake_sent = True
         return sockets.events(self._intake)[1]

@@ -187,7 +187,7 @@ class ClientProcess(Process):
         self._lost = False
 
     def has_room(self) -> bool:
-        return self._intake is not None and self._intake.has_room
+        return self._intake is not None and not self._lost and self._intake.has_room
 
     def send(self, head: bytes, *payloads: bytes) -> bool:
         return self._intake is not None and self._intake.send([head, *payloads])

@@ -93,6 +93,24 @@ def test_what_came_before_the_loss_is_read_before_it_is_told() -> None:
     context.term()
 
 
+def test_nothing_is_sent_while_what_came_before_a_loss_is_read(
+    context: zmq.Context[zmq.Socket[bytes]],
+) -> None:
+    broker = context.socket(zmq.ROUTER)
+    broker.setsockopt(zmq.SNDHWM, 0)
+    url = f"tcp://127.0.0.1:{broker.bind_to_random_port('tcp://127.0.0.1')}"
+    link = Link(context, b"topic")
+    link.dial(url, b"hello")
+    route, _ = broker.recv_multipart()
+    assert link.has_room()
+    for _ in range(3 * MESSAGES_PER_TURN):
+        broker.send_multipart([route, b"word"])
+    broker.close(linger=10_000)
+    wait_until(lambda: bool(turn(link)) and not link.has_room())
+    assert link.loss is None, "not all has been read"
+    link.close(0)
+
+
 def turn(link: Link) -> list[list[bytes]]:
     """Sleep if there is nothing to be read, and read."""
     if not link.has_messages():
