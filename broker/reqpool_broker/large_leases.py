@@ -8,6 +8,7 @@ nothing of the lease, and it has not left. What goes to a held connection whose 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from reqpool import wire
@@ -39,14 +40,20 @@ class _Waiting:
         self.offset = 0
 
     def drop_ended(self) -> int:
-        """Leave out the requests that have ended; returns how many bytes they had."""
+        """Leave out the requests that have ended; returns how many bytes they had, which no longer wait."""
         group, open_ = self.group, self.lease.requests
         if len(open_) == len(group.seqs):
             return 0
         pairs = [pair for pair in zip(group.seqs, group.payloads, strict=True) if pair[0] in open_]
         seqs, payloads = zip(*pairs, strict=True) if pairs else ((), ())
         self.group = group._replace(seqs=seqs, payloads=payloads)
-        return _size_bytes(group) - _size_bytes(self.group)
+        ended_bytes = _size_bytes(group) - _size_bytes(self.group)
+        self.lease.terms.session.queued_bytes -= ended_bytes
+        return ended_bytes
+
+    def leave(self) -> None:
+        """It waits no longer."""
+        self.lease.terms.session.queued_bytes -= _size_bytes(self.group)
 
     def cut(self) -> Piece | None:
         """Take the next piece off; None if the rest goes with the LEASE."""
@@ -92,9 +99,16 @@ class LargeLeases:
         """How many groups wait?"""
         return len(self._waiting)
 
+    def __iter__(self) -> Iterator[tuple[Lease, int]]:
+        """Each lease that has not left, and how many bytes of it wait."""
+        for waiting in self._waiting:
+            yield waiting.lease, _size_bytes(waiting.group)
+
     def add(self, lease: Lease, group: wire.LeaseGroup, now_s: float) -> None:
         """A group was leased, and is to be sent as there is room for it."""
-        self.room_bytes -= _size_bytes(group)
+        size_bytes = _size_bytes(group)
+        self.room_bytes -= size_bytes
+        lease.terms.session.queued_bytes += size_bytes
         if not self.apart:
             group = group._replace(payloads=tuple(map(wire.as_bytes, group.payloads)))
         self._waiting.append(_Waiting(lease, group, now_s))
@@ -111,7 +125,7 @@ class LargeLeases:
             waiting = self._waiting[0]
             self.room_bytes += waiting.drop_ended()
             if not waiting.group.seqs:
-                self._waiting.popleft()
+                self._waiting.popleft().leave()
                 self.room_bytes -= waiting.offset  # which was sent, and has its room once it has arrived
                 if waiting.offset:
                     return Piece(0, b"")
@@ -119,7 +133,7 @@ class LargeLeases:
             piece = waiting.cut() if self.apart else None
             if piece is not None:
                 return piece
-            self._waiting.popleft()
+            self._waiting.popleft().leave()
             return waiting.rest(now_s)
         return None
 
@@ -149,7 +163,12 @@ class LargeLeases:
         Those for a connection that the worker holds stay as long as it is not dead: it may come back.
         """
         unsent = self.unsent
-        self._waiting = deque(w for w in self._waiting if not dead and w.lease.terms.goes_to_pin)
+        waiting, self._waiting = self._waiting, deque()
+        for one in waiting:
+            if not dead and one.lease.terms.goes_to_pin:
+                self._waiting.append(one)
+            else:
+                one.leave()
         return unsent - self.unsent
 
 

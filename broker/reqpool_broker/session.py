@@ -58,7 +58,7 @@ class Session:
         subscribed: its subscription has been accepted since the last HELLO.
         submitted: number of the last SUBMIT processed.
         unacked: result batches kept until acknowledged.
-        queued_bytes: payload bytes waiting in queues.
+        queued_bytes: payload bytes waiting in queues, or for room on the way to a worker.
         generation: which numbering of result batches this is: a client that has not heard that another began
             acknowledges what it never got.
         held: groups submitted again after a broker's restart, until the old workers have reported.

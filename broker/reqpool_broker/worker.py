@@ -132,6 +132,7 @@ class Worker:
         self.parts = {}
         self.forsaken = False
         self.told_of = (0, [], False)
+        self.large.withdraw(dead=True)  # what has not left by this one is leased again
         self.large = LargeLeases(apart=apart)
 
     def heartbeat(self, epoch: int, now_s: float, liveness_s: float) -> bytes:

@@ -56,6 +56,10 @@ def check_books(broker: Broker) -> None:
             session = group.terms.session
             size_bytes = sum(map(len, group.payloads[group.start :])) + group.settings_bytes
             waiting_bytes[session] = waiting_bytes.get(session, 0) + size_bytes
+    for worker in ledger.workers.values():
+        for lease, size_bytes in worker.large:
+            session = lease.terms.session
+            waiting_bytes[session] = waiting_bytes.get(session, 0) + size_bytes
     for session in broker.sessions.values():
         assert session.queued_bytes == waiting_bytes.get(session, 0)
         for pin in session.pins.values():

@@ -9,6 +9,8 @@ import pytest
 from reqpool import wire
 from reqpool.errors import Code
 from reqpool.wire import Flag, Group, Verb
+from reqpool_broker.client_limits import ClientLimits
+from reqpool_broker.config import Config
 from reqpool_broker.queue import QUANTUM_BYTES
 from support.fake_peers import UPSTREAM, Desk, FakeClient, FakeWorker
 from support.pinned import ORIGIN, gone, opened
@@ -277,6 +279,27 @@ def test_large_request_for_a_held_connection_waits_for_a_worker_that_is_silent()
     holder.reads = holder.awake = True
     holder.reconnect(pins=[(client.id, 1, "tcp", ORIGIN)])
     assert 2 in holder.held()
+    desk.check_books()
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["a worker that reads nothing", "a worker that is away"])
+def test_large_requests_for_held_connections_count_while_they_wait(away: bool) -> None:
+    desk, holder, client = opened()
+    desk.broker.reconfigure(Config(clients=ClientLimits(max_queued_bytes=4 * MIB)), desk.now_s)
+    holder.reads = False
+    if away:
+        holder.awake = False
+        desk.pass_time(desk.broker.liveness_s + 1.0)
+    for seq in range(2, 8):
+        client.say_groups([Group("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (seq,), (body(seq, MIB),))])
+    assert [client.code(seq) for seq in client.outcomes if seq > 1] == [Code.OVERLOADED] * 2
+    assert client.error(7)["sent"] is False
+    assert desk.broker.report(desk.now_s)["sessions"][0]["bytes_percent"] == 100.0
+    desk.check_books()
+    holder.awake = holder.reads = True
+    holder.reconnect(pins=[(client.id, 1, "tcp", ORIGIN)])
+    assert set(holder.held()) >= {2, 3, 4, 5}
+    assert desk.broker.sessions[client.id].queued_bytes == 0
     desk.check_books()
 
 
