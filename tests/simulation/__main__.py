@@ -14,7 +14,7 @@ from itertools import chain, islice
 
 from .plan import Fault, Plan, draw_plan
 from .shrink import Shrinker, retrace
-from .world import Outcome, World
+from .world import Outcome, play
 
 BATCH_RUNS = 32
 
@@ -33,7 +33,7 @@ def faults(text: str) -> tuple[Fault, ...]:
 def run_plan(plan: Plan) -> Outcome:
     """Run one plan."""
     logging.disable(logging.CRITICAL)  # the cores tell of every mishap, and there is nothing else here
-    return World(plan).run()
+    return play(plan)
 
 
 def show(plan: Plan) -> None:
@@ -50,6 +50,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, metavar="N", help="as many seeds as it takes")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (1)")
     parser.add_argument("--calm", action="store_true", help="only planned stops: no error at all")
+    parser.add_argument("--limits", choices=("small", "real"), help="instead of some with small ones")
     parser.add_argument("--only", type=faults, default=(), metavar="FAULT,FAULT", help=f"of {_NAMES}")
     parser.add_argument("--shrink", action="store_true", help="make the first that fails short, and trace it")
     parser.add_argument("--trace", action="store_true", help="print what happens in the first run")
@@ -62,7 +63,8 @@ def main() -> int:
     else:
         first = arguments.seed or 0
         wanted = range(first, first + (1 if arguments.steps is None else 1 << 30))
-    draw = partial(draw_plan, calm=True if arguments.calm else None, only=arguments.only)
+    small = None if arguments.limits is None else arguments.limits == "small"
+    draw = partial(draw_plan, calm=True if arguments.calm else None, only=arguments.only, small=small)
     if arguments.trace:
         show(draw(wanted[0]))
         return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from reqpool_broker.client_limits import ClientLimits
+from reqpool_broker.config import Config
 from reqpool_broker.state import Broker
 from reqpool_broker.succession import Predecessors
 
@@ -20,6 +22,9 @@ MESSAGES_PER_TURN = 64
 SLEPT_STATUS = 75
 LAST_WORDS_S = 0.2
 QUIET_S = 0.02
+MAX_PENDING = ClientLimits.max_pending
+MAX_QUEUED_BYTES = ClientLimits.max_queued_bytes
+MAX_MESSAGES_PER_S = ClientLimits.max_messages_per_s
 CHECK_EVERY = 256
 """Turns between two looks at the books."""
 
@@ -70,8 +75,17 @@ class BrokerProcess(Process):
         world = self.world
         epoch = self.random.getrandbits(48) | 1
         workers, reign, deaths = Predecessors.read(line)
+        limits = ClientLimits(
+            max_pending=MAX_PENDING, max_queued_bytes=MAX_QUEUED_BYTES, max_messages_per_s=MAX_MESSAGES_PER_S
+        )
         core = self.core = Broker(
-            "5571", now_s, epoch=epoch, predecessors=workers, reign=reign, deaths=deaths
+            "5571",
+            now_s,
+            epoch=epoch,
+            predecessors=workers,
+            reign=reign,
+            deaths=deaths,
+            config=Config(clients=limits),
         )
         self.intake = Server(world.network, self, world.url)
         self.results = Server(world.network, self, world.results_url)

@@ -53,7 +53,7 @@ class Mutation(NamedTuple):
 
     def draw(self, seed: int) -> Plan:
         """Draw a plan in which it shows soon: nothing may be repeated, and all has its time."""
-        plan = draw_plan(seed, calm=False, only=self.only)
+        plan = draw_plan(seed, calm=False, only=self.only, small=False)
         strikes = plan.strikes
         if self.freeze_s is not None:
             strikes = tuple(

@@ -11,6 +11,7 @@ from reqpool.errors import Code, PoolError
 from reqpool.future import Future
 from support.books import check_books
 
+from .limits import CRAMPING
 from .plan import Ask
 from .upstream import Attempt
 from .wrong import Broken, Wrong
@@ -145,6 +146,7 @@ class Oracle:
         self._losses: list[tuple[float, str]] = []
         """When something happened that may leave once requests in doubt if the broker ends, too."""
         self._silences: list[Silence] = []
+        self._cramped = any(name in CRAMPING for limit in world.plan.limits for name, _ in limit)
 
     def fail(self, wrong: Wrong, text: str) -> NoReturn:
         """Something is wrong.
@@ -261,11 +263,13 @@ class Oracle:
           life, or before the client could know when it submitted the request; or a worker cannot be reached
           now. That a broker has ended, or was frozen, is not a cause by itself: all is with the workers.
         - Its client was frozen for about as long as a session lasts.
+        - The broker that knew it has ended, and there was no room for its answer at a worker, or for itself
+          at the next broker, which happens only where that is a small limit.
         """
         key = asked.key.decode()
         if not asked.plan.once:
             self.fail(Wrong.UNKNOWN, f"{key} may be repeated, and ended with {error!r}")
-        if asked.doubt:
+        if asked.doubt or (asked.forgotten and self._cramped):
             return
         # The broker is gone that would know, and so is somebody who may have had it.
         if asked.forgotten and (

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from reqpool.wire import Verb
 
+from .limits import Limit, draw_limits
 from .upstream import Attempt, Manner
 
 
@@ -145,6 +146,7 @@ class Plan(NamedTuple):
         hosts: the upstreams.
         asks: the requests, in order of time.
         strikes: the faults, in order of time.
+        limits: those that are small; the others are as documented.
     """
 
     seed: int
@@ -158,19 +160,23 @@ class Plan(NamedTuple):
     hosts: tuple[Host, ...]
     asks: tuple[Ask, ...]
     strikes: tuple[Strike, ...]
+    limits: tuple[Limit, ...]
 
 
 def _log_uniform(draw: random.Random, low: float, high: float) -> float:
     return math.exp(draw.uniform(math.log(low), math.log(high)))
 
 
-def draw_plan(seed: int, *, calm: bool | None = None, only: Collection[Fault] = ()) -> Plan:
+def draw_plan(
+    seed: int, *, calm: bool | None = None, only: Collection[Fault] = (), small: bool | None = None
+) -> Plan:
     """Draw the plan of a seed.
 
     Args:
         seed: any integer.
         calm: see :class:`Plan`; None: the seed decides.
         only: the faults to choose from; none: all.
+        small: some limits are; None: the seed decides.
     """
     draw = random.Random(f"{seed}/plan")
     calm_drawn = draw.random() < 0.1
@@ -185,6 +191,10 @@ def draw_plan(seed: int, *, calm: bool | None = None, only: Collection[Fault] = 
     )
     asks = _asks(draw, span_s, clients, len(hosts), calm=calm)
     moments = [ask.at_s for ask in asks]
+    # From a source of its own: all else in a plan is the same with small limits as without.
+    draw_small = random.Random(f"{seed}/limits")
+    small_drawn = draw_small.random() < 0.4
+    small = small_drawn if small is None else small
     return Plan(
         seed=seed,
         calm=calm,
@@ -197,6 +207,7 @@ def draw_plan(seed: int, *, calm: bool | None = None, only: Collection[Fault] = 
         hosts=hosts,
         asks=asks,
         strikes=_strikes(draw, moments, only or (PLANNED if calm else WEIGHTS)),
+        limits=draw_limits(draw_small, refusing=not calm) if small else (),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from .plan import Plan
-from .world import Outcome, World
+from .world import Outcome, play
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class Shrinker:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.runs = 0
-        self._wrong = World(plan).run().wrong
+        self._wrong = play(plan).wrong
 
     def shrink(self) -> Plan:
         """Shrink as far as it goes, or as :data:`MOST_RUNS` runs take it."""
@@ -36,6 +36,7 @@ class Shrinker:
             before = self.plan
             self._take_out(lambda plan, strikes: plan._replace(strikes=tuple(strikes)), self.plan.strikes)
             self._take_out(lambda plan, asks: plan._replace(asks=tuple(asks)), self.plan.asks)
+            self._take_out(lambda plan, limits: plan._replace(limits=tuple(limits)), self.plan.limits)
             for simpler in self._simpler():
                 self._try(simpler)
         return self.plan
@@ -44,7 +45,7 @@ class Shrinker:
         if plan == self.plan or self.runs >= MOST_RUNS:
             return False
         self.runs += 1
-        if World(plan).run().wrong is not self._wrong:
+        if play(plan).wrong is not self._wrong:
             return False
         self.plan = plan
         return True
@@ -88,5 +89,5 @@ class Shrinker:
 def retrace(plan: Plan) -> tuple[list[str], Outcome]:
     """Run a plan once more and return its trace."""
     lines: list[str] = []
-    outcome = World(plan, lines.append).run()
+    outcome = play(plan, lines.append)
     return lines, outcome

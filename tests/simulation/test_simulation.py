@@ -14,13 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from reqpool.wire import LIVENESS_MS
+from reqpool import wire
+from reqpool_broker import large_leases
 
+from .limits import in_force
 from .mutations import MUTATIONS, Mutation
 from .oracle import NEWS_S
 from .plan import Attempt, Fault, Manner, draw_plan
 from .shrink import Shrinker, retrace
-from .world import World
+from .world import World, play
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -51,15 +53,25 @@ REGRESSIONS = (
 )
 """Seeds that once failed, each with the faults it draws from (empty: all of them). See SEEDS.md."""
 
+SMALL_REGRESSIONS = ((1341,), (2075,))
+"""The same of seeds with small limits."""
 
-def _check(seeds: Iterable[int], *, calm: bool | None = None, only: tuple[Fault, ...] = ()) -> int:
+
+def _check(
+    seeds: Iterable[int],
+    *,
+    calm: bool | None = None,
+    only: tuple[Fault, ...] = (),
+    small: bool | None = None,
+) -> int:
     """Run seeds and return how many steps they took; fails with the first that fails."""
     steps = 0
     for seed in seeds:
-        outcome = World(draw_plan(seed, calm=calm, only=only)).run()
+        outcome = play(draw_plan(seed, calm=calm, only=only, small=small))
         steps += outcome.steps
         if outcome.wrong is not None:
             how = " --calm" if calm else ""
+            how += f" --limits {'small' if small else 'real'}" if small is not None else ""
             how += f" --only {','.join(fault.name for fault in only)}" if only else ""
             pytest.fail(
                 f"seed {seed}: {outcome.wrong.value}: {outcome.text}\n"
@@ -70,17 +82,36 @@ def _check(seeds: Iterable[int], *, calm: bool | None = None, only: tuple[Fault,
 
 
 def test_what_is_promised_holds_for_fixed_seeds() -> None:
-    assert _check(range(150)) > 1_000_000
+    assert _check(range(150), small=False) > 1_000_000
+
+
+def test_what_is_promised_holds_for_fixed_seeds_with_small_limits() -> None:
+    assert _check(range(80), small=True) > 500_000
+
+
+@pytest.mark.parametrize("seeds", SMALL_REGRESSIONS)
+def test_seeds_that_failed_once_with_small_limits_no_longer_do(seeds: tuple[int, ...]) -> None:
+    assert _check(seeds, small=True) > 0
+
+
+def test_small_limits_hold_wherever_they_are_imported_and_for_one_run_only() -> None:
+    def limits() -> set[int]:
+        return {wire.PIECE_BYTES, large_leases.PIECE_BYTES}
+
+    documented = limits()
+    with in_force(((("PIECE_BYTES", 8), ("WINDOW_BYTES", 64)),)):
+        assert limits() == {8}
+    assert limits() == documented
 
 
 @pytest.mark.parametrize(("seeds", "only"), REGRESSIONS)
 def test_seeds_that_failed_once_no_longer_do(seeds: tuple[int, ...], only: tuple[Fault, ...]) -> None:
-    assert _check(seeds, only=only) > 0
+    assert _check(seeds, only=only, small=False) > 0
 
 
 @pytest.mark.parametrize("who", ["nobody", "broker", "supervisor", "broker, too late"])
 def test_a_loss_explains_doubt_until_its_news_has_had_time_to_reach_the_clients(who: str) -> None:
-    world = World(draw_plan(0, calm=False)._replace(asks=(), strikes=()))
+    world = World(draw_plan(0, calm=False, small=False)._replace(asks=(), strikes=()))
     world.scheduler.run(world.scheduler.now_s + 5.0, 100_000)
     process = world.supervisor if who == "supervisor" else world.broker
     assert process is not None
@@ -99,7 +130,8 @@ def test_a_loss_explains_doubt_until_its_news_has_had_time_to_reach_the_clients(
 
 def test_planned_stops_cost_nobody_an_error() -> None:
     # 3972: the cluster is stopped before a client has come to the broker after the one that named doubtful.
-    assert _check((*range(30), 3972), calm=True) > 100_000
+    assert _check((*range(30), 3972), calm=True, small=False) > 100_000
+    assert _check(range(20), calm=True, small=True) > 50_000
 
 
 def test_a_stop_keeps_nobody_waiting_for_clients_that_are_frozen_or_killed() -> None:
@@ -112,7 +144,7 @@ def test_a_stop_keeps_nobody_waiting_for_clients_that_are_frozen_or_killed() -> 
         drains_s += world.drains_s
     assert len(drains_s) > 10
     # One that falls silent after the order is waited for until that is known.
-    assert max(drains_s) < LIVENESS_MS / 1000 + 0.5
+    assert max(drains_s) < wire.LIVENESS_MS / 1000 + 0.5
     assert statistics.median(drains_s) < 0.1
 
 
@@ -157,7 +189,7 @@ def test_a_seed_gives_the_same_run_byte_for_byte() -> None:
 def test_a_fault_put_back_is_found(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     mutation.put_back(monkeypatch)
     for seed in mutation.seeds:
-        if World(mutation.draw(seed)).run().wrong is mutation.wrong:
+        if play(mutation.draw(seed)).wrong is mutation.wrong:
             return
     pytest.fail(f"not found by seeds {mutation.seeds}")
 
@@ -166,7 +198,7 @@ def test_a_failing_run_is_made_short_and_replays(monkeypatch: pytest.MonkeyPatch
     mutation = next(one for one in MUTATIONS if "counts no death" in one.what)
     mutation.put_back(monkeypatch)
     plans = map(mutation.draw, mutation.seeds)
-    failing = next(plan for plan in plans if World(plan).run().wrong is mutation.wrong)
+    failing = next(plan for plan in plans if play(plan).wrong is mutation.wrong)
     short = Shrinker(failing).shrink()
     assert len(short.asks) <= 3
     assert len(short.strikes) <= 3

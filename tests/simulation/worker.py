@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reqpool.errors import Code
 from reqpool.wire import KindInfo
 from reqpool_ops.children import NEVER_BEGAN
+from reqpool_workers import conversation
 from reqpool_workers.conversation import Conversation
 from reqpool_workers.ledger import Dropped, Lease, Ledger, Pin, Request
 from reqpool_workers.policy import Policy
@@ -64,7 +65,8 @@ class WorkerProcess(Process):
         ]
         about = {"worker": identity, "name": name, "pid": 1, "kinds": kinds}
         self._begins_s = now_s = world.scheduler.now_s + boot_s
-        self.conversation = Conversation(about, self, self.sites, self.ledger, now_s)
+        kept_bytes = conversation.KEPT_RESULTS_BYTES
+        self.conversation = Conversation(about, self, self.sites, self.ledger, now_s, kept_bytes=kept_bytes)
         self.at(now_s + TEND_S, self._tend)
         self.wake_at(now_s)
 

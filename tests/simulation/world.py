@@ -14,6 +14,7 @@ from reqpool_ops.children import NEVER_BEGAN
 
 from .broker import BrokerProcess
 from .client import ClientProcess, SimulatedKind, route_of
+from .limits import in_force
 from .network import Network, Weather
 from .oracle import Oracle
 from .plan import Plan
@@ -61,7 +62,7 @@ class Outcome(NamedTuple):
 
 
 class World:
-    """All there is in one run.
+    """All there is in one run: see :func:`play`.
 
     Args:
         plan: what is to happen.
@@ -297,6 +298,12 @@ class World:
         client, asked = about
         if client.alive:
             client.cancel(asked)
+
+
+def play(plan: Plan, tell: Callable[[str], None] | None = None) -> Outcome:
+    """Run a plan, with its limits; the arguments are those of :class:`World`."""
+    with in_force(plan.limits):
+        return World(plan, tell).run()
 
 
 def _identity(what: str, seed: int, name: str) -> bytes:
