@@ -28,6 +28,18 @@ class Piece(NamedTuple):
     data: Any
 
 
+class Rest(NamedTuple):
+    """What is left of a payload once its pieces have been sent, all of it where there were none.
+
+    Attributes:
+        ahead_bytes: what was sent of it in pieces.
+        group: as it is leased.
+    """
+
+    ahead_bytes: int
+    group: wire.LeaseGroup
+
+
 class _Waiting:
     """A group that is leased, and whose LEASE has not left."""
 
@@ -64,7 +76,7 @@ class _Waiting:
         self.offset += PIECE_BYTES
         return Piece(offset, wire.view(payload)[offset : self.offset])
 
-    def rest(self, now_s: float) -> wire.LeaseGroup:
+    def rest(self, now_s: float) -> Rest:
         """The group with what is left of its payload, and of its time."""
         group, waited_ms = self.group, round((now_s - self.since_s) * 1000)
         if self.offset:
@@ -75,7 +87,7 @@ class _Waiting:
                 wait_ms=None if group.wait_ms is None else max(0, group.wait_ms - waited_ms),
                 queued_ms=group.queued_ms + waited_ms,
             )
-        return group
+        return Rest(self.offset, group)
 
 
 class LargeLeases:
@@ -119,7 +131,7 @@ class LargeLeases:
             waiting.group.pin == pin and waiting.group.session == session_id for waiting in self._waiting
         )
 
-    def next(self, now_s: float) -> Piece | wire.LeaseGroup | None:
+    def next(self, now_s: float) -> Piece | Rest | None:
         """What is to be sent now, right after a heartbeat; None if nothing."""
         while self._waiting and self._under_way_bytes < PIECES_BYTES:
             waiting = self._waiting[0]
@@ -137,9 +149,9 @@ class LargeLeases:
             return waiting.rest(now_s)
         return None
 
-    def sent(self, heartbeat: int, step: Piece | wire.LeaseGroup) -> None:
+    def sent(self, heartbeat: int, step: Piece | Rest) -> None:
         """What :meth:`next` returned is under way, right behind a heartbeat: who has read that has it."""
-        size_bytes = len(step.data) if isinstance(step, Piece) else _size_bytes(step)
+        size_bytes = len(step.data) if isinstance(step, Piece) else _size_bytes(step.group)
         self.under_way.append((heartbeat, size_bytes))
         self._under_way_bytes += size_bytes
 

@@ -244,15 +244,24 @@ class Ledger:
         self._cancels.clear()
 
     def _send(
-        self, worker: Worker, route: bytes, groups: list[wire.LeaseGroup], *, apart: bool = False
+        self,
+        worker: Worker,
+        route: bytes,
+        groups: list[wire.LeaseGroup],
+        *,
+        apart: bool = False,
+        ahead: tuple[int, ...] = (),
     ) -> None:
-        """Put lease groups into messages; with ``apart`` their large payloads into frames of their own."""
+        """Put lease groups into messages; with ``apart`` their large payloads into frames of their own.
+
+        ``ahead``: how many bytes of the one payload that is sent were sent in pieces, if it was any.
+        """
         outbox, seen = self.outbox.workers, worker.heartbeat_seen
         for batch in batches(groups, worker.keeping):
             for fresh in worker.keeping.take_fresh():
                 outbox.append([route, wire.encode(Verb.KEEP, self.epoch, seen, *fresh)])
             parted, payloads = wire.set_apart(batch, _PAYLOADS_AT) if apart else (batch, [])
-            outbox.append([route, wire.encode(Verb.LEASE, self.epoch, seen, parted), *payloads])
+            outbox.append([route, wire.encode(Verb.LEASE, self.epoch, seen, parted, *ahead), *payloads])
         worker.keeping.end_turn()
 
     def _send_large(self, now_s: float) -> None:
@@ -267,7 +276,8 @@ class Ledger:
                 if isinstance(step, Piece):
                     outbox.append([route, wire.encode(Verb.PIECE, self.epoch, worker.heartbeat_seen, *step)])
                 else:
-                    self._send(worker, route, [step], apart=large.apart)
+                    ahead = (step.ahead_bytes,) if step.ahead_bytes else ()
+                    self._send(worker, route, [step.group], apart=large.apart, ahead=ahead)
             if not had_room and large.room_bytes > 0:  # what waited has ended
                 self.wake_large()
             if not large:

@@ -164,7 +164,7 @@ BROKER_TO_WORKER: Schema = {
         ("epoch", uint), ("seen", uint), ("number", uint), ("received", uint),
         ("undelivered", array(uint)), ("forsaken", boolean, False),
     ),
-    Verb.LEASE: (("epoch", uint), ("seen", uint), ("groups", lease_groups)),
+    Verb.LEASE: (("epoch", uint), ("seen", uint), ("groups", lease_groups), ("ahead", uint, 0)),
     Verb.PIECE: (("epoch", uint), ("seen", uint), ("offset", uint), ("piece", blob)),
     Verb.CANCEL: (("epoch", uint), ("seen", uint), ("groups", session_seqs)),
     Verb.GRANT: (

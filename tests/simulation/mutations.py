@@ -136,7 +136,8 @@ def _believe_a_session_that_expired(patch: pytest.MonkeyPatch) -> None:
 
 
 def _take_the_last_piece_for_all(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Pieces, "complete", lambda self, frames: frames)
+    complete = Pieces.complete
+    patch.setattr(Pieces, "complete", lambda self, frames: (frames, complete(self, frames)[1]))
 
 
 def _believe_who_was_away_for_long(patch: pytest.MonkeyPatch) -> None:

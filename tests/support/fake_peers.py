@@ -78,8 +78,10 @@ class Desk:
             if route in self.workers:
                 worker = self.workers[route]
                 worker.sent_bytes += sum(map(len, payloads))
-                whole = worker.pieces.complete(payloads) if payloads else []
-                worker.take(*wire.decode(head, wire.BROKER_TO_WORKER, whole))
+                whole, ahead_bytes = worker.pieces.complete(payloads) if payloads else ([], 0)
+                verb, values = wire.decode(head, wire.BROKER_TO_WORKER, whole)
+                assert verb is not Verb.LEASE or values[3] == ahead_bytes
+                worker.take(verb, values)
         for topic, head, *blobs in outbox.results:
             for client in self.clients.values():
                 if client.id == topic:

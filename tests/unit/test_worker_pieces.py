@@ -19,8 +19,8 @@ def payload_of(talk: Talk, seq: int) -> bytes:
     return request.payload
 
 
-def lease(talk: Talk, seq: int, rest: bytes) -> None:
-    talk.say(Verb.LEASE, [GROUP._replace(seqs=(seq,))], payloads=[rest])
+def lease(talk: Talk, seq: int, rest: bytes, ahead: int = 0) -> None:
+    talk.say(Verb.LEASE, [GROUP._replace(seqs=(seq,))], ahead, payloads=[rest])
 
 
 def welcomed() -> Talk:
@@ -35,7 +35,7 @@ def test_payload_is_what_came_in_pieces_and_the_rest() -> None:
     talk.say(Verb.PIECE, 0, b"a" * 9)
     talk.say(Verb.PIECE, 9, b"b" * 9)
     assert not any(talk.conversation.ledger.held())
-    lease(talk, 1, LARGE)
+    lease(talk, 1, LARGE, ahead=18)
     lease(talk, 2, LARGE)
     assert payload_of(talk, 1) == b"a" * 9 + b"b" * 9 + LARGE
     assert payload_of(talk, 2) == LARGE
@@ -57,7 +57,7 @@ def test_small_lease_between_the_pieces_is_taken_by_itself() -> None:
     talk = welcomed()
     talk.say(Verb.PIECE, 0, LARGE)
     talk.say(Verb.LEASE, [GROUP._replace(seqs=(2,), payloads=(b"small",))])
-    lease(talk, 1, LARGE)
+    lease(talk, 1, LARGE, ahead=len(LARGE))
     assert payload_of(talk, 2) == b"small"
     assert payload_of(talk, 1) == LARGE * 2
 
@@ -67,7 +67,7 @@ def test_piece_at_offset_0_drops_what_came_before(piece: bytes) -> None:
     talk = welcomed()
     talk.say(Verb.PIECE, 0, b"cancelled")
     talk.say(Verb.PIECE, 0, piece)
-    lease(talk, 1, LARGE)
+    lease(talk, 1, LARGE, ahead=len(piece))
     assert payload_of(talk, 1) == piece + LARGE
 
 
@@ -79,6 +79,22 @@ def test_connection_on_which_a_piece_is_missing_is_given_up() -> None:
     assert not any(talk.conversation.ledger.held())
     talk.pass_s(5.0)
     assert len(talk.hellos) > 1
+
+
+@pytest.mark.parametrize("ahead", [0, 8, 10])
+def test_payload_of_which_another_part_came_ahead_is_not_run(ahead: int) -> None:
+    talk = welcomed()
+    talk.say(Verb.PIECE, 0, b"a" * 9)
+    lease(talk, 1, LARGE, ahead)
+    assert not any(talk.conversation.ledger.held())
+    talk.pass_s(5.0)
+    assert len(talk.hellos) > 1
+
+
+def test_payload_whose_pieces_were_lost_is_not_run() -> None:
+    talk = welcomed()
+    lease(talk, 1, LARGE, ahead=9)
+    assert not any(talk.conversation.ledger.held())
 
 
 def test_pieces_of_an_earlier_connection_are_no_part_of_a_payload() -> None:
@@ -103,7 +119,7 @@ def test_lease_that_a_grant_has_overtaken_is_handed_back(slots: int, runs: bool)
     talk = welcomed()
     talk.say(Verb.PIECE, 0, LARGE)
     talk.upstreams.slots_granted = slots
-    lease(talk, 1, LARGE)
+    lease(talk, 1, LARGE, ahead=len(LARGE))
     assert bool(list(talk.conversation.ledger.held())) is runs
     returned = [(SESSION, (1,), False)]
     assert [fields[2] for fields in talk.heard(Verb.RETURN)] == ([] if runs else [returned])

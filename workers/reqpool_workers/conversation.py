@@ -137,9 +137,10 @@ class Conversation:
         if self._link.state is LinkState.DOWN:
             return
         try:
-            payloads = []
+            payloads: list[bytes] = []
+            ahead_bytes = 0
             if len(frames) > 1:
-                payloads = self._pieces.complete([wire.as_bytes(frame) for frame in frames[1:]])
+                payloads, ahead_bytes = self._pieces.complete([wire.as_bytes(frame) for frame in frames[1:]])
             verb, values = wire.decode(frames[0], wire.BROKER_TO_WORKER, payloads)
             if verb not in (Verb.WELCOME, Verb.REJECT):
                 epoch, seen, *values = values
@@ -147,6 +148,9 @@ class Conversation:
                     return  # of this connection, but meant for whoever had its route before
                 if not self._link.fresh(epoch, seen, now_s):
                     self._hang_up(f"a stale {verb.name}", now_s)
+                    return
+                if verb is Verb.LEASE and values.pop() != ahead_bytes:
+                    self._hang_up(f"a payload of which {ahead_bytes} bytes came ahead of its LEASE", now_s)
                     return
             self._handlers[verb](now_s, *values)
             if verb in _LARGE and sum(map(len, frames)) > wire.LARGE_MESSAGE_BYTES:

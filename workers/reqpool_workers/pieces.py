@@ -30,9 +30,10 @@ class Pieces:
             self._pieces.append(piece)
             self._size_bytes += len(piece)
 
-    def complete(self, frames: list[bytes]) -> list[bytes]:
-        """Put what has come before the first of a LEASE's frames, which is the rest of it."""
+    def complete(self, frames: list[bytes]) -> tuple[list[bytes], int]:
+        """Put what has come before the first of a LEASE's frames, which is the rest; how much was that?"""
+        ahead_bytes = self._size_bytes
         if self._pieces:
             frames = [b"".join((*self._pieces, frames[0])), *frames[1:]]
             self._pieces, self._size_bytes = [], 0
-        return frames
+        return frames, ahead_bytes
