@@ -105,7 +105,7 @@ class Attempts:
         """
         ledger = self._ledger
         full = False
-        for lease, pairs in _pull(worker, session, seqs).items():
+        for lease, pairs in reversed(_pull(worker, session, seqs).items()):  # as in abandon()
             ledger.release(lease, len(pairs))
             if lease.origin is None:
                 self._disown(lease, pairs, sent=False)
@@ -135,7 +135,7 @@ class Attempts:
         """
         ledger = self._ledger
         unsent = ledger.withdraw(worker, dead=dead)
-        for lease in list(worker.leases):
+        for lease in list(reversed(worker.leases)):  # each comes before the one before it in the queue
             pairs = list(lease.requests.items())
             if lease.origin is None:
                 if dead:
@@ -167,7 +167,7 @@ class Attempts:
     def take_back(self, worker: Worker, now_s: float) -> None:
         """A worker takes nothing more: what has not left for it runs elsewhere."""
         unsent = worker.large.unsent
-        for lease in list(reversed(worker.leases)):  # each comes before the one before it in the queue
+        for lease in list(reversed(worker.leases)):  # as in abandon()
             if lease in unsent and not lease.terms.goes_to_pin:
                 self._run_elsewhere(lease, now_s)
 
@@ -190,18 +190,23 @@ class Attempts:
         """After a worker's HELLO: what it was leased and does not hold never arrived, and runs again."""
         ledger = self._ledger
         ledger.withdraw(worker, dead=False)
-        for lease in list(worker.leases):
-            session = lease.terms.session
-            missing = lease.requests.keys() - held.get(session.id, set())
-            if missing and lease.terms.goes_to_pin:
+        absent: list[tuple[Lease, list[int]]] = []
+        for lease in worker.leases:
+            there = held.get(lease.terms.session.id, set())
+            if missing := [seq for seq in lease.requests if seq not in there]:
+                absent.append((lease, missing))
+        for lease, missing in absent:
+            if lease.terms.goes_to_pin:
                 pairs = [(seq, lease.requests.pop(seq)) for seq in missing]
                 ledger.release(lease, len(pairs))
                 seqs, payloads = zip(*pairs, strict=True)
                 # If the worker has lost the connection as well, it says so.
                 ledger.lease_held(Group(lease.terms, seqs, payloads, lease.past), now_s)
-            elif missing:
+        for lease, missing in reversed(absent):  # as in abandon()
+            if not lease.terms.goes_to_pin:
                 # It never arrived; or it may run again, was sent, and the RETRY that said so was lost.
-                self.hand_back(worker, session, missing, now_s, sent=lease.terms.idempotent)
+                session, sent = lease.terms.session, lease.terms.idempotent
+                self.hand_back(worker, session, missing, now_s, sent=sent)
 
 
 def _max_attempts(lease: Lease) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from reqpool import checks, wire
@@ -248,11 +248,11 @@ class Workers:
     def _return(
         self,
         worker: Worker,
-        groups: Iterable[tuple[bytes, tuple[int, ...], bool] | wire.Unread],
+        groups: Sequence[tuple[bytes, tuple[int, ...], bool] | wire.Unread],
         now_s: float,
     ) -> None:
         full = False
-        for group in groups:
+        for group in reversed(groups):  # each comes before the one before it in the queue
             if isinstance(group, wire.Unread):
                 self._give_up(worker, group, now_s)
                 continue
@@ -265,8 +265,8 @@ class Workers:
             worker.full = True
             self._ledger.change_membership()
 
-    def _retry(self, worker: Worker, groups: Iterable[wire.Failed | wire.Unread], now_s: float) -> None:
-        for failed in groups:
+    def _retry(self, worker: Worker, groups: Sequence[wire.Failed | wire.Unread], now_s: float) -> None:
+        for failed in reversed(groups):  # as in _return()
             if isinstance(failed, wire.Unread):
                 self._give_up(worker, failed, now_s)
                 continue

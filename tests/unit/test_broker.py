@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -665,3 +666,35 @@ def test_every_request_ends_exactly_once_whatever_happens(seed: int) -> None:
                 assert len(client.outcomes.get(seq, ())) <= 1
             else:
                 assert len(client.outcomes.get(seq, ())) == 1, seq
+
+
+def come_back_without_leases(worker: FakeWorker) -> None:
+    worker.leases.clear()
+    worker.hello(epoch=worker.epoch)
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        FakeWorker.die,
+        come_back_without_leases,
+        lambda worker: worker.give_back(1, 2, 3, 4),
+        lambda worker: worker.fail(1, 2, 3, 4, code=Code.CONNECTION_LOST, sent=True),
+    ],
+    ids=["it dies", "it comes back without them", "it hands them back", "they fail there"],
+)
+def test_what_a_worker_loses_runs_again_in_the_order_in_which_it_was_asked_for(
+    lose: Callable[[FakeWorker], None],
+) -> None:
+    kind = ("dns", False, 4, 1)
+    desk = Desk()
+    client, first = desk.client(), desk.worker(kind)
+    for seqs in ((1,), (2, 3), (4,), (5,)):
+        client.submit(*seqs)
+    assert first.held() == [1, 2, 3, 4]
+    lose(first)
+    if lose is FakeWorker.die:
+        first.leases.clear()
+    second = desk.worker(kind)
+    assert [*first.held(), *second.held()] == [1, 2, 3, 4]
+    desk.check_books()
