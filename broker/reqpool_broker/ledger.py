@@ -469,6 +469,14 @@ class Ledger:
         if tell and worker.route is not None:
             head = wire.encode(Verb.UNPIN, self.epoch, worker.heartbeat_seen, session.id, number)
             self.outbox.workers.append([worker.route, head])
+        if tell:
+            # It overtakes these: the first request of the pin would take a connection that nobody lets go of.
+            for lease in [one for one, _ in worker.large if one.terms.pin == number and one.requests]:
+                if lease.terms.session is session:
+                    seqs = list(lease.requests)
+                    lease.requests.clear()
+                    self.release(lease, len(seqs))
+                    self.end_gone(lease.terms, seqs)
         self.origins.wake_at(pin.origin.upstream)
         self.origins.settle(pin.origin)
         return True

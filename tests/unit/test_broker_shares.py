@@ -271,6 +271,23 @@ def test_small_request_for_a_held_connection_does_not_pass_a_large_one() -> None
     desk.check_books()
 
 
+@pytest.mark.parametrize("opens", [True, False], ids=["the first request", "a later one"])
+def test_letting_go_of_a_held_connection_ends_what_has_not_left_for_it(opens: bool) -> None:
+    desk, holder, client = opened()
+    holder.reads = False
+    pin, flags = (2, Flag.OPENS) if opens else (1, ONCE)
+    client.say_groups([Group("tcp", (ORIGIN,), 60_000, flags, 1, pin, None, (2,), (bytes(MIB),))])
+    client.send(Verb.UNPIN, pin)
+    desk.settle()
+    holder.reads = True
+    read(desk, holder)
+    assert holder.unpinned == [(client.id, pin)]
+    assert holder.held() == []
+    assert gone(client, 2)
+    assert desk.broker.sessions[client.id].queued_bytes == 0
+    desk.check_books()
+
+
 def test_large_request_for_a_held_connection_waits_for_a_worker_that_is_silent() -> None:
     desk, holder, client = opened()
     holder.reads = holder.awake = False
