@@ -54,6 +54,15 @@ def test_a_pin_whose_first_request_is_held_is_told_before_it_has_its_connection(
     assert talk.hellos[-1]["pins"] == ((SESSION, 7, "x", "x://y"),)
 
 
+def test_what_waits_for_a_connection_is_not_held_for_a_broker_that_may_have_given_it_away(talk: Talk) -> None:
+    talk.welcome()
+    talk.upstreams.slots_granted = 1
+    talk.lease(1)
+    assert list(talk.conversation.ledger.held()) == [(SESSION, (1,))]
+    lose_connection(talk)
+    assert talk.held() == set()  # so it is leased anew, where a connection can be had
+
+
 def test_an_outcome_is_held_until_the_request_s_deadline_has_passed_for_everybody(talk: Talk) -> None:
     run_once(talk, span_ms=10_000)
     talk.pass_s(10.0 + ASKED_AGAIN_S - 0.2, received=1, undelivered=(1,))
