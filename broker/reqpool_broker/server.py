@@ -215,7 +215,7 @@ class Server:
         Args:
             why: what clients are told.
         """
-        self._hear_out()
+        self._hear_out(all_leave=why == ORPHANED)
         self.broker.clients.goodbye(why)
         self._send([])
         self._doors.close(self._intake, *self._results.sockets, self._workers)
@@ -225,13 +225,16 @@ class Server:
         self._results.close()
         self._epoll.close()
 
-    def _hear_out(self) -> None:
+    def _hear_out(self, *, all_leave: bool) -> None:
         """Read the last words of workers and of the supervisor: what has ended, and what was never run.
 
-        They were sent before the signal that ends us, but may come after it.
+        They were sent before the signal that ends us, but may come after it. With ``all_leave`` every worker
+        is about to hand back what it has not sent.
         """
         end_s = time.monotonic() + LAST_WORDS_S
-        while (now_s := time.monotonic()) < end_s and self._workers.poll(QUIET_MS):
+        while (now_s := time.monotonic()) < end_s and (
+            self._workers.poll(QUIET_MS) or (all_leave and self.broker.workers.serve)
+        ):
             _drain(self._workers, self.broker.workers.message, now_s)
 
     def _send(self, unread: list[int]) -> None:

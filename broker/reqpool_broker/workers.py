@@ -51,6 +51,11 @@ class Workers:
             Verb.DRAIN: self._drain,
         }
 
+    @property
+    def serve(self) -> bool:
+        """Is there one that has not said that it ends?"""
+        return any(one.state == "live" and one.route is not None for one in self._ledger.workers.values())
+
     def message(self, route: bytes, frames: list[bytes], now_s: float) -> None:
         """Take one message of the workers socket, its routing id split off."""
         try:

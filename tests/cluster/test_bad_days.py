@@ -443,5 +443,6 @@ def test_what_only_waited_runs_though_the_supervisor_was_killed() -> None:
             finally:
                 running.supervisor.send_signal(signal.SIGTERM)
                 running.supervisor.wait(25)
-    assert Counter(errors) == {reqpool.OutcomeUnknown: leased, type(None): len(futures) - leased}
+    assert leased > TCP_CAP, "some wait at the workers"
+    assert Counter(errors) == {reqpool.OutcomeUnknown: TCP_CAP, type(None): len(futures) - TCP_CAP}
     assert max(Counter(reached).values()) == 1

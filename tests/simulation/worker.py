@@ -92,7 +92,8 @@ class WorkerProcess(Process):
         """The process ends, killed or not."""
         if self.alive:
             self.status = status
-            self.die(linger=self.conversation.said_goodbye)
+            orphaned = self._told_to_stop and status in (ORDERLY, IN_DOUBT)
+            self.die(linger=self.conversation.said_goodbye or orphaned)
 
     def buried(self) -> None:
         self.sites.close_all()
@@ -118,7 +119,7 @@ class WorkerProcess(Process):
         if self._lost:
             self._lost = False
             conversation.lose("the connection broke", now_s)
-        if self._told_to_drain:
+        if self._told_to_drain or self._told_to_stop:
             self._told_to_drain = False
             conversation.drain(now_s)
         timers = self._timers

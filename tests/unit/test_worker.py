@@ -616,6 +616,22 @@ def test_the_process_ends_with_its_parent(broker: FakeBroker) -> None:
         assert process.wait(10) == 0
 
 
+def test_a_process_whose_parent_has_died_hands_back_what_it_has_not_sent(broker: FakeBroker) -> None:
+    with (
+        subprocess.Popen(["sleep", "60"]) as parent,
+        start(broker, "--parent-pid", str(parent.pid)) as process,
+        DnsPeer() as peer,
+    ):
+        broker.welcome()
+        broker.lease("tcp", "tcp://127.0.0.1:9", {1: b"it waits for a connection"}, flags=0)
+        broker.lease("dns", f"dns://{peer.address}", {2: query()}, span_ms=60_000)
+        peer.wait_for_queries(1)
+        parent.kill()
+        (returned,) = broker.next(Verb.RETURN)[2:]
+        assert returned == [(SESSION, (1,), False)]
+        assert process.wait(10) == 0
+
+
 def test_the_process_that_leaves_something_in_doubt_ends_with_3(
     broker: FakeBroker, capfd: pytest.CaptureFixture[str]
 ) -> None:

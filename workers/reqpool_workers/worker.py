@@ -57,6 +57,7 @@ class Worker:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: BrokerSocket | None = None
         self._sampler = Sampler(self.loop)
+        self._orphaned = False
         if self._parent_fd >= 0:
             self.loop.register(self._parent_fd, self._on_parent_exit, READABLE)
         about = {
@@ -90,7 +91,7 @@ class Worker:
         finally:
             self.origins.close("the worker ends")
             if self._socket is not None:
-                self._socket.close(goodbye=self.conversation.said_goodbye)
+                self._socket.close(goodbye=self.conversation.said_goodbye or self._orphaned)
             if self._parent_fd >= 0:
                 self.loop.unregister(self._parent_fd)
                 os.close(self._parent_fd)
@@ -133,6 +134,9 @@ class Worker:
 
     def _on_parent_exit(self, _mask: int) -> None:
         log.info("the parent process has gone")
+        # The broker ends, too, and names what it believes to be here: what was not sent need not be among it.
+        self.conversation.drain(self.loop.now_s)
+        self._orphaned = True
         self.loop.stop()
 
     def _on_loss(self, why: str) -> None:
