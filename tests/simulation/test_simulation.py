@@ -137,7 +137,7 @@ def test_planned_stops_cost_nobody_an_error() -> None:
 def test_a_stop_keeps_nobody_waiting_for_clients_that_are_frozen_or_killed() -> None:
     drains_s: list[float] = []
     for seed in range(40):
-        plan = draw_plan(seed, only=(Fault.FREEZE_CLIENT, Fault.KILL_CLIENT, Fault.STOP_CLUSTER))
+        plan = draw_plan(seed, only=(Fault.FREEZE_CLIENT, Fault.KILL_CLIENT, Fault.STOP_CLUSTER), small=False)
         quick = tuple(ask._replace(attempts=(Attempt(Manner.ANSWER, 0.01),)) for ask in plan.asks)
         world = World(plan._replace(asks=quick))
         assert world.run().wrong is None
