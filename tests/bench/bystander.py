@@ -27,7 +27,7 @@ import psutil
 import reqpool
 
 from .cluster import Cluster, cluster
-from .neighbours import NEIGHBOURS
+from .neighbours import BODY_BYTES, NEIGHBOURS
 from .processes import descendants
 from .run import TESTS_FOLDER, ending
 from .tally import percentile
@@ -35,8 +35,8 @@ from .tally import percentile
 REQUESTS_PER_S = 60
 TIMEOUT_S = 2.0
 MOST_RATIO = 3.0
-BESIDE = ("busy", "large", "requests", "idle", "subscriptions", "deaf", "frozen")
-SPANS_S = {"frozen": 70.0, "large": 20.0, "idle": 25.0}
+BESIDE = ("busy", "large", "answers", "requests", "idle", "subscriptions", "deaf", "frozen")
+SPANS_S = {"frozen": 70.0, "large": 20.0, "answers": 20.0, "idle": 25.0}
 """How long it is watched beside each, where that is not the default."""
 SPAN_S = 15.0
 
@@ -57,8 +57,9 @@ class Seen:
 
 
 def serve_lines() -> int:
-    """The upstreams, a process: prints the ports of a server of lines and of a silent one."""
-    listeners = [socket.create_server(("127.0.0.1", 0), backlog=512) for _ in range(2)]
+    """The upstreams, a process: prints the ports of servers that answer lines, nothing, and 4 MiB."""
+    listeners = [socket.create_server(("127.0.0.1", 0), backlog=512) for _ in range(3)]
+    body = bytes(BODY_BYTES)
     print(json.dumps([listener.getsockname()[1] for listener in listeners]), flush=True)
     selector = selectors.DefaultSelector()
 
@@ -79,16 +80,21 @@ def serve_lines() -> int:
         if not connection.recv(1 << 20):
             raise ConnectionError
 
+    def answer_at_length(connection: socket.socket, rest: list[bytes]) -> None:
+        for _ in range(connection.recv(1 << 20).count(b"\n")):
+            connection.sendall(body)
+        raise ConnectionError  # kind tcp asks once on each
+
+    serves = dict(zip(listeners, (answer, ignore, answer_at_length), strict=True))
     for listener in listeners:
         selector.register(listener, selectors.EVENT_READ)
     while True:
         for key, _ in selector.select():
             ready = key.fileobj
             assert isinstance(ready, socket.socket)
-            if ready in listeners:
+            if ready in serves:
                 connection, _ = ready.accept()
-                serve = ignore if ready is listeners[1] else answer
-                selector.register(connection, selectors.EVENT_READ, (serve, []))
+                selector.register(connection, selectors.EVENT_READ, (serves[ready], []))
                 continue
             serve, rest = key.data
             try:
@@ -138,7 +144,7 @@ def start(module: str, *arguments: object) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def serving() -> Iterator[list[str]]:
-    """Run a server of lines and a silent one in a process; gives where they are."""
+    """Run servers that answer lines, nothing, and 4 MiB, in a process; gives where they are."""
     with ending(start("bystander", "--serve")) as server:
         assert server.stdout
         yield [f"127.0.0.1:{port}" for port in json.loads(server.stdout.readline())]
@@ -205,7 +211,7 @@ def main() -> int:
     options = parser.parse_args()
     good = True
     # Each has a server of its own: whoever shares one waits there for the other, whatever the pool does.
-    with serving() as (mine, _), serving() as (echo, silent):
+    with serving() as (mine, *_), serving() as others:
         print(f"{'':<28}{'p50 ms':>9}{'p99 ms':>9}{'worst':>9}{'ratio':>7}{'lost':>8}{'broker':>13}")
         for name in [options.only] if options.only else BESIDE:
             with cluster(options.workers) as where:
@@ -213,7 +219,7 @@ def main() -> int:
                 alone = look(where, mine, options.seconds or SPAN_S)
                 row("alone", alone, alone, False, broker_of(where)[1])
                 before, _ = broker_of(where)
-                with neighbour(name, where.url, echo, silent):
+                with neighbour(name, where.url, *others):
                     seen = look(where, mine, options.seconds or SPANS_S.get(name, SPAN_S))
                     after, rss_mb = broker_of(where)
                 good &= row(f"beside {name}", seen, alone, before != after, rss_mb)

@@ -1,11 +1,11 @@
 """Clients that are hard on a shared pool, a process each.
 
-    python -m bench.neighbours NAME URL ECHO SILENT
+    python -m bench.neighbours NAME URL ECHO SILENT BULK
 
 
 Each says ``ready`` on its standard output, begins when a line comes on its standard input, and ends when that
-is closed. ECHO and SILENT are ``host:port`` of a server that answers lines with themselves, and of one that
-never answers.
+is closed. ECHO, SILENT and BULK are ``host:port`` of a server that answers lines with themselves, of one that
+never answers, and of one that answers a line with 4 MiB.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgpack
 import zmq
@@ -39,6 +41,15 @@ _ZMTP = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(48)
 _READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
 
 
+class Where(NamedTuple):
+    """The intake's URL, and the servers' addresses."""
+
+    url: str
+    echo: str
+    silent: str
+    bulk: str
+
+
 def ended() -> bool:
     """Has whoever started this process had enough of it?"""
     return bool(select.select([sys.stdin], [], [], 0)[0])
@@ -54,14 +65,35 @@ def paced(per_s: float) -> Iterator[int]:
         time.sleep(PACE_S)
 
 
-def large(url: str, echo: str, silent: str) -> None:
+def large(where: Where) -> None:
     """Three pools with 60 bodies of 4 MiB each, for a server that never answers, over and over."""
     body = bytes(BODY_BYTES)
-    pools = [reqpool.Pool(url, timeout=8) for _ in range(LARGE_POOLS)]
+    pools = [reqpool.Pool(where.url, timeout=8) for _ in range(LARGE_POOLS)]
     while not ended():
-        futures = [pool.tcp(silent, body, length=1) for _ in range(BODIES) for pool in pools]
+        futures = [pool.tcp(where.silent, body, length=1) for _ in range(BODIES) for pool in pools]
         while not ended() and not all(future.done() for future in futures):
             time.sleep(0.05)
+    os._exit(0)
+
+
+def answers(where: Where) -> None:
+    """Three pools that keep 60 requests in flight each whose answers have 4 MiB."""
+    pools = [reqpool.Pool(where.url, timeout=8) for _ in range(LARGE_POOLS)]
+    ends: Counter[str] = Counter()
+    asked: dict[reqpool.Future[bytes], reqpool.Pool] = {}
+    start_s = time.monotonic()
+    while not ended():
+        for future in [future for future in asked if future.done()]:
+            del asked[future]
+            error = future.exception()
+            ends["ok" if error is None else type(error).__name__] += 1
+        in_flight = Counter(asked.values())
+        for pool in pools:
+            for _ in range(BODIES - in_flight[pool]):
+                asked[pool.tcp(where.bulk, b"x\n", length=BODY_BYTES)] = pool
+        time.sleep(PACE_S)
+    rate = BODY_BYTES * ends["ok"] / (time.monotonic() - start_s) / 1e6
+    print(f"answers: {rate:.0f} MB/s, {dict(ends)}", file=sys.stderr)
     os._exit(0)
 
 
@@ -120,19 +152,20 @@ def line_request(text: bytes) -> bytes:
     return packed
 
 
-def requests(url: str, echo: str, silent: str) -> None:
+def requests(where: Where) -> None:
     """100,000 small requests a second of one client, far more than is served."""
-    session = RawSession(url)
+    session = RawSession(where.url)
     payload = line_request(b"x\n")
     for count in paced(REQUESTS_PER_S):
-        session.submit(echo, payload, count, 1_000)
+        session.submit(where.echo, payload, count, 1_000)
         session.listen()
         session.beat()
 
 
-def idle(url: str, echo: str, silent: str) -> None:
+def idle(where: Where) -> None:
     """10,000 connections to the intake that say nothing; some seconds later all are closed at once."""
     connections = []
+    url = where.url
     path = url.removeprefix("ipc://")
     start_s = time.monotonic()
     while not ended() and len(connections) < IDLE_CONNECTIONS:
@@ -158,9 +191,9 @@ def idle(url: str, echo: str, silent: str) -> None:
     select.select([sys.stdin], [], [])
 
 
-def subscriptions(url: str, echo: str, silent: str) -> None:
+def subscriptions(where: Where) -> None:
     """35,000 subscriptions a second to topics that belong to nobody."""
-    session = RawSession(url)
+    session = RawSession(where.url)
     flood = zmq.Context().socket(zmq.XSUB)
     flood.setsockopt(zmq.LINGER, 0)
     flood.setsockopt(zmq.SNDHWM, 0)
@@ -171,28 +204,28 @@ def subscriptions(url: str, echo: str, silent: str) -> None:
         session.beat()
 
 
-def deaf(url: str, echo: str, silent: str) -> None:
+def deaf(where: Where) -> None:
     """A client that asks for answers of 256 KiB and reads none."""
-    session = RawSession(url)
+    session = RawSession(where.url)
     session.results.setsockopt(zmq.RCVHWM, 1)
     payload = line_request(bytes(256 << 10) + b"\n")
     for count in paced(100):
-        session.submit(echo, payload, count, 30_000)
+        session.submit(where.echo, payload, count, 30_000)
         session.beat()
 
 
-def producer(url: str, echo: str, silent: str) -> None:
+def producer(where: Where) -> None:
     """2,000 small requests a second."""
-    with reqpool.Pool(url, timeout=5) as pool:
+    with reqpool.Pool(where.url, timeout=5) as pool:
         for count in paced(2_000):
             # What was missed while it was frozen is not made up for.
             for _ in range(min(count, 200)):
-                pool.tcp(echo, b"x\n", until=b"\n")
+                pool.tcp(where.echo, b"x\n", until=b"\n")
 
 
-def frozen(url: str, echo: str, silent: str) -> None:
+def frozen(where: Where) -> None:
     """A producer that is frozen for a minute, and wakes."""
-    command = [sys.executable, "-m", "bench.neighbours", "producer", url, echo, silent]
+    command = [sys.executable, "-m", "bench.neighbours", "producer", *where]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert child.stdin
     child.stdin.write(b"go\n")
@@ -206,7 +239,7 @@ def frozen(url: str, echo: str, silent: str) -> None:
     child.wait()
 
 
-def busy(url: str, echo: str, silent: str) -> None:
+def busy(where: Where) -> None:
     """No client at all: what the machine itself does to a bystander when its cores are taken."""
     computing = "while True: pass"
     children = [subprocess.Popen([sys.executable, "-c", computing]) for _ in range(BUSY_PROCESSES)]
@@ -216,9 +249,10 @@ def busy(url: str, echo: str, silent: str) -> None:
         child.wait()
 
 
-NEIGHBOURS: dict[str, Callable[[str, str, str], None]] = {
+NEIGHBOURS: dict[str, Callable[[Where], None]] = {
     "busy": busy,
     "large": large,
+    "answers": answers,
     "requests": requests,
     "idle": idle,
     "subscriptions": subscriptions,
@@ -232,7 +266,7 @@ def main() -> int:
     name, *where = sys.argv[1:]
     print("ready", flush=True)
     os.read(0, 64)
-    NEIGHBOURS[name](*where)
+    NEIGHBOURS[name](Where(*where))
     return 0
 
 
