@@ -8,7 +8,7 @@ from typing import Any
 
 from reqpool import checks, wire
 from reqpool.errors import Code, ProtocolError
-from reqpool.wire import Reject, Verb
+from reqpool.wire import CONFIRM_BYTES, Reject, Verb
 
 from .attempts import Attempts
 from .clients import Clients
@@ -22,8 +22,6 @@ log = logging.getLogger("reqpool")
 MAX_WORKERS = 1_000
 STRANGER_SPAN_S = 1.0
 """How long the supervisor's word of a worker may be on its way, while the worker is here already."""
-CONFIRM_BYTES = 4 << 20
-"""Results of a worker after which it is told at once that they have arrived, and may let go of them."""
 
 
 class Workers:

@@ -27,6 +27,10 @@ PIECE_BYTES = 256 << 10
 """A large payload goes to its worker in pieces of this size."""
 PIECES_BYTES = 2 * PIECE_BYTES
 """While so much of large payloads is on its way to a worker and has not arrived, nothing large is sent."""
+CONFIRM_BYTES = 512 << 10
+"""Results of a worker after which the broker tells it at once that they have arrived."""
+RESULTS_WINDOW_BYTES = 2 * CONFIRM_BYTES
+"""While so much of results is on its way to the broker, a worker reads nothing more of large answers."""
 MAX_PAYLOAD_BYTES = 16 << 20
 """Largest payload of one request."""
 MAX_ANSWER_BYTES = 48 << 20

@@ -83,6 +83,70 @@ def test_a_large_request_is_written_a_part_in_each_turn(
     assert len({turn_s for turn_s, _ in written}) == len(written)
 
 
+LARGE = b"x" * (2 * wire.RESULTS_WINDOW_BYTES) + b"\n"
+
+
+def answers_large(peer_side: Connection) -> None:
+    while peer_side.read_until(b"\n"):
+        peer_side.send(LARGE)
+
+
+def test_large_answers_stay_with_their_upstream_until_the_broker_has_those_before(broker: FakeBroker) -> None:
+    with (
+        TcpPeer(answers_large) as peer,
+        TcpPeer(echo_until(b"\n")) as other,
+        broker.worker(lines(9)) as worker,
+    ):
+        broker.welcome()
+        origin, small = f"lines://{peer.address}", f"lines://{other.address}"
+        broker.say(Verb.GRANT, origin, 1, 8, {})
+        broker.say(Verb.GRANT, small, 1, 1, {})
+        broker.lease("lines", origin, {seq: b"%d\n" % seq for seq in range(1, 5)})
+        seen = set(broker.results(1))
+        for seq in range(5, 25):  # whatever the large ones wait for
+            broker.lease("lines", small, {seq: b"small\n"})
+            ((also, answer),) = broker.results(1).items()
+            assert (also, answer) == (seq, (0, b"small"))
+        assert len(worker.ledger.find(SESSION, range(1, 5))) == 3
+        while len(seen) < 4:
+            broker.beat(received=broker.heard[-1][1][2])
+            found = broker.results(1)
+            assert list(found.values()) == [(0, LARGE[:-1])]
+            seen |= set(found)
+        assert seen == {1, 2, 3, 4}
+
+
+def test_a_connection_whose_answer_waits_can_be_given_up(broker: FakeBroker) -> None:
+    with TcpPeer(answers_large) as peer, broker.worker(lines()) as worker:
+        broker.welcome()
+        origin = f"lines://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 2, {})
+        broker.lease("lines", origin, {1: b"1\n", 2: b"2\n"})
+        (done,) = broker.results(1)
+        wait_until(lambda: bool(worker.loop.inflow))
+        broker.say(Verb.CANCEL, [(SESSION, (3 - done,))])
+        wait_until(lambda: peer.open == 1)
+        assert worker.loop.fds == BROKER_FDS + 1
+        broker.beat(received=1)
+        broker.lease("lines", origin, {4: b"4\n"})
+        assert broker.results(1) == {4: (0, LARGE[:-1])}
+
+
+def test_what_a_peer_said_before_it_broke_is_read_though_it_is_large(broker: FakeBroker) -> None:
+    data = b"x" * (3 * connection.LARGE_READ_BYTES) + b"\n"
+
+    def breaks(peer_side: Connection) -> None:
+        peer_side.read_until(b"\n")
+        peer_side.send(data)
+
+    with TcpPeer(breaks) as peer, broker.worker(lines()):
+        broker.welcome()
+        origin = f"lines://{peer.address}"
+        broker.say(Verb.GRANT, origin, 1, 1, {})
+        broker.lease("lines", origin, {1: b"1\n"})
+        assert broker.results(1) == {1: (0, data[:-1])}
+
+
 def test_a_cancelled_request_never_leaves_its_answer_to_the_next(broker: FakeBroker) -> None:
     with TcpPeer(on_word(b"")) as peer, broker.worker(lines(4)) as worker:
         broker.welcome()

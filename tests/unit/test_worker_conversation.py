@@ -33,6 +33,46 @@ def lose_connection(talk: Talk) -> None:
     talk.turn()
 
 
+# --- large answers ---------------------------------------------------------------------------------
+
+
+def told_large(*, flags: int = Flag.IDEMPOTENT) -> Talk:
+    """A large answer is on its way to the broker."""
+    talk = Talk(kept_bytes=8 << 20)
+    talk.welcome()
+    assert talk.conversation.has_room
+    talk.lease(1, flags=flags)
+    talk.upstreams.answer(1, bytes(wire.RESULTS_WINDOW_BYTES))
+    talk.turn()
+    assert not talk.conversation.has_room
+    return talk
+
+
+def test_large_answers_have_room_again_once_the_broker_has_those_before() -> None:
+    talk = told_large()
+    talk.beat()
+    assert not talk.conversation.has_room
+    talk.beat(received=1)
+    assert talk.conversation.has_room
+
+
+def test_what_only_waits_for_its_client_takes_no_room_from_large_answers() -> None:
+    talk = told_large(flags=0)
+    talk.beat(received=1, undelivered=(1,))
+    assert talk.conversation.has_room
+    lose_connection(talk)
+    assert talk.held() == {1}
+
+
+def test_large_answers_are_read_on_while_no_broker_is_there() -> None:
+    talk = told_large()
+    talk.conversation.lose("cut", talk.now_s)
+    assert talk.conversation.has_room
+    talk.turn()
+    talk.welcome()
+    assert not talk.conversation.has_room  # all is on its way again
+
+
 # --- what is kept ----------------------------------------------------------------------------------
 
 

@@ -227,3 +227,24 @@ def test_a_kind_that_the_workers_do_not_have_is_said(
     assert caught.value.sent is False
     with pytest.raises(reqpool.UsageError, match=r"unknown kind 'gopher'; installed kinds: dns, .*memo"):
         pool.submit("gopher", "127.0.0.1:70", b"")
+
+
+def test_large_answers_of_many_arrive_whole_and_small_ones_among_them(running: Cluster) -> None:
+    def answers_as_asked(connection: Connection) -> None:
+        size, number = map(int, connection.read_until(b"\n").split())
+        connection.send(b"%d " % number * size)
+
+    sizes = [300_000, 40_000, 1, 900_000, 60_000, 2]  # times the length of the number, and a space
+    with (
+        TcpPeer(answers_as_asked) as peer,
+        reqpool.Pool(running.url) as one,
+        reqpool.Pool(running.url) as other,
+    ):
+        asked = {}
+        for number in range(100, 172):
+            size = sizes[number % len(sizes)]
+            pool = one if number % 2 else other
+            asked[number, size] = pool.tcp(peer.address, b"%d %d\n" % (size, number))
+        for (number, size), future in asked.items():
+            assert future.result(60) == b"%d " % number * size
+        running.wait_settled()

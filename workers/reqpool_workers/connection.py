@@ -35,10 +35,9 @@ from .unsent import Unsent
 log = CountedLog(logging.getLogger(__name__))
 
 READ_BYTES = 64 << 10
+"""Read from a connection in a turn. What is larger is read on in its turn, see :mod:`.inflow`."""
 LARGE_READ_BYTES = 256 << 10
-"""Asked for once a read came back full: a large answer then takes fewer turns."""
-READ_BYTES_PER_TURN = 256 << 10
-"""What one connection may take in a turn."""
+"""Read then."""
 WRITE_BYTES_PER_TURN = 128 << 10
 """What one connection may give in a turn: of large requests there may be one on each."""
 BROKEN_OFF = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
@@ -333,9 +332,7 @@ class Connection:
             self._dial = None
         made, self._socket = self._socket, None
         if made is not None:
-            if self._events:
-                self._loop.unregister(made.fileno())
-                self._events = 0
+            self._loop.unregister(made.fileno())
             made.close()
 
     def _late(self, now_s: float) -> None:
@@ -347,8 +344,21 @@ class Connection:
     def _on_event(self, mask: int) -> None:
         if mask & WRITABLE:
             self._write_on()
-        if mask & ~WRITABLE and self.state is not State.CLOSED:
-            self._read()
+        if (
+            mask & ~WRITABLE
+            and self.state is not State.CLOSED
+            and self._receive(READ_BYTES) == READ_BYTES
+            and self._socket is not None
+        ):
+            self._watch(self._events & ~READABLE)
+            self._loop.inflow.wait(self)
+
+    def read_on(self) -> bool:
+        """Read a piece of a large answer, as its turn has come; False if nothing more is there by now."""
+        if self._receive(LARGE_READ_BYTES) == LARGE_READ_BYTES and self._socket is not None:
+            return True
+        self._watch(self._events | READABLE)
+        return False
 
     def _on_connected(self, made: socket.socket, address: Address) -> None:
         self._socket, self._dial = made, None
@@ -363,34 +373,28 @@ class Connection:
             return
         self._handle(events)
 
-    def _read(self) -> None:
-        taken = 0
-        size = READ_BYTES
-        while taken < READ_BYTES_PER_TURN:
-            made = self._socket
-            if made is None:
-                return
-            try:
-                data = made.recv(size)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._close_lost(f"the peer broke the connection: {error.strerror}")
-                return
-            try:
-                events = self._protocol.feed(data) if data else self._protocol.eof()
-            except Exception as error:
-                self._fail(error)
-                return
-            if events:
-                self._handle(events)
-            if not data:
-                self._close_lost("the peer closed the connection")
-                return
-            if len(data) < size:
-                return
-            taken += size
-            size = LARGE_READ_BYTES
+    def _receive(self, most_bytes: int) -> int:
+        """Take what has come, so much at most; returns how many bytes it was."""
+        made = self._socket
+        if made is None:
+            return 0
+        try:
+            data = made.recv(most_bytes)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._close_lost(f"the peer broke the connection: {error.strerror}")
+            return 0
+        try:
+            events = self._protocol.feed(data) if data else self._protocol.eof()
+        except Exception as error:
+            self._fail(error)
+            return 0
+        if events:
+            self._handle(events)
+        if not data:
+            self._close_lost("the peer closed the connection")
+        return len(data)
 
     def _handle(self, events: Sequence[Event]) -> None:
         unanswered, answer = self._unanswered, self._owner.on_answer
@@ -490,7 +494,7 @@ class Connection:
             if sent == size:
                 return
         self._unsent.add(memoryview(data)[sent:])
-        self._watch(READABLE | WRITABLE)
+        self._watch(self._events | WRITABLE)
 
     def _write_on(self) -> None:
         """There is room again for what was not sent."""
@@ -504,7 +508,7 @@ class Connection:
             self._break(error)
             return
         if not self._unsent.pieces:
-            self._watch(READABLE)
+            self._watch(self._events & ~WRITABLE)
 
     def _watch(self, events: int) -> None:
         if events != self._events and self._socket is not None:
@@ -517,7 +521,7 @@ class Connection:
         """Nothing can be sent any more. What the peer said before may still lie there: an answer, or why."""
         self._unsent.clear()
         self.retiring = True
-        self._read()
+        self._receive(LARGE_READ_BYTES)
         self._close_lost(f"the peer broke the connection: {error.strerror}")
 
     def _fail(self, error: Exception) -> None:

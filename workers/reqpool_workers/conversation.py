@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from reqpool import checks, wire
 from reqpool.counted_log import CountedLog
 from reqpool.errors import ProtocolError
-from reqpool.wire import LeaseGroup, Reject, Unread, Verb
+from reqpool.wire import RESULTS_WINDOW_BYTES, LeaseGroup, Reject, Unread, Verb
 
 from .grants import Grants
 from .leases import Leases
@@ -236,6 +236,11 @@ class Conversation:
         if not self._carrier.send([head, *blobs] if blobs else [head]):
             # The pipe has gone, as after a message the broker would not take; all is kept for HELLO.
             self._hang_up("nothing can be sent", now_s)
+
+    @property
+    def has_room(self) -> bool:
+        """May more be read of large answers, which would wait for what is on its way to the broker?"""
+        return self._link.state is not LinkState.LIVE or self.outbox.unreceived_bytes < RESULTS_WINDOW_BYTES
 
     # --- the connection ----------------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .inflow import Inflow
+
 log = logging.getLogger(__name__)
 
 READABLE = select.EPOLLIN
@@ -63,6 +65,8 @@ class Loop:
     def __init__(self) -> None:
         self.now_s = time.monotonic()
         """Monotonic seconds at which the current turn began."""
+        self.inflow = Inflow()
+        """Large answers, which are read at the end of a turn."""
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._gone: set[int] = set()

@@ -82,6 +82,11 @@ class Outbox:
         self._verdicts: deque[Batch] = deque()
 
     @property
+    def unreceived_bytes(self) -> int:
+        """Size of the blobs that the broker has not received."""
+        return self._unreceived_bytes
+
+    @property
     def full(self) -> bool:
         """Is there no room for more results, since the broker has not received those that are kept?"""
         return self._unreceived_bytes > self._max_bytes

@@ -122,9 +122,15 @@ class Worker:
             if now_s > until_s:
                 break
             until_s = min(until_s, now_s + READ_S)
+        inflow = self.loop.inflow
+        reads_on = bool(inflow) and conversation.has_room
+        if reads_on:
+            inflow.read_on()
         conversation.end_turn(time.monotonic())
         if conversation.over:
             self.loop.stop()
+        if reads_on and inflow:
+            return True
         return self._socket is not None and self._socket.readable
 
     def _tend(self, now_s: float) -> float:

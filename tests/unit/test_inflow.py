@@ -1,0 +1,87 @@
+"""In which order large answers are read."""
+
+from __future__ import annotations
+
+import pytest
+
+from reqpool_workers.inflow import Inflow
+
+
+class Answer:
+    """So many pieces of an answer have come and are not read.
+
+    Attributes:
+        read: names of all that were read from, in order.
+    """
+
+    def __init__(self, name: str, pieces: int, read: list[str]) -> None:
+        self.pieces = pieces
+        self._name = name
+        self._read = read
+
+    def read_on(self) -> bool:
+        self._read.append(self._name)
+        self.pieces -= 1
+        return self.pieces > 0
+
+
+@pytest.fixture
+def read() -> list[str]:
+    return []
+
+
+def order(inflow: Inflow, read: list[str]) -> str:
+    """Read all that waits, in turns; returns what was read in which."""
+    turns = []
+    while inflow:
+        inflow.read_on()
+        turns.append("".join(read))
+        read.clear()
+    return " ".join(turns)
+
+
+def test_long_ones_are_read_one_after_the_other(read: list[str]) -> None:
+    inflow = Inflow()
+    for name in "abc":
+        inflow.wait(Answer(name, 4, read))
+    assert order(inflow, read) == "a ab ac a b b b c c c"
+
+
+def test_one_with_little_more_does_not_wait_for_long_ones(read: list[str]) -> None:
+    inflow = Inflow()
+    inflow.wait(Answer("a", 9, read))
+    inflow.read_on()
+    inflow.wait(Answer("b", 1, read))
+    inflow.read_on()
+    assert read == ["a", "a", "b"]
+
+
+def test_a_stream_of_short_ones_does_not_keep_a_long_one_waiting(read: list[str]) -> None:
+    inflow = Inflow()
+    inflow.wait(Answer("a", 9, read))
+    for _ in range(9):
+        inflow.wait(Answer("b", 1, read))
+        inflow.read_on()
+    assert read.count("a") == 9
+
+
+def test_one_of_which_nothing_more_has_come_gives_way_and_comes_back(read: list[str]) -> None:
+    inflow = Inflow()
+    slow = Answer("a", 2, read)
+    inflow.wait(slow)
+    inflow.wait(Answer("b", 2, read))
+    assert order(inflow, read) == "a ab b"
+    slow.pieces = 2
+    inflow.wait(slow)
+    assert order(inflow, read) == "a a"
+
+
+def test_one_that_says_again_that_it_waits_is_read_no_more_often(read: list[str]) -> None:
+    inflow = Inflow()
+    long = Answer("a", 3, read)
+    inflow.wait(long)
+    inflow.wait(long)
+    inflow.read_on()
+    inflow.wait(long)
+    inflow.read_on()
+    assert read == ["a", "a"]
