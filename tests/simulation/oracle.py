@@ -49,7 +49,7 @@ class Silence:
 
 
 LARGE_BYTES = 3 << 19
-"""Of some payloads: three of them are more than may be on their way to a broker or a worker at a time."""
+"""Of some payloads and answers: three of them are more than may be on their way at a time."""
 ONE_LARGE_IN = 16
 _FILLING = Random(LARGE_BYTES).randbytes(2 * LARGE_BYTES)
 
@@ -114,8 +114,14 @@ class Asked:
     @property
     def payload(self) -> bytes:
         """What is asked, made anew each time."""
-        if self.plan.number % ONE_LARGE_IN:
-            return self.key
+        return self._filled() if self.plan.number % ONE_LARGE_IN == 0 else self.key
+
+    @property
+    def answer(self) -> bytes:
+        """What its upstream answers, made anew each time."""
+        return self._filled() if self.plan.number % ONE_LARGE_IN == ONE_LARGE_IN // 2 else self.key
+
+    def _filled(self) -> bytes:
         start = crc32(self.key) % LARGE_BYTES  # no two have the same bytes at the same place
         return b"%s %s" % (self.key, _FILLING[start : start + LARGE_BYTES])
 
@@ -233,8 +239,8 @@ class Oracle:
             self.ended_well += 1
             if self.world.tracing:
                 self.world.trace(asked.client.name, f"{key} ends well")
-            if future._data != asked.key:
-                self.fail(Wrong.ENDS, f"{key} ended with the answer to {future._data!r}")
+            if future._data != asked.answer:
+                self.fail(Wrong.ENDS, f"{key} ended with the answer to {future._data[:20]!r}…")
             if not asked.executions:
                 self.fail(Wrong.ENDS, f"{key} has a result, and was never executed")
             return

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from reqpool.errors import Code
-from reqpool.wire import KindInfo
+from reqpool.wire import LARGE_MESSAGE_BYTES, KindInfo
 from reqpool_ops.children import NEVER_BEGAN
 from reqpool_workers import conversation
 from reqpool_workers.conversation import Conversation
+from reqpool_workers.inflow import Inflow
 from reqpool_workers.ledger import Dropped, Lease, Ledger, Pin, Request
 from reqpool_workers.policy import Policy
 
 from .network import Dealer
 from .oracle import key_of
 from .process import Process
+from .reading import Reading
 from .upstream import Line, Upstream
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class WorkerProcess(Process):
         self.identity = identity
         self.status: int | None = None
         self.ledger = Ledger()
+        self.inflow = Inflow()
         self.sites = Sites(self)
         self._address = address
         self._socket: Dealer | None = None
@@ -132,10 +135,15 @@ class WorkerProcess(Process):
             if self._socket is None or not self._socket.inbox:
                 break
             conversation.take(self._socket.read(), now_s)
+        reads_on = self.inflow and conversation.has_room
+        if reads_on:
+            self.inflow.read_on()
         conversation.end_turn(now_s)
         if self._told_to_stop or conversation.over:
             in_doubt = conversation.in_doubt or any(self.ledger.held())
             self.end(IN_DOUBT if in_doubt else ORDERLY)
+            return now_s
+        if reads_on and self.inflow:
             return now_s
         if self._socket is not None and self._socket.inbox:
             return now_s
@@ -346,6 +354,15 @@ class Site:
             if not wire.asked and now_s - wire.used_s > PIN_IDLE_S:
                 self.close(wire)
 
+    def answered(self, wire: Wire, key: bytes) -> None:
+        """An answer has been read."""
+        request = wire.asked.pop(key, None)
+        wire.used_s = self.worker.scheduler.now_s
+        if request is not None and request.live:
+            self.ledger.finish(request, 0, self.worker.world.oracle.asked[key].answer)
+        if wire.retiring and not wire.asked and wire.pin is None:
+            self.close(wire)
+
     def happened(self, wire: Wire, what: str, key: bytes) -> None:
         """News of a connection."""
         if wire.closed:
@@ -353,12 +370,11 @@ class Site:
         if what == "ready":
             wire.ready = True
         elif what == "answer":
-            request = wire.asked.pop(key, None)
-            wire.used_s = self.worker.scheduler.now_s
-            if request is not None and request.live:
-                self.ledger.finish(request, 0, key)
-            if wire.retiring and not wire.asked and wire.pin is None:
-                self.close(wire)
+            size_bytes = len(self.worker.world.oracle.asked[key].answer)
+            if size_bytes > LARGE_MESSAGE_BYTES:
+                self.worker.inflow.wait(Reading(wire, key, size_bytes))
+            else:
+                self.answered(wire, key)
         elif what == "broken":
             self.close(wire)
         elif what == "refused":
