@@ -259,7 +259,7 @@ class BrokerProcess:
             name: said[name].replace("[::ffff:127.0.0.1]", "127.0.0.1")
             for name in ("intake", "results", "workers")
         }
-        self.ready = True
+        self.ready = self.child.served = True
         self.tell_config()
         self._connect(now_s)
         return True

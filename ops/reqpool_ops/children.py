@@ -27,6 +27,9 @@ MANY_FAILURES = 4
 """Quick failures in a row after which the supervisor says so, and slows down."""
 FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 30.0
+LONGEST_SERVED_S = 1.0
+"""The same between two starts of a child that had come up. It can start, so a longer wait helps nobody, and
+all clients wait for a broker. A start costs 0.2 s of CPU."""
 MOST_DOUBLINGS = 10
 """Enough for the longest delay. Without a bound a float overflows after 1,000 failures: some hours."""
 
@@ -37,8 +40,9 @@ class Backoff:
     """When to start a child again. Knows no clock.
 
     A child that lived well comes back at once, and so does one that ended as it was told to, however often;
-    one that fails again and again comes back after delays that double up to 30 s. They are jittered, so that
-    many that died of one cause do not return in step.
+    one that fails again and again is started after spans that double up to 30 s, or to 1 s if it comes up
+    each time. They count from one start to the next: a child that lived for longer has waited enough. They
+    are jittered, so that many that died of one cause do not return in step.
 
     Attributes:
         failures: quick failures in a row.
@@ -48,12 +52,13 @@ class Backoff:
         self.failures = 0
         self._jitter = jitter
 
-    def delay_s(self, lived_s: float, status: int) -> float:
+    def delay_s(self, lived_s: float, status: int, *, served: bool = False) -> float:
         """Return the seconds to wait after a child ended.
 
         Args:
             lived_s: how long it lived.
             status: its exit status; :data:`BOOT_FAILURE` counts as quick however long it took.
+            served: it had come up.
         """
         quick = (lived_s < QUICK_S and status not in (ORDERLY, NEVER_BEGAN)) or status == BOOT_FAILURE
         self.failures = self.failures + 1 if quick else 0
@@ -61,7 +66,8 @@ class Backoff:
             span_s = 2.0 ** min(self.failures - MANY_FAILURES, MOST_DOUBLINGS)
         else:
             span_s = FIRST_DELAY_S * 2**self.failures
-        return float(min(span_s, LONGEST_DELAY_S) * (0.5 + self._jitter() / 2))
+        span_s = min(span_s, LONGEST_SERVED_S if served else LONGEST_DELAY_S) * (0.5 + self._jitter() / 2)
+        return max(0.0, span_s - (0.0 if status == BOOT_FAILURE else lived_s))
 
 
 class Child:
@@ -74,6 +80,7 @@ class Child:
         pidfd: readable when the process has ended; -1 while there is none.
         talk: our end of its standard input and output, if it talks with us.
         started_s: when it was started, monotonic.
+        served: the process has come up, as far as we are told: workers are not asked.
         signals: sent to the process by us.
         due_s: when to start the next one, monotonic; infinity while there is a process, or none is wanted.
         leaving: the place is to go with its process.
@@ -87,6 +94,7 @@ class Child:
         self.pidfd = -1
         self.talk: socket.socket | None = None
         self.started_s = 0.0
+        self.served = False
         self.due_s = math.inf
         self.leaving = False
         self.kill_s = math.inf
@@ -134,6 +142,7 @@ class Child:
         self.process, self.talk = process, talk
         self.signals = set()
         self.started_s = now_s
+        self.served = False
         self.due_s = self.kill_s = math.inf
 
     def put_off(self, error: OSError, now_s: float) -> None:
@@ -144,9 +153,11 @@ class Child:
 
     def plan_next(self, pid: int, status: int, now_s: float) -> None:
         """Plan the next process of a place whose last one, which was `pid`, has ended with `status`."""
-        delay_s = self.backoff.delay_s(now_s - self.started_s, status)
+        delay_s = self.backoff.delay_s(now_s - self.started_s, status, served=self.served)
         self.due_s = now_s + delay_s
-        log.warning("%s (pid %d) %s; replaced in %.1f s", self.name, pid, ended(status), delay_s)
+        planned = status == ORDERLY and signal.SIGTERM in self.signals
+        level = logging.INFO if planned else logging.WARNING
+        log.log(level, "%s (pid %d) %s; replaced in %.1f s", self.name, pid, ended(status), delay_s)
         if self.backoff.failures > MANY_FAILURES:
             log.error(
                 "%s has failed %d times in a row within seconds of its start; its own words are above",

@@ -213,6 +213,15 @@ def test_a_death_is_never_forgotten(start: type[Supervised]) -> None:
         wait_until(lambda lives=lives: supervised.log().count("the broker is back") == lives - 1)
 
 
+def test_a_broker_killed_again_and_again_is_back_within_seconds(start: type[Supervised]) -> None:
+    supervised = start(BROKER, ENDS_IN_ORDER)
+    for lives in range(1, 10):
+        supervised.said("the pool is up")
+        wait_until(lambda: len(supervised.children()) == 3)
+        in_order(supervised)[0].kill()
+        wait_until(lambda lives=lives: supervised.log().count("the broker is back") == lives, 5.0)
+
+
 def test_a_worker_that_never_says_hello_is_replaced(start: type[Supervised]) -> None:
     supervised = start(BROKER, SLEEP)
     supervised.said("lives but is silent for 7.5 s; killed")
