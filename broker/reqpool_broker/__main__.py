@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from .config import EMPTY, Config, unpack
 from .succession import Predecessors
 
 SUPERVISED_HELP = "wait for a supervisor's line on standard input before binding"
+STANDS_BY_HELP = "there is time until it comes: load all that requests may need"
 
 
 def configuration(arguments: argparse.Namespace) -> Callable[[], Config] | None:
@@ -44,6 +46,14 @@ def read_checked(place: Path) -> Config:
         raise UsageError(f"the supervisor's configuration cannot be read: {error.strerror}") from error
 
 
+def load_kinds() -> None:
+    """Load what is else loaded in the middle of a turn, for the first request of each kind: 0.1 s in all."""
+    from .config_file import installed
+
+    with contextlib.suppress(OSError):  # no file descriptor is left: perhaps one is then
+        installed()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="reqpool_broker", description="Run one reqpool broker.")
     parser.add_argument("--bind", required=True, metavar="URL", help="intake socket, tcp:// or ipc://")
@@ -51,6 +61,7 @@ def main() -> int:
     parser.add_argument("--workers-url", metavar="URL", help="workers socket (default: beside the intake)")
     parser.add_argument("--advertise", metavar="URL", help="results URL told to clients")
     parser.add_argument("--supervised", action="store_true", help=SUPERVISED_HELP)
+    parser.add_argument("--stands-by", action="store_true", help=STANDS_BY_HELP)
     configs = parser.add_mutually_exclusive_group()
     configs.add_argument("--config", metavar="PATH", help="reqpool.toml; read again at SIGHUP")
     configs.add_argument("--checked-config", metavar="PATH", help="the same, as the supervisor packs it")
@@ -61,6 +72,9 @@ def main() -> int:
     configure = configuration(arguments)
     if configure is not None:  # until it can be caught: once we say that we are ready, one may come
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    if arguments.stands_by:
+        load_kinds()
+    server.prepare_process()
     try:
         predecessors = None
         if arguments.supervised:

@@ -390,7 +390,6 @@ def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] 
         log.info("new configuration: %s", changes(server.broker.config, config) or "nothing changed")
         return config
 
-    prepare_process()
     may_end = server.broker.may_end
     status = server.run(lambda: stopping and may_end(time.monotonic()), reload)
     if status == 0:

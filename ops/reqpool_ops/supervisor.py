@@ -208,6 +208,8 @@ class Supervisor:
         if self._phase is Phase.RUNNING:
             self._start_workers(now_s)
             self._restart_further(now_s)
+        if self._keeps_standby:
+            self._broker.keep_standby(now_s)
         if self._broker_is_wanted and self._broker.child.due_s <= now_s:
             self._broker.start(now_s)
         if self._phase is not Phase.RUNNING:
@@ -217,6 +219,12 @@ class Supervisor:
     def _broker_is_wanted(self) -> bool:
         # While workers drain, too: without a broker nobody hears of what they finish.
         return self._phase in (Phase.RUNNING, Phase.FINISHING, Phase.DRAINING)
+
+    @property
+    def _keeps_standby(self) -> bool:
+        # Not for an embedded one: its only client would pay for it, at each start.
+        serves_many = self._plan.embedded_parent_pid is None
+        return serves_many and self._phase is Phase.RUNNING and self._restart is None
 
     def _poll(self) -> None:
         now_s = time.monotonic()
@@ -230,6 +238,8 @@ class Supervisor:
         for readable in self._broker.sockets:
             poller.register(readable, zmq.POLLIN)
         due = [min(child.due_s, child.kill_s) for child in (self._broker.child, *self._fleet.workers)]
+        if self._keeps_standby:
+            due.append(self._broker.stand_by_s)
         wake_s = min(now_s + self._ask_every_s, *due)
         ready = dict(poller.poll(int(max(0.0, wake_s - now_s) * 1000) + 1))
         if self._parent_fd in ready:
@@ -331,23 +341,18 @@ class Supervisor:
     # --- the end of children ---
 
     def _reap(self, now_s: float) -> None:
-        gone = self._broker.reap()
+        gone = self._broker.reap(now_s)
         if gone is not None:
             self._fleet.lose_broker()
-            self._note_end(*gone, now_s)
-            if self._broker_is_wanted and self._broker.standby and not self._broker.child.process:
-                self._broker.start(now_s)
+            self._note_end(self._broker.child, *gone, now_s)
         for end in self._fleet.reap():
             self._note_end(*end, now_s)
 
     def _note_end(self, child: Child, pid: int, status: int, now_s: float) -> None:
-        is_broker = child is self._broker.child
-        if is_broker and not self._broker.urls and self._phase is Phase.RUNNING:
+        is_broker, running = child is self._broker.child, self._phase is Phase.RUNNING
+        if is_broker and not self._broker.urls and running:
             raise CannotStart(f"the broker {ended(status)} before it was ready; its own words are above")
-        if is_broker:
-            wanted = self._broker_is_wanted and self._broker.standby is None
-        else:
-            wanted = self._phase is Phase.RUNNING and not child.leaving
+        wanted = self._broker_is_wanted if is_broker else running and not child.leaving
         if wanted:
             child.plan_next(pid, status, now_s)
         elif status != 0 and -status not in child.signals:  # else that is how it was told to end

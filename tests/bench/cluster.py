@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from support.wait import wait_until
 
 from . import processes
@@ -70,12 +72,13 @@ def _is_well(program: list[str], url: str) -> bool:
 
 def _roles(supervisor_pid: int, workers: int) -> dict[str, list[int]]:
     roles: dict[str, list[int]] = {"broker": [], "workers": []}
-    for process in processes.descendants(supervisor_pid):
+    for process in sorted(processes.descendants(supervisor_pid), key=psutil.Process.create_time):
         words = process.cmdline()
         if "reqpool_broker" in words:
             roles["broker"].append(process.pid)
         elif "reqpool_workers" in words:
             roles["workers"].append(process.pid)
+    del roles["broker"][1:]  # one that stands by, and does nothing
     if len(roles["broker"]) != 1 or len(roles["workers"]) != workers:
         raise RuntimeError(f"expected one broker and {workers} workers, found {roles}")
     return roles

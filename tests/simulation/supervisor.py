@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from reqpool import wire
 from reqpool.wire import Verb
+from reqpool_ops.broker_process import STAND_BY_AFTER_S, STAND_BY_AGAIN_S
 from reqpool_ops.children import Backoff, Child
 from reqpool_ops.fleet import Fleet, has_ended
 from reqpool_ops.reign import Reign
@@ -69,6 +70,7 @@ class SimulatedChild(Child):
         self.known_status = None
         self.signals = set()
         self.started_s = now_s
+        self.served = False
         self.due_s = self.kill_s = math.inf
 
     def renew_id(self) -> bytes:
@@ -119,6 +121,7 @@ class SimulatedBroker:
         self.child: Child = SimulatedChild(supervisor, "broker")
         self.standby: Child | None = None
         self.ready = False
+        self._stand_by_s = 0.0
         self._told_s = 0.0
         self._intake: Dealer | None = None
         self._undertaker: Dealer | None = None
@@ -130,6 +133,7 @@ class SimulatedBroker:
 
     def start(self, now_s: float) -> None:
         if self.standby is not None:
+            self.standby.backoff, self.standby.started_s = self.child.backoff, now_s
             self.child, self.standby = self.standby, None
         else:
             self.child.start([], now_s, talks=True)
@@ -137,7 +141,12 @@ class SimulatedBroker:
         if self.child.process is not None:
             self.child.process.tell(self._supervisor.reign.broker_starts())
 
+    @property
+    def stand_by_s(self) -> float:
+        return self._stand_by_s if self.ready and self.standby is None else math.inf
+
     def stand_by(self, now_s: float) -> Child:
+        self.drop_standby()
         self.standby = SimulatedChild(self._supervisor, "broker")
         self.standby.start([], now_s, talks=True)
         return self.standby
@@ -156,21 +165,17 @@ class SimulatedBroker:
         self.child.kill_s = now_s + BROKER_ENDS_S
         self.child.signal(signal.SIGTERM)
 
-    def reap(self) -> tuple[Child, int] | None:
-        standby = self.standby
-        if standby is not None:
-            status = standby.reap()
-            if status is not None:
-                self.standby = None
-                standby.leaving = True
-                return standby, status
+    def reap(self, now_s: float) -> int | None:
+        if self.standby is not None and self.standby.reap() is not None:
+            self.standby = None
+            self._stand_by_s = now_s + STAND_BY_AGAIN_S
         status = self.child.reap()
         if status is None:
             return None
         self._hang_up()
         self.ready = False
         self._supervisor.reign.broker_ended()
-        return self.child, status
+        return status
 
     def hear(self, now_s: float) -> None:
         """Is it ready by now?"""
@@ -182,7 +187,8 @@ class SimulatedBroker:
                 self._told_s = math.inf
                 self.child.signal(signal.SIGKILL)
             return
-        self.ready = True
+        self.ready = self.child.served = True
+        self._stand_by_s = now_s + STAND_BY_AFTER_S
         self._asked_s = self._answered_s = now_s
         world, supervisor = self._supervisor.world, self._supervisor
         self._intake = Dealer(world.network, supervisor, world.url)
@@ -306,6 +312,8 @@ class SupervisorProcess(Process):
         if self._phase is Phase.RUNNING:
             fleet.start_due("", now_s)
             self._restart_further(now_s)
+            if self._restart is None and now_s >= broker.stand_by_s:
+                broker.stand_by(now_s)
         if self._phase is not Phase.STOPPING and broker.child.due_s <= now_s:
             broker.start(now_s)
         if self._phase is Phase.FINISHING and now_s >= self._told_s + SERVE_ON_S:
@@ -318,6 +326,8 @@ class SupervisorProcess(Process):
             self.die()
             return now_s
         due = [min(child.due_s, child.kill_s) for child in (broker.child, *fleet.workers)]
+        if self._phase is Phase.RUNNING and self._restart is None:
+            due.append(broker.stand_by_s)
         return max(now_s + 0.001, min(now_s + every_s, *due))
 
     def _drain(self, now_s: float) -> None:
@@ -337,15 +347,11 @@ class SupervisorProcess(Process):
             self._restart = None
 
     def _reap(self, now_s: float) -> None:
-        gone = self._broker.reap()
-        if gone is not None:
+        status = self._broker.reap(now_s)
+        if status is not None:
             self._fleet.lose_broker()
-            child, status = gone
-            wanted = self._phase is not Phase.STOPPING
-            if wanted and self._broker.standby is None and child is self._broker.child:
-                child.plan_next(0, status, now_s)
-            if wanted and self._broker.standby is not None and self._broker.child.process is None:
-                self._broker.start(now_s)
+            if self._phase is not Phase.STOPPING:
+                self._broker.child.plan_next(0, status, now_s)
         for child, _pid, status in self._fleet.reap():
             if self._phase is Phase.RUNNING and not child.leaving:
                 child.plan_next(0, status, now_s)

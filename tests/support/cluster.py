@@ -132,7 +132,7 @@ class Cluster:
         wait_until(lambda: len(fds()) == self.workers and max(fds()) <= before, 10.0, f"{before} fds again")
 
     def children(self) -> list[psutil.Process]:
-        """Return the supervisor's children: the broker and the workers."""
+        """Return the supervisor's children: the broker, perhaps one that stands by, and the workers."""
         return psutil.Process(self.supervisor.pid).children()
 
     @property
@@ -143,7 +143,8 @@ class Cluster:
     @property
     def broker_pid(self) -> int:
         """The broker's pid."""
-        return next(child.pid for child in self.children() if "reqpool_broker" in child.cmdline())
+        brokers = [child for child in self.children() if "reqpool_broker" in child.cmdline()]
+        return min(brokers, key=psutil.Process.create_time).pid  # the one that stands by is younger
 
     def log(self) -> str:
         """Return what has been logged so far."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import math
 import os
 import signal
 import subprocess
@@ -61,6 +62,8 @@ from reqpool_ops.supervisor import Plan, Supervisor
 logging.basicConfig(level=logging.INFO)
 reqpool_ops.rolling.COME_UP_S = 6.0
 reqpool_ops.broker_process.HUNG_S = 6.0
+reqpool_ops.broker_process.STAND_BY_AFTER_S = float(sys.argv[4])
+reqpool_ops.broker_process.STAND_BY_AGAIN_S = 0.1
 
 try:
     sys.exit(Supervisor(Plan(sys.argv[1], 2, None, 1.0, ["-c", sys.argv[2]], ["-c", sys.argv[3]])).run())
@@ -72,13 +75,17 @@ except CannotStart as error:
 class Supervised:
     """A supervisor in a process of its own."""
 
-    def __init__(self, folder: Path, broker: str, worker: str) -> None:
+    def __init__(self, folder: Path, broker: str, worker: str, stand_by_after_s: float = math.inf) -> None:
         self.log_path = folder / "log"
         self.socket_path = folder / "pool.sock"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", RUN, f"ipc://{self.socket_path}", broker, worker], stderr=log
-            )
+                [
+                    sys.executable, "-c", RUN,
+                    f"ipc://{self.socket_path}", broker, worker, str(stand_by_after_s),
+                ],
+                stderr=log,
+            )  # fmt: skip
 
     def log(self) -> str:
         return self.log_path.read_text()
@@ -101,8 +108,8 @@ def start(folder: Path) -> Iterator[type[Supervised]]:
     started: list[Supervised] = []
 
     class Kept(Supervised):
-        def __init__(self, broker: str, worker: str) -> None:
-            super().__init__(folder, broker, worker)
+        def __init__(self, broker: str, worker: str, stand_by_after_s: float = math.inf) -> None:
+            super().__init__(folder, broker, worker, stand_by_after_s)
             started.append(self)
 
     yield Kept  # type: ignore[misc]
@@ -211,6 +218,51 @@ def test_a_death_is_never_forgotten(start: type[Supervised]) -> None:
         wait_until(lambda lives=lives: len(lines_to_brokers(supervised)) == lives)
         assert lines_to_brokers(supervised)[-1]["deaths"] == 1
         wait_until(lambda lives=lives: supervised.log().count("the broker is back") == lives - 1)
+
+
+def brokers_of(supervised: Supervised) -> list[psutil.Process]:
+    """The broker, and the one that stands by, once it waits for its line."""
+    wait_until(lambda: len(supervised.children()) == 4)
+    unnamed = [child for child in supervised.children() if not argument_of(child, "--name")]
+    broker, standby = sorted(unnamed, key=psutil.Process.create_time)
+    return [broker, standby]
+
+
+def test_a_killed_broker_is_followed_by_one_that_stands_by_and_another_takes_that_place(
+    start: type[Supervised],
+) -> None:
+    supervised = start(BROKER, ENDS_IN_ORDER, 0.0)
+    for lives in (1, 2, 3):
+        broker, standby = brokers_of(supervised)
+        broker.kill()
+        supervised.said(f"the broker is back (pid {standby.pid})")
+        assert supervised.log().count("broker is back") == lives
+
+
+def test_one_that_stands_by_and_dies_is_replaced_and_costs_nobody_the_broker(start: type[Supervised]) -> None:
+    supervised = start(BROKER, ENDS_IN_ORDER, 0.0)
+    broker, standby = brokers_of(supervised)
+    standby.kill()
+    supervised.said(f"the broker that stands by (pid {standby.pid}) was killed by SIGKILL")
+    assert standby not in brokers_of(supervised)
+    assert brokers_of(supervised)[0] == broker
+
+
+def test_a_restart_takes_no_broker_that_was_started_before_it(start: type[Supervised]) -> None:
+    supervised = start(BROKER, ENDS_IN_ORDER, 0.0)
+    wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
+    before = brokers_of(supervised)
+    assert restart(supervised).returncode == 0
+    assert not {child.pid for child in brokers_of(supervised)} & {child.pid for child in before}
+
+
+def test_a_stop_ends_the_broker_that_stands_by(start: type[Supervised]) -> None:
+    supervised = start(BROKER, ENDS_IN_ORDER, 0.0)
+    brokers = brokers_of(supervised)
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.process.wait(15) == 0
+    assert not any(broker.is_running() for broker in brokers)
+    assert "stands by" not in supervised.log()
 
 
 def test_a_broker_killed_again_and_again_is_back_within_seconds(start: type[Supervised]) -> None:
@@ -475,7 +527,7 @@ def test_a_second_supervisor_of_one_address_is_refused(start: type[Supervised], 
     first = start(BROKER, SLEEP)
     first.said("the pool is up")
     other = subprocess.run(
-        [sys.executable, "-c", RUN, f"ipc://{first.socket_path}", BROKER, SLEEP],
+        [sys.executable, "-c", RUN, f"ipc://{first.socket_path}", BROKER, SLEEP, "inf"],
         capture_output=True,
         text=True,
     )

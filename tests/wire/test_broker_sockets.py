@@ -176,7 +176,6 @@ def test_a_broker_told_to_stop_serves_on_until_it_may_end(
         said.extend((stop(), stop()))
         return 0
 
-    monkeypatch.setattr("reqpool_broker.server.prepare_process", lambda: None)
     monkeypatch.setattr(Broker, "may_end", lambda *_: next(answers))
     monkeypatch.setattr(Server, "run", told_to_stop)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

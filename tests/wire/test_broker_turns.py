@@ -129,7 +129,6 @@ def test_an_orphaned_broker_leases_nothing_more_from_the_turn_in_which_it_hears_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reqpool_broker.server.READ_S", 0.0)  # one message a turn
-    monkeypatch.setattr("reqpool_broker.server.prepare_process", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     parent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     server = Server(f"ipc://{tmp_path}/intake")

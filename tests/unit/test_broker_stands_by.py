@@ -1,0 +1,57 @@
+"""A broker that waits for its supervisor's line."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from reqpool_broker import config_file, server
+from reqpool_broker.__main__ import main
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a broker does that is started, and told nothing."""
+    done: list[str] = []
+
+    class Input(io.StringIO):
+        def readline(self, size: int | None = -1, /) -> str:
+            done.append("waits")
+            return ""  # the supervisor has no use for it
+
+    monkeypatch.setattr(config_file, "installed", lambda: done.append("loads kinds"))
+    monkeypatch.setattr(server, "prepare_process", lambda: done.append("collects garbage"))
+    monkeypatch.setattr("reqpool_broker.__main__.raise_file_limit", lambda: None)
+    monkeypatch.setattr("sys.stdin", Input())
+    return done
+
+
+def start(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    monkeypatch.setattr("sys.argv", ["reqpool_broker", "--bind", "ipc:///nowhere", "--supervised", *options])
+    assert main() == 0
+
+
+def test_one_that_stands_by_does_all_that_takes_time_before_it_waits(
+    done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(monkeypatch, "--stands-by")
+    assert done == ["loads kinds", "collects garbage", "waits"]
+
+
+def test_one_that_clients_wait_for_loads_kinds_when_they_are_asked_for(
+    done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(monkeypatch)
+    assert done == ["collects garbage", "waits"]
+
+
+def test_one_that_finds_no_kinds_for_want_of_descriptors_stands_by_all_the_same(
+    done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(config_file, "installed", fails)
+    start(monkeypatch, "--stands-by")
+    assert done[-1] == "waits"
