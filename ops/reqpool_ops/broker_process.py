@@ -49,7 +49,8 @@ UNEASY_S = 1.5
 GAP_S = 2.0
 """Looks further apart than this say nothing about the time between them: we did not run, either."""
 STAND_BY_AFTER_S = 1.0
-"""How long a broker has served before another is started to stand by: its clients come back first."""
+"""How long after the first broker came up, or one that stood by took over, another is started to stand by:
+clients come first. It does not wait until the present one serves, which may be killed again and again."""
 STAND_BY_AGAIN_S = 30.0
 """When that is tried again, if it did not work, or the one that stood by has ended."""
 RECONNECT_S = 1.0
@@ -109,7 +110,7 @@ class BrokerProcess:
         self.standby: Child | None = None
         self.urls: dict[str, str] = {}
         self.ready = False
-        self._stand_by_s = 0.0
+        self._stand_by_s = math.inf
         self._program = program
         self._url = url
         self._config = config
@@ -155,8 +156,9 @@ class BrokerProcess:
             CannotStart: if there are not enough file descriptors, processes or memory for the first one.
         """
         if self.standby is not None:
-            self.standby.backoff, self.standby.started_s = self.child.backoff, now_s
+            self.standby.follow(self.child, now_s)
             self.child, self.standby = self.standby, None
+            self._stand_by_s = now_s + STAND_BY_AFTER_S
         else:
             try:
                 self._launch(self.child, now_s)
@@ -201,8 +203,8 @@ class BrokerProcess:
 
     @property
     def stand_by_s(self) -> float:
-        """When one is to be started to stand by, monotonic; infinity while one does, or none serves."""
-        return self._stand_by_s if self.ready and self.standby is None else math.inf
+        """When one is to be started to stand by, monotonic; infinity while one does, or before the first."""
+        return self._stand_by_s if self.standby is None else math.inf
 
     def keep_standby(self, now_s: float) -> None:
         """Start one that is to stand by, if it is time."""
@@ -249,6 +251,7 @@ class BrokerProcess:
         if status is None:
             return None
         self._hang_up()
+        self.child.served = self.ready or (self.child.served and status == -signal.SIGKILL)
         self.ready = False
         self._reign.broker_ended()
         return pid, status
@@ -271,14 +274,15 @@ class BrokerProcess:
                 self._told_s = math.inf
                 self.child.signal(signal.SIGKILL)
             return False
+        if not self.urls:
+            self._stand_by_s = now_s + STAND_BY_AFTER_S
         said = json.loads(line)
         # A dual-stack socket names its IPv4 address in the mapped form (RFC 4291, 2.5.5.2).
         self.urls = {
             name: said[name].replace("[::ffff:127.0.0.1]", "127.0.0.1")
             for name in ("intake", "results", "workers")
         }
-        self.ready = self.child.served = True
-        self._stand_by_s = now_s + STAND_BY_AFTER_S
+        self.ready = True
         self.tell_config()
         self._connect(now_s)
         return True

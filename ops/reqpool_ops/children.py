@@ -27,9 +27,9 @@ MANY_FAILURES = 4
 """Quick failures in a row after which the supervisor says so, and slows down."""
 FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 30.0
-LONGEST_SERVED_S = 1.0
-"""The same between two starts of a child that had come up. It can start, so a longer wait helps nobody, and
-all clients wait for a broker. A start costs 0.2 s of CPU."""
+LONGEST_SERVED_S = 0.8
+"""The same where a child had come up. It can start, so a longer wait helps nobody, and all clients wait for a
+broker. A start costs 0.2 s of CPU."""
 MOST_DOUBLINGS = 10
 """Enough for the longest delay. Without a bound a float overflows after 1,000 failures: some hours."""
 
@@ -40,8 +40,8 @@ class Backoff:
     """When to start a child again. Knows no clock.
 
     A child that lived well comes back at once, and so does one that ended as it was told to, however often;
-    one that fails again and again is started after spans that double up to 30 s, or to 1 s if it comes up
-    each time. They count from one start to the next: a child that lived for longer has waited enough. They
+    one that fails again and again is started after spans that double up to 30 s, or to 0.8 s if it comes
+    up each time. They count from one start to the next: a child that lived for longer has waited enough. They
     are jittered, so that many that died of one cause do not return in step.
 
     Attributes:
@@ -80,7 +80,8 @@ class Child:
         pidfd: readable when the process has ended; -1 while there is none.
         talk: our end of its standard input and output, if it talks with us.
         started_s: when it was started, monotonic.
-        served: the process has come up, as far as we are told: workers are not asked.
+        served: of the last process, once it has ended: it had come up, or was killed before it could and the
+            one before had. Workers are not asked.
         signals: sent to the process by us.
         due_s: when to start the next one, monotonic; infinity while there is a process, or none is wanted.
         leaving: the place is to go with its process.
@@ -142,8 +143,11 @@ class Child:
         self.process, self.talk = process, talk
         self.signals = set()
         self.started_s = now_s
-        self.served = False
         self.due_s = self.kill_s = math.inf
+
+    def follow(self, other: Child, now_s: float) -> None:
+        """Take the place of another, with a process that has stood by: its life begins now."""
+        self.backoff, self.served, self.started_s = other.backoff, other.served, now_s
 
     def put_off(self, error: OSError, now_s: float) -> None:
         """Try again later to start a process, which failed; nothing that runs is touched for it."""

@@ -70,7 +70,6 @@ class SimulatedChild(Child):
         self.known_status = None
         self.signals = set()
         self.started_s = now_s
-        self.served = False
         self.due_s = self.kill_s = math.inf
 
     def renew_id(self) -> bytes:
@@ -121,7 +120,7 @@ class SimulatedBroker:
         self.child: Child = SimulatedChild(supervisor, "broker")
         self.standby: Child | None = None
         self.ready = False
-        self._stand_by_s = 0.0
+        self._stand_by_s = math.inf
         self._told_s = 0.0
         self._intake: Dealer | None = None
         self._undertaker: Dealer | None = None
@@ -133,8 +132,9 @@ class SimulatedBroker:
 
     def start(self, now_s: float) -> None:
         if self.standby is not None:
-            self.standby.backoff, self.standby.started_s = self.child.backoff, now_s
+            self.standby.follow(self.child, now_s)
             self.child, self.standby = self.standby, None
+            self._stand_by_s = now_s + STAND_BY_AFTER_S
         else:
             self.child.start([], now_s, talks=True)
         self._told_s, self.ready = now_s, False
@@ -143,7 +143,7 @@ class SimulatedBroker:
 
     @property
     def stand_by_s(self) -> float:
-        return self._stand_by_s if self.ready and self.standby is None else math.inf
+        return self._stand_by_s if self.standby is None else math.inf
 
     def stand_by(self, now_s: float) -> Child:
         self.drop_standby()
@@ -173,6 +173,7 @@ class SimulatedBroker:
         if status is None:
             return None
         self._hang_up()
+        self.child.served = self.ready or (self.child.served and status == -signal.SIGKILL)
         self.ready = False
         self._supervisor.reign.broker_ended()
         return status
@@ -187,8 +188,9 @@ class SimulatedBroker:
                 self._told_s = math.inf
                 self.child.signal(signal.SIGKILL)
             return
-        self.ready = self.child.served = True
-        self._stand_by_s = now_s + STAND_BY_AFTER_S
+        self.ready = True
+        if self._stand_by_s == math.inf:
+            self._stand_by_s = now_s + STAND_BY_AFTER_S
         self._asked_s = self._answered_s = now_s
         world, supervisor = self._supervisor.world, self._supervisor
         self._intake = Dealer(world.network, supervisor, world.url)

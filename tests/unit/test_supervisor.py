@@ -248,6 +248,24 @@ def test_one_that_stands_by_and_dies_is_replaced_and_costs_nobody_the_broker(sta
     assert brokers_of(supervised)[0] == broker
 
 
+def test_another_one_stands_by_though_no_broker_comes_up_in_time(
+    start: type[Supervised], folder: Path
+) -> None:
+    flag = folder / "slow"
+    waits = f"import os, time\nwhile os.path.exists({str(flag)!r}): time.sleep(0.01)\n"
+    supervised = start(waits + BROKER, ENDS_IN_ORDER, 0.0)
+    broker, standby = brokers_of(supervised)
+    flag.touch()
+    standby.kill()
+    supervised.said(f"the broker that stands by (pid {standby.pid}) was killed")
+    broker.kill()
+    starting = brokers_of(supervised)
+    assert "the broker is back" not in supervised.log()
+    flag.unlink()
+    supervised.said("the broker is back")
+    assert brokers_of(supervised) == starting
+
+
 def test_a_restart_takes_no_broker_that_was_started_before_it(start: type[Supervised]) -> None:
     supervised = start(BROKER, ENDS_IN_ORDER, 0.0)
     wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
@@ -272,6 +290,16 @@ def test_a_broker_killed_again_and_again_is_back_within_seconds(start: type[Supe
         wait_until(lambda: len(supervised.children()) == 3)
         in_order(supervised)[0].kill()
         wait_until(lambda lives=lives: supervised.log().count("the broker is back") == lives, 5.0)
+
+
+def test_a_broker_killed_before_it_came_up_is_started_again_within_seconds(start: type[Supervised]) -> None:
+    supervised = start(BROKER, ENDS_IN_ORDER)
+    supervised.said("the pool is up")
+    for kills in range(1, 10):
+        wait_until(lambda: len(supervised.children()) == 3, 5.0)
+        in_order(supervised)[0].kill()
+        wait_until(lambda kills=kills: supervised.log().count("killed by SIGKILL") == kills)
+    supervised.said("the broker is back")
 
 
 def test_a_worker_that_never_says_hello_is_replaced(start: type[Supervised]) -> None:
