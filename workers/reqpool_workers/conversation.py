@@ -102,7 +102,7 @@ class Conversation:
         self._pieces = Pieces()
         self._draining = False
         self._told_s = self._idle_s = 0.0
-        self._drain_beat = 0
+        self._drain_beat = self._return_beat = 0
         self._forsaken = False
         self._turn_s = now_s
         self._held_back_s = 0.0
@@ -191,7 +191,7 @@ class Conversation:
             self._say(now_s, Verb.RETRY, ledger.take_failures())
         if hands_back and self._draining:
             # What the broker has not read when it hears of an end in doubt would count as sent upstream.
-            self._drain_beat = self.beat(now_s)
+            self._return_beat = self.beat(now_s)
         if ledger.unpinned:
             held = {pin for pin, _, _ in self._upstreams.pins()}
             for pin in ledger.take_unpinned():
@@ -250,6 +250,7 @@ class Conversation:
         self._leases.kept.clear()
         self._pieces = Pieces()
         self._forsaken = False
+        self._return_beat = 0
         self.give_back_stranded()
         # What HELLO does not list as held never arrived, to the broker: it leases it again by itself.
         self.ledger.take_returns()
@@ -419,7 +420,8 @@ class Conversation:
         told = live and self.ledger.empty and link.answered >= self._drain_beat
         if self.in_doubt:
             heard_s = now_s - max(self._idle_s, link.welcomed_s) if live else 0.0
-            self.over = heard_s > ACKNOWLEDGE_S or (told and self.outbox.arrived and self._forsaken)
+            read = told and self.outbox.arrived and link.answered >= self._return_beat
+            self.over = heard_s > ACKNOWLEDGE_S or (read and self._forsaken)
         elif told:
             self._say(now_s, Verb.GOODBYE)
             self.over = self.said_goodbye = True
