@@ -61,7 +61,9 @@ class Worker:
         keeping: which settings it keeps for this connection.
         max_settings_bytes: the largest it takes.
         told: people have been told that it is a stranger.
-        forsaken: all clients that have not acknowledged what it keeps are silent; known while it drains.
+        forsaken: it drains, and need not wait for what it has left: all clients that have not acknowledged
+            what it keeps are silent, and it runs nothing, or nobody serves and all that it runs has had its
+            time.
         told_of: ``received``, :attr:`undelivered` and ``forsaken`` in the last heartbeat to it.
         full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
         large: large groups on their way to it through this connection.

@@ -354,7 +354,8 @@ class Workers:
         """Have workers that drain wait no longer than they must.
 
         They are told at once what has been acknowledged, or will not be because clients are silent. What they
-        hold for such clients is let go of. If all drain, and everybody waits, so is what has long been held.
+        hold for such clients is let go of. If all drain, and everybody waits, so is what has long been held,
+        and none waits for what has long been running.
         """
         workers = self._ledger.workers.values()
         draining = [worker for worker in workers if worker.state == "draining"]
@@ -368,6 +369,8 @@ class Workers:
                 is_old = not serves and now_s - pin.since_s > HELD_S
                 if is_old or pin.session.is_silent(now_s, liveness_s):
                     self._ledger.unpin(pin.session, pin.number, tell=True)
-            worker.forsaken = bool(worker.parts) and worker not in awaited
+            newest = next(reversed(worker.leases), None)
+            done = bool(worker.parts) if newest is None else not serves and now_s - newest.since_s > HELD_S
+            worker.forsaken = done and worker not in awaited
             if worker.waits_for_news:
                 self._beat(worker, now_s)

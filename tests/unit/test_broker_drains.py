@@ -1,8 +1,9 @@
-"""What a broker says to a worker that drains of clients that are silent: fake clock, no sockets."""
+"""What a broker says to a worker that drains of what it need not wait for: fake clock, no sockets."""
 
 from __future__ import annotations
 
 from reqpool.wire import Flag, Verb
+from reqpool_broker.spans import HELD_S
 from support.fake_peers import TICK_S, Desk, FakeClient, FakeWorker
 
 ONCE = Flag(0)
@@ -51,7 +52,7 @@ def test_one_client_that_is_heard_is_enough_to_be_waited_for() -> None:
     other = desk.client()
     other.submit(1, flags=ONCE)
     drain(worker)
-    assert worker.forsaken
+    assert not worker.forsaken, "it runs something"
     worker.answer(1)
     worker.heartbeat()
     desk.settle()
@@ -61,3 +62,42 @@ def test_one_client_that_is_heard_is_enough_to_be_waited_for() -> None:
     other.acknowledge()
     desk.pass_time(2 * TICK_S)
     assert (worker.undelivered, worker.forsaken) == ([1], True)
+
+
+def test_what_has_run_for_long_keeps_no_worker_where_all_drain() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    client.submit(1, flags=ONCE, span_ms=60_000)
+    desk.pass_time(HELD_S - 1.0)
+    client.submit(2, flags=ONCE, span_ms=60_000)
+    drain(worker)
+    desk.pass_time(1.5)
+    assert not worker.forsaken, "one of them has just begun"
+    worker.answer(2)
+    client.acknowledge()
+    desk.pass_time(1.0)
+    assert worker.held() == [1]
+    assert worker.forsaken
+
+
+def test_what_has_run_for_long_keeps_a_worker_while_others_serve() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    client.submit(1, flags=ONCE, span_ms=60_000)
+    desk.worker()
+    drain(worker)
+    desk.pass_time(HELD_S + 1.0)
+    assert not worker.forsaken
+
+
+def test_a_client_that_has_yet_to_acknowledge_keeps_a_worker_beside_what_has_run_for_long() -> None:
+    desk = Desk()
+    worker, client = desk.worker(), desk.client()
+    client.submit(1, 2, flags=ONCE, span_ms=60_000)
+    desk.pass_time(HELD_S + 1.0)
+    worker.answer(2)
+    drain(worker)
+    assert not worker.forsaken
+    client.acknowledge()
+    desk.pass_time(2 * TICK_S)
+    assert worker.forsaken

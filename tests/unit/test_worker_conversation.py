@@ -242,7 +242,7 @@ def test_a_drain_waits_for_what_has_not_arrived_whoever_is_silent(talk: Talk) ->
     run_once(talk, span_ms=60_000)
     talk.lease(2, span_ms=60_000)
     talk.conversation.drain(talk.now_s)
-    talk.pass_s(0.5, received=1, undelivered=(1,), forsaken=True)
+    talk.pass_s(0.5, received=1, undelivered=(1,))
     assert not talk.conversation.over, "a request runs"
     talk.upstreams.answer(2)
     talk.pass_s(0.5, received=1, undelivered=(1,), forsaken=True)
@@ -251,6 +251,27 @@ def test_a_drain_waits_for_what_has_not_arrived_whoever_is_silent(talk: Talk) ->
     assert not talk.conversation.over
     talk.pass_s(0.2, received=2, undelivered=(1,), forsaken=True)
     assert talk.conversation.over
+
+
+def test_a_drain_ends_in_doubt_when_the_broker_says_that_what_runs_has_had_its_time(talk: Talk) -> None:
+    talk.lease(1, span_ms=60_000)
+    talk.conversation.drain(talk.now_s)
+    talk.pass_s(0.5)
+    assert not talk.conversation.over
+    talk.pass_s(0.2, forsaken=True)
+    assert talk.conversation.over
+    assert talk.conversation.in_doubt == 1
+    assert talk.heard(Verb.GOODBYE) == []
+
+
+def test_what_is_leased_to_a_draining_worker_later_gets_its_own_time(talk: Talk) -> None:
+    talk.lease(1, span_ms=60_000, pin=1)
+    talk.conversation.drain(talk.now_s)
+    talk.beat()
+    forsaken = wire.encode(Verb.HEARTBEAT, EPOCH, 0, 9, 0, (), True)
+    talk.conversation.take([forsaken], talk.now_s)
+    talk.lease(2, span_ms=60_000, pin=1)  # came in the same turn
+    assert not talk.conversation.over
 
 
 def test_a_drain_that_is_to_end_in_doubt_waits_until_the_broker_has_what_it_hands_back(talk: Talk) -> None:

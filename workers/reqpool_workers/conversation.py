@@ -355,6 +355,7 @@ class Conversation:
     # --- requests ----------------------------------------------------------------------------------
 
     def _on_lease(self, now_s: float, groups: list[LeaseGroup | Unread]) -> None:
+        self._forsaken = False
         self._leases.take(groups, now_s, refuse=self._draining or self.outbox.full)
 
     def _on_piece(self, now_s: float, offset: int, piece: bytes) -> None:
@@ -408,21 +409,28 @@ class Conversation:
         if now_s - self._told_s > DRAIN_S:
             self.over = True
             return
+        link = self._link
+        live = link.state is LinkState.LIVE
+        # Has the broker read all that we said, and may we go for its part?
+        dismissed = (
+            live
+            and self._forsaken
+            and self.outbox.arrived
+            and link.answered >= max(self._drain_beat, self._return_beat)
+        )
         if any(self.ledger.held()):
             self._idle_s = now_s
+            self.over = dismissed
             return
         waited_s = now_s - self._idle_s
         if waited_s < DRAIN_PINS_S and any(self._upstreams.pins()):
             return
         self.outbox.expire(now_s)
-        link = self._link
-        live = link.state is LinkState.LIVE
-        told = live and self.ledger.empty and link.answered >= self._drain_beat
+        told = live and self.ledger.empty
         if self.in_doubt:
             heard_s = now_s - max(self._idle_s, link.welcomed_s) if live else 0.0
-            read = told and self.outbox.arrived and link.answered >= self._return_beat
-            self.over = heard_s > ACKNOWLEDGE_S or (read and self._forsaken)
-        elif told:
+            self.over = heard_s > ACKNOWLEDGE_S or (told and dismissed)
+        elif told and link.answered >= self._drain_beat:
             self._say(now_s, Verb.GOODBYE)
             self.over = self.said_goodbye = True
         else:
