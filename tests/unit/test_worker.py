@@ -646,7 +646,7 @@ def test_the_process_that_leaves_something_in_doubt_ends_with_3(
         parent.kill()
         assert process.wait(10) == 3
     assert Verb.GOODBYE not in [verb for verb, _, _ in broker.heard]
-    assert "0 requests running and 1 in doubt" in capfd.readouterr().err
+    assert "still running: 0; in doubt: 1 " in capfd.readouterr().err
 
 
 ENDS_IN_DOUBT = """

@@ -82,8 +82,8 @@ class Worker:
             in_doubt = self.conversation.in_doubt
             if held or in_doubt:
                 log.warning(
-                    "ends with %d requests running and %d in doubt: these may have run, must not run again, "
-                    "and nobody has acknowledged their outcome",
+                    "ends; still running: %d; in doubt: %d (these may have run, must not run again, and "
+                    "their outcomes have not been acknowledged)",
                     held,
                     in_doubt,
                 )
