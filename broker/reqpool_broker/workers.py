@@ -10,10 +10,12 @@ from reqpool import checks, wire
 from reqpool.errors import Code, ProtocolError
 from reqpool.wire import CONFIRM_BYTES, Reject, Verb
 
+from . import unread
 from .attempts import Attempts
 from .clients import Clients
 from .life import WORKER_FORGET_S, Life
 from .requests import Terms
+from .session import ROOM_BYTES, Session
 from .spans import HELD_S
 from .worker import Worker
 
@@ -218,6 +220,8 @@ class Workers:
                 continue
             fresh, attempts = self._ledger.finish(worker, session, seqs, failed)
             if fresh:
+                if session.unacked_bytes > ROOM_BYTES:
+                    blob = self._fit(session, blob, seqs, now_s)
                 self._ledger.publish(session, blob, seqs, worker, attempts)
                 if worker.state == "draining":  # it waits until they are acknowledged
                     self._clients.beat(session)
@@ -228,6 +232,11 @@ class Workers:
         # Not before: what is received and is not with a client yet is undelivered only once it is published.
         if worker.unconfirmed_bytes > CONFIRM_BYTES:
             self._beat(worker, now_s)
+
+    def _fit(self, session: Session, blob: bytes, seqs: tuple[int, ...], now_s: float) -> bytes:
+        silent = session.is_silent(now_s, self._life.liveness_s)
+        limits = self._clients.limits
+        return unread.fit(blob, seqs, session, self.sessions.values(), limits, silent=silent)
 
     def _heartbeat(self, worker: Worker, number: int, sample: dict[str, Any], now_s: float) -> None:
         worker.heartbeat_seen = number

@@ -310,8 +310,8 @@ class FakeWorker:
         sample = {"cpu_percent": self.cpu_percent}
         self.send(Verb.HEARTBEAT, self.epoch, self.seen, self.beats, sample)
 
-    def answer(self, *seqs: int, session: bytes | None = None) -> None:
-        """Send results for these seqs (all held ones by default) in one RESULTS."""
+    def answer(self, *seqs: int, session: bytes | None = None, size_bytes: int = 0) -> None:
+        """Send results for these seqs (all held ones by default) in one RESULTS, each so large at least."""
         wanted = set(seqs or self.held())
         groups, blobs, kept = [], [], []
         for lease in self.leases:
@@ -322,7 +322,7 @@ class FakeWorker:
                 flat: list[Any] = []
                 for seq in mine:
                     self.desk.executions.append((lease.session, seq))
-                    flat += (seq, 0, b"answer %d" % seq)
+                    flat += (seq, 0, (b"answer %d" % seq).ljust(size_bytes))
                 groups.append((lease.session, mine, 0))
                 blobs.append(wire.encode_blob(flat))
             rest = [pair for pair in zip(lease.seqs, lease.payloads, strict=True) if pair[0] not in mine]

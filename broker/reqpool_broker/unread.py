@@ -1,0 +1,51 @@
+"""Results that a client leaves unread: how much the broker keeps of them. No I/O, no clock.
+
+A session that has too much unread is leased nothing more (:attr:`Session.has_room`). What was leased before
+may still be a lot: some thousand requests are under way on the connections to one Redis, and each answer may
+have MiB. A broker that kept them all for a client that has stopped would run out of memory, for everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from reqpool import wire
+from reqpool.errors import Code
+
+from .client_limits import ClientLimits
+from .session import Session
+
+MAX_ALL_UNREAD_BYTES = 1 << 30
+"""Results kept for all sessions together, before those that hold more than they may are given no more."""
+SMALL_BYTES = 64 << 10
+"""A batch of results up to this size is kept in any case: errors are worth more than the room they take."""
+
+
+def fit(
+    blob: bytes,
+    seqs: tuple[int, ...],
+    session: Session,
+    sessions: Iterable[Session],
+    limits: ClientLimits,
+    *,
+    silent: bool,
+) -> bytes:
+    """Return a batch of results, or what is kept in its place: that the answers had no room.
+
+    Args:
+        blob: the results, encoded.
+        seqs: whose they are.
+        session: whose they are.
+        sessions: all there are.
+        limits: of each.
+        silent: its client has not been heard for so long that it is frozen, or cut off.
+    """
+    unread_bytes = session.unacked_bytes
+    if unread_bytes <= limits.max_queued_bytes or len(blob) <= SMALL_BYTES:
+        return blob
+    if not silent and sum(one.unacked_bytes for one in sessions) <= MAX_ALL_UNREAD_BYTES:
+        return blob
+    text = f"answered, but this client has {unread_bytes >> 20} MiB of answers to read: this one was dropped"
+    session.refused += len(seqs)
+    data = wire.encode_error(text, sent=True)
+    return wire.encode_blob([part for seq in seqs for part in (seq, Code.OUTCOME_UNKNOWN, data)])
