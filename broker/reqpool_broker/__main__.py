@@ -79,7 +79,7 @@ def main() -> int:
         predecessors = None
         if arguments.supervised:
             line = sys.stdin.readline()
-            if not line:  # it has gone, or has no use for a broker any more
+            if not line.strip():  # it has gone, or has no use for a broker any more
                 return 0
             predecessors = Predecessors.read(line)
         config = EMPTY if configure is None else configure()

@@ -55,3 +55,13 @@ def test_one_that_finds_no_kinds_for_want_of_descriptors_stands_by_all_the_same(
     monkeypatch.setattr(config_file, "installed", fails)
     start(monkeypatch, "--stands-by")
     assert done[-1] == "waits"
+
+
+def test_one_whose_supervisor_has_died_ends_in_silence(
+    done: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "sys.stdin", io.StringIO(" ")
+    )  # the blank that tells how far it has come, and no line
+    start(monkeypatch, "--stands-by")
+    assert capsys.readouterr().err == ""
