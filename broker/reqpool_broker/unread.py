@@ -13,6 +13,7 @@ from reqpool import wire
 from reqpool.errors import Code
 
 from .client_limits import ClientLimits
+from .requests import Lease
 from .session import Session
 
 MAX_ALL_UNREAD_BYTES = 1 << 30
@@ -32,10 +33,12 @@ def fit(
 ) -> bytes:
     """Return a batch of results, or what is kept in its place: that the answers had no room.
 
+    What may be repeated can be asked again later: it is ``Overloaded``. What must not is ``OutcomeUnknown``.
+
     Args:
         blob: the results, encoded.
-        seqs: whose they are.
-        session: whose they are.
+        seqs: the requests that they are of, still open.
+        session: their client's.
         sessions: all there are.
         limits: of each.
         silent: its client has not been heard for so long that it is frozen, or cut off.
@@ -45,7 +48,12 @@ def fit(
         return blob
     if not silent and sum(one.unacked_bytes for one in sessions) <= MAX_ALL_UNREAD_BYTES:
         return blob
-    text = f"answered, but this client has {unread_bytes >> 20} MiB of answers to read: this one was dropped"
     session.refused += len(seqs)
+    text = f"answered, but this client has {unread_bytes >> 20} MiB of answers to read: this one was dropped"
     data = wire.encode_error(text, sent=True)
-    return wire.encode_blob([part for seq in seqs for part in (seq, Code.OUTCOME_UNKNOWN, data)])
+    flat: list[object] = []
+    for seq in seqs:
+        lease = session.open.get(seq)
+        once = isinstance(lease, Lease) and not lease.terms.idempotent
+        flat += (seq, Code.OUTCOME_UNKNOWN if once else Code.OVERLOADED, data)
+    return wire.encode_blob(flat)

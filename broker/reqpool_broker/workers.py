@@ -218,10 +218,10 @@ class Workers:
             session = self.sessions.get(session_id)
             if session is None:
                 continue
+            if session.unacked_bytes > ROOM_BYTES:
+                blob = self._fit(session, blob, seqs, now_s)
             fresh, attempts = self._ledger.finish(worker, session, seqs, failed)
             if fresh:
-                if session.unacked_bytes > ROOM_BYTES:
-                    blob = self._fit(session, blob, seqs, now_s)
                 self._ledger.publish(session, blob, seqs, worker, attempts)
                 if worker.state == "draining":  # it waits until they are acknowledged
                     self._clients.beat(session)

@@ -56,12 +56,15 @@ REFUSING = {
     "MAX_ALL_PENDING": (2, 40),
     "MAX_ALL_QUEUED_BYTES": (20, 2_000),
     "MAX_MESSAGES_PER_S": (2, 40),
+    "MAX_ALL_UNREAD_BYTES": (20, 2_000),
+    "SMALL_BYTES": (10, 200),
     "MAX_SESSIONS": (2, 4),
 }
 """The same of limits at which requests end with an error."""
 
 CRAMPING = {
     "KEPT_RESULTS_BYTES", "MAX_PENDING", "MAX_QUEUED_BYTES", "MAX_ALL_PENDING", "MAX_ALL_QUEUED_BYTES",
+    "MAX_ALL_UNREAD_BYTES",
 }  # fmt: skip
 """Where these are small, what an earlier broker knew may end with ``OutcomeUnknown``, for want of room."""
 

@@ -271,11 +271,12 @@ class Oracle:
         - Its client was frozen for about as long as a session lasts.
         - The broker that knew it has ended, and there was no room for its answer at a worker, or for itself
           at the next broker, which happens only where that is a small limit.
+        - Its client had left so much unread that the broker dropped its answer, which it says.
         """
         key = asked.key.decode()
         if not asked.plan.once:
             self.fail(Wrong.UNKNOWN, f"{key} may be repeated, and ended with {error!r}")
-        if asked.doubt or (asked.forgotten and self._cramped):
+        if asked.doubt or (self._cramped and (asked.forgotten or "this one was dropped" in str(error))):
             return
         # The broker is gone that would know, and so is somebody who may have had it.
         if asked.forgotten and (

@@ -5,24 +5,26 @@ from __future__ import annotations
 import pytest
 
 from reqpool.errors import Code
+from reqpool.wire import Flag
 from reqpool_broker import unread
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
 from support.fake_peers import Desk, FakeClient, FakeWorker
 
 MIB = 1 << 20
+ONCE = Flag(0)
 LIMIT_BYTES = 32 * MIB
 ANSWER_BYTES = 4 * MIB
 COUNT = 20
 
 
-def asked(clients: int = 1) -> tuple[Desk, FakeWorker, list[FakeClient]]:
+def asked(clients: int = 1, flags: Flag = Flag.IDEMPOTENT) -> tuple[Desk, FakeWorker, list[FakeClient]]:
     """Clients with a worker that runs ``COUNT`` requests of each."""
     desk = Desk(config=Config(clients=ClientLimits(max_queued_bytes=LIMIT_BYTES)))
     worker = desk.worker()
     asking = [desk.client() for _ in range(clients)]
     for client in asking:
-        client.submit(*range(1, COUNT + 1))
+        client.submit(*range(1, COUNT + 1), flags=flags)
     return desk, worker, asking
 
 
@@ -35,8 +37,13 @@ def kept_bytes(desk: Desk, client: FakeClient) -> int:
     return desk.broker.sessions[client.id].unacked_bytes
 
 
-def test_a_client_that_is_frozen_makes_the_broker_keep_no_more_than_its_limit() -> None:
-    desk, worker, [client] = asked()
+@pytest.mark.parametrize(
+    ("flags", "code"), [(Flag.IDEMPOTENT, Code.OVERLOADED), (ONCE, Code.OUTCOME_UNKNOWN)]
+)
+def test_a_client_that_is_frozen_makes_the_broker_keep_no_more_than_its_limit(
+    flags: Flag, code: Code
+) -> None:
+    desk, worker, [client] = asked(flags=flags)
     client.awake = False
     desk.pass_time(3.0)
     answer_all(worker, client)
@@ -45,7 +52,7 @@ def test_a_client_that_is_frozen_makes_the_broker_keep_no_more_than_its_limit() 
     desk.settle()
     codes = [client.code(seq) for seq in range(1, COUNT + 1)]
     kept = LIMIT_BYTES // ANSWER_BYTES
-    assert codes == [Code.OK] * kept + [Code.OUTCOME_UNKNOWN] * (COUNT - kept)
+    assert codes == [Code.OK] * kept + [code] * (COUNT - kept)
     error = client.error(COUNT)
     assert error["sent"] is True
     assert "answers to read" in error["text"]
