@@ -451,6 +451,7 @@ class Ledger:
         pin.origin.last_used_s = group.since_s = now_s
         group.large = sum(map(len, group.payloads)) > wire.LARGE_MESSAGE_BYTES
         self.origins.use(pin.origin)
+        pin.worker.forsaken = False  # a heartbeat may be on its way before the next tick looks again
         self._hand(pin.origin, pin.worker, group, group.seqs, group.payloads, now_s)
 
     def unpin(self, session: Session, number: int, *, tell: bool) -> bool:

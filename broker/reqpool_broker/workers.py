@@ -378,8 +378,10 @@ class Workers:
                 is_old = not serves and now_s - pin.since_s > HELD_S
                 if is_old or pin.session.is_silent(now_s, liveness_s):
                     self._ledger.unpin(pin.session, pin.number, tell=True)
-            newest = next(reversed(worker.leases), None)
-            done = bool(worker.parts) if newest is None else not serves and now_s - newest.since_s > HELD_S
+            done = bool(worker.parts)
+            if worker.leases:  # what it holds besides, for others, ends with it
+                taken_s = [lease.since_s for lease in worker.leases] + [pin.since_s for pin in worker.pins]
+                done = not serves and now_s - max(taken_s) > HELD_S
             worker.forsaken = done and worker not in awaited
             if worker.waits_for_news:
                 self._beat(worker, now_s)

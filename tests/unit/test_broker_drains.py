@@ -5,6 +5,7 @@ from __future__ import annotations
 from reqpool.wire import Flag, Verb
 from reqpool_broker.spans import HELD_S
 from support.fake_peers import TICK_S, Desk, FakeClient, FakeWorker
+from support.pinned import ask, opened
 
 ONCE = Flag(0)
 
@@ -101,3 +102,34 @@ def test_a_client_that_has_yet_to_acknowledge_keeps_a_worker_beside_what_has_run
     client.acknowledge()
     desk.pass_time(2 * TICK_S)
     assert worker.forsaken
+
+
+def test_a_connection_that_was_held_lately_keeps_a_worker_beside_what_has_run_for_long() -> None:
+    desk, worker, client = opened()
+    ask(client, 2, pin=1)
+    desk.pass_time(HELD_S)
+    other = desk.client()
+    ask(other, 1, pin=1, opens=True)
+    worker.answer(1, session=other.id)
+    client.acknowledge()
+    other.acknowledge()
+    drain(worker)
+    desk.pass_time(3.0)
+    assert not worker.forsaken
+    other.send(Verb.UNPIN, 1)
+    desk.pass_time(2 * TICK_S)
+    assert worker.forsaken
+
+
+def test_a_request_that_has_just_been_leased_is_in_what_a_worker_is_told_next() -> None:
+    desk, worker, client = opened()
+    client.acknowledge()
+    ask(client, 2, pin=1)
+    drain(worker)
+    desk.pass_time(HELD_S + 1.0)
+    assert worker.forsaken
+    ask(client, 3, pin=1)
+    worker.heartbeat()
+    desk.settle()
+    assert worker.held() == [2, 3]
+    assert not worker.forsaken
