@@ -14,5 +14,5 @@ GOODBYE_LINGER_S = 0.2
 END_S = COME_S + TICK_S + LAST_WORDS_S + GOODBYE_LINGER_S
 """From the order to its end, if it is not busy."""
 HELD_S = 10.0
-"""Where all workers drain, requests that have run for longer are not waited for, nor are idle connections
-that have been held for longer: a cluster that was told to stop has served on for as long for their sake."""
+"""When a cluster stops, its workers do not wait for requests that have run for longer, nor for idle
+connections that have been held for longer: it has served on for as long for their sake."""

@@ -62,8 +62,8 @@ class Worker:
         max_settings_bytes: the largest it takes.
         told: people have been told that it is a stranger.
         forsaken: it drains, and need not wait for what it has left: all clients that have not acknowledged
-            what it keeps are silent, and it runs nothing, or nobody serves and all that it runs has had its
-            time.
+            what it keeps are silent, and it runs nothing, or the cluster stops and all that it runs has had
+            its time.
         told_of: ``received``, :attr:`undelivered` and ``forsaken`` in the last heartbeat to it.
         full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
         large: large groups on their way to it through this connection.

@@ -42,6 +42,7 @@ class Workers:
         self._attempts = Attempts(life.ledger)
         self.sessions = life.sessions
         self._worker_at: dict[bytes, Worker] = {}
+        self._stopping = False
         self._on: dict[Verb, Callable[..., None]] = {
             Verb.HEARTBEAT: self._heartbeat,
             Verb.RETURN: self._return,
@@ -75,6 +76,9 @@ class Workers:
             return
         if verb is Verb.STARTED:
             self._started(*values)
+            return
+        if verb is Verb.STOPPING:
+            self._stopping = True
             return
         worker = self._worker_at.get(route)
         if worker is None or worker.route != route:
@@ -363,25 +367,23 @@ class Workers:
         """Have workers that drain wait no longer than they must.
 
         They are told at once what has been acknowledged, or will not be because clients are silent. What they
-        hold for such clients is let go of. If all drain, and everybody waits, so is what has long been held,
-        and none waits for what has long been running.
+        hold for such clients is let go of. If the cluster stops, and everybody waits, so is what has long
+        been held, and none waits for what has long been running.
         """
-        workers = self._ledger.workers.values()
-        draining = [worker for worker in workers if worker.state == "draining"]
+        draining = [worker for worker in self._ledger.workers.values() if worker.state == "draining"]
         if not draining:
             return
         liveness_s = self._life.liveness_s
-        serves = any(worker.state == "live" for worker in workers)
         awaited = self._clients.awaited(now_s)
         for worker in draining:
             for pin in worker.idle_pins():
-                is_old = not serves and now_s - pin.since_s > HELD_S
+                is_old = self._stopping and now_s - pin.since_s > HELD_S
                 if is_old or pin.session.is_silent(now_s, liveness_s):
                     self._ledger.unpin(pin.session, pin.number, tell=True)
             done = bool(worker.parts)
             if worker.leases:  # what it holds besides, for others, ends with it
                 taken_s = [lease.since_s for lease in worker.leases] + [pin.since_s for pin in worker.pins]
-                done = not serves and now_s - max(taken_s) > HELD_S
+                done = self._stopping and now_s - max(taken_s) > HELD_S
             worker.forsaken = done and worker not in awaited
             if worker.waits_for_news:
                 self._beat(worker, now_s)

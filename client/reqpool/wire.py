@@ -78,6 +78,7 @@ class Verb(IntEnum):
     DEAD = 38
     STARTED = 39
     PIECE = 40
+    STOPPING = 41
     STATUS = 48
 
 
@@ -154,8 +155,9 @@ WORKER_TO_BROKER: Schema = {
     Verb.GOODBYE: (("epoch", uint), ("seen", uint)),
     Verb.STARTED: (("worker", identity),),
     Verb.DEAD: (("worker", identity), ("deaths", uint, 0), ("orderly", boolean, False)),
+    Verb.STOPPING: (),
 }
-"""Workers socket, DEALER -> ROUTER. STARTED and DEAD come from the supervisor."""
+"""Workers socket, DEALER -> ROUTER. STARTED, DEAD and STOPPING come from the supervisor."""
 
 BROKER_TO_WORKER: Schema = {
     Verb.WELCOME: (("version", uint), ("about", fields)),

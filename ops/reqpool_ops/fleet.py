@@ -130,7 +130,9 @@ class Fleet:
         worker.signal(signal.SIGTERM)
 
     def dismiss_all(self, now_s: float) -> None:
-        """Have all go."""
+        """Have all go, and no others follow."""
+        self._reign.stops()
+        self._tell()
         for worker in self.staying:  # the others are told already; a second time would have them end at once
             self.dismiss(worker, now_s)
 

@@ -37,6 +37,7 @@ class Reign:
         self._living: dict[bytes, bool] = {}
         self._has_broker = False
         self._news: list[bytes] = []
+        self._stopping = False
 
     def worker_starts(self, worker: bytes) -> None:
         """A worker's process is about to be started. The news of it should leave before."""
@@ -57,6 +58,12 @@ class Reign:
         if self._has_broker:
             self._news.append(wire.encode(Verb.DEAD, worker, self.deaths, orderly))
 
+    def stops(self) -> None:
+        """All workers are about to be told to go, and no others follow."""
+        self._stopping = True
+        if self._has_broker:
+            self._news.append(wire.encode(Verb.STOPPING))
+
     def broker_starts(self) -> bytes:
         """Return the line for the standard input of a broker that may bind now.
 
@@ -67,6 +74,8 @@ class Reign:
         self._news = [
             wire.encode(Verb.STARTED, worker) for worker, may_hold in self._living.items() if not may_hold
         ]
+        if self._stopping:
+            self._news.append(wire.encode(Verb.STOPPING))
         self._living = dict.fromkeys(self._living, True)
         self._has_broker = True
         line = {"reign": self.id.hex(), "deaths": self.deaths, "workers": reporting}

@@ -90,6 +90,10 @@ class Desk:
         outbox.workers.clear()
         outbox.results.clear()
 
+    def stop(self) -> None:
+        """Say as the supervisor that the cluster stops."""
+        self.broker.workers.message(b"supervisor", [wire.encode(Verb.STOPPING)], self.now_s)
+
     def pass_time(self, span_s: float) -> None:
         """Let time pass in ticks; peers that are awake send their heartbeats."""
         until_s = self.now_s + span_s

@@ -65,8 +65,9 @@ def test_one_client_that_is_heard_is_enough_to_be_waited_for() -> None:
     assert (worker.undelivered, worker.forsaken) == ([1], True)
 
 
-def test_what_has_run_for_long_keeps_no_worker_where_all_drain() -> None:
+def test_what_has_run_for_long_keeps_no_worker_of_a_cluster_that_stops() -> None:
     desk = Desk()
+    desk.stop()
     worker, client = desk.worker(), desk.client()
     client.submit(1, flags=ONCE, span_ms=60_000)
     desk.pass_time(HELD_S - 1.0)
@@ -81,11 +82,10 @@ def test_what_has_run_for_long_keeps_no_worker_where_all_drain() -> None:
     assert worker.forsaken
 
 
-def test_what_has_run_for_long_keeps_a_worker_while_others_serve() -> None:
+def test_what_has_run_for_long_keeps_even_the_only_worker_of_a_cluster_that_goes_on() -> None:
     desk = Desk()
     worker, client = desk.worker(), desk.client()
     client.submit(1, flags=ONCE, span_ms=60_000)
-    desk.worker()
     drain(worker)
     desk.pass_time(HELD_S + 1.0)
     assert not worker.forsaken
@@ -93,6 +93,7 @@ def test_what_has_run_for_long_keeps_a_worker_while_others_serve() -> None:
 
 def test_a_client_that_has_yet_to_acknowledge_keeps_a_worker_beside_what_has_run_for_long() -> None:
     desk = Desk()
+    desk.stop()
     worker, client = desk.worker(), desk.client()
     client.submit(1, 2, flags=ONCE, span_ms=60_000)
     desk.pass_time(HELD_S + 1.0)
@@ -106,6 +107,7 @@ def test_a_client_that_has_yet_to_acknowledge_keeps_a_worker_beside_what_has_run
 
 def test_a_connection_that_was_held_lately_keeps_a_worker_beside_what_has_run_for_long() -> None:
     desk, worker, client = opened()
+    desk.stop()
     ask(client, 2, pin=1)
     desk.pass_time(HELD_S)
     other = desk.client()
@@ -123,6 +125,7 @@ def test_a_connection_that_was_held_lately_keeps_a_worker_beside_what_has_run_fo
 
 def test_a_request_that_has_just_been_leased_is_in_what_a_worker_is_told_next() -> None:
     desk, worker, client = opened()
+    desk.stop()
     client.acknowledge()
     ask(client, 2, pin=1)
     drain(worker)

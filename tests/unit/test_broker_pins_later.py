@@ -262,8 +262,9 @@ def test_what_runs_on_a_held_connection_goes_on_though_only_its_worker_knows_of_
     assert holder.unpinned == []
 
 
-def test_what_has_been_held_for_long_is_let_go_of_where_nobody_serves() -> None:
+def test_what_has_been_held_for_long_is_let_go_of_when_the_cluster_stops() -> None:
     desk, holder, client = opened()
+    desk.stop()
     desk.pass_time(9.0)
     drain(holder)
     desk.pass_time(0.9)
@@ -280,15 +281,14 @@ def test_what_has_been_held_for_long_is_let_go_of_where_nobody_serves() -> None:
     desk.check_books()
 
 
-def test_what_has_been_held_for_long_is_waited_for_where_another_worker_serves() -> None:
-    desk, holder, client = opened(workers=2)
+def test_what_has_been_held_for_long_is_waited_for_while_the_cluster_goes_on() -> None:
+    desk, holder, client = opened()
     desk.pass_time(11.0)
     drain(holder)
     desk.pass_time(3.0)
     ask(client, 2, pin=1)
     assert holder.held() == [2]
-    (other,) = (worker for worker in desk.workers.values() if worker is not holder)
-    drain(other)
+    desk.stop()
     holder.answer(2)
     desk.pass_time(0.1)
     assert holder.unpinned == [(client.id, 1)]

@@ -132,3 +132,20 @@ def test_nothing_is_kept_of_workers_that_ended(reign: Reign) -> None:
         assert len(reign.take_news()) == 2
     reign.broker_ended()
     assert line(reign) == {"deaths": 5_000, "workers": []}
+
+
+def test_every_broker_hears_once_that_the_cluster_stops(reign: Reign) -> None:
+    line(reign)
+    reign.worker_starts(ONE)
+    reign.stops()
+    assert news(reign) == [(Verb.STARTED, ONE), (Verb.STOPPING,)]
+    reign.broker_ended()
+    line(reign)
+    assert news(reign) == [(Verb.STOPPING,)]
+
+
+def test_a_cluster_that_stops_without_a_broker_tells_the_next_one(reign: Reign) -> None:
+    reign.stops()
+    assert news(reign) == []
+    line(reign)
+    assert news(reign) == [(Verb.STOPPING,)]

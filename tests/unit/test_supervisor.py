@@ -327,6 +327,14 @@ def test_children_that_do_not_stop_are_killed(start: type[Supervised]) -> None:
     assert "did not finish within 1 s; killed" in supervised.log()
 
 
+def test_a_broker_is_told_that_the_cluster_stops(start: type[Supervised]) -> None:
+    supervised = start(BROKER, DEAF)
+    wait_until(lambda: supervised.log().count("deaf") == 2 and "head" in supervised.log())
+    supervised.process.send_signal(signal.SIGTERM)
+    supervised.said("head 9129")  # [41 STOPPING]
+    assert supervised.process.wait(10) == 0
+
+
 def test_children_told_to_stop_while_they_boot_are_no_warning(start: type[Supervised]) -> None:
     supervised = start(BROKER, SLEEP)  # SLEEP does not catch SIGTERM, as a child that is still starting
     wait_until(lambda: len(supervised.children()) == 3)
