@@ -30,6 +30,11 @@ def has_ended(report: Mapping[str, Any], since_s: float) -> bool:
     """
     asked_s = (number(report.get("number")) or 0.0) / 1000
     ages_s = [number(worker.get("oldest_s")) or 0.0 for worker in maps(report.get("workers"))]
+    if maps(report.get("awaited")):
+        return False  # workers of the broker before, of which this one has yet to hear what they run
+    uptime_s = number(report.get("uptime_s"))
+    if uptime_s is not None and asked_s - uptime_s > since_s:
+        return not any(ages_s)  # a broker that came later cannot tell since when that has run which it found
     return asked_s - max(ages_s, default=0.0) > since_s
 
 

@@ -35,6 +35,17 @@ def test_what_ran_at_an_instant_has_ended_once_nothing_older_is_reported(
     assert has_ended(told, since_s=100.0) is ended
 
 
+@pytest.mark.parametrize(
+    ("oldest_s", "awaited", "ended"), [(0.0, [], True), (0.2, [], False), (0.0, [{"id": "77"}], False)]
+)
+def test_a_broker_that_came_after_the_instant_cannot_tell_what_ran_then(
+    oldest_s: float, awaited: list[dict[str, str]], ended: bool
+) -> None:
+    told = {**report(oldest_s), "uptime_s": 0.5, "awaited": awaited}
+    assert has_ended(told, since_s=100.0) is ended
+    assert has_ended({**told, "uptime_s": 50.0, "awaited": []}, since_s=100.0)
+
+
 def test_a_report_asked_for_before_the_instant_says_nothing() -> None:
     assert not has_ended(report(0.0, number=99_900), since_s=100.0)
 
