@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 class Reading:
     """It has come, and is read as its turn comes; see :class:`reqpool_workers.inflow.Source`."""
 
+    answers = 0
+
     def __init__(self, wire: Wire, key: bytes, size_bytes: int) -> None:
         self._wire = wire
         self._key = key

@@ -87,8 +87,9 @@ LARGE = b"x" * (2 * wire.RESULTS_WINDOW_BYTES) + b"\n"
 
 
 def answers_large(peer_side: Connection) -> None:
-    while peer_side.read_until(b"\n"):
-        peer_side.send(LARGE)
+    while data := peer_side.read_until(b"\n"):
+        for _ in range(data.count(b"\n")):
+            peer_side.send(LARGE)
 
 
 def test_large_answers_stay_with_their_upstream_until_the_broker_has_those_before(broker: FakeBroker) -> None:
@@ -130,6 +131,27 @@ def test_a_connection_whose_answer_waits_can_be_given_up(broker: FakeBroker) -> 
         broker.beat(received=1)
         broker.lease("lines", origin, {4: b"4\n"})
         assert broker.results(1) == {4: (0, LARGE[:-1])}
+
+
+def test_a_connection_that_many_share_does_not_keep_others_large_answers_waiting(broker: FakeBroker) -> None:
+    with (
+        TcpPeer(answers_large) as shared,
+        TcpPeer(answers_large) as other,
+        broker.worker(lines(100)) as worker,
+    ):
+        broker.welcome()
+        many, one = f"lines://{shared.address}", f"lines://{other.address}"
+        broker.say(Verb.GRANT, many, 1, 1, {})
+        broker.say(Verb.GRANT, one, 1, 1, {})
+        broker.lease("lines", many, {seq: b"%d\n" % seq for seq in range(1, 31)})
+        seen = set(broker.results(1))
+        wait_until(lambda: bool(worker.loop.inflow))
+        broker.lease("lines", one, {100: b"100\n"})
+        wait_until(lambda: other.received == b"100\n")
+        while 100 not in seen:
+            broker.beat(received=broker.heard[-1][1][2])
+            seen |= set(broker.results(1))
+        assert len(seen) < 10
 
 
 def test_what_a_peer_said_before_it_broke_is_read_though_it_is_large(broker: FakeBroker) -> None:

@@ -8,20 +8,23 @@ from reqpool_workers.inflow import Inflow
 
 
 class Answer:
-    """So many pieces of an answer have come and are not read.
+    """So many pieces of an answer have come and are not read, or of several: one with each ``every`` pieces.
 
     Attributes:
         read: names of all that were read from, in order.
     """
 
-    def __init__(self, name: str, pieces: int, read: list[str]) -> None:
+    def __init__(self, name: str, pieces: int, read: list[str], every: int = 1_000) -> None:
+        self.answers = 0
         self.pieces = pieces
+        self._every = every
         self._name = name
         self._read = read
 
     def read_on(self) -> bool:
         self._read.append(self._name)
         self.pieces -= 1
+        self.answers += self.pieces % self._every == 0
         return self.pieces > 0
 
 
@@ -63,6 +66,13 @@ def test_a_stream_of_short_ones_does_not_keep_a_long_one_waiting(read: list[str]
         inflow.wait(Answer("b", 1, read))
         inflow.read_on()
     assert read.count("a") == 9
+
+
+def test_one_that_goes_on_with_another_answer_lets_others_be_read_first(read: list[str]) -> None:
+    inflow = Inflow()
+    inflow.wait(Answer("a", 12, read, every=4))
+    inflow.wait(Answer("b", 4, read))
+    assert order(inflow, read) == "a ab a a ba b b a a a a a a a"
 
 
 def test_one_of_which_nothing_more_has_come_gives_way_and_comes_back(read: list[str]) -> None:

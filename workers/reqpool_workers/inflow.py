@@ -10,7 +10,13 @@ from typing import Protocol
 
 
 class Source(Protocol):
-    """A connection from which more of a large answer can be read."""
+    """A connection from which more of a large answer can be read.
+
+    Attributes:
+        answers: how many answers have been read from it in full.
+    """
+
+    answers: int
 
     def read_on(self) -> bool:
         """Read a piece; False if nothing more has come. It notices by itself when that changes."""
@@ -20,7 +26,8 @@ class Inflow:
     """The connections with more to be read.
 
     The next piece of each new one comes soon, as there may be no more than that. Then they are read one after
-    the other: if they took turns, all would be complete, and wait to be sent on, at about the same time.
+    the other: if they took turns, all would be complete, and wait to be sent on, at about the same time. But
+    after each answer it is the others' turn: a connection that many requests share may never run dry.
     """
 
     def __init__(self) -> None:
@@ -40,8 +47,13 @@ class Inflow:
     def read_on(self) -> None:
         """Read what may be read in a turn: a piece from the first of both sorts."""
         long, new = next(iter(self._long), None), next(iter(self._new), None)
-        if long is not None and not long.read_on():
-            del self._long[long]
+        if long is not None:
+            before = long.answers
+            more = long.read_on()
+            if not more or long.answers > before:
+                del self._long[long]
+            if more:
+                self.wait(long)
         if new is not None:
             del self._new[new]
             if new.read_on():
