@@ -506,6 +506,23 @@ def test_a_slow_answer_costs_those_behind_it_nothing(broker: FakeBroker) -> None
         peer.wait_all_closed()
 
 
+def test_an_answer_that_we_do_not_read_is_not_late(broker: FakeBroker) -> None:
+    with TcpPeer(answers_large) as peer, TcpPeer(never_answers) as silent, broker.worker(lines()) as worker:
+        broker.welcome()
+        origin, other = f"lines://{peer.address}", f"lines://{silent.address}"
+        broker.say(Verb.GRANT, origin, 1, 2, {})
+        broker.lease("lines", origin, {1: b"1\n", 2: b"2\n"})
+        (done,) = broker.results(1)
+        wait_until(lambda: bool(worker.loop.inflow))
+        broker.say(Verb.GRANT, origin, 1, 2, {"read_ms": 50})
+        broker.say(Verb.GRANT, other, 1, 1, {"read_ms": 100})
+        broker.lease("lines", other, {3: b"3\n"})
+        assert broker.results(1)[3][0] == Code.TIMEOUT, "by now it would be late, too"
+        broker.say(Verb.GRANT, origin, 1, 2, {})
+        broker.beat(received=broker.heard[-1][1][2])
+        assert broker.results(1) == {3 - done: (0, LARGE[:-1])}
+
+
 def test_a_connection_on_which_nothing_comes_is_given_up(broker: FakeBroker) -> None:
     with TcpPeer(never_answers) as peer, broker.worker(lines(4)):
         broker.welcome()

@@ -122,7 +122,7 @@ class Connection:
         born_s: monotonic seconds at which it was opened.
         overdue: the oldest answer did not come in time; those behind it are waited for once more as long.
         since_s: monotonic seconds since which nothing is unanswered, or since which the oldest unanswered
-            request waits as such.
+            request waits as such, with all read that has come.
     """
 
     def __init__(self, loop: Loop, owner: Owner, protocol: StreamProtocol, first: Request) -> None:
@@ -166,6 +166,11 @@ class Connection:
     def phase(self) -> str:
         """The phase of a request that has this connection."""
         return "connect" if self.state in (State.CONNECTING, State.HANDSHAKE) else "read"
+
+    @property
+    def unread(self) -> bool:
+        """Has more of an answer come than could be read so far?"""
+        return self._socket is not None and not self._events & READABLE
 
     @property
     def awaited(self) -> str:
@@ -358,6 +363,7 @@ class Connection:
         if self._receive(LARGE_READ_BYTES) == LARGE_READ_BYTES and self._socket is not None:
             return True
         self._watch(self._events | READABLE)
+        self.since_s = self._loop.now_s  # what comes late from now on was not held back by us
         return False
 
     def _on_connected(self, made: socket.socket, address: Address) -> None:

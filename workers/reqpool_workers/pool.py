@@ -258,7 +258,8 @@ class ConnectionPool:
         read_s = self.policy.read_s
         if read_s is None:
             return []
-        return [one for one in self.members if one.state is State.BUSY and now_s - one.since_s > read_s]
+        busy = (one for one in self.members if one.state is State.BUSY and not one.unread)
+        return [one for one in busy if now_s - one.since_s > read_s]
 
     def prune(self) -> None:
         """Let go of waiting requests that have ended."""
