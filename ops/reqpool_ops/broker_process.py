@@ -118,6 +118,8 @@ class BrokerProcess:
         # What it said until its first line ended.
         self._said = b""
         self._told_s = 0.0
+        # The present one stood by, and had nothing left to do but to bind.
+        self._was_warm = False
         # The configuration that the present one was started with, or has been told to take.
         self._config_version = 0
         # To the present one; None until it is ready.
@@ -144,8 +146,10 @@ class BrokerProcess:
 
     @property
     def is_uneasy(self) -> bool:
-        """Does it leave a question unanswered for longer than a busy one would?"""
-        return self._intake is not None and self._asked_s - self._answered_s > UNEASY_S
+        """Does it leave a question unanswered for longer than a busy one would, or has it yet to bind?"""
+        if self._intake is None:
+            return self._was_warm and self.child.process is not None
+        return self._asked_s - self._answered_s > UNEASY_S
 
     # --- life ---
 
@@ -155,6 +159,7 @@ class BrokerProcess:
         Raises:
             CannotStart: if there are not enough file descriptors, processes or memory for the first one.
         """
+        self._was_warm = self.is_standby_warm
         if self.standby is not None:
             self.standby.follow(self.child, now_s)
             self.child, self.standby = self.standby, None
@@ -269,10 +274,7 @@ class BrokerProcess:
             self._said += talk.recv(65536, socket.MSG_DONTWAIT)
         line, newline, _ = self._said.partition(b"\n")
         if not newline:
-            if now_s - self._told_s > READY_S:
-                log.error("the broker (pid %d) has not bound its sockets; killed", self.child.pid)
-                self._told_s = math.inf
-                self.child.signal(signal.SIGKILL)
+            self._judge_start(now_s)
             return False
         if not self.urls:
             self._stand_by_s = now_s + STAND_BY_AFTER_S
@@ -286,6 +288,21 @@ class BrokerProcess:
         self.tell_config()
         self._connect(now_s)
         return True
+
+    def _judge_start(self, now_s: float) -> None:
+        """Kill a broker that hangs before it has bound its sockets."""
+        waited_s = now_s - self._told_s
+        # One that stood by may have been frozen for hours; another may have to wait for a slow disk.
+        still_s = self._run_time.still_s(self.child.pid, now_s) if self._was_warm else 0.0
+        is_frozen = min(waited_s, still_s) > FROZEN_S
+        if is_frozen or waited_s > READY_S:
+            log.error(
+                "the broker (pid %d) has not bound its sockets%s; killed",
+                self.child.pid,
+                " and does not run" if is_frozen else "",
+            )
+            self._told_s = math.inf
+            self.child.signal(signal.SIGKILL)
 
     def report(self, now_s: float) -> dict[str, Any] | None:
         """Return the newest STATUS report that has come, None if none has."""

@@ -274,6 +274,24 @@ def test_a_restart_takes_no_broker_that_was_started_before_it(start: type[Superv
     assert not {child.pid for child in brokers_of(supervised)} & {child.pid for child in before}
 
 
+SAYS_THAT_IT_READS = BROKER.replace(
+    "line = sys.stdin.readline()",
+    """line = os.read(0, 1).decode()
+os.write(2, b"reads\\n")
+line += sys.stdin.readline()""",
+)
+
+
+def test_one_that_was_frozen_while_it_stood_by_is_not_waited_for(start: type[Supervised]) -> None:
+    supervised = start(SAYS_THAT_IT_READS, ENDS_IN_ORDER, 0.0)
+    wait_until(lambda: supervised.log().count("reads") == 2)
+    broker, standby = brokers_of(supervised)
+    standby.suspend()
+    broker.kill()
+    supervised.said(f"the broker (pid {standby.pid}) has not bound its sockets and does not run; killed")
+    supervised.said("the broker is back")
+
+
 def test_a_stop_ends_the_broker_that_stands_by(start: type[Supervised]) -> None:
     supervised = start(BROKER, ENDS_IN_ORDER, 0.0)
     brokers = brokers_of(supervised)
