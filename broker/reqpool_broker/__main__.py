@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -69,6 +70,10 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s broker %(levelname)s %(message)s")
     raise_file_limit()
+    try:
+        parent = None if arguments.parent_pid is None else os.pidfd_open(arguments.parent_pid)
+    except ProcessLookupError:
+        return 0
     configure = configuration(arguments)
     if configure is not None:  # until it can be caught: once we say that we are ready, one may come
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
@@ -79,9 +84,12 @@ def main() -> int:
         predecessors = None
         if arguments.supervised:
             line = sys.stdin.readline()
-            if not line.strip():  # it has gone, or has no use for a broker any more
+            if not line.strip():  # it has gone; to one that stands by it has sent a blank before
                 return 0
             predecessors = Predecessors.read(line)
+        # We may have been frozen since: by now the addresses may be those of a new supervisor's broker.
+        if parent is not None and select.select([parent], [], [], 0.0)[0]:
+            return 0
         config = EMPTY if configure is None else configure()
         served = server.Server(
             arguments.bind,
@@ -96,7 +104,7 @@ def main() -> int:
         return 2
     ready = {**served.urls, "pid": os.getpid(), "epoch": served.broker.epoch}
     print(json.dumps(ready), flush=True)
-    return server.run(served, arguments.parent_pid, configure)
+    return server.run(served, parent, configure)
 
 
 if __name__ == "__main__":

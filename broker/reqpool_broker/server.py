@@ -336,12 +336,12 @@ def prepare_process() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] | None) -> int:
+def run(server: Server, parent: int | None, configure: Callable[[], Config] | None) -> int:
     """Serve until SIGTERM, SIGINT or the parent's death.
 
     Args:
         server: the bound sockets.
-        parent_pid: whose death ends it, too.
+        parent: pidfd of the process whose death ends it, too.
         configure: reads the configuration anew at each SIGHUP, or raises UsageError: then the old one stays.
             None: SIGHUP does what it does by default.
     """
@@ -372,8 +372,7 @@ def run(server: Server, parent_pid: int | None, configure: Callable[[], Config] 
         return False
 
     # At once, not at the next tick: workers end with it, and what is leased after that is lost.
-    if parent_pid is not None:
-        parent = os.pidfd_open(parent_pid)
+    if parent is not None:
         watch.register(parent, select.POLLIN)
         server.listen(parent, look_at_parent)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+import sys
 
 import pytest
 
@@ -18,7 +21,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     class Input(io.StringIO):
         def readline(self, size: int | None = -1, /) -> str:
             done.append("waits")
-            return ""  # the supervisor has no use for it
+            return " " if "--stands-by" in sys.argv else ""  # then the supervisor has died
 
     monkeypatch.setattr(config_file, "installed", lambda: done.append("loads kinds"))
     monkeypatch.setattr(server, "prepare_process", lambda: done.append("collects garbage"))
@@ -65,3 +68,20 @@ def test_one_whose_supervisor_has_died_ends_in_silence(
     )  # the blank that tells how far it has come, and no line
     start(monkeypatch, "--stands-by")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("dies", ["before the start", "after the line"])
+def test_one_whose_supervisor_has_died_takes_nobodys_address(
+    done: list[str], monkeypatch: pytest.MonkeyPatch, dies: str
+) -> None:
+    supervisor = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    if dies == "before the start":
+        supervisor.communicate()
+
+    def reads() -> str:
+        supervisor.communicate()
+        return json.dumps({"reign": "00" * 8, "deaths": 0, "workers": []})
+
+    monkeypatch.setattr("sys.stdin.readline", reads)
+    monkeypatch.setattr(server, "Server", lambda *_: pytest.fail("it binds"))
+    start(monkeypatch, "--parent-pid", str(supervisor.pid))
