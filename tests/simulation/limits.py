@@ -26,6 +26,8 @@ LARGE = {
     "PIECE_BYTES": (41, 100),  # a piece is a large message, or it is not answered at once
     "PIECES_BYTES": (41, 200),
     "WINDOW_BYTES": (50, 800),
+    "RESULTS_WINDOW_BYTES": (50, 800),
+    "LARGE_READ_BYTES": (20, 200),
 }
 """How large large bodies are here, how many there are, what counts as one, and what may be on its way:
 between what each is drawn, ends included. All of these are small, or none is."""

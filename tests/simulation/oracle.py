@@ -233,6 +233,8 @@ class Oracle:
         code = asked.code = future._code
         if asked.ends > 1:
             self.fail(Wrong.ENDS, f"{key} has ended {asked.ends} times")
+        if code == Code.CANCELLED:  # it goes on if the CANCEL is lost with its connection
+            self._abandoned_until_s = max(self._abandoned_until_s, future.deadline_s)
         name = Code(code).name.lower()
         self.codes[name] = self.codes.get(name, 0) + 1
         if code == Code.OK:
