@@ -251,7 +251,12 @@ class BrokerProcess:
             if status is not None:
                 self.standby = None
                 self._stand_by_s = now_s + STAND_BY_AGAIN_S
-                log.warning("the broker that stands by (pid %d) %s", pid, ended(status))
+                log.warning(
+                    "the broker that stands by (pid %d) %s; replaced in %g s",
+                    pid,
+                    ended(status),
+                    STAND_BY_AGAIN_S,
+                )
         pid, status = self.child.pid, self.child.reap()
         if status is None:
             return None

@@ -29,7 +29,7 @@ FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 30.0
 LONGEST_SERVED_S = 0.8
 """The same where a child had come up. It can start, so a longer wait helps nobody, and all clients wait for a
-broker. A start costs 0.2 s of CPU."""
+broker. A start costs 0.3 s of CPU."""
 MOST_DOUBLINGS = 10
 """Enough for the longest delay. Without a bound a float overflows after 1,000 failures: some hours."""
 

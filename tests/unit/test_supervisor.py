@@ -243,7 +243,7 @@ def test_one_that_stands_by_and_dies_is_replaced_and_costs_nobody_the_broker(sta
     supervised = start(BROKER, ENDS_IN_ORDER, 0.0)
     broker, standby = brokers_of(supervised)
     standby.kill()
-    supervised.said(f"the broker that stands by (pid {standby.pid}) was killed by SIGKILL")
+    supervised.said(f"the broker that stands by (pid {standby.pid}) was killed by SIGKILL; replaced in 0.1 s")
     assert standby not in brokers_of(supervised)
     assert brokers_of(supervised)[0] == broker
 
@@ -443,8 +443,10 @@ def test_a_restart_whose_workers_do_not_come_up_is_given_up_and_nothing_else_is_
     start: type[Supervised], folder: Path
 ) -> None:
     flag = folder / "broken"
+    is_broken = f"os.path.exists({str(flag)!r})"
     supervised = start(
-        BROKER, f"import os, sys\nif os.path.exists({str(flag)!r}): sys.exit(2)\n{ENDS_IN_ORDER}"
+        BROKER.replace("live.add", f"{is_broken} or live.add"),
+        f"import os, sys\nif {is_broken}: sys.exit(2)\n{ENDS_IN_ORDER}",
     )
     wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
     before = in_order(supervised)
