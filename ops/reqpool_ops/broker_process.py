@@ -118,8 +118,6 @@ class BrokerProcess:
         # What it said until its first line ended.
         self._said = b""
         self._told_s = 0.0
-        # The present one stood by, and had nothing left to do but to bind.
-        self._was_warm = False
         # The configuration that the present one was started with, or has been told to take.
         self._config_version = 0
         # To the present one; None until it is ready.
@@ -148,7 +146,7 @@ class BrokerProcess:
     def is_uneasy(self) -> bool:
         """Does it leave a question unanswered for longer than a busy one would, or has it yet to bind?"""
         if self._intake is None:
-            return self._was_warm and self.child.process is not None
+            return bool(self.urls) and self.child.process is not None
         return self._asked_s - self._answered_s > UNEASY_S
 
     # --- life ---
@@ -159,7 +157,6 @@ class BrokerProcess:
         Raises:
             CannotStart: if there are not enough file descriptors, processes or memory for the first one.
         """
-        self._was_warm = self.is_standby_warm
         if self.standby is not None:
             self.standby.follow(self.child, now_s)
             self.child, self.standby = self.standby, None
@@ -297,8 +294,8 @@ class BrokerProcess:
     def _judge_start(self, now_s: float) -> None:
         """Kill a broker that hangs before it has bound its sockets."""
         waited_s = now_s - self._told_s
-        # One that stood by may have been frozen for hours; another may have to wait for a slow disk.
-        still_s = self._run_time.still_s(self.child.pid, now_s) if self._was_warm else 0.0
+        # One that stood by may have been frozen for hours. The very first may have to wait for a slow disk.
+        still_s = self._run_time.still_s(self.child.pid, now_s) if self.urls else 0.0
         is_frozen = min(waited_s, still_s) > FROZEN_S
         if is_frozen or waited_s > READY_S:
             log.error(
