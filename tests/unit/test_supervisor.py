@@ -599,13 +599,14 @@ def test_what_a_killed_supervisor_leaves_is_no_obstacle(start: type[Supervised])
 LINGERS = (
     BROKER
     + """
-while not os.path.exists(url.removeprefix("ipc://") + ".go"): time.sleep(0.01)
+path = url.removeprefix("ipc://")
+while os.path.exists(os.path.dirname(path)) and not os.path.exists(path + ".go"): time.sleep(0.01)
 """
 )
 
 
 def after_a_kill(start: type[Supervised]) -> Supervised:
-    """A supervisor that follows a killed one, whose broker ends when PATH.go is there."""
+    """A supervisor that follows a killed one, whose broker ends when PATH.go is there, or the folder is gone."""
     first = start(LINGERS, SLEEP)
     first.said("the pool is up")
     first.process.kill()
