@@ -606,7 +606,7 @@ while os.path.exists(os.path.dirname(path)) and not os.path.exists(path + ".go")
 
 
 def after_a_kill(start: type[Supervised]) -> Supervised:
-    """A supervisor that follows a killed one, whose broker ends when PATH.go is there, or the folder is gone."""
+    """A supervisor that follows a killed one, whose broker ends when PATH.go is there or the folder gone."""
     first = start(LINGERS, SLEEP)
     first.said("the pool is up")
     first.process.kill()
