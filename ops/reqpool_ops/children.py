@@ -14,6 +14,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from reqpool.counted_log import CountedLog
+
 ORDERLY = 0
 """Exit status of a broker or worker that ended as it was told to, and left nothing in doubt."""
 BOOT_FAILURE = 2
@@ -84,6 +86,7 @@ class Child:
             one before had. Workers are not asked.
         signals: sent to the process by us.
         due_s: when to start the next one, monotonic; infinity while there is a process, or none is wanted.
+        log: counts what is said of the place again and again.
         leaving: the place is to go with its process.
         kill_s: when to kill a process that has been told to leave, monotonic; infinity if it has not.
     """
@@ -101,6 +104,7 @@ class Child:
         self.kill_s = math.inf
         self.signals: set[int] = set()
         self.backoff = Backoff()
+        self.log = CountedLog(log)
 
     @property
     def pid(self) -> int:
@@ -148,6 +152,7 @@ class Child:
     def follow(self, other: Child, now_s: float) -> None:
         """Take the place of another, with a process that has stood by: its life begins now."""
         self.backoff, self.served, self.started_s = other.backoff, other.served, now_s
+        self.log = other.log
 
     def put_off(self, error: OSError, now_s: float) -> None:
         """Try again later to start a process, which failed; nothing that runs is touched for it."""
@@ -161,9 +166,9 @@ class Child:
         self.due_s = now_s + delay_s
         planned = status == ORDERLY and signal.SIGTERM in self.signals
         level = logging.INFO if planned else logging.WARNING
-        log.log(level, "%s (pid %d) %s; replaced in %.1f s", self.name, pid, ended(status), delay_s)
+        self.log.log(level, "%s (pid %d) %s; replaced in %.1f s", self.name, pid, ended(status), delay_s)
         if self.backoff.failures > MANY_FAILURES:
-            log.error(
+            self.log.error(
                 "%s has failed %d times in a row within seconds of its start; its own words are above",
                 self.name,
                 self.backoff.failures,

@@ -368,7 +368,7 @@ class Supervisor:
             if first:
                 self._broker_is_up(now_s)
             else:
-                log.info("the broker is back (pid %d)", self._broker.child.pid)
+                self._broker.child.log.info("the broker is back (pid %d)", self._broker.child.pid)
         report = self._broker.report(now_s)
         if report is not None and self._phase in (Phase.RUNNING, Phase.FINISHING):
             self._fleet.judge(report, now_s)

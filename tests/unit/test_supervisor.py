@@ -299,16 +299,18 @@ def test_a_broker_killed_again_and_again_is_back_within_seconds(start: type[Supe
         supervised.said("the pool is up")
         wait_until(lambda: len(supervised.children()) == 3)
         in_order(supervised)[0].kill()
-        wait_until(lambda lives=lives: supervised.log().count("the broker is back") == lives, 5.0)
+        wait_until(lambda lives=lives: len(lines_to_brokers(supervised)) == lives + 1, 5.0)
+    assert supervised.log().count("the broker is back") < 9, "lines that repeat are counted"
 
 
 def test_a_broker_killed_before_it_came_up_is_started_again_within_seconds(start: type[Supervised]) -> None:
     supervised = start(BROKER, ENDS_IN_ORDER)
     supervised.said("the pool is up")
-    for kills in range(1, 10):
+    for _ in range(9):
         wait_until(lambda: len(supervised.children()) == 3, 5.0)
-        in_order(supervised)[0].kill()
-        wait_until(lambda kills=kills: supervised.log().count("killed by SIGKILL") == kills)
+        broker = in_order(supervised)[0]
+        broker.kill()
+        wait_until(lambda broker=broker: broker not in supervised.children())
     supervised.said("the broker is back")
 
 
