@@ -189,11 +189,13 @@ def test_the_address_that_took_the_last_connection_comes_first(broker: FakeBroke
         broker.welcome()
         origin = origin_of(peer)
         broker.say(Verb.GRANT, origin, 1, 1, {})
+        unconnected = worker.loop.fds
         broker.lease("lines", origin, {1: b"one\n"})
         assert broker.results(1) == {1: (0, b"one")}
         with socket.create_server(("127.0.0.2", int(peer.address.split(":")[1]))) as late:
             late.setblocking(False)
             for seq in (2, 3):
+                wait_until(lambda: worker.loop.fds == unconnected)  # the peer closes after each answer
                 broker.lease("lines", origin, {seq: b"more\n"})
                 assert broker.results(1) == {seq: (0, b"more")}
             with pytest.raises(BlockingIOError):
