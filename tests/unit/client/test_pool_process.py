@@ -68,6 +68,42 @@ def test_futures_in_flight_at_a_fork_belong_to_the_parent_and_the_child_has_its_
     assert (done.stdout, done.stderr) == ("fine\n", "")
 
 
+FORK_WHILE_WAITING = """
+def ask(data):
+    return pool.udp("127.0.0.1:9", data, timeout=20)
+for _ in range(100):
+    ask(b"one").result()  # by now the thread that waits turns the pool's loop itself
+children = []
+def fork(*_):
+    children.append(os.fork())
+    if not children[-1]:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)
+    elif len(children) == 8:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        held.cancel()
+signal.signal(signal.SIGALRM, fork)
+held = ask(b"hold")
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+try:
+    held.result()
+except Exception as error:
+    if not children[-1]:
+        os._exit(0 if "parent" in str(error) else 1)
+print([os.waitpid(child, 0)[1] for child in children])
+pool.close()
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_signal_handler_that_forks_while_its_thread_waits_leaves_no_child_waiting(
+    broker: FakeBroker,
+) -> None:
+    broker.answer = lambda seq, payload: None if payload == b"hold" else (0, payload)
+    done = run_script("import warnings; warnings.simplefilter('ignore')\n" + FORK_WHILE_WAITING, broker.url)
+    assert (done.stdout, done.stderr) == (f"{[0] * 8}\n", "")
+
+
 UNSENT = """
 future = pool.udp("127.0.0.1:9", b"x", timeout=10)
 pid = os.fork()
