@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import select
 import signal
 import subprocess
@@ -148,7 +149,7 @@ def test_an_orphaned_broker_leases_nothing_more_from_the_turn_in_which_it_hears_
         socket.connect(server.urls["intake"])
         for _ in range(500):
             socket.send(b"x")
-        assert run(server, parent.pid, None) == 0
+        assert run(server, os.pidfd_open(parent.pid), None) == 0
     assert parent.stdin is not None
     parent.stdin.close()
     assert turns.count(True) <= 1, "no more than that of the turn in which it died"
