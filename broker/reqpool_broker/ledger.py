@@ -250,12 +250,13 @@ class Ledger:
         groups: list[wire.LeaseGroup],
         *,
         apart: bool = False,
-        ahead: tuple[int, ...] = (),
+        ahead_bytes: int = 0,
     ) -> None:
         """Put lease groups into messages; with ``apart`` their large payloads into frames of their own.
 
-        ``ahead``: how many bytes of the one payload that is sent were sent in pieces, if it was any.
+        ``ahead_bytes``: how much of the one payload was sent in pieces.
         """
+        ahead = (ahead_bytes,) if ahead_bytes else ()  # else it takes no room
         outbox, seen = self.outbox.workers, worker.heartbeat_seen
         for batch in batches(groups, worker.keeping):
             for fresh in worker.keeping.take_fresh():
@@ -276,8 +277,7 @@ class Ledger:
                 if isinstance(step, Piece):
                     outbox.append([route, wire.encode(Verb.PIECE, self.epoch, worker.heartbeat_seen, *step)])
                 else:
-                    ahead = (step.ahead_bytes,) if step.ahead_bytes else ()
-                    self._send(worker, route, [step.group], apart=large.apart, ahead=ahead)
+                    self._send(worker, route, [step.group], apart=large.apart, ahead_bytes=step.ahead_bytes)
             if not had_room and large.room_bytes > 0:  # what waited has ended
                 self.wake_large()
             if not large:
@@ -451,7 +451,7 @@ class Ledger:
         pin.origin.last_used_s = group.since_s = now_s
         group.large = sum(map(len, group.payloads)) > wire.LARGE_MESSAGE_BYTES
         self.origins.use(pin.origin)
-        pin.worker.forsaken = False  # a heartbeat may be on its way before the next tick looks again
+        pin.worker.excused = False  # a heartbeat may be on its way before the next tick looks again
         self._hand(pin.origin, pin.worker, group, group.seqs, group.payloads, now_s)
 
     def unpin(self, session: Session, number: int, *, tell: bool) -> bool:
@@ -467,13 +467,14 @@ class Ledger:
         worker = pin.leave()
         if worker is None:
             return True
-        if tell and worker.route is not None:
-            head = wire.encode(Verb.UNPIN, self.epoch, worker.heartbeat_seen, session.id, number)
-            self.outbox.workers.append([worker.route, head])
         if tell:
+            if worker.route is not None:
+                head = wire.encode(Verb.UNPIN, self.epoch, worker.heartbeat_seen, session.id, number)
+                self.outbox.workers.append([worker.route, head])
             # It overtakes these: the first request of the pin would take a connection that nobody lets go of.
-            for lease in [one for one, _ in worker.large if one.terms.pin == number and one.requests]:
-                if lease.terms.session is session:
+            waiting = [lease for lease, _ in worker.large if lease.terms.session is session]
+            for lease in waiting:
+                if lease.terms.pin == number and lease.requests:
                     seqs = list(lease.requests)
                     lease.requests.clear()
                     self.release(lease, len(seqs))

@@ -233,7 +233,7 @@ class Server:
         """
         end_s = time.monotonic() + LAST_WORDS_S
         while (now_s := time.monotonic()) < end_s and (
-            self._workers.poll(QUIET_MS) or (all_leave and self.broker.workers.serve)
+            self._workers.poll(QUIET_MS) or (all_leave and self.broker.workers.any_serves)
         ):
             _drain(self._workers, self.broker.workers.message, now_s)
 

@@ -12,12 +12,11 @@ from collections.abc import Iterable
 from reqpool import wire
 from reqpool.errors import Code
 
-from .client_limits import ClientLimits
 from .requests import Lease
 from .session import Session
 
 MAX_ALL_UNREAD_BYTES = 1 << 30
-"""Results kept for all sessions together, before those that hold more than they may are given no more."""
+"""Results kept for all sessions together, beyond which those over their own limit get no more."""
 SMALL_BYTES = 64 << 10
 """A batch of results up to this size is kept in any case: errors are worth more than the room they take."""
 
@@ -27,11 +26,10 @@ def fit(
     seqs: tuple[int, ...],
     session: Session,
     sessions: Iterable[Session],
-    limits: ClientLimits,
     *,
     silent: bool,
 ) -> bytes:
-    """Return a batch of results, or what is kept in its place: that the answers had no room.
+    """Return a batch for a session that is over its limit, or the errors that are kept in its place.
 
     What may be repeated can be asked again later: it is ``Overloaded``. What must not is ``OutcomeUnknown``.
 
@@ -40,16 +38,15 @@ def fit(
         seqs: the requests that they are of, still open.
         session: their client's.
         sessions: all there are.
-        limits: of each.
-        silent: its client has not been heard for so long that it is frozen, or cut off.
+        silent: its client has been silent for so long that it counts as frozen or cut off.
     """
-    unread_bytes = session.unacked_bytes
-    if unread_bytes <= limits.max_queued_bytes or len(blob) <= SMALL_BYTES:
+    if len(blob) <= SMALL_BYTES:
         return blob
     if not silent and sum(one.unacked_bytes for one in sessions) <= MAX_ALL_UNREAD_BYTES:
         return blob
     session.refused += len(seqs)
-    text = f"answered, but this client has {unread_bytes >> 20} MiB of answers to read: this one was dropped"
+    unread_mib = session.unacked_bytes >> 20
+    text = f"answered, but this client has {unread_mib} MiB of answers to read: this one was dropped"
     data = wire.encode_error(text, sent=True)
     flat: list[object] = []
     for seq in seqs:

@@ -61,10 +61,10 @@ class Worker:
         keeping: which settings it keeps for this connection.
         max_settings_bytes: the largest it takes.
         told: people have been told that it is a stranger.
-        forsaken: it drains, and need not wait for what it has left: all clients that have not acknowledged
+        excused: it drains, and need not wait for what it has left: all clients that have not acknowledged
             what it keeps are silent, and it runs nothing, or the cluster stops and all that it runs has had
             its time.
-        told_of: ``received``, :attr:`undelivered` and ``forsaken`` in the last heartbeat to it.
+        told_of: ``received``, :attr:`undelivered` and ``excused`` in the last heartbeat to it.
         full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
         large: large groups on their way to it through this connection.
     """
@@ -91,7 +91,7 @@ class Worker:
         self.sample: dict[str, Any] = {}
         self.full = False
         self.told = False
-        self.forsaken = False
+        self.excused = False
         self.told_of: tuple[int, list[int], bool] = (0, [], False)
         self.unconfirmed_bytes = 0
         self.keeping = Keeping()
@@ -132,7 +132,7 @@ class Worker:
         self.base += self.received
         self.received = 0
         self.parts = {}
-        self.forsaken = False
+        self.excused = False
         self.told_of = (0, [], False)
         self.large.withdraw(dead=True)  # what has not left by this one is leased again
         self.large = LargeLeases(apart=apart)
@@ -146,7 +146,7 @@ class Worker:
         while times[0][1] < now_s - liveness_s:
             times.popleft()
         number, seen = self.heartbeats_sent, self.heartbeat_seen
-        self.told_of = (self.received, self.undelivered, self.forsaken)
+        self.told_of = (self.received, self.undelivered, self.excused)
         return wire.encode(Verb.HEARTBEAT, epoch, seen, number, *self.told_of)
 
     def is_stale(self, seen: int, now_s: float, liveness_s: float) -> bool:
@@ -166,11 +166,11 @@ class Worker:
     @property
     def waits_for_news(self) -> bool:
         """Could it be told more of what it keeps?"""
-        return self.told_of != (self.received, self.undelivered, self.forsaken)
+        return self.told_of != (self.received, self.undelivered, self.excused)
 
     def part_published(self) -> int:
         """Note that a batch was published from the RESULTS just received; returns its unique number."""
-        self.forsaken = False
+        self.excused = False
         number = self.base + self.received
         self.parts[number] = self.parts.get(number, 0) + 1
         return number

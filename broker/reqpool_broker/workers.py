@@ -15,7 +15,6 @@ from .attempts import Attempts
 from .clients import Clients
 from .life import WORKER_FORGET_S, Life
 from .requests import Terms
-from .session import ROOM_BYTES, Session
 from .spans import HELD_S
 from .worker import Worker
 
@@ -53,8 +52,8 @@ class Workers:
         }
 
     @property
-    def serve(self) -> bool:
-        """Is there one that has not said that it ends?"""
+    def any_serves(self) -> bool:
+        """Is one connected that has not said that it ends?"""
         return any(one.state == "live" and one.route is not None for one in self._ledger.workers.values())
 
     def message(self, route: bytes, frames: list[bytes], now_s: float) -> None:
@@ -222,8 +221,9 @@ class Workers:
             session = self.sessions.get(session_id)
             if session is None:
                 continue
-            if session.unacked_bytes > ROOM_BYTES:
-                blob = self._fit(session, blob, seqs, now_s)
+            if session.unacked_bytes > self._clients.limits.max_queued_bytes:
+                silent = session.is_silent(now_s, self._life.liveness_s)
+                blob = unread.fit(blob, seqs, session, self.sessions.values(), silent=silent)
             fresh, attempts = self._ledger.finish(worker, session, seqs, failed)
             if fresh:
                 self._ledger.publish(session, blob, seqs, worker, attempts)
@@ -236,11 +236,6 @@ class Workers:
         # Not before: what is received and is not with a client yet is undelivered only once it is published.
         if worker.unconfirmed_bytes > CONFIRM_BYTES:
             self._beat(worker, now_s)
-
-    def _fit(self, session: Session, blob: bytes, seqs: tuple[int, ...], now_s: float) -> bytes:
-        silent = session.is_silent(now_s, self._life.liveness_s)
-        limits = self._clients.limits
-        return unread.fit(blob, seqs, session, self.sessions.values(), limits, silent=silent)
 
     def _heartbeat(self, worker: Worker, number: int, sample: dict[str, Any], now_s: float) -> None:
         worker.heartbeat_seen = number
@@ -384,6 +379,6 @@ class Workers:
             if worker.leases:  # what it holds besides, for others, ends with it
                 taken_s = [lease.since_s for lease in worker.leases] + [pin.since_s for pin in worker.pins]
                 done = self._stopping and now_s - max(taken_s) > HELD_S
-            worker.forsaken = done and worker not in awaited
+            worker.excused = done and worker not in awaited
             if worker.waits_for_news:
                 self._beat(worker, now_s)

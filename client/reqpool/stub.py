@@ -381,9 +381,8 @@ class Stub:
         has_more = link.has_messages() or (unsent and not link.blocked)
         if not has_more and not self._sleep(min(until_s, conversation.due_s(now_s))):
             return
-        if (
-            self.abandoned
-        ):  # a signal handler has forked meanwhile: in the child pyzmq would try again for ever
+        if self.abandoned:
+            # A signal handler has forked meanwhile. In the child pyzmq would try again for ever.
             return
         conversation.take(link.messages(), monotonic())
         if link.loss is not None:

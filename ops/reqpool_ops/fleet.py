@@ -28,10 +28,10 @@ def has_ended(report: Mapping[str, Any], since_s: float) -> bool:
         report: a broker's, its number the instant at which it was asked for, monotonic, in ms.
         since_s: the instant, monotonic.
     """
-    asked_s = (number(report.get("number")) or 0.0) / 1000
-    ages_s = [number(worker.get("oldest_s")) or 0.0 for worker in maps(report.get("workers"))]
     if maps(report.get("awaited")):
         return False  # workers of the broker before, of which this one has yet to hear what they run
+    asked_s = (number(report.get("number")) or 0.0) / 1000
+    ages_s = [number(worker.get("oldest_s")) or 0.0 for worker in maps(report.get("workers"))]
     uptime_s = number(report.get("uptime_s"))
     if uptime_s is not None and asked_s - uptime_s > since_s:
         return not any(ages_s)  # a broker that came later cannot tell since when that has run which it found

@@ -239,7 +239,7 @@ class FakeWorker:
         self.grants: dict[str, tuple[int, int]] = {}
         self.policies: dict[str, dict[str, int]] = {}
         self.undelivered: list[int] = []
-        self.forsaken = False
+        self.excused = False
         self.unreceived: dict[int, tuple[list[tuple[bytes, tuple[int, ...], int]], tuple[bytes, ...]]] = {}
         self.seen = self.broker_seen = 0
         self.beats = 0
@@ -278,7 +278,7 @@ class FakeWorker:
         elif verb is Verb.REJECT:
             self.rejects.append(values[0])
         elif verb is Verb.HEARTBEAT:
-            self.broker_seen, self.seen, self.undelivered, self.forsaken = values[1], values[2], *values[4:]
+            self.broker_seen, self.seen, self.undelivered, self.excused = values[1], values[2], *values[4:]
             self.unreceived = {n: sent for n, sent in self.unreceived.items() if n > values[3]}
         elif verb is Verb.PIECE:
             self.pieces.take(*values[2:])

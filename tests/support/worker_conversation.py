@@ -201,9 +201,9 @@ class Talk:
         self.beat()
         return self.hellos[-1]
 
-    def beat(self, received: int = 0, undelivered: Iterable[int] = (), *, forsaken: bool = False) -> None:
+    def beat(self, received: int = 0, undelivered: Iterable[int] = (), *, excused: bool = False) -> None:
         self._number += 1
-        self.say(Verb.HEARTBEAT, self._number, received, tuple(undelivered), forsaken)
+        self.say(Verb.HEARTBEAT, self._number, received, tuple(undelivered), excused)
 
     def say(self, verb: Verb, *values: Any, payloads: Iterable[bytes] = ()) -> None:
         self._take(wire.encode(verb, EPOCH, self._seen, *values), *payloads)

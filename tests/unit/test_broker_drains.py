@@ -29,23 +29,23 @@ def drain(worker: FakeWorker) -> None:
 
 def test_a_draining_worker_is_told_at_once_that_a_client_is_silent() -> None:
     _, worker, _ = answered(silent=True)
-    assert not worker.forsaken
+    assert not worker.excused
     drain(worker)
-    assert (worker.undelivered, worker.forsaken) == ([1], True)
+    assert (worker.undelivered, worker.excused) == ([1], True)
 
 
 def test_a_client_that_is_heard_is_waited_for_until_it_falls_silent() -> None:
     desk, worker, client = answered(silent=False)
     drain(worker)
-    assert not worker.forsaken
+    assert not worker.excused
     client.awake = False
     desk.pass_time(2.0)
-    assert not worker.forsaken
+    assert not worker.excused
     desk.pass_time(1.0)
-    assert worker.forsaken
+    assert worker.excused
     client.heartbeat()
     desk.pass_time(2 * TICK_S)
-    assert not worker.forsaken
+    assert not worker.excused
 
 
 def test_one_client_that_is_heard_is_enough_to_be_waited_for() -> None:
@@ -53,16 +53,16 @@ def test_one_client_that_is_heard_is_enough_to_be_waited_for() -> None:
     other = desk.client()
     other.submit(1, flags=ONCE)
     drain(worker)
-    assert not worker.forsaken, "it runs something"
+    assert not worker.excused, "it runs something"
     worker.answer(1)
     worker.heartbeat()
     desk.settle()
-    assert (worker.undelivered, worker.forsaken) == ([1, 2], False), "from the first word of its receipt"
+    assert (worker.undelivered, worker.excused) == ([1, 2], False), "from the first word of its receipt"
     desk.pass_time(1.0)
-    assert not worker.forsaken
+    assert not worker.excused
     other.acknowledge()
     desk.pass_time(2 * TICK_S)
-    assert (worker.undelivered, worker.forsaken) == ([1], True)
+    assert (worker.undelivered, worker.excused) == ([1], True)
 
 
 def test_what_has_run_for_long_keeps_no_worker_of_a_cluster_that_stops() -> None:
@@ -74,12 +74,12 @@ def test_what_has_run_for_long_keeps_no_worker_of_a_cluster_that_stops() -> None
     client.submit(2, flags=ONCE, span_ms=60_000)
     drain(worker)
     desk.pass_time(1.5)
-    assert not worker.forsaken, "one of them has just begun"
+    assert not worker.excused, "one of them has just begun"
     worker.answer(2)
     client.acknowledge()
     desk.pass_time(1.0)
     assert worker.held() == [1]
-    assert worker.forsaken
+    assert worker.excused
 
 
 def test_what_has_run_for_long_keeps_even_the_only_worker_of_a_cluster_that_goes_on() -> None:
@@ -88,7 +88,7 @@ def test_what_has_run_for_long_keeps_even_the_only_worker_of_a_cluster_that_goes
     client.submit(1, flags=ONCE, span_ms=60_000)
     drain(worker)
     desk.pass_time(HELD_S + 1.0)
-    assert not worker.forsaken
+    assert not worker.excused
 
 
 def test_a_client_that_has_yet_to_acknowledge_keeps_a_worker_beside_what_has_run_for_long() -> None:
@@ -99,10 +99,10 @@ def test_a_client_that_has_yet_to_acknowledge_keeps_a_worker_beside_what_has_run
     desk.pass_time(HELD_S + 1.0)
     worker.answer(2)
     drain(worker)
-    assert not worker.forsaken
+    assert not worker.excused
     client.acknowledge()
     desk.pass_time(2 * TICK_S)
-    assert worker.forsaken
+    assert worker.excused
 
 
 def test_a_connection_that_was_held_lately_keeps_a_worker_beside_what_has_run_for_long() -> None:
@@ -117,10 +117,10 @@ def test_a_connection_that_was_held_lately_keeps_a_worker_beside_what_has_run_fo
     other.acknowledge()
     drain(worker)
     desk.pass_time(3.0)
-    assert not worker.forsaken
+    assert not worker.excused
     other.send(Verb.UNPIN, 1)
     desk.pass_time(2 * TICK_S)
-    assert worker.forsaken
+    assert worker.excused
 
 
 def test_a_request_that_has_just_been_leased_is_in_what_a_worker_is_told_next() -> None:
@@ -130,9 +130,9 @@ def test_a_request_that_has_just_been_leased_is_in_what_a_worker_is_told_next() 
     ask(client, 2, pin=1)
     drain(worker)
     desk.pass_time(HELD_S + 1.0)
-    assert worker.forsaken
+    assert worker.excused
     ask(client, 3, pin=1)
     worker.heartbeat()
     desk.settle()
     assert worker.held() == [2, 3]
-    assert not worker.forsaken
+    assert not worker.excused

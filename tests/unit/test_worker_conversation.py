@@ -232,7 +232,7 @@ def test_a_drain_does_not_wait_for_clients_that_are_silent(talk: Talk) -> None:
     talk.conversation.drain(talk.now_s)
     talk.pass_s(0.2, received=1, undelivered=(1,))
     assert not talk.conversation.over
-    talk.pass_s(0.2, received=1, undelivered=(1,), forsaken=True)
+    talk.pass_s(0.2, received=1, undelivered=(1,), excused=True)
     assert talk.conversation.over
     assert talk.conversation.in_doubt == 1
     assert talk.heard(Verb.GOODBYE) == []
@@ -245,11 +245,11 @@ def test_a_drain_waits_for_what_has_not_arrived_whoever_is_silent(talk: Talk) ->
     talk.pass_s(0.5, received=1, undelivered=(1,))
     assert not talk.conversation.over, "a request runs"
     talk.upstreams.answer(2)
-    talk.pass_s(0.5, received=1, undelivered=(1,), forsaken=True)
+    talk.pass_s(0.5, received=1, undelivered=(1,), excused=True)
     assert not talk.conversation.over, "its result is on its way"
     talk.pass_s(0.5, received=2, undelivered=(1, 2))
     assert not talk.conversation.over
-    talk.pass_s(0.2, received=2, undelivered=(1,), forsaken=True)
+    talk.pass_s(0.2, received=2, undelivered=(1,), excused=True)
     assert talk.conversation.over
 
 
@@ -258,7 +258,7 @@ def test_a_drain_ends_in_doubt_when_the_broker_says_that_what_runs_has_had_its_t
     talk.conversation.drain(talk.now_s)
     talk.pass_s(0.5)
     assert not talk.conversation.over
-    talk.pass_s(0.2, forsaken=True)
+    talk.pass_s(0.2, excused=True)
     assert talk.conversation.over
     assert talk.conversation.in_doubt == 1
     assert talk.heard(Verb.GOODBYE) == []
@@ -268,8 +268,8 @@ def test_what_is_leased_to_a_draining_worker_later_gets_its_own_time(talk: Talk)
     talk.lease(1, span_ms=60_000, pin=1)
     talk.conversation.drain(talk.now_s)
     talk.beat()
-    forsaken = wire.encode(Verb.HEARTBEAT, EPOCH, 0, 9, 0, (), True)
-    talk.conversation.take([forsaken], talk.now_s)
+    excused = wire.encode(Verb.HEARTBEAT, EPOCH, 0, 9, 0, (), True)
+    talk.conversation.take([excused], talk.now_s)
     talk.lease(2, span_ms=60_000, pin=1)  # came in the same turn
     assert not talk.conversation.over
 
@@ -279,10 +279,10 @@ def test_a_drain_that_is_to_end_in_doubt_waits_until_the_broker_has_what_it_hand
     talk.upstreams.slots_granted = 0
     talk.lease(2, span_ms=60_000)
     talk.conversation.drain(talk.now_s)
-    talk.beat(received=1, undelivered=(1,), forsaken=True)
+    talk.beat(received=1, undelivered=(1,), excused=True)
     assert talk.heard(Verb.RETURN)
     assert not talk.conversation.over
-    talk.beat(received=1, undelivered=(1,), forsaken=True)
+    talk.beat(received=1, undelivered=(1,), excused=True)
     assert talk.conversation.over
 
 
@@ -290,7 +290,7 @@ def test_what_a_broker_said_of_silent_clients_ends_with_its_connection(talk: Tal
     run_once(talk, span_ms=60_000)
     talk.lease(2, span_ms=60_000)
     talk.conversation.drain(talk.now_s)
-    talk.pass_s(0.2, received=1, undelivered=(1,), forsaken=True)
+    talk.pass_s(0.2, received=1, undelivered=(1,), excused=True)
     talk.upstreams.answer(2)
     lose_connection(talk)
     talk.welcome()

@@ -101,7 +101,7 @@ NAMED: dict[str, st.SearchStrategy[Any]] = {
     "about": ABOUT, "query": ABOUT, "report": ABOUT, "sample": ABOUT, "policy": ABOUT,
     "text": TEXT, "origin": ORIGIN, "session": ID, "worker": ID, "seqs": SEQS,
     "settings": SETTINGS, "piece": st.binary(max_size=20),
-    "watermark": WATERMARK, "unrun": st.booleans(), "orderly": st.booleans(), "forsaken": st.booleans(),
+    "watermark": WATERMARK, "unrun": st.booleans(), "orderly": st.booleans(), "excused": st.booleans(),
     "undelivered": st.lists(UINT, max_size=3),
     "attempts": st.lists(st.tuples(UINT, UINT), max_size=3),
     "doubtful": st.lists(st.tuples(UINT, UINT), max_size=3),
@@ -221,7 +221,7 @@ LEGAL_TYPES: dict[str, set[type]] = {
     "text": {str}, "origin": {str}, "session": {bytes}, "worker": {bytes},
     "settings": {bytes}, "piece": {bytes},
     "undelivered": {tuple}, "attempts": {tuple}, "doubtful": {tuple}, "watermark": {bytes},
-    "unrun": {bool}, "orderly": {bool}, "forsaken": {bool},
+    "unrun": {bool}, "orderly": {bool}, "excused": {bool},
 }  # fmt: skip
 
 

@@ -35,9 +35,9 @@ from .unsent import Unsent
 log = CountedLog(logging.getLogger(__name__))
 
 READ_BYTES = 64 << 10
-"""Read from a connection in a turn. What is larger is read on in its turn, see :mod:`.inflow`."""
+"""Read from a connection in a turn. If there is more, that waits for its turn: see :mod:`.inflow`."""
 LARGE_READ_BYTES = 256 << 10
-"""Read then."""
+"""Read from a connection whose turn it is."""
 WRITE_BYTES_PER_TURN = 128 << 10
 """What one connection may give in a turn: of large requests there may be one on each."""
 BROKEN_OFF = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
@@ -349,18 +349,13 @@ class Connection:
     def _on_event(self, mask: int) -> None:
         if mask & WRITABLE:
             self._write_on()
-        if (
-            mask & ~WRITABLE
-            and self.state is not State.CLOSED
-            and self._receive(READ_BYTES) == READ_BYTES
-            and self._socket is not None
-        ):
+        if mask & ~WRITABLE and self.state is not State.CLOSED and self._receive(READ_BYTES):
             self._watch(self._events & ~READABLE)
             self._loop.inflow.wait(self)
 
     def read_on(self) -> bool:
         """Read a piece of a large answer, as its turn has come; False if nothing more is there by now."""
-        if self._receive(LARGE_READ_BYTES) == LARGE_READ_BYTES and self._socket is not None:
+        if self._receive(LARGE_READ_BYTES):
             return True
         self._watch(self._events | READABLE)
         self.since_s = self._loop.now_s  # what comes late from now on was not held back by us
@@ -379,28 +374,28 @@ class Connection:
             return
         self._handle(events)
 
-    def _receive(self, most_bytes: int) -> int:
-        """Take what has come, so much at most; returns how many bytes it was."""
+    def _receive(self, most_bytes: int) -> bool:
+        """Take what has come, so much at most; may there be more?"""
         made = self._socket
         if made is None:
-            return 0
+            return False
         try:
             data = made.recv(most_bytes)
         except BlockingIOError:
-            return 0
+            return False
         except OSError as error:
             self._close_lost(f"the peer broke the connection: {error.strerror}")
-            return 0
+            return False
         try:
             events = self._protocol.feed(data) if data else self._protocol.eof()
         except Exception as error:
             self._fail(error)
-            return 0
+            return False
         if events:
             self._handle(events)
         if not data:
             self._close_lost("the peer closed the connection")
-        return len(data)
+        return len(data) == most_bytes and self._socket is not None
 
     def _handle(self, events: Sequence[Event]) -> None:
         unanswered, answer = self._unanswered, self._owner.on_answer

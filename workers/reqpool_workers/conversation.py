@@ -103,7 +103,7 @@ class Conversation:
         self._draining = False
         self._told_s = self._idle_s = 0.0
         self._drain_beat = self._return_beat = 0
-        self._forsaken = False
+        self._excused = False
         self._turn_s = now_s
         self._held_back_s = 0.0
         self._handlers: dict[Verb, Callable[..., None]] = {
@@ -249,7 +249,7 @@ class Conversation:
         self._grants.lapse()
         self._leases.kept.clear()
         self._pieces = Pieces()
-        self._forsaken = False
+        self._excused = False
         self._return_beat = 0
         self.give_back_stranded()
         # What HELLO does not list as held never arrived, to the broker: it leases it again by itself.
@@ -344,18 +344,18 @@ class Conversation:
         self._hang_up(f"rejected by the broker ({name}): {text}", now_s)
 
     def _on_heartbeat(
-        self, now_s: float, number: int, received: int, undelivered: list[int], forsaken: bool
+        self, now_s: float, number: int, received: int, undelivered: list[int], excused: bool
     ) -> None:
         self._link.heartbeat(number)
         self.outbox.received(received)
         self.outbox.undelivered(undelivered)
-        self._forsaken = forsaken
+        self._excused = excused
         self.outbox.expire(now_s)
 
     # --- requests ----------------------------------------------------------------------------------
 
     def _on_lease(self, now_s: float, groups: list[LeaseGroup | Unread]) -> None:
-        self._forsaken = False
+        self._excused = False
         self._leases.take(groups, now_s, refuse=self._draining or self.outbox.full)
 
     def _on_piece(self, now_s: float, offset: int, piece: bytes) -> None:
@@ -411,16 +411,16 @@ class Conversation:
             return
         link = self._link
         live = link.state is LinkState.LIVE
-        # Has the broker read all that we said, and may we go for its part?
-        dismissed = (
+        # Does the broker let us go, and has it read all that we said?
+        may_go = (
             live
-            and self._forsaken
+            and self._excused
             and self.outbox.arrived
             and link.answered >= max(self._drain_beat, self._return_beat)
         )
         if any(self.ledger.held()):
             self._idle_s = now_s
-            self.over = dismissed
+            self.over = may_go
             return
         waited_s = now_s - self._idle_s
         if waited_s < DRAIN_PINS_S and any(self._upstreams.pins()):
@@ -429,7 +429,7 @@ class Conversation:
         told = live and self.ledger.empty
         if self.in_doubt:
             heard_s = now_s - max(self._idle_s, link.welcomed_s) if live else 0.0
-            self.over = heard_s > ACKNOWLEDGE_S or (told and dismissed)
+            self.over = heard_s > ACKNOWLEDGE_S or (told and may_go)
         elif told and link.answered >= self._drain_beat:
             self._say(now_s, Verb.GOODBYE)
             self.over = self.said_goodbye = True
