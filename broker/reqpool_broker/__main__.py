@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reqpool.descriptors import raise_file_limit
-from reqpool.errors import ProtocolError, UsageError
+from reqpool_contract.descriptors import raise_file_limit
+from reqpool_contract.errors import ProtocolError, UsageError
 
 from . import server
 from .config import EMPTY, Config, unpack

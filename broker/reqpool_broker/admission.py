@@ -26,9 +26,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import LOWEST_PRIORITY, MAX_BATCH_REQUESTS
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import LOWEST_PRIORITY, MAX_BATCH_REQUESTS
 
 from .queue import FairQueue
 from .requests import Group, Past, Terms

@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from reqpool import checks, wire
-from reqpool.errors import Code, ProtocolError, UsageError
-from reqpool.wire import Flag, Reject, Verb
+from reqpool_contract import checks, wire
+from reqpool_contract.errors import Code, ProtocolError, UsageError
+from reqpool_contract.wire import Flag, Reject, Verb
 
 from .life import Life
 from .pin import MAX_PINS, Pin

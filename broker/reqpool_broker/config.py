@@ -12,9 +12,8 @@ from types import MappingProxyType
 
 import msgpack
 
-from reqpool.errors import UsageError
-from reqpool.kinds import Endpoint
-from reqpool.kinds.origin import upstream_of
+from reqpool_contract.errors import UsageError
+from reqpool_contract.origin_names import Endpoint, upstream_of
 
 from .client_limits import ClientLimits
 from .policy import Policy

@@ -16,11 +16,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reqpool import wire
-from reqpool.errors import UsageError
-from reqpool.kinds import Kind, find, pem, registered
-from reqpool.kinds.origin import NAME, Tls
-from reqpool.masking import without_passwords
+from reqpool.kinds import Kind, find
+from reqpool_contract import pem, wire
+from reqpool_contract.errors import UsageError
+from reqpool_contract.kind_registry import registered
+from reqpool_contract.masking import without_passwords
+from reqpool_contract.origin_names import NAME
+from reqpool_contract.tls_settings import Tls
 
 from .client_limits import ClientLimits
 from .config import Config, Upstream

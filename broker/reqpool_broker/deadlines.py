@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reqpool.errors import Code
+from reqpool_contract.errors import Code
 
 from .ledger import LEASE_GRACE_S, Ledger
 from .origin import Origin

@@ -34,7 +34,7 @@ from typing import Any
 
 import zmq
 
-from reqpool import sockets
+from reqpool_contract import zmq_sockets
 
 from .client_limits import ClientLimits
 from .results import READ_S
@@ -113,7 +113,7 @@ class Doors:
         monitor = bound.context.socket(zmq.PAIR)
         monitor.setsockopt(zmq.RCVHWM, 1)
         monitor.connect(address)
-        sockets.readable(monitor)
+        zmq_sockets.readable(monitor)
         fd = int(monitor.FD)
         self._monitors[fd] = (monitor, clients)
         return fd
@@ -128,9 +128,9 @@ class Doors:
         monitor, clients = self._monitors[fd]
         end_s = time.monotonic() + READ_S
         for _ in range(EVENTS_PER_TURN):
-            if not sockets.readable(monitor):
+            if not zmq_sockets.readable(monitor):
                 return False
-            event, value = _EVENT.unpack(sockets.receive(monitor)[0])
+            event, value = _EVENT.unpack(zmq_sockets.receive(monitor)[0])
             if event == zmq.EVENT_ACCEPTED:
                 self._enter((fd, value), clients)
             else:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from reqpool import kinds, wire
-from reqpool.wire import Verb
+from reqpool import kinds
+from reqpool_contract import wire
+from reqpool_contract.wire import Verb
 
 from . import scheduler
 from .config import Config

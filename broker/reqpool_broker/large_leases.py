@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from reqpool import wire
-from reqpool.wire import LARGE_MESSAGE_BYTES, PIECE_BYTES, PIECES_BYTES, WINDOW_BYTES
+from reqpool_contract import wire
+from reqpool_contract.wire import LARGE_MESSAGE_BYTES, PIECE_BYTES, PIECES_BYTES, WINDOW_BYTES
 
 from .requests import Lease
 

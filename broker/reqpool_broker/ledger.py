@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import MAX_BATCH_REQUESTS, Flag, Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import MAX_BATCH_REQUESTS, Flag, Verb
 
 from . import scheduler
 from .admission import Refusal, Refusals

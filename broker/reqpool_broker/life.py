@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from reqpool import wire
-from reqpool.wire import Reject, Verb
+from reqpool_contract import wire
+from reqpool_contract.wire import Reject, Verb
 
 from .config import Config
 from .ledger import Ledger

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reqpool.kinds.origin import upstream_of
+from reqpool_contract.origin_names import upstream_of
 
 from .config import EMPTY, Config
 from .origin import Origin

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reqpool import wire
-from reqpool.keeping import Keeping
+from reqpool_contract import wire
+from reqpool_contract.cached_settings import Keeping
 
 GROUP_BYTES = 64
 """About what a lease group takes besides what varies in it."""

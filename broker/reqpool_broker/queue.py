@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 
-from reqpool import wire
-from reqpool.wire import LOWEST_PRIORITY
+from reqpool_contract import wire
+from reqpool_contract.wire import LOWEST_PRIORITY
 
 from .requests import Group
 from .session import Session

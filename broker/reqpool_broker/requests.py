@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from reqpool.wire import Flag
+from reqpool_contract.wire import Flag
 
 if TYPE_CHECKING:
     from .origin import Origin
@@ -29,7 +29,7 @@ class Terms:
         session: who asked.
         kind: name of the kind.
         origins: upstreams to try in turn.
-        flags: :class:`reqpool.wire.Flag` bits.
+        flags: :class:`reqpool_contract.wire.Flag` bits.
         priority: 0 (first) to 2 (last).
         pin: number of the held connection they are for, or None.
         trace: trace context or None.
@@ -126,7 +126,8 @@ class Group:
         start: index of the first that waits.
         gone: how many from ``start`` on have ended while they waited (cancelled, expired).
         settings_bytes: what the settings count for as long as any of them waits.
-        large: its payloads have so many bytes that they count, see :data:`reqpool.wire.LARGE_MESSAGE_BYTES`.
+        large: its payloads have so many bytes that they count, see
+            :data:`reqpool_contract.wire.LARGE_MESSAGE_BYTES`.
         queue: where it waits, None before that.
     """
 

@@ -25,8 +25,8 @@ from collections.abc import Callable
 
 import zmq
 
-from reqpool import sockets, wire
-from reqpool.errors import UsageError
+from reqpool_contract import wire, zmq_sockets
+from reqpool_contract.errors import UsageError
 
 from .state import Broker
 
@@ -120,13 +120,13 @@ class Results:
     def _take(self, place: int, broker: Broker) -> bool:
         results = self.sockets[place]
         for _ in range(MESSAGES_PER_TURN):
-            if not sockets.readable(results):
+            if not zmq_sockets.readable(results):
                 return False
             frame = results.recv(zmq.NOBLOCK, copy=False)
             message = frame.bytes
             topic = message[1:]
             if results.getsockopt(zmq.RCVMORE):
-                sockets.receive(results)
+                zmq_sockets.receive(results)
                 broker.malformed["results"] += 1
             elif message[:1] == b"\x01":
                 if broker.clients.subscription(topic, place):
@@ -150,12 +150,12 @@ class Results:
                 continue  # it has ended since
             used.add(session.place)
             try:
-                sockets.send(self.sockets[session.place], frames)
+                zmq_sockets.send(self.sockets[session.place], frames)
             except zmq.Again:
                 continue  # full: the batch is kept, and the client will miss it
         messages.clear()
         for place in used:
-            if place not in self._unread and sockets.readable(self.sockets[place]):
+            if place not in self._unread and zmq_sockets.readable(self.sockets[place]):
                 self._unread[place] = None
         return bool(self._unread)
 

@@ -6,7 +6,8 @@ ZeroMQ facts it relies on (libzmq 4.3.5):
 - A peer that does not begin with a greeting (a browser, say) is taken for one of ZeroMQ 2, what it says for
   messages, and each such connection leaks about 10 kB. With a ``ZAP_DOMAIN`` such peers are refused
   (``zmtp_engine.cpp``); without a handler for it, and without ``ZAP_ENFORCE_DOMAIN``, nobody else notices.
-- ``ZMQ_FD`` is edge-triggered: see :mod:`reqpool.sockets` for when a socket must be asked before sleeping.
+- ``ZMQ_FD`` is edge-triggered: see :mod:`reqpool_contract.zmq_sockets` for when a socket must be asked
+  before sleeping.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from typing import Any
 import psutil
 import zmq
 
-from reqpool import sockets, wire
-from reqpool.errors import UsageError
+from reqpool_contract import wire, zmq_sockets
+from reqpool_contract.errors import UsageError
 
 from .config import EMPTY, Config, changes
 from .doors import HANDSHAKE_MS, Doors, file_limit
@@ -244,7 +245,7 @@ class Server:
             if messages:
                 _send_all(socket, messages)
                 fd = self._fds[socket]
-                if fd not in unread and sockets.readable(socket):
+                if fd not in unread and zmq_sockets.readable(socket):
                     unread.append(fd)
         if outbox.results and self._results.send(self.broker) and self._results.fileno() not in unread:
             unread.append(self._results.fileno())
@@ -276,13 +277,13 @@ def _drain(
     socket: zmq.Socket[bytes], take: Callable[[bytes, list[bytes], float], None], now_s: float
 ) -> bool:
     """Read messages, in bounds; returns True if more may be there."""
-    if not sockets.readable(socket):
+    if not zmq_sockets.readable(socket):
         return False
     end_s = size_bytes = 0.0
     for _ in range(MESSAGES_PER_TURN):
-        frames = sockets.receive(socket)
+        frames = zmq_sockets.receive(socket)
         take(frames[0], frames[1:], now_s)
-        if not sockets.readable(socket):
+        if not zmq_sockets.readable(socket):
             return False
         # Only now: a message that comes alone, as most do, needs no bound.
         clock_s = time.monotonic()
@@ -296,7 +297,7 @@ def _drain(
 def _send_all(socket: zmq.Socket[bytes], messages: list[list[bytes]]) -> None:
     for frames in messages:
         try:
-            sockets.send(socket, frames)
+            zmq_sockets.send(socket, frames)
         except zmq.Again:
             # Only the intake has a mark: what is dropped is for one that does not read.
             continue

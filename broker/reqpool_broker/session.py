@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from reqpool import wire
-from reqpool.keeping import Kept
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.cached_settings import Kept
+from reqpool_contract.wire import Verb
 
 from .requests import Lease
 

@@ -11,7 +11,7 @@ import random
 from dataclasses import asdict
 from typing import Any
 
-from reqpool import wire
+from reqpool_contract import wire
 
 from .clients import Clients
 from .config import EMPTY, Config

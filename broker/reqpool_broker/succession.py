@@ -13,8 +13,8 @@ import json
 import os
 from typing import NamedTuple
 
-from reqpool import checks
-from reqpool.errors import ProtocolError
+from reqpool_contract import checks
+from reqpool_contract.errors import ProtocolError
 
 REIGN_BYTES = 8
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reqpool import wire
-from reqpool.errors import Code
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
 
 from .requests import Lease
 from .session import Session

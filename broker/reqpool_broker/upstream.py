@@ -18,7 +18,7 @@ class Upstream:
     """One server.
 
     Attributes:
-        key: scheme, host and port (:func:`reqpool.kinds.origin.upstream_of`).
+        key: scheme, host and port (:func:`reqpool_contract.origin_names.upstream_of`).
         policy: its limits and timeouts.
         origins: those that lead to it and are known; a user, a database each.
         grants: connection slots there, by worker and origin name, those of forgotten origins included.

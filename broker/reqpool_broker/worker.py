@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Literal
 
-from reqpool import wire
-from reqpool.keeping import Keeping
-from reqpool.wire import KindInfo, Verb
+from reqpool_contract import wire
+from reqpool_contract.cached_settings import Keeping
+from reqpool_contract.wire import KindInfo, Verb
 
 from .large_leases import LargeLeases
 

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reqpool import checks, wire
-from reqpool.errors import Code, ProtocolError
-from reqpool.wire import CONFIRM_BYTES, Reject, Verb
+from reqpool_contract import checks, wire
+from reqpool_contract.errors import Code, ProtocolError
+from reqpool_contract.wire import CONFIRM_BYTES, Reject, Verb
 
 from . import unread
 from .attempts import Attempts

@@ -9,9 +9,7 @@ with reqpool.Pool() as pool:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from .errors import (
+from reqpool_contract.errors import (
     BadResponse,
     BrokerUnavailable,
     Cancelled,
@@ -31,16 +29,15 @@ from .errors import (
     UsageError,
     WorkerLost,
 )
+from reqpool_contract.payloads.dns_answer import DnsAnswer
+from reqpool_contract.tls_settings import Tls
 
-if TYPE_CHECKING:
-    from .future import Future
-    from .held import MysqlSession, RedisSession
-    from .kinds.dns_answer import DnsAnswer
-    from .kinds.http_response import HttpResponse
-    from .kinds.mysql_result import MysqlResult
-    from .kinds.origin import Tls
-    from .pool import Pool
-    from .stats import Stats
+from .future import Future
+from .held import MysqlSession, RedisSession
+from .kinds.http_response import HttpResponse
+from .kinds.mysql_result import MysqlResult
+from .pool import Pool
+from .stats import Stats
 
 __all__ = [
     "BadResponse",
@@ -71,30 +68,3 @@ __all__ = [
     "UsageError",
     "WorkerLost",
 ]
-
-# Broker and workers import reqpool.wire and reqpool.errors: they need none of these, nor their memory.
-_LAZY = {
-    "DnsAnswer": "kinds.dns_answer",
-    "Future": "future",
-    "HttpResponse": "kinds.http_response",
-    "MysqlResult": "kinds.mysql_result",
-    "MysqlSession": "held",
-    "Pool": "pool",
-    "RedisSession": "held",
-    "Stats": "stats",
-    "Tls": "kinds.origin",
-}
-
-
-def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
-    if module is None:
-        raise AttributeError(f"module 'reqpool' has no attribute {name!r}")
-    from importlib import import_module
-
-    value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

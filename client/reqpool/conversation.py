@@ -20,14 +20,15 @@ from collections.abc import Callable, Iterable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from typing import Any, Protocol
 
-from . import address, wire
-from .counted_log import CountedLog
+from reqpool_contract import broker_url, wire
+from reqpool_contract.counted_log import CountedLog
+from reqpool_contract.descriptors import SHORTAGES
+from reqpool_contract.errors import BadResponse, Code, PoolError, ProtocolError
+from reqpool_contract.masking import without_password
+
 from .delivery import Delivery
-from .descriptors import SHORTAGES
 from .ends import Ends
-from .errors import BadResponse, Code, PoolError, ProtocolError
 from .future import Future
-from .masking import without_password
 from .outbox import next_batch
 from .pending import CLUSTER_GRACE_S, Pending, within
 from .session import Action, Dial, Lost, Opened, Results, Send, Session, State, Subscribe, Unread, seqs_of
@@ -270,7 +271,7 @@ class Conversation:
                         self._cannot_dial(error, f"cannot be dialled: {error.strerror}", now_s)
                 case Subscribe(results):
                     try:
-                        self._transport.subscribe(address.results_url(self._url, results))
+                        self._transport.subscribe(broker_url.results_url(self._url, results))
                     except OSError as error:
                         text = f"its results socket cannot be dialled: {error.strerror}"
                         self._cannot_dial(error, text, now_s)

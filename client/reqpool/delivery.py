@@ -9,8 +9,9 @@ from collections import deque
 from queue import SimpleQueue
 from typing import Any
 
-from .counted_log import CountedLog
-from .errors import UsageError
+from reqpool_contract.counted_log import CountedLog
+from reqpool_contract.errors import UsageError
+
 from .future import Future
 
 log = logging.getLogger("reqpool")

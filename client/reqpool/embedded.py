@@ -13,9 +13,9 @@ import threading
 import time
 from importlib.util import find_spec
 
-from . import address
-from .descriptors import SHORTAGES
-from .errors import UsageError
+from reqpool_contract import broker_url
+from reqpool_contract.descriptors import SHORTAGES
+from reqpool_contract.errors import UsageError
 
 STOP_S = 5.0
 """How long the cluster may take to end before it is killed."""
@@ -63,7 +63,7 @@ class Embedded:
         self._exit_text: str | None = None
         self.url = f"ipc://{self._folder}/intake"
         try:
-            address.check(self.url)
+            broker_url.check(self.url)
         except UsageError as error:
             os.rmdir(self._folder)
             raise UsageError(f"no socket can be made in TMPDIR: {error.text}") from error

@@ -9,8 +9,9 @@ from itertools import repeat
 from time import monotonic
 from typing import Any
 
+from reqpool_contract.errors import Code
+
 from .delivery import Delivery
-from .errors import Code
 from .future import Future
 
 _AGAIN = int(Code.AGAIN)

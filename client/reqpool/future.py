@@ -26,9 +26,18 @@ from collections.abc import Callable, Generator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from . import wire
-from .counted_log import CountedLog
-from .errors import BY_CODE, BadResponse, Code, PoolError, ProtocolError, RequestFacts, UsageError
+from reqpool_contract import wire
+from reqpool_contract.counted_log import CountedLog
+from reqpool_contract.errors import (
+    BY_CODE,
+    BadResponse,
+    Code,
+    PoolError,
+    ProtocolError,
+    RequestFacts,
+    UsageError,
+)
+
 from .kinds import Route
 
 if TYPE_CHECKING:

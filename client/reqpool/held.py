@@ -8,7 +8,8 @@ from concurrent.futures._base import PENDING
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from .errors import Code, ConnectionLost, UsageError
+from reqpool_contract.errors import Code, ConnectionLost, UsageError
+
 from .future import _UNDECODED, Future
 from .kinds import Route
 

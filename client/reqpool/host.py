@@ -15,8 +15,8 @@ from typing import Protocol
 
 import zmq
 
-from . import sockets
-from .errors import UsageError
+from reqpool_contract import zmq_sockets
+from reqpool_contract.errors import UsageError
 
 EXIT_SECONDS = 1.0
 """How long each stub may take to say goodbye at interpreter exit."""
@@ -57,7 +57,7 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
         OSError: if no file descriptor is left for it.
     """
     if _host.context is None:
-        with sockets.os_errors():
+        with zmq_sockets.os_errors():
             _host.context = zmq.Context()
         _host.context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
     return _host.context

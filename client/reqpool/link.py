@@ -28,8 +28,9 @@ from typing import NamedTuple
 
 import zmq
 
-from . import descriptors, ownership, sockets, wire
-from .monitor import Monitor, Reach
+from reqpool_contract import descriptors, socket_owner, wire, zmq_sockets
+from reqpool_contract.socket_monitor import Monitor, Reach
+
 from .probe import Probe, is_zmtp
 
 log = logging.getLogger("reqpool")
@@ -116,10 +117,10 @@ class Link:
             OSError: if it cannot be, or is somebody else's; none is open then.
         """
         descriptors.check_spare()
-        ownership.check(url)
+        socket_owner.check(url)
         self._url = url
         self._dials += 1
-        with sockets.os_errors():
+        with zmq_sockets.os_errors():
             self._intake, self._intake_fd, self._intake_monitor = self._open(zmq.DEALER, url)
             self.send(hello)
 
@@ -130,7 +131,7 @@ class Link:
             OSError: if it cannot be; none is open then.
         """
         descriptors.check_spare()
-        with sockets.os_errors():
+        with zmq_sockets.os_errors():
             self._results, self._results_fd, self._results_monitor = self._open(zmq.SUB, url)
 
     def _open(self, kind: int, url: str) -> tuple[zmq.Socket[bytes], int, Monitor]:
@@ -188,7 +189,7 @@ class Link:
         if self._intake is None or self._ending is not None:
             return False
         self._intake_sent = True
-        return sockets.events(self._intake)[1]
+        return zmq_sockets.events(self._intake)[1]
 
     def send(self, head: bytes, *payloads: bytes) -> bool:
         """Send one message through the intake socket; never blocks. Returns False if it was not taken."""
@@ -196,7 +197,7 @@ class Link:
             return False
         self._intake_sent = True
         try:
-            sockets.send(self._intake, [head, *payloads])
+            zmq_sockets.send(self._intake, [head, *payloads])
         except zmq.Again:
             # A heartbeat or the like that finds the queue full: liveness tells what comes of it.
             log.debug("the broker takes no more for now")
@@ -207,7 +208,7 @@ class Link:
         """Is there more to be read at once? Reads EVENTS where that is needed before a sleep."""
         if self._intake_sent and self._intake is not None:
             self._intake_sent = False
-            readable, writable = sockets.events(self._intake)
+            readable, writable = zmq_sockets.events(self._intake)
             self.blocked = not writable
             if readable:
                 self._readable.add(self._intake_fd)
@@ -253,9 +254,9 @@ class Link:
                 continue
             from_intake = socket is self._intake
             for _ in range(MESSAGES_PER_TURN):
-                if not sockets.readable(socket):
+                if not zmq_sockets.readable(socket):
                     break
-                yield from_intake, sockets.receive(socket)
+                yield from_intake, zmq_sockets.receive(socket)
                 # Both are closed when one of them brings the session's loss.
                 if socket.closed:
                     break
@@ -299,7 +300,7 @@ class Link:
 
     def _speaks(self, socket: zmq.Socket[bytes], monitor: Monitor) -> bool:
         """Has the peer said by now that it speaks ZMTP? What comes from one that has not is not a message."""
-        if not sockets.readable(socket):
+        if not zmq_sockets.readable(socket):
             return False
         self._note(monitor)
         if monitor.reach in (Reach.STANDING, Reach.LOST):

@@ -7,9 +7,10 @@ from collections import deque
 from concurrent.futures._base import PENDING
 from typing import Any
 
-from . import wire
+from reqpool_contract import wire
+from reqpool_contract.cached_settings import Keeping
+
 from .future import Future
-from .keeping import Keeping
 
 _IDEMPOTENT = int(wire.Flag.IDEMPOTENT)
 _OPENS = int(wire.Flag.OPENS)
@@ -42,9 +43,9 @@ def next_batch(
         large: gets those requests for whose payloads there is none.
 
     Returns:
-        The groups in :class:`~reqpool.wire.Group`'s order, none if nothing was left to send; the earliest
-        deadline among them and those that wait for room (at most 1/64 s early); and about how many bytes
-        the groups have.
+        The groups in the order of :class:`~reqpool_contract.wire.Group`, none if nothing was left to send;
+        the earliest deadline among them and those that wait for room (at most 1/64 s early); and about how
+        many bytes the groups have.
     """
     groups: dict[tuple[Any, ...], tuple[list[int], list[bytes], int | None]] = {}
     last_key: tuple[Any, ...] | None = None

@@ -11,7 +11,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import Any
 
-from . import wire
+from reqpool_contract import wire
+
 from .future import Future
 
 SWEEP_INTERVAL_S = 0.05

@@ -11,10 +11,12 @@ from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import address, descriptors, host, masking, wire
+from reqpool_contract import broker_url, descriptors, masking, wire
+from reqpool_contract.errors import Code, UsageError
+
+from . import host
 from .delivery import Handoff
 from .embedded import Embedded
-from .errors import Code, UsageError
 from .future import Future
 from .kinds import Route
 from .requests import Callback, Requests
@@ -78,7 +80,7 @@ class Pool(Requests):
         host.check_unpatched()
         url = url or os.environ.get("REQPOOL_URL") or None
         if url is not None:
-            address.check(url)
+            broker_url.check(url)
             if workers is not None or config is not None:
                 name = "config" if workers is None else "workers"
                 raise UsageError(f"{name}= is for a pool without a URL: a shared one has its own")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zmq
 
-from . import sockets
+from reqpool_contract import zmq_sockets
 
 QUESTION = b"PING\r\n\r\n"
 _ZMTP = b"\xff"
@@ -48,13 +48,13 @@ class Probe:
 
     def read(self) -> bytes | None:
         """Return the first bytes that the peer said, empty if it closed instead; None: not yet."""
-        while sockets.readable(self._socket):
-            route, said = sockets.receive(self._socket)
+        while zmq_sockets.readable(self._socket):
+            route, said = zmq_sockets.receive(self._socket)
             # An empty message tells of the connection's beginning, the next one of its end: zmq_socket(3).
             if said or self._asked:
                 return bytes(said[:SHOWN_BYTES])
             self._asked = True
-            sockets.send(self._socket, [route, QUESTION])
+            zmq_sockets.send(self._socket, [route, QUESTION])
         return None
 
     def close(self) -> None:

@@ -6,19 +6,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from reqpool_contract.errors import UsageError
+
 from . import kinds
-from .errors import UsageError
 from .future import Future
 from .held import MysqlSession, RedisSession
 from .kinds import Kind, Route
 
 if TYPE_CHECKING:
-    from .kinds.dns_answer import DnsAnswer
+    from reqpool_contract.payloads.dns_answer import DnsAnswer
+    from reqpool_contract.tls_settings import Tls
+
     from .kinds.http import HttpKind
     from .kinds.http_response import HttpResponse
     from .kinds.mysql import MysqlKind
     from .kinds.mysql_result import MysqlResult
-    from .kinds.origin import Tls
     from .kinds.redis import RedisKind
     from .stub import Stub
 

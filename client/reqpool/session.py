@@ -13,10 +13,10 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
-from . import checks, wire
-from .errors import ProtocolError
-from .keeping import Keeping
-from .wire import Reject, Verb
+from reqpool_contract import checks, wire
+from reqpool_contract.cached_settings import Keeping
+from reqpool_contract.errors import ProtocolError
+from reqpool_contract.wire import Reject, Verb
 
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MOST_S = 1.0

@@ -22,17 +22,19 @@ from concurrent.futures._base import FINISHED, PENDING
 from time import monotonic
 from typing import Any
 
-from . import host, wire
+from reqpool_contract import wire
+from reqpool_contract.errors import Code, Overloaded
+from reqpool_contract.masking import without_password
+
+from . import host
 from .conversation import Conversation
 from .delivery import Delivery
 from .driver import Driver
 from .embedded import Embedded
-from .errors import Code, Overloaded
 from .future import Future
 from .kinds import Route
 from .link import Link
 from .lookup import Lookup
-from .masking import without_password
 from .relief import Relief
 from .session import Session, State
 from .stats import Stats

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from reqpool import wire
-from reqpool.counted_log import CountedLog
-from reqpool.errors import ProtocolError
+from reqpool_contract import wire
+from reqpool_contract.counted_log import CountedLog
+from reqpool_contract.errors import ProtocolError
 
 from .children import Child, ended
 from .reign import Reign

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from reqpool.counted_log import CountedLog
+from reqpool_contract.counted_log import CountedLog
 
 ORDERLY = 0
 """Exit status of a broker or worker that ended as it was told to, and left nothing in doubt."""

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from reqpool.errors import BrokerUnavailable, PoolError
-from reqpool.masking import without_passwords
+from reqpool_contract.errors import BrokerUnavailable, PoolError
+from reqpool_contract.masking import without_passwords
 
 from . import held_signals, runtime
 from .reading import counted, plain

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import reqpool
-from reqpool.masking import without_password
+from reqpool_contract.masking import without_password
 
 from . import health, status
 from .cli import DEFAULT_WORKERS

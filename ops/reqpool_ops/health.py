@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from reqpool import wire
+from reqpool_contract import wire
 
 from .reading import maps, members, number, text
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reqpool.kinds.origin import upstream_of
+from reqpool_contract.origin_names import upstream_of
 
 from .reading import maps, members, number, text
 

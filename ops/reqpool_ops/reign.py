@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import json
 
-from reqpool import wire
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.wire import Verb
 
 
 class Reign:

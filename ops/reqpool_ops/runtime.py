@@ -24,8 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reqpool import ownership
-from reqpool.masking import without_password
+from reqpool_contract import socket_owner
+from reqpool_contract.masking import without_password
 
 from .spans import STOP_ENDS_S
 
@@ -86,7 +86,7 @@ def check_folder(folder: Path) -> None:
         CannotStart: if it is not.
     """
     try:
-        ownership.check_folder(folder, ownership.ALL)
+        socket_owner.check_folder(folder, socket_owner.ALL)
     except OSError as error:
         raise CannotStart(f"{error.strerror}, or use another (XDG_RUNTIME_DIR, --bind)") from error
 

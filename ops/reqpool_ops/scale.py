@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from reqpool.masking import without_password
+from reqpool_contract.masking import without_password
 
 from . import runtime
 from .reading import counted

@@ -8,9 +8,9 @@ from typing import Any
 
 import zmq
 
-from reqpool import address, wire
-from reqpool.errors import BrokerUnavailable, ProtocolError, UsageError
-from reqpool.masking import without_password
+from reqpool_contract import broker_url, wire
+from reqpool_contract.errors import BrokerUnavailable, ProtocolError, UsageError
+from reqpool_contract.masking import without_password
 
 from .reading import maps, members, number, text
 
@@ -79,7 +79,7 @@ def fetch(url: str, timeout_s: float = ANSWER_WITHIN_S) -> dict[str, Any]:
         BrokerUnavailable: if none came in time, the URL is none, or what came is not a broker's.
     """
     try:
-        address.check(url)
+        broker_url.check(url)
     except UsageError as error:
         raise BrokerUnavailable(error.text) from error
     deadline_s = time.monotonic() + timeout_s

@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from reqpool.descriptors import raise_file_limit
-from reqpool.errors import UsageError
+from reqpool_contract.descriptors import raise_file_limit
+from reqpool_contract.errors import UsageError
 
 from . import held_signals, runtime
 from .broker_process import BrokerProcess

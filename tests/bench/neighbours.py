@@ -25,8 +25,8 @@ import msgpack
 import zmq
 
 import reqpool
-from reqpool import wire
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.wire import Verb
 
 BODY_BYTES = 4 << 20
 BODIES = 60

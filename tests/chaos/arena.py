@@ -16,7 +16,7 @@ from random import Random
 
 import psutil
 
-from reqpool.errors import BrokerUnavailable
+from reqpool_contract.errors import BrokerUnavailable
 from reqpool_ops import runtime, status
 from support.cluster import Cluster
 from support.wait import wait_until

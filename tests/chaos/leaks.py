@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import psutil
 
-from reqpool.errors import BrokerUnavailable
-from reqpool.wire import SESSION_EXPIRY_MS
+from reqpool_contract.errors import BrokerUnavailable
+from reqpool_contract.wire import SESSION_EXPIRY_MS
 from reqpool_ops import status
 from reqpool_workers.owed_ports import KEPT_S
 from support.wait import wait_until

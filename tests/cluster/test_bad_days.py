@@ -17,8 +17,8 @@ import dnslib
 import pytest
 
 import reqpool
-from reqpool.wire import LIVENESS_MS
 from reqpool_broker.spread import SESSIONS_PER_SOCKET
+from reqpool_contract.wire import LIVENESS_MS
 from support import impatient
 from support.cluster import Cluster, cluster
 from support.dns_peer import ADDRESS, DnsPeer, UdpPeer, echo

@@ -105,7 +105,7 @@ def test_a_url_where_nobody_answers_is_waited_for_until_the_timeout_and_named(de
 
 LATER = """
 import sys
-from reqpool import wire
+from reqpool_contract import wire
 wire.LOWEST_VERSION = wire.VERSION = 7
 import reqpool
 with reqpool.Pool(sys.argv[1], timeout=30) as pool:

@@ -10,12 +10,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.kinds.origin import endpoint
-from reqpool.wire import Verb
 from reqpool_broker.config import Config, Upstream
 from reqpool_broker.policy import Policy
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.origin_names import endpoint
+from reqpool_contract.wire import Verb
 from support.fake_peers import Desk, FakeClient, FakeWorker
 
 SECRET = endpoint("tcp://app@127.0.0.1:9/0", {"password": "secret"})

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reqpool.errors import BadResponse
 from reqpool.kinds.dns import KIND
-from reqpool.kinds.dns_answer import DnsAnswer, DnsRecord
+from reqpool_contract.errors import BadResponse
+from reqpool_contract.payloads.dns_answer import DnsAnswer, DnsRecord
 from support.plain import ASKED
 
 LABELS = st.text(st.characters(max_codepoint=127), min_size=1, max_size=6).map(str.encode) | st.sampled_from(

@@ -12,9 +12,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reqpool.errors import BadResponse
 from reqpool.kinds.http_content import decoded
 from reqpool.kinds.http_response import HttpResponse
+from reqpool_contract.errors import BadResponse
 
 LIMIT = 5_000
 PACK: dict[str, Callable[[bytes], bytes]] = {

@@ -20,9 +20,9 @@ import h11
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from reqpool.errors import BadResponse, Code
-from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER
 from reqpool.kinds.http_response import HttpResponse
+from reqpool_contract.errors import BadResponse, Code
+from reqpool_contract.payloads.http import FOLLOW, HEAD, HEADER
 from reqpool_workers.protocols import Ask
 from reqpool_workers.protocols.http import Http11
 

@@ -17,11 +17,11 @@ from pymysql.connections import MySQLResult
 from pymysql.converters import decoders
 from pymysql.protocol import MysqlPacket
 
-from reqpool.errors import BadResponse, Code, ConnectFailed, ConnectionLost, MysqlError, UsageError
 from reqpool.kinds.mysql import KIND
 from reqpool.kinds.mysql_parameters import pack, template
 from reqpool.kinds.mysql_result import MysqlResult
 from reqpool.kinds.mysql_statement import check
+from reqpool_contract.errors import BadResponse, Code, ConnectFailed, ConnectionLost, MysqlError, UsageError
 from reqpool_workers.protocols import READY, Ask, mysql
 from reqpool_workers.protocols.mysql_literals import render
 from support import mysql_peer as peer

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reqpool.errors import BadResponse, RedisError
-from reqpool.kinds.redis_reply import decode
+from reqpool.kinds.redis_answer import decode
+from reqpool_contract.errors import BadResponse, RedisError
 from reqpool_workers.protocols import Refused
 from reqpool_workers.protocols.redis_framer import Framer
 

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from reqpool import wire
-from reqpool.wire import Flag, Reject, Verb
+from reqpool_contract import wire
+from reqpool_contract.wire import Flag, Reject, Verb
 from reqpool_workers.ledger import ASKED_AGAIN_S
 from support.worker_conversation import SESSION, Talk
 

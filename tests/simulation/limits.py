@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
-PACKAGES = (__package__, "reqpool", "reqpool_broker", "reqpool_workers")
+PACKAGES = (__package__, "reqpool", "reqpool_contract", "reqpool_broker", "reqpool_workers")
 
 Limit = tuple[tuple[str, int], ...]
 """Names, and what they are in a run: of one limit, or of some that only make sense together."""

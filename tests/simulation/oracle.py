@@ -7,8 +7,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NoReturn
 from zlib import crc32
 
-from reqpool.errors import Code, PoolError
 from reqpool.future import Future
+from reqpool_contract.errors import Code, PoolError
 from support.books import check_books
 
 from .limits import CRAMPING

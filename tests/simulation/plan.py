@@ -11,7 +11,7 @@ from collections.abc import Collection
 from enum import Enum
 from typing import NamedTuple
 
-from reqpool.wire import Verb
+from reqpool_contract.wire import Verb
 
 from .limits import Limit, draw_limits
 from .upstream import Attempt, Manner

@@ -12,8 +12,8 @@ import signal
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from reqpool import wire
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.wire import Verb
 from reqpool_ops.broker_process import STAND_BY_AFTER_S, STAND_BY_AGAIN_S
 from reqpool_ops.children import Backoff, Child
 from reqpool_ops.fleet import Fleet, has_ended

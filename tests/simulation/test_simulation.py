@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from reqpool import wire
 from reqpool_broker import large_leases
+from reqpool_contract import wire
 
 from .limits import in_force
 from .mutations import MUTATIONS, Mutation

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from reqpool import wire
-from reqpool.errors import ProtocolError
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import ProtocolError
+from reqpool_contract.wire import Verb
 
 QUIET = {Verb.HEARTBEAT, Verb.STATUS}
 """Not worth a line each."""

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from reqpool.errors import Code
-from reqpool.wire import LARGE_MESSAGE_BYTES, KindInfo
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import LARGE_MESSAGE_BYTES, KindInfo
 from reqpool_ops.children import NEVER_BEGAN
 from reqpool_workers import conversation
 from reqpool_workers.conversation import Conversation

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from reqpool import wire
 from reqpool.conversation import Conversation
 from reqpool.delivery import Delivery
 from reqpool.future import NOBODY, Future
 from reqpool.kinds import Route
 from reqpool.session import Session, State
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.wire import Verb
 
 from .plain import KIND
 

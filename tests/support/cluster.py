@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from reqpool.errors import BrokerUnavailable
+from reqpool_contract.errors import BrokerUnavailable
 from reqpool_ops import status
 from reqpool_ops.spans import STOP_ENDS_S
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import zmq
 
-from reqpool import wire
-from reqpool.errors import ProtocolError
-from reqpool.wire import Reject, Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import ProtocolError
+from reqpool_contract.wire import Reject, Verb
 
 from .wait import wait_until
 

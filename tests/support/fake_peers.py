@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from reqpool import wire
-from reqpool.wire import Failed, Flag, Group, LeaseGroup, Verb
 from reqpool_broker.config import EMPTY, Config
 from reqpool_broker.state import Broker
+from reqpool_contract import wire
+from reqpool_contract.wire import Failed, Flag, Group, LeaseGroup, Verb
 from reqpool_workers.pieces import Pieces
 
 from .books import check_books

@@ -18,8 +18,8 @@ from typing import Any
 
 import zmq
 
-from reqpool import wire
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.wire import Verb
 from reqpool_workers.protocols import WorkerKind, load
 from reqpool_workers.worker import Worker
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reqpool.kinds.http import KIND
-from reqpool.kinds.http_payload import HEADER
+from reqpool_contract.payloads.http import HEADER
 
 URL = "http://127.0.0.1:8080/x"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from reqpool import wire
+from reqpool_contract import wire
 
 
 def up() -> int:

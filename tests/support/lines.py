@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reqpool.errors import BadResponse, Code, UpstreamRefused, UsageError
+from reqpool_contract.errors import BadResponse, Code, UpstreamRefused, UsageError
 from reqpool_workers.protocols import (
     READY,
     Address,

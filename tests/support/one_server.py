@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from reqpool.kinds.origin import endpoint
-from reqpool.wire import Flag, Verb
 from reqpool_broker.config import Config, Upstream
 from reqpool_broker.policy import Policy
+from reqpool_contract.origin_names import endpoint
+from reqpool_contract.wire import Flag, Verb
 
 from .fake_peers import Desk, FakeClient, FakeWorker
 

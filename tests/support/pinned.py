@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from reqpool.errors import Code
-from reqpool.wire import Flag
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag
 
 from .fake_peers import Desk, FakeClient, FakeWorker
 

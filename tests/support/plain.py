@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import reqpool
-from reqpool.errors import RequestFacts
 from reqpool.kinds import Asked, Kind, Route
+from reqpool_contract.errors import RequestFacts
 
 
 class Plain(Kind):

@@ -12,8 +12,8 @@ from typing import Any
 
 import zmq
 
-from reqpool import wire
-from reqpool.wire import Flag, Group, Verb
+from reqpool_contract import wire
+from reqpool_contract.wire import Flag, Group, Verb
 
 PATIENCE_MS = 10_000
 

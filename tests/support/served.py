@@ -13,10 +13,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import Flag
 from reqpool_broker.config import EMPTY, Config
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag
 
 from .fake_peers import Desk, FakeClient, FakeWorker
 

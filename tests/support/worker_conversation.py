@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import Any
 
-from reqpool import wire
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.wire import Verb
 from reqpool_workers.conversation import Conversation
 from reqpool_workers.ledger import Dropped, Lease, Ledger, Pin, Request
 from reqpool_workers.policy import Policy

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import Flag, Reject, Verb
 from reqpool_broker import session as session_module
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
 from reqpool_broker.queue import QUANTUM
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag, Reject, Verb
 from support.fake_peers import DNS, TCP, TICK_S, UPSTREAM, Desk, FakeClient, FakeWorker
 
 ONCE = Flag(0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from reqpool.errors import Code
-from reqpool.wire import Flag
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag
 from support.fake_peers import Desk
 
 ONE, TWO, THREE = "dns://192.0.2.1:53", "dns://192.0.2.2:53", "dns://192.0.2.3:53"

@@ -7,12 +7,12 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import Flag, Group, Reject, Verb
 from reqpool_broker import clients as clients_module
 from reqpool_broker import origins as origins_module
 from reqpool_broker import session as session_module
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag, Group, Reject, Verb
 from support.fake_peers import UPSTREAM, Desk
 
 ONCE = Flag(0)

@@ -6,10 +6,10 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from reqpool.errors import Code
-from reqpool.wire import Flag, Verb
 from reqpool_broker.grants import GRANT_IDLE_S
 from reqpool_broker.scheduler import most_waiting
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag, Verb
 from support.fake_peers import Desk, FakeClient, FakeWorker
 from support.one_server import KIND, SERVER, WAITING_KIND, Holder, ask, granted, reserved, with_policy
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
-from reqpool.errors import Code
-from reqpool.wire import Flag, Verb
 from reqpool_broker.config import Config
 from reqpool_broker.policy import Policy
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag, Verb
 from support.served import Run
 
 CAPACITY_PER_S = 64 / 0.3

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool.errors import Code
-from reqpool.wire import Flag, Verb
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.pin import MAX_PINS
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag, Verb
 from support.fake_peers import Desk, FakeClient
 from support.pinned import OPENS, ORIGIN, ask, gone, held_kind, opened
 

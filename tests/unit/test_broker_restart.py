@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool.errors import Code
-from reqpool.wire import Flag
 from reqpool_broker.state import Broker
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag
 from support.fake_peers import REIGN, Desk, FakeClient, FakeWorker
 
 ONCE = Flag(0)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import Flag, Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag, Verb
 from support.fake_peers import TCP, Desk, FakeClient, FakeWorker
 
 ONCE = Flag(0)

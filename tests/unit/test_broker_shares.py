@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import Flag, Group, Verb
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
 from reqpool_broker.queue import QUANTUM_BYTES
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag, Group, Verb
 from support.fake_peers import UPSTREAM, Desk, FakeClient, FakeWorker
 from support.pinned import ORIGIN, gone, opened
 

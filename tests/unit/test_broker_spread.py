@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from reqpool import wire
-from reqpool.wire import Verb
 from reqpool_broker.session import Session
 from reqpool_broker.spread import SESSIONS_PER_SOCKET, Spread
+from reqpool_contract import wire
+from reqpool_contract.wire import Verb
 from support.fake_peers import Desk
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool.errors import Code
-from reqpool.wire import Flag
 from reqpool_broker import unread
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag
 from support.fake_peers import Desk, FakeClient, FakeWorker
 
 MIB = 1 << 20

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.kinds.origin import endpoint
-from reqpool.wire import Flag, Verb
 from reqpool_broker.config import Config, Upstream
 from reqpool_broker.policy import Policy
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.origin_names import endpoint
+from reqpool_contract.wire import Flag, Verb
 from support.fake_peers import Desk
 from support.one_server import (
     KIND,

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from reqpool.kinds.origin import endpoint
-from reqpool.wire import Flag
 from reqpool_broker.config import Config, Upstream
 from reqpool_broker.policy import Policy
+from reqpool_contract.origin_names import endpoint
+from reqpool_contract.wire import Flag
 from support.fake_peers import Desk, FakeClient, FakeWorker
 
 SERVER = "redis://127.0.0.1:9/0"

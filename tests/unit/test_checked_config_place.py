@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reqpool.errors import UsageError
 from reqpool_broker.__main__ import read_checked
+from reqpool_contract.errors import UsageError
 
 
 def test_a_place_that_went_with_the_supervisor_is_said_to_be_gone(tmp_path: Path) -> None:

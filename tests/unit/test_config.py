@@ -10,10 +10,8 @@ from typing import Any, ClassVar
 import msgpack
 import pytest
 
-from reqpool.errors import UsageError
-from reqpool.kinds import Asked, Endpoint, Followed, Kind, Route, origin
+from reqpool.kinds import Asked, Followed, Kind, Route
 from reqpool.kinds.dns import KIND as DNS
-from reqpool.kinds.origin import Tls
 from reqpool.kinds.tcp import KIND as TCP
 from reqpool.kinds.udp import KIND as UDP
 from reqpool_broker import config_file
@@ -21,6 +19,10 @@ from reqpool_broker.config import EMPTY, Config, changes, pack, unpack
 from reqpool_broker.config_file import ConfigError, Installed
 from reqpool_broker.policy import Policy
 from reqpool_broker.toml_lines import line_of, lines
+from reqpool_contract import origin_names
+from reqpool_contract.errors import UsageError
+from reqpool_contract.origin_names import Endpoint
+from reqpool_contract.tls_settings import Tls
 from support import certificates
 
 PASSWORD = "hunter2"
@@ -39,12 +41,12 @@ class StoreKind(Kind):
         raise AssertionError("a configuration asks nothing")
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
-        parts = origin.parse(url, {"store": 7, "stores": 7})
+        parts = origin_names.parse(url, {"store": 7, "stores": 7})
         user = f"{parts.user}@" if parts.user else ""
-        public = f"{parts.scheme}://{user}{origin.netloc(parts.host, parts.port)}{parts.path or '/0'}"
+        public = f"{parts.scheme}://{user}{origin_names.netloc(parts.host, parts.port)}{parts.path or '/0'}"
         if parts.query:
             public += f"?{parts.query}"
-        return origin.endpoint(public, {"password": password, "tls": (tls and tls.settings()) or None})
+        return origin_names.endpoint(public, {"password": password, "tls": (tls and tls.settings()) or None})
 
 
 class ExclusiveKind(StoreKind):
@@ -61,9 +63,9 @@ class FollowingKind(StoreKind):
         raise AssertionError("a configuration asks nothing")
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
-        parts = origin.parse(url, {"page": 80})
-        public = f"page://{origin.netloc(parts.host, parts.port)}"
-        return origin.endpoint(public, {"user": parts.user, "token": password})
+        parts = origin_names.parse(url, {"page": 80})
+        public = f"page://{origin_names.netloc(parts.host, parts.port)}"
+        return origin_names.endpoint(public, {"user": parts.user, "token": password})
 
 
 KNOWN = Installed((StoreKind(), ExclusiveKind(), FollowingKind(), DNS, UDP, TCP), {"lost": "no such module"})

@@ -7,10 +7,10 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from reqpool import wire
 from reqpool.kinds import find
 from reqpool_broker import config_file
 from reqpool_broker.config_file import ConfigError
+from reqpool_contract import wire
 from support import certificates
 
 REDIS = '[upstreams.a]\nurl = "rediss://h"\n'

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.kinds.origin import endpoint
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.origin_names import endpoint
+from reqpool_contract.wire import Verb
 from reqpool_workers import connection, dial
 from reqpool_workers.connection import State
 from reqpool_workers.unsent import Unsent

@@ -10,10 +10,10 @@ from concurrent.futures._base import FINISHED, PENDING
 import pytest
 
 import reqpool
-from reqpool import wire
 from reqpool.conversation import WARN_AFTER_S
 from reqpool.session import State
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.wire import Verb
 from support.client_conversation import URL, Talk
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reqpool.counted_log import FEW_LINES, SPAN_S, CountedLog
+from reqpool_contract.counted_log import FEW_LINES, SPAN_S, CountedLog
 
 LOGGER = logging.getLogger("reqpool.test_counted_log")
 

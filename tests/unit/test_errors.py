@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 
-from reqpool import errors
-from reqpool.errors import Code, PoolError
+from reqpool_contract import errors
+from reqpool_contract.errors import Code, PoolError
 
 CODES = {
     "OK": 0,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reqpool.wire import Verb
+from reqpool_contract.wire import Verb
 from reqpool_ops.fleet import has_ended
 from support.fake_peers import Desk
 from support.pinned import ask, opened

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import reqpool
-from reqpool import wire
-from reqpool.errors import BY_CODE, Code, PoolError
 from reqpool.future import Future
 from reqpool.kinds import Asked, Kind, Route
+from reqpool_contract import wire
+from reqpool_contract.errors import BY_CODE, Code, PoolError
 from support.interleaved import interleaved
 
 

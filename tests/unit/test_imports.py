@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FOLDERS = {
+    "reqpool_contract": ROOT / "client" / "reqpool_contract",
     "reqpool": ROOT / "client" / "reqpool",
     "reqpool_broker": ROOT / "broker" / "reqpool_broker",
     "reqpool_workers": ROOT / "workers" / "reqpool_workers",
@@ -18,14 +19,16 @@ FOLDERS = {
 }
 
 MAY_IMPORT = {
-    "reqpool": {"reqpool"},
-    "reqpool_broker": {"reqpool", "reqpool_broker"},
-    "reqpool_workers": {"reqpool", "reqpool_workers"},
-    "reqpool_ops": {"reqpool", "reqpool_broker", "reqpool_workers", "reqpool_ops"},
+    "reqpool_contract": {"reqpool_contract"},
+    "reqpool": {"reqpool_contract", "reqpool"},
+    "reqpool_broker": {"reqpool_contract", "reqpool", "reqpool_broker"},
+    "reqpool_workers": {"reqpool_contract", "reqpool_workers"},
+    "reqpool_ops": set(FOLDERS),
 }
 
 SANS_IO = {
-    "reqpool": {"wire.py", "errors.py", "pending.py", "session.py", "outbox.py", "conversation.py"},
+    "reqpool_contract": {"wire.py", "groups.py", "checks.py", "errors.py", "payloads"},
+    "reqpool": {"pending.py", "session.py", "outbox.py", "conversation.py"},
     "reqpool_broker": {path.name for path in FOLDERS["reqpool_broker"].glob("*.py")}
     - {"server.py", "doors.py", "results.py", "wakefulness.py", "__main__.py"},
     "reqpool_workers": {

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool.errors import UsageError
-from reqpool.kinds import name_servers
 from reqpool.kinds.address import canonical_address
-from reqpool.kinds.name_servers import FALLBACK
+from reqpool_contract import name_servers
+from reqpool_contract.errors import UsageError
+from reqpool_contract.name_servers import FALLBACK
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import dns.rdatatype
 import dnslib
 import pytest
 
-from reqpool.errors import BadResponse, UsageError
 from reqpool.kinds import dns as dns_kind
 from reqpool.kinds.dns import KIND, DnsKind
-from reqpool.kinds.dns_answer import DnsAnswer, DnsRecord
-from reqpool.kinds.dns_name import read_name
-from reqpool.kinds.dns_types import NUMBERS
+from reqpool_contract.errors import BadResponse, UsageError
+from reqpool_contract.payloads.dns_answer import DnsAnswer, DnsRecord
+from reqpool_contract.payloads.dns_name import read_name
+from reqpool_contract.payloads.dns_types import NUMBERS
 from support.knot import BIG_TXT, HOSTS, KnotServer, host_address
 from support.plain import ASKED
 

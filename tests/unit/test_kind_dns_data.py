@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reqpool.kinds.dns_answer import DnsAnswer, DnsRecord, DnsText
-from reqpool.kinds.dns_types import NUMBERS, type_name
+from reqpool_contract.payloads.dns_answer import DnsAnswer, DnsRecord, DnsText
+from reqpool_contract.payloads.dns_types import NUMBERS, type_name
 
 TYPES_WITH_A_READER = [
     number

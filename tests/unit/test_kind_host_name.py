@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from reqpool.errors import UsageError
 from reqpool.kinds import dns, http, mysql, redis, tcp, udp
 from reqpool.kinds.address import canonical_address
-from reqpool.kinds.host_name import as_served, canonical_host
-from reqpool.kinds.origin import Tls
+from reqpool_contract.errors import UsageError
+from reqpool_contract.host_names import as_served, canonical_host
+from reqpool_contract.tls_settings import Tls
 
 ZONED = "fe80::1%eth0"
 

@@ -11,11 +11,11 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool.errors import UsageError
 from reqpool.kinds.http import KIND
 from reqpool.kinds.http_content import ACCEPTED
-from reqpool.kinds.http_payload import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
-from reqpool.kinds.origin import Tls
+from reqpool_contract.errors import UsageError
+from reqpool_contract.payloads.http import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
+from reqpool_contract.tls_settings import Tls
 from support import certificates
 from support.http_request import URL, field, flags, sent, split
 

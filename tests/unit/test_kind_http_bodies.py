@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from reqpool.errors import UsageError
 from reqpool.kinds.http import KIND
-from reqpool.kinds.http_payload import HEADER
+from reqpool_contract.errors import UsageError
+from reqpool_contract.payloads.http import HEADER
 from support.http_request import URL, field, sent
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool.errors import BadResponse, PoolError, RequestFacts
 from reqpool.kinds import Followed, with_idempotence
 from reqpool.kinds.http import IDEMPOTENT, KIND, MAX_REDIRECTS
-from reqpool.kinds.http_payload import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
-from reqpool.kinds.origin import Tls
+from reqpool_contract.errors import BadResponse, PoolError, RequestFacts
+from reqpool_contract.payloads.http import FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
+from reqpool_contract.tls_settings import Tls
 from support import certificates
 
 URL = "http://h.test/a/b?c=d"

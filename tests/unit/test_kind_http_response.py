@@ -13,10 +13,10 @@ import brotli  # type: ignore[import-untyped]
 import pytest
 import zstandard
 
-from reqpool.errors import BadResponse, HttpError, RequestFacts, UpstreamError
 from reqpool.kinds.http import KIND
 from reqpool.kinds.http_fields import HttpHeaders
 from reqpool.kinds.http_response import HttpResponse
+from reqpool_contract.errors import BadResponse, HttpError, RequestFacts, UpstreamError
 
 LIMIT = 1 << 20
 

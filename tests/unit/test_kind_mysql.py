@@ -10,9 +10,10 @@ import msgpack
 import pytest
 
 import reqpool
-from reqpool.errors import BadResponse, MysqlError, UsageError
 from reqpool.kinds.mysql import KIND
-from reqpool.kinds.origin import Tls, upstream_of
+from reqpool_contract.errors import BadResponse, MysqlError, UsageError
+from reqpool_contract.origin_names import upstream_of
+from reqpool_contract.tls_settings import Tls
 from support import mysql_peer as peer
 from support.plain import ASKED
 
@@ -189,7 +190,7 @@ def test_half_an_error_is_a_bad_response(data: bytes) -> None:
 WITHOUT_PYMYSQL = """
 import sys
 sys.modules["pymysql"] = None  # makes an import fail: docs.python.org, "The module cache"
-from reqpool.errors import UsageError
+from reqpool_contract.errors import UsageError
 from reqpool.kinds.mysql import KIND
 assert KIND.endpoint("mysql://me@h/").origin  # a configuration can be read without it
 try:

@@ -11,8 +11,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool.errors import UsageError
 from reqpool.kinds.mysql_parameters import pack, template
+from reqpool_contract.errors import UsageError
 from reqpool_workers.protocols.mysql_literals import render
 
 

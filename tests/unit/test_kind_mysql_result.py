@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from reqpool.errors import BadResponse
 from reqpool.kinds.mysql_result import MysqlResult
+from reqpool_contract.errors import BadResponse
 from support import mysql_peer as peer
 from support.interleaved import interleaved
 from support.mysql_peer import AUTOCOMMIT, BINARY, MORE_RESULTS, column, ok, packet, packets, rows

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from reqpool.errors import UsageError
 from reqpool.kinds.mysql_statement import check
+from reqpool_contract.errors import UsageError
 from support.wait import wait_until
 
 LEAVES_SOMETHING = [

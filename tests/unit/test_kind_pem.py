@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from reqpool.errors import UsageError
-from reqpool.kinds.origin import Tls
+from reqpool_contract.errors import UsageError
+from reqpool_contract.tls_settings import Tls
 from reqpool_workers.protocols.tls import Tls as WorkerTls
 from support import certificates
 from support.certificates import Certificates

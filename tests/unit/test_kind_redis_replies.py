@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from reqpool.errors import BadResponse, RedisError
 from reqpool.kinds.redis import KIND
-from reqpool.kinds.redis_reply import MAX_DEPTH, decode
+from reqpool.kinds.redis_answer import decode
+from reqpool_contract.errors import BadResponse, RedisError
+from reqpool_contract.payloads.redis_reply import MAX_DEPTH
 
 
 @pytest.mark.parametrize(

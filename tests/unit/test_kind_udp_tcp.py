@@ -6,11 +6,11 @@ import msgpack
 import pytest
 
 from reqpool import kinds
-from reqpool.errors import UsageError
 from reqpool.kinds.tcp import KIND as TCP
 from reqpool.kinds.tcp import MAX_ANSWER_BYTES
 from reqpool.kinds.udp import KIND as UDP
 from reqpool.kinds.udp import MAX_DATAGRAM_BYTES
+from reqpool_contract.errors import UsageError
 from support.plain import ASKED
 
 

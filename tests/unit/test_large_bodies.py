@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import zmq
 
-from reqpool import errors, wire
-from reqpool.errors import Code
-from reqpool.wire import Group, LeaseGroup, Reject, Verb
+from reqpool_contract import errors, wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Group, LeaseGroup, Reject, Verb
 from support.client_conversation import Talk
 from support.fake_peers import UPSTREAM, Desk
 from support.pinned import ORIGIN, opened

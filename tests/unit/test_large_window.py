@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code, RequestTimeout
 from reqpool.kinds import Route
-from reqpool.wire import Group, Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code, RequestTimeout
+from reqpool_contract.wire import Group, Verb
 from support.client_conversation import Talk
 from support.fake_peers import UPSTREAM, Desk
 from support.plain import KIND

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import reqpool
-from reqpool import address
-from reqpool.errors import PoolError, RequestFacts
 from reqpool.kinds import Kind, dns, find, http, mysql, redis, tcp, udp
-from reqpool.masking import without_password, without_passwords
 from reqpool_broker import config_file
+from reqpool_contract import broker_url
+from reqpool_contract.errors import PoolError, RequestFacts
+from reqpool_contract.masking import without_password, without_passwords
 from reqpool_ops import cli, runtime, status
 from reqpool_ops.requests import secured
 
@@ -207,14 +207,14 @@ def test_a_redirect_does_not_show_the_password_it_has(location: str) -> None:
         lambda url: udp.KIND.encode([url], b""),
         lambda url: tcp.KIND.encode((url, 1), b""),
         lambda url: find(url),
-        lambda url: address.check(url),
-        lambda url: address.check(url.replace("redis", "tcp")),
+        lambda url: broker_url.check(url),
+        lambda url: broker_url.check(url.replace("redis", "tcp")),
         lambda url: reqpool.Pool(url.replace("redis", "tcp")),
         lambda url: reqpool.Pool(config=url),
         lambda url: reqpool.Tls(server_name=url),
         lambda url: dns.KIND.encode("127.0.0.1", f"{url}\ud800"),
         lambda url: reqpool.Tls(ca=f"-----BEGIN PRIVATE KEY-----\n{SECRET}").settings(),
-        lambda url: address.check(f" {url.replace('@h.test:1', '')}"),
+        lambda url: broker_url.check(f" {url.replace('@h.test:1', '')}"),
         lambda url: status.fetch(url.replace("redis", "tcp")),
     ],
 )  # fmt: skip

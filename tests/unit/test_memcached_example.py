@@ -10,8 +10,8 @@ import pytest
 from reqpool_memcached.client import KIND, Item, MemcachedError
 from reqpool_memcached.worker import MAX_LINE_BYTES, WORKER_KIND, Memcached
 
-from reqpool.errors import BadResponse, Code, PoolError, UsageError
 from reqpool.kinds import Route
+from reqpool_contract.errors import BadResponse, Code, PoolError, UsageError
 from reqpool_workers.protocols import READY, Ask, Event
 
 SERVER = "127.0.0.1:11211"

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from reqpool import address, wire
-from reqpool.errors import ProtocolError, UsageError
 from reqpool.future import NOBODY, Future
-from reqpool.keeping import Keeping
 from reqpool.kinds import Asked, Kind, Route
 from reqpool.outbox import next_batch
 from reqpool.pending import CLUSTER_GRACE_S, SWEEP_INTERVAL_S, Pending, within
+from reqpool_contract import broker_url, wire
+from reqpool_contract.cached_settings import Keeping
+from reqpool_contract.errors import ProtocolError, UsageError
 
 
 class Plain(Kind):
@@ -182,7 +182,7 @@ def test_many_ranges_and_many_requests_do_not_multiply() -> None:
     ],
 )
 def test_good_urls(url: str) -> None:
-    assert address.check(url) == url
+    assert broker_url.check(url) == url
 
 
 @pytest.mark.parametrize(
@@ -196,13 +196,13 @@ def test_good_urls(url: str) -> None:
 )  # fmt: skip
 def test_bad_urls_are_refused(url: Any) -> None:
     with pytest.raises(UsageError):
-        address.check(url)
+        broker_url.check(url)
 
 
 @pytest.mark.parametrize("url", ["tcp://127.0.0.1", "tcp://broker", "tcp://[::1]"])
 def test_a_url_without_a_port_is_told_so(url: str) -> None:
     with pytest.raises(UsageError) as caught:
-        address.check(url)
+        broker_url.check(url)
     assert str(caught.value) == f"{url!r} has no port: use tcp://host:port"
 
 
@@ -218,7 +218,7 @@ def test_a_url_without_a_port_is_told_so(url: str) -> None:
     ],
 )
 def test_the_results_socket_is_found_from_the_one_url(dialled: str, results: str, derived: str) -> None:
-    assert address.results_url(dialled, results) == derived
+    assert broker_url.results_url(dialled, results) == derived
 
 
 @pytest.mark.parametrize(
@@ -233,4 +233,4 @@ def test_the_results_socket_is_found_from_the_one_url(dialled: str, results: str
 )
 def test_a_results_socket_that_makes_no_url_is_an_illegal_welcome(dialled: str, results: str) -> None:
     with pytest.raises(ProtocolError):
-        address.results_url(dialled, results)
+        broker_url.results_url(dialled, results)

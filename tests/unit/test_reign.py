@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from reqpool import wire
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.wire import Verb
 from reqpool_ops.reign import Reign
 
 ID = bytes(range(8))

@@ -13,7 +13,7 @@ from typing import Any
 import dnslib
 import pytest
 
-from reqpool.errors import ConnectFailed, PoolError, UsageError
+from reqpool_contract.errors import ConnectFailed, PoolError, UsageError
 from reqpool_workers import loop as loop_module
 from reqpool_workers import resolver as resolver_module
 from reqpool_workers.look_up import has_ipv6_route

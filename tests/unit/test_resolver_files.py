@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reqpool.watched_file import CHECK_INTERVAL_S, WatchedFile
+from reqpool_contract.watched_file import CHECK_INTERVAL_S, WatchedFile
 from reqpool_workers import hosts, resolv_conf
 from reqpool_workers.resolv_conf import ResolvConf
 

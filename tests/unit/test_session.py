@@ -8,8 +8,6 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code, ProtocolError
 from reqpool.session import (
     BATCHES_PER_ACK,
     TRANSITIONS,
@@ -24,7 +22,9 @@ from reqpool.session import (
     Subscribe,
     Unread,
 )
-from reqpool.wire import Reject, Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code, ProtocolError
+from reqpool_contract.wire import Reject, Verb
 
 WELCOME = {
     "epoch": 7,

@@ -17,7 +17,8 @@ import reqpool_ops.supervisor
 import reqpool_workers.broker_socket
 import reqpool_workers.ledger
 import reqpool_workers.spans
-from reqpool import link, session, wire
+from reqpool import link, session
+from reqpool_contract import wire
 from reqpool_ops import spans
 
 BEAT_S = wire.HEARTBEAT_MS / 1000

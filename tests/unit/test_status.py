@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import zmq
 
-from reqpool import wire
-from reqpool.errors import BrokerUnavailable
+from reqpool_contract import wire
+from reqpool_contract.errors import BrokerUnavailable
 from reqpool_ops import status
 from reqpool_ops.reading import plain
 from support.fake_peers import DNS, TCP, Desk

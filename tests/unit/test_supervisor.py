@@ -22,7 +22,7 @@ from support.wait import wait_until
 
 BROKER = """
 import json, os, sys, time, zmq
-from reqpool import wire
+from reqpool_contract import wire
 line = sys.stdin.readline()
 os.write(2, b"line " + line.encode())
 socket = zmq.Context().socket(zmq.ROUTER)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code, ProtocolError
 from reqpool.session import BACKOFF_MOST_S, Opened, Session
-from reqpool.wire import Flag, Reject, Verb
 from reqpool_broker.spans import COME_S
 from reqpool_broker.succession import Predecessors, Succession
+from reqpool_contract import wire
+from reqpool_contract.errors import Code, ProtocolError
+from reqpool_contract.wire import Flag, Reject, Verb
 from support.fake_peers import REIGN, Desk, FakeClient, FakeWorker
 
 ONCE, AGAIN = Flag(0), Flag.RESUBMITTED

@@ -16,9 +16,9 @@ import dnslib
 import msgpack
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import Flag, Reject, Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag, Reject, Verb
 from reqpool_workers.protocols import load
 from reqpool_workers.worker import Worker
 from support import dns_peer, tcp_peer

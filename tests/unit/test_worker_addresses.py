@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Verb
 from reqpool_workers import dial
 from reqpool_workers.protocols import stream_address
 from support.fake_worker_broker import FakeBroker

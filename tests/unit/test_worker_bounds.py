@@ -9,10 +9,10 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code, UsageError
-from reqpool.kinds.origin import endpoint
-from reqpool.wire import LeaseGroup, Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code, UsageError
+from reqpool_contract.origin_names import endpoint
+from reqpool_contract.wire import LeaseGroup, Verb
 from reqpool_workers import protocols
 from reqpool_workers.outbox import Outbox
 from reqpool_workers.worker import Worker

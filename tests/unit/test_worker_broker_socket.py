@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import zmq
 
-from reqpool.monitor import Monitor
+from reqpool_contract.socket_monitor import Monitor
 from reqpool_workers import broker_socket
 from reqpool_workers.broker_socket import BrokerSocket
 from reqpool_workers.loop import Loop

@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import Flag, Reject, Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag, Reject, Verb
 from reqpool_workers.ledger import ASKED_AGAIN_S
 from reqpool_workers.spans import ACKNOWLEDGE_S, DRAIN_S
 from support.worker_conversation import EPOCH, OTHER_SESSION, SESSION, Talk

@@ -16,10 +16,10 @@ import msgpack
 import psutil
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.watched_file import CHECK_INTERVAL_S, WatchedFile
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.watched_file import CHECK_INTERVAL_S, WatchedFile
+from reqpool_contract.wire import Verb
 from reqpool_workers.loop import Loop
 from reqpool_workers.sample import Sampler
 from support.fake_worker_broker import SESSION, WORKER_ID, FakeBroker

@@ -8,7 +8,7 @@ from typing import Any
 import dnslib
 import pytest
 
-from reqpool.errors import BadResponse, Code
+from reqpool_contract.errors import BadResponse, Code
 from reqpool_workers.protocols import Ask, Then
 from reqpool_workers.protocols.dns import (
     MAX_WITHOUT_EDNS,

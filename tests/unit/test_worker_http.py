@@ -8,8 +8,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool.errors import BadResponse, Code, UsageError
-from reqpool.kinds.http_payload import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
+from reqpool_contract.errors import BadResponse, Code, UsageError
+from reqpool_contract.payloads.http import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
 from reqpool_workers.protocols import READY, Ask
 from reqpool_workers.protocols.http import MAX_HEAD_BYTES, WORKER_KIND, Http11, protocol
 from reqpool_workers.protocols.http_body import MAX_QUIET_BYTES

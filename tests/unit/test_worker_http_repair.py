@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from reqpool.errors import BadResponse, Code
-from reqpool.kinds.http_payload import HEAD, HEADER
+from reqpool_contract.errors import BadResponse, Code
+from reqpool_contract.payloads.http import HEAD, HEADER
 from reqpool_workers.protocols import Ask
 from reqpool_workers.protocols.http import MAX_HEAD_BYTES, Http11
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Verb
 from reqpool_workers import connection
 from support.fake_worker_broker import BROKER_FDS, SESSION, FakeBroker
 from support.leaks import no_leak

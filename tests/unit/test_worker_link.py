@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool.errors import ProtocolError
+from reqpool_contract.errors import ProtocolError
 from reqpool_workers.link import LONGEST_PAUSE_S, Link, LinkState
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reqpool.errors import BadResponse, Code, ConnectFailed, ConnectionLost, UsageError
+from reqpool_contract.errors import BadResponse, Code, ConnectFailed, ConnectionLost, UsageError
 from reqpool_workers.protocols import READY, Address, Ask, Name, StreamProtocol, mysql
 from support import mysql_peer as peer
 from support.mysql_peer import (

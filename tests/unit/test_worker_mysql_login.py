@@ -13,7 +13,7 @@ import msgpack
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from reqpool.errors import BadResponse, ConnectFailed, PoolError, UsageError
+from reqpool_contract.errors import BadResponse, ConnectFailed, PoolError, UsageError
 from reqpool_workers.protocols import READY, StreamProtocol, mysql
 from reqpool_workers.protocols.mysql_login import MAX_STEPS
 from support import mysql_peer as peer

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from reqpool.errors import Code
-from reqpool.wire import Verb
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Verb
 from support.dns_peer import DnsPeer, Script, refuses, silent, zone
 from support.fake_worker_broker import FakeBroker
 from support.leaks import no_leak

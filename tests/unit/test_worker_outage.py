@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from reqpool.errors import Code
-from reqpool.wire import Verb
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Verb
 from reqpool_workers import outage
 from reqpool_workers.outage import FIRST_DELAY_S, FORGET_OUTAGE_S, LONGEST_DELAY_S, LONGEST_OUTAGE_S, Outage
 from support.fake_worker_broker import FakeBroker

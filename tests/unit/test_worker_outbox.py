@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
 from reqpool_workers.outbox import Outbox
 
 A, B = b"a" * 16, b"b" * 16

@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool.wire import Verb
+from reqpool_contract.wire import Verb
 from reqpool_workers.owed_ports import KEPT_S, MOST_KEPT, OwedPorts
 from support import dns_peer
 from support.dns_peer import UdpPeer, echo

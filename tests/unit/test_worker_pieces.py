@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool import wire
-from reqpool.errors import ProtocolError
-from reqpool.wire import LeaseGroup, Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import ProtocolError
+from reqpool_contract.wire import LeaseGroup, Verb
 from reqpool_workers.pieces import Pieces
 from support.worker_conversation import SESSION, Talk
 

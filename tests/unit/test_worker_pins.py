@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.kinds.origin import endpoint
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.origin_names import endpoint
+from reqpool_contract.wire import Verb
 from reqpool_workers.worker import Worker
 from support.fake_worker_broker import SESSION, FakeBroker
 from support.leaks import no_leak

@@ -9,7 +9,7 @@ import dnslib
 import msgpack
 import pytest
 
-from reqpool.errors import BadResponse, Code, UsageError
+from reqpool_contract.errors import BadResponse, Code, UsageError
 from reqpool_workers.protocols import (
     READY,
     Ask,

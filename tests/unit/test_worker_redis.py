@@ -10,9 +10,9 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool.errors import BadResponse, ConnectFailed, UsageError
 from reqpool.kinds.redis import KIND
-from reqpool.kinds.redis_reply import MAX_DEPTH
+from reqpool_contract.errors import BadResponse, ConnectFailed, UsageError
+from reqpool_contract.payloads.redis_reply import MAX_DEPTH
 from reqpool_workers.protocols import READY, Address, Ask, Name, Refused, StreamProtocol, redis, redis_framer
 from reqpool_workers.protocols.redis import (
     EXCLUSIVE_WORKER_KIND,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reqpool.errors import BadResponse, ConnectFailed, ConnectionLost, UsageError
+from reqpool_contract.errors import BadResponse, ConnectFailed, ConnectionLost, UsageError
 from reqpool_workers.protocols import READY, Event, StreamProtocol
 from reqpool_workers.protocols.tls import RECORD_BYTES, Tls, wrap
 from support import certificates as certs

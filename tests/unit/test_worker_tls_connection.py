@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from reqpool.errors import Code
-from reqpool.wire import Verb
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Verb
 from reqpool_workers.protocols import READY, Event, StreamKind, StreamProtocol, WorkerKind, numeric_address
 from reqpool_workers.protocols.tls import Tls, wrap
 from support import certificates as certs

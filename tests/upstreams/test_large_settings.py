@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import reqpool
-from reqpool import wire
+from reqpool_contract import wire
 from support.certificates import bundle
 from support.cluster import Cluster, cluster
 from support.dns_peer import UdpPeer, echo

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import reqpool
-from reqpool.errors import RedisError
 from reqpool.kinds.redis_commands import BLOCKING, PINNED_ONLY, READ_ONLY, REFUSED
+from reqpool_contract.errors import RedisError
 from support.certificates import Certificates, Pair, make
 from support.cluster import Cluster, cluster
 from support.redis_server import RedisServer

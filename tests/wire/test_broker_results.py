@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-from reqpool import wire
-from reqpool.address import results_url
-from reqpool.wire import Flag, Group, Verb
 from reqpool_broker.server import Server
 from reqpool_broker.spread import SESSIONS_PER_SOCKET
+from reqpool_contract import wire
+from reqpool_contract.broker_url import results_url
+from reqpool_contract.wire import Flag, Group, Verb
 from support.wait import wait_until
 
 PATIENCE_MS = 10_000

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import zmq
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import Flag, Group, Reject, Verb
 from reqpool_broker.server import Server
 from reqpool_broker.server import run as serve
 from reqpool_broker.state import Broker
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag, Group, Reject, Verb
 from reqpool_ops import status
 from support.raw_broker import PATIENCE_MS, RawBroker, RawSession, report
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import zmq
 
-from reqpool import wire
-from reqpool.wire import Verb
 from reqpool_broker.server import BYTES_PER_TURN, MESSAGES_PER_TURN, SLEPT_EXIT, Server, run
 from reqpool_broker.wakefulness import Wakefulness
+from reqpool_contract import wire
+from reqpool_contract.wire import Verb
 
 SHORT_S = 0.1
 """A liveness span for these tests."""

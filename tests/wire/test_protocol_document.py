@@ -1,4 +1,4 @@
-"""``docs/protocol.md`` and ``reqpool.wire`` say the same, field by field."""
+"""``docs/protocol.md`` and ``reqpool_contract.wire`` say the same, field by field."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from reqpool import checks, errors, wire
-from reqpool.wire import Failed, Flag, Group, KindInfo, LeaseGroup, Verb
 from reqpool_broker import clients, pin, session, state, workers
 from reqpool_broker.client_limits import ClientLimits
+from reqpool_contract import checks, errors, wire
+from reqpool_contract.wire import Failed, Flag, Group, KindInfo, LeaseGroup, Verb
 from reqpool_workers import conversation
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reqpool import checks, wire
-from reqpool.errors import Code, ProtocolError
-from reqpool.wire import Failed, Group, LeaseGroup, Schema, Verb
+from reqpool_contract import checks, wire
+from reqpool_contract.errors import Code, ProtocolError
+from reqpool_contract.wire import Failed, Group, LeaseGroup, Schema, Verb
 
 DIRECTIONS: dict[str, Schema] = {
     "client to broker": wire.CLIENT_TO_BROKER,

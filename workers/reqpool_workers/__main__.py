@@ -15,9 +15,9 @@ import signal
 import sys
 from types import FrameType
 
-from reqpool.descriptors import raise_file_limit
-from reqpool.errors import PoolError
-from reqpool.wire import WORKER_ID_BYTES
+from reqpool_contract.descriptors import raise_file_limit
+from reqpool_contract.errors import PoolError
+from reqpool_contract.wire import WORKER_ID_BYTES
 
 from .protocols import load
 from .worker import Worker

@@ -1,4 +1,4 @@
-"""The ZeroMQ socket to the broker, made fit for an epoll loop: see :mod:`reqpool.sockets` for why."""
+"""The ZeroMQ socket to the broker, fit for an epoll loop; :mod:`reqpool_contract.zmq_sockets` says why."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import zmq
 
-from reqpool import sockets
-from reqpool.monitor import Monitor, Reach
+from reqpool_contract import zmq_sockets
+from reqpool_contract.socket_monitor import Monitor, Reach
 
 from .loop import READABLE, Loop
 from .spans import GOODBYE_LINGER_S
@@ -65,18 +65,18 @@ class BrokerSocket:
     def send(self, frames: list[bytes]) -> None:
         """Queue one message; never blocks."""
         self._stirred = True
-        sockets.send(self._socket, frames)
+        zmq_sockets.send(self._socket, frames)
 
     @property
     def readable(self) -> bool:
         """Is a message there? Must be asked before each sleep."""
         if self._stirred:
-            self._stirred = sockets.readable(self._socket)
+            self._stirred = zmq_sockets.readable(self._socket)
         return self._stirred
 
     def receive(self) -> list[bytes]:
         """Take the frames of one message; only when :attr:`readable`."""
-        return sockets.receive(self._socket)
+        return zmq_sockets.receive(self._socket)
 
     def close(self, *, goodbye: bool = False) -> None:
         """Close it; with ``goodbye`` what was sent still goes out, for a second at most."""

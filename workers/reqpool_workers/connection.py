@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
-from reqpool.counted_log import CountedLog
-from reqpool.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
+from reqpool_contract.counted_log import CountedLog
+from reqpool_contract.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
 
 from .descriptors import OUT_OF_FDS, shortage
 from .dial import Dial

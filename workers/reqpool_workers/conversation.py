@@ -14,10 +14,10 @@ from heapq import nlargest
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from reqpool import checks, wire
-from reqpool.counted_log import CountedLog
-from reqpool.errors import ProtocolError
-from reqpool.wire import RESULTS_WINDOW_BYTES, LeaseGroup, Reject, Unread, Verb
+from reqpool_contract import checks, wire
+from reqpool_contract.counted_log import CountedLog
+from reqpool_contract.errors import ProtocolError
+from reqpool_contract.wire import RESULTS_WINDOW_BYTES, LeaseGroup, Reject, Unread, Verb
 
 from .grants import Grants
 from .leases import Leases

@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from reqpool.errors import Code, ConnectFailed, ConnectionLost, PoolError, UsageError
+from reqpool_contract.errors import Code, ConnectFailed, ConnectionLost, PoolError, UsageError
 
 from .connection import Connection
 from .descriptors import OUT_OF_FDS, shortage

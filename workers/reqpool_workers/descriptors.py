@@ -11,7 +11,7 @@ import logging
 import os
 import resource
 
-from reqpool.counted_log import CountedLog
+from reqpool_contract.counted_log import CountedLog
 
 log = CountedLog(logging.getLogger(__name__))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reqpool.kinds.host_name import canonical_address
+from reqpool_contract.host_names import canonical_address
 
 Hosts = dict[str, tuple[str, ...]]
 """Name, in lower case, to its addresses in the file's order."""

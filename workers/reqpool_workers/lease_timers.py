@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from reqpool.errors import Code
+from reqpool_contract.errors import Code
 
 from .ledger import Dropped, Lease, Ledger, Request
 

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from reqpool import wire
-from reqpool.counted_log import CountedLog
-from reqpool.errors import Code, ProtocolError, UsageError
-from reqpool.keeping import Kept
-from reqpool.wire import LeaseGroup, Unread
+from reqpool_contract import wire
+from reqpool_contract.cached_settings import Kept
+from reqpool_contract.counted_log import CountedLog
+from reqpool_contract.errors import Code, ProtocolError, UsageError
+from reqpool_contract.wire import LeaseGroup, Unread
 
 from .connection import fault
 from .lease_timers import LeaseTimers

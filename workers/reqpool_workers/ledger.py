@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import MAX_ORIGINS, Failed, Flag, LeaseGroup
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import MAX_ORIGINS, Failed, Flag, LeaseGroup
 
 from .protocols import Ask
 

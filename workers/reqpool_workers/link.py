@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum
 
-from reqpool.errors import ProtocolError
-from reqpool.wire import HEARTBEAT_MS, LIVENESS_MS
+from reqpool_contract.errors import ProtocolError
+from reqpool_contract.wire import HEARTBEAT_MS, LIVENESS_MS
 
 
 class LinkState(Enum):

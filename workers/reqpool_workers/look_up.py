@@ -11,8 +11,8 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from reqpool.errors import BadResponse
-from reqpool.kinds.dns_answer import DnsAnswer
+from reqpool_contract.errors import BadResponse
+from reqpool_contract.payloads.dns_answer import DnsAnswer
 
 from .protocols.dns import lame
 from .resolv_conf import ResolvConf

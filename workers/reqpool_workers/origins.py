@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from reqpool.errors import UsageError
+from reqpool_contract.errors import UsageError
 
 from .datagrams import DatagramOrigin
 from .ledger import Ledger, Pin, Request

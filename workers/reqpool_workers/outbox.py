@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from reqpool import wire
-from reqpool.errors import Code
-from reqpool.wire import MAX_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import MAX_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
 
 DROPPED = wire.encode_error(
     "the answer was dropped: its client did not take it in time, and the broker that had it is gone",

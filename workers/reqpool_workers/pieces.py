@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from reqpool.errors import ProtocolError
-from reqpool.wire import MAX_PAYLOAD_BYTES
+from reqpool_contract.errors import ProtocolError
+from reqpool_contract.wire import MAX_PAYLOAD_BYTES
 
 
 class Pieces:

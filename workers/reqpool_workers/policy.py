@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-from reqpool import checks
+from reqpool_contract import checks
 
 
 class Policy(NamedTuple):

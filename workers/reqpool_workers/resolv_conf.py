@@ -1,6 +1,6 @@
 """How names are looked up here: ``/etc/resolv.conf`` (resolv.conf(5)).
 
-The client half of ``dns`` reads the name servers alone (:mod:`reqpool.kinds.name_servers`), for it takes
+The client half of ``dns`` reads the name servers alone (:mod:`reqpool_contract.name_servers`), for it takes
 names as they are; host names of upstreams are completed and retried as the file says.
 """
 
@@ -10,8 +10,8 @@ import contextlib
 import re
 from dataclasses import dataclass, replace
 
-from reqpool.kinds.host_name import to_ascii
-from reqpool.kinds.name_servers import parse as name_servers
+from reqpool_contract.host_names import to_ascii
+from reqpool_contract.name_servers import parse as name_servers
 
 MAX_NDOTS = 15
 MAX_TIMEOUT_S = 30

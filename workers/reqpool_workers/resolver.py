@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from ipaddress import ip_address
 
-from reqpool.errors import Code, ConnectFailed, PoolError, UsageError
-from reqpool.kinds.dns import KIND
-from reqpool.kinds.host_name import canonical_host
-from reqpool.watched_file import WatchedFile
-from reqpool.wire import LeaseGroup
+from reqpool_contract.errors import Code, ConnectFailed, PoolError, UsageError
+from reqpool_contract.host_names import canonical_host
+from reqpool_contract.payloads.dns_query import query
+from reqpool_contract.watched_file import WatchedFile
+from reqpool_contract.wire import LeaseGroup
 
 from . import hosts as hosts_file
 from . import resolv_conf as resolv_conf_file
@@ -235,7 +235,7 @@ class Resolver:
             pin=None,
             trace=None,
             seqs=tuple(range(first, self._asked_count)),
-            payloads=tuple(KIND.encode(step.server, step.name, rtype=rtype)[1] for rtype in RTYPES),
+            payloads=tuple(query(step.name, rtype) for rtype in RTYPES),
         )
         lease = running.lease = self._questions.admit(group, now_s)
         lease.upstream = origin

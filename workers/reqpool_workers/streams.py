@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from reqpool.errors import Code, ConnectionLost, PoolError, RequestTimeout, UsageError
-from reqpool.kinds.origin import belongs
+from reqpool_contract.errors import Code, ConnectionLost, PoolError, RequestTimeout, UsageError
+from reqpool_contract.origin_names import belongs
 
 from .connection import Connection, State, fault
 from .datagrams import end_unanswered

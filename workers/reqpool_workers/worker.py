@@ -11,7 +11,7 @@ from typing import Any
 
 import zmq
 
-from reqpool import wire
+from reqpool_contract import wire
 
 from .broker_socket import MESSAGES_PER_TURN, READ_S, BrokerSocket
 from .conversation import Conversation

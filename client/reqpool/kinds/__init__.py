@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import lru_cache
-from importlib.metadata import EntryPoint, EntryPoints, MetadataPathFinder, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from .. import descriptors, wire
-from ..errors import BadResponse, UsageError
-from ..masking import without_password
+from reqpool_contract import descriptors, wire
+from reqpool_contract.errors import BadResponse, UsageError
+from reqpool_contract.kind_registry import registered
+from reqpool_contract.masking import without_password
+from reqpool_contract.origin_names import Endpoint as Endpoint
 
 if TYPE_CHECKING:
-    from ..errors import RequestFacts
-    from .origin import Tls
+    from reqpool_contract.errors import RequestFacts
+    from reqpool_contract.tls_settings import Tls
 
 
 class Route:
@@ -32,7 +34,7 @@ class Route:
         origins: upstreams to try in turn, 1 to 8, e.g. ``("dns://127.0.0.1:53",)``.
         idempotent: may such a request run more than once?
         settings: what the worker half needs to make a connection, secrets above all; empty if nothing. Kept
-            out of ``origins``, which everybody may see; see :mod:`reqpool.kinds.origin`.
+            out of ``origins``, which everybody may see; see :mod:`reqpool_contract.origin_names`.
         pin: number of the held connection the requests go to, or None.
         opens: the request is the first of its pin, for which a connection is taken.
     """
@@ -124,18 +126,6 @@ class Followed(NamedTuple):
     payload: bytes
     note: Any
     step: Any
-
-
-class Endpoint(NamedTuple):
-    """A URL in the pool's own terms.
-
-    Attributes:
-        origin: canonical name of the upstream, without secrets.
-        settings: see :attr:`Route.settings`.
-    """
-
-    origin: str
-    settings: bytes
 
 
 class Kind(ABC):
@@ -250,20 +240,6 @@ def find(name: str) -> Kind:
             descriptors.check_spare()
             kind = _found[name] = _registered(name).load()
     return kind
-
-
-def registered(group: str) -> EntryPoints:
-    """Return all entry points of a group.
-
-    Raises:
-        OSError: if the process is too short of file descriptors to find them.
-    """
-    descriptors.check_spare()
-    # A folder that could not be listed, for want of a descriptor perhaps, counts as empty, and is not
-    # listed again (importlib.metadata, FastPath.children). importlib.invalidate_caches() sees to that
-    # from Python 3.12 on only.
-    MetadataPathFinder().invalidate_caches()
-    return entry_points(group=group)
 
 
 def _registered(name: str) -> EntryPoint:

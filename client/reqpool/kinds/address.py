@@ -6,12 +6,12 @@ would be two limits.
 
 from __future__ import annotations
 
-from ..errors import UsageError
-from ..masking import without_password
-from . import Endpoint
-from .host_name import canonical_address as canonical_ip
-from .host_name import canonical_host, netloc
-from .origin import Tls, named
+from reqpool_contract.errors import UsageError
+from reqpool_contract.host_names import canonical_address as canonical_ip
+from reqpool_contract.host_names import canonical_host, netloc
+from reqpool_contract.masking import without_password
+from reqpool_contract.origin_names import Endpoint, named
+from reqpool_contract.tls_settings import Tls
 
 
 def canonical_address(text: object, default_port: int | None = None, *, names: bool = False) -> str:

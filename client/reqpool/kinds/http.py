@@ -8,17 +8,20 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, ClassVar, NamedTuple
 
-from .. import wire
-from ..errors import BadResponse, UsageError
-from ..masking import without_password
-from . import Asked, Endpoint, Followed, Kind, Route, with_idempotence
+from reqpool_contract import wire
+from reqpool_contract.errors import BadResponse, UsageError
+from reqpool_contract.host_names import netloc
+from reqpool_contract.masking import without_password
+from reqpool_contract.origin_names import Endpoint, endpoint, parse
+from reqpool_contract.payloads.http import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
+from reqpool_contract.tls_settings import Tls
+
+from . import Asked, Followed, Kind, Route, with_idempotence
 from .http_body import body as make_body
 from .http_content import ACCEPTED
 from .http_fields import Fields, authorization, basic, bearer, connection_options, field, fields, is_token
-from .http_payload import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
 from .http_response import HttpResponse
 from .http_url import PORTS, Place, joined, place, split, target
-from .origin import Tls, endpoint, netloc, parse
 
 DEFAULT_MAX_BYTES = 16 << 20
 LARGEST_MAX_BYTES = wire.MAX_ANSWER_BYTES

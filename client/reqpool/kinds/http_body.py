@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from .. import wire
-from ..errors import UsageError
+from reqpool_contract import wire
+from reqpool_contract.errors import UsageError
+
 from .http_fields import field
 from .http_url import form, pairs
 

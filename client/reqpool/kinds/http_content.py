@@ -8,7 +8,8 @@ from __future__ import annotations
 import zlib
 from importlib.util import find_spec
 
-from ..errors import BadResponse
+from reqpool_contract.errors import BadResponse
+
 from .http_charset import codec
 
 ACCEPTED = ", ".join(

@@ -6,8 +6,9 @@ import codecs
 import json
 from typing import Any
 
-from ..errors import BadResponse, HttpError, RequestFacts
-from ..masking import without_password
+from reqpool_contract.errors import BadResponse, HttpError, RequestFacts
+from reqpool_contract.masking import without_password
+
 from .http_charset import charset
 from .http_content import decoded
 from .http_fields import HttpHeaders

@@ -11,12 +11,14 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-from ..errors import UsageError
-from ..masking import PERCENT_ENCODE, without_password
+from reqpool_contract.errors import UsageError
+from reqpool_contract.host_names import as_served, netloc
+from reqpool_contract.masking import PERCENT_ENCODE, without_password
+from reqpool_contract.origin_names import NAME, endpoint, named, parse
+from reqpool_contract.tls_settings import Tls
+
 from . import Kind, Route
-from .host_name import as_served, netloc
 from .http_fields import basic
-from .origin import NAME, Tls, endpoint, named, parse
 
 PORTS = {"http": 80, "https": 443}
 

@@ -13,12 +13,16 @@ from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, quote, unquote
 
-from .. import wire
-from ..errors import BadResponse, MysqlError, UsageError
-from . import Asked, Endpoint, Kind, Route, origin
+from reqpool_contract import origin_names, wire
+from reqpool_contract.errors import BadResponse, MysqlError, UsageError
+from reqpool_contract.host_names import netloc
+from reqpool_contract.masking import without_password
+from reqpool_contract.origin_names import Endpoint
+from reqpool_contract.tls_settings import Tls
+
+from . import Asked, Kind, Route
 from .mysql_parameters import pack, template
 from .mysql_statement import check
-from .origin import Tls
 
 try:
     import pymysql  # noqa: F401  (decodes rows)
@@ -179,7 +183,7 @@ def _kept(target: str, tls: Tls | None) -> Route:
 def _route(target: str, tls: Tls | None) -> Route:
     if _missing is not None:
         raise UsageError(f"kind mysql needs {_missing}: pip install 'reqpool[mysql]'")
-    name = origin.named(target)
+    name = origin_names.named(target)
     if name is None:
         found = _endpoint(target, None, tls)
         return Route(KIND, (found.origin,), False, found.settings)
@@ -191,8 +195,8 @@ def _route(target: str, tls: Tls | None) -> Route:
 def _endpoint(url: str, password: str | None, tls: Tls | None) -> Endpoint:
     if tls is not None and not isinstance(tls, Tls):
         raise UsageError(f"tls= is a reqpool.Tls, not {type(tls).__name__}")
-    parts = origin.parse(url, {"mysql": 0, "mysqls": 0})
-    shown = origin.without_password(url)
+    parts = origin_names.parse(url, {"mysql": 0, "mysqls": 0})
+    shown = without_password(url)
     if parts.user is None:
         raise UsageError(f"{shown!r} names no user: mysql://user@host/database")
     database = unquote(parts.path.removeprefix("/"))
@@ -219,7 +223,7 @@ def _endpoint(url: str, password: str | None, tls: Tls | None) -> Endpoint:
         variants.append(f"socket={quote(socket)}")
     if secured:
         variants.append("tls")
-    place = origin.netloc(parts.host, parts.port or PORT) if parts.host else ""
+    place = netloc(parts.host, parts.port or PORT) if parts.host else ""
     public = f"mysql://{quote(parts.user, safe='')}@{place}/{quote(database, safe='')}"
     if variants:
         public += "?" + "&".join(variants)
@@ -227,7 +231,7 @@ def _endpoint(url: str, password: str | None, tls: Tls | None) -> Endpoint:
         "password": (parts.password if password is None else password) or None,
         "tls": (tls or Tls()).settings() if secured else None,
     }
-    return origin.endpoint(public, settings)
+    return origin_names.endpoint(public, settings)
 
 
 KIND = MysqlKind()

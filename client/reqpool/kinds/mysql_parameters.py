@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from ..errors import UsageError
+from reqpool_contract.errors import UsageError
+
 from .mysql_statement import quoted, without_comments
 
 DECIMAL, INTEGER, TEMPORAL, BYTES, INTRODUCED = 1, 2, 4, 5, 6

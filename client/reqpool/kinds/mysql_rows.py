@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from pymysql.constants import FIELD_TYPE
 from pymysql.converters import convert_datetime, convert_timedelta
 
-from ..errors import BadResponse
+from reqpool_contract.errors import BadResponse
 
 MAX_PACKET_BYTES = 0xFFFFFF
 _MORE_RESULTS, _STATE_CHANGED = 8, 0x4000

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
-from ..errors import UsageError
+from reqpool_contract.errors import UsageError
 
 # The next three let nearly every statement through at little cost.
 _ORDINARY = re.compile(

@@ -6,7 +6,7 @@ would shift others' (EVAL), goes by kind ``redis-exclusive``, to a connection wh
 sessions.
 
 Payload: the command as Redis takes it. Of MULTI/EXEC: ``M``, the number of replies (uint32, big-endian), and
-all commands. Answer: see :mod:`reqpool.kinds.redis_reply`.
+all commands. Answer: see :mod:`reqpool_contract.payloads.redis_reply`.
 
 Origins: ``redis[s]://[user@]host:port/db`` and ``unix://[[user];db=n@]/path``; variants ``exclusive``,
 ``alone`` and ``resp3``.
@@ -20,19 +20,22 @@ from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
-from ..errors import BadResponse, UsageError
-from . import Asked, Endpoint, Kind, Route, origin, redis_reply
-from .origin import Tls
-from .redis_commands import ALONE, LOOK, QUOTES, READ, WAITS, command_name, named_use, pack, use_of
+from reqpool_contract import origin_names
+from reqpool_contract.errors import BadResponse, UsageError
+from reqpool_contract.host_names import netloc
+from reqpool_contract.masking import without_password
+from reqpool_contract.origin_names import Endpoint
+from reqpool_contract.payloads import redis_reply
+from reqpool_contract.payloads.redis_command import ALONE_VARIANT, MULTI, pack
+from reqpool_contract.tls_settings import Tls
+
+from . import Asked, Kind, Route, redis_answer
+from .redis_commands import ALONE, LOOK, QUOTES, READ, WAITS, command_name, named_use, use_of
 
 PORTS = {"redis": 6379, "rediss": 6379, "unix": 0}
 """Schemes, each with its default port; a socket's path has none."""
 MAX_SOCKET_PATH_BYTES = 107
 """sun_path holds 108 with its NUL: unix(7)."""
-ALONE_VARIANT = "alone"
-"""Of an origin: its connections have one command at a time, none of which waits."""
-MULTI = b"M"
-"""Begins the payload of a MULTI/EXEC."""
 
 _MULTI_COMMAND, _EXEC_COMMAND = pack(("MULTI",)), pack(("EXEC",))
 
@@ -143,7 +146,7 @@ class RedisKind(Kind):
             raise _unhashable("", None, 2, command[0]) from error
 
     def decode(self, data: bytes, request: Asked) -> Any:
-        """Return the reply as a Python value, see :func:`redis_reply.decode`.
+        """Return the reply as a Python value, see :func:`redis_answer.decode`.
 
         Raises:
             RedisError: Redis answered with an error.
@@ -152,11 +155,11 @@ class RedisKind(Kind):
         if data[:1] == redis_reply.BULK:
             return data[1:]  # the commonest, without a further call
         try:
-            return redis_reply.decode(data, request)
+            return redis_answer.decode(data, request)
         except BadResponse:
             if data[:1] != redis_reply.NOT_QUEUED:
                 raise
-        raise redis_reply.refusal_of(data, request.note or ())
+        raise redis_answer.refusal_of(data, request.note or ())
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         """Read a URL. See :meth:`Kind.endpoint`."""
@@ -190,7 +193,7 @@ def _route(target: str, tls: Tls | None, protocol: int, use: int) -> Route:
     # What waits has connections of its own, so that nothing else waits for them.
     exclusive = ("exclusive",) if use & WAITS else (ALONE_VARIANT,) if use & ALONE else ()
     variants = exclusive + (("resp3",) if protocol == 3 else ())
-    name = origin.named(target)
+    name = origin_names.named(target)
     if name is None:
         found = _endpoint(target, None, tls, variants)
     elif tls is not None:
@@ -202,8 +205,8 @@ def _route(target: str, tls: Tls | None, protocol: int, use: int) -> Route:
 
 
 def _endpoint(url: str, password: str | None, tls: Tls | None, variants: tuple[str, ...]) -> Endpoint:
-    parts = origin.parse(url, PORTS)
-    shown = origin.without_password(url)
+    parts = origin_names.parse(url, PORTS)
+    shown = without_password(url)
     if tls is not None and not isinstance(tls, Tls):
         raise UsageError(f"tls= is a reqpool.Tls, not {type(tls).__name__}")
     if tls is not None and parts.scheme != "rediss":
@@ -229,12 +232,14 @@ def _endpoint(url: str, password: str | None, tls: Tls | None, variants: tuple[s
         database = re.fullmatch("/?([^/]*)/?", parts.path)
         if database is None:
             raise UsageError(f"{shown!r}: what follows the host is the number of one database, /0")
-        place = f"{origin.netloc(parts.host, parts.port)}/{_database(database[1], shown)}"
+        place = f"{netloc(parts.host, parts.port)}/{_database(database[1], shown)}"
     public = f"{parts.scheme}://{user}{place}"
     if variants:
         public += "?" + "&".join(variants)
     secret = parts.password if password is None else password
-    return origin.endpoint(public, {"password": secret or None, "tls": (tls and tls.settings()) or None})
+    return origin_names.endpoint(
+        public, {"password": secret or None, "tls": (tls and tls.settings()) or None}
+    )
 
 
 def _database(text: str, url: str) -> int:

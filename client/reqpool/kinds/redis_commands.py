@@ -8,11 +8,11 @@ connection as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ..errors import UsageError
+from reqpool_contract.errors import UsageError
 
 READ_ONLY = frozenset({
     "BITCOUNT", "BITFIELD_RO", "BITPOS", "DBSIZE", "DUMP", "EVALSHA_RO", "EVAL_RO", "EXISTS", "EXPIRETIME",
@@ -192,63 +192,3 @@ def _upper(word: object) -> str:
     if isinstance(word, str):
         return word.upper()
     return bytes(word).decode("latin-1").upper() if isinstance(word, (bytes, bytearray, memoryview)) else ""
-
-
-def pack(command: Sequence[Any]) -> bytes:
-    """Write a command as Redis takes it: an array of bulk strings.
-
-    Args:
-        command: name and arguments: str (sent as UTF-8), bytes, int or float (its shortest exact form).
-
-    Raises:
-        UsageError: if one of them is something else; the text names it.
-    """
-    if type(command) is not tuple and type(command) is not list:
-        raise UsageError(f'a command is a tuple like ("GET", "key"), not {type(command).__name__}')
-    # Nearly all commands are short ASCII text, and one str is quicker to build than many bytes.
-    text = f"*{len(command)}\r\n"
-    for argument in command:
-        if type(argument) is not str:
-            break
-        text += f"${len(argument)}\r\n{argument}\r\n"
-    else:
-        if text.isascii() and command:
-            return text.encode()
-    if not command:
-        raise UsageError('a command has at least a name: ("PING",)')
-    parts = [b"*%d\r\n" % len(command)]
-    for position, argument in enumerate(command):
-        write = _WRITE.get(type(argument))
-        try:
-            data = write(argument) if write is not None else _bytes_of(argument)
-        except ValueError as error:  # of str.encode, UnicodeEncodeError
-            what = f"argument {position} of a command" if position else "a command's name"
-            raise UsageError(f"{what} is of type {type(argument).__name__}: {error}") from error
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(parts)
-
-
-def _bytes_of(argument: object) -> bytes:
-    """Write an argument of no common type; a ValueError says what is wrong with it."""
-    match argument:
-        case bool() | None:
-            raise ValueError("Redis has no such value: give 0, 1 or a string")
-        # By the base's own methods: those of a subclass (an IntEnum, a float of numpy) may write no number.
-        case str():
-            return str.encode(argument)
-        case int():
-            return int.__repr__(argument).encode()
-        case float():
-            return float.__repr__(argument).encode()
-        case bytes() | bytearray() | memoryview():
-            return bytes(argument)
-    raise ValueError("give str, bytes, int or float")
-
-
-_WRITE: dict[type, Callable[[Any], bytes]] = {
-    str: str.encode,
-    bytes: bytes,
-    int: b"%d".__mod__,
-    float: lambda number: repr(number).encode(),
-}
-"""How an argument is written, by its type."""

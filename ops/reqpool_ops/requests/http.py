@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import reqpool
-from reqpool.masking import without_password
+from reqpool_contract.masking import without_password
 
 from ..reading import text as printable
 from . import secured

@@ -12,7 +12,7 @@ import re
 from urllib.parse import quote
 
 import reqpool
-from reqpool.masking import without_password
+from reqpool_contract.masking import without_password
 
 PASSWORD_VARIABLE = "REQPOOL_PASSWORD"
 

@@ -11,10 +11,11 @@ import msgpack
 import pytest
 
 import reqpool
-from reqpool import kinds, wire
-from reqpool.errors import Code
+from reqpool import kinds
 from reqpool.kinds import Route
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Verb
 from support import certificates
 from support.fake_broker import FakeBroker, echo, silence
 from support.plain import KIND, ONCE, Plain, ask

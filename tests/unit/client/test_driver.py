@@ -15,7 +15,7 @@ import pytest
 
 import reqpool
 from reqpool.driver import Driver
-from reqpool.wire import Verb
+from reqpool_contract.wire import Verb
 from support.fake_broker import FakeBroker, silence
 from support.plain import KIND
 from support.wait import wait_until

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 import reqpool
-from reqpool import wire
 from reqpool.delivery import Delivery
 from reqpool.ends import Ends
-from reqpool.errors import Code
 from reqpool.future import Future
 from reqpool.kinds import Asked, Followed, Kind, Route
-from reqpool.wire import Flag, Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag, Verb
 from support.fake_broker import FakeBroker
 from support.plain import KIND as PLAIN
 from support.wait import wait_until

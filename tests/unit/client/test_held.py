@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import reqpool
-from reqpool import wire
-from reqpool.errors import Code
 from reqpool.held import Held, MysqlSession
 from reqpool.kinds import Route
-from reqpool.wire import Flag, Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Flag, Verb
 from support.fake_broker import FakeBroker, silence
 from support.plain import KIND
 from support.wait import wait_until

@@ -16,7 +16,7 @@ import zmq
 
 import reqpool
 from reqpool.link import MESSAGES_PER_TURN, PATIENT_DIALS, RECONNECT_MS, TURNED_AWAY, Link, Loss
-from reqpool.wire import Flag, Verb
+from reqpool_contract.wire import Flag, Verb
 from support.fake_broker import FakeBroker, echo, silence
 from support.leaks import no_leak
 from support.nginx import NginxServer

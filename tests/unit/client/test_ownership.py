@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import reqpool
-from reqpool import ownership
+from reqpool_contract import socket_owner
 from support.plain import ask
 
 NOBODY = 65534
@@ -109,25 +109,25 @@ def test_what_is_roots_may_be_used_by_anybody_who_gets_there(
     listener: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_another(monkeypatch)
-    ownership.check(f"ipc://{listener}")
+    socket_owner.check(f"ipc://{listener}")
 
 
 def test_links_that_lead_in_a_circle_are_refused(folder: Path) -> None:
     (folder / "pool.sock").symlink_to("other")
     (folder / "other").symlink_to("pool.sock")
     with pytest.raises(OSError, match="Too many levels of symbolic links"):
-        ownership.check(f"ipc://{folder}/pool.sock")
+        socket_owner.check(f"ipc://{folder}/pool.sock")
 
 
 @pytest.mark.parametrize("path", ["nowhere/pool.sock", "pool.sock"])
 def test_what_is_not_there_yet_is_waited_for(folder: Path, path: str) -> None:
-    ownership.check(f"ipc://{folder}/{path}")
+    socket_owner.check(f"ipc://{folder}/{path}")
 
 
 def test_a_socket_that_nobody_listens_at_is_waited_for(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(f"{folder}/pool.sock")
-        ownership.check(f"ipc://{folder}/pool.sock")
+        socket_owner.check(f"ipc://{folder}/pool.sock")
 
 
 def test_what_cannot_be_looked_at_says_so(folder: Path) -> None:
@@ -140,4 +140,4 @@ def test_an_abstract_socket_of_ours_may_be_used() -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"\0{name}")
         listening.listen()
-        ownership.check(f"ipc://@{name}")
+        socket_owner.check(f"ipc://@{name}")

@@ -17,11 +17,11 @@ import pytest
 
 import reqpool
 from reqpool import pool as pool_module
-from reqpool import wire
 from reqpool.delivery import Handoff
-from reqpool.errors import Code
 from reqpool.future import Future
-from reqpool.wire import Verb
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import Verb
 from support.fake_broker import FakeBroker, echo, silence
 from support.plain import ask
 from support.wait import wait_until

@@ -10,9 +10,10 @@ import pytest
 import zmq
 
 import reqpool
-from reqpool import address, lookup, wire
+from reqpool import lookup
 from reqpool.kinds import Route
-from reqpool.wire import Flag, Reject, Verb
+from reqpool_contract import broker_url, wire
+from reqpool_contract.wire import Flag, Reject, Verb
 from support.fake_broker import FakeBroker, echo, silence
 from support.plain import Plain, ask
 from support.wait import wait_until
@@ -214,13 +215,13 @@ def test_a_version_mismatch_is_said_at_once_with_both_ranges(broker: FakeBroker)
 def test_a_socket_that_cannot_be_dialled_ends_what_is_pending_and_not_the_thread(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    check = address.check
-    monkeypatch.setattr(address, "check", lambda url: url)
+    check = broker_url.check
+    monkeypatch.setattr(broker_url, "check", lambda url: url)
     with reqpool.Pool("tcp://über:1") as pool:
         for _ in range(2):
             with pytest.raises(reqpool.BrokerUnavailable, match=r"tcp://über:1.*Invalid argument"):
                 ask(pool, timeout=30).result(5)
-    monkeypatch.setattr(address, "check", check)
+    monkeypatch.setattr(broker_url, "check", check)
     broker.results_port = "tcp://über:1"
     with reqpool.Pool(broker.url) as pool:
         with pytest.raises(reqpool.BrokerUnavailable, match=r"tcp://127.*tcp://über:1"):

@@ -15,12 +15,12 @@ from enum import Enum
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
-from reqpool import checks, wire
-from reqpool.errors import Code, PoolError, ProtocolError, UsageError
-from reqpool.kinds import registered
-from reqpool.kinds.host_name import as_served, canonical_address, netloc
-from reqpool.kinds.origin import host_and_port
-from reqpool.wire import KindInfo
+from reqpool_contract import checks, wire
+from reqpool_contract.errors import Code, PoolError, ProtocolError, UsageError
+from reqpool_contract.host_names import as_served, canonical_address, netloc
+from reqpool_contract.kind_registry import registered
+from reqpool_contract.origin_names import host_and_port
+from reqpool_contract.wire import KindInfo
 
 
 class Address(NamedTuple):
@@ -98,7 +98,7 @@ def _interface(zone: str) -> int:
 
 
 def settings_of(packed: bytes) -> dict[str, Any]:
-    """Decode a route's settings (:mod:`reqpool.kinds.origin`).
+    """Decode a route's settings (:mod:`reqpool_contract.origin_names`).
 
     Raises:
         UsageError: if they are not a msgpack map with string keys.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Any
 
-from reqpool.errors import BadResponse, Code, UsageError
+from reqpool_contract.errors import BadResponse, Code, UsageError
 
 from . import READY, DatagramKind, DatagramProtocol, Event, StreamProtocol, Then, numeric_address
 

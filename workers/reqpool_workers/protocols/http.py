@@ -1,6 +1,6 @@
 """HTTP/1.1 over one connection, one request at a time (RFC 9112).
 
-What payload, answer and settings look like stands in :mod:`reqpool.kinds.http_payload`.
+What payload, answer and settings look like stands in :mod:`reqpool_contract.payloads.http`.
 
 Some facts about llhttp this file relies on (httptools 0.9, strict as it is by default):
 
@@ -23,10 +23,11 @@ from typing import Any
 
 import httptools
 
-from reqpool import wire
-from reqpool.errors import BadResponse, Code, UsageError
-from reqpool.kinds.host_name import netloc
-from reqpool.kinds.http_payload import (
+from reqpool_contract import wire
+from reqpool_contract.errors import BadResponse, Code, UsageError
+from reqpool_contract.host_names import netloc
+from reqpool_contract.origin_names import host_and_port
+from reqpool_contract.payloads.http import (
     CLOSE,
     FOLLOW,
     HEAD,
@@ -36,7 +37,6 @@ from reqpool.kinds.http_payload import (
     NO_HOST,
     REDIRECTS,
 )
-from reqpool.kinds.origin import host_and_port
 
 from . import READY, Event, StreamKind, StreamProtocol, served_host, settings_of, stream_address
 from .http_body import Body, Chunked, Sized, UntilClose, too_long

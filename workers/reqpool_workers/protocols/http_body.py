@@ -9,7 +9,7 @@ from typing import Protocol
 
 import httptools
 
-from reqpool.errors import BadResponse
+from reqpool_contract.errors import BadResponse
 
 MAX_QUIET_BYTES = 64 << 10
 """How many bytes of chunk extensions and trailers, which nobody looks at, may come in a row."""

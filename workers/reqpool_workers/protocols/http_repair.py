@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from reqpool.errors import BadResponse
+from reqpool_contract.errors import BadResponse
 
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [^\x00\r\n]*)?\r\n")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from reqpool.errors import UsageError
+from reqpool_contract.errors import UsageError
 
 from . import Address, Name, StreamKind, StreamProtocol, served_host, settings_of, stream_address
 

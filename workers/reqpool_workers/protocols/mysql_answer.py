@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 
-from reqpool.errors import BadResponse, ConnectionLost
+from reqpool_contract.errors import BadResponse, ConnectionLost
 
 from .mysql_packets import (
     ENDS_CONNECTION,

@@ -20,7 +20,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from reqpool.errors import BadResponse, Code, ConnectionLost, PoolError, UsageError
+from reqpool_contract.errors import BadResponse, Code, ConnectionLost, PoolError, UsageError
 
 from . import READY, Event, StreamProtocol
 from .mysql_answer import AnswerScanner, farewell

@@ -24,7 +24,7 @@ from typing import Any
 
 import msgpack
 
-from reqpool.errors import UsageError
+from reqpool_contract.errors import UsageError
 
 DECIMAL, INTEGER, TEMPORAL, BYTES, INTRODUCED = 1, 2, 4, 5, 6
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from pymysql import _auth
 from pymysql.constants import CLIENT
 
-from reqpool.errors import BadResponse, ConnectFailed, PoolError
+from reqpool_contract.errors import BadResponse, ConnectFailed, PoolError
 
 from .mysql_packets import (
     COM_INIT_DB,

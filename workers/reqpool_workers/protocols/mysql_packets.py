@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pymysql.constants import CLIENT, SERVER_STATUS
 from pymysql.protocol import MysqlPacket
 
-from reqpool.errors import BadResponse, PoolError
+from reqpool_contract.errors import BadResponse, PoolError
 
 MAX_PACKET_BYTES = 0xFFFFFF
 """Most bytes in one packet, and the length that says that another follows."""

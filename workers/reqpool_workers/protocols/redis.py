@@ -1,7 +1,7 @@
 """Redis: commands of many, pipelined on one connection; replies come in the order of the commands.
 
-Payload and answer: see :mod:`reqpool.kinds.redis` and :mod:`reqpool.kinds.redis_reply`. Payloads are trusted
-to be whole commands that leave the connection as it is, and checked where they are made.
+Payload and answer: see :mod:`reqpool.kinds.redis` and :mod:`reqpool_contract.payloads.redis_reply`. Payloads
+are trusted to be whole commands that leave the connection as it is, and checked where they are made.
 
 A connection of the variants ``exclusive`` and ``alone`` has one command at a time, so that bytes beyond its
 reply are seen: before a fix of July 2026 (redis PR 15496) Redis wrote errors and statuses with line ends in
@@ -18,11 +18,10 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from reqpool.errors import BadResponse, ConnectFailed, UsageError
-from reqpool.kinds.origin import upstream_of
-from reqpool.kinds.redis import ALONE_VARIANT, MULTI
-from reqpool.kinds.redis_commands import pack
-from reqpool.kinds.redis_reply import BULK, NOT_QUEUED, value_of
+from reqpool_contract.errors import BadResponse, ConnectFailed, UsageError
+from reqpool_contract.origin_names import upstream_of
+from reqpool_contract.payloads.redis_command import ALONE_VARIANT, MULTI, pack
+from reqpool_contract.payloads.redis_reply import BULK, NOT_QUEUED, value_of
 
 from . import (
     READY,

@@ -1,6 +1,7 @@
 """Where replies of Redis end. A reply that cannot be taken is skipped, so that those behind it still can.
 
-What a reply may be is said in :mod:`reqpool.kinds.redis_reply`, whose ``decode`` reads what is framed here.
+What a reply may be is defined in :mod:`reqpool_contract.payloads.redis_reply`, whose ``value_of`` reads what
+is framed here.
 
 ``hiredis`` (0.13 µs a reply) makes values, which would have to be written again to travel; finding where a
 reply ends and slicing it out costs 0.5 µs, and is decoded only for those who look at it.
@@ -11,8 +12,8 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-from reqpool.errors import BadResponse
-from reqpool.kinds.redis_reply import (
+from reqpool_contract.errors import BadResponse
+from reqpool_contract.payloads.redis_reply import (
     BULK,
     COUNT,
     END,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reqpool import checks, wire
-from reqpool.errors import BadResponse, Code, ProtocolError, UsageError
+from reqpool_contract import checks, wire
+from reqpool_contract.errors import BadResponse, Code, ProtocolError, UsageError
 
 from . import READY, Event, StreamKind, StreamProtocol, stream_address
 

@@ -26,7 +26,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
-from reqpool.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
+from reqpool_contract.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
 
 from . import Event, StreamProtocol
 
@@ -66,7 +66,7 @@ class Tls:
 
     Args:
         settings: ``verify`` bool, ``ca``, ``cert``, ``key`` PEM text, ``server_name``; all optional, see
-            :class:`reqpool.kinds.origin.Tls`.
+            :class:`reqpool_contract.tls_settings.Tls`.
         host: the host connected to, name or address: what the server's certificate must be for, unless
             ``server_name`` says otherwise.
         alpn: protocols to offer, the preferred one first (RFC 7301).

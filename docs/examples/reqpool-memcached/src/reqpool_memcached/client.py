@@ -12,10 +12,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
-from reqpool.errors import BadResponse, UpstreamError, UsageError
-from reqpool.kinds import Asked, Endpoint, Kind, Route
-from reqpool.kinds import origin as origins
-from reqpool.masking import without_password
+from reqpool.kinds import Asked, Kind, Route
+from reqpool_contract import origin_names
+from reqpool_contract.errors import BadResponse, UpstreamError, UsageError
+from reqpool_contract.host_names import netloc
+from reqpool_contract.masking import without_password
+from reqpool_contract.origin_names import Endpoint
+from reqpool_contract.tls_settings import Tls
 
 DEFAULT_PORT = 11211
 MAX_KEY_BYTES = 250
@@ -108,13 +111,13 @@ class MemcachedKind(Kind):
         decoder: Decoder = request.note
         return decoder(data)
 
-    def endpoint(self, url: str, *, password: str | None = None, tls: origins.Tls | None = None) -> Endpoint:
+    def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         """Read ``memcached://host[:port]``.
 
         Raises:
             UsageError: if it is wrong, or has what this kind does not do: log-ins (SASL) and TLS.
         """
-        parts = origins.parse(url, {"memcached": DEFAULT_PORT})
+        parts = origin_names.parse(url, {"memcached": DEFAULT_PORT})
         if parts.user is not None or parts.password is not None or password is not None or tls is not None:
             raise UsageError(
                 f"{without_password(url)!r}: this kind knows neither passwords nor TLS; "
@@ -122,12 +125,12 @@ class MemcachedKind(Kind):
             )
         if parts.path.strip("/") or parts.query:
             raise UsageError(f"{without_password(url)!r}: a memcached URL ends with the port")
-        return origins.endpoint(f"memcached://{origins.netloc(parts.host, parts.port)}", {})
+        return origin_names.endpoint(f"memcached://{netloc(parts.host, parts.port)}", {})
 
 
 @lru_cache(maxsize=1024)
 def _kept_route(target: str, idempotent: bool) -> Route:
-    origin = origins.named(target)
+    origin = origin_names.named(target)
     if origin is None:
         origin = KIND.endpoint(target if "://" in target else f"memcached://{target}").origin
     return Route(KIND, (origin,), idempotent)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from reqpool.errors import BadResponse, Code, UsageError
+from reqpool_contract.errors import BadResponse, Code, UsageError
 from reqpool_workers.protocols import READY, Event, StreamKind, StreamProtocol, stream_address
 
 MAX_CONNECTIONS = 8

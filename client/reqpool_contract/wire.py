@@ -11,7 +11,7 @@ per group, for requests one per large payload: the broker passes them on without
         1…  bytes   blobs (RESULTS), docs/protocol.md#blob, or large payloads (SUBMIT, LEASE), :mod:`.apart`
 
 Everything a peer sends goes through :func:`decode`, which checks every element's type and changes
-nothing else; it raises :class:`~reqpool.errors.ProtocolError` and never another exception.
+nothing else; it raises :class:`~reqpool_contract.errors.ProtocolError` and never another exception.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from typing import Any
 
 import msgpack
 
-from .apart import *  # noqa: F403
-from .apart import put_back
 from .checks import ID_BYTES, Check, array, blob, boolean, fields, identity, seq_ranges, text, uint, watermark
 from .errors import Code, ProtocolError
 from .groups import *  # noqa: F403  (as the numbers: part of the contract, so part of this module)
@@ -42,6 +40,8 @@ from .groups import (
     session_seqs,
     submit_groups,
 )
+from .large_frames import *  # noqa: F403
+from .large_frames import put_back
 from .limits import *  # noqa: F403
 from .limits import MAX_ERROR_CHARS, MAX_ORIGIN_CHARS
 

@@ -9,13 +9,9 @@ and its bytes, without length and end.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import BadResponse, RedisError
-
-if TYPE_CHECKING:
-    from . import Asked
 
 BULK = b'"'
 """Begins a bulk string's bytes; no reply of Redis begins with it."""
@@ -53,7 +49,6 @@ COUNT = re.compile(rb"([*~%>|])([0-9]{1,10})\r\n")
 STREAMED = re.compile(rb"([$*~%])\?\r\n")
 """First line of replies whose end is marked: the parts of a string, or elements and :data:`END`."""
 END = b".\r\n"
-_AGGREGATES = frozenset((list, dict, set))
 
 
 def elements(kind: bytes, count: int) -> int:
@@ -69,37 +64,17 @@ def elements(kind: bytes, count: int) -> int:
     return 2 * count + 1 if kind == b"|" else count
 
 
-def decode(data: bytes, request: Asked | None = None) -> Any:
-    """Make a Python value of what the worker half handed on.
-
-    Args:
-        data: as said.
-        request: whose reply it is, for errors inside it: those that are raised are filled in elsewhere.
+def value_of(data: bytes) -> Any:
+    """Make a Python value of one whole reply, which is not a :data:`BULK`.
 
     Returns:
         bytes (bulk strings, simple strings and verbatim ones), int, None, lists of these; RESP3 also float,
-        bool, dict and set. A map in which a key occurs twice or is no simple value is a list of (key, value),
-        a set with such elements a list: nothing is lost. An error inside an array is a RedisError there.
+        bool, dict and set. A map in which a key occurs twice or is not a simple value is a list of (key,
+        value), a set with such elements a list: nothing is lost. An error is a RedisError, at any depth.
 
     Raises:
-        RedisError: the reply is an error.
-        BadResponse: it is no reply.
+        BadResponse: if it is not one reply of Redis.
     """
-    if data[:1] == BULK:
-        return data[1:]
-    texts = _list_of_strings(data)
-    if texts is not None:
-        return texts
-    value = value_of(data)
-    if isinstance(value, RedisError):
-        raise value
-    if request is not None and type(value) in _AGGREGATES:
-        _complete_errors(value, request)
-    return value
-
-
-def value_of(data: bytes) -> Any:
-    """Do as :func:`decode`, but return the RedisError of an error reply. Not for :data:`BULK`."""
     try:
         value, end = _read(data, 0, 0)
     except (IndexError, ValueError) as error:
@@ -109,53 +84,10 @@ def value_of(data: bytes) -> Any:
     return value
 
 
-def _complete_errors(value: Any, request: Asked) -> None:
-    """Have errors that stand inside a reply say what they are of, as those do that are raised."""
-    if isinstance(value, RedisError):
-        request.facts.told_by(value)
-    elif isinstance(value, list | tuple | set):
-        for item in value:
-            _complete_errors(item, request)
-    elif isinstance(value, dict):
-        _complete_errors([*value, *value.values()], request)
-
-
 def error_of(text: bytes) -> RedisError:
     """Make the error of an error reply's text, e.g. ``b"WRONGTYPE Operation against a key …"``."""
     said = text.decode("utf-8", "backslashreplace")
     return RedisError(said, reply_code=said.partition(" ")[0] or "ERR")
-
-
-def refusal_of(data: bytes, names: Sequence[str]) -> RedisError:
-    """Make the error of a transaction that was not executed; it says which command was refused.
-
-    Args:
-        data: as the worker half handed it on, :data:`NOT_QUEUED` and so on.
-        names: the commands' names.
-
-    Raises:
-        BadResponse: it is not that.
-    """
-    position = int.from_bytes(data[1:5], "big")
-    error = value_of(data[5:])
-    if not isinstance(error, RedisError) or not 0 < position <= len(names):
-        raise BadResponse(f"not the refusal of a command in a transaction: {data[:40]!r}")
-    return RedisError(
-        f"command {position} of the transaction, {names[position - 1]}, was refused: {error.text}",
-        reply_code=error.reply_code,
-    )
-
-
-def _list_of_strings(data: bytes) -> list[bytes] | None:
-    """Read the commonest long reply, four times as fast; None if it is another, or has line ends in it."""
-    line = _count(data) if data[:1] == b"*" else None
-    if line is None:
-        return None
-    parts = data[line.end() :].split(b"\r\n")
-    texts = parts[1::2]
-    if len(parts) == 2 * int(line[2]) + 1 and parts[::2] == [*(b"$%d" % len(text) for text in texts), b""]:
-        return texts
-    return None
 
 
 _scalar = SCALAR.match

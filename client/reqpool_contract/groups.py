@@ -134,7 +134,7 @@ class Failed(NamedTuple):
     Attributes:
         session: id of the session.
         seqs: sequence numbers.
-        code: what the outcome is if nothing else can be tried (:class:`~reqpool.errors.Code`).
+        code: what the outcome is if nothing else can be tried (:class:`~reqpool_contract.errors.Code`).
         sent: could the upstream have acted on them?
         details: msgpack map of :func:`encode_error`; with code 0 the answer.
     """

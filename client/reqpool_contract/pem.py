@@ -11,8 +11,8 @@ import re
 import ssl
 from functools import lru_cache
 
-from ..errors import UsageError
-from ..wire import MAX_SETTINGS_BYTES
+from .errors import UsageError
+from .wire import MAX_SETTINGS_BYTES
 
 _MARK = re.compile(rb"-----(?:BEGIN ([A-Z0-9 ]{1,64})-----(?=\s)|END ([A-Z0-9 ]{1,64})-----)")
 _CERTIFICATE = re.compile(r"(?:X509 )?CERTIFICATE")

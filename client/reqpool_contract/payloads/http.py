@@ -15,8 +15,8 @@ Answer:
     upstream was called by name, its URL (``http://host:port``) and CR LF come first in the data then.
 
 Settings:
-    ``tls`` map, see :meth:`reqpool.kinds.origin.Tls.settings`; ``user`` str and ``password`` str for basic
-    authentication, or ``token`` str for a bearer token.
+    ``tls`` map, see :meth:`reqpool_contract.tls_settings.Tls.settings`; ``user`` str and ``password`` str
+    for basic authentication, or ``token`` str for a bearer token.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from enum import Enum
 
 import zmq
 
-from . import sockets
+from . import zmq_sockets
 
 
 class Reach(Enum):
@@ -91,8 +91,8 @@ class Monitor:
 
     def read(self) -> Reach:
         """Take in what has happened; returns :attr:`reach`."""
-        while sockets.readable(self._pair):
-            event, _ = _EVENT.unpack_from(sockets.receive(self._pair)[0])
+        while zmq_sockets.readable(self._pair):
+            event, _ = _EVENT.unpack_from(zmq_sockets.receive(self._pair)[0])
             self.reach = TRANSITIONS.get((self.reach, event), self.reach)
         return self.reach
 

@@ -1,4 +1,4 @@
-"""Checks of decoded values that a peer sent, from which the tables of :mod:`reqpool.wire` are made."""
+"""Checks of decoded values that a peer sent; the tables of :mod:`reqpool_contract.wire` are made of them."""
 
 from __future__ import annotations
 

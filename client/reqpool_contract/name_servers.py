@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 
-from ..errors import UsageError
-from .address import canonical_address
+from reqpool.kinds.address import canonical_address
+
+from .errors import UsageError
 
 MAX_SERVERS = 3
 """glibc's MAXNS: further nameserver lines have never been used by anybody."""

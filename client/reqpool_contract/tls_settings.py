@@ -1,0 +1,80 @@
+"""TLS settings: what an app says about securing a connection, and what of it travels to the workers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from . import pem, wire
+from .errors import UsageError
+from .host_names import as_served, canonical_host
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How a connection is secured.
+
+    The files are read where this is used first, in the app's own process, and their contents travel: workers
+    need not see them. They are read once in a process's life.
+
+    Attributes:
+        ca: path of a PEM file with the authorities to trust; None: the system's.
+        cert: path of a PEM file with a certificate (chain) of our own, and its key if ``key`` is None.
+        key: path of a PEM file with its key, unencrypted.
+        verify: False: take any certificate. Then anybody in between can read and write.
+        server_name: the name to ask for and to find in the certificate; None: the URL's host.
+    """
+
+    ca: str | os.PathLike[str] | None = None
+    cert: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
+    verify: bool = True
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what type they have: it goes into caches, and to the workers.
+
+        Raises:
+            UsageError: if one is something else.
+        """
+        for name in ("ca", "cert", "key"):
+            path = getattr(self, name)
+            if path is not None and not isinstance(path, str | os.PathLike):
+                raise UsageError(f"tls {name}= is the path of a PEM file, not {type(path).__name__}")
+        if type(self.verify) is not bool:
+            raise UsageError(f"tls verify={self.verify!r}: True or False")
+        if self.server_name is not None:
+            if not isinstance(self.server_name, str):
+                raise UsageError(f"tls server_name= is a host name, not {type(self.server_name).__name__}")
+            try:
+                canonical_host(self.server_name)
+            except UsageError as error:
+                raise UsageError(f"tls server_name={error.text}") from error
+
+    def settings(self) -> dict[str, Any]:
+        """Return it as the worker halves take it: contents instead of paths, only what is not default.
+
+        Raises:
+            UsageError: if a file cannot be read, is not what it should be, or they are too large.
+        """
+        if self.key is not None and self.cert is None:
+            raise UsageError("tls: a key without a certificate: give cert=, too")
+        about: dict[str, Any] = {}
+        if self.ca is not None:
+            about["ca"] = pem.authorities(self.ca)
+        if self.cert is not None:
+            about["cert"], key = pem.own(self.cert, self.key)
+            if key is not None:
+                about["key"] = key
+        sizes = {name: len(text) for name, text in about.items()}
+        if sum(sizes.values()) > wire.MAX_SETTINGS_BYTES:
+            files = ", ".join(
+                f"{name}={str(getattr(self, name))!r} has {n} bytes" for name, n in sizes.items()
+            )
+            raise UsageError(f"tls: {files}; at most {wire.MAX_SETTINGS_BYTES} bytes in all are allowed")
+        if not self.verify:
+            about["verify"] = False
+        if self.server_name is not None:
+            about["server_name"] = as_served(canonical_host(self.server_name))
+        return about
