@@ -34,7 +34,7 @@ alive() { # is $1 the pid of a supervisor?
     [ -n "${1:-}" ] && tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -q ' reqpool_ops up '
 }
 
-stop_s=28 # reqpool_ops.spans.STOP_ENDS_S, rounded up
+stop_s=28 # reqpool_ops.cluster_spans.STOP_ENDS_S, rounded up
 
 wait_gone() { # wait_gone PID SECONDS
     local looks=$(($2 * 20))

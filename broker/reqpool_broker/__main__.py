@@ -18,7 +18,7 @@ from reqpool_contract.errors import ProtocolError, UsageError
 
 from . import server
 from .config import EMPTY, Config, unpack
-from .succession import Predecessors
+from .recovery import LiveWorkers
 
 SUPERVISED_HELP = "wait for a supervisor's line on standard input before binding"
 STANDS_BY_HELP = "there is time until it comes: load all that requests may need"
@@ -86,12 +86,12 @@ def main() -> int:
             line = sys.stdin.readline()
             if not line.strip():  # it has gone; to one that stands by it has sent a blank before
                 return 0
-            predecessors = Predecessors.read(line)
+            predecessors = LiveWorkers.read(line)
         # We may have been frozen since: by now the addresses may be those of a new supervisor's broker.
         if parent is not None and select.select([parent], [], [], 0.0)[0]:
             return 0
         config = EMPTY if configure is None else configure()
-        served = server.Server(
+        served = server.BrokerServer(
             arguments.bind,
             arguments.results,
             arguments.workers_url,

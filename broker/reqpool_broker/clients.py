@@ -10,11 +10,11 @@ from reqpool_contract import checks, wire
 from reqpool_contract.errors import Code, ProtocolError, UsageError
 from reqpool_contract.wire import Flag, Reject, Verb
 
-from .life import Life
+from .epoch import Epoch
 from .pin import MAX_PINS, Pin
-from .requests import Group, Lease, Past, Terms
+from .requests import Lease, Past, QueuedGroup, Terms
+from .results_placement import ResultsPlacement
 from .session import MAX_UNACKED_BATCHES, Session, group_bytes
-from .spread import Spread
 from .worker import Worker
 
 MAX_SESSIONS = 10_000
@@ -48,12 +48,12 @@ class Clients:
             told (a dict used as an ordered set).
     """
 
-    def __init__(self, life: Life, results: str, report: Callable[[float], dict[str, Any]]) -> None:
+    def __init__(self, life: Epoch, results: str, report: Callable[[float], dict[str, Any]]) -> None:
         self._life = life
         self._outbox = life.outbox
         self._ledger = life.ledger
         self.sessions = life.sessions
-        self.spread = Spread(results)
+        self.spread = ResultsPlacement(results)
         self.limits = life.ledger.origins.config.clients
         self._report = report
         self._session_at: dict[bytes, Session] = {}
@@ -211,7 +211,7 @@ class Clients:
         session: Session,
         number: int,
         acked: int,
-        groups: list[wire.Group | wire.Unread],
+        groups: list[wire.SubmitGroup | wire.BadGroup],
         now_s: float,
     ) -> None:
         if number != session.submitted + 1:
@@ -225,10 +225,10 @@ class Clients:
             self._life.reject(self._outbox.intake, session.route, Reject.OVERLOADED, text)
             return
         session.submitted = number
-        unread: list[wire.Unread] = []
+        unread: list[wire.BadGroup] = []
         for group in groups:
             self._ledger.submitted += len(group.seqs)
-            if isinstance(group, wire.Unread):
+            if isinstance(group, wire.BadGroup):
                 unread.append(group)
                 continue
             if group.kept is not None:
@@ -236,7 +236,7 @@ class Clients:
                     group = group._replace(settings=session.kept.find(group.kept))
                 except ProtocolError as error:
                     resubmitted = bool(group.flags & _RESUBMITTED)
-                    unread.append(wire.Unread(b"", group.seqs, resubmitted, error.text))
+                    unread.append(wire.BadGroup(b"", group.seqs, resubmitted, error.text))
                     continue
             deadline_s = now_s + group.span_ms / 1000
             size_bytes = group_bytes(group)
@@ -253,7 +253,7 @@ class Clients:
         if unread:
             self._refuse(session, unread)
 
-    def _refuse(self, session: Session, groups: list[wire.Unread]) -> None:
+    def _refuse(self, session: Session, groups: list[wire.BadGroup]) -> None:
         """End the requests of groups that cannot be used: one verdict for all that are wrong alike."""
         self._life.malformed["intake"] += len(groups)
         alike: dict[tuple[str, bool], dict[int, None]] = {}
@@ -267,7 +267,7 @@ class Clients:
         for (text, sent), seqs in alike.items():
             self._ledger.fail(session, seqs, Code.PROTOCOL, text, sent=sent)
 
-    def _admit(self, session: Session, group: wire.Group, deadline_s: float, now_s: float) -> None:
+    def _admit(self, session: Session, group: wire.SubmitGroup, deadline_s: float, now_s: float) -> None:
         seqs, payloads = group.seqs, group.payloads
         own_bytes = 0 if group.kept is not None else len(group.settings)
         refusal = ""
@@ -331,11 +331,11 @@ class Clients:
                     retry_after_ms=OVERLOAD_RETRY_MS,
                 )
             else:
-                self._ledger.lease_held(Group(terms, seqs, payloads), now_s)
+                self._ledger.lease_held(QueuedGroup(terms, seqs, payloads), now_s)
         elif group.pin is None or self._open_pin(session, terms, seqs, now_s):
-            self._ledger.enqueue(Group(terms, seqs, payloads, Past(sent=sent)), now_s)
+            self._ledger.enqueue(QueuedGroup(terms, seqs, payloads, Past(sent=sent)), now_s)
 
-    def _resolved(self, group: wire.Group) -> wire.Group:
+    def _resolved(self, group: wire.SubmitGroup) -> wire.SubmitGroup:
         """Put what the configuration knows in the place of names, and of URLs without passwords.
 
         Raises:
@@ -412,7 +412,7 @@ class Clients:
             return f"the broker queues at most {MAX_ALL_QUEUED_BYTES} bytes of all clients"
         return ""
 
-    def _claim(self, session: Session, terms: Terms, group: wire.Group) -> None:
+    def _claim(self, session: Session, terms: Terms, group: wire.SubmitGroup) -> None:
         """Learn from its client what a request is that so far only a worker's report had named."""
         claimed: dict[Worker, dict[int, bytes]] = {}
         for seq, payload in dict(zip(group.seqs, group.payloads, strict=True)).items():

@@ -25,7 +25,7 @@ MAX_NAMED = 20
 
 
 @dataclass(frozen=True)
-class Upstream:
+class NamedUpstream:
     """A service that is called, by its name in the configuration.
 
     Attributes:
@@ -65,15 +65,15 @@ class Config:
 
     def __init__(
         self,
-        upstreams: Iterable[Upstream] = (),
+        upstreams: Iterable[NamedUpstream] = (),
         defaults: Policy | None = None,
         clients: ClientLimits | None = None,
     ) -> None:
-        self.upstreams: Mapping[str, Upstream] = MappingProxyType({up.name: up for up in upstreams})
+        self.upstreams: Mapping[str, NamedUpstream] = MappingProxyType({up.name: up for up in upstreams})
         self.defaults = defaults or Policy()
         self.clients = clients or ClientLimits()
-        self._by_key: dict[str, list[Upstream]] = {}
-        self._by_place: dict[str, list[Upstream]] = {}
+        self._by_key: dict[str, list[NamedUpstream]] = {}
+        self._by_place: dict[str, list[NamedUpstream]] = {}
         for upstream in self.upstreams.values():
             self._by_key.setdefault(upstream.key, []).append(upstream)
             self._by_place.setdefault(_split(upstream.endpoint.origin)[0], []).append(upstream)
@@ -91,7 +91,7 @@ class Config:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def by_key(self, key: str) -> tuple[Upstream, ...]:
+    def by_key(self, key: str) -> tuple[NamedUpstream, ...]:
         """The upstreams whose limits are counted together under this key; empty if none has a name."""
         return tuple(self._by_key.get(key, ()))
 
@@ -110,7 +110,8 @@ class Config:
 
         A name (``@cache``, ``@cache?variant``) becomes the origin and settings it stands for. A URL that came
         without settings and is the URL of a named upstream gets that one's: apps need not know the password.
-        If several upstreams with unequal settings have that URL, none is meant. See :attr:`Upstream.unnamed`.
+        If several upstreams with unequal settings have that URL, none is meant. See
+        :attr:`NamedUpstream.unnamed`.
 
         Args:
             kind: the request's.
@@ -137,7 +138,7 @@ class Config:
             return origin, b""
         return _joined(endpoints.pop(), _split(origin)[1])
 
-    def _meant(self, origin: str) -> list[Upstream]:
+    def _meant(self, origin: str) -> list[NamedUpstream]:
         """The upstreams with this URL. Variants of their own (a Unix socket's database) are part of it."""
         place, variant, _ = _split(origin)
         asked = variant.split("&")
@@ -198,7 +199,7 @@ def unpack(packed: bytes) -> Config:
     rows, defaults, clients = msgpack.unpackb(packed)
     return Config(
         [
-            Upstream(name, tuple(kinds), Endpoint(*endpoint), Endpoint(*unnamed), Policy(**policy))
+            NamedUpstream(name, tuple(kinds), Endpoint(*endpoint), Endpoint(*unnamed), Policy(**policy))
             for name, kinds, endpoint, unnamed, policy in rows
         ],
         Policy(**defaults),

@@ -25,7 +25,7 @@ from reqpool_contract.origin_names import NAME
 from reqpool_contract.tls_settings import Tls
 
 from .client_limits import ClientLimits
-from .config import Config, Upstream
+from .config import Config, NamedUpstream
 from .policy import Policy
 from .toml_lines import line_of, lines
 
@@ -191,7 +191,7 @@ class _Reader:
         self._check_shared(upstreams)
         return Config(upstreams, defaults, clients)
 
-    def _upstream(self, name: str, about: object, defaults: Policy) -> Upstream | None:
+    def _upstream(self, name: str, about: object, defaults: Policy) -> NamedUpstream | None:
         """Read one table; None if anything about it is wrong."""
         problems_before = len(self.problems)
         at = ("upstreams", name)
@@ -219,7 +219,7 @@ class _Reader:
         except UsageError as error:
             self._problem((*at, "url"), str(error))
             return None
-        return Upstream(name, tuple(kind.name for kind in kinds), endpoint, unnamed, policy)
+        return NamedUpstream(name, tuple(kind.name for kind in kinds), endpoint, unnamed, policy)
 
     def _kinds(self, at: Place, table: dict[str, Any], texts: dict[str, str]) -> list[Kind]:
         """Find the kinds that a URL's scheme belongs to; empty, and a problem, if there are none."""
@@ -368,9 +368,9 @@ class _Reader:
             else:
                 self._problem((*at, name), f"is unknown here; {_suggestion(name, known)}")
 
-    def _check_shared(self, upstreams: list[Upstream]) -> None:
+    def _check_shared(self, upstreams: list[NamedUpstream]) -> None:
         """Limits are counted per server: upstreams at one server must have equal ones."""
-        first: dict[str, Upstream] = {}
+        first: dict[str, NamedUpstream] = {}
         for upstream in upstreams:
             other = first.setdefault(upstream.key, upstream)
             for name in ("max_connections", "max_in_flight"):

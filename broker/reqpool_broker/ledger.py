@@ -1,7 +1,7 @@
 """The ledger: every request's way from a queue through leases to its end. No I/O, no clock.
 
 The only place that moves requests: ``enqueue`` -> ``lease`` -> ``finish`` or ``fail``. Whether they are
-enqueued again after a lease that came to nothing is decided in :mod:`.attempts`, what is past its deadline in
+enqueued again after a lease that came to nothing is decided in :mod:`.retries`, what is past its deadline in
 :mod:`.deadlines`. A request is open while its seq is in ``Session.open``; taking it out of there is what ends
 it, so it ends once.
 """
@@ -14,16 +14,16 @@ from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import MAX_BATCH_REQUESTS, Flag, Verb
 
-from . import scheduler
-from .admission import Refusal, Refusals
+from . import slot_allocation
 from .config import EMPTY, Config
-from .grants import Grants
+from .grant_table import GrantTable
 from .large_leases import Piece
 from .origin import Origin
-from .origins import Origins
-from .outbox import Outbox, batches
+from .origin_table import OriginTable
+from .outgoing import Outgoing, batches
+from .overload_control import Refusal, Refusals
 from .pin import Pin
-from .requests import NEW, Group, Lease, Past, Terms
+from .requests import NEW, Lease, Past, QueuedGroup, Terms
 from .session import Session
 from .worker import Worker
 
@@ -51,7 +51,7 @@ class Ledger:
     def __init__(
         self,
         epoch: int,
-        outbox: Outbox,
+        outbox: Outgoing,
         config: Config = EMPTY,
         liveness_s: float = wire.LIVENESS_MS / 1000,
     ) -> None:
@@ -59,8 +59,8 @@ class Ledger:
         self.liveness_s = liveness_s
         self.outbox = outbox
         self.workers: dict[bytes, Worker] = {}
-        self.origins = Origins(config)
-        self.grants = Grants(epoch, outbox, self.workers, self.origins)
+        self.origins = OriginTable(config)
+        self.grants = GrantTable(epoch, outbox, self.workers, self.origins)
         self.submitted = 0
         self.done = 0
         self.failed: dict[str, int] = {}
@@ -150,7 +150,7 @@ class Ledger:
 
     # --- queueing ---------------------------------------------------------------------------------
 
-    def enqueue(self, group: Group, now_s: float, *, front: bool = False) -> None:
+    def enqueue(self, group: QueuedGroup, now_s: float, *, front: bool = False) -> None:
         """Let a group wait for its next upstream, and mark its requests as waiting there."""
         terms = group.terms
         live = [worker for worker in self.workers.values() if worker.state == "live"]
@@ -166,7 +166,7 @@ class Ledger:
         if origin.service.known and not front:
             refusal = origin.judge(group, now_s)
             if refusal is not None:
-                late = Group(
+                late = QueuedGroup(
                     terms, group.seqs[refusal.accepted :], group.payloads[refusal.accepted :], group.past
                 )
                 self.refuse(origin, late, late.seqs, late.payloads, refusal, now_s)
@@ -181,7 +181,7 @@ class Ledger:
     def refuse(
         self,
         origin: Origin,
-        group: Group,
+        group: QueuedGroup,
         seqs: tuple[int, ...],
         payloads: tuple[bytes, ...],
         refusal: Refusal,
@@ -190,7 +190,7 @@ class Ledger:
         """End requests that an origin would not serve in time, unless another one may."""
         terms, past = group.terms, group.past
         if past.tried + 1 < len(terms.origins):
-            self.enqueue(Group(terms, seqs, payloads, past._replace(tried=past.tried + 1)), now_s)
+            self.enqueue(QueuedGroup(terms, seqs, payloads, past._replace(tried=past.tried + 1)), now_s)
             return
         origin.refused += len(seqs)
         for seq in seqs:
@@ -201,7 +201,7 @@ class Ledger:
             self.conclude(terms.session, seqs, Code.OK, past.answer)
         self.end_opening(terms)
 
-    def _next_origin(self, group: Group, now_s: float) -> Origin:
+    def _next_origin(self, group: QueuedGroup, now_s: float) -> Origin:
         """The origins in their order, from the first on that is not suspect."""
         kind, names = group.terms.kind, group.terms.origins
         if len(names) > 1 and not group.past.tried:
@@ -307,7 +307,7 @@ class Ledger:
                     worker = max(owners, key=lambda worker: origin.room(worker, kind.depth))
                 room = origin.room(worker, kind.depth)
             else:
-                worker = scheduler.least_loaded(owners, origin.by_worker)
+                worker = slot_allocation.least_loaded(owners, origin.by_worker)
                 room = limit - origin.upstream.in_flight
             if room <= 0 and opened:
                 # Each pin takes a connection of its own, whatever the depth: there may be more to be had.
@@ -342,7 +342,7 @@ class Ledger:
         self,
         origin: Origin,
         worker: Worker,
-        group: Group,
+        group: QueuedGroup,
         seqs: tuple[int, ...],
         payloads: tuple[bytes, ...],
         now_s: float,
@@ -437,11 +437,11 @@ class Ledger:
 
     # --- pins -------------------------------------------------------------------------------------
 
-    def lease_held(self, group: Group, now_s: float) -> None:
+    def lease_held(self, group: QueuedGroup, now_s: float) -> None:
         """Lease requests to the worker that holds their connection, at once: they wait for nobody else's.
 
         If it is away for the moment, they are given to it when it says HELLO again, see
-        :meth:`.attempts.Attempts.reconcile`.
+        :meth:`.retries.Retries.reconcile`.
         """
         terms = group.terms
         pin = terms.session.pins.get(terms.pin) if terms.pin is not None else None
@@ -661,6 +661,6 @@ class Ledger:
         self.origins.forget_old(now_s)
 
 
-def _drop_waiting(group: Group) -> None:
+def _drop_waiting(group: QueuedGroup) -> None:
     if group.queue is not None:
         group.queue.drop(group)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from . import scheduler
-from .admission import Admission, Refusal
+from . import slot_allocation
+from .overload_control import OverloadControl, Refusal
 from .queue import QUANTUM, FairQueue
-from .requests import Group
-from .service import Service
+from .requests import QueuedGroup
+from .service_rate import ServiceRate
 from .upstream import Upstream
 from .worker import Worker
 
@@ -56,8 +56,8 @@ class Origin:
         self.limit = 0
         self.places = 0
         self.refused = 0
-        self.service = Service()
-        self.admission = Admission(self.queue, self.service)
+        self.service = ServiceRate()
+        self.admission = OverloadControl(self.queue, self.service)
         self._prefetch = 0
         self._measured_s = now_s
         self._measured_done = 0
@@ -73,14 +73,14 @@ class Origin:
         """
         if self._ranked_at != membership:
             able = [worker for worker in workers.values() if worker.able and self.kind in worker.kinds]
-            self._ranking = scheduler.ranking(self.name, able)
+            self._ranking = slot_allocation.ranking(self.name, able)
             self._ranked_at = membership
         return self._ranking[: self.owner_count]
 
     def adapt(self, available: int, owners: list[Worker]) -> None:
         """Add or remove an owner, as their CPU asks for it."""
         shares = [worker.cpu_share() for worker in owners]
-        self.owner_count = scheduler.owner_count(self.owner_count, shares, max(1, available))
+        self.owner_count = slot_allocation.owner_count(self.owner_count, shares, max(1, available))
 
     def leased(self, worker: Worker, count: int, *, pinned: bool = False) -> None:
         self.in_flight += count
@@ -154,8 +154,8 @@ class Origin:
             self.admission.rest()
             self.queue.turn = QUANTUM
 
-    def judge(self, group: Group, now_s: float) -> Refusal | None:
-        """Decide about requests that are to wait, see :meth:`.admission.Admission.judge`."""
+    def judge(self, group: QueuedGroup, now_s: float) -> Refusal | None:
+        """Decide about requests that are to wait, see :meth:`.overload_control.OverloadControl.judge`."""
         self._look(now_s)
         if self.upstream.pins or not self.service.known:
             return None

@@ -1,9 +1,9 @@
 """The queue of one origin: strict between priorities, fair between sessions, first come first served in one.
 
-No I/O, no clock. What a session has waiting is a deque of :class:`~.requests.Group`; sessions take turns of
-:data:`QUANTUM` requests, so a session with a backlog of 100,000 delays another's first request by one turn.
-Of large groups, turns are in bytes (deficit round robin, Shreedhar and Varghese 1996): who has taken more
-than :data:`QUANTUM_BYTES` lets turns pass until that is paid for.
+No I/O, no clock. What a session has waiting is a deque of :class:`~.requests.QueuedGroup`; sessions take
+turns of :data:`QUANTUM` requests, so a session with a backlog of 100,000 delays another's first request by
+one turn. Of large groups, turns are in bytes (deficit round robin, Shreedhar and Varghese 1996): who has
+taken more than :data:`QUANTUM_BYTES` lets turns pass until that is paid for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from reqpool_contract import wire
 from reqpool_contract.wire import LOWEST_PRIORITY
 
-from .requests import Group
+from .requests import QueuedGroup
 from .session import Session
 
 QUANTUM = 64
@@ -39,7 +39,7 @@ class FairQueue:
     def __init__(self) -> None:
         # One per priority, session -> its groups, in the order of turns. OrderedDict, because a plain
         # dict whose front is popped again and again is searched from its emptied front each time.
-        self._levels: list[OrderedDict[Session, deque[Group]]] = [
+        self._levels: list[OrderedDict[Session, deque[QueuedGroup]]] = [
             OrderedDict() for _ in range(LOWEST_PRIORITY + 1)
         ]
         self.waiting = 0
@@ -47,12 +47,12 @@ class FairQueue:
         self._emptied = 0
         self.next_due_s = float("inf")
 
-    def __iter__(self) -> Iterator[Group]:
+    def __iter__(self) -> Iterator[QueuedGroup]:
         for level in self._levels:
             for groups in level.values():
                 yield from groups
 
-    def push(self, group: Group, *, front: bool = False) -> None:
+    def push(self, group: QueuedGroup, *, front: bool = False) -> None:
         """Add a group; at the front of its session's if it has been leased before."""
         terms = group.terms
         group.queue = self
@@ -68,7 +68,7 @@ class FairQueue:
         if group.due_s < self.next_due_s:
             self.next_due_s = group.due_s
 
-    def drop(self, group: Group) -> None:
+    def drop(self, group: QueuedGroup) -> None:
         """Note that one request of a waiting group has ended (its seq is no longer open)."""
         group.gone += 1
         self.waiting -= 1
@@ -88,7 +88,9 @@ class FairQueue:
                 if not level[session]:
                     del level[session]
 
-    def take(self, most: int, most_bytes: int) -> tuple[Group, tuple[int, ...], tuple[bytes, ...]] | None:
+    def take(
+        self, most: int, most_bytes: int
+    ) -> tuple[QueuedGroup, tuple[int, ...], tuple[bytes, ...]] | None:
         """Take up to ``most`` requests of the group whose turn it is.
 
         Args:
@@ -137,7 +139,7 @@ class FairQueue:
         return False
 
     @staticmethod
-    def _end_turn(level: OrderedDict[Session, deque[Group]], session: Session) -> None:
+    def _end_turn(level: OrderedDict[Session, deque[QueuedGroup]], session: Session) -> None:
         if level[session]:
             level.move_to_end(session)
         else:
@@ -153,13 +155,13 @@ class FairQueue:
             for priority, level in enumerate(self._levels)
         }
 
-    def expire(self, now_s: float) -> list[Group]:
+    def expire(self, now_s: float) -> list[QueuedGroup]:
         """Remove and return the groups that have waited long enough; call when ``next_due_s`` has passed."""
         expired = []
         next_due_s = float("inf")
         for level in self._levels:
             for session in list(level):
-                kept: deque[Group] = deque()
+                kept: deque[QueuedGroup] = deque()
                 for group in level[session]:
                     if group.due_s <= now_s:
                         expired.append(group)
@@ -174,7 +176,7 @@ class FairQueue:
         self.next_due_s = next_due_s
         return expired
 
-    def take_late(self, deadline_s: float) -> list[tuple[Group, tuple[int, ...], tuple[bytes, ...]]]:
+    def take_late(self, deadline_s: float) -> list[tuple[QueuedGroup, tuple[int, ...], tuple[bytes, ...]]]:
         """Take, from the front of each session's, what must have ended by then."""
         late = []
         for level in self._levels:
@@ -190,15 +192,15 @@ class FairQueue:
                     del level[session]
         return late
 
-    def forget(self, session: Session) -> list[Group]:
+    def forget(self, session: Session) -> list[QueuedGroup]:
         """Remove and return everything of one session."""
-        removed: list[Group] = []
+        removed: list[QueuedGroup] = []
         for level in self._levels:
             for group in level.pop(session, ()):
                 self._remove(group)
                 removed.append(group)
         return removed
 
-    def _remove(self, group: Group) -> None:
+    def _remove(self, group: QueuedGroup) -> None:
         self.waiting -= len(group.seqs) - group.start - group.gone
         group.terms.session.queued_bytes -= group.waiting_bytes

@@ -1,6 +1,6 @@
 """Requests as the broker holds them: in bulk, never one object each.
 
-A request is one entry of ``Session.open`` (its seq) that leads to the :class:`Group` it waits in or the
+A request is one entry of ``Session.open`` (its seq) that leads to the :class:`QueuedGroup` it waits in or the
 :class:`Lease` it runs under. Everything else is shared by all that came in one group of one message, so
 queueing and leasing a batch costs a few C-level calls, not a Python loop over its requests.
 """
@@ -113,7 +113,7 @@ NEW = Past()
 """Nothing has been tried."""
 
 
-class Group:
+class QueuedGroup:
     """Requests waiting in one origin's queue.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The broker's sockets and its loop: with :mod:`.results` the only file of the broker that imports zmq.
+"""The broker's sockets and its loop: with :mod:`.publisher` the only file of the broker that imports zmq.
 
 ZeroMQ facts it relies on (libzmq 4.3.5):
 
@@ -27,16 +27,16 @@ import zmq
 from reqpool_contract import wire, zmq_sockets
 from reqpool_contract.errors import UsageError
 
+from .broker_spans import GOODBYE_LINGER_S, LAST_WORDS_S, TICK_S
 from .config import EMPTY, Config, changes
-from .doors import HANDSHAKE_MS, Doors, file_limit
-from .results import READ_S, Results, endpoint, last_part
-from .spans import GOODBYE_LINGER_S, LAST_WORDS_S, TICK_S
+from .connection_gate import HANDSHAKE_MS, ConnectionGate, file_limit
+from .freeze_detector import FreezeDetector
+from .publisher import READ_S, Publisher, endpoint, last_part
+from .recovery import LiveWorkers
 from .state import Broker
-from .succession import Predecessors
-from .wakefulness import Wakefulness
 
 MESSAGES_PER_TURN = 64
-"""Messages read from one socket before the others get their turn; in time it is :data:`.results.READ_S`."""
+"""Messages read from one socket before the others get their turn; in time it is :data:`.publisher.READ_S`."""
 BYTES_PER_TURN = 4 << 20
 """The same in bytes of heads: further frames are passed on as they are. What exceeds it is read all the same,
 as a message cannot be read in part."""
@@ -54,13 +54,13 @@ ORPHANED = "the broker ends, as its supervisor has died"
 log = logging.getLogger("reqpool")
 
 
-class Server:
+class BrokerServer:
     """Bound sockets around one :class:`~.state.Broker`.
 
     Args:
         intake: URL to bind for clients, ``tcp://host:port`` or ``ipc://path``. Port 0 takes a free one.
         results: URL for the first results socket; None puts it beside the intake: the next port, a free port
-            if the intake's was 0, or the intake's path with ``.results`` behind it.
+            if the intake's was 0, or the intake's path with ``.publisher`` behind it.
         workers: URL for the workers socket; None as for ``results`` (the port after the next, ``.workers``).
         advertise: what WELCOME says of the results socket, where it is not what the clients can derive; then
             there is only one.
@@ -77,15 +77,15 @@ class Server:
         results: str | None = None,
         workers: str | None = None,
         advertise: str | None = None,
-        predecessors: Predecessors | None = None,
+        predecessors: LiveWorkers | None = None,
         config: Config = EMPTY,
     ) -> None:
         self._context = zmq.Context()
-        self._doors = Doors(file_limit(), config.clients)
+        self._doors = ConnectionGate(file_limit(), config.clients)
         self._epoll = select.epoll()
         self._takers: dict[int, Callable[[float], bool]] = {}
         self._intake = self._socket(zmq.ROUTER, intake, PEER_MESSAGES)
-        self._results = Results(
+        self._results = Publisher(
             lambda url: self._socket(zmq.XPUB, url, PEER_MESSAGES),
             results or _beside(intake, 1, "results"),
             None if advertise else lambda number: _another(self.urls["results"], intake, number),
@@ -163,7 +163,7 @@ class Server:
         epoll, takers = self._epoll, self._takers
         spread = broker.clients.spread
         due_s = next_tick_s = next_sample_s = looked_s = ended_s = clock()
-        wakefulness = Wakefulness(broker.liveness_s + TICK_S)
+        wakefulness = FreezeDetector(broker.liveness_s + TICK_S)
         unread = list(takers)
         status = 0
         while True:
@@ -337,7 +337,7 @@ def prepare_process() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def run(server: Server, parent: int | None, configure: Callable[[], Config] | None) -> int:
+def run(server: BrokerServer, parent: int | None, configure: Callable[[], Config] | None) -> int:
     """Serve until SIGTERM, SIGINT or the parent's death.
 
     Args:

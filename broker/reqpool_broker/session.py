@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reqpool_contract import wire
-from reqpool_contract.cached_settings import Kept
+from reqpool_contract.cached_settings import SettingsReceiver
 from reqpool_contract.wire import Verb
 
 from .requests import Lease
@@ -16,7 +16,7 @@ from .requests import Lease
 if TYPE_CHECKING:
     from .client_limits import ClientLimits
     from .pin import Pin
-    from .requests import Group
+    from .requests import QueuedGroup
     from .worker import Worker
 
 ROOM_BATCHES = 256
@@ -28,7 +28,7 @@ MAX_UNACKED_BATCHES = 4 * ROOM_BATCHES
 MAX_SEQ = wire.MAX_NUMBER
 
 
-class Batch(NamedTuple):
+class ResultBatch(NamedTuple):
     """A published result batch that its client has not acknowledged.
 
     Attributes:
@@ -85,7 +85,7 @@ class Session:
         self.pid = 0
         self.created_s = now_s
         self.last_heard_s = now_s
-        self.open: dict[int, Group | Lease] = {}
+        self.open: dict[int, QueuedGroup | Lease] = {}
         self.route: bytes | None = None
         self.place: int | None = None
         self.subscribed = False
@@ -93,10 +93,10 @@ class Session:
         self.heartbeat_seen = 0
         self.heartbeats_sent = 0
         self.published = 0
-        self.unacked: deque[Batch] = deque()
+        self.unacked: deque[ResultBatch] = deque()
         self.unacked_bytes = 0
         self.queued_bytes = 0
-        self.held: list[tuple[wire.Group, float]] = []
+        self.held: list[tuple[wire.SubmitGroup, float]] = []
         self.doubtful: set[int] = set()
         self.ended = False
         self.native = False
@@ -104,7 +104,7 @@ class Session:
         self.pins: dict[int, Pin] = {}
         self.let_go: dict[int, None] = {}
         self.held_bytes = 0
-        self.kept = Kept(wire.SESSION_KEEPS)
+        self.kept = SettingsReceiver(wire.SESSION_KEEPS)
         self.messages = 0
         self.refused = 0
         self.debt_bytes = 0
@@ -154,12 +154,12 @@ class Session:
         """Requests held for it in all."""
         return len(self.open) + sum(len(group.seqs) for group, _ in self.held)
 
-    def hold(self, group: wire.Group, deadline_s: float) -> None:
+    def hold(self, group: wire.SubmitGroup, deadline_s: float) -> None:
         """Keep a group back until the old workers have reported."""
         self.held.append((group, deadline_s))
         self.held_bytes += group_bytes(group)
 
-    def take_held(self) -> list[tuple[wire.Group, float]]:
+    def take_held(self) -> list[tuple[wire.SubmitGroup, float]]:
         """Return what was held back, which it is no longer."""
         held, self.held = self.held, []
         self.held_bytes = 0
@@ -191,10 +191,10 @@ class Session:
         seqs: tuple[int, ...],
         keepers: tuple[tuple[Worker, int], ...] = (),
         attempts: tuple[tuple[int, int], ...] = (),
-    ) -> Batch:
+    ) -> ResultBatch:
         """Number a result batch and keep it until it is acknowledged."""
         self.published += 1
-        batch = Batch(self.published, blob, seqs, keepers, attempts)
+        batch = ResultBatch(self.published, blob, seqs, keepers, attempts)
         self.unacked.append(batch)
         self.unacked_bytes += len(blob)
         return batch
@@ -211,7 +211,7 @@ class Session:
                 )
                 self.unacked[place] = batch._replace(keepers=(*others, (worker, worker.part_published())))
 
-    def frames(self, batch: Batch, epoch: int) -> list[bytes]:
+    def frames(self, batch: ResultBatch, epoch: int) -> list[bytes]:
         """The frames that publish a batch."""
         attempts = (batch.attempts,) if batch.attempts else ()
         return [
@@ -220,7 +220,7 @@ class Session:
             batch.blob,
         ]
 
-    def acknowledge(self, number: int) -> list[Batch]:
+    def acknowledge(self, number: int) -> list[ResultBatch]:
         """Forget the batches up to ``number``; returns them."""
         done = []
         unacked = self.unacked
@@ -269,11 +269,11 @@ class Session:
         }
 
 
-def group_bytes(group: wire.Group) -> int:
+def group_bytes(group: wire.SubmitGroup) -> int:
     """What a group takes; settings that are kept are there once for all."""
     return sum(map(len, group.payloads)) + (len(group.settings) if group.kept is None else 0)
 
 
-def _without(group: wire.Group, gone: set[int]) -> wire.Group:
+def _without(group: wire.SubmitGroup, gone: set[int]) -> wire.SubmitGroup:
     pairs = [pair for pair in zip(group.seqs, group.payloads, strict=True) if pair[0] not in gone]
     return group._replace(seqs=tuple(s for s, _ in pairs), payloads=tuple(p for _, p in pairs))

@@ -1,8 +1,8 @@
 """The broker without its sockets: messages and time in, messages to send out. No I/O, no clock.
 
 :class:`~.clients.Clients` and :class:`~.workers.Workers` read messages (docs/protocol.md, verb x state),
-each of its own peers, and share one :class:`~.life.Life`: its :class:`~.ledger.Ledger` moves requests, a
-:class:`~.session.Session` and a :class:`~.worker.Worker` are what is known of a peer.
+each of its own peers, and share one :class:`~.epoch.Epoch`: its :class:`~.ledger.Ledger` moves requests, a
+:class:`~.session.SessionProtocol` and a :class:`~.worker.Worker` are what is known of a peer.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from reqpool_contract import wire
 from .clients import Clients
 from .config import EMPTY, Config
 from .deadlines import Deadlines
-from .life import Life
-from .succession import Succession
+from .epoch import Epoch
+from .recovery import Recovery
 from .workers import Workers
 
 MAX_REPORTED = 200
@@ -31,7 +31,7 @@ class Broker:
         results: what WELCOME says of the first results socket.
         now_s: monotonic seconds, as in all methods.
         epoch: number of this life; None: random, so that no two lives share one.
-        predecessors, reign, deaths: see :class:`~.succession.Succession`.
+        predecessors, reign, deaths: see :class:`~.recovery.Recovery`.
         heartbeat_ms: span between two heartbeats.
         liveness_ms: silence after which a peer counts as lost.
         session_expiry_ms: silence after which a session is forgotten.
@@ -60,8 +60,10 @@ class Broker:
         config: Config = EMPTY,
     ) -> None:
         self.epoch = random.SystemRandom().getrandbits(48) | 1 if epoch is None else epoch
-        succession = Succession(predecessors, reign, deaths)
-        self._life = Life(self.epoch, succession, heartbeat_ms, liveness_ms, session_expiry_ms, config, now_s)
+        succession = Recovery(predecessors, reign, deaths)
+        self._life = Epoch(
+            self.epoch, succession, heartbeat_ms, liveness_ms, session_expiry_ms, config, now_s
+        )
         self.outbox = self._life.outbox
         self.ledger = self._life.ledger
         self._deadlines = Deadlines(self.ledger)
@@ -84,7 +86,7 @@ class Broker:
         return self.ledger.origins.config
 
     def may_end(self, now_s: float) -> bool:
-        """Is a planned stop due, or is it still too early for one? See :meth:`~.life.Life.may_end`."""
+        """Is a planned stop due, or is it still too early for one? See :meth:`~.epoch.Epoch.may_end`."""
         return self._life.may_end(now_s)
 
     def reconfigure(self, config: Config, now_s: float) -> None:

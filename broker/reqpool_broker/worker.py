@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Literal
 
 from reqpool_contract import wire
-from reqpool_contract.cached_settings import Keeping
+from reqpool_contract.cached_settings import SettingsSender
 from reqpool_contract.wire import KindInfo, Verb
 
 from .large_leases import LargeLeases
@@ -94,7 +94,7 @@ class Worker:
         self.excused = False
         self.told_of: tuple[int, list[int], bool] = (0, [], False)
         self.unconfirmed_bytes = 0
-        self.keeping = Keeping()
+        self.keeping = SettingsSender()
         self.max_settings_bytes = wire.MAX_SETTINGS_BYTES
         self.large = LargeLeases(apart=False)
 
@@ -118,7 +118,7 @@ class Worker:
 
         ``apart``: see :class:`~.large_leases.LargeLeases`; the others are attributes.
         """
-        self.keeping = Keeping(keeps or 0)
+        self.keeping = SettingsSender(keeps or 0)
         self.max_settings_bytes = wire.UNTOLD_SETTINGS_BYTES if keeps is None else wire.MAX_SETTINGS_BYTES
         self.route = route
         self.name = name

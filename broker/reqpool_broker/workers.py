@@ -10,12 +10,12 @@ from reqpool_contract import checks, wire
 from reqpool_contract.errors import Code, ProtocolError
 from reqpool_contract.wire import CONFIRM_BYTES, Reject, Verb
 
-from . import unread
-from .attempts import Attempts
+from . import retained_limits
+from .broker_spans import HELD_S
 from .clients import Clients
-from .life import WORKER_FORGET_S, Life
+from .epoch import WORKER_FORGET_S, Epoch
 from .requests import Terms
-from .spans import HELD_S
+from .retries import Retries
 from .worker import Worker
 
 log = logging.getLogger("reqpool")
@@ -33,12 +33,12 @@ class Workers:
         clients: who hear of reports that they wait for.
     """
 
-    def __init__(self, life: Life, clients: Clients) -> None:
+    def __init__(self, life: Epoch, clients: Clients) -> None:
         self._life = life
         self._clients = clients
         self._outbox = life.outbox
         self._ledger = life.ledger
-        self._attempts = Attempts(life.ledger)
+        self._attempts = Retries(life.ledger)
         self.sessions = life.sessions
         self._worker_at: dict[bytes, Worker] = {}
         self._stopping = False
@@ -203,7 +203,7 @@ class Workers:
         blobs: list[bytes],
         now_s: float,
         number: int,
-        groups: list[tuple[bytes, tuple[int, ...], int] | wire.Unread],
+        groups: list[tuple[bytes, tuple[int, ...], int] | wire.BadGroup],
     ) -> None:
         if number != worker.received + 1:
             if number > worker.received and worker.route is not None:
@@ -214,7 +214,7 @@ class Workers:
         worker.received = number
         worker.unconfirmed_bytes += sum(map(len, blobs))
         for group, blob in zip(groups, blobs, strict=True):
-            if isinstance(group, wire.Unread):
+            if isinstance(group, wire.BadGroup):
                 self._give_up(worker, group, now_s)
                 continue
             session_id, seqs, failed = group
@@ -223,7 +223,7 @@ class Workers:
                 continue
             if session.unacked_bytes > self._clients.limits.max_queued_bytes:
                 silent = session.is_silent(now_s, self._life.liveness_s)
-                blob = unread.fit(blob, seqs, session, self.sessions.values(), silent=silent)
+                blob = retained_limits.fit(blob, seqs, session, self.sessions.values(), silent=silent)
             fresh, attempts = self._ledger.finish(worker, session, seqs, failed)
             if fresh:
                 self._ledger.publish(session, blob, seqs, worker, attempts)
@@ -247,24 +247,24 @@ class Workers:
         if worker.state == "draining":  # it ends no sooner than it knows that this one was seen
             self._beat(worker, now_s)
 
-    def _give_up(self, worker: Worker, group: wire.Unread, now_s: float) -> None:
+    def _give_up(self, worker: Worker, group: wire.BadGroup, now_s: float) -> None:
         """End what a group of a worker's speaks of, as far as can be read, but not what it says of it."""
         self._life.malformed["workers"] += 1
         session = self.sessions.get(group.session)
         if session is not None:
             details = wire.encode_error(f"its worker sent what cannot be read: {group.text}", sent=True)
-            failed = wire.Failed(group.session, group.seqs, Code.PROTOCOL, True, details)
+            failed = wire.FailedAttempts(group.session, group.seqs, Code.PROTOCOL, True, details)
             self._attempts.retry(worker, session, failed, now_s)
 
     def _return(
         self,
         worker: Worker,
-        groups: Sequence[tuple[bytes, tuple[int, ...], bool] | wire.Unread],
+        groups: Sequence[tuple[bytes, tuple[int, ...], bool] | wire.BadGroup],
         now_s: float,
     ) -> None:
         full = False
         for group in reversed(groups):  # each comes before the one before it in the queue
-            if isinstance(group, wire.Unread):
+            if isinstance(group, wire.BadGroup):
                 self._give_up(worker, group, now_s)
                 continue
             session_id, seqs, sent = group
@@ -276,9 +276,11 @@ class Workers:
             worker.full = True
             self._ledger.change_membership()
 
-    def _retry(self, worker: Worker, groups: Sequence[wire.Failed | wire.Unread], now_s: float) -> None:
+    def _retry(
+        self, worker: Worker, groups: Sequence[wire.FailedAttempts | wire.BadGroup], now_s: float
+    ) -> None:
         for failed in reversed(groups):  # as in _return()
-            if isinstance(failed, wire.Unread):
+            if isinstance(failed, wire.BadGroup):
                 self._give_up(worker, failed, now_s)
                 continue
             session = self.sessions.get(failed.session)

@@ -33,9 +33,9 @@ from reqpool_contract.payloads.dns_answer import DnsAnswer
 from reqpool_contract.tls_settings import Tls
 
 from .future import Future
-from .held import MysqlSession, RedisSession
 from .kinds.http_response import HttpResponse
 from .kinds.mysql_result import MysqlResult
+from .pinned_session import MysqlSession, RedisSession
 from .pool import Pool
 from .stats import Stats
 

@@ -30,7 +30,7 @@ PARK_FIRST_S = 0.001
 """How long it leaves a request that is pending already to a leader to come."""
 
 
-class Loop(Protocol):
+class Turnable(Protocol):
     """What a driver turns. It is given with each call: an attribute would make a cycle of the two."""
 
     def turn(self, until_s: float) -> None:
@@ -65,14 +65,14 @@ class Driver:
         self._park_wanted = False
         self._led_s = -math.inf
 
-    def turn(self, loop: Loop) -> None:
+    def turn(self, loop: Turnable) -> None:
         """Take one turn, or stay away while others lead. Only the I/O thread may call it."""
         if self._park_wanted:
             self._park(loop)
         with self._turning:
             loop.work()
 
-    def relieve(self, loop: Loop, away: Callable[[], bool]) -> None:
+    def relieve(self, loop: Turnable, away: Callable[[], bool]) -> None:
         """Turn the loop on this thread as long as the I/O thread is ``away()``; not if somebody else does.
 
         When that one is back, it is to end the turn's sleep if this is :attr:`relieving`.
@@ -89,7 +89,7 @@ class Driver:
         if loop.is_waiting():
             self.unpark()
 
-    def _park(self, loop: Loop) -> None:
+    def _park(self, loop: Turnable) -> None:
         self.parked = True
         if loop.is_lone():
             self._park_wanted = False
@@ -106,7 +106,7 @@ class Driver:
         if self.parked:
             self._unparked.set()
 
-    def lead(self, loop: Loop, ended: Callable[[], bool], until_s: float) -> None:
+    def lead(self, loop: Turnable, ended: Callable[[], bool], until_s: float) -> None:
         """Turn the loop on this thread until ``ended()`` or ``until_s``, if the I/O thread is parked.
 
         If it is not, it is asked to be so from the next request on. May return before the end: the caller

@@ -48,7 +48,7 @@ T = TypeVar("T")
 _UNDECODED: Any = object()
 
 
-class Owner(Protocol):
+class FutureOwner(Protocol):
     """What a future needs of the stub it came from."""
 
     session_label: str
@@ -113,7 +113,7 @@ class Future(concurrent.futures.Future[T]):
 
     def __init__(
         self,
-        owner: Owner,
+        owner: FutureOwner,
         seq: int,
         route: Route,
         payload: bytes,

@@ -15,7 +15,7 @@ from reqpool_contract import broker_url, descriptors, masking, wire
 from reqpool_contract.errors import Code, UsageError
 
 from . import host
-from .delivery import Handoff
+from .callback_runner import Handoff
 from .embedded import Embedded
 from .future import Future
 from .kinds import Route
@@ -229,14 +229,14 @@ class Pool(Requests):
     # --- inner ----------------------------------------------------------------------------------
 
     def take_pin(self) -> tuple[Stub, int]:
-        """Return this process's session and a new number for a held connection. For :class:`~.held.Held`."""
+        """Return this process's session and a new number for a :class:`.PinnedSession`."""
         stub = self._stub
         if stub is None or stub.abandoned:
             stub = self._open()
         return stub, stub.new_pin()
 
     def has_session(self, stub: Stub | None) -> bool:
-        """Is this still the process's session? For :class:`~.held.Held`."""
+        """Is this still the process's session? For :class:`~.pinned_session.PinnedSession`."""
         return stub is not None and stub is self._stub and not stub.abandoned
 
     def ask(

@@ -10,8 +10,8 @@ from reqpool_contract.errors import UsageError
 
 from . import kinds
 from .future import Future
-from .held import MysqlSession, RedisSession
 from .kinds import Kind, Route
+from .pinned_session import MysqlSession, RedisSession
 
 if TYPE_CHECKING:
     from reqpool_contract.payloads.dns_answer import DnsAnswer

@@ -1,4 +1,4 @@
-"""The client's side of one session: its :class:`~.conversation.Conversation`, sockets, clock and I/O thread,
+"""The client's side of one session: its :class:`.ClientConversation`, sockets, clock and I/O thread,
 which runs callbacks.
 
 One thread at a time takes the turn, see :mod:`.driver` and :mod:`.relief`, and with it the sockets. Other
@@ -27,17 +27,17 @@ from reqpool_contract.errors import Code, Overloaded
 from reqpool_contract.masking import without_password
 
 from . import host
-from .conversation import Conversation
-from .delivery import Delivery
+from .broker_sockets import BrokerSockets
+from .callback_runner import CallbackRunner
+from .client_conversation import ClientConversation
 from .driver import Driver
 from .embedded import Embedded
 from .future import Future
 from .kinds import Route
-from .link import Link
-from .lookup import Lookup
 from .relief import Relief
-from .session import Session, State
+from .session_protocol import SessionProtocol, SessionState
 from .stats import Stats
+from .url_check import Lookup
 
 log = logging.getLogger("reqpool")
 
@@ -71,12 +71,12 @@ class Stub:
         self._max_pending = max_pending
         self._session_id = os.urandom(wire.SESSION_ID_BYTES)
         self.session_label = wire.shown_id(self._session_id)
-        self._delivery = Delivery(executor)
-        self._link = Link(host.context(), self._session_id)
+        self._delivery = CallbackRunner(executor)
+        self._link = BrokerSockets(host.context(), self._session_id)
         name = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
-        self._conversation = Conversation(
+        self._conversation = ClientConversation(
             url,
-            Session(self._session_id, name or "python", os.getpid()),
+            SessionProtocol(self._session_id, name or "python", os.getpid()),
             self._link,
             self._delivery,
             None if embedded is None else embedded.exit_text,
@@ -152,7 +152,7 @@ class Stub:
         return future
 
     def cancel(self, future: Future[Any]) -> bool:
-        """See :class:`~reqpool.future.Owner`."""
+        """See :class:`~reqpool.future.FutureOwner`."""
         while not self._conversation.cancel(future, monotonic()):
             # Ended, or about to; or it goes on under another number in an instant.
             if future._state is not PENDING:
@@ -176,7 +176,7 @@ class Stub:
         self._driver.unpark()
 
     def lead(self, future: Future[Any], until_s: float) -> None:
-        """See :class:`~reqpool.future.Owner`."""
+        """See :class:`~reqpool.future.FutureOwner`."""
         if len(self.pending) == 1 and not self.stopped:
             self._driver.lead(
                 self,
@@ -185,20 +185,20 @@ class Stub:
             )
 
     def watch(self) -> None:
-        """See :class:`~reqpool.future.Owner`."""
+        """See :class:`~reqpool.future.FutureOwner`."""
         self._driver.unpark()
 
     def check_wait(self) -> None:
-        """See :class:`~reqpool.future.Owner`."""
+        """See :class:`~reqpool.future.FutureOwner`."""
         self._delivery.check_wait()
 
     def end_if_abandoned(self, future: Future[Any]) -> None:
-        """See :class:`~reqpool.future.Owner`."""
+        """See :class:`~reqpool.future.FutureOwner`."""
         if self.abandoned and future._state is PENDING:
             future.abandon(Code.BROKER_UNAVAILABLE, _FORKED)
 
     def report_callback_error(self, future: Future[Any]) -> None:
-        """See :class:`~reqpool.future.Owner`."""
+        """See :class:`~reqpool.future.FutureOwner`."""
         self._delivery.failed(future)
 
     def stats(self) -> Stats:
@@ -307,7 +307,7 @@ class Stub:
         self._driver.relieve(self, lambda: self._relief.away and not self.stopped)
 
     def work(self) -> None:
-        """See :class:`~reqpool.driver.Loop`."""
+        """See :class:`~reqpool.driver.Turnable`."""
         if self.stopped:
             return
         try:
@@ -343,7 +343,7 @@ class Stub:
         return self.closing and (not self.pending or monotonic() >= self._drain_until_s)
 
     def is_waiting(self) -> bool:
-        """See :class:`~reqpool.driver.Loop`."""
+        """See :class:`~reqpool.driver.Turnable`."""
         conversation = self._conversation
         return bool(
             self.pending
@@ -355,7 +355,7 @@ class Stub:
         )
 
     def is_lone(self) -> bool:
-        """See :class:`~reqpool.driver.Loop`."""
+        """See :class:`~reqpool.driver.Turnable`."""
         conversation = self._conversation
         if conversation.cancels or conversation.unpins or self._delivery.waiting or self.closing:
             return False
@@ -407,7 +407,7 @@ class Stub:
         if (
             (self._outbox and not blocked)
             or conversation.cancels
-            or (conversation.unpins and not blocked and conversation.session.state is State.OPEN)
+            or (conversation.unpins and not blocked and conversation.session.state is SessionState.OPEN)
             or ((self._delivery.waiting or self._driver.relieving) and not self._relief.away)
             or (self.closing and not self.pending)
         ):

@@ -11,7 +11,7 @@ from . import wire
 from .errors import ProtocolError
 
 
-class Keeping:
+class SettingsSender:
     """The sender's end: which settings the peer keeps.
 
     Args:
@@ -53,7 +53,7 @@ class Keeping:
             self._full = False
 
 
-class Kept:
+class SettingsReceiver:
     """The receiver's end: settings by number.
 
     Args:

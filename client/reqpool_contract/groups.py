@@ -1,6 +1,6 @@
 """Groups: what the messages of several requests are made of, and the checks of what a peer sent as one.
 
-A group that is malformed or over a bound is an :class:`Unread` in the place of the group, wherever that can
+A group that is malformed or over a bound is an :class:`BadGroup` in the place of the group, wherever that can
 be: the others of its message are used. The records are read as ``wire.NAME``, like all of the contract.
 """
 
@@ -59,7 +59,7 @@ class Flag(IntFlag):
     """Of a lease group: other origins are left to be tried after this one."""
 
 
-class Group(NamedTuple):
+class SubmitGroup(NamedTuple):
     """Requests of one SUBMIT that share everything but their payload.
 
     Attributes:
@@ -101,13 +101,13 @@ class LeaseGroup(NamedTuple):
         span_ms: what this attempt may take.
         flags: :class:`Flag` bits.
         attempt: 1 for the first.
-        pin: as in :class:`Group`.
-        trace: as in :class:`Group`.
+        pin: as in :class:`SubmitGroup`.
+        trace: as in :class:`SubmitGroup`.
         seqs: sequence numbers.
         payloads: one for each of ``seqs``.
-        settings: as in :class:`Group`.
+        settings: as in :class:`SubmitGroup`.
         wait_ms: how long it may wait for a connection; None: until its end.
-        kept: as in :class:`Group`.
+        kept: as in :class:`SubmitGroup`.
         queued_ms: how long they have waited for this attempt until now.
     """
 
@@ -127,7 +127,7 @@ class LeaseGroup(NamedTuple):
     queued_ms: int = 0
 
 
-class Failed(NamedTuple):
+class FailedAttempts(NamedTuple):
     """Attempts of a RETRY that ended without an outcome, or with one that another origin may better, all for
     one reason.
 
@@ -146,7 +146,7 @@ class Failed(NamedTuple):
     details: bytes
 
 
-class Unread(NamedTuple):
+class BadGroup(NamedTuple):
     """A group that is malformed or over a bound, in a message whose other groups are not.
 
     Attributes:
@@ -249,7 +249,7 @@ def connection_settings(value: Any) -> bytes:
 
 
 _explained_group = record(
-    _matched(Group),
+    _matched(SubmitGroup),
     text, _origins, _span, uint, _priority, optional_uint, optional_blob, seqs, _payloads,
     connection_settings, optional_uint, watermark,
 )  # fmt: skip
@@ -272,7 +272,7 @@ def _are_requests(numbers: Any, payloads: Any) -> bool:
     )
 
 
-def _group(value: Any) -> Group:
+def _group(value: Any) -> SubmitGroup:
     """What nearly every group looks like is accepted at once; the others are looked at field by field."""
     if type(value) is tuple and 9 <= len(value) < 12:
         value = (*value, *(b"", None, b"")[len(value) - 9 :])  # what is not needed may be omitted
@@ -298,8 +298,8 @@ def _group(value: Any) -> Group:
             and value[10] is None
             and value[11] == b""
         ):
-            return Group._make(value[:12])
-    group: Group = _explained_group(value)
+            return SubmitGroup._make(value[:12])
+    group: SubmitGroup = _explained_group(value)
     return group
 
 
@@ -337,11 +337,11 @@ def _lease_group(value: Any) -> LeaseGroup:
     return group
 
 
-def submit_groups(value: Any) -> list[Group | Unread]:
+def submit_groups(value: Any) -> list[SubmitGroup | BadGroup]:
     """Those of a SUBMIT. One that cannot be used ends alone, as far as its requests can be named."""
     if type(value) is not tuple:
         raise ProtocolError(f"expected an array, got {type(value).__name__}")
-    groups: list[Group | Unread] = []
+    groups: list[SubmitGroup | BadGroup] = []
     count = size_bytes = refused = 0
     for item in value:
         try:
@@ -365,17 +365,17 @@ def submit_groups(value: Any) -> list[Group | Unread]:
     return groups
 
 
-def _unread(value: Any, session_at: int | None, seqs_at: int, text: str) -> Unread:
+def _unread(value: Any, session_at: int | None, seqs_at: int, text: str) -> BadGroup:
     """Read of a group that is malformed what it takes to end its requests: session and seqs, by index."""
     try:
         session = b"" if session_at is None else identity(value[session_at])
-        return Unread(session, seqs(value[seqs_at]), True, text)
+        return BadGroup(session, seqs(value[seqs_at]), True, text)
     except (ProtocolError, LookupError, TypeError):
-        return Unread(b"", (), True, text)
+        return BadGroup(b"", (), True, text)
 
 
 def _each(check: Check, session_at: int, seqs_at: int) -> Check:
-    """An array of groups, with an :class:`Unread` in the place of each that is malformed."""
+    """An array of groups, with an :class:`BadGroup` in the place of each that is malformed."""
 
     def checked(value: Any) -> list[Any]:
         if type(value) is not tuple:
@@ -399,7 +399,7 @@ def _details(value: Any) -> bytes:
     return packed
 
 
-failures = _each(record(Failed, identity, seqs, uint, boolean, _details), 0, 1)
+failures = _each(record(FailedAttempts, identity, seqs, uint, boolean, _details), 0, 1)
 session_seqs = _each(record(lambda session, numbers: (session, numbers), identity, seqs), 0, 1)
 session_results = _each(record(lambda *values: values, identity, seqs, uint), 0, 1)
 _returned_record = record(lambda *values: values, identity, seqs, boolean)

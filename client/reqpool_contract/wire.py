@@ -27,8 +27,8 @@ from .checks import ID_BYTES, Check, array, blob, boolean, fields, identity, seq
 from .errors import Code, ProtocolError
 from .groups import *  # noqa: F403  (as the numbers: part of the contract, so part of this module)
 from .groups import (
-    Group,
     LeaseGroup,
+    SubmitGroup,
     attempts,
     connection_settings,
     failures,
@@ -206,7 +206,10 @@ def unpack(frame: Any) -> Any:
         raise ProtocolError(f"not msgpack: {error or type(error).__name__}") from error
 
 
-PAYLOADS_AT = {Verb.SUBMIT: Group._fields.index("payloads"), Verb.LEASE: LeaseGroup._fields.index("payloads")}
+PAYLOADS_AT = {
+    Verb.SUBMIT: SubmitGroup._fields.index("payloads"),
+    Verb.LEASE: LeaseGroup._fields.index("payloads"),
+}
 """Where payloads stand in the groups of those messages that may have frames with large ones."""
 _GROUPS_AT = 3
 """Where the groups stand in their heads."""

@@ -30,9 +30,9 @@ from reqpool_contract.counted_log import CountedLog
 from reqpool_contract.errors import ProtocolError
 
 from .children import Child, ended
+from .cluster_spans import BROKER_ENDS_S
 from .reign import Reign
 from .runtime import CannotStart
-from .spans import BROKER_ENDS_S
 from .status import StatusClient
 
 if TYPE_CHECKING:  # it reads all kinds, which takes as long as all the rest of a start

@@ -17,9 +17,9 @@ from typing import NoReturn
 from reqpool_contract.errors import BrokerUnavailable, PoolError
 from reqpool_contract.masking import without_passwords
 
-from . import held_signals, runtime
-from .reading import counted, plain
-from .reading import text as printable
+from . import early_signals, runtime
+from .report_values import counted, plain
+from .report_values import text as printable
 
 DEFAULT_WORKERS = min(os.cpu_count() or 1, 4)
 EMBEDDED_DRAIN_S = 0.5
@@ -128,8 +128,8 @@ def worker_count(text: str) -> int:
 
 def run_up(options: argparse.Namespace) -> int:
     """Run a cluster until it is told to stop."""
-    held_signals.hold()
-    from .supervisor import Plan, Supervisor
+    early_signals.hold()
+    from .supervisor import ClusterPlan, Supervisor
 
     if options.embedded and (options.parent_pid is None or options.bind is None):
         options.usage("--embedded needs --parent-pid and --bind")
@@ -162,9 +162,11 @@ def run_up(options: argparse.Namespace) -> int:
     if options.bind is None:
         runtime.make_folder(runtime.folder_path())
     url = runtime.check_bind(options.bind or runtime.default_url())
-    plan = Plan(url, options.workers, config=config)
+    plan = ClusterPlan(url, options.workers, config=config)
     if options.embedded:
-        plan = Plan(url, options.workers, options.parent_pid, EMBEDDED_DRAIN_S, serve_on_s=0.0, config=config)
+        plan = ClusterPlan(
+            url, options.workers, options.parent_pid, EMBEDDED_DRAIN_S, serve_on_s=0.0, config=config
+        )
     return Supervisor(plan).run()
 
 

@@ -2,13 +2,13 @@
 
 import sys
 
-from . import held_signals
+from . import early_signals
 
 
 def main() -> int:
     """Run the command line."""
     if sys.argv[1:2] == ["up"]:  # before the imports, which take most of its start
-        held_signals.hold()
+        early_signals.hold()
     from .cli import main
 
     return main()

@@ -25,8 +25,8 @@ from reqpool_contract.masking import without_password
 
 from . import health, status
 from .cli import DEFAULT_WORKERS
-from .reading import counted, text
-from .spans import STOP_ENDS_S
+from .cluster_spans import STOP_ENDS_S
+from .report_values import counted, text
 from .upstreams.zone import HOSTS, ZONE
 
 WINDOW = 200

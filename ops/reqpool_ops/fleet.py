@@ -12,8 +12,8 @@ from typing import Any
 
 from . import health
 from .children import BOOT_FAILURE, NEVER_BEGAN, ORDERLY, Child
-from .reading import maps, number
 from .reign import Reign
+from .report_values import maps, number
 
 LEAVE_NO_DOUBT = frozenset((ORDERLY, BOOT_FAILURE, NEVER_BEGAN))
 """How workers end that have nothing left that must not be repeated: in order, or before they had begun."""

@@ -13,7 +13,7 @@ import psutil
 
 from reqpool_contract import wire
 
-from .reading import maps, members, number, text
+from .report_values import maps, members, number, text
 
 HUNG_AFTER_S = 3 * wire.LIVENESS_MS / 1000
 """A worker whose process lives but that has been silent for this long is killed and replaced."""

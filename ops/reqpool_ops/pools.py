@@ -11,7 +11,7 @@ from typing import Any
 
 from reqpool_contract.origin_names import upstream_of
 
-from .reading import maps, members, number, text
+from .report_values import maps, members, number, text
 
 COUNTS = ("in_flight", "in_use", "idle", "waiting", "overflowed", "pinned")
 """What a worker's sample counts of an origin, in this order: docs/protocol.md#the-workers-sample"""

@@ -14,7 +14,7 @@ from functools import partial
 
 from .broker_process import BrokerProcess
 from .fleet import Fleet
-from .reading import counted
+from .report_values import counted
 
 COME_UP_S = 20.0
 """What a new process gets until it is live."""

@@ -27,7 +27,7 @@ from typing import Any
 from reqpool_contract import socket_owner
 from reqpool_contract.masking import without_password
 
-from .spans import STOP_ENDS_S
+from .cluster_spans import STOP_ENDS_S
 
 SOCKET_NAME = "reqpool.sock"
 MAX_SOCKET_PATH_BYTES = 107
@@ -40,7 +40,7 @@ MAX_PORT = 65535 - 2
 MAX_WORKERS = 256
 LOOK_S = 0.1
 """How long a lock that is held is tried again: :func:`is_held` holds it for an instant, too, and a ``status``
-must not keep a cluster from starting. While its holder stops it is :data:`.spans.STOP_ENDS_S`."""
+must not keep a cluster from starting. While its holder stops it is :data:`.cluster_spans.STOP_ENDS_S`."""
 
 
 class CannotStart(Exception):

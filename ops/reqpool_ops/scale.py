@@ -11,7 +11,7 @@ from typing import Any
 from reqpool_contract.masking import without_password
 
 from . import runtime
-from .reading import counted
+from .report_values import counted
 from .runtime import CannotStart
 
 TAKEN_WITHIN_S = 10.0

@@ -12,7 +12,7 @@ from reqpool_contract import broker_url, wire
 from reqpool_contract.errors import BrokerUnavailable, ProtocolError, UsageError
 from reqpool_contract.masking import without_password
 
-from .reading import maps, members, number, text
+from .report_values import maps, members, number, text
 
 ANSWER_WITHIN_S = 1.5
 """A broker that does not answer within this span is not well; `status` ends within 2 s in all."""

@@ -35,16 +35,16 @@ import zmq
 from reqpool_contract.descriptors import raise_file_limit
 from reqpool_contract.errors import UsageError
 
-from . import held_signals, runtime
+from . import early_signals, runtime
 from .broker_process import BrokerProcess
 from .children import Child, ended
+from .cluster_spans import SERVE_ON_S, WORKER_ENDS_S
 from .fleet import Fleet, has_ended
-from .reading import counted
 from .reign import Reign
+from .report_values import counted
 from .restart import RESTART_SIGNAL
 from .rolling import RestartFailed, Steps, replace_all
 from .runtime import MAX_WORKERS, CannotStart
-from .spans import SERVE_ON_S, WORKER_ENDS_S
 
 if TYPE_CHECKING:  # it reads all kinds, which takes as long as all the rest of a start
     from .checked_config import CheckedConfig
@@ -74,7 +74,7 @@ class Phase(enum.Enum):
 
 
 @dataclass
-class Plan:
+class ClusterPlan:
     """What to run.
 
     Attributes:
@@ -106,7 +106,7 @@ class Supervisor:
         plan: what to run.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ClusterPlan) -> None:
         self._plan = plan
         # An embedded cluster is stopped when its only client has closed: what still runs has no reader.
         self._late_level = logging.WARNING if plan.embedded_parent_pid is None else logging.INFO
@@ -134,7 +134,7 @@ class Supervisor:
         """
         os.umask(0o077)  # sockets and locks are this user's alone, wherever they are
         raise_file_limit()  # for the children, too: a connection costs one, or two
-        held_signals.hold()  # who finds the lock may send one
+        early_signals.hold()  # who finds the lock may send one
         self._claim()
         self._catch_signals()
         try:
@@ -173,7 +173,7 @@ class Supervisor:
             # A terminal's Ctrl-C is for the parent, which says what becomes of its embedded cluster.
             ignored = embedded and number != signal.SIGTERM
             signal.signal(number, signal.SIG_IGN if ignored else self._queue_signal)
-        held_signals.let_through()
+        early_signals.let_through()
 
     def _queue_signal(self, number: int, _frame: object) -> None:
         self._signals.append(number)

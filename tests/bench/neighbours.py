@@ -130,7 +130,7 @@ class RawSession:
             seqs = tuple(range(self._seq + 1, self._seq + 1 + some))
             self._seq += some
             self._submitted += 1
-            group = wire.Group("tcp", (origin,), span_ms, 0, 1, None, None, seqs, (payload,) * some)
+            group = wire.SubmitGroup("tcp", (origin,), span_ms, 0, 1, None, None, seqs, (payload,) * some)
             self._socket.send(wire.encode(Verb.SUBMIT, self._submitted, self._acked, [group]))
 
     def beat(self) -> None:

@@ -17,7 +17,7 @@ import dnslib
 import pytest
 
 import reqpool
-from reqpool_broker.spread import SESSIONS_PER_SOCKET
+from reqpool_broker.results_placement import SESSIONS_PER_SOCKET
 from reqpool_contract.wire import LIVENESS_MS
 from support import impatient
 from support.cluster import Cluster, cluster

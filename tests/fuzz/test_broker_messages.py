@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reqpool_broker.config import Config, Upstream
+from reqpool_broker.config import Config, NamedUpstream
 from reqpool_broker.policy import Policy
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
@@ -22,11 +22,15 @@ SECRET = endpoint("tcp://app@127.0.0.1:9/0", {"password": "secret"})
 PLAIN = endpoint("dns://127.0.0.1:53", {})
 CONFIGS = [
     Config(),
-    Config([Upstream("a", ("tcp", "deep"), SECRET, SECRET, Policy(max_connections=2, queue_timeout_s=0.3))]),
+    Config(
+        [NamedUpstream("a", ("tcp", "deep"), SECRET, SECRET, Policy(max_connections=2, queue_timeout_s=0.3))]
+    ),
     Config(
         [
-            Upstream("a", ("tcp",), SECRET, SECRET, Policy(max_connections=1, retries=0, read_timeout_s=1.0)),
-            Upstream("b", ("dns",), PLAIN, PLAIN, Policy(max_in_flight=3)),
+            NamedUpstream(
+                "a", ("tcp",), SECRET, SECRET, Policy(max_connections=1, retries=0, read_timeout_s=1.0)
+            ),
+            NamedUpstream("b", ("dns",), PLAIN, PLAIN, Policy(max_in_flight=3)),
         ]
     ),
 ]
@@ -44,7 +48,7 @@ odd = st.sampled_from([0, 1, 2, 3, 2**31, 2**63, 2**64 - 1])
 seqs = st.lists(st.integers(0, 12), min_size=1, max_size=6)
 pins = st.one_of(st.none(), small, odd)
 groups = st.builds(
-    lambda kind, names, span_ms, flags, priority, pin, trace, numbers, settings, kept: wire.Group(
+    lambda kind, names, span_ms, flags, priority, pin, trace, numbers, settings, kept: wire.SubmitGroup(
         kind, tuple(names), span_ms, flags, priority, pin, trace, tuple(numbers),
         tuple(b"p%d" % n for n in numbers), settings, kept,
     ),

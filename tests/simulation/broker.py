@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
+from reqpool_broker.recovery import LiveWorkers
 from reqpool_broker.state import Broker
-from reqpool_broker.succession import Predecessors
 
 from .network import Server
 from .process import Process
@@ -74,7 +74,7 @@ class BrokerProcess(Process):
     def _bind(self, line: bytes, now_s: float) -> Broker:
         world = self.world
         epoch = self.random.getrandbits(48) | 1
-        workers, reign, deaths = Predecessors.read(line)
+        workers, reign, deaths = LiveWorkers.read(line)
         limits = ClientLimits(
             max_pending=MAX_PENDING, max_queued_bytes=MAX_QUEUED_BYTES, max_messages_per_s=MAX_MESSAGES_PER_S
         )

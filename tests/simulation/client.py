@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from reqpool.conversation import Conversation
-from reqpool.delivery import Delivery
+from reqpool.callback_runner import CallbackRunner
+from reqpool.client_conversation import ClientConversation
 from reqpool.future import Future, Nobody
 from reqpool.kinds import Kind, Route
-from reqpool.session import Session
+from reqpool.session_protocol import SessionProtocol
 
 from .network import Dealer
 from .process import Process
@@ -47,7 +47,7 @@ class App(Nobody):
 
 
 class ClientProcess(Process):
-    """One client process with one session; see :class:`reqpool.conversation.Transport`.
+    """One client process with one session; see :class:`reqpool.client_conversation.Transport`.
 
     Attributes:
         session_id: the secret.
@@ -67,9 +67,9 @@ class ClientProcess(Process):
         self._lost = False
         self._pins = 0
         self._app = App(name)
-        self._delivery = Delivery(None)
-        session = Session(session_id, name, 1, self.random.random)
-        self.conversation = Conversation(url, session, self, self._delivery)
+        self._delivery = CallbackRunner(None)
+        session = SessionProtocol(session_id, name, 1, self.random.random)
+        self.conversation = ClientConversation(url, session, self, self._delivery)
         self.pending = self.conversation.pending
         self.wake_at(world.scheduler.now_s)
 

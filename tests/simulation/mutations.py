@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from reqpool import session
-from reqpool.session import Opened
-from reqpool.session import Session as ClientSession
-from reqpool_broker.attempts import Attempts
-from reqpool_broker.grants import Grants
-from reqpool_broker.life import Life
+from reqpool import session_protocol
+from reqpool.session_protocol import Opened
+from reqpool.session_protocol import SessionProtocol as ClientSession
+from reqpool_broker.epoch import Epoch
+from reqpool_broker.grant_table import GrantTable
+from reqpool_broker.recovery import Recovery
+from reqpool_broker.retries import Retries
 from reqpool_broker.session import Session
-from reqpool_broker.succession import Succession
 from reqpool_ops import fleet
 from reqpool_ops.children import BOOT_FAILURE, ORDERLY
 from reqpool_ops.reign import Reign
-from reqpool_workers.conversation import Conversation
 from reqpool_workers.pieces import Pieces
+from reqpool_workers.worker_conversation import WorkerConversation
 
 from .plan import Fault, Plan, draw_plan
 from .wrong import Wrong
@@ -67,7 +67,7 @@ class Mutation(NamedTuple):
 
 
 def _forget_the_dead(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Succession, "in_doubt", lambda self, watermark: bool(self.unheard))
+    patch.setattr(Recovery, "in_doubt", lambda self, watermark: bool(self.unheard))
 
 
 def _count_no_death(patch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def _raise_watermarks_at_welcome(patch: pytest.MonkeyPatch) -> None:
 
 
 def _leave_unacknowledged(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Conversation, "in_doubt", property(lambda self: 0))
+    patch.setattr(WorkerConversation, "in_doubt", property(lambda self: 0))
 
 
 def _await_nobody_after_a_second_hello(patch: pytest.MonkeyPatch) -> None:
@@ -115,24 +115,24 @@ def _call_delivered_what_was_resent(patch: pytest.MonkeyPatch) -> None:
 
 
 def _wait_for_no_worker(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Life, "must_hold", lambda self, now_s: False)
+    patch.setattr(Epoch, "must_hold", lambda self, now_s: False)
     patch.setattr(
-        Succession,
+        Recovery,
         "in_doubt",
         lambda self, watermark: int.from_bytes(watermark[8:], "big") < self.died_unheard,
     )
 
 
 def _believe_a_session_that_expired(patch: pytest.MonkeyPatch) -> None:
-    new = Life.new_session
+    new = Epoch.new_session
 
-    def new_session(self: Life, id_: bytes, now_s: float) -> Session:
+    def new_session(self: Epoch, id_: bytes, now_s: float) -> Session:
         session = new(self, id_, now_s)
         # As if it had begun here, whatever its client says.
         patch.setattr(Session, "native", property(lambda self: True, lambda self, value: None), raising=False)
         return session
 
-    patch.setattr(Life, "new_session", new_session)
+    patch.setattr(Epoch, "new_session", new_session)
 
 
 def _take_the_last_piece_for_all(patch: pytest.MonkeyPatch) -> None:
@@ -141,18 +141,18 @@ def _take_the_last_piece_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def _believe_who_was_away_for_long(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(session, "EXPIRY_SHARE", 1_000.0)
+    patch.setattr(session_protocol, "EXPIRY_SHARE", 1_000.0)
 
 
 def _disown_without_doubt(patch: pytest.MonkeyPatch) -> None:
-    disown = Attempts._disown
+    disown = Retries._disown
     patch.setattr(
-        Attempts, "_disown", lambda self, lease, pairs, *, sent: disown(self, lease, pairs, sent=False)
+        Retries, "_disown", lambda self, lease, pairs, *, sent: disown(self, lease, pairs, sent=False)
     )
 
 
 def _grant_before_all_have_reported(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Grants, "settled", property(lambda self: True, lambda self, value: None), raising=False)
+    patch.setattr(GrantTable, "settled", property(lambda self: True, lambda self, value: None), raising=False)
 
 
 _DEATHS = (Fault.KILL_BROKER, Fault.KILL_WORKER)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Reading:
-    """It has come, and is read as its turn comes; see :class:`reqpool_workers.inflow.Source`."""
+    """It has come, and is read as its turn comes; see :class:`reqpool_workers.large_reads.Source`."""
 
     answers = 0
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import LARGE_MESSAGE_BYTES, KindInfo
 from reqpool_ops.children import NEVER_BEGAN
-from reqpool_workers import conversation
-from reqpool_workers.conversation import Conversation
-from reqpool_workers.inflow import Inflow
-from reqpool_workers.ledger import Dropped, Lease, Ledger, Pin, Request
+from reqpool_workers import worker_conversation
+from reqpool_workers.large_reads import LargeReads
 from reqpool_workers.policy import Policy
+from reqpool_workers.worker_conversation import WorkerConversation
+from reqpool_workers.worker_ledger import Dropped, Pin, Request, WorkerLease, WorkerLedger
 
 from .network import Dealer
 from .oracle import key_of
@@ -51,8 +51,8 @@ class WorkerProcess(Process):
         self.parent = parent
         self.identity = identity
         self.status: int | None = None
-        self.ledger = Ledger()
-        self.inflow = Inflow()
+        self.ledger = WorkerLedger()
+        self.inflow = LargeReads()
         self.sites = Sites(self)
         self._address = address
         self._socket: Dealer | None = None
@@ -68,8 +68,10 @@ class WorkerProcess(Process):
         ]
         about = {"worker": identity, "name": name, "pid": 1, "kinds": kinds}
         self._begins_s = now_s = world.scheduler.now_s + boot_s
-        kept_bytes = conversation.KEPT_RESULTS_BYTES
-        self.conversation = Conversation(about, self, self.sites, self.ledger, now_s, kept_bytes=kept_bytes)
+        kept_bytes = worker_conversation.KEPT_RESULTS_BYTES
+        self.conversation = WorkerConversation(
+            about, self, self.sites, self.ledger, now_s, kept_bytes=kept_bytes
+        )
         self.at(now_s + TEND_S, self._tend)
         self.wake_at(now_s)
 
@@ -220,7 +222,7 @@ class Wire(Line):
 
 
 class Site:
-    """What a worker has at one upstream; see :class:`reqpool_workers.ledger.Upstream`."""
+    """What a worker has at one upstream; see :class:`reqpool_workers.worker_ledger.OriginTransport`."""
 
     def __init__(self, worker: WorkerProcess, upstream: Upstream) -> None:
         self.worker = worker
@@ -239,11 +241,11 @@ class Site:
     def backlog(self) -> int:
         return len(self.waiting)
 
-    def submit(self, lease: Lease, now_s: float) -> None:
+    def submit(self, lease: WorkerLease, now_s: float) -> None:
         self.waiting.extend(lease.requests)
         self.assign()
 
-    def submit_held(self, lease: Lease, pin: Pin) -> None:
+    def submit_held(self, lease: WorkerLease, pin: Pin) -> None:
         wire = self.pins.get(pin)
         if wire is None:
             self.ledger.no_such_pin(lease, pin)
@@ -306,7 +308,7 @@ class Site:
             del wire.asked[key_of(request.payload)]
         return Dropped("read", True)
 
-    def resend(self, lease: Lease, now_s: float) -> float | None:
+    def resend(self, lease: WorkerLease, now_s: float) -> float | None:
         return lease.resend_s
 
     def stranded(self) -> list[Request]:
@@ -389,7 +391,7 @@ class Site:
 
 
 class Sites:
-    """All that a worker talks to; see :class:`reqpool_workers.conversation.Upstreams`."""
+    """All that a worker talks to; see :class:`reqpool_workers.worker_conversation.Upstreams`."""
 
     def __init__(self, worker: WorkerProcess) -> None:
         self._worker = worker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reqpool_broker.requests import Group, Lease
+from reqpool_broker.requests import Lease, QueuedGroup
 from reqpool_broker.state import Broker
 
 
@@ -70,5 +70,5 @@ def check_books(broker: Broker) -> None:
                 assert seq in place.requests
                 assert place in place.worker.leases
             else:
-                assert isinstance(place, Group)
+                assert isinstance(place, QueuedGroup)
                 assert seq in place.waiting()

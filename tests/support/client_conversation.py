@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from reqpool.conversation import Conversation
-from reqpool.delivery import Delivery
+from reqpool.callback_runner import CallbackRunner
+from reqpool.client_conversation import ClientConversation
 from reqpool.future import NOBODY, Future
 from reqpool.kinds import Route
-from reqpool.session import Session, State
+from reqpool.session_protocol import SessionProtocol, SessionState
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb
 
@@ -55,7 +55,7 @@ class Transport:
         self.sent.append(wire.decode(head, wire.CLIENT_TO_BROKER, payloads))
         return True
 
-    def submits(self) -> list[list[wire.Group]]:
+    def submits(self) -> list[list[wire.SubmitGroup]]:
         return [fields[2] for verb, fields in self.sent if verb is Verb.SUBMIT]
 
 
@@ -64,8 +64,8 @@ class Talk:
 
     def __init__(self) -> None:
         self.transport = Transport()
-        session = Session(b"s" * 16, "test", 1, random_unit=lambda: 1.0)
-        self.conversation = Conversation(URL, session, self.transport, Delivery(None))
+        session = SessionProtocol(b"s" * 16, "test", 1, random_unit=lambda: 1.0)
+        self.conversation = ClientConversation(URL, session, self.transport, CallbackRunner(None))
         self.session = session
 
     def submit(self, payload: bytes, now_s: float, timeout_s: float = 20.0) -> Future[Any]:
@@ -87,4 +87,4 @@ class Talk:
         self.conversation.turn(now_s)
         self.welcome(now_s, epoch)
         self.publish(now_s, wire.encode(Verb.OPEN, epoch))
-        assert self.session.state is State.OPEN
+        assert self.session.state is SessionState.OPEN

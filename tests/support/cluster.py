@@ -23,7 +23,7 @@ import psutil
 
 from reqpool_contract.errors import BrokerUnavailable
 from reqpool_ops import status
-from reqpool_ops.spans import STOP_ENDS_S
+from reqpool_ops.cluster_spans import STOP_ENDS_S
 
 from .wait import wait_until
 

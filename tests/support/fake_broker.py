@@ -296,7 +296,7 @@ class FakeBroker:
             welcome["keeps"] = self.keeps
         self._intake.send_multipart([route, wire.encode(Verb.WELCOME, wire.VERSION, welcome)])
 
-    def _submit(self, session: _Session, number: int, acked: int, groups: list[wire.Group]) -> None:
+    def _submit(self, session: _Session, number: int, acked: int, groups: list[wire.SubmitGroup]) -> None:
         if number != session.last_submit + 1:
             self._intake.send_multipart([session.route, wire.encode(Verb.REJECT, Reject.GAP, "gap", {})])
             return

@@ -9,7 +9,7 @@ from typing import Any
 from reqpool_broker.config import EMPTY, Config
 from reqpool_broker.state import Broker
 from reqpool_contract import wire
-from reqpool_contract.wire import Failed, Flag, Group, LeaseGroup, Verb
+from reqpool_contract.wire import FailedAttempts, Flag, LeaseGroup, SubmitGroup, Verb
 from reqpool_workers.pieces import Pieces
 
 from .books import check_books
@@ -172,7 +172,7 @@ class FakeClient:
         watermark = self.watermarks.get(seqs[0], b"") if flags & Flag.RESUBMITTED else b""
         for seq in seqs:  # that of the connection it was first sent on
             self.watermarks.setdefault(seq, watermark or self.watermark)
-        group = Group(
+        group = SubmitGroup(
             kind, origins, span_ms, int(flags), priority, pin, None, seqs, payloads, settings, None, watermark
         )
         self.submitted += 1
@@ -376,7 +376,7 @@ class FakeWorker:
 
     def fail(self, *seqs: int, code: int, sent: bool, details: bytes | None = None) -> None:
         details = wire.encode_error("it failed") if details is None else details
-        failed = [Failed(session, mine, code, sent, details) for session, mine in self._drop(seqs)]
+        failed = [FailedAttempts(session, mine, code, sent, details) for session, mine in self._drop(seqs)]
         self.send(Verb.RETRY, self.epoch, self.seen, failed)
         self.desk.settle()
 

@@ -21,7 +21,7 @@ import zmq
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb
 from reqpool_workers.protocols import WorkerKind, load
-from reqpool_workers.worker import Worker
+from reqpool_workers.worker_process import WorkerProcess
 
 SESSION = bytes(range(16))
 WORKER_ID = bytes(range(16, 32))
@@ -72,9 +72,9 @@ class FakeBroker:
         self._socket.bind(self.url)
 
     @contextlib.contextmanager
-    def worker(self, kinds: Mapping[str, WorkerKind] | None = None) -> Iterator[Worker]:
+    def worker(self, kinds: Mapping[str, WorkerKind] | None = None) -> Iterator[WorkerProcess]:
         """Run a worker on a thread; it is stopped, and must end, with the block."""
-        worker = Worker(self.url, WORKER_ID, "test", load() if kinds is None else kinds)
+        worker = WorkerProcess(self.url, WORKER_ID, "test", load() if kinds is None else kinds)
         thread = threading.Thread(target=worker.run, name="worker", daemon=True)
         thread.start()
         try:
@@ -154,10 +154,10 @@ class FakeBroker:
                 found |= dict(zip(flat[0::3], zip(flat[1::3], flat[2::3], strict=True), strict=True))
         return found
 
-    def failure(self) -> wire.Failed:
+    def failure(self) -> wire.FailedAttempts:
         """Wait for a RETRY with one group."""
         (failed,) = self.next(Verb.RETRY)[2]
-        assert isinstance(failed, wire.Failed)
+        assert isinstance(failed, wire.FailedAttempts)
         return failed
 
     def _take(self) -> Verb:

@@ -13,14 +13,14 @@ from reqpool_contract import wire
 
 def up() -> int:
     """Run a cluster whose broker is this file, too."""
-    from reqpool_ops.supervisor import Plan, Supervisor
+    from reqpool_ops.supervisor import ClusterPlan, Supervisor
 
     parser = argparse.ArgumentParser()
     parser.add_argument("up")
     parser.add_argument("--bind")
     parser.add_argument("--workers", type=int)
     options = parser.parse_args()
-    return Supervisor(Plan(options.bind, options.workers, broker=[__file__])).run()
+    return Supervisor(ClusterPlan(options.bind, options.workers, broker=[__file__])).run()
 
 
 def broker() -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reqpool_broker.config import Config, Upstream
+from reqpool_broker.config import Config, NamedUpstream
 from reqpool_broker.policy import Policy
 from reqpool_contract.origin_names import endpoint
 from reqpool_contract.wire import Flag, Verb
@@ -24,7 +24,7 @@ WAITING_KIND = ("redis-exclusive", True, 8, 1)
 def with_policy(**policy: Any) -> Config:
     """The server's policy, under a name."""
     found = endpoint(SERVER, {})
-    return Config([Upstream("shop", ("tcp", "deep"), found, found, Policy(**policy))])
+    return Config([NamedUpstream("shop", ("tcp", "deep"), found, found, Policy(**policy))])
 
 
 def ask(client: FakeClient, *seqs: int, place: str = "", **options: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import zmq
 
 from reqpool_contract import wire
-from reqpool_contract.wire import Flag, Group, Verb
+from reqpool_contract.wire import Flag, SubmitGroup, Verb
 
 PATIENCE_MS = 10_000
 
@@ -77,7 +77,9 @@ class RawSession:
     def ask(self, seq: int) -> None:
         """Submit one request that no worker will take, and see it end in the queue."""
         self.submitted += 1
-        group = Group("dns", ("dns://127.0.0.1:1",), 50, Flag.IDEMPOTENT, 1, None, None, (seq,), (b"?",))
+        group = SubmitGroup(
+            "dns", ("dns://127.0.0.1:1",), 50, Flag.IDEMPOTENT, 1, None, None, (seq,), (b"?",)
+        )
         self.dealer.send(wire.encode(Verb.SUBMIT, self.submitted, 0, [group]))
         while True:
             verb, _, blobs = self.published()

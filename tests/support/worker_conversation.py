@@ -17,9 +17,9 @@ from typing import Any
 
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb
-from reqpool_workers.conversation import Conversation
-from reqpool_workers.ledger import Dropped, Lease, Ledger, Pin, Request
 from reqpool_workers.policy import Policy
+from reqpool_workers.worker_conversation import WorkerConversation
+from reqpool_workers.worker_ledger import Dropped, Pin, Request, WorkerLease, WorkerLedger
 
 SESSION = bytes(range(16))
 OTHER_SESSION = bytes(range(1, 17))
@@ -36,7 +36,7 @@ class Upstreams:
 
     backlog = 0
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: WorkerLedger) -> None:
         self.sent: list[int] = []
         self.slots_granted: int | None = None
         self._ledger = ledger
@@ -54,7 +54,7 @@ class Upstreams:
 
     # --- Upstream ----------------------------------------------------------------------------------
 
-    def submit(self, lease: Lease, now_s: float) -> None:
+    def submit(self, lease: WorkerLease, now_s: float) -> None:
         for request in lease.requests:
             if self.slots_granted is None:
                 self.sent.append(request.seq)
@@ -62,7 +62,7 @@ class Upstreams:
             else:
                 self._waiting.append(request)
 
-    def submit_held(self, lease: Lease, pin: Pin) -> None:
+    def submit_held(self, lease: WorkerLease, pin: Pin) -> None:
         self._ledger.no_such_pin(lease, pin)
 
     def drop(self, request: Request, reason: str) -> Dropped:
@@ -72,7 +72,7 @@ class Upstreams:
         del self._running[request.seq]
         return Dropped("read", True)
 
-    def resend(self, lease: Lease, now_s: float) -> float | None:
+    def resend(self, lease: WorkerLease, now_s: float) -> float | None:
         return None
 
     # --- Upstreams ---------------------------------------------------------------------------------
@@ -131,9 +131,9 @@ class Talk:
         self._timers: list[tuple[float, int, Callable[[float], float | None]]] = []
         self._numbers = count()
         self._seen = self._number = 0
-        ledger = Ledger()
+        ledger = WorkerLedger()
         self.upstreams = Upstreams(ledger)
-        self.conversation = Conversation(
+        self.conversation = WorkerConversation(
             {"worker": bytes(16)}, self, self.upstreams, ledger, self.now_s, kept_bytes=kept_bytes
         )
 

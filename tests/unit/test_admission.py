@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool_broker.admission import fair_place
+from reqpool_broker.overload_control import fair_place
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import msgpack
 import pytest
 
 from reqpool_broker import clients as clients_module
-from reqpool_broker import origins as origins_module
+from reqpool_broker import origin_table as origins_module
 from reqpool_broker import session as session_module
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
-from reqpool_contract.wire import Flag, Group, Reject, Verb
+from reqpool_contract.wire import Flag, Reject, SubmitGroup, Verb
 from support.fake_peers import UPSTREAM, Desk
 
 ONCE = Flag(0)
@@ -158,7 +158,7 @@ def test_submit_that_names_more_requests_than_can_be_refused_is_malformed(count:
     assert desk.broker.ledger.submitted == 0
 
 
-GROUP = Group("dns", (UPSTREAM,), 60_000, 1, 1, None, None, (9,), (b"?",))
+GROUP = SubmitGroup("dns", (UPSTREAM,), 60_000, 1, 1, None, None, (9,), (b"?",))
 BAD_GROUPS = [
     ({"kind": "k" * 65}, Code.USAGE, "64 characters"),
     ({"kind": b"dns"}, Code.PROTOCOL, "a string"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reqpool_broker.spans import HELD_S
+from reqpool_broker.broker_spans import HELD_S
 from reqpool_contract.wire import Flag, Verb
 from support.fake_peers import TICK_S, Desk, FakeClient, FakeWorker
 from support.pinned import ask, opened

@@ -6,8 +6,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from reqpool_broker.grants import GRANT_IDLE_S
-from reqpool_broker.scheduler import most_waiting
+from reqpool_broker.grant_table import GRANT_IDLE_S
+from reqpool_broker.slot_allocation import most_waiting
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, Verb
 from support.fake_peers import Desk, FakeClient, FakeWorker

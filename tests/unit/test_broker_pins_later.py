@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool_broker.config import Config, Upstream
+from reqpool_broker.config import Config, NamedUpstream
 from reqpool_broker.policy import Policy
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.origin_names import endpoint
-from reqpool_contract.wire import Group, Verb
+from reqpool_contract.wire import SubmitGroup, Verb
 from support.fake_peers import Desk, FakeClient, FakeWorker
 from support.pinned import AGAIN, LONG_MS, OPENS, ORIGIN, ask, gone, held_kind, opened
 
@@ -137,7 +137,7 @@ def test_a_first_request_that_is_handed_back_to_a_new_broker_opens_its_pin_anew(
 
 def named(password: str, policy: Policy | None = None) -> Config:
     found = endpoint(ORIGIN, {"password": password})
-    return Config([Upstream("shop", ("tcp",), found, found, policy or Policy())])
+    return Config([NamedUpstream("shop", ("tcp",), found, found, policy or Policy())])
 
 
 def test_a_held_connection_outlives_a_changed_password_and_a_name_that_is_taken_away() -> None:
@@ -166,7 +166,7 @@ def test_pins_are_part_of_the_status_report() -> None:
 def test_what_comes_in_the_turn_in_which_its_worker_is_said_to_be_dead_was_never_sent() -> None:
     desk, holder, client = opened()
     client.submitted += 1
-    group = Group("tcp", (ORIGIN,), LONG_MS, 0, 1, 1, None, (2,), (b"x",))
+    group = SubmitGroup("tcp", (ORIGIN,), LONG_MS, 0, 1, 1, None, (2,), (b"x",))
     client.send(Verb.SUBMIT, client.submitted, 0, [group])
     holder.die()
     assert gone(client, 2)

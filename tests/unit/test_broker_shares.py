@@ -11,7 +11,7 @@ from reqpool_broker.config import Config
 from reqpool_broker.queue import QUANTUM_BYTES
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
-from reqpool_contract.wire import Flag, Group, Verb
+from reqpool_contract.wire import Flag, SubmitGroup, Verb
 from support.fake_peers import UPSTREAM, Desk, FakeClient, FakeWorker
 from support.pinned import ORIGIN, gone, opened
 
@@ -25,7 +25,7 @@ def ask(client: FakeClient, *seqs: int, size: int, origin: str = UPSTREAM) -> No
     """Submit requests with payloads of so many bytes, each a group of its own."""
     for seq in seqs:
         client.say_groups(
-            [Group("dns", (origin,), 60_000, Flag.IDEMPOTENT, 1, None, None, (seq,), (bytes(size),))]
+            [SubmitGroup("dns", (origin,), 60_000, Flag.IDEMPOTENT, 1, None, None, (seq,), (bytes(size),))]
         )
 
 
@@ -36,7 +36,9 @@ def body(seq: int, size: int) -> bytes:
 
 def ask_once(client: FakeClient, seq: int, size: int) -> None:
     """Submit a request that must not be repeated."""
-    client.say_groups([Group("dns", (UPSTREAM,), 60_000, ONCE, 1, None, None, (seq,), (body(seq, size),))])
+    client.say_groups(
+        [SubmitGroup("dns", (UPSTREAM,), 60_000, ONCE, 1, None, None, (seq,), (body(seq, size),))]
+    )
 
 
 def read(desk: Desk, worker: FakeWorker) -> None:
@@ -159,7 +161,7 @@ def test_what_has_not_left_when_its_worker_drains_runs_elsewhere(flags: Flag) ->
     first, client = desk.worker(), desk.client()
     first.reads = False
     for seq in (1, 2):
-        group = Group("dns", (UPSTREAM,), 60_000, flags, 1, None, None, (seq,), (body(seq, MIB),))
+        group = SubmitGroup("dns", (UPSTREAM,), 60_000, flags, 1, None, None, (seq,), (body(seq, MIB),))
         client.say_groups([group])
     first.send(Verb.DRAIN, first.epoch, first.seen)
     second = desk.worker()
@@ -196,7 +198,7 @@ def test_part_of_a_group_that_is_cancelled_before_it_has_left_does_not_leave() -
     worker.reads = False
     ask_once(client, 1, MIB)
     bodies = tuple(body(seq, 60_000) for seq in (2, 3, 4))
-    client.say_groups([Group("dns", (UPSTREAM,), 60_000, ONCE, 1, None, None, (2, 3, 4), bodies)])
+    client.say_groups([SubmitGroup("dns", (UPSTREAM,), 60_000, ONCE, 1, None, None, (2, 3, 4), bodies)])
     client.send(Verb.CANCEL, [3])
     worker.reads = True
     read(desk, worker)
@@ -225,7 +227,7 @@ def test_what_has_not_left_when_its_client_ends_does_not_leave() -> None:
     desk, holder, client = opened()
     holder.reads = False
     for seq, pin, flags in ((2, None, 0), (3, 2, Flag.OPENS)):
-        client.say_groups([Group("tcp", (ORIGIN,), 60_000, flags, 1, pin, None, (seq,), (bytes(MIB),))])
+        client.say_groups([SubmitGroup("tcp", (ORIGIN,), 60_000, flags, 1, pin, None, (seq,), (bytes(MIB),))])
     client.send(Verb.GOODBYE)
     holder.reads = True
     read(desk, holder)
@@ -238,7 +240,7 @@ def test_what_has_not_left_when_its_time_is_up_was_not_sent() -> None:
     desk = Desk()
     worker, client = desk.worker(), desk.client()
     worker.reads = worker.awake = False
-    client.say_groups([Group("dns", (UPSTREAM,), 1_000, ONCE, 1, None, None, (1,), (body(1, MIB),))])
+    client.say_groups([SubmitGroup("dns", (UPSTREAM,), 1_000, ONCE, 1, None, None, (1,), (body(1, MIB),))])
     desk.pass_time(1.5)
     assert client.code(1) == Code.TIMEOUT
     assert client.error(1)["sent"] is False
@@ -263,7 +265,7 @@ def test_small_request_for_a_held_connection_does_not_pass_a_large_one() -> None
     desk, holder, client = opened()
     holder.reads = False
     for seq, size in ((2, MIB), (3, 10)):
-        client.say_groups([Group("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (seq,), (bytes(size),))])
+        client.say_groups([SubmitGroup("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (seq,), (bytes(size),))])
     assert 3 not in holder.held()
     holder.reads = True
     read(desk, holder)
@@ -276,7 +278,7 @@ def test_letting_go_of_a_held_connection_ends_what_has_not_left_for_it(opens: bo
     desk, holder, client = opened()
     holder.reads = False
     pin, flags = (2, Flag.OPENS) if opens else (1, ONCE)
-    client.say_groups([Group("tcp", (ORIGIN,), 60_000, flags, 1, pin, None, (2,), (bytes(MIB),))])
+    client.say_groups([SubmitGroup("tcp", (ORIGIN,), 60_000, flags, 1, pin, None, (2,), (bytes(MIB),))])
     client.send(Verb.UNPIN, pin)
     desk.settle()
     holder.reads = True
@@ -291,7 +293,7 @@ def test_letting_go_of_a_held_connection_ends_what_has_not_left_for_it(opens: bo
 def test_large_request_for_a_held_connection_waits_for_a_worker_that_is_silent() -> None:
     desk, holder, client = opened()
     holder.reads = holder.awake = False
-    client.say_groups([Group("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (2,), (bytes(MIB),))])
+    client.say_groups([SubmitGroup("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (2,), (bytes(MIB),))])
     desk.pass_time(3.0)
     holder.reads = holder.awake = True
     holder.reconnect(pins=[(client.id, 1, "tcp", ORIGIN)])
@@ -308,7 +310,7 @@ def test_large_requests_for_held_connections_count_while_they_wait(away: bool) -
         holder.awake = False
         desk.pass_time(desk.broker.liveness_s + 1.0)
     for seq in range(2, 8):
-        client.say_groups([Group("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (seq,), (body(seq, MIB),))])
+        client.say_groups([SubmitGroup("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (seq,), (body(seq, MIB),))])
     assert [client.code(seq) for seq in client.outcomes if seq > 1] == [Code.OVERLOADED] * 2
     assert client.error(7)["sent"] is False
     assert desk.broker.report(desk.now_s)["sessions"][0]["bytes_percent"] == 100.0
@@ -323,7 +325,7 @@ def test_large_requests_for_held_connections_count_while_they_wait(away: bool) -
 def test_large_request_for_a_held_connection_that_dies_before_it_has_left_has_not_run() -> None:
     desk, holder, client = opened()
     holder.reads = holder.awake = False
-    client.say_groups([Group("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (2,), (bytes(MIB),))])
+    client.say_groups([SubmitGroup("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (2,), (bytes(MIB),))])
     desk.pass_time(3.0)
     assert desk.broker.ledger.workers[holder.id].state == "suspect"
     holder.die()

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
+from reqpool_broker.results_placement import SESSIONS_PER_SOCKET, ResultsPlacement
 from reqpool_broker.session import Session
-from reqpool_broker.spread import SESSIONS_PER_SOCKET, Spread
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb
 from support.fake_peers import Desk
@@ -17,9 +17,9 @@ def sessions(count: int) -> list[Session]:
     return [Session(b"%016d" % number, 0.0) for number in range(count)]
 
 
-def spread_over(sockets: int) -> Spread:
+def spread_over(sockets: int) -> ResultsPlacement:
     """So many sockets, and every one but the last has its sessions."""
-    spread = Spread("1")
+    spread = ResultsPlacement("1")
     for number in range(2, sockets + 1):
         for session in sessions(SESSIONS_PER_SOCKET):
             spread.join(session)
@@ -29,7 +29,7 @@ def spread_over(sockets: int) -> Spread:
 
 
 def test_few_sessions_share_the_one_socket() -> None:
-    spread = Spread("5571")
+    spread = ResultsPlacement("5571")
     few = sessions(SESSIONS_PER_SOCKET - 1)
     assert {spread.join(session) for session in few} == {"5571"}
     assert not spread.wanting
@@ -62,7 +62,7 @@ def test_a_session_stays_where_it_is_until_it_leaves() -> None:
 
 
 def test_room_of_those_that_left_is_used_before_another_socket_is_wanted() -> None:
-    spread = Spread("1")
+    spread = ResultsPlacement("1")
     first = sessions(SESSIONS_PER_SOCKET)
     for session in first:
         spread.join(session)

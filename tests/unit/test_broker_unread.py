@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool_broker import unread
+from reqpool_broker import retained_limits
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
 from reqpool_contract.errors import Code
@@ -68,7 +68,7 @@ def test_a_client_that_reads_slowly_gets_all_of_its_answers() -> None:
 def test_one_that_hears_and_never_acknowledges_is_bounded_by_what_all_may_leave(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(unread, "MAX_ALL_UNREAD_BYTES", 2 * LIMIT_BYTES)
+    monkeypatch.setattr(retained_limits, "MAX_ALL_UNREAD_BYTES", 2 * LIMIT_BYTES)
     desk, worker, [deaf, other] = asked(2)
     answer_all(worker, deaf)
     assert kept_bytes(desk, deaf) < 2 * LIMIT_BYTES + 2 * ANSWER_BYTES

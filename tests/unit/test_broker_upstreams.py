@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool_broker.config import Config, Upstream
+from reqpool_broker.config import Config, NamedUpstream
 from reqpool_broker.policy import Policy
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
@@ -186,7 +186,7 @@ def test_as_many_retries_as_configured() -> None:
 
 def test_requests_in_flight_are_capped_where_there_are_no_connections() -> None:
     found = endpoint("dns://127.0.0.1:53", {})
-    desk = Desk(config=Config([Upstream("ns", ("dns",), found, found, Policy(max_in_flight=3))]))
+    desk = Desk(config=Config([NamedUpstream("ns", ("dns",), found, found, Policy(max_in_flight=3))]))
     workers = [desk.worker(("dns", False, 256, 1)) for _ in range(2)]
     client = desk.client()
     client.submit(*range(1, 11), origins=("@ns",))
@@ -277,7 +277,7 @@ def test_a_changed_policy_is_told_under_the_same_number_and_nothing_else_changes
 def test_a_name_stands_for_its_origin_and_settings() -> None:
     found = endpoint("tcp://app@127.0.0.1:9", {"password": "secret"})
     bare = endpoint("tcp://app@127.0.0.1:9", {})
-    desk = Desk(config=Config([Upstream("shop", ("tcp",), found, found, Policy())]))
+    desk = Desk(config=Config([NamedUpstream("shop", ("tcp",), found, found, Policy())]))
     worker, client = desk.worker(KIND), desk.client()
     ask(client, 1, origins=("@shop",))
     ask(client, 2, origins=("@shop?exclusive",))
@@ -324,7 +324,7 @@ def test_what_runs_goes_on_when_its_name_is_taken_away_and_it_is_submitted_again
 
 def test_servers_to_be_tried_in_turn_cannot_have_unequal_settings() -> None:
     one, two = (
-        Upstream(name, ("tcp",), found, found, Policy())
+        NamedUpstream(name, ("tcp",), found, found, Policy())
         for name, found in (
             ("one", endpoint("tcp://127.0.0.1:9", {"password": "1"})),
             ("two", endpoint("tcp://127.0.0.2:9", {"password": "2"})),
@@ -391,7 +391,7 @@ def test_leases_with_large_settings_travel_in_several_messages() -> None:
 
 
 def test_origins_that_were_only_looked_at_are_forgotten() -> None:
-    from reqpool_broker.origins import MAX_IDLE
+    from reqpool_broker.origin_table import MAX_IDLE
 
     desk = Desk()
     for n in range(MAX_IDLE + 500):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reqpool_broker.config import Config, Upstream
+from reqpool_broker.config import Config, NamedUpstream
 from reqpool_broker.policy import Policy
 from reqpool_contract.origin_names import endpoint
 from reqpool_contract.wire import Flag
@@ -22,7 +22,9 @@ def desk_of(limit: int | None) -> Desk:
     if limit is None:
         return Desk()
     found = endpoint(SERVER, {})
-    return Desk(config=Config([Upstream("cache", ("redis",), found, found, Policy(max_connections=limit))]))
+    return Desk(
+        config=Config([NamedUpstream("cache", ("redis",), found, found, Policy(max_connections=limit))])
+    )
 
 
 def ask(client: FakeClient, *seqs: int, origin: str) -> None:

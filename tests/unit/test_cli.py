@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import reqpool
-from reqpool_ops import cli, reading, runtime
+from reqpool_ops import cli, report_values, runtime
 from reqpool_ops.requests import raw
 
 
@@ -154,7 +154,9 @@ def test_escapes_stand_for_bytes(text: str, data: bytes) -> None:
 def test_bad_escapes_are_refused(text: str, escape: str) -> None:
     with pytest.raises(reqpool.UsageError) as error:
         raw.unescape(text)
-    assert error.value.text == f"{reading.text(text)}: {escape} is no escape; there are {raw.ESCAPES_TEXT}"
+    assert (
+        error.value.text == f"{report_values.text(text)}: {escape} is no escape; there are {raw.ESCAPES_TEXT}"
+    )
 
 
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:

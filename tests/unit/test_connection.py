@@ -14,8 +14,8 @@ from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.origin_names import endpoint
 from reqpool_contract.wire import Verb
-from reqpool_workers import connection, dial
-from reqpool_workers.connection import State
+from reqpool_workers import connection, happy_eyeballs
+from reqpool_workers.connection import ConnectionState
 from reqpool_workers.unsent import Unsent
 from support.fake_worker_broker import BROKER_FDS, SESSION, FakeBroker
 from support.leaks import no_leak
@@ -31,9 +31,9 @@ def broker() -> Iterator[FakeBroker]:
 
 
 def test_every_state_can_be_left_except_the_last() -> None:
-    assert set(connection.TRANSITIONS) == set(State)
+    assert set(connection.TRANSITIONS) == set(ConnectionState)
     for state, following in connection.TRANSITIONS.items():
-        assert (State.CLOSED in following) == (state is not State.CLOSED)
+        assert (ConnectionState.CLOSED in following) == (state is not ConnectionState.CLOSED)
 
 
 def test_a_kept_connection_serves_one_request_after_the_other(broker: FakeBroker) -> None:
@@ -633,7 +633,7 @@ def test_a_connection_that_is_broken_before_we_look_is_one_that_closed_at_once(
         def getsockopt(self, *arguments: int) -> int:  # type: ignore[override]
             return code if arguments[1] == socket.SO_ERROR else super().getsockopt(*arguments)
 
-    monkeypatch.setattr(dial.socket, "socket", Broken)
+    monkeypatch.setattr(happy_eyeballs.socket, "socket", Broken)
     with TcpPeer(never_answers) as peer, broker.worker():
         broker.welcome()
         origin = f"mysql://{peer.address}/db"

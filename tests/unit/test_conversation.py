@@ -10,8 +10,8 @@ from concurrent.futures._base import FINISHED, PENDING
 import pytest
 
 import reqpool
-from reqpool.conversation import WARN_AFTER_S
-from reqpool.session import State
+from reqpool.client_conversation import WARN_AFTER_S
+from reqpool.session_protocol import SessionState
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb
 from support.client_conversation import URL, Talk
@@ -47,7 +47,7 @@ def test_a_new_broker_is_sent_again_what_the_lost_one_had() -> None:
     talk.conversation.turn(0.0)
     # Nothing is heard for longer than the liveness span.
     talk.conversation.turn(2.5)
-    assert talk.session.state is State.CLOSED
+    assert talk.session.state is SessionState.CLOSED
     unsent = talk.submit(b"unsent", 2.5)
     talk.open(3.0, epoch=8)
     talk.conversation.turn(3.0)
@@ -117,7 +117,7 @@ def test_a_client_that_slept_for_longer_than_its_session_lasts_sends_nothing_on_
     talk.submit(b"ask", 70.0)
     # What the broker had sent while nobody read, before it forgot the session.
     talk.publish(70.0, wire.encode(Verb.HEARTBEAT, 7, 9, 0, 0, 0))
-    assert talk.session.state is State.CLOSED
+    assert talk.session.state is SessionState.CLOSED
     talk.conversation.turn(70.0)
     assert talk.transport.submits() == []
     talk.open(71.0)
@@ -160,7 +160,7 @@ def test_a_client_that_starts_before_its_cluster_waits_for_it() -> None:
     talk = Talk()
     future = talk.submit(b"ask", 0.0, timeout_s=20.0)
     now_s = 0.0
-    while now_s < 15.0 or talk.session.state is not State.GREETING:
+    while now_s < 15.0 or talk.session.state is not SessionState.GREETING:
         talk.conversation.turn(now_s)
         assert talk.conversation.due_s(now_s) > now_s
         now_s = talk.conversation.due_s(now_s)
@@ -315,5 +315,5 @@ def test_messages_that_cannot_be_read_are_counted_and_not_all_logged(
 
 
 def test_a_conversation_needs_no_zeromq() -> None:
-    code = "import sys, reqpool.conversation; sys.exit('zmq' in sys.modules)"
+    code = "import sys, reqpool.client_conversation; sys.exit('zmq' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0

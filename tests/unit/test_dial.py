@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from reqpool_workers import dial
-from reqpool_workers.dial import NEXT_ADDRESS_S, Dial
-from reqpool_workers.loop import WRITABLE
+from reqpool_workers import happy_eyeballs
+from reqpool_workers.event_loop import WRITABLE
+from reqpool_workers.happy_eyeballs import NEXT_ADDRESS_S, HappyEyeballs
 from reqpool_workers.protocols import Address
 
 _FDS = itertools.count(1000)
@@ -81,8 +81,8 @@ class World:
     def at(self, due_s: float, timer: Callable[[float], float | None]) -> None:
         self.timers.append((due_s, timer))
 
-    def dial(self, *numbers: int) -> Dial:
-        made = Dial(
+    def dial(self, *numbers: int) -> HappyEyeballs:
+        made = HappyEyeballs(
             self,  # type: ignore[arg-type]
             [address(number) for number in numbers],
             lambda made, address: self.outcomes.append((made, address)),
@@ -119,7 +119,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr(dial.socket, "socket", world.socket)
+    monkeypatch.setattr(happy_eyeballs.socket, "socket", world.socket)
     return world
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool_workers.inflow import Inflow
+from reqpool_workers.large_reads import LargeReads
 
 
 class Answer:
@@ -33,7 +33,7 @@ def read() -> list[str]:
     return []
 
 
-def order(inflow: Inflow, read: list[str]) -> str:
+def order(inflow: LargeReads, read: list[str]) -> str:
     """Read all that waits, in turns; returns what was read in which."""
     turns = []
     while inflow:
@@ -44,14 +44,14 @@ def order(inflow: Inflow, read: list[str]) -> str:
 
 
 def test_long_ones_are_read_one_after_the_other(read: list[str]) -> None:
-    inflow = Inflow()
+    inflow = LargeReads()
     for name in "abc":
         inflow.wait(Answer(name, 4, read))
     assert order(inflow, read) == "a ab ac a b b b c c c"
 
 
 def test_one_with_little_more_does_not_wait_for_long_ones(read: list[str]) -> None:
-    inflow = Inflow()
+    inflow = LargeReads()
     inflow.wait(Answer("a", 9, read))
     inflow.read_on()
     inflow.wait(Answer("b", 1, read))
@@ -60,7 +60,7 @@ def test_one_with_little_more_does_not_wait_for_long_ones(read: list[str]) -> No
 
 
 def test_a_stream_of_short_ones_does_not_keep_a_long_one_waiting(read: list[str]) -> None:
-    inflow = Inflow()
+    inflow = LargeReads()
     inflow.wait(Answer("a", 9, read))
     for _ in range(9):
         inflow.wait(Answer("b", 1, read))
@@ -69,14 +69,14 @@ def test_a_stream_of_short_ones_does_not_keep_a_long_one_waiting(read: list[str]
 
 
 def test_one_that_goes_on_with_another_answer_lets_others_be_read_first(read: list[str]) -> None:
-    inflow = Inflow()
+    inflow = LargeReads()
     inflow.wait(Answer("a", 12, read, every=4))
     inflow.wait(Answer("b", 4, read))
     assert order(inflow, read) == "a ab a a ba b b a a a a a a a"
 
 
 def test_one_of_which_nothing_more_has_come_gives_way_and_comes_back(read: list[str]) -> None:
-    inflow = Inflow()
+    inflow = LargeReads()
     slow = Answer("a", 2, read)
     inflow.wait(slow)
     inflow.wait(Answer("b", 2, read))
@@ -87,7 +87,7 @@ def test_one_of_which_nothing_more_has_come_gives_way_and_comes_back(read: list[
 
 
 def test_one_that_says_again_that_it_waits_is_read_no_more_often(read: list[str]) -> None:
-    inflow = Inflow()
+    inflow = LargeReads()
     long = Answer("a", 3, read)
     inflow.wait(long)
     inflow.wait(long)

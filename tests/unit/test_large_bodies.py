@@ -9,7 +9,7 @@ import zmq
 
 from reqpool_contract import errors, wire
 from reqpool_contract.errors import Code
-from reqpool_contract.wire import Group, LeaseGroup, Reject, Verb
+from reqpool_contract.wire import LeaseGroup, Reject, SubmitGroup, Verb
 from support.client_conversation import Talk
 from support.fake_peers import UPSTREAM, Desk
 from support.pinned import ORIGIN, opened
@@ -18,7 +18,7 @@ from support.worker_conversation import Talk as WorkerTalk
 
 LARGE = b"L" * (wire.LARGE_MESSAGE_BYTES + 1)
 MOST = b"M" * wire.LARGE_MESSAGE_BYTES
-GROUP = Group("dns", (UPSTREAM,), 5_000, 1, 1, None, None, (1, 2, 3), (b"a", LARGE, MOST))
+GROUP = SubmitGroup("dns", (UPSTREAM,), 5_000, 1, 1, None, None, (1, 2, 3), (b"a", LARGE, MOST))
 LEASE = LeaseGroup(b"s" * 16, "dns", UPSTREAM, 5_000, 1, 1, None, None, (1, 2), (LARGE, b"b"))
 HEADS = {
     Verb.SUBMIT: ((1, 0), [GROUP, GROUP], wire.CLIENT_TO_BROKER),

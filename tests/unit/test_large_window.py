@@ -9,7 +9,7 @@ import pytest
 from reqpool.kinds import Route
 from reqpool_contract import wire
 from reqpool_contract.errors import Code, RequestTimeout
-from reqpool_contract.wire import Group, Verb
+from reqpool_contract.wire import SubmitGroup, Verb
 from support.client_conversation import Talk
 from support.fake_peers import UPSTREAM, Desk
 from support.plain import KIND
@@ -171,7 +171,7 @@ def again_after_a_planned_stop(talk: Windowed, seq: int, latest: int) -> list[in
 def test_what_is_new_does_not_hide_that_a_large_request_was_not_submitted_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("reqpool.conversation.BATCHES_PER_TURN", 1)
+    monkeypatch.setattr("reqpool.client_conversation.BATCHES_PER_TURN", 1)
     talk = lost_and_found(b"W" + WHOLE, b"small", b"X" + WHOLE)
     seq = max(talk.conversation.pending)
     talk.submit(b"Y" + WHOLE, 9.0)
@@ -232,7 +232,7 @@ def test_the_broker_confirms_a_large_payload_in_the_turn_in_which_it_came(frames
     assert client.welcome["window_bytes"] == wire.WINDOW_BYTES
     before = desk.broker.sessions[client.id].heartbeats_sent
     payload = b"x" * (wire.LARGE_MESSAGE_BYTES + 1) if frames else None
-    group = Group(
+    group = SubmitGroup(
         "dns",
         (UPSTREAM,),
         5_000,

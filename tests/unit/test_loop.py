@@ -8,10 +8,10 @@ from functools import partial
 
 import pytest
 
-from reqpool_workers.loop import READABLE, Loop
+from reqpool_workers.event_loop import READABLE, EventLoop
 
 
-def turns(loop: Loop, count: int) -> None:
+def turns(loop: EventLoop, count: int) -> None:
     """Run so many turns without sleeping."""
     left = count
 
@@ -27,12 +27,12 @@ def turns(loop: Loop, count: int) -> None:
 
 @pytest.fixture
 def loop() -> object:
-    loop = Loop()
+    loop = EventLoop()
     yield loop
     loop.close()
 
 
-def test_an_fd_closed_in_this_turn_is_not_dispatched_to_its_numbers_next_owner(loop: Loop) -> None:
+def test_an_fd_closed_in_this_turn_is_not_dispatched_to_its_numbers_next_owner(loop: EventLoop) -> None:
     pipes = [os.pipe() for _ in range(2)]
     called: list[str] = []
     news: list[int] = []
@@ -62,7 +62,7 @@ def test_an_fd_closed_in_this_turn_is_not_dispatched_to_its_numbers_next_owner(l
     os.close(news[0])
 
 
-def test_timers_run_in_order_and_again_when_they_say_so(loop: Loop) -> None:
+def test_timers_run_in_order_and_again_when_they_say_so(loop: EventLoop) -> None:
     called: list[str] = []
     again = iter([loop.now_s, None])
 
@@ -81,7 +81,7 @@ def test_timers_run_in_order_and_again_when_they_say_so(loop: Loop) -> None:
     assert called == ["repeat", "repeat", "second", "last"]
 
 
-def test_a_timer_that_is_always_due_runs_once_a_turn(loop: Loop) -> None:
+def test_a_timer_that_is_always_due_runs_once_a_turn(loop: EventLoop) -> None:
     called: list[float] = []
 
     def due(now_s: float) -> float:
@@ -93,7 +93,7 @@ def test_a_timer_that_is_always_due_runs_once_a_turn(loop: Loop) -> None:
     assert len(called) <= 3
 
 
-def test_another_thread_wakes_the_loop(loop: Loop) -> None:
+def test_another_thread_wakes_the_loop(loop: EventLoop) -> None:
     threads: list[str] = []
 
     def note() -> None:
@@ -107,7 +107,7 @@ def test_another_thread_wakes_the_loop(loop: Loop) -> None:
     assert threads == [threading.current_thread().name]
 
 
-def test_times_tell_the_longest_turn_and_start_anew(loop: Loop) -> None:
+def test_times_tell_the_longest_turn_and_start_anew(loop: EventLoop) -> None:
     turns(loop, 2)
     first = loop.times()
     assert first.longest_turn_s > 0
@@ -115,7 +115,7 @@ def test_times_tell_the_longest_turn_and_start_anew(loop: Loop) -> None:
     assert loop.times().longest_turn_s == 0
 
 
-def test_a_turn_begins_before_its_first_handler(loop: Loop) -> None:
+def test_a_turn_begins_before_its_first_handler(loop: EventLoop) -> None:
     begun: list[float] = []
     seen: list[int] = []
     readable, writable = os.pipe()

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from reqpool.batching import next_batch
 from reqpool.future import NOBODY, Future
 from reqpool.kinds import Asked, Kind, Route
-from reqpool.outbox import next_batch
 from reqpool.pending import CLUSTER_GRACE_S, SWEEP_INTERVAL_S, Pending, within
 from reqpool_contract import broker_url, wire
-from reqpool_contract.cached_settings import Keeping
+from reqpool_contract.cached_settings import SettingsSender
 from reqpool_contract.errors import ProtocolError, UsageError
 
 
@@ -45,10 +45,10 @@ def table(*futures: Future[Any]) -> Pending:
     return pending
 
 
-def batch(*futures: Future[Any], connection: int = 1, now_s: float = 0.0) -> list[wire.Group]:
-    groups, *_ = next_batch(deque(futures), connection, now_s, Keeping(), 512, math.inf, deque())
+def batch(*futures: Future[Any], connection: int = 1, now_s: float = 0.0) -> list[wire.SubmitGroup]:
+    groups, *_ = next_batch(deque(futures), connection, now_s, SettingsSender(), 512, math.inf, deque())
     head = wire.encode(wire.Verb.SUBMIT, 1, 0, groups)
-    decoded: list[wire.Group] = wire.decode(head, wire.CLIENT_TO_BROKER)[1][2]
+    decoded: list[wire.SubmitGroup] = wire.decode(head, wire.CLIENT_TO_BROKER)[1][2]
     return decoded
 
 
@@ -110,7 +110,7 @@ def test_a_batch_is_bounded_in_count() -> None:
     queue = deque(make(seq) for seq in range(1200))
     sizes = []
     while queue:
-        groups, *_ = next_batch(queue, 1, 0.0, Keeping(), 512, math.inf, deque())
+        groups, *_ = next_batch(queue, 1, 0.0, SettingsSender(), 512, math.inf, deque())
         sizes.append(sum(len(group[7]) for group in groups))
     assert sizes == [512, 512, 176]
 
@@ -120,7 +120,7 @@ def test_a_batch_is_bounded_in_bytes_and_a_larger_payload_travels_alone() -> Non
     queue = deque(make(seq, payload=bytes(size)) for seq, size in enumerate(sizes))
     batches = []
     while queue:
-        groups, *_ = next_batch(queue, 1, 0.0, Keeping(), 512, math.inf, deque())
+        groups, *_ = next_batch(queue, 1, 0.0, SettingsSender(), 512, math.inf, deque())
         batches.append(list(groups[0][7]))
     assert batches == [[0, 1], [2], [3], [4]]
 
@@ -133,13 +133,17 @@ def test_what_has_ended_or_was_sent_on_this_connection_is_not_sent() -> None:
     other.resubmitted = bytes(16)
     [group] = batch(ended, sent, other, connection=2)
     assert (group.seqs, group.flags, group.watermark) == ((3,), wire.Flag.RESUBMITTED, bytes(16))
-    assert next_batch(deque([ended]), 2, 0.0, Keeping(), 512, math.inf, deque())[:2] == ([], math.inf)
+    assert next_batch(deque([ended]), 2, 0.0, SettingsSender(), 512, math.inf, deque())[:2] == ([], math.inf)
 
 
 def test_a_batch_is_as_small_as_is_asked() -> None:
     queue = deque(make(seq) for seq in range(3))
-    assert [group[7] for group in next_batch(queue, 1, 0.0, Keeping(), 1, math.inf, deque())[0]] == [[0]]
-    assert [group[7] for group in next_batch(queue, 1, 0.0, Keeping(), 512, math.inf, deque())[0]] == [[1, 2]]
+    assert [group[7] for group in next_batch(queue, 1, 0.0, SettingsSender(), 1, math.inf, deque())[0]] == [
+        [0]
+    ]
+    assert [group[7] for group in next_batch(queue, 1, 0.0, SettingsSender(), 512, math.inf, deque())[0]] == [
+        [1, 2]
+    ]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reqpool_ops.pools import pools
-from reqpool_ops.reading import plain
+from reqpool_ops.report_values import plain
 from support.reports import pooled
 
 

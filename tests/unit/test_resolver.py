@@ -14,10 +14,10 @@ import dnslib
 import pytest
 
 from reqpool_contract.errors import ConnectFailed, PoolError, UsageError
-from reqpool_workers import loop as loop_module
+from reqpool_workers import event_loop as loop_module
 from reqpool_workers import resolver as resolver_module
+from reqpool_workers.event_loop import EventLoop
 from reqpool_workers.look_up import has_ipv6_route
-from reqpool_workers.loop import Loop
 from reqpool_workers.owed_ports import OwedPorts
 from reqpool_workers.resolver import Resolver
 from support import dns_peer
@@ -38,7 +38,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.skipped_s = 0.0
-        self.loop = Loop()
+        self.loop = EventLoop()
         self.resolv_conf = folder / "resolv.conf"
         self.hosts = folder / "hosts"
         self.resolver = Resolver(

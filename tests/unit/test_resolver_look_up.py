@@ -9,7 +9,7 @@ import dnslib
 import pytest
 
 from reqpool_workers import look_up
-from reqpool_workers.look_up import Failed, Found, Known, LookUp, Outcome, Step, in_order
+from reqpool_workers.look_up import Found, Known, LookUp, LookupFailure, Outcome, Step, in_order
 from reqpool_workers.resolv_conf import ResolvConf
 from support.dns_peer import Script, cut, refuses, zone
 
@@ -79,14 +79,14 @@ def test_an_alias_that_leads_to_itself_ends() -> None:
     reply = dnslib.DNSRecord.question("loop.test", "A").reply()
     reply.add_answer(dnslib.RR("loop.test", dnslib.QTYPE.CNAME, ttl=60, rdata=dnslib.CNAME("loop.test")))
     outcome, _, _ = run("loop.test", {ONE: lambda _query: [bytes(reply.pack())]})
-    assert outcome == Failed("loop.test has no address", 5.0, known=True)
+    assert outcome == LookupFailure("loop.test has no address", 5.0, known=True)
 
 
 def test_records_of_other_names_are_not_believed() -> None:
     reply = dnslib.DNSRecord.question("db.test", "A").reply()
     reply.add_answer(dnslib.RR("other.test", dnslib.QTYPE.A, ttl=60, rdata=dnslib.A("10.6.6.6")))
     outcome, _, _ = run("db.test", {ONE: lambda _query: [bytes(reply.pack())]})
-    assert outcome == Failed("db.test has no address", 5.0, known=True)
+    assert outcome == LookupFailure("db.test has no address", 5.0, known=True)
 
 
 @pytest.mark.parametrize(("ttl_s", "kept_s"), [(0, 1.0), (1, 1.0), (60, 60.0), (86_400, 300.0)])
@@ -99,13 +99,13 @@ def test_an_answers_time_is_kept_within_bounds(ttl_s: int, kept_s: float) -> Non
 @pytest.mark.parametrize(("ttl_s", "kept_s"), [(0, 1.0), (3, 3.0), (3600, 5.0)])
 def test_that_there_is_no_such_host_is_kept_for_seconds(ttl_s: int, kept_s: float) -> None:
     outcome, steps, _ = run("gone.test", {ONE: zone({}, ttl_s=ttl_s)})
-    assert outcome == Failed("no such host: gone.test", kept_s, known=True)
+    assert outcome == LookupFailure("no such host: gone.test", kept_s, known=True)
     assert asked(steps) == [(ONE, "gone.test")]  # another server would say the same
 
 
 def test_a_name_without_addresses_is_told_apart() -> None:
     outcome, _, _ = run("mail.test", {ONE: zone({"mail.test": [("MX", "x.test")]})})
-    assert outcome == Failed("mail.test has no address", 5.0, known=True)
+    assert outcome == LookupFailure("mail.test has no address", 5.0, known=True)
 
 
 def record(rtype: int, data: bytes, *, rclass: int = 1, ttl_s: int = 60) -> bytes:
@@ -149,7 +149,7 @@ def test_what_is_no_address_is_not_dialled_and_does_not_hide_one(odd: bytes) -> 
     assert isinstance(outcome, Found)
     assert outcome.addresses == ("10.0.0.1",)
     outcome, _, _ = run("db.test", {ONE: says(odd)})
-    assert outcome == Failed("db.test has no address", 5.0, known=True)
+    assert outcome == LookupFailure("db.test has no address", 5.0, known=True)
 
 
 def test_a_time_of_over_31_bits_is_none() -> None:
@@ -183,7 +183,7 @@ def test_the_next_server_is_asked(bad: Script | str, silent: set[str]) -> None:
 
 def test_silent_servers_are_asked_again_and_named() -> None:
     outcome, steps, one = run("db.test", {ONE: "", TWO: "connection refused"})
-    assert outcome == Failed(
+    assert outcome == LookupFailure(
         f"no name server answers ({ONE}, {TWO}: connection refused), so db.test could not be looked up",
         1.0,
         known=False,
@@ -194,7 +194,7 @@ def test_silent_servers_are_asked_again_and_named() -> None:
 
 def test_servers_that_fail_are_named() -> None:
     outcome, _, _ = run("db.test", {ONE: refuses(2), TWO: refuses(5)})
-    assert outcome == Failed(
+    assert outcome == LookupFailure(
         f"db.test could not be looked up ({ONE}: SERVFAIL; {TWO}: REFUSED)", 1.0, known=False
     )
 
@@ -220,7 +220,7 @@ def test_no_address_of_one_family_says_nothing_about_the_other() -> None:
     one.advance()
     one.take("AAAA", ask(zone({"db.test": [("A", "10.0.0.1")]}), "db.test", "AAAA"))
     assert not one.has_addresses
-    assert one.advance() == Failed(
+    assert one.advance() == LookupFailure(
         f"db.test could not be looked up ({ONE}: no answer for A)", 1.0, known=False
     )
 
@@ -238,7 +238,7 @@ def test_search_domains_are_tried_in_turn() -> None:
 def test_a_host_in_no_domain_is_reported_under_its_own_name() -> None:
     conf = ResolvConf((ONE,), ("one.test", "two.test"))
     outcome, steps, _ = run("db", {ONE: zone({})}, conf)
-    assert outcome == Failed("no such host: db", 5.0, known=True)
+    assert outcome == LookupFailure("no such host: db", 5.0, known=True)
     assert [step.name for step in steps] == ["db.one.test", "db.two.test", "db"]
 
 
@@ -256,15 +256,15 @@ def test_a_failure_on_the_way_is_not_taken_for_absence() -> None:
 
     conf = ResolvConf((ONE,), ("one.test",), attempts=1)
     outcome, steps, _ = run("db", {ONE: script}, conf)
-    assert outcome == Failed(f"db could not be looked up ({ONE}: SERVFAIL)", 1.0, known=False)
+    assert outcome == LookupFailure(f"db could not be looked up ({ONE}: SERVFAIL)", 1.0, known=False)
     assert [step.name for step in steps] == ["db.one.test", "db"]
 
 
 # --- memory ---------------------------------------------------------------------------------------
 
 HERE = Found(("10.0.0.1",), 60.0)
-GONE = Failed("no such host: db", 5.0, known=True)
-DOWN = Failed("no name server answers", 1.0, known=False)
+GONE = LookupFailure("no such host: db", 5.0, known=True)
+DOWN = LookupFailure("no name server answers", 1.0, known=False)
 
 
 def test_an_answer_is_good_for_its_time() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reqpool_broker.scheduler import Claim, most_waiting, shares, slots
+from reqpool_broker.slot_allocation import Claim, most_waiting, shares, slots
 from reqpool_broker.worker import Worker
 
 WORKERS = [Worker(b"w%015d" % n, f"w{n}", n, 0.0) for n in range(4)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reqpool_broker.requests import NEW, Lease, Terms
-from reqpool_broker.service import EVIDENCE_S, STALE_S, Service
+from reqpool_broker.service_rate import EVIDENCE_S, STALE_S, ServiceRate
 from reqpool_broker.session import Session
 from reqpool_broker.worker import Worker
 
@@ -14,7 +14,7 @@ class Bench:
     """A service of so many places that all end a request after the same time, and a queue that stands."""
 
     def __init__(self, places: int, takes_s: float) -> None:
-        self.service = Service()
+        self.service = ServiceRate()
         self.places = places
         self.takes_s = takes_s
         self.now_s = 100.0

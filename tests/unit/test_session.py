@@ -8,19 +8,19 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool.session import (
+from reqpool.session_protocol import (
     BATCHES_PER_ACK,
     TRANSITIONS,
-    Dial,
+    CompleteResults,
     Event,
     Lost,
     Opened,
-    Results,
+    OpenIntake,
     Send,
-    Session,
-    State,
+    SessionProtocol,
+    SessionState,
     Subscribe,
-    Unread,
+    UnreadSubmit,
 )
 from reqpool_contract import wire
 from reqpool_contract.errors import Code, ProtocolError
@@ -40,15 +40,15 @@ WELCOME = {
 }
 
 
-def make() -> Session:
-    return Session(b"s" * 16, "test", 1, random_unit=lambda: 1.0)
+def make() -> SessionProtocol:
+    return SessionProtocol(b"s" * 16, "test", 1, random_unit=lambda: 1.0)
 
 
 def welcome(**changes: Any) -> bytes:
     return wire.encode(Verb.WELCOME, 1, {**WELCOME, **changes})
 
 
-def opened(session: Session, now_s: float = 0.0, **changes: Any) -> list[Any]:
+def opened(session: SessionProtocol, now_s: float = 0.0, **changes: Any) -> list[Any]:
     session.tick(now_s)
     session.received(welcome(**changes), now_s)
     return session.published(wire.encode(Verb.OPEN, changes.get("epoch", 7)), None, now_s)
@@ -68,12 +68,12 @@ def group(*seqs: int) -> tuple[Any, ...]:
     return "udp", ("udp://h:1",), 10, 0, 1, None, None, list(seqs), [b"x"] * len(seqs)
 
 
-def redialled(session: Session, now_s: float) -> dict[str, Any]:
+def redialled(session: SessionProtocol, now_s: float) -> dict[str, Any]:
     """Lose the connection by silence; return what the next HELLO says."""
     [lost] = session.tick(now_s)
     assert isinstance(lost, Lost)
     [dial] = session.tick(now_s + 1.0)
-    assert isinstance(dial, Dial)
+    assert isinstance(dial, OpenIntake)
     about: dict[str, Any] = wire.decode(dial.hello, wire.CLIENT_TO_BROKER)[1][2]
     return about
 
@@ -86,7 +86,7 @@ def sent(action: Any) -> tuple[Verb, list[Any]]:
 def test_first_connection_goes_through_every_state() -> None:
     session = make()
     [dial] = session.tick(0.0)
-    assert isinstance(dial, Dial)
+    assert isinstance(dial, OpenIntake)
     verb, (lowest, highest, about) = wire.decode(dial.hello, wire.CLIENT_TO_BROKER)
     assert (verb, lowest, highest) == (Verb.HELLO, wire.LOWEST_VERSION, wire.VERSION)
     assert about["session"] == b"s" * 16
@@ -107,18 +107,18 @@ def test_a_lost_open_is_made_up_for_by_a_heartbeat() -> None:
     assert session.published(heartbeat(1, 0), None, 0.1) == [Opened(())]
 
 
-@pytest.mark.parametrize("state", [State.GREETING, State.SUBSCRIBING, State.OPEN])
-def test_silence_ends_every_connected_state(state: State) -> None:
+@pytest.mark.parametrize("state", [SessionState.GREETING, SessionState.SUBSCRIBING, SessionState.OPEN])
+def test_silence_ends_every_connected_state(state: SessionState) -> None:
     session = make()
     session.tick(0.0)
-    if state in (State.SUBSCRIBING, State.OPEN):
+    if state in (SessionState.SUBSCRIBING, SessionState.OPEN):
         session.received(welcome(), 0.0)
-    if state is State.OPEN:
+    if state is SessionState.OPEN:
         session.published(wire.encode(Verb.OPEN, 7), None, 0.0)
     assert not any(isinstance(action, Lost) for action in session.tick(2.4))
     [lost] = session.tick(2.5)
     assert isinstance(lost, Lost)
-    assert session.state is State.CLOSED
+    assert session.state is SessionState.CLOSED
 
 
 def test_seen_that_does_not_move_is_a_loss_though_the_broker_is_heard() -> None:
@@ -141,7 +141,7 @@ def test_an_open_session_lives_as_long_as_both_ways_work() -> None:
         actions = session.tick(now_s)
         assert sent(actions[0]) == (Verb.HEARTBEAT, [step, step - 1, 0])
         session.published(heartbeat(step, step), None, now_s)
-    assert session.state is State.OPEN
+    assert session.state is SessionState.OPEN
 
 
 def test_backoff_grows_to_a_second_and_is_reset_by_success() -> None:
@@ -162,7 +162,7 @@ def test_backoff_grows_to_a_second_and_is_reset_by_success() -> None:
 def test_results_in_order_are_handed_on_and_repetitions_ignored() -> None:
     session = make()
     opened(session)
-    assert session.published(*results(1, 5, 0, b"x"), 0.1) == [Results((5, 0, b"x"))]
+    assert session.published(*results(1, 5, 0, b"x"), 0.1) == [CompleteResults((5, 0, b"x"))]
     assert session.published(*results(1, 5, 0, b"x"), 0.1) == []
     assert session.repeated == 1
 
@@ -175,8 +175,8 @@ def test_a_gap_is_asked_for_once_then_again_after_a_heartbeat() -> None:
     assert sent(resend) == (Verb.RESEND, [1])
     assert session.published(*results(4, 8, 0, b"z"), 0.3) == []
     assert len(session.published(*results(5, 9, 0, b"z"), 0.8)) == 1
-    assert session.published(*results(2, 6, 0, b"y"), 0.9) == [Results((6, 0, b"y"))]
-    assert session.published(*results(3, 7, 0, b"z"), 0.9) == [Results((7, 0, b"z"))]
+    assert session.published(*results(2, 6, 0, b"y"), 0.9) == [CompleteResults((6, 0, b"y"))]
+    assert session.published(*results(3, 7, 0, b"z"), 0.9) == [CompleteResults((7, 0, b"z"))]
 
 
 def test_a_heartbeat_shows_that_the_last_batch_is_missing() -> None:
@@ -222,7 +222,7 @@ def test_resuming_keeps_the_batch_number_and_starts_submits_anew() -> None:
     assert (about["epoch"], about["generation"], about["received"]) == (7, 3, 1)
     session.received(welcome(resumed=True), 4.0)
     assert session.published(wire.encode(Verb.OPEN, 7), None, 4.0) == [Opened((), b"%016d" % 1)]
-    assert session.published(*results(2, 2, 0, b""), 4.1) == [Results((2, 0, b""))]
+    assert session.published(*results(2, 2, 0, b""), 4.1) == [CompleteResults((2, 0, b""))]
     assert wire.decode(session.submit([]), wire.CLIENT_TO_BROKER)[1][0] == 1
     assert session.reconnects == 1
 
@@ -235,7 +235,7 @@ def test_a_new_life_counts_batches_from_one(changes: dict[str, Any]) -> None:
     session.tick(3.0)
     assert opened(session, 4.0, **changes) == [Opened((), b"%016d" % 1)]
     epoch = changes.get("epoch", 7)
-    assert session.published(*results(1, 2, 0, b"", epoch=epoch), 4.1) == [Results((2, 0, b""))]
+    assert session.published(*results(1, 2, 0, b"", epoch=epoch), 4.1) == [CompleteResults((2, 0, b""))]
 
 
 def test_what_never_ran_is_still_told_when_the_welcome_that_said_so_never_opened() -> None:
@@ -265,11 +265,11 @@ def test_a_submit_that_cannot_be_read_is_found_by_what_is_acknowledged_after_it(
     assert session.published(heartbeat(2, own_number - 1, acked=1), None, 0.3) == []
     assert session.state.name == "TRACING"
     flat = session.published(wire.encode(Verb.RESULTS, 7, 1, 2), wire.encode_blob([10, 0, b""]), 0.3)
-    assert flat == [Results((10, 0, b""))]
+    assert flat == [CompleteResults((10, 0, b""))]
     lost, unread = session.published(heartbeat(3, own_number, latest=1, acked=2), None, 0.4)
     assert isinstance(lost, Lost)
-    assert unread == Unread([30, 31, 32], "what?")
-    assert session.state is State.CLOSED
+    assert unread == UnreadSubmit([30, 31, 32], "what?")
+    assert session.state is SessionState.CLOSED
 
 
 def test_an_unread_message_that_was_no_submit_blames_none() -> None:
@@ -288,7 +288,7 @@ def test_a_refusal_for_malformed_without_a_submit_is_noted_and_changes_nothing()
     session.published(heartbeat(1, 0, acked=1), None, 0.1)
     with pytest.raises(ProtocolError, match=r"what\?"):
         session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 0.2)
-    assert session.state is State.OPEN
+    assert session.state is SessionState.OPEN
 
 
 def test_who_cannot_read_hello_is_not_the_intake_of_a_broker() -> None:
@@ -326,7 +326,7 @@ def test_giving_up_a_dial_is_a_refusal_until_a_welcome() -> None:
     [lost] = session.give_up(0.0, "cannot be dialled")
     assert isinstance(lost, Lost)
     assert session.refusal == "cannot be dialled"
-    assert session.state is State.CLOSED
+    assert session.state is SessionState.CLOSED
     assert 0.0 < session.due_s < 1.0
 
 
@@ -357,7 +357,7 @@ def test_illegal_publications_are_counted_and_change_nothing(head: bytes) -> Non
     with pytest.raises(ProtocolError):
         session.published(head, None, 1.0)
     assert session.ignored == 1
-    assert session.state is State.OPEN
+    assert session.state is SessionState.OPEN
     [lost] = session.tick(2.5)
     assert isinstance(lost, Lost)
 
@@ -369,25 +369,27 @@ def test_a_welcome_that_lacks_or_garbles_a_field_is_refused(key: str) -> None:
         session.tick(0.0)
         with pytest.raises(ProtocolError):
             session.received(wire.encode(Verb.WELCOME, 1, about), 0.0)
-        assert session.state is State.GREETING
+        assert session.state is SessionState.GREETING
 
 
 def test_a_broken_blob_is_not_asked_for_for_ever() -> None:
     session = make()
     opened(session)
-    assert session.published(wire.encode(Verb.RESULTS, 7, 1, 0), b"\x91\x01\x02", 0.1) == [Results(())]
+    assert session.published(wire.encode(Verb.RESULTS, 7, 1, 0), b"\x91\x01\x02", 0.1) == [
+        CompleteResults(())
+    ]
     assert session.ignored == 1
     half = wire.encode_blob([5, 0, b"x", 6, 0, "text"])
     (read,) = session.published(wire.encode(Verb.RESULTS, 7, 2, 0), half, 0.1)
-    assert isinstance(read, Results)
+    assert isinstance(read, CompleteResults)
     assert read.flat[:5] == (5, 0, b"x", 6, Code.PROTOCOL)
-    assert session.published(*results(3, 7, 0, b"y"), 0.1) == [Results((7, 0, b"y"))]
+    assert session.published(*results(3, 7, 0, b"y"), 0.1) == [CompleteResults((7, 0, b"y"))]
     assert session.ignored == 2
     assert session.gaps == 0
 
 
 def test_every_move_not_in_the_table_is_a_protocol_error() -> None:
-    for state, event in itertools.product(State, Event):
+    for state, event in itertools.product(SessionState, Event):
         session = make()
         session.state = state
         if (state, event) in TRANSITIONS:

@@ -8,39 +8,45 @@ from pathlib import Path
 
 import pytest
 
-import reqpool_broker.life
-import reqpool_broker.spans
+import reqpool_broker.broker_spans
+import reqpool_broker.epoch
 import reqpool_ops.broker_process
 import reqpool_ops.demo
 import reqpool_ops.health
 import reqpool_ops.supervisor
 import reqpool_workers.broker_socket
-import reqpool_workers.ledger
-import reqpool_workers.spans
-from reqpool import link, session
+import reqpool_workers.worker_ledger
+import reqpool_workers.worker_spans
+from reqpool import broker_sockets, session_protocol
 from reqpool_contract import wire
-from reqpool_ops import spans
+from reqpool_ops import cluster_spans
 
 BEAT_S = wire.HEARTBEAT_MS / 1000
 LIVENESS_S = wire.LIVENESS_MS / 1000
 EXPIRY_S = wire.SESSION_EXPIRY_MS / 1000
-worker, broker, supervisor = reqpool_workers.spans, reqpool_broker.spans, reqpool_ops.broker_process
+worker, broker, supervisor = (
+    reqpool_workers.worker_spans,
+    reqpool_broker.broker_spans,
+    reqpool_ops.broker_process,
+)
 
 
 @pytest.mark.parametrize(
     ("shorter_s", "longer_s"),
     [
         # Who is told to end does so before it is killed, its last words included.
-        pytest.param(worker.DRAIN_S + worker.GOODBYE_LINGER_S, spans.WORKER_ENDS_S, id="worker ends"),
+        pytest.param(worker.DRAIN_S + worker.GOODBYE_LINGER_S, cluster_spans.WORKER_ENDS_S, id="worker ends"),
         pytest.param(
             broker.COME_S + broker.TICK_S + broker.LAST_WORDS_S + broker.GOODBYE_LINGER_S,
-            spans.BROKER_ENDS_S,
+            cluster_spans.BROKER_ENDS_S,
             id="broker ends",
         ),
         pytest.param(
-            spans.SERVE_ON_S + spans.WORKER_ENDS_S + spans.BROKER_ENDS_S, spans.STOP_ENDS_S, id="cluster ends"
+            cluster_spans.SERVE_ON_S + cluster_spans.WORKER_ENDS_S + cluster_spans.BROKER_ENDS_S,
+            cluster_spans.STOP_ENDS_S,
+            id="cluster ends",
         ),
-        pytest.param(broker.HELD_S - 0.001, spans.SERVE_ON_S, id="held connections"),
+        pytest.param(broker.HELD_S - 0.001, cluster_spans.SERVE_ON_S, id="held connections"),
         # What a drain waits for fits in it, and is longer than the way of what it waits for.
         pytest.param(worker.DRAIN_PINS_S + worker.ACKNOWLEDGE_S, worker.DRAIN_S, id="pins, acknowledgements"),
         pytest.param(LIVENESS_S + BEAT_S, worker.ACKNOWLEDGE_S + 0.001, id="a client's reconnection"),
@@ -55,18 +61,18 @@ worker, broker, supervisor = reqpool_workers.spans, reqpool_broker.spans, reqpoo
         pytest.param(reqpool_ops.supervisor.ASK_EVERY_S, supervisor.GAP_S, id="looks at the broker"),
         # A session outlives a lost connection and a new broker's start.
         pytest.param(LIVENESS_S + supervisor.READY_S, EXPIRY_S, id="session"),
-        pytest.param(EXPIRY_S, reqpool_broker.life.WORKER_FORGET_S, id="a silent worker's connections"),
+        pytest.param(EXPIRY_S, reqpool_broker.epoch.WORKER_FORGET_S, id="a silent worker's connections"),
         # An outcome is kept for as long as its client may ask: until its own end, and the loss of its broker.
         pytest.param(
             (wire.CLUSTER_GRACE_MS + wire.LIVENESS_MS) / 1000,
-            reqpool_workers.ledger.ASKED_AGAIN_S + 0.001,
+            reqpool_workers.worker_ledger.ASKED_AGAIN_S + 0.001,
             id="asked again",
         ),
         # Who dials finds a broker that is back before it would be given up.
         pytest.param(reqpool_workers.broker_socket.RECONNECT_MOST_MS / 1000, BEAT_S, id="worker dials"),
-        pytest.param(link.RECONNECT_MS / 1000, BEAT_S, id="client dials"),
-        pytest.param(session.BACKOFF_MOST_S, LIVENESS_S, id="client says HELLO again"),
-        pytest.param(link.PROBE_AFTER_S + link.PROBE_S, LIVENESS_S, id="probe"),
+        pytest.param(broker_sockets.RECONNECT_MS / 1000, BEAT_S, id="client dials"),
+        pytest.param(session_protocol.BACKOFF_MOST_S, LIVENESS_S, id="client says HELLO again"),
+        pytest.param(broker_sockets.PROBE_AFTER_S + broker_sockets.PROBE_S, LIVENESS_S, id="probe"),
     ],
 )
 def test_the_one_that_waits_has_more_patience(shorter_s: float, longer_s: float) -> None:
@@ -77,7 +83,7 @@ def test_the_script_waits_for_as_long_as_a_stop_may_take() -> None:
     script = Path(__file__).parents[2].joinpath("ops/start-cluster.sh").read_text()
     found = re.search(r"^stop_s=(\d+)", script, re.MULTILINE)
     assert found is not None
-    assert spans.STOP_ENDS_S <= int(found[1]) < spans.STOP_ENDS_S + 1
+    assert cluster_spans.STOP_ENDS_S <= int(found[1]) < cluster_spans.STOP_ENDS_S + 1
 
 
 def test_demo_waits_for_its_cluster_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,4 +97,4 @@ def test_demo_waits_for_its_cluster_to_stop(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(subprocess, "Popen", Process)
     with reqpool_ops.demo.child(["sleep", "60"]):
         pass
-    assert waited_s[0] == spans.STOP_ENDS_S
+    assert waited_s[0] == cluster_spans.STOP_ENDS_S

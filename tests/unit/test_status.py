@@ -16,7 +16,7 @@ import zmq
 from reqpool_contract import wire
 from reqpool_contract.errors import BrokerUnavailable
 from reqpool_ops import status
-from reqpool_ops.reading import plain
+from reqpool_ops.report_values import plain
 from support.fake_peers import DNS, TCP, Desk
 from support.reports import pooled
 

@@ -40,7 +40,7 @@ def test_what_is_not_installed_is_named_with_its_package(
 def test_a_server_that_does_not_start_is_named_with_its_last_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = servers.Server(
+    broken = servers.DemoServer(
         "sh", "dash", lambda place: "", lambda place, program: [program, "-c", "echo no; echo way"], b"", b"x"
     )
     monkeypatch.setattr(servers, "SERVERS", {"redis": broken})

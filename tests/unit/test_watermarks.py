@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from reqpool.session import BACKOFF_MOST_S, Opened, Session
-from reqpool_broker.spans import COME_S
-from reqpool_broker.succession import Predecessors, Succession
+from reqpool.session_protocol import BACKOFF_MOST_S, Opened, SessionProtocol
+from reqpool_broker.broker_spans import COME_S
+from reqpool_broker.recovery import LiveWorkers, Recovery
 from reqpool_contract import wire
 from reqpool_contract.errors import Code, ProtocolError
 from reqpool_contract.wire import Flag, Reject, Verb
@@ -22,9 +22,11 @@ FIRST, LATER = b"%016d" % 1, b"%016d" % 2
 # --- the client's half ------------------------------------------------------------------------------
 
 
-def begun(now_s: float = 0.0, session: Session | None = None, **about: Any) -> tuple[Session, Opened]:
+def begun(
+    now_s: float = 0.0, session: SessionProtocol | None = None, **about: Any
+) -> tuple[SessionProtocol, Opened]:
     """A session that a broker has just opened."""
-    session = session or Session(b"s" * 16, "test", 1, random_unit=lambda: 1.0)
+    session = session or SessionProtocol(b"s" * 16, "test", 1, random_unit=lambda: 1.0)
     session.tick(now_s)
     welcome = {
         "epoch": 7, "results": "5571", "heartbeat_ms": 500, "liveness_ms": 2_500, "resumed": False,
@@ -36,11 +38,11 @@ def begun(now_s: float = 0.0, session: Session | None = None, **about: Any) -> t
     return session, opened
 
 
-def beat(session: Session, now_s: float, *, seen: int = 0, acked: int = 0, latest: int = 0) -> None:
+def beat(session: SessionProtocol, now_s: float, *, seen: int = 0, acked: int = 0, latest: int = 0) -> None:
     session.published(wire.encode(Verb.HEARTBEAT, 7, 1, seen, acked, latest, LATER), None, now_s)
 
 
-def opened_again(session: Session, now_s: float) -> Opened:
+def opened_again(session: SessionProtocol, now_s: float) -> Opened:
     session.give_in(now_s, "lost")
     return begun(now_s + 2.0, session, epoch=8)[1]
 
@@ -419,7 +421,7 @@ def one_leased_before(
 def test_the_supervisors_line_is_read() -> None:
     about = {"reign": REIGN.hex(), "deaths": 7, "workers": [(b"w" * 16).hex()], "later": 1}
     line = json.dumps(about)
-    assert Predecessors.read(line) == (frozenset({b"w" * 16}), REIGN, 7)
+    assert LiveWorkers.read(line) == (frozenset({b"w" * 16}), REIGN, 7)
 
 
 @pytest.mark.parametrize(
@@ -432,11 +434,11 @@ def test_the_supervisors_line_is_read() -> None:
 )  # fmt: skip
 def test_a_line_that_is_not_a_supervisors_is_refused(line: str) -> None:
     with pytest.raises(ProtocolError):
-        Predecessors.read(line)
+        LiveWorkers.read(line)
 
 
 def test_one_started_in_this_life_that_never_reported_leaves_nothing_in_doubt() -> None:
-    succession = Succession(frozenset({b"old"}), REIGN, 3)
+    succession = Recovery(frozenset({b"old"}), REIGN, 3)
     before = succession.watermark
     succession.report(b"old")
     succession.start(b"new")
@@ -448,7 +450,7 @@ def test_one_started_in_this_life_that_never_reported_leaves_nothing_in_doubt() 
 
 
 def test_an_orderly_end_of_one_that_never_reported_leaves_nothing_in_doubt() -> None:
-    succession = Succession(frozenset({b"old"}), REIGN, 3)
+    succession = Recovery(frozenset({b"old"}), REIGN, 3)
     before = succession.watermark
     assert succession.in_doubt(before)  # it may have anything
     succession.die(b"old", 3, orderly=True)

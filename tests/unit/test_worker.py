@@ -20,7 +20,7 @@ from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, Reject, Verb
 from reqpool_workers.protocols import load
-from reqpool_workers.worker import Worker
+from reqpool_workers.worker_process import WorkerProcess
 from support import dns_peer, tcp_peer
 from support.dns_peer import DnsPeer
 from support.fake_worker_broker import BROKER_FDS, SESSION, WORKER_ID, FakeBroker
@@ -698,14 +698,14 @@ def test_a_worker_whose_parent_is_gone_does_not_start(broker: FakeBroker) -> Non
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     with pytest.raises(ProcessLookupError):
-        Worker(broker.url, WORKER_ID, "x", {}, parent_pid=gone.pid)
+        WorkerProcess(broker.url, WORKER_ID, "x", {}, parent_pid=gone.pid)
 
 
 def test_a_turn_reads_messages_of_the_broker_for_a_bounded_time(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reqpool_workers.worker.READ_S", -1.0)
-    worker = Worker(broker.url, WORKER_ID, "x", {})
+    monkeypatch.setattr("reqpool_workers.worker_process.READ_S", -1.0)
+    worker = WorkerProcess(broker.url, WORKER_ID, "x", {})
     taken: list[list[bytes]] = []
     monkeypatch.setattr(worker.conversation, "take", lambda frames, now_s: taken.append(frames))
     monkeypatch.setattr(worker, "_socket", MagicMock(readable=True))

@@ -12,7 +12,7 @@ import pytest
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Verb
-from reqpool_workers import dial
+from reqpool_workers import happy_eyeballs
 from reqpool_workers.protocols import stream_address
 from support.fake_worker_broker import FakeBroker
 from support.leaks import no_leak
@@ -70,7 +70,7 @@ def silence(host: str, peer: TcpPeer) -> Iterator[None]:
 def test_a_refused_address_is_followed_by_the_next_at_once(
     broker: FakeBroker, hosts: Path, dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dial, "NEXT_ADDRESS_S", 60.0)
+    monkeypatch.setattr(happy_eyeballs, "NEXT_ADDRESS_S", 60.0)
     write(hosts, dead, "127.0.0.1")
     with TcpPeer(echo_until(b"\n")) as peer, broker.worker(KINDS):
         broker.welcome()
@@ -82,7 +82,7 @@ def test_a_refused_address_is_followed_by_the_next_at_once(
 def test_a_silent_address_does_not_keep_the_next_from_being_tried(
     broker: FakeBroker, hosts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dial, "NEXT_ADDRESS_S", 0.05)
+    monkeypatch.setattr(happy_eyeballs, "NEXT_ADDRESS_S", 0.05)
     write(hosts, "127.0.0.2", "127.0.0.1")
     with TcpPeer(echo_until(b"\n")) as peer, silence("127.0.0.2", peer), broker.worker(KINDS):
         broker.welcome()
@@ -95,7 +95,7 @@ def test_a_silent_address_does_not_keep_the_next_from_being_tried(
 def test_attempts_that_lose_are_closed(
     broker: FakeBroker, hosts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dial, "NEXT_ADDRESS_S", 0.01)
+    monkeypatch.setattr(happy_eyeballs, "NEXT_ADDRESS_S", 0.01)
     write(hosts, "127.0.0.2", "127.0.0.3", "127.0.0.1")
     with contextlib.ExitStack() as stack:
         peer = stack.enter_context(TcpPeer(echo_until(b"\n")))
@@ -154,7 +154,7 @@ def test_of_several_addresses_one_on_another_machine_s_network_is_left_out(
 def test_all_addresses_have_all_the_time_there_is(
     broker: FakeBroker, hosts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dial, "NEXT_ADDRESS_S", 0.01)
+    monkeypatch.setattr(happy_eyeballs, "NEXT_ADDRESS_S", 0.01)
     write(hosts, "127.0.0.3", "127.0.0.2")
     with TcpPeer(echo_until(b"\n")) as peer, silence("127.0.0.2", peer), broker.worker(KINDS):
         broker.welcome()

@@ -14,8 +14,8 @@ from reqpool_contract.errors import Code, UsageError
 from reqpool_contract.origin_names import endpoint
 from reqpool_contract.wire import LeaseGroup, Verb
 from reqpool_workers import protocols
-from reqpool_workers.outbox import Outbox
-from reqpool_workers.worker import Worker
+from reqpool_workers.retained_results import RetainedResults
+from reqpool_workers.worker_process import WorkerProcess
 from support.dns_peer import UdpPeer, echo
 from support.fake_worker_broker import SESSION, FakeBroker
 from support.leaks import no_leak
@@ -179,7 +179,7 @@ def test_sample_tells_of_the_busiest_origins_only(broker: FakeBroker) -> None:
     ids=["text", "None", "int", "large"],
 )
 def test_answer_that_cannot_travel_ends_alone(data: Any, says: str) -> None:
-    outbox = Outbox(64 << 20)
+    outbox = RetainedResults(64 << 20)
     batches = outbox.pack([(SESSION, [1, 0, b"a", 2, 0, data, 3, 0, bytearray(b"c")], None)])
     flat = [item for batch in batches for part in batch.parts for item in wire.decode_blob(part.blob)]
     assert flat[0:3] == [1, 0, b"a"]
@@ -190,7 +190,7 @@ def test_answer_that_cannot_travel_ends_alone(data: Any, says: str) -> None:
 
 
 def test_largest_answers_travel_in_messages_that_may_be_sent() -> None:
-    outbox = Outbox(64 << 20)
+    outbox = RetainedResults(64 << 20)
     largest = bytes(wire.MAX_ANSWER_BYTES)
     batches = outbox.pack([(SESSION, [1, 0, largest, 2, 0, largest, 3, 0, b"c"], None)])
     for batch in batches:
@@ -227,7 +227,7 @@ def test_kind_that_the_broker_would_refuse_is_said_at_the_start(
 
 
 def test_name_that_is_no_unicode_is_told_all_the_same(broker: FakeBroker) -> None:
-    worker = Worker(broker.url, bytes(16), "w\udcff" + "x" * 1_000, {})
+    worker = WorkerProcess(broker.url, bytes(16), "w\udcff" + "x" * 1_000, {})
     name = worker.conversation._about["name"]
     assert name.startswith("w\\udcff")
     assert len(name) == wire.MAX_NAME_CHARS

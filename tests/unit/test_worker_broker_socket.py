@@ -12,7 +12,7 @@ import zmq
 from reqpool_contract.socket_monitor import Monitor
 from reqpool_workers import broker_socket
 from reqpool_workers.broker_socket import BrokerSocket
-from reqpool_workers.loop import Loop
+from reqpool_workers.event_loop import EventLoop
 
 URL = "ipc://@reqpool-nobody"
 MADE: list[zmq.Socket[bytes]] = []
@@ -44,7 +44,7 @@ def test_one_that_cannot_be_opened_leaves_nothing_open(
 
     if url == URL:
         monkeypatch.setattr(broker_socket, "Monitor", short)
-    loop = Loop()
+    loop = EventLoop()
     with pytest.raises(zmq.ZMQError) as caught:  # which keeps what was made from being collected
         BrokerSocket(context, loop, url, print)
     assert caught.value.errno in (errno.EMFILE, errno.EPROTONOSUPPORT)

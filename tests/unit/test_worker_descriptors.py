@@ -20,7 +20,7 @@ from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.watched_file import CHECK_INTERVAL_S, WatchedFile
 from reqpool_contract.wire import Verb
-from reqpool_workers.loop import Loop
+from reqpool_workers.event_loop import EventLoop
 from reqpool_workers.sample import Sampler
 from support.fake_worker_broker import SESSION, WORKER_ID, FakeBroker
 from support.leaks import no_leak
@@ -70,7 +70,7 @@ class Few:
 
 def few(monkeypatch: pytest.MonkeyPatch, left: int) -> Few:
     sockets = Few(left)
-    monkeypatch.setattr("reqpool_workers.dial.socket", sockets)
+    monkeypatch.setattr("reqpool_workers.happy_eyeballs.socket", sockets)
     return sockets
 
 
@@ -148,7 +148,7 @@ def test_figures_that_cannot_be_read_are_left_out(monkeypatch: pytest.MonkeyPatc
     def fails(*_: Any) -> None:
         raise error
 
-    loop = Loop()
+    loop = EventLoop()
     try:
         sampler = Sampler(loop)
         monkeypatch.setattr(psutil.Process, "num_fds", fails)

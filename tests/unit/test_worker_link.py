@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from reqpool_contract.errors import ProtocolError
-from reqpool_workers.link import LONGEST_PAUSE_S, Link, LinkState
+from reqpool_workers.broker_liveness import LONGEST_PAUSE_S, BrokerLiveness, LivenessState
 
 
-def live(now_s: float = 0.0) -> Link:
-    link = Link(now_s)
+def live(now_s: float = 0.0) -> BrokerLiveness:
+    link = BrokerLiveness(now_s)
     link.greeted(now_s)
     link.welcomed(7, 500, 2_500, now_s)
     return link
 
 
 def test_nothing_is_fresh_before_the_welcome_or_of_another_epoch() -> None:
-    link = Link(0.0)
+    link = BrokerLiveness(0.0)
     link.greeted(0.0)
     assert not link.fresh(7, 0, 0.1)
     link.welcomed(7, 500, 2_500, 0.1)
@@ -68,13 +68,13 @@ def test_the_first_new_dial_is_at_once_the_next_ones_wait_longer_until_a_heartbe
     link.welcomed(8, 500, 2_500, 20.0)
     link.heartbeat(1)
     link.lost(21.0)
-    assert link.state is LinkState.DOWN
+    assert link.state is LivenessState.DOWN
     assert link.dial_s == 21.0
 
 
 def test_a_welcome_that_nobody_could_keep_is_illegal() -> None:
-    link = Link(0.0)
+    link = BrokerLiveness(0.0)
     link.greeted(0.0)
     with pytest.raises(ProtocolError):
         link.welcomed(7, 0, 2_500, 0.0)
-    assert link.state is LinkState.GREETING
+    assert link.state is LivenessState.GREETING

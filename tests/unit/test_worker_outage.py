@@ -10,8 +10,14 @@ import pytest
 
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Verb
-from reqpool_workers import outage
-from reqpool_workers.outage import FIRST_DELAY_S, FORGET_OUTAGE_S, LONGEST_DELAY_S, LONGEST_OUTAGE_S, Outage
+from reqpool_workers import reconnect_delay
+from reqpool_workers.reconnect_delay import (
+    FIRST_DELAY_S,
+    FORGET_OUTAGE_S,
+    LONGEST_DELAY_S,
+    LONGEST_OUTAGE_S,
+    ReconnectDelay,
+)
 from support.fake_worker_broker import FakeBroker
 from support.leaks import no_leak
 from support.lines import lines
@@ -29,13 +35,13 @@ def broker() -> Iterator[FakeBroker]:
 def refused(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     """Is released each time a connection was refused."""
     times = threading.Semaphore(0)
-    goes_on = Outage.goes_on
+    goes_on = ReconnectDelay.goes_on
 
-    def counted(seen: Outage, now_s: float) -> bool:
+    def counted(seen: ReconnectDelay, now_s: float) -> bool:
         times.release()
         return goes_on(seen, now_s)
 
-    monkeypatch.setattr(Outage, "goes_on", counted)
+    monkeypatch.setattr(ReconnectDelay, "goes_on", counted)
     return times
 
 
@@ -43,7 +49,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
 
 
 def test_it_is_tried_again_after_ever_longer_delays_for_a_bounded_time() -> None:
-    seen = Outage()
+    seen = ReconnectDelay()
     now_s, delays_s = 1_000.0, []
     while seen.goes_on(now_s):
         delays_s.append(seen.retry_s - now_s)
@@ -55,7 +61,7 @@ def test_it_is_tried_again_after_ever_longer_delays_for_a_bounded_time() -> None
 
 
 def test_many_connections_that_fail_together_are_one_try() -> None:
-    seen = Outage()
+    seen = ReconnectDelay()
     assert seen.goes_on(1_000.0)
     retry_s = seen.retry_s
     assert all(seen.goes_on(1_000.0 + at / 1e6) for at in range(64))
@@ -63,7 +69,7 @@ def test_many_connections_that_fail_together_are_one_try() -> None:
 
 
 def test_what_is_down_for_longer_is_not_waited_for_until_it_served_or_was_left_alone() -> None:
-    seen = Outage()
+    seen = ReconnectDelay()
     assert seen.goes_on(1_000.0)
     now_s = 1_000.0 + LONGEST_OUTAGE_S
     assert not seen.goes_on(now_s)
@@ -108,8 +114,8 @@ def test_without_retries_no_server_is_waited_for(broker: FakeBroker, refused: th
 def test_who_has_no_time_to_wait_is_told_why_at_once(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outage, "FIRST_DELAY_S", 1_000.0)
-    monkeypatch.setattr(outage, "LONGEST_DELAY_S", 1_000.0)
+    monkeypatch.setattr(reconnect_delay, "FIRST_DELAY_S", 1_000.0)
+    monkeypatch.setattr(reconnect_delay, "LONGEST_DELAY_S", 1_000.0)
     origin = f"lines://{HOST}:{free_port()}"
     with broker.worker(lines()):
         broker.welcome()
@@ -121,7 +127,7 @@ def test_who_has_no_time_to_wait_is_told_why_at_once(
 
 
 def test_a_server_that_stays_down_is_said_to_be(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outage, "LONGEST_OUTAGE_S", 0.2)
+    monkeypatch.setattr(reconnect_delay, "LONGEST_OUTAGE_S", 0.2)
     origin = f"lines://{HOST}:{free_port()}"
     with broker.worker(lines()):
         broker.welcome()

@@ -7,7 +7,7 @@ from typing import Any
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
-from reqpool_workers.outbox import Outbox
+from reqpool_workers.retained_results import RetainedResults
 
 A, B = b"a" * 16, b"b" * 16
 LATER = 1_000.0
@@ -17,7 +17,7 @@ def flat(*seqs: int, data: bytes = b"x") -> list[Any]:
     return [value for seq in seqs for value in (seq, 0, data)]
 
 
-def held(outbox: Outbox) -> dict[bytes, set[int]]:
+def held(outbox: RetainedResults) -> dict[bytes, set[int]]:
     found: dict[bytes, set[int]] = {}
     for session, seqs in outbox.held():
         found.setdefault(session, set()).update(seqs)
@@ -25,7 +25,7 @@ def held(outbox: Outbox) -> dict[bytes, set[int]]:
 
 
 def test_one_turns_results_are_one_numbered_batch() -> None:
-    outbox = Outbox(1 << 20)
+    outbox = RetainedResults(1 << 20)
     (first,) = outbox.pack([(A, flat(1, 2), None), (B, flat(1), LATER)])
     (second,) = outbox.pack([(A, flat(3), None)])
     assert (first.number, second.number) == (1, 2)
@@ -35,7 +35,7 @@ def test_one_turns_results_are_one_numbered_batch() -> None:
 
 
 def test_batches_are_bounded_in_count_and_in_bytes() -> None:
-    outbox = Outbox(64 << 20)
+    outbox = RetainedResults(64 << 20)
     many = outbox.pack([(A, flat(*range(2_000)), None)])
     parts = [part for batch in many for part in batch.parts]
     assert max(len(part.seqs) for part in parts) <= MAX_BATCH_REQUESTS
@@ -47,7 +47,7 @@ def test_batches_are_bounded_in_count_and_in_bytes() -> None:
 
 
 def test_repeatable_results_go_when_received_the_others_when_delivered() -> None:
-    outbox = Outbox(1 << 20)
+    outbox = RetainedResults(1 << 20)
     outbox.pack([(A, flat(1), None), (A, flat(2), LATER)])
     outbox.pack([(A, flat(3), None)])
     outbox.received(1)
@@ -62,7 +62,7 @@ def test_repeatable_results_go_when_received_the_others_when_delivered() -> None
 
 
 def test_one_slow_client_keeps_only_its_own_results() -> None:
-    outbox = Outbox(1 << 20)
+    outbox = RetainedResults(1 << 20)
     for session in (A, B):
         outbox.pack([(session, flat(1), LATER)])
     outbox.received(2)
@@ -71,12 +71,12 @@ def test_one_slow_client_keeps_only_its_own_results() -> None:
 
 
 def test_failures_are_counted_for_the_broker() -> None:
-    (batch,) = Outbox(1 << 20).pack([(A, [1, 0, b"", 2, 32, b"", 3, 20, b""], None)])
+    (batch,) = RetainedResults(1 << 20).pack([(A, [1, 0, b"", 2, 32, b"", 3, 20, b""], None)])
     assert batch.parts[0].failed == 2
 
 
 def test_what_is_kept_is_numbered_anew_in_the_next_connection() -> None:
-    outbox = Outbox(1 << 20)
+    outbox = RetainedResults(1 << 20)
     outbox.pack([(A, flat(1), LATER)])
     outbox.received(1)
     outbox.pack([(A, flat(2), None)])
@@ -91,7 +91,7 @@ def test_what_is_kept_is_numbered_anew_in_the_next_connection() -> None:
 
 
 def test_over_the_bound_what_may_be_repeated_goes_first_of_what_the_broker_has_not_received() -> None:
-    outbox = Outbox(1_000)
+    outbox = RetainedResults(1_000)
     outbox.pack([(A, flat(1, data=bytes(900)), None)])
     outbox.pack([(A, flat(2, data=bytes(900)), LATER)])
     assert held(outbox) == {A: {2}}
@@ -104,7 +104,7 @@ def test_over_the_bound_what_may_be_repeated_goes_first_of_what_the_broker_has_n
     assert not outbox.full
 
 
-def again(outbox: Outbox) -> dict[int, tuple[int, bytes]]:
+def again(outbox: RetainedResults) -> dict[int, tuple[int, bytes]]:
     """What is sent in the next connection: seq to code and data."""
     outbox.restart()
     found: dict[int, tuple[int, bytes]] = {}
@@ -116,7 +116,7 @@ def again(outbox: Outbox) -> dict[int, tuple[int, bytes]]:
 
 
 def test_clients_that_acknowledge_nothing_never_fill_it() -> None:
-    outbox = Outbox(1_000)
+    outbox = RetainedResults(1_000)
     for number in range(1, 1_001):
         outbox.pack([(A, flat(number, data=bytes(500)), LATER)])
         assert not outbox.full
@@ -128,7 +128,7 @@ def test_clients_that_acknowledge_nothing_never_fill_it() -> None:
 
 
 def test_of_an_answer_without_room_the_verdict_is_kept_the_longest_unacknowledged_first() -> None:
-    outbox = Outbox(1_000)
+    outbox = RetainedResults(1_000)
     for number, session in enumerate((A, B, A), start=1):
         outbox.pack([(session, flat(number, data=bytes(450)), LATER)])
         outbox.received(number)
@@ -142,7 +142,7 @@ def test_of_an_answer_without_room_the_verdict_is_kept_the_longest_unacknowledge
 
 
 def test_a_verdict_stays_one_until_it_is_acknowledged() -> None:
-    outbox = Outbox(1_000)
+    outbox = RetainedResults(1_000)
     for number in (1, 2, 3):
         outbox.pack([(A, flat(number, data=bytes(450)), LATER)])
         outbox.received(number)
@@ -156,7 +156,7 @@ def test_a_verdict_stays_one_until_it_is_acknowledged() -> None:
 
 
 def test_outcomes_are_kept_until_nobody_can_ask_for_them_again() -> None:
-    outbox = Outbox(1_000)
+    outbox = RetainedResults(1_000)
     outbox.pack([(A, flat(1), 10.0), (B, flat(2), 20.0)])
     outbox.pack([(A, flat(3), 30.0)])
     outbox.received(2)
@@ -173,7 +173,7 @@ def test_outcomes_are_kept_until_nobody_can_ask_for_them_again() -> None:
 
 
 def test_what_may_be_repeated_outlives_what_was_sent_with_it() -> None:
-    outbox = Outbox(1_000)
+    outbox = RetainedResults(1_000)
     outbox.pack([(A, flat(1, data=bytes(100)), None), (B, flat(2, data=bytes(300)), 10.0)])
     outbox.pack([(B, flat(3), 20.0)])
     kept_bytes = outbox.kept_bytes

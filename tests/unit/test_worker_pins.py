@@ -10,7 +10,7 @@ from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.origin_names import endpoint
 from reqpool_contract.wire import Verb
-from reqpool_workers.worker import Worker
+from reqpool_workers.worker_process import WorkerProcess
 from support.fake_worker_broker import SESSION, FakeBroker
 from support.leaks import no_leak
 from support.lines import lines, on_word
@@ -539,6 +539,6 @@ def test_a_first_request_that_waits_is_held_after_a_reconnect_only_if_it_may_hav
 def test_the_end_of_a_worker_closes_what_it_holds(broker: FakeBroker) -> None:
     with TcpPeer(echo_until(b"\n")) as peer:
         with broker.worker(lines()) as worker:
-            assert isinstance(worker, Worker)
+            assert isinstance(worker, WorkerProcess)
             opened(broker, f"lines://{peer.address}/session")
         peer.wait_all_closed()

@@ -12,7 +12,7 @@ import pytest
 
 from reqpool_contract.errors import BadResponse, ConnectFailed, ConnectionLost, UsageError
 from reqpool_workers.protocols import READY, Event, StreamProtocol
-from reqpool_workers.protocols.tls import RECORD_BYTES, Tls, wrap
+from reqpool_workers.protocols.tls import RECORD_BYTES, TlsEngine, wrap
 from support import certificates as certs
 from support.certificates import Certificates, Pair
 
@@ -126,7 +126,7 @@ class Plain:
         return said
 
 
-def converse(tls: Tls, server: Server | Plain, cut: Cut = whole) -> bytes:
+def converse(tls: TlsEngine, server: Server | Plain, cut: Cut = whole) -> bytes:
     """Shake hands; return what the server said meanwhile.
 
     The client's last flight may make the server answer once more: tickets, or its refusal.
@@ -142,8 +142,8 @@ def converse(tls: Tls, server: Server | Plain, cut: Cut = whole) -> bytes:
     return plaintext
 
 
-def connect(server: Server, settings: dict[str, Any], host: str = "localhost", cut: Cut = whole) -> Tls:
-    tls = Tls(settings, host)
+def connect(server: Server, settings: dict[str, Any], host: str = "localhost", cut: Cut = whole) -> TlsEngine:
+    tls = TlsEngine(settings, host)
     assert converse(tls, server, cut) == b""
     assert tls.established
     assert server.established
@@ -155,7 +155,7 @@ def refusal(
 ) -> str:
     """Return the text of the ConnectFailed that a handshake ends with."""
     with pytest.raises(ConnectFailed) as caught:
-        converse(Tls(settings, host), server, cut)
+        converse(TlsEngine(settings, host), server, cut)
     return caught.value.text
 
 
@@ -240,7 +240,7 @@ def test_certificate_and_key_may_be_one_text(made: Certificates, trusting: dict[
 
 def test_alpn_is_offered(made: Certificates, trusting: dict[str, Any]) -> None:
     server = Server(made.server, alpn=["h2", "http/1.1"])
-    converse(Tls(trusting, "localhost", alpn=["http/1.1"]), server)
+    converse(TlsEngine(trusting, "localhost", alpn=["http/1.1"]), server)
     assert server.object.selected_alpn_protocol() == "http/1.1"
 
 
@@ -324,7 +324,7 @@ def test_the_server_does_not_know_the_name(trusting: dict[str, Any]) -> None:
 
 
 def test_no_protocol_in_common(trusting: dict[str, Any]) -> None:
-    tls = Tls(trusting, "localhost", alpn=["http/1.1"])
+    tls = TlsEngine(trusting, "localhost", alpn=["http/1.1"])
     tls.start()
     with pytest.raises(ConnectFailed, match="no application protocol in common"):
         tls.feed(b"\x15\x03\x03\x00\x02\x02\x78")  # fatal, no_application_protocol
@@ -354,7 +354,7 @@ def test_a_client_certificate_is_refused(made: Certificates, trusting: dict[str,
 
 
 def test_the_server_goes_during_the_handshake(trusting: dict[str, Any]) -> None:
-    tls = Tls(trusting, "localhost")
+    tls = TlsEngine(trusting, "localhost")
     tls.start()
     with pytest.raises(ConnectFailed, match="closed the connection during the TLS handshake"):
         tls.eof()
@@ -372,17 +372,17 @@ def test_the_server_goes_during_the_handshake(trusting: dict[str, Any]) -> None:
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        Tls(settings, "localhost")
+        TlsEngine(settings, "localhost")
 
 
 def test_a_key_of_another_certificate(made: Certificates) -> None:
     with pytest.raises(UsageError, match="the key is not that of the certificate"):
-        Tls({"cert": made.client.cert.read_text(), "key": made.server.key.read_text()}, "localhost")
+        TlsEngine({"cert": made.client.cert.read_text(), "key": made.server.key.read_text()}, "localhost")
 
 
 def test_an_encrypted_key(made: Certificates) -> None:
     with pytest.raises(UsageError, match="the key is encrypted"):
-        Tls(own(made.encrypted_client), "localhost")
+        TlsEngine(own(made.encrypted_client), "localhost")
 
 
 # --- the end --------------------------------------------------------------------------------------

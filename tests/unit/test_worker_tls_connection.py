@@ -16,7 +16,7 @@ import pytest
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Verb
 from reqpool_workers.protocols import READY, Event, StreamKind, StreamProtocol, WorkerKind, numeric_address
-from reqpool_workers.protocols.tls import Tls, wrap
+from reqpool_workers.protocols.tls import TlsEngine, wrap
 from support import certificates as certs
 from support.certificates import Certificates, Pair
 from support.fake_worker_broker import FakeBroker
@@ -198,7 +198,7 @@ class OpensslServer:
         self.received = b""
         self.pieces = 0
         self._sock: socket.socket | None = None
-        self.tls = Tls({"ca": made.ca.read_text()}, "localhost")
+        self.tls = TlsEngine({"ca": made.ca.read_text()}, "localhost")
 
     def __enter__(self) -> OpensslServer:
         self.run_until(lambda: b"ACCEPT" in self.printed and self.printed.endswith(b"\n"))

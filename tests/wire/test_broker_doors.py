@@ -16,11 +16,11 @@ import psutil
 import pytest
 import zmq
 
-from reqpool_broker import doors as doors_module
+from reqpool_broker import connection_gate as doors_module
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
-from reqpool_broker.doors import UNNOTICED, Doors
-from reqpool_broker.server import Server
+from reqpool_broker.connection_gate import UNNOTICED, ConnectionGate
+from reqpool_broker.server import BrokerServer
 from support.raw_broker import RawBroker, RawSession, report
 from support.wait import wait_until
 
@@ -102,7 +102,7 @@ class Bound:
     """Doors with a socket for clients and one for workers, and no broker behind them."""
 
     def __init__(self, folder: Path, files: int, most_of_one: int) -> None:
-        self.doors = Doors(files, ClientLimits(max_connections=most_of_one))
+        self.doors = ConnectionGate(files, ClientLimits(max_connections=most_of_one))
         self.context = zmq.Context()
         self.urls = []
         self._sockets = []
@@ -115,7 +115,7 @@ class Bound:
             self.urls.append(f"ipc://{folder}/{name}")
             self._sockets.append(made)
 
-    def take(self) -> Doors:
+    def take(self) -> ConnectionGate:
         for fd in self.fds:
             self.doors.take(fd)
         return self.doors
@@ -184,7 +184,7 @@ def test_a_new_limit_of_connections_holds_for_those_that_come_then(tmp_path: Pat
 
 
 def test_a_broker_takes_the_limits_of_its_file_and_of_a_reload(tmp_path: Path) -> None:
-    server = Server(f"ipc://{tmp_path}/intake", config=Config(clients=ClientLimits(max_connections=6)))
+    server = BrokerServer(f"ipc://{tmp_path}/intake", config=Config(clients=ClientLimits(max_connections=6)))
     configs = iter([Config(clients=ClientLimits(max_connections=8))])
     turns = iter([False, True])
     assert server._doors.most_of_one == 6
@@ -211,7 +211,7 @@ def test_a_descriptor_that_another_listener_uses_again_stays_counted(tmp_path: P
 
 
 def test_what_is_not_a_connection_any_more_costs_no_descriptor(tmp_path: Path) -> None:
-    doors = Doors(100, ClientLimits())
+    doors = ConnectionGate(100, ClientLimits())
     before = len(os.listdir("/proc/self/fd"))
     with open(tmp_path / "other", "w") as other:
         doors._enter((0, other.fileno()), True)
@@ -328,7 +328,7 @@ def test_the_brokers_sample_stands_while_no_file_descriptor_is_left(
     def fail(_process: psutil.Process) -> int:
         raise OSError(24, "Too many open files")
 
-    server = Server(f"ipc://{tmp_path}/intake")
+    server = BrokerServer(f"ipc://{tmp_path}/intake")
     server._take_sample()
     monkeypatch.setattr(psutil.Process, "num_fds", fail)
     server._take_sample()

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-from reqpool_broker.server import Server
-from reqpool_broker.spread import SESSIONS_PER_SOCKET
+from reqpool_broker.results_placement import SESSIONS_PER_SOCKET
+from reqpool_broker.server import BrokerServer
 from reqpool_contract import wire
 from reqpool_contract.broker_url import results_url
-from reqpool_contract.wire import Flag, Group, Verb
+from reqpool_contract.wire import Flag, SubmitGroup, Verb
 from support.wait import wait_until
 
 PATIENCE_MS = 10_000
@@ -27,7 +27,7 @@ MANY = (SOCKETS - 1) * SESSIONS_PER_SOCKET + SESSIONS_PER_SOCKET // 2
 class Crowd:
     """Raw clients of a broker that runs in a thread."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: BrokerServer) -> None:
         self.server = server
         self.url = server.urls["intake"]
         self.context = zmq.Context()
@@ -78,7 +78,9 @@ class RawSession:
 
     def submit(self, number: int, seq: int | None = None) -> None:
         """Submit what the broker refuses at once: it knows no upstream of this name."""
-        group = Group("dns", ("@none",), 9_000, Flag.IDEMPOTENT, 1, None, None, (seq or number,), (b"?",))
+        group = SubmitGroup(
+            "dns", ("@none",), 9_000, Flag.IDEMPOTENT, 1, None, None, (seq or number,), (b"?",)
+        )
         self.dealer.send(wire.encode(Verb.SUBMIT, number, 0, [group]))
 
     def outcome(self, sub: zmq.Socket[bytes]) -> int:
@@ -93,7 +95,7 @@ class RawSession:
 
 
 @contextlib.contextmanager
-def crowd_of(server: Server) -> Iterator[Crowd]:
+def crowd_of(server: BrokerServer) -> Iterator[Crowd]:
     ended = threading.Event()
     thread = threading.Thread(target=lambda: server.run(ended.is_set, lambda: None))
     thread.start()
@@ -110,7 +112,7 @@ def crowd_of(server: Server) -> Iterator[Crowd]:
 @pytest.fixture(params=["ipc", "tcp"])
 def crowd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Crowd]:
     url = f"ipc://{tmp_path}/intake" if request.param == "ipc" else "tcp://127.0.0.1:0"
-    with crowd_of(Server(url)) as opened:
+    with crowd_of(BrokerServer(url)) as opened:
         yield opened
 
 
@@ -185,7 +187,7 @@ def test_sessions_of_killed_clients_disturb_no_others(crowd: Crowd) -> None:
 
 def test_a_url_to_advertise_is_told_to_all(tmp_path: Path) -> None:
     url = f"ipc://{tmp_path}/elsewhere"
-    with crowd_of(Server(f"ipc://{tmp_path}/intake", advertise=url)) as crowd:
+    with crowd_of(BrokerServer(f"ipc://{tmp_path}/intake", advertise=url)) as crowd:
         assert {session.results for session in crowd.sessions(MANY)} == {url}
 
 
@@ -196,7 +198,7 @@ def test_what_is_in_the_way_of_another_socket_is_left_alone(tmp_path: Path) -> N
         living.listen()
         dead.bind(f"{tmp_path}/intake.res3")
         dead.close()
-        with crowd_of(Server(f"ipc://{tmp_path}/intake")) as crowd:
+        with crowd_of(BrokerServer(f"ipc://{tmp_path}/intake")) as crowd:
             told = {session.welcome["results"] for session in crowd.sessions(SESSIONS_PER_SOCKET + 9)}
             sub = crowd.sessions(1)[-1].subscribe()
             sub.close(0)
@@ -205,7 +207,7 @@ def test_what_is_in_the_way_of_another_socket_is_left_alone(tmp_path: Path) -> N
 
 
 def test_all_sessions_are_served_where_no_other_socket_can_be_opened(tmp_path: Path) -> None:
-    class Short(Server):
+    class Short(BrokerServer):
         def _socket(self, kind: int, url: str, send_mark: int, *, clients: bool = True) -> zmq.Socket[bytes]:
             # A folder that is not there: it is opened and watched, and then cannot be bound.
             elsewhere = url.replace("/intake.res1", "/nowhere/intake.res1")

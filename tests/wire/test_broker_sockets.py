@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import zmq
 
-from reqpool_broker.server import Server
+from reqpool_broker.server import BrokerServer
 from reqpool_broker.server import run as serve
 from reqpool_broker.state import Broker
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
-from reqpool_contract.wire import Flag, Group, Reject, Verb
+from reqpool_contract.wire import Flag, Reject, SubmitGroup, Verb
 from reqpool_ops import status
 from support.raw_broker import PATIENCE_MS, RawBroker, RawSession, report
 
@@ -108,7 +108,7 @@ def test_oversized_message_costs_its_sender_the_connection(broker: RawBroker, do
 def test_submissions_out_of_order_are_refused_and_the_session_lives(broker: RawBroker) -> None:
     session = RawSession(broker)
     session.submitted = 4
-    group = Group("dns", ("dns://127.0.0.1:1",), 50, 1, 1, None, None, (9,), (b"?",))
+    group = SubmitGroup("dns", ("dns://127.0.0.1:1",), 50, 1, 1, None, None, (9,), (b"?",))
     session.dealer.send(wire.encode(Verb.SUBMIT, 6, 0, [group]))
     verb, values = wire.decode(session.dealer.recv(), wire.BROKER_TO_CLIENT)
     assert (verb, values[0]) == (Verb.REJECT, Reject.GAP)
@@ -171,16 +171,16 @@ def test_a_broker_told_to_stop_serves_on_until_it_may_end(
     answers = iter([False, True])
     said: list[bool] = []
 
-    def told_to_stop(server: Server, stop: Callable[[], bool], _: object) -> int:
+    def told_to_stop(server: BrokerServer, stop: Callable[[], bool], _: object) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
         said.extend((stop(), stop()))
         return 0
 
     monkeypatch.setattr(Broker, "may_end", lambda *_: next(answers))
-    monkeypatch.setattr(Server, "run", told_to_stop)
+    monkeypatch.setattr(BrokerServer, "run", told_to_stop)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        assert serve(Server(f"ipc://{tmp_path}/intake"), None, None) == 0
+        assert serve(BrokerServer(f"ipc://{tmp_path}/intake"), None, None) == 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -197,7 +197,7 @@ def test_results_socket_is_where_welcome_says(broker: RawBroker) -> None:
 
 def test_bad_groups_of_a_submit_end_alone(broker: RawBroker) -> None:
     session, neighbour = RawSession(broker), RawSession(broker)
-    good = Group("dns", ("dns://127.0.0.1:1",), 50, Flag.IDEMPOTENT, 1, None, None, (1,), (b"?",))
+    good = SubmitGroup("dns", ("dns://127.0.0.1:1",), 50, Flag.IDEMPOTENT, 1, None, None, (1,), (b"?",))
     bad = [
         good._replace(seqs=(2,), priority=3),
         good._replace(seqs=(3,), settings=bytes(wire.MAX_SETTINGS_BYTES + 1)),
@@ -214,7 +214,7 @@ def test_bad_groups_of_a_submit_end_alone(broker: RawBroker) -> None:
 
 def test_submit_with_a_group_whose_requests_cannot_be_named_is_rejected(broker: RawBroker) -> None:
     session, neighbour = RawSession(broker), RawSession(broker)
-    good = Group("dns", ("dns://127.0.0.1:1",), 50, Flag.IDEMPOTENT, 1, None, None, (1,), (b"?",))
+    good = SubmitGroup("dns", ("dns://127.0.0.1:1",), 50, Flag.IDEMPOTENT, 1, None, None, (1,), (b"?",))
     session.dealer.send(wire.encode(Verb.SUBMIT, 1, 0, [good, good._replace(seqs="all")]))
     verb, values = wire.decode(session.dealer.recv(), wire.BROKER_TO_CLIENT)
     assert (verb, values[0]) == (Verb.REJECT, Reject.MALFORMED)

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from reqpool_broker.server import BYTES_PER_TURN, MESSAGES_PER_TURN, SLEPT_EXIT, Server, run
-from reqpool_broker.wakefulness import Wakefulness
+from reqpool_broker.freeze_detector import FreezeDetector
+from reqpool_broker.server import BYTES_PER_TURN, MESSAGES_PER_TURN, SLEPT_EXIT, BrokerServer, run
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb
 
@@ -37,15 +37,15 @@ def sleep(span_s: float) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(f"ipc://{tmp_path}/intake")
+def server(tmp_path: Path) -> Iterator[BrokerServer]:
+    made = BrokerServer(f"ipc://{tmp_path}/intake")
     made.broker.liveness_s = SHORT_S
     yield made
     made.close()
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[zmq.Socket[bytes]]:
+def client(server: BrokerServer) -> Iterator[zmq.Socket[bytes]]:
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
@@ -62,7 +62,7 @@ def until(done: Callable[[], bool]) -> Callable[[], bool]:
     return lambda: done() or time.monotonic() > end_s
 
 
-def once(act: Callable[[], None], server: Server, client: zmq.Socket[bytes]) -> int:
+def once(act: Callable[[], None], server: BrokerServer, client: zmq.Socket[bytes]) -> int:
     """Let the server do something in the turn that takes a HELLO; returns its exit status."""
     take = server.broker.clients.message
     taken = []
@@ -78,19 +78,19 @@ def once(act: Callable[[], None], server: Server, client: zmq.Socket[bytes]) -> 
     return server.run(until(lambda: bool(taken) and next(turns) > 2), lambda: None)
 
 
-def test_broker_with_a_long_turn_is_busy_and_goes_on(server: Server, client: zmq.Socket[bytes]) -> None:
+def test_broker_with_a_long_turn_is_busy_and_goes_on(server: BrokerServer, client: zmq.Socket[bytes]) -> None:
     assert once(lambda: work(4 * SHORT_S), server, client) == 0
     assert client.poll(10_000)
 
 
 def test_broker_that_is_frozen_in_the_middle_of_a_turn_ends_and_says_nothing(
-    server: Server, client: zmq.Socket[bytes]
+    server: BrokerServer, client: zmq.Socket[bytes]
 ) -> None:
     assert once(lambda: sleep(4 * SHORT_S), server, client) == SLEPT_EXIT
     assert server.broker.outbox.intake, "WELCOME was sent"
 
 
-def turns_of(server: Server, client: zmq.Socket[bytes], messages: list[bytes]) -> list[int]:
+def turns_of(server: BrokerServer, client: zmq.Socket[bytes], messages: list[bytes]) -> list[int]:
     """Send all of these, let the server read them, and count what it reads in each turn."""
     turns = [0]
     server.broker.clients.message = (  # type: ignore[method-assign]
@@ -110,17 +110,17 @@ def turns_of(server: Server, client: zmq.Socket[bytes], messages: list[bytes]) -
     return turns
 
 
-def test_turn_is_bounded_in_messages(server: Server, client: zmq.Socket[bytes]) -> None:
+def test_turn_is_bounded_in_messages(server: BrokerServer, client: zmq.Socket[bytes]) -> None:
     assert max(turns_of(server, client, [b"x"] * 500)) <= MESSAGES_PER_TURN
 
 
-def test_turn_is_bounded_in_bytes(server: Server, client: zmq.Socket[bytes]) -> None:
+def test_turn_is_bounded_in_bytes(server: BrokerServer, client: zmq.Socket[bytes]) -> None:
     size = BYTES_PER_TURN // 2 - 100
     assert max(turns_of(server, client, [bytes(size)] * 12)) <= 3
 
 
 def test_turn_is_bounded_in_time(
-    server: Server, client: zmq.Socket[bytes], monkeypatch: pytest.MonkeyPatch
+    server: BrokerServer, client: zmq.Socket[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reqpool_broker.server.READ_S", 0.0)
     assert max(turns_of(server, client, [b"x"] * 100)) == 1
@@ -132,7 +132,7 @@ def test_an_orphaned_broker_leases_nothing_more_from_the_turn_in_which_it_hears_
     monkeypatch.setattr("reqpool_broker.server.READ_S", 0.0)  # one message a turn
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     parent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    server = Server(f"ipc://{tmp_path}/intake")
+    server = BrokerServer(f"ipc://{tmp_path}/intake")
     turns = []
 
     def message(_route: bytes, _frames: list[bytes], _now_s: float) -> None:
@@ -156,7 +156,7 @@ def test_an_orphaned_broker_leases_nothing_more_from_the_turn_in_which_it_hears_
 
 
 def test_who_was_busy_was_not_asleep_and_who_waited_was() -> None:
-    wakefulness = Wakefulness(SHORT_S)
+    wakefulness = FreezeDetector(SHORT_S)
     began_s = time.monotonic()
     work(4 * SHORT_S)
     assert not wakefulness.slept(time.monotonic() - began_s)
@@ -169,8 +169,8 @@ def test_who_was_busy_was_not_asleep_and_who_waited_was() -> None:
 
 
 def test_where_the_kernel_keeps_no_account_time_on_the_cpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reqpool_broker.wakefulness._PATH", "/nowhere")
-    wakefulness = Wakefulness(SHORT_S)
+    monkeypatch.setattr("reqpool_broker.freeze_detector._PATH", "/nowhere")
+    wakefulness = FreezeDetector(SHORT_S)
     began_s = time.monotonic()
     sleep(2 * SHORT_S)
     assert wakefulness.slept(time.monotonic() - began_s)

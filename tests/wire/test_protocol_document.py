@@ -11,8 +11,8 @@ import pytest
 from reqpool_broker import clients, pin, session, state, workers
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_contract import checks, errors, wire
-from reqpool_contract.wire import Failed, Flag, Group, KindInfo, LeaseGroup, Verb
-from reqpool_workers import conversation
+from reqpool_contract.wire import FailedAttempts, Flag, KindInfo, LeaseGroup, SubmitGroup, Verb
+from reqpool_workers import worker_conversation
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 
@@ -109,7 +109,7 @@ def accepts(check: checks.Check, value: Any) -> bool:
         read = check(value)
     except errors.ProtocolError:
         return False
-    return not (type(read) is list and any(type(item) is wire.Unread for item in read))
+    return not (type(read) is list and any(type(item) is wire.BadGroup for item in read))
 
 
 def test_every_verb_is_in_a_table() -> None:
@@ -122,7 +122,7 @@ def test_the_version_is_the_documents() -> None:
 
 
 @pytest.mark.parametrize(
-    ("title", "record"), [("group", Group), ("lease group", LeaseGroup), ("failed", Failed)]
+    ("title", "record"), [("group", SubmitGroup), ("lease group", LeaseGroup), ("failed", FailedAttempts)]
 )
 def test_records_are_those_of_the_document(title: str, record: Any) -> None:
     found = re.search(r"`\[(.*?)\]`", section(title), re.DOTALL)
@@ -202,7 +202,7 @@ def test_flags_are_those_of_the_document() -> None:
             f"{clients.MAX_ALL_PENDING:,} or {clients.MAX_ALL_QUEUED_BYTES >> 30} GiB of payloads",
         ),
         ("held connections of a session", f"{pin.MAX_PINS:,}"),
-        ("results that a worker keeps", f"{conversation.KEPT_RESULTS_BYTES >> 20} MiB"),
+        ("results that a worker keeps", f"{worker_conversation.KEPT_RESULTS_BYTES >> 20} MiB"),
         ("heartbeat / liveness", f"{wire.HEARTBEAT_MS:,} ms / {wire.LIVENESS_MS:,} ms"),
         ("session expiry", f"{wire.SESSION_EXPIRY_MS // 1000} s of silence"),
         ("requests in a SUBMIT, a LEASE group or a RESULTS group", f"{wire.MAX_BATCH_REQUESTS}"),

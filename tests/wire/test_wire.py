@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reqpool_contract import checks, wire
 from reqpool_contract.errors import Code, ProtocolError
-from reqpool_contract.wire import Failed, Group, LeaseGroup, Schema, Verb
+from reqpool_contract.wire import FailedAttempts, LeaseGroup, Schema, SubmitGroup, Verb
 
 DIRECTIONS: dict[str, Schema] = {
     "client to broker": wire.CLIENT_TO_BROKER,
@@ -53,11 +53,11 @@ WATERMARK = st.just(b"") | st.binary(min_size=16, max_size=16)
 
 
 @st.composite
-def groups(draw: st.DrawFn) -> Group:
+def groups(draw: st.DrawFn) -> SubmitGroup:
     seqs, payloads = zip(*draw(REQUESTS), strict=True)
     origins = tuple(draw(st.lists(ORIGIN, min_size=1, max_size=wire.MAX_ORIGINS)))
     priority = draw(st.integers(0, wire.LOWEST_PRIORITY))
-    return Group(
+    return SubmitGroup(
         draw(TEXT),
         origins,
         draw(SPAN),
@@ -95,7 +95,7 @@ def lease_groups(draw: st.DrawFn) -> LeaseGroup:
     )
 
 
-FAILED = st.builds(Failed, ID, SEQS, UINT, st.booleans(), st.binary(max_size=20))
+FAILED = st.builds(FailedAttempts, ID, SEQS, UINT, st.booleans(), st.binary(max_size=20))
 
 NAMED: dict[str, st.SearchStrategy[Any]] = {
     "about": ABOUT, "query": ABOUT, "report": ABOUT, "sample": ABOUT, "policy": ABOUT,
@@ -148,7 +148,7 @@ def test_further_fields_of_a_later_version_are_ignored(
 
 
 @given(groups(), JSON)
-def test_further_elements_of_a_group_are_ignored(group: Group, more: Any) -> None:
+def test_further_elements_of_a_group_are_ignored(group: SubmitGroup, more: Any) -> None:
     head = wire.encode(Verb.SUBMIT, 1, 0, [(*group, more)])
     assert wire.decode(head, wire.CLIENT_TO_BROKER)[1][2] == [group]
 
@@ -286,7 +286,7 @@ def test_what_msgpack_stumbles_over_is_a_protocol_error(frame: bytes) -> None:
         wire.decode_error(frame)
 
 
-GROUP = Group("dns", ("dns://127.0.0.1:53",), 1000, 1, 1, None, None, (1, 2), (b"a", b"b"))
+GROUP = SubmitGroup("dns", ("dns://127.0.0.1:53",), 1000, 1, 1, None, None, (1, 2), (b"a", b"b"))
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_a_group_over_a_limit_is_unread_and_the_others_of_its_message_are_not(
     head = wire.encode(Verb.SUBMIT, 1, 0, [GROUP, bad, GROUP])
     first, unread, last = wire.decode(head, wire.CLIENT_TO_BROKER)[1][2]
     assert first == last == GROUP
-    assert type(unread) is wire.Unread
+    assert type(unread) is wire.BadGroup
     assert (unread.session, unread.seqs) == (b"", bad.seqs)
     assert says in unread.text
 
@@ -354,7 +354,7 @@ def test_a_lease_group_over_a_limit_is_unread_and_the_others_of_its_message_are_
     head = wire.encode(Verb.LEASE, 1, 1, [LEASE_GROUP, bad, LEASE_GROUP])
     first, unread, last = wire.decode(head, wire.BROKER_TO_WORKER)[1][2]
     assert first == last == LEASE_GROUP
-    assert type(unread) is wire.Unread
+    assert type(unread) is wire.BadGroup
     assert (unread.session, unread.seqs) == (bytes(16), bad.seqs)
     assert says in unread.text
 
@@ -363,7 +363,7 @@ def test_a_lease_group_over_a_limit_is_unread_and_the_others_of_its_message_are_
     ("schema", "verb", "good"),
     [
         (wire.WORKER_TO_BROKER, Verb.RETURN, (bytes(16), (1,), False)),
-        (wire.WORKER_TO_BROKER, Verb.RETRY, Failed(bytes(16), (1,), 20, True, b"")),
+        (wire.WORKER_TO_BROKER, Verb.RETRY, FailedAttempts(bytes(16), (1,), 20, True, b"")),
         (wire.BROKER_TO_WORKER, Verb.CANCEL, (bytes(16), (1,))),
         (wire.BROKER_TO_WORKER, Verb.LEASE, LEASE_GROUP),
     ],
@@ -374,7 +374,7 @@ def test_a_group_of_which_nothing_can_be_read_is_passed_over(
 ) -> None:
     first, unread, last = wire.decode(wire.encode(verb, 1, 1, [good, bad, good]), schema)[1][2]
     assert first == last == good
-    assert (type(unread), unread.session, unread.seqs) == (wire.Unread, b"", ())
+    assert (type(unread), unread.session, unread.seqs) == (wire.BadGroup, b"", ())
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_a_group_of_which_nothing_can_be_read_is_passed_over(
 )
 def test_a_group_of_an_older_peer_is_read(older: tuple[Any, ...]) -> None:
     head = wire.encode(Verb.SUBMIT, 1, 0, [older])
-    assert wire.decode(head, wire.CLIENT_TO_BROKER)[1][2] == [Group(*older)]
+    assert wire.decode(head, wire.CLIENT_TO_BROKER)[1][2] == [SubmitGroup(*older)]
 
 
 @pytest.mark.parametrize("length", [10, 11, 12])
@@ -467,7 +467,7 @@ def test_an_error_gets_through_whatever_its_text(text: str) -> None:
     data = wire.encode_error(text, origin=text, phase="read", attempts=3, sent=True, retry_after_ms=5)
     assert len(data) <= wire.MAX_ERROR_BYTES
     assert wire.decode_error(data)["text"][:3] == text.encode("utf-8", "backslashreplace").decode()[:3]
-    details = Failed(bytes(16), (1,), 20, True, b"x" * (wire.MAX_ERROR_BYTES + 1))
+    details = FailedAttempts(bytes(16), (1,), 20, True, b"x" * (wire.MAX_ERROR_BYTES + 1))
     (read,) = wire.decode(wire.encode(Verb.RETRY, 1, 1, [details]), wire.WORKER_TO_BROKER)[1][2]
     assert read.code == 20
     assert "16385 bytes" in wire.decode_error(read.details)["text"]

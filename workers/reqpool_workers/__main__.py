@@ -1,8 +1,8 @@
 """``python -m reqpool_workers --broker URL``: run one worker process.
 
-Exit status: 0 after an orderly end (see :meth:`.worker.Worker.run`), 3 when something was left in doubt, 130
-or 143 when that was so because it was told twice, 2 for wrong arguments. It dies of SIGTERM only while it
-starts, before it has met a broker; to the supervisor that is an orderly end, too.
+Exit status: 0 after an orderly end (see :meth:`.worker_process.WorkerProcess.run`), 3 when something was left
+in doubt, 130 or 143 when that was so because it was told twice, 2 for wrong arguments. It dies of SIGTERM
+only while it starts, before it has met a broker; to the supervisor that is an orderly end, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from reqpool_contract.errors import PoolError
 from reqpool_contract.wire import WORKER_ID_BYTES
 
 from .protocols import load
-from .worker import Worker
+from .worker_process import WorkerProcess
 
 IN_DOUBT = 3
 """Exit status of a worker that ended while it held what must not be repeated, or its outcome."""
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     log = logging.getLogger("reqpool_workers")
     raise_file_limit()
     try:
-        worker = Worker(
+        worker = WorkerProcess(
             options.broker,
             options.id or os.urandom(WORKER_ID_BYTES),
             options.name,

@@ -10,8 +10,8 @@ import zmq
 from reqpool_contract import zmq_sockets
 from reqpool_contract.socket_monitor import Monitor, Reach
 
-from .loop import READABLE, Loop
-from .spans import GOODBYE_LINGER_S
+from .event_loop import READABLE, EventLoop
+from .worker_spans import GOODBYE_LINGER_S
 
 MESSAGES_PER_TURN = 16
 READ_S = 0.002
@@ -40,7 +40,7 @@ class BrokerSocket:
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
-        loop: Loop,
+        loop: EventLoop,
         url: str,
         on_loss: Callable[[str], None],
     ) -> None:

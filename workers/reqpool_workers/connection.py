@@ -26,16 +26,16 @@ from reqpool_contract.counted_log import CountedLog
 from reqpool_contract.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
 
 from .descriptors import OUT_OF_FDS, shortage
-from .dial import Dial
-from .ledger import Pin, Request
-from .loop import READABLE, WRITABLE, Loop
+from .event_loop import READABLE, WRITABLE, EventLoop
+from .happy_eyeballs import HappyEyeballs
 from .protocols import Address, Event, Refused, StreamProtocol
 from .unsent import Unsent
+from .worker_ledger import Pin, Request
 
 log = CountedLog(logging.getLogger(__name__))
 
 READ_BYTES = 64 << 10
-"""Read from a connection in a turn. If there is more, that waits for its turn: see :mod:`.inflow`."""
+"""Read from a connection in a turn. If there is more, that waits for its turn: see :mod:`.large_reads`."""
 LARGE_READ_BYTES = 256 << 10
 """Read from a connection whose turn it is."""
 WRITE_BYTES_PER_TURN = 128 << 10
@@ -47,7 +47,7 @@ UNREACHABLE = BROKEN_OFF | {errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN}
 """What connect fails with at once while a server restarts; the last two: on a unix socket."""
 
 
-class State(Enum):
+class ConnectionState(Enum):
     """Where a connection stands."""
 
     CONNECTING = "connecting"
@@ -57,16 +57,18 @@ class State(Enum):
     CLOSED = "closed"
 
 
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.CONNECTING: frozenset({State.HANDSHAKE, State.CLOSED}),
-    State.HANDSHAKE: frozenset({State.READY, State.CLOSED}),
-    State.READY: frozenset({State.BUSY, State.HANDSHAKE, State.CLOSED}),
-    State.BUSY: frozenset({State.READY, State.CLOSED}),
-    State.CLOSED: frozenset(),
+TRANSITIONS: dict[ConnectionState, frozenset[ConnectionState]] = {
+    ConnectionState.CONNECTING: frozenset({ConnectionState.HANDSHAKE, ConnectionState.CLOSED}),
+    ConnectionState.HANDSHAKE: frozenset({ConnectionState.READY, ConnectionState.CLOSED}),
+    ConnectionState.READY: frozenset(
+        {ConnectionState.BUSY, ConnectionState.HANDSHAKE, ConnectionState.CLOSED}
+    ),
+    ConnectionState.BUSY: frozenset({ConnectionState.READY, ConnectionState.CLOSED}),
+    ConnectionState.CLOSED: frozenset(),
 }
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """Who opens connections and is told of them. All calls come on the loop thread."""
 
     def on_room(self, connection: Connection) -> None:
@@ -125,8 +127,10 @@ class Connection:
             request waits as such, with all read that has come.
     """
 
-    def __init__(self, loop: Loop, owner: Owner, protocol: StreamProtocol, first: Request) -> None:
-        self.state = State.CONNECTING
+    def __init__(
+        self, loop: EventLoop, owner: ConnectionOwner, protocol: StreamProtocol, first: Request
+    ) -> None:
+        self.state = ConnectionState.CONNECTING
         self.first: Request | None = first
         self.pin: Pin | None = None
         self.retiring = False
@@ -140,7 +144,7 @@ class Connection:
         self._loop = loop
         self._owner = owner
         self._protocol = protocol
-        self._dial: Dial | None = None
+        self._dial: HappyEyeballs | None = None
         self._address: Address | None = None  # until it is known whether it is a good one
         self._span_s = self._due_s = 0.0
         self._socket: socket.socket | None = None
@@ -165,7 +169,7 @@ class Connection:
     @property
     def phase(self) -> str:
         """The phase of a request that has this connection."""
-        return "connect" if self.state in (State.CONNECTING, State.HANDSHAKE) else "read"
+        return "connect" if self.state in (ConnectionState.CONNECTING, ConnectionState.HANDSHAKE) else "read"
 
     @property
     def unread(self) -> bool:
@@ -175,7 +179,7 @@ class Connection:
     @property
     def awaited(self) -> str:
         """What its handshake waits for, for people; empty if there is nothing to say."""
-        return self._protocol.awaited if self.state is State.HANDSHAKE else ""
+        return self._protocol.awaited if self.state is ConnectionState.HANDSHAKE else ""
 
     @property
     def stale(self) -> bool:
@@ -189,7 +193,7 @@ class Connection:
     def orphaned(self) -> bool:
         """Is it coming about, and nobody waits for it any more?"""
         return (
-            self.state in (State.CONNECTING, State.HANDSHAKE)
+            self.state in (ConnectionState.CONNECTING, ConnectionState.HANDSHAKE)
             and self.first is None
             and self.pin is None
             and not self.retiring
@@ -208,11 +212,11 @@ class Connection:
         self._loop.at(self._due_s, self._late)
 
     def open(self, addresses: Sequence[Address]) -> None:
-        """Begin to connect, to the first of these addresses that takes us, at least one; see :class:`Dial`.
+        """Begin to connect to the first of these addresses (at least one) that takes us.
 
-        On failure :meth:`Owner.on_closed` is called, perhaps before this returns.
+        On failure :meth:`ConnectionOwner.on_closed` is called, perhaps before this returns.
         """
-        self._dial = Dial(self._loop, addresses, self._on_connected, self._cannot_connect)
+        self._dial = HappyEyeballs(self._loop, addresses, self._on_connected, self._cannot_connect)
         self._dial.start()
 
     def send(self, requests: Sequence[Request]) -> None:
@@ -232,9 +236,9 @@ class Connection:
         if not out:
             return
         self._live += len(out)
-        if self.state is State.READY:
+        if self.state is ConnectionState.READY:
             self.since_s = self._loop.now_s
-            self._move(State.BUSY)
+            self._move(ConnectionState.BUSY)
         self._write(out[0] if len(out) == 1 else b"".join(out))
 
     def hold(self, request: Request, pin: Pin) -> None:
@@ -250,7 +254,7 @@ class Connection:
         self._between(self._protocol.release)
 
     def _between(self, step: Callable[[], Sequence[Event] | None]) -> None:
-        self._move(State.HANDSHAKE)
+        self._move(ConnectionState.HANDSHAKE)
         self.bound(self._span_s)
         try:
             events = step()
@@ -300,7 +304,7 @@ class Connection:
 
     def close(self, reason: str, error: PoolError | None = None) -> None:
         """Close at once. ``reason`` is for people; ``error`` is what the oldest request ends with."""
-        if self.state is State.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             return
         unanswered = [request for request in self._unanswered if request is not None]
         sent = self.first is None
@@ -315,7 +319,7 @@ class Connection:
         self._unanswered.clear()
         self._live = 0
         self.reason = reason
-        self._move(State.CLOSED)
+        self._move(ConnectionState.CLOSED)
         self._close_socket()
         if self._address is not None:
             self._owner.on_tried(self._address, False)
@@ -342,14 +346,14 @@ class Connection:
 
     def _late(self, now_s: float) -> None:
         # An earlier bound's timer comes too soon for the last one.
-        if self.state in (State.CONNECTING, State.HANDSHAKE) and now_s >= self._due_s:
+        if self.state in (ConnectionState.CONNECTING, ConnectionState.HANDSHAKE) and now_s >= self._due_s:
             awaited = self.awaited
             self.give_up(f"no connection within {self._span_s:g} s" + (awaited and f": {awaited}"))
 
     def _on_event(self, mask: int) -> None:
         if mask & WRITABLE:
             self._write_on()
-        if mask & ~WRITABLE and self.state is not State.CLOSED and self._receive(READ_BYTES):
+        if mask & ~WRITABLE and self.state is not ConnectionState.CLOSED and self._receive(READ_BYTES):
             self._watch(self._events & ~READABLE)
             self._loop.inflow.wait(self)
 
@@ -366,7 +370,7 @@ class Connection:
         self._events = READABLE
         self._loop.register(made.fileno(), self._on_event, READABLE)
         self._address = address
-        self._move(State.HANDSHAKE)
+        self._move(ConnectionState.HANDSHAKE)
         try:
             events = self._protocol.connected()
         except Exception as error:
@@ -413,7 +417,7 @@ class Connection:
                     answer(request, event[0], event[1])
             elif type(event) is bytes:
                 self._write(event)
-                if self.state is State.CLOSED:
+                if self.state is ConnectionState.CLOSED:
                     return
             elif isinstance(event, Refused):
                 if not unanswered:
@@ -430,7 +434,7 @@ class Connection:
                 return
             else:
                 self._ready()
-                if self.state is State.CLOSED:
+                if self.state is ConnectionState.CLOSED:
                     return
         if answers:
             self.answers += answers
@@ -441,7 +445,7 @@ class Connection:
 
     def _ready(self) -> None:
         """The handshake is over, or a hold, or a release."""
-        self._move(State.READY)
+        self._move(ConnectionState.READY)
         if self._address is not None:
             self._owner.on_tried(self._address, True)
             self._address = None
@@ -459,14 +463,14 @@ class Connection:
             self._owner.on_opening(self, first)
         else:
             self.send((first,))
-            if self.state is not State.CLOSED:
+            if self.state is not ConnectionState.CLOSED:
                 self._owner.on_room(self)
 
     def _make_room(self) -> None:
         """Answers have come."""
         idle = not self._unanswered
         if idle:
-            self._move(State.READY)
+            self._move(ConnectionState.READY)
         if self._live == 0 and self.retiring and self.pin is None:
             self.close("retired")
         elif idle and (self._unsent.pieces or not self._protocol.reusable):
@@ -529,13 +533,13 @@ class Connection:
         """The protocol cannot go on, or is itself at fault: that must not take all other connections with
         it."""
         known = error if isinstance(error, PoolError) else BadResponse(fault(error))
-        if isinstance(known, ConnectionLost) and self.state is State.HANDSHAKE and not self.answers:
+        if isinstance(known, ConnectionLost) and self.state is ConnectionState.HANDSHAKE and not self.answers:
             self._close_lost(known.text)  # TLS below it says so, with or without its close_notify
         else:
             self.close(known.text, known)
 
     def _close_lost(self, text: str) -> None:
-        if self.state is State.HANDSHAKE and not self.answers:
+        if self.state is ConnectionState.HANDSHAKE and not self.answers:
             self.unreachable = True
             self.shortened = self._protocol.shorten_handshake()
             awaited = self.awaited
@@ -543,7 +547,7 @@ class Connection:
         else:
             self.close(text, ConnectionLost(text))
 
-    def _move(self, state: State) -> None:
+    def _move(self, state: ConnectionState) -> None:
         if state not in TRANSITIONS[self.state]:
             raise RuntimeError(f"a connection does not go from {self.state.value} to {state.value}")
         self.state = state

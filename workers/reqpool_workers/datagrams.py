@@ -21,11 +21,11 @@ from reqpool_contract.errors import Code, ConnectFailed, ConnectionLost, PoolErr
 
 from .connection import Connection
 from .descriptors import OUT_OF_FDS, shortage
-from .ledger import Dropped, Lease, Ledger, Pin, Request
-from .loop import READABLE, WORK_PER_TURN, Loop
+from .event_loop import READABLE, WORK_PER_TURN, EventLoop
 from .owed_ports import OwedPorts
 from .policy import Policy
 from .protocols import Address, DatagramKind, Then
+from .worker_ledger import Dropped, Pin, Request, WorkerLease, WorkerLedger
 
 OUT_OF_SOCKETS = OUT_OF_FDS | {errno.EAGAIN}
 """EAGAIN: no port is free (connect(2))."""
@@ -176,7 +176,7 @@ class DatagramOrigin:
     idle: tuple[Connection, ...] = ()
 
     def __init__(
-        self, loop: Loop, ledger: Ledger, kind: DatagramKind, name: str, owed_ports: OwedPorts
+        self, loop: EventLoop, ledger: WorkerLedger, kind: DatagramKind, name: str, owed_ports: OwedPorts
     ) -> None:
         self.loop = loop
         self.ledger = ledger
@@ -192,14 +192,14 @@ class DatagramOrigin:
 
     # --- what the worker asks of it ----------------------------------------------------------------
 
-    def submit(self, lease: Lease, now_s: float) -> None:
+    def submit(self, lease: WorkerLease, now_s: float) -> None:
         """Send a lease's requests."""
         if self.kind.repeats:
             lease.rto_s = min(max(4 * self._srtt_s, SHORTEST_RESEND_S), LONGEST_RESEND_S)
             lease.resend_s = now_s + lease.rto_s
         self.send(lease.requests)
 
-    def submit_held(self, lease: Lease, pin: Pin) -> None:
+    def submit_held(self, lease: WorkerLease, pin: Pin) -> None:
         """Nothing is ever held."""
         self.ledger.no_such_pin(lease, pin)
 
@@ -213,7 +213,7 @@ class DatagramOrigin:
     def grant_held(self) -> None:
         """Sockets are not granted."""
 
-    def resend(self, lease: Lease, now_s: float) -> float | None:
+    def resend(self, lease: WorkerLease, now_s: float) -> float | None:
         """Send again what is unanswered, each time after twice as long."""
         if not lease.rto_s or now_s < lease.resend_s:
             return lease.resend_s
@@ -308,7 +308,7 @@ class DatagramOrigin:
             request.place = None
             self.ledger.fail([request], Code.CONNECT_FAILED, text, phase="connect", sent=sent)
 
-    def measured(self, lease: Lease) -> None:
+    def measured(self, lease: WorkerLease) -> None:
         """All of a lease was answered without sending again: so long did the slowest take."""
         self._srtt_s += (self.loop.now_s - lease.began_s - self._srtt_s) / 8
 
@@ -391,7 +391,7 @@ class DatagramOrigin:
         self.ledger.fail(unanswered, error.code, error.text, phase="read", sent=True)
 
 
-def end_unanswered(ledger: Ledger, error: PoolError, unanswered: list[Request], *, sent: bool) -> None:
+def end_unanswered(ledger: WorkerLedger, error: PoolError, unanswered: list[Request], *, sent: bool) -> None:
     """Report what was unanswered on a connection that closed: the oldest with ``error``, others as lost."""
     phase = "read" if sent else "connect"
     for position, request in enumerate(unanswered):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from reqpool_contract.errors import Code
 
-from .ledger import Dropped, Lease, Ledger, Request
+from .worker_ledger import Dropped, Request, WorkerLease, WorkerLedger
 
 if TYPE_CHECKING:
-    from .loop import Timer
+    from .event_loop import Timer
 
 LEASE_LOOK_S = 1.0
 """Longest time until it is noticed that all of a lease has ended."""
@@ -26,13 +26,13 @@ class LeaseTimers:
         at: has a timer called at an instant.
     """
 
-    def __init__(self, ledger: Ledger, at: Callable[[float, Timer], None]) -> None:
+    def __init__(self, ledger: WorkerLedger, at: Callable[[float, Timer], None]) -> None:
         self._ledger = ledger
         self._at = at
-        self._watched: list[Lease] = []
+        self._watched: list[WorkerLease] = []
         self._due_s = math.inf
 
-    def watch(self, lease: Lease, now_s: float) -> None:
+    def watch(self, lease: WorkerLease, now_s: float) -> None:
         """See that a new lease is looked at in time."""
         self._watched.append(lease)
         due_s = min(lease.resend_s, lease.wait_s, now_s + LEASE_LOOK_S)
@@ -64,7 +64,7 @@ class LeaseTimers:
         if self._watched:
             self._set(next_s)
 
-    def _end_waiting(self, lease: Lease) -> None:
+    def _end_waiting(self, lease: WorkerLease) -> None:
         """End those that have waited for a connection for as long as they may."""
         waiting = [request for request in lease.unended() if request.place is None]
         if not waiting or lease.upstream is None:
@@ -73,7 +73,7 @@ class LeaseTimers:
         text = "no connection within the queue timeout of this upstream" + (awaited and f": {awaited}")
         self._ledger.fail(waiting, Code.TIMEOUT, text, phase="queue", sent=False)
 
-    def _expire(self, lease: Lease) -> None:
+    def _expire(self, lease: WorkerLease) -> None:
         if lease.upstream is None:
             return
         late: dict[Dropped, list[Request]] = {}

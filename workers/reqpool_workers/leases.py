@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from reqpool_contract import wire
-from reqpool_contract.cached_settings import Kept
+from reqpool_contract.cached_settings import SettingsReceiver
 from reqpool_contract.counted_log import CountedLog
 from reqpool_contract.errors import Code, ProtocolError, UsageError
-from reqpool_contract.wire import LeaseGroup, Unread
+from reqpool_contract.wire import BadGroup, LeaseGroup
 
 from .connection import fault
 from .lease_timers import LeaseTimers
-from .ledger import Lease, Ledger, Pin, Request
 from .upstreams import Upstreams
+from .worker_ledger import Pin, Request, WorkerLease, WorkerLedger
 
 if TYPE_CHECKING:
-    from .loop import Timer
+    from .event_loop import Timer
 
 _log = logging.getLogger(__name__)
 
@@ -35,24 +35,26 @@ class Leases:
         kept: the settings that leases refer to by number.
     """
 
-    def __init__(self, ledger: Ledger, upstreams: Upstreams, at: Callable[[float, Timer], None]) -> None:
-        self.kept = Kept(wire.WORKER_KEEPS)
+    def __init__(
+        self, ledger: WorkerLedger, upstreams: Upstreams, at: Callable[[float, Timer], None]
+    ) -> None:
+        self.kept = SettingsReceiver(wire.WORKER_KEEPS)
         self._log = CountedLog(_log)
         self._ledger = ledger
         self._upstreams = upstreams
         self._timers = LeaseTimers(ledger, at)
 
-    def take(self, groups: list[LeaseGroup | Unread], now_s: float, *, refuse: bool) -> None:
+    def take(self, groups: list[LeaseGroup | BadGroup], now_s: float, *, refuse: bool) -> None:
         """Take the groups of a LEASE; with ``refuse`` they are handed back at once."""
         for group in groups:
-            if isinstance(group, Unread):
+            if isinstance(group, BadGroup):
                 self._refuse(group)
                 continue
             if group.kept is not None:
                 try:
                     group = group._replace(settings=self.kept.find(group.kept))
                 except ProtocolError as error:
-                    self._refuse(Unread(group.session, group.seqs, True, error.text))
+                    self._refuse(BadGroup(group.session, group.seqs, True, error.text))
                     continue
             lease = self._ledger.admit(group, now_s)
             if not lease.requests:
@@ -67,7 +69,7 @@ class Leases:
             if lease.live:
                 self._timers.watch(lease, now_s)
 
-    def _submit_held(self, lease: Lease, group: LeaseGroup) -> None:
+    def _submit_held(self, lease: WorkerLease, group: LeaseGroup) -> None:
         # The connection is there or not: the settings it takes to make one no longer matter.
         pin = (lease.session.identity, lease.pin or 0)
         upstream = self._upstreams.find(group.kind, group.origin)
@@ -77,7 +79,7 @@ class Leases:
             lease.upstream = upstream
             upstream.submit_held(lease, pin)
 
-    def _submit(self, lease: Lease, group: LeaseGroup, now_s: float) -> None:
+    def _submit(self, lease: WorkerLease, group: LeaseGroup, now_s: float) -> None:
         try:
             upstream = self._upstreams.reach(group.kind, group.origin, group.settings)
         except Exception as error:
@@ -91,16 +93,16 @@ class Leases:
             lease.upstream = upstream
             upstream.submit(lease, now_s)
 
-    def _refuse(self, group: Unread) -> None:
+    def _refuse(self, group: BadGroup) -> None:
         """End what a lease group that cannot be used asks for; the others of its message run."""
         self._ledger.ignored += 1
         self._log.warning("a lease that cannot be used: %s", group.text)
         self._ledger.refuse(group.session, group.seqs, f"its worker cannot use the lease: {group.text}")
 
-    def cancel(self, groups: list[tuple[bytes, tuple[int, ...]] | Unread]) -> None:
+    def cancel(self, groups: list[tuple[bytes, tuple[int, ...]] | BadGroup]) -> None:
         """Drop what nobody wants any more."""
         for group in groups:
-            if isinstance(group, Unread):
+            if isinstance(group, BadGroup):
                 self._ledger.ignored += 1
                 continue
             session, seqs = group

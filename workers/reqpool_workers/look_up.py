@@ -48,7 +48,7 @@ class Found(NamedTuple):
     ttl_s: float
 
 
-class Failed(NamedTuple):
+class LookupFailure(NamedTuple):
     """Why there are none. ``known``: a server said so, as against: none could be asked."""
 
     text: str
@@ -56,7 +56,7 @@ class Failed(NamedTuple):
     known: bool
 
 
-Outcome = Found | Failed
+Outcome = Found | LookupFailure
 
 
 class _Part(NamedTuple):
@@ -121,7 +121,7 @@ class LookUp:
         return any(part.addresses for part in self._parts.values())
 
     def _steps(self) -> Generator[Step, None, Outcome]:
-        missing: Failed | None = None
+        missing: LookupFailure | None = None
         for name in self._conf.candidates(self._host):
             self._name = name
             known = yield from self._ask(name)
@@ -132,7 +132,7 @@ class LookUp:
             missing = missing or known
         if missing is not None and not self._failures:
             return missing
-        return Failed(self._why(), FAILURE_TTL_S, known=False)
+        return LookupFailure(self._why(), FAILURE_TTL_S, known=False)
 
     def _ask(self, name: str) -> Generator[Step, None, Outcome | None]:
         """Ask for one name until a server knows; None if none does."""
@@ -170,8 +170,10 @@ class LookUp:
             failures.append(f"no answer for {unanswered[0]}")
         return failures[0] if failures else ""
 
-    def _missing(self, text: str, parts: Iterable[_Part]) -> Failed:
-        return Failed(text, _bounded(min(part.ttl_s for part in parts), LONGEST_NEGATIVE_TTL_S), known=True)
+    def _missing(self, text: str, parts: Iterable[_Part]) -> LookupFailure:
+        return LookupFailure(
+            text, _bounded(min(part.ttl_s for part in parts), LONGEST_NEGATIVE_TTL_S), known=True
+        )
 
     def _why(self) -> str:
         about = [f"{server}: {why}" if why else server for server, why in self._failures.items()]
@@ -251,7 +253,7 @@ class Known:
 
     def put(self, host: str, outcome: Outcome, now_s: float) -> Outcome:
         """Keep an outcome; return it, or the stale addresses to be used in place of a failure."""
-        if isinstance(outcome, Failed) and not outcome.known:
+        if isinstance(outcome, LookupFailure) and not outcome.known:
             stale = self.stale(host, now_s)
             if stale is not None:
                 self._known[host].fresh_until_s = now_s + outcome.ttl_s

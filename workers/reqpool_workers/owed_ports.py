@@ -23,7 +23,7 @@ MOST_KEPT = 1024
 """In one worker. The default range has 28,232 ports, for all processes of the machine."""
 
 
-class Kept(Protocol):
+class OwedPort(Protocol):
     """An open socket."""
 
     def close(self) -> None:
@@ -36,15 +36,15 @@ class OwedPorts:
     def __init__(self) -> None:
         most_fds, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = min(MOST_KEPT, most_fds // 4)
-        self._until_s: dict[Kept, float] = {}
+        self._until_s: dict[OwedPort, float] = {}
 
-    def keep(self, one: Kept, now_s: float) -> None:
+    def keep(self, one: OwedPort, now_s: float) -> None:
         """Keep a socket open; the oldest is closed where there are too many."""
         self._until_s[one] = now_s + KEPT_S
         if len(self._until_s) > self._most:
             self.give_way()
 
-    def remove(self, one: Kept) -> None:
+    def remove(self, one: OwedPort) -> None:
         """A socket is being closed, be it one of these or not."""
         self._until_s.pop(one, None)
 

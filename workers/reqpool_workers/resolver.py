@@ -22,12 +22,12 @@ from reqpool_contract.wire import LeaseGroup
 from . import hosts as hosts_file
 from . import resolv_conf as resolv_conf_file
 from .datagrams import DatagramOrigin
-from .ledger import Lease, Ledger, Request
-from .look_up import RTYPES, Failed, Found, Known, LookUp, Outcome, Step, has_ipv6_route, in_order
-from .loop import Loop
+from .event_loop import EventLoop
+from .look_up import RTYPES, Found, Known, LookUp, LookupFailure, Outcome, Step, has_ipv6_route, in_order
 from .owed_ports import OwedPorts
 from .protocols.dns import WORKER_KIND
 from .resolv_conf import ResolvConf
+from .worker_ledger import Request, WorkerLease, WorkerLedger
 
 Done = Callable[[list[str] | PoolError], None]
 """Called on the loop's thread: addresses in the order to try them, or what went wrong."""
@@ -47,7 +47,7 @@ RESOLV_CONF = "/etc/resolv.conf"
 HOSTS = "/etc/hosts"
 
 
-class _Questions(Ledger):
+class _Questions(WorkerLedger):
     """A ledger that nobody is told about: outcomes are taken up by the resolver, in a later step of the loop.
 
     Not at once, since who reports them is in the middle of reading a socket, or of closing it.
@@ -87,7 +87,7 @@ class _Running:
         self.host = host
         self.look_up = look_up
         self.waiting = [done]
-        self.lease: Lease | None = None
+        self.lease: WorkerLease | None = None
         self.hurried = False
         self.stale: Found | None = None
         """What those who ask get meanwhile."""
@@ -107,7 +107,7 @@ class Resolver:
 
     def __init__(
         self,
-        loop: Loop,
+        loop: EventLoop,
         owed_ports: OwedPorts,
         *,
         resolv_conf: str | None = None,
@@ -246,7 +246,7 @@ class Resolver:
         self._loop.at(min(lease.resend_s, lease.deadline_s), partial(self._watch, running, lease))
         return True
 
-    def _watch(self, running: _Running, lease: Lease, now_s: float) -> float | None:
+    def _watch(self, running: _Running, lease: WorkerLease, now_s: float) -> float | None:
         """A step's timer: send again, or go on when its time is up."""
         if running.lease is not lease:
             return None
@@ -271,7 +271,7 @@ class Resolver:
                     self._loop.now_s + RESOLVE_DELAY_S, partial(self._hurry, running, request.lease)
                 )
 
-    def _hurry(self, running: _Running, lease: Lease, _now_s: float) -> None:
+    def _hurry(self, running: _Running, lease: WorkerLease, _now_s: float) -> None:
         """One family's addresses have come, the other's answer has not."""
         if running.lease is lease:
             self._advance(running)
@@ -300,7 +300,7 @@ class Resolver:
         for done in waiting:
             done(
                 ConnectFailed(outcome.text)
-                if isinstance(outcome, Failed)
+                if isinstance(outcome, LookupFailure)
                 else self._ordered(outcome.addresses)
             )
 

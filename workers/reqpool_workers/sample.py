@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from .loop import Loop
+from .event_loop import EventLoop
 
 SAMPLE_S = 1.0
 """psutil reads /proc: once per second is enough."""
@@ -17,7 +17,7 @@ SAMPLE_S = 1.0
 class Sampler:
     """Takes and keeps the last sample."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._process = psutil.Process()
         self._due_s = 0.0

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from reqpool_contract.errors import Code, ConnectionLost, PoolError, RequestTimeout, UsageError
 from reqpool_contract.origin_names import belongs
 
-from .connection import Connection, State, fault
+from .connection import Connection, ConnectionState, fault
+from .connection_pool import Assignment, ConnectionPool, Slots
 from .datagrams import end_unanswered
 from .descriptors import OUT_OF_FDS, shortage
-from .ledger import Dropped, Lease, Ledger, Pin, Request
-from .loop import Loop
+from .event_loop import EventLoop
 from .policy import Policy
-from .pool import ConnectionPool, Plan, Slots
 from .protocols import Address, StreamKind, address_of
+from .worker_ledger import Dropped, Pin, Request, WorkerLease, WorkerLedger
 
 if TYPE_CHECKING:
     from .resolver import Resolver
@@ -53,8 +53,8 @@ class StreamOrigin:
 
     def __init__(
         self,
-        loop: Loop,
-        ledger: Ledger,
+        loop: EventLoop,
+        ledger: WorkerLedger,
         resolver: Resolver,
         kind: StreamKind,
         name: str,
@@ -100,21 +100,21 @@ class StreamOrigin:
         """Whose own some of them are."""
         return list(self.pool.pins)
 
-    def submit(self, lease: Lease, now_s: float) -> None:
+    def submit(self, lease: WorkerLease, now_s: float) -> None:
         """Send a lease's requests, or have them wait for a connection."""
         self._carry_out(self.pool.add(lease.requests, now_s))
 
-    def submit_held(self, lease: Lease, pin: Pin) -> None:
+    def submit_held(self, lease: WorkerLease, pin: Pin) -> None:
         """Send a lease's request on the connection that is held for it."""
         connection = self.pool.pins.get(pin)
         if connection is None:
             self.ledger.no_such_pin(lease, pin)
-        elif connection.state is State.READY:
+        elif connection.state is ConnectionState.READY:
             connection.send(lease.requests)
         else:
             self.ledger.lose_pin(lease, PIN_BUSY)
 
-    def resend(self, lease: Lease, now_s: float) -> float | None:
+    def resend(self, lease: WorkerLease, now_s: float) -> float | None:
         """Nothing is ever sent twice on a connection."""
         return None
 
@@ -135,7 +135,7 @@ class StreamOrigin:
     @property
     def idle(self) -> list[Connection]:
         """Connections that have nothing to do and are nobody's own."""
-        return [one for one in self.pool.members if one.state is State.READY and one.pin is None]
+        return [one for one in self.pool.members if one.state is ConnectionState.READY and one.pin is None]
 
     @property
     def stranded(self) -> list[Request]:
@@ -159,7 +159,7 @@ class StreamOrigin:
         connection = self.pool.pins.pop(pin, None)
         if connection is None:
             return False
-        if connection.state is State.READY and not connection.retiring:
+        if connection.state is ConnectionState.READY and not connection.retiring:
             connection.release()
         else:
             if connection.first is not None:
@@ -182,7 +182,7 @@ class StreamOrigin:
     def counts(self) -> list[int]:
         """In flight, in use, idle, waiting, overflowed, pinned."""
         members = self.pool.members
-        idle = sum(1 for one in members if one.state is State.READY and one.pin is None)
+        idle = sum(1 for one in members if one.state is ConnectionState.READY and one.pin is None)
         in_flight = sum(one.load for one in members)
         waiting = sum(1 for request in self.pool.waiting if request.live)
         return [in_flight, len(members) - idle, idle, waiting, self.pool.overflowed, len(self.pool.pins)]
@@ -198,8 +198,8 @@ class StreamOrigin:
     def on_room(self, connection: Connection) -> None:
         now_s = self.loop.now_s
         pool = self.pool
-        while connection.state in (State.READY, State.BUSY) and connection.pin is None:
-            if connection.state is State.READY and pool.is_old(connection, now_s):
+        while connection.state in (ConnectionState.READY, ConnectionState.BUSY) and connection.pin is None:
+            if connection.state is ConnectionState.READY and pool.is_old(connection, now_s):
                 connection.close("old")
                 return
             requests = pool.next_for(connection, now_s)
@@ -313,7 +313,7 @@ class StreamOrigin:
         else:
             self._carry_out(self.pool.assign(self.loop.now_s))
 
-    def _carry_out(self, plan: Plan) -> None:
+    def _carry_out(self, plan: Assignment) -> None:
         self._assigning = True
         try:
             while True:
@@ -321,12 +321,12 @@ class StreamOrigin:
                 for connection, reason in plan.closes:
                     connection.close(reason)
                 for connection, requests in plan.sends:
-                    if connection.state is State.CLOSED:
+                    if connection.state is ConnectionState.CLOSED:
                         self.pool.waiting.extendleft(reversed(requests))
                         self._assign_again = True
                     else:
                         self._send(connection, requests)
-                        if connection.state is State.READY:  # all were refused
+                        if connection.state is ConnectionState.READY:  # all were refused
                             self.on_room(connection)
                 for connection, request in plan.adopts:
                     if connection.orphaned:
@@ -365,7 +365,7 @@ class StreamOrigin:
 
     def _opened(self, connection: Connection, port: int, found: list[str] | PoolError) -> None:
         """The origin's host has been looked up for a connection that waits for it."""
-        if connection.state is not State.CONNECTING:
+        if connection.state is not ConnectionState.CONNECTING:
             return
         if isinstance(found, PoolError):
             connection.give_up(found.text)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from .ledger import Pin, Request, Upstream
 from .policy import Policy
+from .worker_ledger import OriginTransport, Pin, Request
 
 
 class Upstreams(Protocol):
     """All that this worker talks to, by kind and name of an origin."""
 
-    def find(self, kind: str, name: str) -> Upstream | None:
+    def find(self, kind: str, name: str) -> OriginTransport | None:
         """The origin, if there is one."""
 
-    def reach(self, kind: str, name: str, settings: bytes) -> Upstream:
+    def reach(self, kind: str, name: str, settings: bytes) -> OriginTransport:
         """The origin, made if there is none; any exception says why there can be none."""
 
     def grant(self, name: str, slots: int, policy: Policy) -> None:

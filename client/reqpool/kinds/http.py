@@ -21,7 +21,7 @@ from .http_body import body as make_body
 from .http_content import ACCEPTED
 from .http_fields import Fields, authorization, basic, bearer, connection_options, field, fields, is_token
 from .http_response import HttpResponse
-from .http_url import PORTS, Place, joined, place, split, target
+from .http_url import PORTS, HttpTarget, joined, place, split, target
 
 DEFAULT_MAX_BYTES = 16 << 20
 LARGEST_MAX_BYTES = wire.MAX_ANSWER_BYTES
@@ -71,7 +71,7 @@ class Note(NamedTuple):
 
     method: str
     url: str
-    place: Place
+    place: HttpTarget
     fields: Fields
     content: bytes | None
     tls: Tls | None

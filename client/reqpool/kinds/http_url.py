@@ -36,7 +36,7 @@ _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SAFE = "!#$%&'()*+,/:;=?@[]~"
 
 
-class Place(NamedTuple):
+class HttpTarget(NamedTuple):
     """Where requests go to.
 
     Attributes:
@@ -56,7 +56,7 @@ class Place(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def place(kind: Kind, prefix: str, tls: Tls | None) -> Place:
+def place(kind: Kind, prefix: str, tls: Tls | None) -> HttpTarget:
     """Read the part of a URL that is before its path.
 
     Args:
@@ -71,7 +71,7 @@ def place(kind: Kind, prefix: str, tls: Tls | None) -> Place:
     if name is not None:
         if tls is not None:
             raise UsageError(f"tls= is not for an upstream called by name ({prefix}): its config says it")
-        return Place(name, prefix, "", "", Route(kind, (name,), True), Route(kind, (name,), False))
+        return HttpTarget(name, prefix, "", "", Route(kind, (name,), True), Route(kind, (name,), False))
     if "\\" in prefix:  # browsers read it as a slash, so what is before it would be the host
         raise UsageError(f"{without_password(prefix)!r} has a backslash in it")
     url = parse(prefix, PORTS)
@@ -83,7 +83,7 @@ def place(kind: Kind, prefix: str, tls: Tls | None) -> Place:
     public = f"{url.scheme}://{address}"
     secured = tls.settings() if tls is not None and url.scheme == "https" else {}
     origin, settings = endpoint(public, {"tls": secured or None})
-    return Place(
+    return HttpTarget(
         public,
         f"{url.scheme}://{address.rpartition(':')[0]}{port}",
         f"{netloc(as_served(url.host), url.port).rpartition(':')[0]}{port}",

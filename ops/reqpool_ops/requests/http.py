@@ -10,7 +10,7 @@ from typing import Any
 import reqpool
 from reqpool_contract.masking import without_password
 
-from ..reading import text as printable
+from ..report_values import text as printable
 from . import secured
 from .pool import add_options, pool, show_bytes
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import reqpool
 
-from ..reading import text as printable
+from ..report_values import text as printable
 from . import secured
 from .pool import add_options, pool
 

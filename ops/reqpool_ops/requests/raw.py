@@ -8,7 +8,7 @@ from typing import Any
 
 import reqpool
 
-from ..reading import text as printable
+from ..report_values import text as printable
 from .pool import add_options, pool, show_bytes
 
 ESCAPES = {rb"\n": b"\n", rb"\r": b"\r", rb"\t": b"\t", rb"\0": b"\0", rb"\\": b"\\"}

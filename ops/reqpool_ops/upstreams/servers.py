@@ -36,7 +36,7 @@ class CannotServe(Exception):
 
 
 @dataclass
-class Place:
+class ServerAddress:
     """Where a server runs.
 
     Attributes:
@@ -51,7 +51,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Server:
+class DemoServer:
     """A server as it is started.
 
     Attributes:
@@ -65,8 +65,8 @@ class Server:
 
     program: str
     package: str
-    target: Callable[[Place], str]
-    command: Callable[[Place, str], list[str]]
+    target: Callable[[ServerAddress], str]
+    command: Callable[[ServerAddress, str], list[str]]
     asks: bytes
     says: bytes
 
@@ -114,7 +114,7 @@ http {{
 """
 
 
-def knot_command(place: Place, program: str) -> list[str]:
+def knot_command(place: ServerAddress, program: str) -> list[str]:
     """Knot DNS with the demo's zone."""
     (place.folder / "zone").write_text(zone_text())
     config = place.folder / "knot.conf"
@@ -122,14 +122,14 @@ def knot_command(place: Place, program: str) -> list[str]:
     return [program, "-c", str(config)]
 
 
-def nginx_command(place: Place, program: str) -> list[str]:
+def nginx_command(place: ServerAddress, program: str) -> list[str]:
     """nginx, answering each request by its own path."""
     config = place.folder / "nginx.conf"
     config.write_text(NGINX_CONFIG.format(folder=place.folder, host=HOST, port=place.port))
     return [program, "-e", "stderr", "-p", str(place.folder), "-c", str(config)]
 
 
-def redis_command(place: Place, program: str) -> list[str]:
+def redis_command(place: ServerAddress, program: str) -> list[str]:
     """Redis without anything on disk. Its password is not on the command line, which everybody sees."""
     config = place.folder / "redis.conf"
     config.write_text(
@@ -139,7 +139,7 @@ def redis_command(place: Place, program: str) -> list[str]:
     return [program, str(config)]
 
 
-def mariadb_command(place: Place, program: str) -> list[str]:
+def mariadb_command(place: ServerAddress, program: str) -> list[str]:
     """MariaDB with one database, and one user who may do everything there and nothing elsewhere.
 
     Raises:
@@ -168,22 +168,22 @@ def mariadb_command(place: Place, program: str) -> list[str]:
 _QUESTION = bytes(DNSRecord.question(f"host-1.{ZONE}", "A").pack())
 
 SERVERS = {
-    "mysql": Server(
+    "mysql": DemoServer(
         "mariadbd", "mariadb-server",
         lambda place: f"mysql://{USER}:{place.password}@{HOST}:{place.port}/{DATABASE}",
         mariadb_command, b"", b"mysql_native_password",
     ),
-    "redis": Server(
+    "redis": DemoServer(
         "redis-server", "redis-server",
         lambda place: f"redis://:{place.password}@{HOST}:{place.port}/0",
         redis_command, b"PING\r\n", b"NOAUTH",
     ),
-    "http": Server(
+    "http": DemoServer(
         "nginx", "nginx",
         lambda place: f"http://{HOST}:{place.port}",
         nginx_command, b"GET / HTTP/1.0\r\n\r\n", b" 200 OK",
     ),
-    "dns": Server(
+    "dns": DemoServer(
         "knotd", "knot",
         lambda place: f"{HOST}:{place.port}",
         knot_command, len(_QUESTION).to_bytes(2, "big") + _QUESTION, bytes((192, 0, 2, 1)),
@@ -204,10 +204,10 @@ def running(folder: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
     """
     targets: dict[str, str] = {}
     reasons: dict[str, str] = {}
-    started: dict[str, tuple[Place, subprocess.Popen[bytes]]] = {}
+    started: dict[str, tuple[ServerAddress, subprocess.Popen[bytes]]] = {}
     try:
         for kind, server in SERVERS.items():
-            place = Place(folder / kind, free_port())
+            place = ServerAddress(folder / kind, free_port())
             place.folder.mkdir()
             try:
                 started[kind] = place, start(server, place)
@@ -227,7 +227,7 @@ def running(folder: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
             process.wait()
 
 
-def start(server: Server, place: Place) -> subprocess.Popen[bytes]:
+def start(server: DemoServer, place: ServerAddress) -> subprocess.Popen[bytes]:
     """Start a server.
 
     Raises:
@@ -273,7 +273,7 @@ def finish(command: list[str]) -> None:
         raise CannotServe(f"{command[0]} failed: {last_line(said)}")
 
 
-def wait_for(server: Server, place: Place, process: subprocess.Popen[bytes]) -> None:
+def wait_for(server: DemoServer, place: ServerAddress, process: subprocess.Popen[bytes]) -> None:
     """Wait until a server answers.
 
     Raises:

@@ -131,7 +131,7 @@ def test_what_is_over_a_bound_is_refused_at_the_call_and_its_neighbours_are_answ
         wait_until(last.done, 5)
         assert last._code == Code.OK
     said = [fields for verb, fields in broker.heads if verb is Verb.SUBMIT]
-    assert all(type(group) is wire.Group for fields in said for group in fields[2])
+    assert all(type(group) is wire.SubmitGroup for fields in said for group in fields[2])
     assert broker.count(Verb.HELLO) == 1
 
 
@@ -179,7 +179,7 @@ def ask_with(pool: reqpool.Pool, *numbers: int) -> list[Any]:
     return [pool.ask(ROUTES[n], b"%d" % n, None, None, None, 1, False) for n in numbers]
 
 
-def groups(broker: FakeBroker) -> list[wire.Group]:
+def groups(broker: FakeBroker) -> list[wire.SubmitGroup]:
     return [group for verb, fields in list(broker.heads) if verb is Verb.SUBMIT for group in fields[2]]
 
 

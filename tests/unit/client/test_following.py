@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import reqpool
-from reqpool.delivery import Delivery
-from reqpool.ends import Ends
+from reqpool.callback_runner import CallbackRunner
+from reqpool.completions import Completions
 from reqpool.future import Future
 from reqpool.kinds import Asked, Followed, Kind, Route
 from reqpool_contract import wire
@@ -66,7 +66,7 @@ def broker() -> Iterator[FakeBroker]:
         yield broker
 
 
-def groups(broker: FakeBroker) -> list[wire.Group]:
+def groups(broker: FakeBroker) -> list[wire.SubmitGroup]:
     return [group for verb, fields in list(broker.heads) if verb is Verb.SUBMIT for group in fields[2]]
 
 
@@ -277,7 +277,7 @@ def test_what_an_interruption_left_in_hand_is_pending_again() -> None:
 
     owner: Any = Owner()
     owner.pending = {}
-    ends = Ends(owner.pending, Delivery(None))
+    ends = Completions(owner.pending, CallbackRunner(None))
     futures = []
     for seq in (1, 2, 3):
         future: Future[Any] = Future(

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import reqpool
-from reqpool.held import Held, MysqlSession
 from reqpool.kinds import Route
+from reqpool.pinned_session import MysqlSession, PinnedSession
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, Verb
@@ -45,7 +45,7 @@ def let_go(broker: FakeBroker) -> list[int]:
 def test_the_first_request_takes_the_connection_and_the_others_have_it(
     broker: FakeBroker, pool: reqpool.Pool
 ) -> None:
-    with Held(pool, route) as one, Held(pool, route) as two:
+    with PinnedSession(pool, route) as one, PinnedSession(pool, route) as two:
         for held in (one, two):
             for payload in (b"1", b"2", b"3"):
                 assert held.submit(payload).result(5) == payload
@@ -64,7 +64,7 @@ def test_a_wrong_url_is_said_where_the_session_is_made(pool: reqpool.Pool) -> No
 
 def test_requests_go_one_after_the_other(broker: FakeBroker, pool: reqpool.Pool) -> None:
     broker.answer = silence
-    held = Held(pool, route)
+    held = PinnedSession(pool, route)
     first = held.submit(b"1")
     with pytest.raises(reqpool.UsageError, match="one after the other"):
         held.submit(b"2")
@@ -77,7 +77,7 @@ def test_requests_go_one_after_the_other(broker: FakeBroker, pool: reqpool.Pool)
 
 
 def test_a_callback_may_ask_the_next_one(broker: FakeBroker, pool: reqpool.Pool) -> None:
-    held = Held(pool, route)
+    held = PinnedSession(pool, route)
     done = threading.Event()
     seen: list[bytes] = []
 
@@ -95,7 +95,7 @@ def test_a_callback_may_ask_the_next_one(broker: FakeBroker, pool: reqpool.Pool)
 
 
 def test_a_closed_session_takes_nothing_more(broker: FakeBroker, pool: reqpool.Pool) -> None:
-    with Held(pool, route) as held:
+    with PinnedSession(pool, route) as held:
         held.submit(b"1").result(5)
     held.close()
     with pytest.raises(reqpool.UsageError, match="this session is closed"):
@@ -106,7 +106,7 @@ def test_a_closed_session_takes_nothing_more(broker: FakeBroker, pool: reqpool.P
 
 def test_closing_cancels_what_runs_and_lets_go(broker: FakeBroker, pool: reqpool.Pool) -> None:
     broker.answer = silence
-    held = Held(pool, route)
+    held = PinnedSession(pool, route)
     running = held.submit(b"1")
     wait_until(lambda: broker.submitted)
     held.close()
@@ -115,7 +115,7 @@ def test_closing_cancels_what_runs_and_lets_go(broker: FakeBroker, pool: reqpool
 
 
 def test_a_session_that_was_never_used_says_nothing(broker: FakeBroker, pool: reqpool.Pool) -> None:
-    with Held(pool, route):
+    with PinnedSession(pool, route):
         pass
     pool.udp("127.0.0.1:9", b"x").result(5)
     assert let_go(broker) == []
@@ -123,7 +123,7 @@ def test_a_session_that_was_never_used_says_nothing(broker: FakeBroker, pool: re
 
 def test_an_error_in_the_block_lets_go_as_well(broker: FakeBroker, pool: reqpool.Pool) -> None:
     def use() -> None:
-        with Held(pool, route) as held:
+        with PinnedSession(pool, route) as held:
             held.submit(b"1").result(5)
             raise KeyError
 
@@ -133,12 +133,12 @@ def test_an_error_in_the_block_lets_go_as_well(broker: FakeBroker, pool: reqpool
 
 
 def test_what_was_let_go_of_is_said_again_after_a_reconnect(broker: FakeBroker, pool: reqpool.Pool) -> None:
-    with Held(pool, route) as held:
+    with PinnedSession(pool, route) as held:
         held.submit(b"1").result(5)
     wait_until(lambda: let_go(broker) == [1])
     broker.restart()
     wait_until(lambda: let_go(broker) == [1, 1])  # it may have been lost with the connection
-    with Held(pool, route) as held:
+    with PinnedSession(pool, route) as held:
         held.submit(b"2").result(5)
     wait_until(lambda: let_go(broker) == [1, 1, 2])
 
@@ -146,7 +146,7 @@ def test_what_was_let_go_of_is_said_again_after_a_reconnect(broker: FakeBroker, 
 def test_letting_go_while_there_is_no_broker_is_said_to_the_next(
     broker: FakeBroker, pool: reqpool.Pool
 ) -> None:
-    held = Held(pool, route)
+    held = PinnedSession(pool, route)
     held.submit(b"1").result(5)
     broker.reject = (wire.Reject.OVERLOADED, "not now", {})
     broker.restart()
@@ -160,7 +160,7 @@ def test_letting_go_while_there_is_no_broker_is_said_to_the_next(
 
 def test_a_request_that_was_refused_here_has_taken_nothing(broker: FakeBroker) -> None:
     with reqpool.Pool(broker.url, max_pending=1) as pool:
-        held = Held(pool, route)
+        held = PinnedSession(pool, route)
         with pytest.raises(reqpool.UsageError, match="timeout"):
             held.submit(b"1", timeout=-1)
         broker.answer = silence
@@ -177,7 +177,7 @@ def test_a_request_that_was_refused_here_has_taken_nothing(broker: FakeBroker) -
 
 def test_a_session_ends_with_its_pool(broker: FakeBroker) -> None:
     pool = reqpool.Pool(broker.url)
-    held = Held(pool, route)
+    held = PinnedSession(pool, route)
     held.submit(b"1").result(5)
     pool.close()
     with pytest.raises(reqpool.UsageError, match="closed"):
@@ -191,7 +191,7 @@ warnings.simplefilter("ignore")
 import reqpool
 sys.path.insert(0, sys.argv[2])
 from support.plain import KIND
-from reqpool.held import Held
+from reqpool.pinned_session import Held
 from reqpool.kinds import Route
 
 def route(pin, opens):

@@ -15,7 +15,14 @@ import pytest
 import zmq
 
 import reqpool
-from reqpool.link import MESSAGES_PER_TURN, PATIENT_DIALS, RECONNECT_MS, TURNED_AWAY, Link, Loss
+from reqpool.broker_sockets import (
+    MESSAGES_PER_TURN,
+    PATIENT_DIALS,
+    RECONNECT_MS,
+    TURNED_AWAY,
+    BrokerSockets,
+    Loss,
+)
 from reqpool_contract.wire import Flag, Verb
 from support.fake_broker import FakeBroker, echo, silence
 from support.leaks import no_leak
@@ -75,7 +82,7 @@ def test_what_came_before_the_loss_is_read_before_it_is_told() -> None:
     results = context.socket(zmq.XPUB)
     results.setsockopt(zmq.SNDHWM, 0)
     port = results.bind_to_random_port("tcp://127.0.0.1")
-    link = Link(context, b"topic")
+    link = BrokerSockets(context, b"topic")
     link.subscribe(f"tcp://127.0.0.1:{port}")
     assert results.recv() == b"\1topic"
     for number in range(5 * MESSAGES_PER_TURN):
@@ -99,7 +106,7 @@ def test_nothing_is_sent_while_what_came_before_a_loss_is_read(
     broker = context.socket(zmq.ROUTER)
     broker.setsockopt(zmq.SNDHWM, 0)
     url = f"tcp://127.0.0.1:{broker.bind_to_random_port('tcp://127.0.0.1')}"
-    link = Link(context, b"topic")
+    link = BrokerSockets(context, b"topic")
     link.dial(url, b"hello")
     route, _ = broker.recv_multipart()
     assert link.has_room()
@@ -111,7 +118,7 @@ def test_nothing_is_sent_while_what_came_before_a_loss_is_read(
     link.close(0)
 
 
-def turn(link: Link) -> list[list[bytes]]:
+def turn(link: BrokerSockets) -> list[list[bytes]]:
     """Sleep if there is nothing to be read, and read."""
     if not link.has_messages():
         link.sleep(0.05)
@@ -120,7 +127,7 @@ def turn(link: Link) -> list[list[bytes]]:
 
 def test_connections_one_after_the_other_cost_no_fd(broker: FakeBroker) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    link = Link(context, os.urandom(16))
+    link = BrokerSockets(context, os.urandom(16))
     link.dial(broker.url, b"hello")
     link.hang_up()
     for _ in range(40):
@@ -256,7 +263,7 @@ def context() -> Iterator[KeepingContext]:
 
 
 def test_who_turned_clients_away_is_looked_for_often_while_nobody_listens(context: KeepingContext) -> None:
-    link = Link(context, b"topic")
+    link = BrokerSockets(context, b"topic")
     with TcpPeer(turns_away) as peer:
         for _ in range(PATIENT_DIALS + 1):
             link.dial(f"tcp://{peer.address}", b"hello")
@@ -272,7 +279,7 @@ def test_who_turned_clients_away_is_looked_for_often_while_nobody_listens(contex
 def test_a_connection_that_breaks_as_a_broker_ends_is_made_again_without_a_pause(
     context: KeepingContext,
 ) -> None:
-    link = Link(context, b"topic")
+    link = BrokerSockets(context, b"topic")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         link.dial(url, b"hello")

@@ -17,7 +17,7 @@ import pytest
 
 import reqpool
 from reqpool import pool as pool_module
-from reqpool.delivery import Handoff
+from reqpool.callback_runner import Handoff
 from reqpool.future import Future
 from reqpool_contract import wire
 from reqpool_contract.errors import Code

@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 import reqpool
-from reqpool import lookup
+from reqpool import url_check
 from reqpool.kinds import Route
 from reqpool_contract import broker_url, wire
 from reqpool_contract.wire import Flag, Reject, Verb
@@ -186,7 +186,7 @@ def test_a_url_that_is_wrong_for_certain_is_said_within_two_seconds(tmp_path: Pa
 def test_a_host_that_is_entered_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeBroker() as broker:
         url = broker.url
-    monkeypatch.setattr(lookup, "fault", lambda url: "no such host: 'cluster'")
+    monkeypatch.setattr(url_check, "fault", lambda url: "no such host: 'cluster'")
     with reqpool.Pool(url) as pool:
         with pytest.raises(reqpool.BrokerUnavailable, match="no such host: 'cluster'"):
             ask(pool, timeout=30).result(5)

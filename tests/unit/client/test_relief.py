@@ -20,7 +20,7 @@ import pytest
 import reqpool
 from reqpool.pool import CLOSE_SECONDS
 from reqpool.relief import Relief
-from reqpool.session import Session
+from reqpool.session_protocol import SessionProtocol
 from support.fake_broker import FakeBroker, silence
 from support.plain import KIND
 from support.wait import wait_until
@@ -190,13 +190,13 @@ def test_a_fault_of_a_logs_handler_stops_nothing(pool: reqpool.Pool) -> None:
 def test_a_fault_in_a_turn_ends_all_that_is_pending(
     pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, relieved: bool
 ) -> None:
-    def fault(self: Session, now_s: float) -> Any:
+    def fault(self: SessionProtocol, now_s: float) -> Any:
         raise SystemExit("a fault of a kind")
 
     with held_up(pool) if relieved else contextlib.nullcontext():
         if relieved:
             assert ask(pool).result(10) == b"x"
-        monkeypatch.setattr(Session, "tick", fault)
+        monkeypatch.setattr(SessionProtocol, "tick", fault)
         with pytest.raises((reqpool.Cancelled, reqpool.UsageError)):
             ask(pool, timeout=60).result(10)
     pool.close()
@@ -231,15 +231,15 @@ def test_closing_on_the_thread_that_relieves_does_not_deadlock(
     pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a finalizer may, or a log's handler."""
-    tick, closed = Session.tick, threading.Event()
+    tick, closed = SessionProtocol.tick, threading.Event()
 
-    def closes(self: Session, now_s: float) -> Any:
+    def closes(self: SessionProtocol, now_s: float) -> Any:
         if threading.current_thread().name == "reqpool-relief" and not closed.is_set():
             pool.close(drain=False)
             closed.set()
         return tick(self, now_s)
 
-    monkeypatch.setattr(Session, "tick", closes)
+    monkeypatch.setattr(SessionProtocol, "tick", closes)
     with held_up(pool):
         assert closed.wait(10)
 

@@ -45,7 +45,7 @@ from .mysql_packets import (
     packet,
     tracked_variables,
 )
-from .tls import Tls
+from .tls import TlsEngine
 
 MAX_DIALOGUE_BYTES = 1 << 16
 """Largest packet of a log-in: a greeting or a public key is some hundred bytes."""
@@ -107,7 +107,7 @@ class MysqlConnection(StreamProtocol):
         self._tls_settings = tls
         self._host = host
         self._private = local or tls is not None
-        self._tls: Tls | None = None
+        self._tls: TlsEngine | None = None
         self._dialogue: Dialogue | None = None
         self._received = b""  # the begin of a dialogue's packet
         self._due = 0  # number of the dialogue's next packet
@@ -177,7 +177,7 @@ class MysqlConnection(StreamProtocol):
         self._statement = b""
         return ((_OK, answer),)
 
-    def _take_sealed(self, tls: Tls, data: bytes) -> Sequence[Event]:
+    def _take_sealed(self, tls: TlsEngine, data: bytes) -> Sequence[Event]:
         standing = tls.established
         data, reply = tls.feed(data)
         events: list[Event] = [reply] if reply else []
@@ -310,7 +310,7 @@ class MysqlConnection(StreamProtocol):
         if self._received:
             # Whoever sits between could have put it there, and we would take it for the server's own.
             raise BadResponse("bytes came in clear where TLS was to begin")
-        self._tls = Tls(self._tls_settings or {}, self._host)
+        self._tls = TlsEngine(self._tls_settings or {}, self._host)
         self._due = step.request[HEADER_BYTES - 1] + 2 & 0xFF  # the response takes the number between
         return [step.request, self._tls.start()]
 

@@ -1,4 +1,5 @@
-"""TLS for a connection, sans-IO: :class:`Tls` turns bytes into bytes, :func:`wrap` puts it under a protocol.
+"""TLS for a connection, sans-IO: :class:`TlsEngine` turns bytes into bytes; :func:`wrap` puts it under a
+protocol.
 
 Some facts this file relies on:
 
@@ -61,7 +62,7 @@ _CERTIFICATE_ALERTS = {
 """Alerts that are about our own certificate when we have one (RFC 8446 §6.2)."""
 
 
-class Tls:
+class TlsEngine:
     """The client's side of one TLS connection.
 
     Args:
@@ -282,7 +283,7 @@ class TlsStream(StreamProtocol):
 
     __slots__ = ("_inner", "_standing", "_tls")
 
-    def __init__(self, inner: StreamProtocol, tls: Tls) -> None:
+    def __init__(self, inner: StreamProtocol, tls: TlsEngine) -> None:
         self._inner = inner
         self._tls = tls
         self._standing = False
@@ -351,12 +352,12 @@ def wrap(
 
     Args:
         inner: what is spoken inside; its ``connected`` is called once the handshake is over.
-        settings, host, alpn: as :class:`Tls` takes them.
+        settings, host, alpn: as :class:`TlsEngine` takes them.
 
     Raises:
         UsageError: if the settings make no sense.
     """
-    return TlsStream(inner, Tls(settings, host, alpn))
+    return TlsStream(inner, TlsEngine(settings, host, alpn))
 
 
 # --- contexts -------------------------------------------------------------------------------------

@@ -1,0 +1,110 @@
+"""What both halves of the broker share: one life's number, books and spans. No I/O, no clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reqpool_contract import wire
+from reqpool_contract.wire import Reject, Verb
+
+from .broker_spans import COME_S
+from .config import Config
+from .ledger import Ledger
+from .outgoing import Outgoing
+from .recovery import Recovery
+from .session import Session
+
+WORKER_FORGET_S = 600.0
+"""How long a silent worker's connection slots stay reserved when nobody reports its death."""
+
+
+class Epoch:
+    """One life of the broker.
+
+    Attributes:
+        epoch: its number.
+        outbox: what to send.
+        ledger: requests, origins, leases and grants.
+        sessions: by id.
+        succession: the workers of the lives before, and who has died.
+        malformed: illegal messages counted per socket.
+        heartbeat_ms: span between two heartbeats.
+        liveness_s: silence after which a peer counts as lost.
+        expiry_s: silence after which a session is forgotten.
+    """
+
+    def __init__(
+        self,
+        epoch: int,
+        succession: Recovery,
+        heartbeat_ms: int,
+        liveness_ms: int,
+        session_expiry_ms: int,
+        config: Config,
+        now_s: float,
+    ) -> None:
+        self.epoch = epoch
+        self.outbox = Outgoing()
+        self.ledger = Ledger(epoch, self.outbox, config, liveness_ms / 1000)
+        self.sessions: dict[bytes, Session] = {}
+        self.succession = succession
+        self.malformed = {"intake": 0, "results": 0, "workers": 0}
+        self.heartbeat_ms = heartbeat_ms
+        self.liveness_s = liveness_ms / 1000
+        self.expiry_s = session_expiry_ms / 1000
+        self.ledger.grants.settled = not succession.unheard
+        self._hold_until_s = now_s + self.liveness_s
+        self._settle_s = now_s + WORKER_FORGET_S
+        self._stay_until_s = now_s + COME_S if succession.unheard else now_s
+
+    def new_session(self, id_: bytes, now_s: float) -> Session:
+        """Begin to know a client, of which a worker may have told before it comes itself."""
+        session = self.sessions[id_] = Session(id_, now_s)
+        return session
+
+    def may_end(self, now_s: float) -> bool:
+        """Have clients of the life before had the time to ask what became of what it named as doubtful?
+
+        Only brokers of one supervisor can tell that a worker which has ended in order had not sent it: the
+        next supervisor cannot.
+        """
+        return now_s >= self._stay_until_s
+
+    def must_hold(self, now_s: float) -> bool:
+        """Has what is submitted again to wait for reports of the broker's earlier workers?"""
+        succession = self.succession
+        return now_s < self._hold_until_s and (not succession.supervised or bool(succession.unheard))
+
+    def follow(self, now_s: float) -> None:
+        """A peer has come from an earlier life: where nobody knows its workers, they have time to report."""
+        if not self.succession.supervised and now_s < self._hold_until_s:
+            self.ledger.grants.settled = False
+            self._settle_s = self._hold_until_s
+
+    def settle(self, now_s: float) -> None:
+        """See whether all workers of the earlier life have reported or died, or have had the time to."""
+        if not self.ledger.grants.settled and (
+            now_s >= self._settle_s or (self.succession.supervised and not self.succession.unheard)
+        ):
+            self.ledger.grants.settle()
+
+    def common_version(self, out: list[list[bytes]], route: bytes, lowest: int, highest: int) -> int | None:
+        """The version to speak with a peer that speaks these; None, and REJECT, if there is none."""
+        if lowest <= wire.VERSION and highest >= wire.LOWEST_VERSION:
+            return min(highest, wire.VERSION)
+        ours = f"{wire.LOWEST_VERSION} to {wire.VERSION}"
+        text = f"this broker speaks protocol versions {ours}, the peer {lowest} to {highest}"
+        about = {"lowest": wire.LOWEST_VERSION, "highest": wire.VERSION}
+        self.reject(out, route, Reject.VERSION, text, about)
+        return None
+
+    @staticmethod
+    def reject(
+        out: list[list[bytes]],
+        route: bytes,
+        code: Reject,
+        text: str,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        """Say REJECT."""
+        out.append([route, wire.encode(Verb.REJECT, int(code), text, about or {})])

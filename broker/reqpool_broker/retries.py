@@ -1,0 +1,224 @@
+"""Attempts without an outcome: what becomes of requests whose lease came to nothing. No I/O, no clock.
+
+Their worker says that it failed, hands them back, falls silent, dies, or comes again without them. They are
+leased once more where that makes sense and is safe; otherwise they end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+
+from .ledger import Ledger
+from .origin import SUSPECT_SPAN_S, Origin
+from .requests import Lease, Past, QueuedGroup
+from .session import Session
+from .worker import Worker
+
+
+class Retries:
+    """Decides about leases that ended without an outcome.
+
+    Args:
+        ledger: where requests are moved.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def retry(self, worker: Worker, session: Session, failed: wire.FailedAttempts, now_s: float) -> None:
+        """An attempt failed: lease it again where that makes sense, else make the error final.
+
+        The same for an answer that another origin may better: it is kept until one has.
+        """
+        ledger = self._ledger
+        answered = failed.code == Code.OK
+        for lease, pairs in _pull(worker, session, failed.seqs).items():
+            ledger.release(lease, len(pairs), worker if answered else None)
+            if lease.origin is None:
+                self._disown(lease, pairs, sent=failed.sent)
+                continue
+            if not answered:
+                lease.origin.failed += len(pairs)
+            answer = failed.details if answered else lease.past.answer
+            if self._may_rerun(lease, failed, now_s):
+                past = lease.past
+                past = Past(lease.attempt, past.tried + 1, past.first, past.sent or failed.sent, answer)
+                self._requeue(lease, pairs, past, now_s)
+                continue
+            seqs = tuple(seq for seq, _ in pairs)
+            for seq in seqs:
+                del session.open[seq]
+            if answer is not None:
+                ledger.conclude(session, seqs, Code.OK, answer)
+            elif lease.past.sent and not failed.sent:  # a worker that could not read the lease, say
+                ledger.conclude(session, seqs, failed.code, wire.as_sent(failed.details))
+            else:
+                ledger.conclude(session, seqs, failed.code, failed.details)
+            ledger.end_opening(lease.terms)
+
+    def _may_rerun(self, lease: Lease, failed: wire.FailedAttempts, now_s: float) -> bool:
+        terms = lease.terms
+        if terms.deadline_s <= now_s or terms.goes_to_pin or (failed.sent and not terms.idempotent):
+            return False
+        if lease.past.tried + 1 < len(terms.origins):
+            if lease.origin is not None and failed.code != Code.OK:
+                lease.origin.suspect_until_s = now_s + SUSPECT_SPAN_S
+            return True
+        return failed.code == Code.CONNECTION_LOST and lease.attempt < _max_attempts(lease)
+
+    def _requeue(self, lease: Lease, pairs: list[tuple[int, bytes]], past: Past, now_s: float) -> None:
+        """Let requests of a lease that has ended wait for their next attempt."""
+        ledger = self._ledger
+        seqs, payloads = zip(*pairs, strict=True)
+        terms = lease.terms
+        if terms.session.ended:  # nobody waits for them
+            for seq in seqs:
+                del terms.session.open[seq]
+            ledger.end_opening(terms)
+            return
+        ledger.requeued += len(seqs)
+        if terms.pin is not None:
+            pin = terms.session.pins.get(terms.pin)
+            if pin is None or not terms.opens:
+                ledger.end_gone(terms, seqs)
+                return
+            pin.leave()  # it is opened elsewhere, perhaps
+        ledger.enqueue(QueuedGroup(terms, seqs, payloads, past), now_s, front=True)
+
+    def hand_back(
+        self, worker: Worker, session: Session, seqs: Iterable[int], now_s: float, *, sent: bool
+    ) -> bool:
+        """Requests that this attempt did not send upstream run elsewhere, whatever their kind.
+
+        Args:
+            worker: who has them.
+            session: whose they are.
+            seqs: their numbers.
+            now_s: now.
+            sent: did the worker send them in an attempt before (which only idempotent ones have)?
+
+        Returns:
+            True if the worker has no room for them, as opposed to no connections: those were taken back.
+        """
+        ledger = self._ledger
+        full = False
+        for lease, pairs in reversed(_pull(worker, session, seqs).items()):  # as in abandon()
+            ledger.release(lease, len(pairs))
+            if lease.origin is None:
+                self._disown(lease, pairs, sent=False)
+                continue
+            past = lease.past._replace(sent=True) if sent else lease.past
+            self._requeue(lease, pairs, past, now_s)
+            full = full or self._has_connections(worker, lease.origin)
+        return full
+
+    @staticmethod
+    def _has_connections(worker: Worker, origin: Origin) -> bool:
+        """Has a worker connections that requests without a pin may use, or needs none?"""
+        kind = worker.kinds.get(origin.kind)
+        grant = worker.grants.get(origin.name)
+        slots = grant.slots if grant is not None else 0
+        return kind is None or not kind.connections or slots > origin.pins.get(worker, 0)
+
+    def abandon(self, worker: Worker, now_s: float, *, dead: bool, orderly: bool = False) -> None:
+        """A worker fell silent or died: its idempotent requests run elsewhere.
+
+        Args:
+            worker: whose state has been changed already.
+            now_s: now.
+            dead: certain death: what must not be repeated ends with OUTCOME_UNKNOWN, slots are free.
+            orderly: it ended having told everything: what must not be repeated and it still had was not sent
+                upstream, and runs elsewhere, too.
+        """
+        ledger = self._ledger
+        unsent = ledger.withdraw(worker, dead=dead)
+        for lease in list(reversed(worker.leases)):  # each comes before the one before it in the queue
+            pairs = list(lease.requests.items())
+            if lease.origin is None:
+                if dead:
+                    self._disown(lease, pairs, sent=not orderly)
+                    lease.requests.clear()
+                    ledger.release(lease, len(pairs))
+            elif lease in unsent or (orderly and not lease.terms.idempotent):
+                self._run_elsewhere(lease, now_s)
+            elif lease.terms.idempotent:
+                lease.requests.clear()
+                ledger.release(lease, len(pairs))
+                if lease.attempt < _max_attempts(lease):
+                    past = lease.past._replace(attempts=lease.attempt, sent=True)
+                    self._requeue(lease, pairs, past, now_s)
+                else:
+                    text = f"{lease.attempt} workers were lost while they held it"
+                    ledger.end_leased(lease, pairs, Code.WORKER_LOST, text)
+            elif dead:
+                lease.requests.clear()
+                ledger.release(lease, len(pairs))
+                text = "the worker that held it died; it may or may not have run"
+                ledger.end_leased(lease, pairs, Code.OUTCOME_UNKNOWN, text)
+        if dead:
+            ledger.grants.forget(worker)
+            for pin in list(worker.pins):
+                ledger.unpin(pin.session, pin.number, tell=False)
+        ledger.wake()
+
+    def take_back(self, worker: Worker, now_s: float) -> None:
+        """A worker takes nothing more: what has not left for it runs elsewhere."""
+        unsent = worker.large.unsent
+        for lease in list(reversed(worker.leases)):  # as in abandon()
+            if lease in unsent and not lease.terms.goes_to_pin:
+                self._run_elsewhere(lease, now_s)
+
+    def _run_elsewhere(self, lease: Lease, now_s: float) -> None:
+        """A lease that no upstream has seen has ended, and does not count as an attempt."""
+        pairs = list(lease.requests.items())
+        lease.requests.clear()
+        self._ledger.release(lease, len(pairs))
+        self._requeue(lease, pairs, lease.past, now_s)
+
+    def _disown(self, lease: Lease, pairs: list[tuple[int, bytes]], *, sent: bool) -> None:
+        """Known only by a worker's report, and lost there: the client still has to say what it was."""
+        session = lease.terms.session
+        for seq, _ in pairs:
+            del session.open[seq]
+            if sent:
+                session.doubtful.add(seq)
+
+    def reconcile(self, worker: Worker, held: dict[bytes, set[int]], now_s: float) -> None:
+        """After a worker's HELLO: what it was leased and does not hold never arrived, and runs again."""
+        ledger = self._ledger
+        ledger.withdraw(worker, dead=False)
+        absent: list[tuple[Lease, list[int]]] = []
+        for lease in worker.leases:
+            there = held.get(lease.terms.session.id, set())
+            if missing := [seq for seq in lease.requests if seq not in there]:
+                absent.append((lease, missing))
+        for lease, missing in absent:
+            if lease.terms.goes_to_pin:
+                pairs = [(seq, lease.requests.pop(seq)) for seq in missing]
+                ledger.release(lease, len(pairs))
+                seqs, payloads = zip(*pairs, strict=True)
+                # If the worker has lost the connection as well, it says so.
+                ledger.lease_held(QueuedGroup(lease.terms, seqs, payloads, lease.past), now_s)
+        for lease, missing in reversed(absent):  # as in abandon()
+            if not lease.terms.goes_to_pin:
+                # It never arrived; or it may run again, was sent, and the RETRY that said so was lost.
+                session, sent = lease.terms.session, lease.terms.idempotent
+                self.hand_back(worker, session, missing, now_s, sent=sent)
+
+
+def _max_attempts(lease: Lease) -> int:
+    """Leases an idempotent request may have behind it when a worker or a connection dies under it."""
+    return 1 + (lease.origin.policy.retries if lease.origin is not None else 0)
+
+
+def _pull(worker: Worker, session: Session, seqs: Iterable[int]) -> dict[Lease, list[tuple[int, bytes]]]:
+    """Take requests out of the leases that ``worker`` holds; those it does not hold are passed over."""
+    by_lease: dict[Lease, list[tuple[int, bytes]]] = {}
+    for seq in dict.fromkeys(seqs):
+        lease = session.open.get(seq)
+        if isinstance(lease, Lease) and lease.worker is worker:
+            by_lease.setdefault(lease, []).append((seq, lease.requests.pop(seq)))
+    return by_lease

@@ -1,0 +1,112 @@
+"""From a queue of futures to the groups of one SUBMIT: sans-IO."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from concurrent.futures._base import PENDING
+from typing import Any
+
+from reqpool_contract import wire
+from reqpool_contract.cached_settings import SettingsSender
+
+from .future import Future
+
+_IDEMPOTENT = int(wire.Flag.IDEMPOTENT)
+_OPENS = int(wire.Flag.OPENS)
+_RESUBMITTED = int(wire.Flag.RESUBMITTED)
+BUCKETS_PER_S = 64
+"""Requests whose deadlines lie in the same 1/64 s share a group, and the later end as its deadline."""
+
+
+def next_batch(
+    queue: deque[Future[Any]],
+    connection: int,
+    now_s: float,
+    keeping: SettingsSender,
+    most: int,
+    room_bytes: float,
+    large: deque[Future[Any]],
+) -> tuple[list[Any], float, int]:
+    """Take the requests of one SUBMIT off the queue's left end and group them.
+
+    Other threads may append to ``queue`` meanwhile. What has ended, or was sent on this connection
+    already, is dropped.
+
+    Args:
+        queue: what to send, oldest first.
+        connection: number of the connection they will be sent on, from 1.
+        now_s: monotonic clock; spans are counted from here.
+        keeping: which settings the broker keeps; what is to be sent before the SUBMIT gathers there.
+        most: requests to take at most.
+        room_bytes: large payloads are taken as long as there is any.
+        large: gets those requests for whose payloads there is none.
+
+    Returns:
+        The groups in the order of :class:`~reqpool_contract.wire.Group`, none if nothing was left to send;
+        the earliest deadline among them and those that wait for room (at most 1/64 s early); and about how
+        many bytes the groups have.
+    """
+    groups: dict[tuple[Any, ...], tuple[list[int], list[bytes], int | None]] = {}
+    last_key: tuple[Any, ...] | None = None
+    seqs: list[int] = []
+    payloads: list[bytes] = []
+    count = size = 0
+    earliest_s = math.inf
+    popleft = queue.popleft
+    while queue and count < most:
+        future = popleft()
+        if future._state is not PENDING or future.connection == connection:
+            continue
+        payload = future.payload
+        payload_bytes = len(payload)
+        if payload_bytes > wire.LARGE_MESSAGE_BYTES:
+            if room_bytes <= 0:
+                large.append(future)
+                earliest_s = min(earliest_s, future.deadline_s)
+                continue
+            room_bytes -= payload_bytes
+        size += payload_bytes
+        key = (future.route, future.priority, int(future.deadline_s * BUCKETS_PER_S), future.resubmitted)
+        if key != last_key:
+            last_key = key
+            group = groups.get(key)
+            if group is None:
+                settings = future.route.settings
+                kept = keeping.place(settings) if settings else None
+                size += len(settings) if kept is None else 0
+                group = groups[key] = ([], [], kept)
+            seqs, payloads, _ = group
+        if size > wire.MAX_BATCH_BYTES and count:
+            queue.appendleft(future)
+            break
+        count += 1
+        future.connection = connection
+        seqs.append(future.seq)
+        payloads.append(payload)
+    entries = []
+    for (route, priority, bucket, resubmitted), (seqs, payloads, kept) in groups.items():
+        if not seqs:
+            continue  # the one for which it was made did not fit in any more
+        earliest_s = min(earliest_s, bucket / BUCKETS_PER_S)
+        # From the bucket's end and rounded up: nobody is timed out before the span that was asked for.
+        span_ms = math.ceil(((bucket + 1) / BUCKETS_PER_S - now_s) * 1000)
+        entries.append(
+            (
+                route.kind.name,
+                route.origins,
+                min(max(span_ms, 0), wire.MAX_SPAN_MS),
+                (_RESUBMITTED if resubmitted is not None else 0)
+                | (_IDEMPOTENT if route.idempotent else 0)
+                | (_OPENS if route.opens else 0),
+                priority,
+                route.pin,
+                None,
+                seqs,
+                payloads,
+                route.settings if kept is None else b"",
+                kept,
+                resubmitted or b"",
+            )
+        )
+    return entries, earliest_s, size

@@ -1,0 +1,351 @@
+"""A session's two sockets, and what its loop sleeps on: an epoll with both and a wake-up.
+
+Facts it relies on:
+
+* ``ZMQ_FD`` is edge-triggered: see :mod:`reqpool_contract.zmq_sockets` for when a socket must be asked before
+sleeping. * A ZeroMQ socket belongs to one thread at a time: the one that takes the turn, see :mod:`.driver`.
+Only
+  :meth:`BrokerSockets.wake` may be called from any.
+* What sits in an old socket's pipe may be delivered later, to the next broker: on loss both sockets
+  are closed with linger 0 and new ones opened.
+* What a socket received before its connection broke can still be read, and is, before the loss is told.
+* libzmq's pause between attempts grows only while nobody listens: after a connection was made, however short,
+  the next attempt is the first again (``stream_connecter_base.cpp`` of 4.3.5: each connection makes a new
+  connecter). So it is not left to libzmq to come back to a broker that turns connections away.
+* libzmq ends the process with SIGABRT if it finds no file descriptor for a thread's epoll or for a socket's
+  mailbox (``epoll.cpp:38``, ``signaler.cpp``). So there have to be some before it opens anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import select
+import weakref
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import NamedTuple
+
+import zmq
+
+from reqpool_contract import descriptors, socket_owner, wire, zmq_sockets
+from reqpool_contract.socket_monitor import Monitor, Reach
+
+from .listener_probe import Probe, is_zmtp
+
+log = logging.getLogger("reqpool")
+
+MESSAGES_PER_TURN = 64
+"""Most messages read from a socket, and batches sent, before timers are looked at again."""
+SEND_QUEUE_MESSAGES = 256
+"""ZMQ_SNDHWM of the intake socket: what is over it stays in the outbox."""
+RECONNECT_MS = 100
+"""How often libzmq tries to connect while nobody listens: a broker that is back is found within that."""
+RECONNECT_LATER_MS = 1_000
+"""The same once :data:`PATIENT_DIALS` have found nobody (10 s): what is away for hours is not hammered."""
+PATIENT_DIALS = 4
+PROBE_AFTER_S = 0.5
+"""How long a peer that accepts a connection may take to say that it speaks ZMTP, before it is looked at."""
+PROBE_S = 0.5
+"""How long it may take to answer that."""
+TURNED_AWAY = "a broker listens there, but turns connections away; its log says why"
+
+
+class Loss(NamedTuple):
+    """Why the connection can no longer be used.
+
+    Attributes:
+        text: what happened.
+        final: the peer is certainly not a broker, so waiting is pointless.
+    """
+
+    text: str
+    final: bool = False
+
+
+class BrokerSockets:
+    """The sockets of one connection at a time.
+
+    Attributes:
+        blocked: the intake socket took no more when last asked.
+        loss: the connection broke, and all that came through it has been read; until :meth:`hang_up`.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], topic: bytes) -> None:
+        """Open nothing yet.
+
+        Args:
+            context: this process's.
+            topic: what to subscribe to, the session id.
+        """
+        self.blocked = False
+        self.loss: Loss | None = None
+        self._context = context
+        self._topic = topic
+        self._url = ""
+        self._intake: zmq.Socket[bytes] | None = None
+        self._results: zmq.Socket[bytes] | None = None
+        self._intake_fd = self._results_fd = -1
+        self._intake_monitor: Monitor | None = None
+        self._results_monitor: Monitor | None = None
+        self._probe: Probe | None = None
+        self._probe_s = math.inf
+        self._dials = 0
+        self._greeted = False
+        """Whoever closes connections there begins as a ZeroMQ socket does."""
+        self._ending: Loss | None = None
+        self._on_news: dict[int, Callable[[], None]] = {}
+        self._readable: set[int] = set()
+        self._polled = False
+        self._intake_sent = False
+        self._epoll = select.epoll()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Closed with the last reference, not with the thread: a late wake() must not hit another file.
+        weakref.finalize(self, os.close, self._wake_fd).atexit = False
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+
+    def wake(self) -> None:
+        """End a sleep, or the next one. From any thread."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    # --- opening and closing --------------------------------------------------------------------
+
+    def dial(self, url: str, hello: bytes) -> None:
+        """Open the intake socket and send ``hello``.
+
+        Raises:
+            OSError: if it cannot be, or is somebody else's; none is open then.
+        """
+        descriptors.check_spare()
+        socket_owner.check(url)
+        self._url = url
+        self._dials += 1
+        with zmq_sockets.os_errors():
+            self._intake, self._intake_fd, self._intake_monitor = self._open(zmq.DEALER, url)
+            self.send(hello)
+
+    def subscribe(self, url: str) -> None:
+        """Open the results socket.
+
+        Raises:
+            OSError: if it cannot be; none is open then.
+        """
+        descriptors.check_spare()
+        with zmq_sockets.os_errors():
+            self._results, self._results_fd, self._results_monitor = self._open(zmq.SUB, url)
+
+    def _open(self, kind: int, url: str) -> tuple[zmq.Socket[bytes], int, Monitor]:
+        socket: zmq.Socket[bytes] = self._context.socket(kind)
+        monitor = None
+        try:
+            reconnect_ms = RECONNECT_MS if self._dials <= PATIENT_DIALS else RECONNECT_LATER_MS
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
+            socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+            socket.setsockopt(zmq.RECONNECT_IVL_MAX, reconnect_ms)
+            socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
+            if "[" in url:
+                socket.setsockopt(zmq.IPV6, 1)
+            if kind == zmq.SUB:
+                socket.setsockopt(zmq.SUBSCRIBE, self._topic)
+            monitor = Monitor(self._context, socket)
+            socket.connect(url)
+            fd = int(socket.FD)
+            self._epoll.register(fd, select.EPOLLIN)
+        except BaseException:
+            if monitor is not None:
+                monitor.close()
+            socket.close(0)
+            raise
+        self._watch(monitor.fd, lambda: self._note(monitor))
+        return socket, fd, monitor
+
+    def hang_up(self, linger_ms: int = 0) -> None:
+        """Close both sockets; what was received and not read is dropped."""
+        self._end_probe()
+        for monitor in (self._intake_monitor, self._results_monitor):
+            if monitor is not None:
+                self._unwatch(monitor.fd)
+                monitor.close()
+        for socket, fd in ((self._intake, self._intake_fd), (self._results, self._results_fd)):
+            if socket is not None:
+                self._epoll.unregister(fd)
+                socket.close(linger_ms)
+        self._intake = self._results = None
+        self._intake_monitor = self._results_monitor = None
+        self.loss = self._ending = None
+        self._readable.clear()
+
+    def close(self, linger_ms: int) -> None:
+        """Close everything for good but the wake-up."""
+        self.hang_up(linger_ms)
+        self._epoll.close()
+
+    # --- writing and reading --------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Ask the intake socket if it takes another message: not once the connection broke, while what came
+        through it is still being read."""
+        if self._intake is None or self._ending is not None:
+            return False
+        self._intake_sent = True
+        return zmq_sockets.events(self._intake)[1]
+
+    def send(self, head: bytes, *payloads: bytes) -> bool:
+        """Send one message through the intake socket; never blocks. Returns False if it was not taken."""
+        if self._intake is None:
+            return False
+        self._intake_sent = True
+        try:
+            zmq_sockets.send(self._intake, [head, *payloads])
+        except zmq.Again:
+            # A heartbeat or the like that finds the queue full: liveness tells what comes of it.
+            log.debug("the broker takes no more for now")
+            return False
+        return True
+
+    def has_messages(self) -> bool:
+        """Is there more to be read at once? Reads EVENTS where that is needed before a sleep."""
+        if self._intake_sent and self._intake is not None:
+            self._intake_sent = False
+            readable, writable = zmq_sockets.events(self._intake)
+            self.blocked = not writable
+            if readable:
+                self._readable.add(self._intake_fd)
+        return bool(self._readable)
+
+    def sleep(self, span_s: float) -> None:
+        """Sleep until a socket may be read, or a wake-up, or ``span_s``."""
+        self._polled = True
+        if self._probe_s != math.inf:
+            span_s = min(span_s, self._probe_s - monotonic())
+        for fd, _ in self._epoll.poll(max(0.0, span_s)):
+            if fd == self._wake_fd:
+                os.eventfd_read(fd)
+            elif fd in self._on_news:
+                self._on_news[fd]()
+            else:
+                self._readable.add(fd)
+        if self._probe_s != math.inf and monotonic() >= self._probe_s:
+            self._begin_or_end_probe()
+
+    def messages(self) -> Iterator[tuple[bool, list[bytes]]]:
+        """Take what has come in, up to a limit; hanging up meanwhile ends it.
+
+        Yields:
+            True if it came through the intake socket, False if through the results socket; its frames.
+        """
+        if not self._polled:
+            # There was work at once, turn after turn perhaps: the loss of the connection must not wait for
+            # the end of it.
+            self.sleep(0.0)
+        self._polled = False
+        readable, self._readable = self._readable, set()
+        if self.blocked:
+            # The fd told of room, perhaps: POLLOUT is not asked for by itself.
+            self._intake_sent = True
+        for socket, fd, monitor in (
+            (self._results, self._results_fd, self._results_monitor),
+            (self._intake, self._intake_fd, self._intake_monitor),
+        ):
+            if socket is None or monitor is None or socket.closed or fd not in readable:
+                continue
+            if monitor.reach is not Reach.STANDING and not self._speaks(socket, monitor):
+                continue
+            from_intake = socket is self._intake
+            for _ in range(MESSAGES_PER_TURN):
+                if not zmq_sockets.readable(socket):
+                    break
+                yield from_intake, zmq_sockets.receive(socket)
+                # Both are closed when one of them brings the session's loss.
+                if socket.closed:
+                    break
+            else:
+                self._readable.add(fd)
+        if self._ending is not None and not self._readable:
+            self.loss = self._ending
+
+    # --- what becomes of the connection -----------------------------------------------------------
+
+    def _watch(self, fd: int, on_news: Callable[[], None]) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+        self._on_news[fd] = on_news
+
+    def _unwatch(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+        del self._on_news[fd]
+
+    def _note(self, monitor: Monitor) -> None:
+        """See what has become of a connection."""
+        reach = monitor.read()
+        ending = Loss(reach.value, reach is Reach.FOREIGN and monitor is self._intake_monitor)
+        if monitor is self._intake_monitor:
+            if reach is not Reach.NOBODY:  # it is not away
+                self._dials = 0
+            match reach:
+                case Reach.ACCEPTED:
+                    self._probe_s = min(self._probe_s, monotonic() + PROBE_AFTER_S)
+                    return
+                case Reach.BROKEN_OFF:
+                    if not self._greeted:
+                        self._suspect()
+                        return
+                    ending = Loss(TURNED_AWAY)
+                case Reach.STANDING:
+                    self._greeted = False
+                    self._end_probe()
+        if reach in (Reach.BROKEN_OFF, Reach.LOST, Reach.FOREIGN):
+            self._ending = ending
+            self._readable |= {self._intake_fd, self._results_fd}
+
+    def _speaks(self, socket: zmq.Socket[bytes], monitor: Monitor) -> bool:
+        """Has the peer said by now that it speaks ZMTP? What comes from one that has not is not a message."""
+        if not zmq_sockets.readable(socket):
+            return False
+        self._note(monitor)
+        if monitor.reach in (Reach.STANDING, Reach.LOST):
+            return True
+        self._suspect()
+        return False
+
+    def _suspect(self) -> None:
+        """Look at once who it is that listens there."""
+        if self._probe is None:
+            self._probe_s = -math.inf
+
+    def _begin_or_end_probe(self) -> None:
+        if self._probe is not None:  # it is silent, as a frozen broker is: liveness tells what comes of it
+            self._end_probe()
+            return
+        self._probe_s = monotonic() + PROBE_S
+        try:
+            descriptors.check_spare()
+            self._probe = Probe(self._context, self._url)
+        except (OSError, zmq.ZMQError) as error:
+            log.debug("cannot look who listens at %s: %s", self._url, error)
+            self._end_probe()
+            return
+        self._watch(self._probe.fd, self._read_probe)
+        self._read_probe()
+
+    def _read_probe(self) -> None:
+        said = self._probe.read() if self._probe is not None else None
+        if said is None:
+            return
+        self._end_probe()
+        if not said:
+            self.loss = Loss(Reach.BROKEN_OFF.value)
+        elif not is_zmtp(said):
+            self.loss = Loss(f"what listens there is not a reqpool broker, it says {said!r}", final=True)
+        else:
+            # A broker that was being replaced, perhaps, and that takes the next connection.
+            self._greeted = True
+
+    def _end_probe(self) -> None:
+        self._probe_s = math.inf
+        if self._probe is not None:
+            if self._probe.fd in self._on_news:
+                self._unwatch(self._probe.fd)
+            self._probe.close()
+            self._probe = None

@@ -1,0 +1,101 @@
+"""Callbacks of requests that have ended, and who runs them: the I/O thread, between two turns of its loop."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import threading
+from collections import deque
+from queue import SimpleQueue
+from typing import Any
+
+from reqpool_contract.counted_log import CountedLog
+from reqpool_contract.errors import UsageError
+
+from .future import Future
+
+log = logging.getLogger("reqpool")
+
+
+class Handoff(SimpleQueue[Any]):
+    """A callback of the pool's own: puts the future into a queue. Never worth an executor's while."""
+
+    __call__ = SimpleQueue.put
+
+
+class CallbackRunner:
+    """Runs callbacks in the order in which requests ended.
+
+    Attributes:
+        errors: callbacks that raised, or that the executor did not take.
+    """
+
+    def __init__(self, executor: concurrent.futures.Executor | None) -> None:
+        self.errors = 0
+        self._log = CountedLog(log)
+        self._executor = executor
+        self._batches: deque[list[Future[Any]]] = deque()
+        self._running: list[Future[Any]] = []
+        self._thread_id: int | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Is there something for :meth:`run` to do?"""
+        return bool(self._batches)
+
+    def put(self, futures: list[Future[Any]]) -> None:
+        """Have the callbacks of these run, all ended. From any thread; wake the I/O thread after it."""
+        self._batches.append(futures)
+
+    def run(self) -> None:
+        """Run all that wait; always on the same thread."""
+        self._thread_id = threading.get_ident()
+        batches = self._batches
+        while batches:
+            self._running = batches.popleft()
+            for future in self._running:
+                try:
+                    if self._executor is None or type(future.callback) is Handoff:
+                        future.run_callbacks()
+                    else:
+                        self._hand_over(self._executor, future)
+                except BaseException:
+                    # A log's handler, or an executor, has raised; the others, and this thread, go on.
+                    self.errors += 1
+        # Else the last answers would live until the next ones come.
+        self._running = []
+        self._thread_id = None
+
+    def failed(self, future: Future[Any]) -> None:
+        """Count and log the exception being handled, which a callback raised. From any thread."""
+        self.errors += 1
+        self._log.exception("callback of request #%d raised", future.seq)
+
+    def uncalled(self) -> list[Future[Any]]:
+        """Return those whose callbacks wait. From any thread."""
+        batches = [self._running, *self._batches]
+        return [future for batch in batches for future in batch if future.has_callbacks()]
+
+    def drop(self) -> None:
+        """In a forked child: what waits is the parent's to run, even if the fork was in a callback."""
+        self._batches.clear()
+        self._running.clear()
+
+    def is_current_thread(self) -> bool:
+        """Return True inside a callback."""
+        return self._thread_id == threading.get_ident()
+
+    def check_wait(self) -> None:
+        """Raise UsageError inside a callback: waiting there would stop all the others."""
+        if self.is_current_thread():
+            raise UsageError(
+                "waiting inside a callback for an unfinished request would stop all callbacks: "
+                "give that request a callback of its own, or the pool an executor"
+            )
+
+    def _hand_over(self, executor: concurrent.futures.Executor, future: Future[Any]) -> None:
+        try:
+            executor.submit(future.run_callbacks)
+        except Exception as error:
+            self.errors += 1
+            self._log.error("callback of request #%d not run: %s", future.seq, error)

@@ -1,0 +1,17 @@
+"""How long the parts of a stop may take. Each wait is made of what is waited for, so it is longer."""
+
+from __future__ import annotations
+
+from reqpool_broker import broker_spans as broker
+from reqpool_workers import worker_spans as worker
+
+MARGIN_S = 1.5
+"""For a process to get the CPU, notice, and end."""
+WORKER_ENDS_S = worker.END_S + MARGIN_S
+"""What a worker that is told to end gets before it is killed."""
+BROKER_ENDS_S = broker.END_S + MARGIN_S
+"""What the broker gets."""
+SERVE_ON_S = worker.DRAIN_S
+"""How long a cluster that is told to stop serves on, while something runs or is held since before that."""
+STOP_ENDS_S = SERVE_ON_S + WORKER_ENDS_S + BROKER_ENDS_S + MARGIN_S
+"""From the order to the end of all, the supervisor included: what ``stop``, and the next ``start``, wait."""

@@ -1,0 +1,297 @@
+"""Connections to one origin: who gets which, what is opened, what is closed. Decides; does no I/O.
+
+A worker never holds more connections than the last grant's slots, those that are still closing down included.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from .connection import Connection, ConnectionState
+from .policy import Policy
+from .reconnect_delay import ReconnectDelay
+from .worker_ledger import Pin, Request
+
+
+class Assignment(NamedTuple):
+    """What is to be done now, in this order."""
+
+    closes: list[tuple[Connection, str]]
+    sends: list[tuple[Connection, list[Request]]]
+    adopts: list[tuple[Connection, Request]]
+    opens: list[Request]
+
+
+class Slots:
+    """What was granted of an origin's name: kinds that use the same one share it.
+
+    Attributes:
+        granted: connections that there may be.
+        taken: connections that there are.
+    """
+
+    __slots__ = ("granted", "taken")
+
+    def __init__(self) -> None:
+        self.granted = 0
+        self.taken = 0
+
+
+class ConnectionPool:
+    """The pool of one origin.
+
+    Args:
+        depth: requests that may be unanswered on one connection.
+        slots: how many connections there may be.
+
+    Attributes:
+        policy: see :class:`Policy`.
+        slots: as given.
+        members: all connections that are not closed.
+        pins: those that are one session's own.
+        waiting: requests without a connection, in the order they came; ended ones are skipped.
+        fresh: requests that must have a connection opened since ``fresh_s``.
+        fresh_s: when a kept connection last turned out to have been given up by its peer.
+        retried: those that had one such connection; there is no third for them.
+        outage: of the server.
+        short_until_s: until then nothing is connected, since there was no file descriptor for it;
+        shortage: and why.
+        overflowed: how many requests found no connection and no slot when they came.
+    """
+
+    def __init__(self, depth: int, slots: Slots) -> None:
+        self.policy = Policy()
+        self.slots = slots
+        self.members: list[Connection] = []
+        self.pins: dict[Pin, Connection] = {}
+        self.waiting: deque[Request] = deque()
+        self.fresh: deque[Request] = deque()
+        self.fresh_s = 0.0
+        self.retried: set[Request] = set()
+        self.outage = ReconnectDelay()
+        self.short_until_s = 0.0
+        self.shortage = ""
+        self.overflowed = 0
+        self._depth = depth
+        # The last is the one used last: the others get old, and are closed.
+        self._idle: list[Connection] = []
+
+    def join(self, connection: Connection) -> None:
+        """A connection is being opened."""
+        self.members.append(connection)
+        self.slots.taken += 1
+
+    def remove(self, connection: Connection) -> None:
+        """A connection is closed."""
+        self.members.remove(connection)
+        self.slots.taken -= 1
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if connection.pin is not None:
+            self.pins.pop(connection.pin, None)
+
+    def add(self, requests: list[Request], now_s: float) -> Assignment:
+        """Requests came."""
+        self.waiting.extend(requests)
+        plan = self.assign(now_s)
+        self.overflowed += min(len(self.waiting), len(requests))
+        return plan
+
+    def again(self, requests: list[Request], now_s: float) -> None:
+        """These had a connection that their peer had given up: each is to have one more, a fresh one."""
+        self.fresh.extend(requests)
+        self.retried.update(requests)
+        self.fresh_s = now_s
+
+    def wait_for_server(self, requests: list[Request]) -> list[Request]:
+        """Let these, which had a connection that did not come about, wait for another one.
+
+        Returns:
+            All that cannot wait until there is one, of those that wait already, too.
+        """
+        retry_s = self.outage.retry_s
+        late = [
+            request
+            for request in (*requests, *self.waiting, *self.fresh)
+            if request.live and min(request.lease.deadline_s, request.lease.wait_s) <= retry_s
+        ]
+        self.waiting.extendleft(reversed(requests))
+        return late
+
+    @property
+    def stranded(self) -> list[Request]:
+        """Requests that wait for a connection and can have none: what there may be is not for sharing."""
+        if self.slots.granted > len(self.pins):
+            return []
+        return [request for request in (*self.waiting, *self.fresh) if request.live]
+
+    def next_for(self, connection: Connection, now_s: float) -> list[Request]:
+        """The requests that a connection with room shall have next; with none it is noted as idle."""
+        if connection.pin is not None or connection.retiring:
+            return []
+        requests: list[Request] = []
+        if self.fresh and connection.born_s >= self.fresh_s:
+            requests = self._take(self.fresh, connection, now_s)
+        if not requests:
+            requests = self._take(self.waiting, connection, now_s)
+        if not requests and connection.state is ConnectionState.READY and connection not in self._idle:
+            self._idle.append(connection)
+        return requests
+
+    def is_old(self, connection: Connection, now_s: float) -> bool:
+        """Has it lived its time?"""
+        return now_s - connection.born_s > self.policy.lifetime_s
+
+    def assign(self, now_s: float) -> Assignment:
+        """Give waiting requests to connections with room, else to new ones.
+
+        Those that are shared are filled first, the least loaded before the others; of the idle ones the one
+        that was used last comes first. Then come those that are on their way for nobody.
+        """
+        plan = Assignment([], [], [], [])
+        down = now_s < self.outage.retry_s or now_s < self.short_until_s
+        room = 0 if down else self.slots.granted - self.slots.taken
+        if self.fresh and not down:
+            room = self._assign_fresh(plan, room, now_s)
+        if not self.waiting:
+            return plan
+        shared: list[Connection] = []
+        if self._depth > 1:
+            shared = [
+                one
+                for one in self.members
+                if one.state is ConnectionState.BUSY
+                and one.pin is None
+                and one.load < self._depth
+                and not one.retiring
+                and not self.is_old(one, now_s)
+            ]
+            shared.sort(key=lambda one: one.load, reverse=True)
+        orphaned = [one for one in self.members if one.state is not ConnectionState.BUSY and one.orphaned]
+        while shared or self._idle or orphaned or room > 0:
+            if shared:
+                one = shared.pop()
+            elif self._idle:
+                one = self._idle.pop()
+                if self.is_old(one, now_s):
+                    plan.closes.append((one, "old"))
+                    room += 1
+                    continue
+            else:
+                request = self._take_one(self.waiting, now_s)
+                if request is None:
+                    break
+                if orphaned:
+                    plan.adopts.append((orphaned.pop(), request))
+                else:
+                    room -= 1
+                    plan.opens.append(request)
+                continue
+            requests = self._take(self.waiting, one, now_s)
+            if requests:
+                plan.sends.append((one, requests))
+            elif one.state is ConnectionState.READY:
+                self._idle.append(one)
+                break
+        return plan
+
+    def _assign_fresh(self, plan: Assignment, room: int, now_s: float) -> int:
+        """Have connections opened for those that need a fresh one, as many as they fill.
+
+        Once these are ready, they take the others. Returns the room that is left.
+        """
+        coming = sum(
+            one.born_s >= self.fresh_s
+            and one.state in (ConnectionState.CONNECTING, ConnectionState.HANDSHAKE)
+            and one.pin is None
+            for one in self.members
+        )
+        while self.fresh and (len(self.fresh) > coming * self._depth or self.fresh[0].lease.pin is not None):
+            if room <= 0:
+                if not self._idle:
+                    break
+                plan.closes.append((self._idle.pop(0), "a fresh one is needed"))
+                room += 1
+            request = self._take_one(self.fresh, now_s)
+            if request is not None:
+                room -= 1
+                coming += 1
+                plan.opens.append(request)
+        return room
+
+    def surplus(self, now_s: float) -> list[tuple[Connection, str]]:
+        """What is idle for too long, too old, or over the grant; busy ones of these are marked to retire."""
+        closes = []
+        over = self.slots.taken - self.slots.granted
+        # Idle ones go first, then those that were opened last; held ones last of all.
+        for one in sorted(
+            self.members,
+            key=lambda one: (one.pin is not None, one.state is not ConnectionState.READY, -one.born_s),
+        ):
+            idle_s = now_s - one.since_s if one.state is ConnectionState.READY else 0.0
+            if one.pin is not None:
+                if over > 0:
+                    over -= 1
+                    one.retiring = True
+                elif self.is_old(one, now_s):
+                    one.retiring = True
+                if idle_s > self.policy.pin_idle_s:
+                    closes.append((one, f"held for {idle_s:.0f} s with nothing to do"))
+                continue
+            if over > 0:
+                over -= 1
+                reason = "over the grant"
+            elif self.is_old(one, now_s):
+                reason = "old"
+            elif idle_s > self.policy.idle_s:
+                reason = "idle"
+            else:
+                continue
+            if one.state is ConnectionState.READY or one.orphaned:
+                closes.append((one, reason))
+            else:
+                one.retiring = True
+        return closes
+
+    def late(self, now_s: float) -> list[Connection]:
+        """Those whose oldest unanswered request has waited for longer than :attr:`Policy.read_s`."""
+        read_s = self.policy.read_s
+        if read_s is None:
+            return []
+        busy = (one for one in self.members if one.state is ConnectionState.BUSY and not one.unread)
+        return [one for one in busy if now_s - one.since_s > read_s]
+
+    def prune(self) -> None:
+        """Let go of waiting requests that have ended."""
+        self.waiting = deque(request for request in self.waiting if request.live)
+        self.fresh = deque(request for request in self.fresh if request.live)
+        self.retried = {request for request in self.retried if request.live}
+
+    def _take(self, waiting: deque[Request], connection: Connection, now_s: float) -> list[Request]:
+        """Take requests for a connection, as many as it has room for.
+
+        One that opens a pin comes alone, and to a connection with nothing else on it. While it waits for
+        that, those behind it wait, too: else a connection that many share would never be free.
+        """
+        taken: list[Request] = []
+        most = self._depth - connection.load
+        while waiting and len(taken) < most:
+            request = waiting[0]
+            # One that ended meanwhile is nobody's; one that is late is reported by its lease's timer.
+            if request.live and request.lease.deadline_s > now_s:
+                if request.lease.pin is not None and (taken or connection.load):
+                    break
+                taken.append(request)
+                if request.lease.pin is not None:
+                    most = 0
+            waiting.popleft()
+        return taken
+
+    @staticmethod
+    def _take_one(waiting: deque[Request], now_s: float) -> Request | None:
+        while waiting:
+            request = waiting.popleft()
+            if request.live and request.lease.deadline_s > now_s:
+                return request
+        return None

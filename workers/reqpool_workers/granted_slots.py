@@ -1,0 +1,55 @@
+"""The broker's leave to hold connections, in this conversation. Sans-IO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .policy import Policy
+from .upstreams import Upstreams
+
+
+class GrantedSlots:
+    """The last GRANT for each origin, and whether it has been answered.
+
+    Args:
+        upstreams: who opens the connections.
+
+    Attributes:
+        unanswered: origins to the numbers of GRANTs that GRANTED was not sent for.
+    """
+
+    def __init__(self, upstreams: Upstreams) -> None:
+        self._upstreams = upstreams
+        self._granted: dict[str, tuple[int, int]] = {}  # number, slots
+        self.unanswered: dict[str, int] = {}
+
+    def take(self, name: str, number: int, slots: int, about: Mapping[str, Any]) -> bool:
+        """Take a GRANT; False if it is older than the last one.
+
+        Raises:
+            ProtocolError: if its policy is malformed.
+        """
+        if name in self._granted and number < self._granted[name][0]:
+            return False
+        policy = Policy.of(about)
+        self._granted[name] = (number, slots)
+        self.unanswered[name] = number
+        self._upstreams.grant(name, slots, policy)
+        return True
+
+    def answers(self) -> Iterator[tuple[str, int, int]]:
+        """Origin, number and connections held, for GRANTED: of each grant that is kept by now."""
+        for name, number in list(self.unanswered.items()):
+            slots, held = self._granted[name][1], self._upstreams.held(name)
+            if held <= slots:
+                del self.unanswered[name]
+                if not slots:
+                    del self._granted[name]
+                yield name, number, held
+
+    def lapse(self) -> None:
+        """A new conversation: nothing is granted but what is open."""
+        self._granted.clear()
+        self.unanswered.clear()
+        self._upstreams.open_no_more()

@@ -1,0 +1,277 @@
+"""Results on their way to the broker and the clients: numbered, and kept until they have arrived. Sans-IO."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from reqpool_contract import wire
+from reqpool_contract.errors import Code
+from reqpool_contract.wire import MAX_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
+
+DROPPED = wire.encode_error(
+    "the answer was dropped: its client did not take it in time, and the broker that had it is gone",
+    sent=True,
+)
+"""What is left of an outcome for which there was no room."""
+
+
+class Part(NamedTuple):
+    """Results of one session in one message.
+
+    Attributes:
+        failed: how many of them are errors.
+        blob: as it is sent; empty if there was no room for it, see :meth:`verdicts`.
+        until_s: when the client cannot ask for any of them again; None if their requests may run more than
+            once.
+    """
+
+    session: bytes
+    seqs: tuple[int, ...]
+    failed: int
+    blob: bytes
+    until_s: float | None
+
+    def verdicts(self) -> Part:
+        """What is sent for it once its blob is gone: the requests have run, how they ended is not known."""
+        flat: list[Any] = [value for seq in self.seqs for value in (seq, Code.OUTCOME_UNKNOWN, DROPPED)]
+        return self._replace(failed=len(self.seqs), blob=wire.encode_blob(flat))
+
+
+class ResultsMessage(NamedTuple):
+    """One RESULTS message.
+
+    Attributes:
+        size_bytes: of the blobs.
+        expires_s: the earliest :attr:`Part.until_s`; infinity if there is none.
+    """
+
+    number: int
+    parts: list[Part]
+    size_bytes: int
+    expires_s: float
+
+
+_SIZE_BYTES = attrgetter("size_bytes")
+
+
+class RetainedResults:
+    """Batches, from the turn that made them until whoever might ask for them again cannot any more.
+
+    Results of requests that may run again are kept until the broker has them. The others' are what a new
+    broker, or this one after a lost connection, knows by that they have run: they are kept until their client
+    has acknowledged them, or their deadline has passed. When they take too much room, the *answers* of those
+    that the broker has are let go of, the longest unacknowledged first; that the requests have run is not
+    forgotten. So clients that acknowledge nothing never fill it.
+
+    Args:
+        max_bytes: size of the blobs that may be kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._number = 0
+        self._unreceived: deque[ResultsMessage] = deque()
+        self._unreceived_bytes = 0
+        self._undelivered: deque[ResultsMessage] = deque()
+        self._undelivered_bytes = 0
+        # Older than those in _undelivered, and without blobs.
+        self._verdicts: deque[ResultsMessage] = deque()
+
+    @property
+    def unreceived_bytes(self) -> int:
+        """Size of the blobs that the broker has not received."""
+        return self._unreceived_bytes
+
+    @property
+    def full(self) -> bool:
+        """Is there no room for more results, since the broker has not received those that are kept?"""
+        return self._unreceived_bytes > self._max_bytes
+
+    @property
+    def arrived(self) -> bool:
+        """Has the broker received all that is kept?"""
+        return not self._unreceived
+
+    @property
+    def kept_bytes(self) -> int:
+        """Size of all blobs that are kept."""
+        return self._unreceived_bytes + self._undelivered_bytes
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many requests that must not be repeated have an outcome that is kept."""
+        return sum(len(part.seqs) for part in self._parts() if part.until_s is not None)
+
+    def pack(self, results: Iterable[tuple[bytes, list[Any], float | None]]) -> list[ResultsMessage]:
+        """Make numbered batches of (session, flat results, :attr:`Part.until_s`), keep them, return them."""
+        batches: list[ResultsMessage] = []
+        parts: list[Part] = []
+        size = 0
+        for session, flat, until_s in results:
+            for chunk, blob in _encoded(flat):
+                if parts and size + len(blob) > MAX_BATCH_BYTES:
+                    batches.append(self._numbered(parts))
+                    parts, size = [], 0
+                codes = chunk[1::3]
+                failed = len(codes) - codes.count(Code.OK) - codes.count(Code.AGAIN)
+                parts.append(Part(session, tuple(chunk[0::3]), failed, blob, until_s))
+                size += len(blob)
+        if parts:
+            batches.append(self._numbered(parts))
+        if self.kept_bytes > self._max_bytes:
+            self._make_room()
+        return batches
+
+    def received(self, number: int) -> None:
+        """The broker has all batches up to ``number``."""
+        while self._unreceived and self._unreceived[0].number <= number:
+            batch = self._unreceived.popleft()
+            self._unreceived_bytes -= batch.size_bytes
+            if batch.expires_s < math.inf:
+                once = _once(batch)
+                self._undelivered.append(once)
+                self._undelivered_bytes += once.size_bytes
+
+    def undelivered(self, numbers: Iterable[int]) -> None:
+        """Of what has been received, the clients have all but these batches."""
+        if self._undelivered or self._verdicts:
+            missing = set(numbers)
+            self._verdicts = deque(batch for batch in self._verdicts if batch.number in missing)
+            self._undelivered = deque(batch for batch in self._undelivered if batch.number in missing)
+            self._undelivered_bytes = sum(map(_SIZE_BYTES, self._undelivered))
+
+    def expire(self, now_s: float) -> None:
+        """Let go of what nobody can ask for any more."""
+        self._verdicts = _unexpired(self._verdicts, now_s)
+        self._undelivered = _unexpired(self._undelivered, now_s)
+        self._undelivered_bytes = sum(map(_SIZE_BYTES, self._undelivered))
+        self._unreceived = _unexpired(self._unreceived, now_s)
+        self._unreceived_bytes = sum(map(_SIZE_BYTES, self._unreceived))
+
+    def restart(self) -> None:
+        """A new connection: what is kept is to be sent again, numbered anew by :meth:`renumbered`."""
+        self._unreceived = deque((*self._verdicts, *self._undelivered, *self._unreceived))
+        self._unreceived_bytes += self._undelivered_bytes
+        self._verdicts.clear()
+        self._undelivered.clear()
+        self._undelivered_bytes = 0
+        self._number = 0
+
+    def renumbered(self) -> list[ResultsMessage]:
+        """Number all that is kept from 1 and return it for sending."""
+        kept, self._unreceived = self._unreceived, deque()
+        self._number = 0
+        self._unreceived_bytes = 0
+        return [self._numbered(batch.parts) for batch in kept]
+
+    def held(self) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+        """The requests whose results are kept, for HELLO."""
+        for part in self._parts():
+            yield part.session, part.seqs
+
+    def _parts(self) -> Iterator[Part]:
+        for batches in (self._verdicts, self._undelivered, self._unreceived):
+            for batch in batches:
+                yield from batch.parts
+
+    def _numbered(self, parts: list[Part]) -> ResultsMessage:
+        self._number += 1
+        batch = _batch(self._number, parts)
+        self._unreceived.append(batch)
+        self._unreceived_bytes += batch.size_bytes
+        return batch
+
+    def _make_room(self) -> None:
+        """Let go of as much as it takes: answers that the broker has, then what may run again."""
+        while self.kept_bytes > self._max_bytes and self._undelivered:
+            batch = self._undelivered.popleft()
+            self._undelivered_bytes -= batch.size_bytes
+            self._verdicts.append(_batch(batch.number, [part._replace(blob=b"") for part in batch.parts]))
+        if not self.full:
+            return
+        kept: deque[ResultsMessage] = deque()
+        while self._unreceived:
+            batch = self._unreceived.popleft()
+            if self.full:
+                self._unreceived_bytes -= batch.size_bytes
+                batch = _once(batch)
+                self._unreceived_bytes += batch.size_bytes
+            if batch.parts:
+                kept.append(batch)
+        self._unreceived = kept
+
+
+def _batch(number: int, parts: list[Part]) -> ResultsMessage:
+    size_bytes, expires_s = 0, math.inf
+    for part in parts:
+        size_bytes += len(part.blob)
+        if part.until_s is not None and part.until_s < expires_s:
+            expires_s = part.until_s
+    return ResultsMessage(number, parts, size_bytes, expires_s)
+
+
+def _once(batch: ResultsMessage) -> ResultsMessage:
+    """Leave out the parts whose requests may run more than once."""
+    parts = [part for part in batch.parts if part.until_s is not None]
+    return batch if len(parts) == len(batch.parts) else _batch(batch.number, parts)
+
+
+def _unexpired(batches: deque[ResultsMessage], now_s: float) -> deque[ResultsMessage]:
+    """Leave out the parts of which nobody can ask for any request again."""
+    kept: deque[ResultsMessage] = deque()
+    for batch in batches:
+        if batch.expires_s <= now_s:
+            parts = [part for part in batch.parts if part.until_s is None or part.until_s > now_s]
+            batch = _batch(batch.number, parts)
+        if batch.parts:
+            kept.append(batch)
+    return kept
+
+
+def _encoded(flat: list[Any]) -> list[tuple[list[Any], bytes]]:
+    """Cut flat results into parts and encode them."""
+    try:
+        encoded = [(chunk, wire.encode_blob(chunk)) for chunk in _chunks(flat)]
+        if all(len(blob) <= MAX_ANSWER_BYTES for _, blob in encoded):
+            return encoded
+    except (TypeError, ValueError, OverflowError):
+        pass  # a kind's answer that is not bytes
+    flat = _mended(flat)
+    return [(chunk, wire.encode_blob(chunk)) for chunk in _chunks(flat)]
+
+
+def _mended(flat: list[Any]) -> list[Any]:
+    """Put an error in the place of each answer that its client, or the broker, could not take.
+
+    It would take all others of its message with it.
+    """
+    mended: list[Any] = []
+    for seq, code, data in zip(flat[0::3], flat[1::3], flat[2::3], strict=True):
+        if not isinstance(data, bytes | bytearray | memoryview):
+            text = f"its kind answered with {type(data).__name__} instead of bytes"
+        elif len(data) > MAX_ANSWER_BYTES:
+            text = f"an answer of {len(data)} bytes, at most {MAX_ANSWER_BYTES} are allowed"
+        else:
+            mended += (seq, code, bytes(data))
+            continue
+        mended += (seq, Code.BAD_RESPONSE, wire.encode_error(text, sent=True))
+    return mended
+
+
+def _chunks(flat: list[Any]) -> Iterator[list[Any]]:
+    """Cut flat results into parts of at most 512 results and, one larger result aside, 1 MiB."""
+    if len(flat) <= 3 * MAX_BATCH_REQUESTS and sum(map(len, flat[2::3])) <= MAX_BATCH_BYTES:
+        yield flat
+        return
+    begin = size = 0
+    for at in range(0, len(flat), 3):
+        length = len(flat[at + 2])
+        if at > begin and (at - begin == 3 * MAX_BATCH_REQUESTS or size + length > MAX_BATCH_BYTES):
+            yield flat[begin:at]
+            begin, size = at, 0
+        size += length
+    yield flat[begin:]

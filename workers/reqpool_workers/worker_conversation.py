@@ -1,0 +1,451 @@
+"""What a worker and its broker say to each other: joins link, ledger, outbox, grants and the drain. Sans-IO.
+
+docs/protocol.md#workers is the specification. Whoever drives it has the socket, the clock and the upstreams.
+In each turn of its loop it calls :meth:`WorkerConversation.wake`, then :meth:`~WorkerConversation.take` for
+each message with the instant after it was read, then :meth:`~WorkerConversation.end_turn`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from heapq import nlargest
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from reqpool_contract import checks, wire
+from reqpool_contract.counted_log import CountedLog
+from reqpool_contract.errors import ProtocolError
+from reqpool_contract.wire import RESULTS_WINDOW_BYTES, BadGroup, LeaseGroup, Reject, Verb
+
+from .broker_liveness import BrokerLiveness, LivenessState
+from .granted_slots import GrantedSlots
+from .leases import Leases
+from .pieces import Pieces
+from .retained_results import ResultsMessage, RetainedResults
+from .upstreams import Upstreams
+from .worker_ledger import WorkerLedger
+from .worker_spans import ACKNOWLEDGE_S, DRAIN_PINS_S, DRAIN_S
+
+if TYPE_CHECKING:
+    from .event_loop import Timer
+
+_log = logging.getLogger(__name__)
+
+KEPT_RESULTS_BYTES = 64 << 20
+HOLD_BACK_S = 0.002
+"""Longest time that results gather while there are requests to go on with."""
+MOST_HELD_BACK = 256
+_LARGE = frozenset((Verb.LEASE, Verb.PIECE))
+"""What the broker sends no more of before it is answered. Nothing else is: it answers each heartbeat of a
+worker that drains, and one about thousands of undelivered RESULTS would go back and forth without a pause."""
+
+
+class Carrier(Protocol):
+    """Who has the socket and the timers."""
+
+    def dial(self) -> None:
+        """Open a fresh connection to the broker; there is none. OSError says why that is not possible now."""
+
+    def send(self, frames: list[bytes]) -> bool:
+        """Send a message on it; False if nothing can be sent any more."""
+
+    def hang_up(self) -> None:
+        """Close it, and with it what lies in its pipes; there may be none."""
+
+    def at(self, due_s: float, timer: Timer) -> None:
+        """Have a timer called at an instant, never in this call."""
+
+    def sample(self, now_s: float) -> dict[str, Any]:
+        """The process's figures, for a heartbeat."""
+
+
+class WorkerConversation:
+    """A worker's part, one connection to the broker after the other.
+
+    Args:
+        about: what HELLO says of this worker: ``worker``, ``name``, ``pid``, ``kinds``.
+        carrier: who has the socket.
+        upstreams: where requests go.
+        ledger: where upstreams put their outcomes.
+        now_s: monotonic seconds, as everywhere here.
+        kept_bytes: see :class:`RetainedResults`.
+
+    Attributes:
+        over: it has drained, as far as it could; what is :attr:`in_doubt` by then stays so.
+        said_goodbye: and nothing was, and the broker has been told.
+    """
+
+    def __init__(
+        self,
+        about: Mapping[str, Any],
+        carrier: Carrier,
+        upstreams: Upstreams,
+        ledger: WorkerLedger,
+        now_s: float,
+        *,
+        kept_bytes: int = KEPT_RESULTS_BYTES,
+    ) -> None:
+        self.ledger = ledger
+        self.outbox = RetainedResults(kept_bytes)
+        self.over = False
+        self.said_goodbye = False
+        self._log = CountedLog(_log)
+        self._about = about
+        self._carrier = carrier
+        self._upstreams = upstreams
+        self._link = BrokerLiveness(now_s)
+        self._dials = 0
+        self._grants = GrantedSlots(upstreams)
+        self._leases = Leases(ledger, upstreams, carrier.at)
+        self._pieces = Pieces()
+        self._draining = False
+        self._told_s = self._idle_s = 0.0
+        self._drain_beat = self._return_beat = 0
+        self._excused = False
+        self._turn_s = now_s
+        self._held_back_s = 0.0
+        self._handlers: dict[Verb, Callable[..., None]] = {
+            Verb.WELCOME: self._on_welcome,
+            Verb.REJECT: self._on_reject,
+            Verb.HEARTBEAT: self._on_heartbeat,
+            Verb.LEASE: self._on_lease,
+            Verb.PIECE: self._on_piece,
+            Verb.CANCEL: self._on_cancel,
+            Verb.GRANT: self._on_grant,
+            Verb.UNPIN: self._on_unpin,
+            Verb.KEEP: self._on_keep,
+            Verb.DRAIN: self._on_drain,
+        }
+        carrier.at(now_s, self._dial)
+
+    # --- each turn ---------------------------------------------------------------------------------
+
+    def wake(self, now_s: float) -> None:
+        """A turn begins, nothing has been read or sent in it: is the broker still to be believed?"""
+        if now_s - self._turn_s > self._link.liveness_s and self._link.state is not LivenessState.DOWN:
+            # Stopped for a while, or starved: what lies in the socket is old, the broker has given us up.
+            self._hang_up(f"nothing was done for {now_s - self._turn_s:.1f} s", now_s)
+            # Before the first upstream's event can open a connection: others may have the slots.
+            self._grants.lapse()
+            self.give_back_stranded()
+        self._turn_s = now_s
+
+    def take(self, frames: Sequence[bytes], now_s: float) -> None:
+        """Take a message that was read before ``now_s``."""
+        if self._link.state is LivenessState.DOWN:
+            return
+        try:
+            payloads: list[bytes] = []
+            ahead_bytes = 0
+            if len(frames) > 1:
+                payloads, ahead_bytes = self._pieces.complete([wire.as_bytes(frame) for frame in frames[1:]])
+            verb, values = wire.decode(frames[0], wire.BROKER_TO_WORKER, payloads)
+            if verb not in (Verb.WELCOME, Verb.REJECT):
+                epoch, seen, *values = values
+                if self._link.state is LivenessState.GREETING:
+                    return  # of this connection, but meant for whoever had its route before
+                if not self._link.fresh(epoch, seen, now_s):
+                    self._hang_up(f"a stale {verb.name}", now_s)
+                    return
+                if verb is Verb.LEASE and values.pop() != ahead_bytes:
+                    self._hang_up(f"a payload of which {ahead_bytes} bytes came ahead of its LEASE", now_s)
+                    return
+            self._handlers[verb](now_s, *values)
+            if verb in _LARGE and sum(map(len, frames)) > wire.LARGE_MESSAGE_BYTES:
+                self._took_large(verb, now_s)
+        except ProtocolError as error:
+            self.ledger.ignored += 1
+            self._log.warning("ignored a malformed message: %s", error.text)
+
+    def _took_large(self, verb: Verb, now_s: float) -> None:
+        if self._link.state is not LivenessState.LIVE:
+            return
+        if verb is Verb.LEASE:  # GRANTs overtake a large one: others may have its connections by now
+            self.give_back_stranded()
+        self.beat(now_s)  # so that the broker knows that the next one can come
+
+    def lose(self, why: str, now_s: float) -> None:
+        """Note that the carrier's connection broke; it is open still, and hung up by this."""
+        # No warning: it may be planned, and if not, the supervisor has seen the broker end and says how.
+        self._hang_up(why, now_s, logging.INFO)
+
+    def end_turn(self, now_s: float) -> None:
+        """Tell the broker this turn's news; notice that a drain is done."""
+        if self._link.state is LivenessState.LIVE:
+            self._report(now_s)
+        if self._draining:
+            self._end_drain(now_s)
+
+    def _report(self, now_s: float) -> None:
+        """Send what has gathered. Order: results first, so that nothing can be said to be missing."""
+        ledger = self.ledger
+        if ledger.dirty and not self._holds_back(now_s):
+            for batch in self.outbox.pack(ledger.take_results()):
+                self._send_batch(now_s, batch)
+        hands_back = bool(ledger.returns or ledger.failures)
+        if ledger.returns:
+            self._say(now_s, Verb.RETURN, ledger.take_returns())
+        if ledger.failures:
+            self._say(now_s, Verb.RETRY, ledger.take_failures())
+        if hands_back and self._draining:
+            # What the broker has not read when it hears of an end in doubt would count as sent upstream.
+            self._return_beat = self.beat(now_s)
+        if ledger.unpinned:
+            held = {pin for pin, _, _ in self._upstreams.pins()}
+            for pin in ledger.take_unpinned():
+                if pin not in held:
+                    self._say(now_s, Verb.UNPIN, *pin)
+        if self._grants.unanswered:
+            for granted in self._grants.answers():
+                self._say(now_s, Verb.GRANTED, *granted)
+
+    def _holds_back(self, now_s: float) -> bool:
+        """Shall results gather for a little longer?
+
+        Every message costs, here, at the broker and at the client, more than a small answer does. While the
+        connections are kept busy by requests that wait here already, nobody waits for less by being told one
+        by one; with nothing waiting, a lone request above all, an answer is told at once.
+        """
+        ledger = self.ledger
+        told = self._draining or self._grants.unanswered or ledger.unreported >= MOST_HELD_BACK
+        if told or not ledger.busy:
+            self._held_back_s = 0.0
+            return False
+        if not self._held_back_s:
+            self._held_back_s = now_s
+            self._carrier.at(now_s + HOLD_BACK_S, _nothing)
+        if now_s - self._held_back_s < HOLD_BACK_S:
+            return True
+        self._held_back_s = 0.0
+        return False
+
+    def _send_batch(self, now_s: float, batch: ResultsMessage) -> None:
+        groups, blobs = [], []
+        for part in batch.parts:
+            told = part if part.blob else part.verdicts()
+            groups.append((told.session, told.seqs, told.failed))
+            blobs.append(told.blob)
+        self._say(now_s, Verb.RESULTS, batch.number, groups, blobs=blobs)
+
+    def _say(self, now_s: float, verb: Verb, *values: Any, blobs: list[bytes] | None = None) -> None:
+        if self._link.state is LivenessState.DOWN:
+            return
+        head = wire.encode(verb, self._link.epoch, self._link.seen, *values)
+        if not self._carrier.send([head, *blobs] if blobs else [head]):
+            # The pipe has gone, as after a message the broker would not take; all is kept for HELLO.
+            self._hang_up("nothing can be sent", now_s)
+
+    @property
+    def has_room(self) -> bool:
+        """May more be read of large answers, which would wait for what is on its way to the broker?"""
+        return (
+            self._link.state is not LivenessState.LIVE or self.outbox.unreceived_bytes < RESULTS_WINDOW_BYTES
+        )
+
+    # --- the connection ----------------------------------------------------------------------------
+
+    def _dial(self, now_s: float) -> None:
+        """A timer's: HELLO over a new connection."""
+        self._grants.lapse()
+        self._leases.kept.clear()
+        self._pieces = Pieces()
+        self._excused = False
+        self._return_beat = 0
+        self.give_back_stranded()
+        # What HELLO does not list as held never arrived, to the broker: it leases it again by itself.
+        self.ledger.take_returns()
+        self.ledger.take_failures()
+        self.ledger.take_unpinned()
+        if self.ledger.dirty:
+            self.outbox.pack(self.ledger.take_results())
+        self.outbox.expire(now_s)
+        self.outbox.restart()
+        # And those to come: their first request may have its connection, and end, before its client comes.
+        pins = dict.fromkeys([*self._upstreams.pins(), *self.ledger.openings()])
+        about: dict[str, Any] = {
+            **self._about,
+            "held": [*self.ledger.held(), *self.outbox.held()],
+            "slots": self._upstreams.slots(),
+            "pins": [(*pin, kind, name) for (pin, kind, name) in pins],
+            "keeps": wire.WORKER_KEEPS,
+            "apart": True,
+        }
+        if self._link.epoch is not None:
+            about["epoch"] = self._link.epoch
+        self._dials += 1
+        try:
+            self._carrier.dial()
+        except OSError as error:
+            self._hang_up(f"no socket for the broker: {error.strerror}", now_s)
+            return
+        self._carrier.send([wire.encode(Verb.HELLO, wire.LOWEST_VERSION, wire.VERSION, about)])
+        self._link.greeted(now_s)
+        self._start_beating(now_s)
+
+    def _hang_up(self, why: str, now_s: float, level: int = logging.WARNING) -> None:
+        """Give the connection up and never read it again; a timer dials anew."""
+        self._log.log(level, "hung up: %s", why)
+        self._carrier.hang_up()
+        self._link.lost(now_s)
+        self._carrier.at(self._link.dial_s, self._dial)
+
+    def _start_beating(self, now_s: float) -> None:
+        beat = partial(self._beat, self._dials, self._link.state)
+        self._carrier.at(now_s + self._link.heartbeat_s, beat)
+
+    def _beat(self, dial: int, state: LivenessState, now_s: float) -> float | None:
+        """Each heartbeat's timer, one for each state of each connection."""
+        link = self._link
+        if self._dials != dial or link.state is not state:
+            return None
+        if link.silent(now_s):
+            self._hang_up("the broker is silent", now_s)
+            return None
+        if state is LivenessState.LIVE:
+            self.beat(now_s)
+        return now_s + link.heartbeat_s
+
+    def beat(self, now_s: float) -> int:
+        """Send a heartbeat now and return its number."""
+        origins = self._upstreams.counts()
+        if len(origins) > wire.MAX_SAMPLE_ORIGINS:
+            origins = dict(nlargest(wire.MAX_SAMPLE_ORIGINS, origins.items(), key=itemgetter(1)))
+        number = self._link.beat(now_s)
+        ledger = self.ledger
+        sample = {
+            **self._carrier.sample(now_s),
+            "done": ledger.done,
+            "failed": ledger.failed,
+            "retransmitted": ledger.resent,
+            "ignored": ledger.ignored,
+            "origins": origins,
+            "full": self.outbox.full,
+        }
+        self._say(now_s, Verb.HEARTBEAT, number, sample)
+        return number
+
+    def _on_welcome(self, now_s: float, _version: int, about: dict[str, Any]) -> None:
+        if self._link.state is not LivenessState.GREETING:
+            raise ProtocolError("WELCOME without HELLO")
+        epoch, heartbeat_ms, liveness_ms = (
+            checks.uint(about.get(name)) for name in ("epoch", "heartbeat_ms", "liveness_ms")
+        )
+        self._link.welcomed(epoch, heartbeat_ms, liveness_ms, now_s)
+        self._log.info("welcomed by the broker, epoch %d", epoch)
+        self._start_beating(now_s)
+        self.beat(now_s)
+        if self._draining:
+            self._announce_drain(now_s)
+        for batch in self.outbox.renumbered():
+            self._send_batch(now_s, batch)
+
+    def _on_reject(self, now_s: float, code: int, text: str, _about: dict[str, Any]) -> None:
+        name = Reject(code).name if code in set(Reject) else str(code)
+        self._hang_up(f"rejected by the broker ({name}): {text}", now_s)
+
+    def _on_heartbeat(
+        self, now_s: float, number: int, received: int, undelivered: list[int], excused: bool
+    ) -> None:
+        self._link.heartbeat(number)
+        self.outbox.received(received)
+        self.outbox.undelivered(undelivered)
+        self._excused = excused
+        self.outbox.expire(now_s)
+
+    # --- requests ----------------------------------------------------------------------------------
+
+    def _on_lease(self, now_s: float, groups: list[LeaseGroup | BadGroup]) -> None:
+        self._excused = False
+        self._leases.take(groups, now_s, refuse=self._draining or self.outbox.full)
+
+    def _on_piece(self, now_s: float, offset: int, piece: bytes) -> None:
+        try:
+            self._pieces.take(offset, piece)
+        except ProtocolError as error:
+            # The LEASE that ends the payload would be run with a part of it.
+            self._hang_up(error.text, now_s)
+
+    def _on_cancel(self, _now_s: float, groups: list[tuple[bytes, tuple[int, ...]] | BadGroup]) -> None:
+        self._leases.cancel(groups)
+
+    def _on_keep(self, _now_s: float, number: int, settings: bytes) -> None:
+        self._leases.kept.keep(number, settings)
+
+    def _on_grant(self, _now_s: float, name: str, number: int, slots: int, about: dict[str, Any]) -> None:
+        if self._grants.take(name, number, slots, about):
+            # Others have the connections now; what waits here would wait for ever.
+            self._leases.give_back(self._upstreams.stranded(name))
+
+    def _on_unpin(self, _now_s: float, session: bytes, pin: int) -> None:
+        self._leases.unpin((session, pin))
+
+    def give_back_stranded(self) -> None:
+        """Hand back what waits for a connection that cannot come."""
+        self._leases.give_back(self._upstreams.stranded())
+
+    # --- the end -----------------------------------------------------------------------------------
+
+    def _on_drain(self, now_s: float) -> None:
+        self.drain(now_s)
+
+    def drain(self, now_s: float) -> None:
+        """Hand back what was not sent upstream, finish the rest, wait until clients have it, say GOODBYE."""
+        if self._draining:
+            return
+        self._draining = True
+        self._told_s = self._idle_s = now_s
+        self._log.info("draining")
+        self._leases.give_back(self._upstreams.unsent())
+        if self._link.state is LivenessState.LIVE:
+            self._announce_drain(now_s)
+
+    def _announce_drain(self, now_s: float) -> None:
+        """Say DRAIN, and a heartbeat: once the broker has seen that, no lease is on its way any more."""
+        self._say(now_s, Verb.DRAIN)
+        self._drain_beat = self.beat(now_s)
+
+    def _end_drain(self, now_s: float) -> None:
+        """Is nothing left to do and nothing on its way here, or nobody there to be told of it, or no time?"""
+        if now_s - self._told_s > DRAIN_S:
+            self.over = True
+            return
+        link = self._link
+        live = link.state is LivenessState.LIVE
+        # Does the broker let us go, and has it read all that we said?
+        may_go = (
+            live
+            and self._excused
+            and self.outbox.arrived
+            and link.answered >= max(self._drain_beat, self._return_beat)
+        )
+        if any(self.ledger.held()):
+            self._idle_s = now_s
+            self.over = may_go
+            return
+        waited_s = now_s - self._idle_s
+        if waited_s < DRAIN_PINS_S and any(self._upstreams.pins()):
+            return
+        self.outbox.expire(now_s)
+        told = live and self.ledger.empty
+        if self.in_doubt:
+            heard_s = now_s - max(self._idle_s, link.welcomed_s) if live else 0.0
+            self.over = heard_s > ACKNOWLEDGE_S or (told and may_go)
+        elif told and link.answered >= self._drain_beat:
+            self._say(now_s, Verb.GOODBYE)
+            self.over = self.said_goodbye = True
+        else:
+            # With the broker away the orderly end says it all: what it leased here and has not heard of was
+            # handed back, or may run again.
+            self.over = waited_s > link.liveness_s
+
+    @property
+    def in_doubt(self) -> int:
+        """Requests that must not be repeated, may have run, and might still be asked for: if the worker ended
+        now, their clients could not be told."""
+        return self.ledger.in_doubt + self.outbox.unacknowledged
+
+
+def _nothing(_now_s: float) -> None:
+    """A timer's, whose point is that the loop takes a turn."""

@@ -1,0 +1,145 @@
+"""The origins that a worker talks to, and how many connections it may have to each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from reqpool_contract.errors import UsageError
+
+from .connection_pool import Slots
+from .datagrams import DatagramOrigin
+from .event_loop import EventLoop
+from .owed_ports import OwedPorts
+from .policy import Policy
+from .protocols import DatagramKind, StreamKind, WorkerKind
+from .resolver import Resolver
+from .streams import StreamOrigin
+from .worker_ledger import Pin, Request, WorkerLedger
+
+Origin = DatagramOrigin | StreamOrigin
+
+
+class WorkerOrigins:
+    """All origins by kind and name, each made at its first lease; the :class:`.Upstreams` of a conversation.
+
+    Args:
+        loop: that of this thread.
+        ledger: where outcomes go.
+        kinds: by name.
+    """
+
+    def __init__(self, loop: EventLoop, ledger: WorkerLedger, kinds: Mapping[str, WorkerKind]) -> None:
+        self._loop = loop
+        self._ledger = ledger
+        self._kinds = kinds
+        self._owed_ports = OwedPorts()
+        self._resolver = Resolver(loop, self._owed_ports)
+        self._origins: dict[tuple[str, str], Origin] = {}
+        self._slots: dict[str, Slots] = {}
+        self._grants: dict[str, tuple[int, Policy]] = {}
+
+    def find(self, kind: str, name: str) -> Origin | None:
+        """The origin, if there is one."""
+        return self._origins.get((kind, name))
+
+    def reach(self, kind_name: str, name: str, settings: bytes) -> Origin:
+        """The origin, made if there is none.
+
+        Raises:
+            UsageError: for a kind nobody registered, an origin that cannot be read, or settings of another.
+        """
+        origin = self._origins.get((kind_name, name))
+        if origin is not None:
+            if origin.settings is not None and origin.settings != settings:
+                raise UsageError("these settings (passwords, TLS) are not the ones this origin stands for")
+            return origin
+        kind = self._kinds.get(kind_name)
+        if isinstance(kind, DatagramKind):
+            origin = DatagramOrigin(self._loop, self._ledger, kind, name, self._owed_ports)
+        elif isinstance(kind, StreamKind):
+            slots = self._slots.setdefault(name, Slots())
+            origin = StreamOrigin(
+                self._loop, self._ledger, self._resolver, kind, name, settings, slots, self._free_fd
+            )
+            if name in self._grants:
+                origin.grant(*self._grants[name])
+        else:
+            raise UsageError(f"this worker has no kind {kind_name!r}", origin=name)
+        self._origins[kind_name, name] = origin
+        return origin
+
+    def grant(self, name: str, slots: int, policy: Policy) -> None:
+        """From now on at most ``slots`` connections to origins of this name, treated as ``policy`` says."""
+        if slots:
+            self._grants[name] = (slots, policy)
+        else:
+            self._grants.pop(name, None)
+        for origin in self._named(name):
+            origin.grant(slots, policy)
+
+    def open_no_more(self) -> None:
+        """Grants have lapsed: no connection is opened until there are new ones. Those that are open stay."""
+        self._grants.clear()
+        for origin in self._origins.values():
+            origin.grant_held()
+
+    def held(self, name: str) -> int:
+        """Connections that are open, or being opened, to origins of this name."""
+        return self._slots[name].taken if name in self._slots else 0
+
+    def slots(self) -> list[tuple[str, int]]:
+        """The same of all names with any."""
+        return [(name, slots.taken) for name, slots in self._slots.items() if slots.taken]
+
+    def pins(self) -> Iterator[tuple[Pin, str, str]]:
+        """Held connections: whose, to which kind and origin."""
+        for (kind, name), origin in self._origins.items():
+            for pin in origin.pins:
+                yield pin, kind, name
+
+    def unpin(self, pin: Pin, reason: str) -> bool:
+        """A session lets go of its connection; False if it has none here."""
+        return any(origin.unpin(pin, reason) for origin in self._origins.values())
+
+    def stranded(self, name: str | None = None) -> Iterator[Request]:
+        """Requests that wait for a connection and can have none, there or everywhere; each is to be dropped
+        before the next."""
+        for origin in self._origins.values() if name is None else self._named(name):
+            yield from origin.stranded
+
+    def unsent(self) -> Iterator[Request]:
+        """Requests that nothing was sent of; each is to be dropped before the next."""
+        for origin in self._origins.values():
+            yield from origin.unsent()
+
+    def counts(self) -> dict[str, list[int]]:
+        """In flight, in use, idle, waiting, overflowed, pinned, by name."""
+        return {name: origin.counts for (_, name), origin in self._origins.items()}
+
+    def tend(self, now_s: float) -> None:
+        """Close what is idle or old, forget origins of which nothing is left."""
+        self._owed_ports.tend(now_s)
+        for key, origin in list(self._origins.items()):
+            origin.tend(now_s)
+            if origin.deserted:
+                del self._origins[key]
+        names = {name for _, name in self._origins}
+        self._slots = {name: slots for name, slots in self._slots.items() if name in names}
+
+    def close(self, reason: str) -> None:
+        """Close every fd. What is open over connections is reported as lost."""
+        for origin in list(self._origins.values()):
+            origin.close(reason)
+        self._owed_ports.close()
+        self._resolver.close(reason)
+
+    def _free_fd(self) -> bool:
+        """Close the connection that has been idle for the longest, else an owed port; False if there is
+        neither."""
+        idle = [one for origin in self._origins.values() for one in origin.idle]
+        if idle:
+            min(idle, key=lambda one: one.since_s).close("another origin needs its file descriptor")
+        return bool(idle) or self._owed_ports.give_way()
+
+    def _named(self, name: str) -> Iterator[Origin]:
+        return (origin for (_, known), origin in self._origins.items() if known == name)
