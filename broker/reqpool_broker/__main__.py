@@ -21,7 +21,7 @@ from .config import EMPTY, Config, unpack
 from .recovery import LiveWorkers
 
 SUPERVISED_HELP = "wait for a supervisor's line on standard input before binding"
-STANDS_BY_HELP = "there is time until it comes: load all that requests may need"
+STANDS_BY_HELP = "with --supervised: load all kinds before that line comes"
 
 
 def configuration(arguments: argparse.Namespace) -> Callable[[], Config] | None:
@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("--bind", required=True, metavar="URL", help="intake socket, tcp:// or ipc://")
     parser.add_argument("--results", metavar="URL", help="results socket (default: beside the intake)")
     parser.add_argument("--workers-url", metavar="URL", help="workers socket (default: beside the intake)")
-    parser.add_argument("--advertise", metavar="URL", help="results URL told to clients")
+    parser.add_argument("--advertise", metavar="URL", help="results URL sent to clients")
     parser.add_argument("--supervised", action="store_true", help=SUPERVISED_HELP)
     parser.add_argument("--stands-by", action="store_true", help=STANDS_BY_HELP)
     configs = parser.add_mutually_exclusive_group()

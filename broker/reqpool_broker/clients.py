@@ -88,7 +88,7 @@ class Clients:
         session = self._session_at.get(route)
         if session is None:
             if verb is not Verb.GOODBYE:
-                self._life.reject(self._outbox.intake, route, Reject.UNKNOWN, "unknown session: say HELLO")
+                self._life.reject(self._outbox.intake, route, Reject.UNKNOWN, "unknown session: send HELLO")
             return
         session.last_heard_s = now_s
         session.messages += 1
@@ -318,7 +318,7 @@ class Clients:
             )
         elif terms.goes_to_pin:
             if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
-                text = "requests for a held connection come one by one, and never idempotent"
+                text = "requests for a pinned connection must come one at a time and not be idempotent"
                 self._ledger.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)
             elif session.unacked_bytes > self.limits.max_queued_bytes:
                 # They pass the queue, where others wait until the client has acknowledged what it was sent.
@@ -343,9 +343,9 @@ class Clients:
         """
         # What is repeated to its client for each of 512 requests, or handed on as it is, must be short.
         if len(group.kind) > wire.MAX_KIND_CHARS:
-            raise UsageError(f"a kind's name has at most {wire.MAX_KIND_CHARS} characters")
+            raise UsageError(f"a kind's name can have at most {wire.MAX_KIND_CHARS} characters")
         if group.trace is not None and len(group.trace) > wire.MAX_TRACE_BYTES:
-            raise UsageError(f"a trace context has at most {wire.MAX_TRACE_BYTES} bytes")
+            raise UsageError(f"a trace context can have at most {wire.MAX_TRACE_BYTES} bytes")
         if group.pin is not None and not group.flags & _OPENS:
             return group  # where it goes is settled, whatever is configured now
         config = self._ledger.origins.config
@@ -356,7 +356,8 @@ class Clients:
             raise UsageError("upstreams that are tried in turn must have equal settings (passwords, TLS)")
         if any(len(name) > wire.MAX_ORIGIN_CHARS for name, _ in resolved):
             raise UsageError(
-                f"with what the configuration adds an origin has over {wire.MAX_ORIGIN_CHARS} characters"
+                f"an origin, with what the configuration adds, has more than {wire.MAX_ORIGIN_CHARS} "
+                "characters"
             )
         return group._replace(origins=tuple(name for name, _ in resolved), settings=resolved[0][1])
 
@@ -368,11 +369,11 @@ class Clients:
             # before its client said what that was: no connection is held.
             self._ledger.unpin(session, terms.pin, tell=True)
         if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
-            text = "a pin is opened by one request to one upstream, which is not idempotent"
+            text = "a pin must be opened by a single non-idempotent request to a single upstream"
         elif terms.pin in session.pins:
-            text = f"pin {terms.pin} is open already"
+            text = f"pin {terms.pin} is already open"
         elif len(session.pins) >= MAX_PINS:
-            text = f"{MAX_PINS} connections are held for this session"
+            text = f"{MAX_PINS} connections are already pinned to this session"
         if text or terms.pin is None:
             self._ledger.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)
             return False
@@ -391,7 +392,7 @@ class Clients:
         limits = self.limits
         if session.messages > limits.max_messages_per_s and not flags & _RESUBMITTED:
             return (
-                f"the broker takes {limits.max_messages_per_s} messages of a client in a second "
+                f"the broker accepts at most {limits.max_messages_per_s} messages of a client per second "
                 "(max_messages_per_s)"
             )
         pending = session.pending + count

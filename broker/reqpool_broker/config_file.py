@@ -119,7 +119,7 @@ def load(path: str | os.PathLike[str]) -> Config:
     except OSError as error:
         raise ConfigError(f"{without_passwords(file)}: {error.strerror}") from error
     if len(raw) > MAX_FILE_BYTES:
-        raise ConfigError(f"{file}: over {MAX_FILE_BYTES} bytes; that is no configuration")
+        raise ConfigError(f"{file}: larger than {MAX_FILE_BYTES} bytes, so not a configuration file")
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -146,7 +146,7 @@ def read(text: str, file: str, environ: Mapping[str, str], known: Installed | No
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax(str(error), text, file)) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
-        raise ConfigError(f"{file}:1: no configuration: {error}") from error
+        raise ConfigError(f"{file}:1: not a configuration file: {error}") from error
     reader = _Reader(Path(file).absolute().parent, environ, known)
     config = reader.config(tables)
     if reader.problems:
@@ -196,8 +196,8 @@ class _Reader:
         problems_before = len(self.problems)
         at = ("upstreams", name)
         if not NAME.fullmatch(name):
-            rule = "a letter, then letters, digits, '_', '.' and '-', 64 characters at most"
-            self._problem(at, f"is no name: {rule}")
+            rule = "a letter, then letters, digits, '_', '.' and '-', at most 64 characters"
+            self._problem(at, f"is not a valid name: use {rule}")
         table = self._table(at, about)
         if table is not about:
             return None
@@ -246,9 +246,7 @@ class _Reader:
             schemes = {each for kind in self._known.kinds for each in kind.schemes}
             broken = [f"kind {name!r} cannot be loaded ({why})" for name, why in self._known.broken.items()]
             hint = "; ".join([_suggestion(scheme.lower(), schemes), *broken])
-            self._problem(
-                at, f"no kind that is installed has URLs that begin with {_shown(scheme)}://; {hint}"
-            )
+            self._problem(at, f"no installed kind handles {scheme[:40]}:// URLs; {hint}")
         return kinds
 
     # --- secrets ---
@@ -256,14 +254,14 @@ class _Reader:
     def _password(self, at: Place, texts: dict[str, str]) -> str | None:
         variable, file = texts.get("password_env"), texts.get("password_file")
         if variable is not None and file is not None:
-            self._problem((*at, "password_file"), "password_env is given, too; give one of the two")
+            self._problem((*at, "password_file"), "password_env is also given; give only one of the two")
         elif variable is not None:
             # Its name is not shown: it may be the password itself, put in the wrong place.
             password = self._environ.get(variable)
             if password:
                 return password
             state = "is not set" if password is None else "is empty"
-            self._problem((*at, "password_env"), f"the environment variable that it names {state}")
+            self._problem((*at, "password_env"), f"names an environment variable that {state}")
         elif file is not None:
             return self._password_of((*at, "password_file"), file)
         return None
@@ -274,10 +272,12 @@ class _Reader:
                 password = opened.readline(65536).rstrip("\r\n")
         except (OSError, ValueError) as error:
             why = (isinstance(error, OSError) and error.strerror) or "it is not UTF-8"
-            self._problem(at, f"the file that it names: {why} (relative paths start at {self._folder})")
+            self._problem(
+                at, f"cannot read the file it names: {why} (relative paths start at {self._folder})"
+            )
             return None
         if not password:
-            self._problem(at, "the first line of the file that it names is empty")
+            self._problem(at, "names a file whose first line is empty")
         return password
 
     def _tls(self, at: Place, about: object) -> Tls | None:
@@ -290,7 +290,7 @@ class _Reader:
         if not isinstance(verify, bool):
             self._problem((*at, "verify"), f"{_shown(verify)} is neither true nor false")
         if "key" in texts and "cert" not in texts:
-            self._problem((*at, "key"), "is of no use without cert")
+            self._problem((*at, "key"), "needs cert as well")
         paths = {name: str(self._folder / texts[name]) for name in ("ca", "cert", "key") if name in texts}
         if "ca" in paths:
             self._pem(at, pem.authorities, paths["ca"])
@@ -340,7 +340,7 @@ class _Reader:
                 right[name] = value
             else:
                 rule = f"{allowed.what} from {allowed.lowest} to {allowed.highest}"
-                self._problem((*at, name), f"{_shown(value)} is no {rule}")
+                self._problem((*at, name), f"{_shown(value)} is not a {rule}")
         return right
 
     def _texts(self, at: Place, table: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
@@ -351,14 +351,14 @@ class _Reader:
             if isinstance(value, str) and value and "\0" not in value:
                 texts[name] = value
             elif name in table:
-                self._problem((*at, name), "is empty" if value == "" else "is no text in quotes")
+                self._problem((*at, name), "is empty" if value == "" else "must be a quoted string")
         return texts
 
     def _table(self, at: Place, about: object) -> dict[str, Any]:
         """Return a table; an empty one if it is none."""
         if isinstance(about, dict):
             return about
-        self._problem(at, f"is no table; write [{'.'.join(at)}] above its keys")
+        self._problem(at, f"must be a table: write [{'.'.join(at)}] above its keys")
         return {}
 
     def _check_keys(self, at: Place, table: dict[str, Any], known: Collection[str]) -> None:
@@ -366,7 +366,7 @@ class _Reader:
             if name in ("password", "token", "secret"):
                 self._problem((*at, name), _NO_PASSWORD_HERE)
             else:
-                self._problem((*at, name), f"is unknown here; {_suggestion(name, known)}")
+                self._problem((*at, name), f"unknown key; {_suggestion(name, known)}")
 
     def _check_shared(self, upstreams: list[NamedUpstream]) -> None:
         """Limits are counted per server: upstreams at one server must have equal ones."""
@@ -378,7 +378,7 @@ class _Reader:
                 if ours != theirs:
                     at = ("upstreams", upstream.name, name)
                     said = "nothing" if theirs is None else theirs
-                    why = f"upstream {other.name!r} says {said}, and both are at {upstream.key}"
+                    why = f"upstream {other.name!r} sets {said}, but both are at {upstream.key}"
                     self._problem(at, f"{why}, which has one limit: give both the same")
 
     def _problem(self, at: Place, why: str) -> None:

@@ -199,8 +199,8 @@ class ConnectionGate:
             return ""
         count, self._told, self._next_told_s = self.refused - self._told, self.refused, now_s + TOLD_S
         return (
-            f"{count} connections were turned away: {self.open} are open, at most {self.most} may be, and "
-            f"{self.most_of_one} of one process or address (file descriptors: ulimit -n {self._files})"
+            f"{count} connections were turned away: {self.open} are open; the limits are {self.most} in all "
+            f"and {self.most_of_one} of one process or address (file descriptors: ulimit -n {self._files})"
         )
 
     def report(self) -> dict[str, Any]:

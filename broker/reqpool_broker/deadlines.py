@@ -61,7 +61,7 @@ class Deadlines:
                 Code.TIMEOUT,
                 f"no connection {within} (queue timeout of this upstream)"
                 if early
-                else f"its time was up after {waited_s} s in the queue, before a worker could take it",
+                else f"it timed out after {waited_s} s in the queue, before a worker could take it",
                 origin=origin.name,
                 phase="queue",
                 attempts=attempts,
@@ -92,12 +92,12 @@ class Deadlines:
                     for seq, _ in pairs:
                         del lease.terms.session.open[seq]
                 elif lease in unsent:
-                    text = "its time was up before all of it had left for its worker"
+                    text = "it timed out before all of it had been sent to its worker"
                     ledger.end_leased(lease, pairs, Code.TIMEOUT, text, phase="queue", sent=lease.past.sent)
                 elif worker.state == "suspect":
                     text = "the worker that holds it is silent; it may or may not have run"
                     ledger.end_leased(lease, pairs, Code.OUTCOME_UNKNOWN, text)
                 else:
-                    text = "its worker gave no answer in time"
+                    text = "its worker did not answer in time"
                     ledger.end_leased(lease, pairs, Code.TIMEOUT, text, phase="read")
         ledger.next_lease_due_s = next_due_s

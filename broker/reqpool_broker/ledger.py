@@ -351,7 +351,7 @@ class Ledger:
         if len(terms.settings) > worker.max_settings_bytes:
             text = (
                 f"the settings have {len(terms.settings)} bytes; worker {worker.name!r}, an older version, "
-                f"takes {worker.max_settings_bytes}"
+                f"accepts at most {worker.max_settings_bytes}"
             )
             self._end_unleased(terms, seqs, Code.USAGE, text, group.past)
             self.end_opening(terms)
@@ -498,7 +498,7 @@ class Ledger:
 
     def end_gone(self, terms: Terms, seqs: Iterable[int]) -> None:
         """End requests whose held connection is no more."""
-        text = "the connection held for this session is gone, and what was not committed with it"
+        text = "the connection pinned to this session is lost, with its uncommitted work"
         self._end_unleased(terms, seqs, Code.CONNECTION_LOST, text, NEW)
 
     def _end_unleased(self, terms: Terms, seqs: Iterable[int], code: Code, text: str, past: Past) -> None:

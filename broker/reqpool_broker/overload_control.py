@@ -115,14 +115,14 @@ class OverloadControl:
         before = higher + place
         before += sum(min(n, place + 1) for session, n in waiting.items() if session is not terms.session)
         wait_s = max(0, before - free) / rate_per_s
-        text = f"{self._serves()} and {before} wait before it: this one would "
+        text = f"{self._serves()} and {before} requests are ahead of it: this one would "
         queue_s = group.due_s - now_s
         if queue_s < left_s - service.needed_s:
             text += f"wait {_span(wait_s)}, the queue timeout of this upstream is {_span(queue_s)}"
         else:
             text += f"take {_span(wait_s + service.time_s)}, its timeout is {_span(left_s)}"
         if self.overloaded:
-            text += "; of that it may spend half in a queue that does not empty"
+            text += "; it may spend half of that in a queue that does not empty"
         self.overloaded = self.overloaded or spare_s > 0
         return Refusal(accepted, text, min(wait_s or service.time_s, MOST_RETRY_S))
 

@@ -101,7 +101,9 @@ class Publisher:
             self._number -= 1
             self._retry_s = now_s + RETRY_S
             log.warning(
-                "cannot open another results socket, clients share the %d open: %s", len(self.urls), error
+                "cannot open another results socket; clients share the %d that are open: %s",
+                len(self.urls),
+                error,
             )
 
     def take(self, broker: Broker) -> bool:

@@ -46,7 +46,7 @@ def fit(
         return blob
     session.refused += len(seqs)
     unread_mib = session.unacked_bytes >> 20
-    text = f"answered, but this client has {unread_mib} MiB of answers to read: this one was dropped"
+    text = f"answered, but this client has {unread_mib} MiB of unread answers: this one was dropped"
     data = wire.encode_error(text, sent=True)
     flat: list[object] = []
     for seq in seqs:

@@ -48,7 +48,7 @@ SAMPLE_SPAN_S = 1.0
 QUIET_MS = 20
 """A socket from which nothing has come for so long at the end has no more to say."""
 PLANNED = "the broker is stopping"
-ORPHANED = "the broker ends, as its supervisor has died"
+ORPHANED = "the broker is stopping because its supervisor has died"
 """What clients are told at its end."""
 
 log = logging.getLogger("reqpool")

@@ -82,12 +82,12 @@ class Workers:
         worker = self._worker_at.get(route)
         if worker is None or worker.route != route:
             if verb is not Verb.GOODBYE:
-                self._life.reject(self._outbox.workers, route, Reject.UNKNOWN, "unknown worker: say HELLO")
+                self._life.reject(self._outbox.workers, route, Reject.UNKNOWN, "unknown worker: send HELLO")
             return
         epoch, seen, *rest = values
         if epoch != self._life.epoch or worker.is_stale(seen, now_s, self._life.liveness_s):
             self._disconnect(worker)
-            self._life.reject(self._outbox.workers, route, Reject.UNKNOWN, "a stale message: say HELLO")
+            self._life.reject(self._outbox.workers, route, Reject.UNKNOWN, "a stale message: send HELLO")
             return
         worker.last_heard_s = now_s
         if worker.large.under_way and worker.large.arrived(seen):
@@ -252,7 +252,9 @@ class Workers:
         self._life.malformed["workers"] += 1
         session = self.sessions.get(group.session)
         if session is not None:
-            details = wire.encode_error(f"its worker sent what cannot be read: {group.text}", sent=True)
+            details = wire.encode_error(
+                f"its worker sent a report that cannot be read: {group.text}", sent=True
+            )
             failed = wire.FailedAttempts(group.session, group.seqs, Code.PROTOCOL, True, details)
             self._attempts.retry(worker, session, failed, now_s)
 
@@ -342,7 +344,7 @@ class Workers:
             if worker.state == "stranger" and not worker.told and now_s - worker.welcomed_s > STRANGER_SPAN_S:
                 worker.told = True
                 log.warning(
-                    "worker %r (pid %d) was not started by this cluster's supervisor: it is leased nothing",
+                    "worker %r (pid %d) was not started by this cluster's supervisor: it gets no requests",
                     worker.name,
                     worker.pid,
                 )

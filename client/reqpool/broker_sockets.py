@@ -201,7 +201,7 @@ class BrokerSockets:
             zmq_sockets.send(self._intake, [head, *payloads])
         except zmq.Again:
             # A heartbeat or the like that finds the queue full: liveness tells what comes of it.
-            log.debug("the broker takes no more for now")
+            log.debug("the broker accepts no more messages for now")
             return False
         return True
 
@@ -323,7 +323,7 @@ class BrokerSockets:
             descriptors.check_spare()
             self._probe = Probe(self._context, self._url)
         except (OSError, zmq.ZMQError) as error:
-            log.debug("cannot look who listens at %s: %s", self._url, error)
+            log.debug("cannot determine what listens at %s: %s", self._url, error)
             self._end_probe()
             return
         self._watch(self._probe.fd, self._read_probe)
@@ -337,7 +337,7 @@ class BrokerSockets:
         if not said:
             self.loss = Loss(Reach.BROKEN_OFF.value)
         elif not is_zmtp(said):
-            self.loss = Loss(f"what listens there is not a reqpool broker, it says {said!r}", final=True)
+            self.loss = Loss(f"the listener is not a reqpool broker; it sent {said!r}", final=True)
         else:
             # A broker that was being replaced, perhaps, and that takes the next connection.
             self._greeted = True

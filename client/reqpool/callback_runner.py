@@ -90,7 +90,7 @@ class CallbackRunner:
         if self.is_current_thread():
             raise UsageError(
                 "waiting inside a callback for an unfinished request would stop all callbacks: "
-                "give that request a callback of its own, or the pool an executor"
+                "give that request its own callback, or give the pool an executor"
             )
 
     def _hand_over(self, executor: concurrent.futures.Executor, future: Future[Any]) -> None:
@@ -98,4 +98,4 @@ class CallbackRunner:
             executor.submit(future.run_callbacks)
         except Exception as error:
             self.errors += 1
-            self._log.error("callback of request #%d not run: %s", future.seq, error)
+            self._log.error("callback of request #%d was not run: %s", future.seq, error)

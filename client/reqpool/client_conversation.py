@@ -280,15 +280,15 @@ class ClientConversation:
                         self._transport.dial(self._url, hello)
                         self._shortage = ""
                     except OSError as error:
-                        self._cannot_dial(error, f"cannot be dialled: {error.strerror}", now_s)
+                        self._cannot_dial(error, f"cannot connect: {error.strerror}", now_s)
                 case Subscribe(results):
                     try:
                         self._transport.subscribe(broker_url.results_url(self._url, results))
                     except OSError as error:
-                        text = f"its results socket cannot be dialled: {error.strerror}"
+                        text = f"cannot connect to its results socket: {error.strerror}"
                         self._cannot_dial(error, text, now_s)
                     except ProtocolError as error:
-                        text = f"its results socket cannot be dialled: {error}"
+                        text = f"cannot connect to its results socket: {error}"
                         self._act(self.session.give_up(now_s, text), now_s)
                 case Opened():
                     self._resubmit(action)
@@ -321,10 +321,10 @@ class ClientConversation:
             try:
                 route, payload, note, step = future.route.kind.follow(data, future)
                 if type(payload) is not bytes or len(payload) > wire.MAX_PAYLOAD_BYTES:
-                    raise BadResponse("what it asks for next is too large")
+                    raise BadResponse("the follow-up request is too large")
             except Exception as error:
                 again.pop()
-                known = error if isinstance(error, PoolError) else BadResponse(f"cannot go on: {error!r}")
+                known = error if isinstance(error, PoolError) else BadResponse(f"cannot continue: {error!r}")
                 failed.append((future, known))
                 continue
             future.route, future.payload, future.note = route, payload, note
@@ -454,7 +454,7 @@ class ClientConversation:
         send = self._transport.send
         if not (all(map(send, keeps)) and send(head, *payloads)):
             # Room was asked for one message, and what comes behind one that is missing would be misread.
-            self._act(self.session.give_in(now_s, "the broker takes no more for now"), now_s)
+            self._act(self.session.give_in(now_s, "the broker accepts no more messages for now"), now_s)
         self.batches_out += 1
 
     # --- what is overdue, or hopeless -------------------------------------------------------------
@@ -485,11 +485,11 @@ class ClientConversation:
         session = self.session
         last = f" ({session.trouble})" if session.trouble else ""
         if session.state is SessionState.OPEN:
-            return "the cluster gave no answer in time"
+            return "the cluster did not answer in time"
         if self._shortage:
-            return f"the broker at {self._shown_url} cannot be dialled: {self._shortage}"
+            return f"cannot connect to the broker at {self._shown_url}: {self._shortage}"
         if session.ever_open:
-            return f"the connection to the broker at {self._shown_url} is lost{last}"
+            return f"the connection to the broker at {self._shown_url} was lost{last}"
         if self._exit_text is not None:
             return f"the embedded cluster has not started yet{last}"
         return f"no broker answers at {self._shown_url}{last}: is `reqpool up` running there?"

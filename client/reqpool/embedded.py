@@ -66,7 +66,7 @@ class Embedded:
             broker_url.check(self.url)
         except UsageError as error:
             os.rmdir(self._folder)
-            raise UsageError(f"no socket can be made in TMPDIR: {error.text}") from error
+            raise UsageError(f"cannot create a socket in TMPDIR: {error.text}") from error
         self._command = [sys.executable, "-m", "reqpool_ops", "up", "--embedded", "--bind", self.url]
         self._command += ["--workers", str(workers), "--parent-pid", str(self._owner_pid)]
         if config is not None:
@@ -150,5 +150,5 @@ def _ended(status: int) -> str:
     if status < 0:
         # Those over SIGRTMIN have no names.
         name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
-        return f"the embedded cluster was ended by {name}"
+        return f"the embedded cluster was killed by {name}"
     return f"the embedded cluster ended with exit status {status}"

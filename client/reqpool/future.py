@@ -270,7 +270,7 @@ class Future(concurrent.futures.Future[T]):
 
     def set_result(self, result: Any) -> None:
         """Raise UsageError: only the pool ends a request."""
-        raise UsageError("only the pool itself ends a request")
+        raise UsageError("only the pool can complete a request")
 
     set_exception = set_result  # type: ignore[assignment]
     set_running_or_notify_cancel = None  # type: ignore[assignment]
@@ -290,7 +290,7 @@ class Future(concurrent.futures.Future[T]):
                 value = self.facts.told_by(error)
             except Exception as error:
                 value = self.facts.told_by(
-                    BadResponse(f"kind {self.route.kind.name!r} could not decode it: {error!r}")
+                    BadResponse(f"kind {self.route.kind.name!r} could not decode the answer: {error!r}")
                 )
                 value.__cause__ = error
         else:
@@ -319,7 +319,7 @@ class Future(concurrent.futures.Future[T]):
         try:
             about = wire.decode_error(data)
         except ProtocolError as error:
-            about = {"text": f"a result with code {code} that cannot be read: {error}"}
+            about = {"text": f"cannot read a result with code {code}: {error}"}
         retry_after_ms = about.get("retry_after_ms")
         sent = about.get("sent")
         if self.trail:

@@ -82,15 +82,15 @@ class PinnedSession:
         """
         with self._lock:
             if self._closed:
-                raise UsageError("this session is closed: its connection was let go of")
+                raise UsageError("this session is closed: its connection was released")
             if self._last is not None and self._last._state is PENDING:
                 raise UsageError(
-                    "the last request of this session has not ended yet: they go one after the other"
+                    "the last request of this session has not finished yet: send one request at a time"
                 )
             if self._last is not None and self._last._code in _MAY_HAVE_RUN:
                 raise ConnectionLost(
                     "the last request of this session may or may not have run: close the session, which "
-                    "undoes what was not committed",
+                    "undoes uncommitted work",
                     origin=self._last.route.origins[0],
                     sent=False,
                 )

@@ -83,20 +83,20 @@ class Pool(Requests):
             broker_url.check(url)
             if workers is not None or config is not None:
                 name = "config" if workers is None else "workers"
-                raise UsageError(f"{name}= is for a pool without a URL: a shared one has its own")
+                raise UsageError(f"{name}= is for a pool without a URL: a shared pool has its own")
         elif workers is None:
             workers = max(1, min(4, (os.cpu_count() or 1) - 1))
         elif type(workers) is not int or workers < 1:
-            raise UsageError(f"workers={workers!r}: a number from 1")
+            raise UsageError(f"workers={workers!r}: must be a number from 1")
         if not isinstance(config, str | os.PathLike | None):
-            raise UsageError(f"config= is a path, not {type(config).__name__}")
+            raise UsageError(f"config= must be a path, not {type(config).__name__}")
         if config is not None and not os.path.isfile(config):
             shown = masking.without_password(os.fspath(config))
             raise UsageError(f"config={shown!r}: there is no such file")
         if type(max_pending) is not int or max_pending < 1:
-            raise UsageError(f"max_pending={max_pending!r}: a number from 1")
+            raise UsageError(f"max_pending={max_pending!r}: must be a number from 1")
         if executor is not None and not callable(getattr(executor, "submit", None)):
-            raise UsageError(f"executor={executor!r}: a concurrent.futures.Executor")
+            raise UsageError(f"executor={executor!r}: must be a concurrent.futures.Executor")
         self._url = url
         self._timeout_s = _checked_timeout(timeout)
         self._max_pending = max_pending
@@ -137,7 +137,7 @@ class Pool(Requests):
             UsageError: a bad window, or iterated inside a callback of this pool.
         """
         if type(window) is not int or window < 1:
-            raise UsageError(f"window={window!r}: a number from 1")
+            raise UsageError(f"window={window!r}: must be a number from 1")
         ended = Handoff()
         asked: dict[Future[T], tuple[Item, int]] = {}
         # As TCP does for what it sends: half as many in flight after a refusal, one more each time that as
@@ -256,13 +256,13 @@ class Pool(Requests):
             raise UsageError(f"kind {route.kind.name!r} encoded the request as {type(payload).__name__}")
         if len(payload) > wire.MAX_PAYLOAD_BYTES:
             raise UsageError(
-                f"the request has {len(payload)} bytes, at most {wire.MAX_PAYLOAD_BYTES} are allowed",
+                f"the request has {len(payload)} bytes; at most {wire.MAX_PAYLOAD_BYTES} are allowed",
                 origin=route.origins[0],
             )
         if type(priority) is not int or not 0 <= priority <= wire.LOWEST_PRIORITY:
-            raise UsageError(f"priority={priority!r}: 0 (first), 1 or 2 (last)")
+            raise UsageError(f"priority={priority!r}: must be 0 (first), 1 or 2 (last)")
         if callback is not None and not callable(callback):
-            raise UsageError(f"callback={callback!r}: it cannot be called")
+            raise UsageError(f"callback={callback!r}: is not callable")
         while True:
             stub = self._stub
             if stub is None or stub.abandoned:
@@ -304,5 +304,5 @@ def _checked_timeout(timeout: float) -> float:
     except (TypeError, ValueError):
         timeout_s = math.nan
     if not 0 < timeout_s <= MAX_TIMEOUT_S:
-        raise UsageError(f"timeout={timeout!r}: seconds, over 0 and at most 24 h")
+        raise UsageError(f"timeout={timeout!r}: must be seconds, more than 0 and at most 24 h")
     return timeout_s

@@ -86,7 +86,7 @@ class Requests(ABC):
         if isinstance(kind, str):
             kind = kinds.find(kind)
         elif not isinstance(kind, Kind):
-            raise UsageError(f"kind={kind!r:.80} is not a kind, nor the name of one")
+            raise UsageError(f"kind={kind!r:.80} is neither a kind nor the name of one")
         route, data, note = kind.encode(target, payload, **options)
         if idempotent is not None:
             route = kinds.with_idempotence(route, idempotent)

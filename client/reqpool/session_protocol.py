@@ -224,7 +224,7 @@ class SessionProtocol:
         if now_s >= self._heard_s + self._liveness_s:
             return self._lose(now_s, f"nothing heard for {now_s - self._heard_s:.1f} s")
         if now_s >= self._seen_moved_s + self._liveness_s:
-            return self._lose(now_s, f"the broker has not heard us for {now_s - self._seen_moved_s:.1f} s")
+            return self._lose(now_s, f"not heard by the broker for {now_s - self._seen_moved_s:.1f} s")
         if now_s >= self._next_heartbeat_s:
             return [self._heartbeat(now_s)]
         return []
@@ -250,7 +250,7 @@ class SessionProtocol:
                 return self._welcome(now_s, *fields)
             if verb is Verb.REJECT:
                 return self._rejected(now_s, *fields)
-            raise ProtocolError(f"{verb.name} was not asked for")
+            raise ProtocolError(f"{verb.name} was not requested")
         except ProtocolError:
             self.ignored += 1
             raise
@@ -415,10 +415,10 @@ class SessionProtocol:
             # What was under way behind the unread SUBMIT: it comes again on the next connection.
             return []
         if code == Reject.MALFORMED and self.state is SessionState.GREETING:
-            return self.give_up(now_s, f"it cannot read HELLO, is it the broker's intake? {text}")
+            return self.give_up(now_s, f"it cannot read HELLO (is it the broker's intake?): {text}")
         if code == Reject.MALFORMED:
             if self.state is not SessionState.OPEN or not self._unacked:
-                raise ProtocolError(f"the broker could not read a message of ours: {text}")
+                raise ProtocolError(f"the broker could not read a message from this client: {text}")
             self._move(Event.UNREAD)
             self._unread_text = text
             self._trace_from = self._heartbeats + 1
@@ -508,7 +508,8 @@ class SessionProtocol:
     def _traced(self, now_s: float) -> list[Action]:
         # The broker has seen a heartbeat that was sent after everything else, so what it has not processed
         # by now it never will, and the first of that is what it could not read.
-        actions = self._lose(now_s, f"the broker could not read a message of ours: {self._unread_text}")
+        text = f"the broker could not read a message from this client: {self._unread_text}"
+        actions = self._lose(now_s, text)
         if self._unacked:
             _, groups, _ = self._unacked[0]
             actions.append(UnreadSubmit(seqs_of(groups), self._unread_text))

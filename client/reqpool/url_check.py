@@ -47,10 +47,10 @@ def _path_fault(path: str) -> str | None:
     try:
         mode = os.stat(path).st_mode
     except (NotADirectoryError, PermissionError) as error:
-        return f"no socket can be reached at this path: {error.strerror}"
+        return f"cannot reach a socket at this path: {error.strerror}"
     except OSError:
         return None  # the cluster makes the socket when it starts, and its folder
-    return None if stat.S_ISSOCK(mode) else "what is at this path is not a socket"
+    return None if stat.S_ISSOCK(mode) else "the file at this path is not a socket"
 
 
 class Lookup:

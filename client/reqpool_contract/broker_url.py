@@ -29,30 +29,30 @@ def check(url: str) -> str:
 
 def _check(url: str, most_bytes: int) -> str:
     if not isinstance(url, str):
-        raise UsageError(f"a broker's URL is a str, not {type(url).__name__}")
+        raise UsageError(f"a broker URL must be a str, not {type(url).__name__}")
     shown = without_password(url)
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ("tcp", "ipc"):
-        raise UsageError(f"{shown!r} is not a broker's URL: use tcp://host:port or ipc:///path")
+        raise UsageError(f"{shown!r} is not a broker URL: use tcp://host:port or ipc:///path")
     if scheme == "ipc":
         try:
             path = rest.encode()
         except UnicodeEncodeError as error:
-            raise UsageError(f"{shown!r}: an ipc path is UTF-8") from error
+            raise UsageError(f"{shown!r}: an ipc path must be UTF-8") from error
         if rest in ("", "@", "*") or b"\0" in path or len(path) > most_bytes:
-            raise UsageError(f"{shown!r}: an ipc path has 1 to {most_bytes} bytes")
+            raise UsageError(f"{shown!r}: an ipc path must have 1 to {most_bytes} bytes")
         return url
     if "@" in rest:
-        raise UsageError(f"{shown!r}: a broker's URL has neither a user name nor a password")
+        raise UsageError(f"{shown!r}: a broker URL cannot have a user name or a password")
     if _HOST.fullmatch(rest):
         raise UsageError(f"{shown!r} has no port: use tcp://host:port")
     host, _, port = rest.rpartition(":")
     if ":" in host and not host.startswith("["):
         raise UsageError(f"{shown!r}: put an IPv6 address in brackets, tcp://[::1]:port")
     if not _HOST.fullmatch(host):
-        raise UsageError(f"{shown!r} names no host: use tcp://host:port, an ASCII name or an address")
+        raise UsageError(f"{shown!r} has no host: use tcp://host:port with an ASCII name or an address")
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536):
-        raise UsageError(f"{shown!r}: the port is a number from 1 to 65535")
+        raise UsageError(f"{shown!r}: the port must be a number from 1 to 65535")
     return url
 
 
@@ -67,7 +67,7 @@ def results_url(dialled: str, results: str) -> str:
     elif dialled.startswith("tcp://"):
         derived = f"{dialled.rpartition(':')[0]}:{results}"
     elif "/" in results:
-        raise ProtocolError(f"WELCOME.results {results!r} is no file name")
+        raise ProtocolError(f"WELCOME.results {results!r} is not a file name")
     else:
         derived = "ipc://" + posixpath.join(posixpath.dirname(dialled.removeprefix("ipc://")), results)
     try:

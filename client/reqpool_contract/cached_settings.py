@@ -76,7 +76,7 @@ class SettingsReceiver:
             ProtocolError: if the number is over what was agreed.
         """
         if number >= self._most:
-            raise ProtocolError(f"KEEP {number}: numbers are under {self._most}")
+            raise ProtocolError(f"KEEP {number}: numbers must be below {self._most}")
         self._settings[number] = settings
 
     def find(self, number: int) -> bytes:

@@ -55,7 +55,7 @@ def identity(value: Any) -> bytes:
 
 def watermark(value: Any) -> bytes:
     if type(value) is not bytes or len(value) not in (0, WATERMARK_BYTES):
-        raise ProtocolError(f"expected a watermark of {WATERMARK_BYTES} bytes, or none")
+        raise ProtocolError(f"expected a watermark of {WATERMARK_BYTES} bytes, or nil")
     return value
 
 

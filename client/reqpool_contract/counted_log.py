@@ -65,10 +65,10 @@ class CountedLog(logging.LoggerAdapter[logging.Logger]):
             return
         kind.left -= 1
         if kind.unwritten:
-            msg = f"{msg} ({kind.unwritten} more like it were not written)"
+            msg = f"{msg} ({kind.unwritten} similar messages were not written)"
             kind.unwritten = 0
         elif kind.left == 0:
-            msg = f"{msg} (more like it are counted, and one written in {SPAN_S:.0f} s)"
+            msg = f"{msg} (similar messages are counted, and one is written every {SPAN_S:.0f} s)"
         # One frame more than a logger has between its caller and the line.
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         super().log(level, msg, *args, **kwargs)

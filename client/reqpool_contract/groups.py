@@ -204,7 +204,7 @@ def _payloads(value: Any) -> tuple[bytes, ...]:
     if type(value) is not tuple or not value or not all(map(_is_payload, value)):
         raise ProtocolError("expected payloads: a non-empty array of bytes")
     if max(map(len, value)) > MAX_PAYLOAD_BYTES:
-        raise ProtocolError(f"a payload is over {MAX_PAYLOAD_BYTES >> 20} MiB")
+        raise ProtocolError(f"a payload is larger than {MAX_PAYLOAD_BYTES >> 20} MiB")
     return value
 
 
@@ -222,7 +222,7 @@ def _kind_name(value: Any) -> str:
 
 def _span(value: Any) -> int:
     if uint(value) > MAX_SPAN_MS:
-        raise ProtocolError("span is over 24 h")
+        raise ProtocolError("span is more than 24 h")
     return int(value)
 
 
@@ -394,7 +394,7 @@ def _each(check: Check, session_at: int, seqs_at: int) -> Check:
 def _details(value: Any) -> bytes:
     if len(blob(value)) <= MAX_ERROR_BYTES:
         return bytes(value)
-    text = f"an error of {len(value)} bytes, which is more than is passed on"
+    text = f"an error of {len(value)} bytes, which is too long to pass on"
     packed: bytes = msgpack.packb({"text": text})
     return packed
 

@@ -109,7 +109,7 @@ def _a_label(label: str) -> str:
     import idna
 
     if label.startswith(_ACE):
-        raise ValueError(f"{label!r} begins like a label that is encoded already")
+        raise ValueError(f"{label!r} looks like a label that is already encoded")
     idna.check_initial_combiner(label)
     idna.check_bidi(label)
     for at, character in enumerate(label):

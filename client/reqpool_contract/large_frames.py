@@ -53,7 +53,7 @@ def put_back(groups: Any, at: int, frames: Sequence[Any]) -> Any:
             group = (*group[:at], payloads, *group[at + 1 :])
         whole.append(group)
     if used != len(frames):
-        raise ProtocolError(f"{used} payloads are in frames of their own, {len(frames)} frames came")
+        raise ProtocolError(f"expected {used} separate payload frames, got {len(frames)}")
     return tuple(whole)
 
 

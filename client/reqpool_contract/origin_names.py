@@ -85,24 +85,24 @@ def parse(url: object, ports: Mapping[str, int]) -> Url:
         UsageError: if it is wrong; the text names what, and never the password.
     """
     if not isinstance(url, str):
-        raise UsageError(f"a URL is a string, not {type(url).__name__}")
+        raise UsageError(f"a URL must be a string, not {type(url).__name__}")
     shown = repr(without_password(url))
     parts = _PARTS.fullmatch(url)
     if parts is None or parts[1].lower() not in ports:
-        allowed = ", ".join(f"{scheme}://" for scheme in ports)
-        raise UsageError(f"{shown} is not a URL of {allowed}")
+        allowed = " or ".join(f"{scheme}://" for scheme in ports)
+        raise UsageError(f"{shown} is not a URL that begins with {allowed}")
     scheme, authority, path, query, fragment = parts.groups(default="")
     scheme = scheme.lower()
     if any(character <= " " or character == "\x7f" for character in url):
         raise UsageError(f"{shown} has a space or a control character in it")
     if any("\ud800" <= character <= "\udfff" for character in url):
-        raise UsageError(f"{shown} cannot be written in UTF-8")
+        raise UsageError(f"{shown} cannot be encoded as UTF-8")
     if fragment or (authority and "@" in path + query):
         mark = "a #" if fragment else "an @"
-        raise UsageError(f"{shown} has {mark} where none belongs; {PERCENT_ENCODE}")
+        raise UsageError(f"{shown} has {mark} in the wrong place; {PERCENT_ENCODE}")
     found = _AUTHORITY.fullmatch(authority)
     if found is None:
-        raise UsageError(f"{shown}: brackets stand around a whole IPv6 address, like [::1]; {PERCENT_ENCODE}")
+        raise UsageError(f"{shown}: brackets must enclose a whole IPv6 address, like [::1]; {PERCENT_ENCODE}")
     userinfo, literal, name, port_text = found.group("userinfo", "literal", "name", "port")
     port = ports[scheme]
     if port_text:
@@ -129,7 +129,7 @@ def _decoded(text: str, shown: str) -> str:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
         pass  # this error has the secret in it, and must not be in the traceback
-    raise UsageError(f"{shown}: user name and password are UTF-8 behind their percent-encoding")
+    raise UsageError(f"{shown}: the user name and password must be percent-encoded UTF-8")
 
 
 def host_and_port(origin: str) -> tuple[str, int]:
@@ -168,13 +168,13 @@ def endpoint(public: str, settings: Mapping[str, Any]) -> Endpoint:
             raise UsageError(f"one of {', '.join(given)} cannot be sent: {reason}") from None
         if len(packed) > wire.MAX_SETTINGS_BYTES:
             raise UsageError(
-                f"{', '.join(given)} of an upstream have {len(packed)} bytes together, at most "
+                f"{', '.join(given)} of an upstream have {len(packed)} bytes together; at most "
                 f"{wire.MAX_SETTINGS_BYTES} are allowed"
             )
         origin = f"{public}#{_digest(packed, public.partition('?')[0])}"
     if len(origin) > wire.MAX_ORIGIN_CHARS:
         raise UsageError(
-            f"{public[:60]!r}… and what stands for its credentials have {len(origin)} characters, at most "
+            f"{public[:60]!r}… and its credentials' digest have {len(origin)} characters; at most "
             f"{wire.MAX_ORIGIN_CHARS} are allowed: host, user and path are too long"
         )
     return Endpoint(origin, packed)

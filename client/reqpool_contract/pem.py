@@ -56,16 +56,16 @@ def own(cert: Path, key: Path | None) -> tuple[str, str | None]:
     name, path = ("cert", cert) if key is None else ("key", key)
     keys = [block for label, block in _blocks(name, path) if _KEY.fullmatch(label)]
     if not keys:
-        there = "; give tls key=, too" if key is None else ""
+        there = "; give tls key= as well" if key is None else ""
         raise UsageError(f"tls {name}={os.fspath(path)!r} has no private key in it{there}")
     if any(mark in keys[0] for mark in _ENCRYPTED):
-        raise UsageError(f"tls {name}={os.fspath(path)!r}: the key is encrypted; give it without a password")
+        raise UsageError(f"tls {name}={os.fspath(path)!r}: the key is encrypted; give one without a password")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, "")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         if reason == "KEY_VALUES_MISMATCH":
-            reason = "the key is another certificate's"
+            reason = "the key does not belong to the certificate"
         raise UsageError(f"tls cert={os.fspath(cert)!r}: not a certificate and its key ({reason})") from error
     return (chain + keys[0], None) if key is None else (chain, keys[0])
 
@@ -83,7 +83,7 @@ def _certificates(name: str, path: Path) -> str:
 def _blocks(name: str, path: Path) -> list[tuple[str, str]]:
     """Return label and text of each block in a file."""
     if "-----BEGIN" in os.fsdecode(path):
-        raise UsageError(f"tls {name}= is the path of a PEM file, not what stands in it")
+        raise UsageError(f"tls {name}= must be the path of a PEM file, not its contents")
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -93,7 +93,7 @@ def _blocks(name: str, path: Path) -> list[tuple[str, str]]:
     if len(data) > MAX_FILE_BYTES:
         size = max(len(data), os.path.getsize(path))
         raise UsageError(
-            f"tls {name}={os.fspath(path)!r} has {size} bytes, at most {MAX_FILE_BYTES} are allowed"
+            f"tls {name}={os.fspath(path)!r} has {size} bytes; at most {MAX_FILE_BYTES} are allowed"
         )
     # Mark by mark: a pattern for whole blocks would look for the end of each through the whole file.
     blocks = []

@@ -26,12 +26,12 @@ from . import zmq_sockets
 class Reach(Enum):
     """How far a socket has come in reaching its peer."""
 
-    NOBODY = "nobody listens there"
+    NOBODY = "nothing listens there"
     ACCEPTED = "it accepts connections, but does not answer"
-    BROKEN_OFF = "it closes connections before it has said what it is"
+    BROKEN_OFF = "it closes connections before it has identified itself"
     STANDING = "it speaks ZMTP"
     LOST = "the connection broke"
-    FOREIGN = "it speaks ZMTP, but is not the socket that was looked for"
+    FOREIGN = "it speaks ZMTP, but is not the expected socket"
 
 
 _FAILED = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)

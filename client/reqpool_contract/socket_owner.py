@@ -44,7 +44,7 @@ def check_folder(folder: Path, closed: int) -> None:
     _check_owner(folder, about)
     if about.st_mode & closed:
         mode = stat.S_IMODE(about.st_mode)
-        way = "use a folder of yours in it" if mode & stat.S_ISVTX else "chmod 700 it"
+        way = "use your own folder inside it" if mode & stat.S_ISVTX else "chmod 700 it"
         raise _refused(f"{folder} is open to others (mode {mode:04o}); {way}")
 
 
@@ -87,7 +87,7 @@ def _check_owner(path: Path, about: os.stat_result) -> None:
     if about.st_uid not in (os.geteuid(), 0):
         mode = stat.S_IMODE(about.st_mode)
         raise _refused(
-            f"{path} belongs to user id {about.st_uid} (mode {mode:04o}), not to {os.geteuid()}, who asks"
+            f"{path} belongs to user id {about.st_uid} (mode {mode:04o}), not to you ({os.geteuid()})"
         )
 
 
@@ -103,4 +103,4 @@ def _check_listener(address: str, shown: str) -> None:
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid, uid, _ = _CREDENTIALS.unpack(credentials)
     if uid not in (os.geteuid(), 0):
-        raise _refused(f"at {shown} listens process {pid} of user id {uid}, not of {os.geteuid()}, who asks")
+        raise _refused(f"process {pid} that listens at {shown} has user id {uid}, not yours ({os.geteuid()})")

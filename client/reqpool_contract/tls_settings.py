@@ -41,12 +41,12 @@ class Tls:
         for name in ("ca", "cert", "key"):
             path = getattr(self, name)
             if path is not None and not isinstance(path, str | os.PathLike):
-                raise UsageError(f"tls {name}= is the path of a PEM file, not {type(path).__name__}")
+                raise UsageError(f"tls {name}= must be the path of a PEM file, not {type(path).__name__}")
         if type(self.verify) is not bool:
-            raise UsageError(f"tls verify={self.verify!r}: True or False")
+            raise UsageError(f"tls verify={self.verify!r}: must be True or False")
         if self.server_name is not None:
             if not isinstance(self.server_name, str):
-                raise UsageError(f"tls server_name= is a host name, not {type(self.server_name).__name__}")
+                raise UsageError(f"tls server_name= must be a string, not {type(self.server_name).__name__}")
             try:
                 canonical_host(self.server_name)
             except UsageError as error:
@@ -59,7 +59,7 @@ class Tls:
             UsageError: if a file cannot be read, is not what it should be, or they are too large.
         """
         if self.key is not None and self.cert is None:
-            raise UsageError("tls: a key without a certificate: give cert=, too")
+            raise UsageError("tls: a key without a certificate: give cert= as well")
         about: dict[str, Any] = {}
         if self.ca is not None:
             about["ca"] = pem.authorities(self.ca)

@@ -232,7 +232,7 @@ def decode(frame: bytes, schema: Schema, apart: Sequence[Any] = ()) -> tuple[Ver
     """
     head = unpack(frame)
     if type(head) is not tuple or not head or type(head[0]) is not int:
-        raise ProtocolError("a head is an array that begins with a verb")
+        raise ProtocolError("a head must be an array that begins with a verb")
     verb = _VERBS.get(head[0])
     layout = None if verb is None else schema.get(verb)
     if verb is None or layout is None:
@@ -288,7 +288,7 @@ def decode_blob(frame: bytes) -> tuple[Any, ...]:
         or min(flat[0::3], default=0) < 0
         or min(flat[1::3], default=0) < 0
     ):
-        raise ProtocolError("a blob is an array of seq, code, data triples")
+        raise ProtocolError("a blob must be an array of seq, code, data triples")
     return flat
 
 

@@ -214,7 +214,7 @@ class BrokerProcess:
             try:
                 self.stand_by(now_s)
             except OSError as error:
-                self._log.error("cannot start a broker that stands by: %s", error.strerror)
+                self._log.error("cannot start a stand-by broker: %s", error.strerror)
                 self._stand_by_s = now_s + STAND_BY_AGAIN_S
 
     @property
@@ -249,7 +249,7 @@ class BrokerProcess:
                 self.standby = None
                 self._stand_by_s = now_s + STAND_BY_AGAIN_S
                 log.warning(
-                    "the broker that stands by (pid %d) %s; replaced in %g s",
+                    "the stand-by broker (pid %d) %s; replacing it in %g s",
                     pid,
                     ended(status),
                     STAND_BY_AGAIN_S,
@@ -301,7 +301,7 @@ class BrokerProcess:
             log.error(
                 "the broker (pid %d) has not bound its sockets%s; killed",
                 self.child.pid,
-                " and does not run" if is_frozen else "",
+                " and is frozen" if is_frozen else "",
             )
             self._told_s = math.inf
             self.child.signal(signal.SIGKILL)
@@ -336,10 +336,10 @@ class BrokerProcess:
             if not self._can_judge(now_s):
                 return
             log.error(
-                "the broker (pid %d) lives but has been silent for %.1f s%s; killed",
+                "the broker (pid %d) is alive but has been silent for %.1f s%s; killed",
                 self.child.pid,
                 silent_s,
-                " and does not run" if still_s > FROZEN_S else "",
+                " and is frozen" if still_s > FROZEN_S else "",
             )
             self.child.signal(signal.SIGKILL)
             self._hang_up()
@@ -385,7 +385,7 @@ class BrokerProcess:
             self._undertaker.sndhwm = 0  # a death that is dropped would put in doubt what is not
             self._undertaker.connect(self.urls["workers"])
         except zmq.ZMQError as error:
-            self._log.error("cannot connect to the broker: %s; tried again in %g s", error, RECONNECT_S)
+            self._log.error("cannot connect to the broker: %s; retrying in %g s", error, RECONNECT_S)
             self._hang_up()
             self._connect_s = now_s + RECONNECT_S
             return

@@ -158,7 +158,7 @@ class Child:
         """Try again later to start a process, which failed; nothing that runs is touched for it."""
         delay_s = self.backoff.delay_s(0.0, BOOT_FAILURE)
         self.due_s = now_s + delay_s
-        log.error("cannot start %s: %s; tried again in %.1f s", self.name, error.strerror, delay_s)
+        log.error("cannot start %s: %s; retrying in %.1f s", self.name, error.strerror, delay_s)
 
     def plan_next(self, pid: int, status: int, now_s: float) -> None:
         """Plan the next process of a place whose last one, which was `pid`, has ended with `status`."""
@@ -166,10 +166,10 @@ class Child:
         self.due_s = now_s + delay_s
         planned = status == ORDERLY and signal.SIGTERM in self.signals
         level = logging.INFO if planned else logging.WARNING
-        self.log.log(level, "%s (pid %d) %s; replaced in %.1f s", self.name, pid, ended(status), delay_s)
+        self.log.log(level, "%s (pid %d) %s; replacing it in %.1f s", self.name, pid, ended(status), delay_s)
         if self.backoff.failures > MANY_FAILURES:
             self.log.error(
-                "%s has failed %d times in a row within seconds of its start; its own words are above",
+                "%s has failed %d times in a row within seconds of its start; see its output above",
                 self.name,
                 self.backoff.failures,
             )

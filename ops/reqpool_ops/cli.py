@@ -56,12 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 BIND_HELP = (
-    "where clients dial in: ipc:///PATH in a 0700 folder (takes PATH.results and PATH.workers, too) or "
+    "where clients connect: ipc:///PATH in a 0700 folder (takes PATH.results and PATH.workers, too) or "
     "tcp://127.0.0.1:PORT (takes the two ports above it, too); default: {}"
 )
 CONFIG_HELP = (
     "reqpool.toml: names, limits and timeouts of upstreams (docs/operations.md); read again at SIGHUP; "
-    "default: $REQPOOL_CONFIG, else none"
+    "default: $REQPOOL_CONFIG if set"
 )
 
 
@@ -92,23 +92,25 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--workers", type=worker_count, default=DEFAULT_WORKERS, metavar="N")
     up.add_argument("--bind", metavar="URL", help=BIND_HELP.format(runtime.default_url().replace("%", "%%")))
     up.add_argument("--config", metavar="PATH", help=CONFIG_HELP)
-    up.add_argument("--check", action="store_true", help="check the configuration, start nothing")
-    up.add_argument("--embedded", action="store_true", help="end with the process --parent-pid names")
+    up.add_argument("--check", action="store_true", help="check the configuration and exit")
+    up.add_argument(
+        "--embedded", action="store_true", help="stop when the process given by --parent-pid ends"
+    )
     up.add_argument("--parent-pid", type=int, metavar="PID")
     up.set_defaults(run=run_up, usage=up.error)
 
-    status = commands.add_parser("status", help="show how the pool is; exit status 0 if it is well")
-    status.add_argument("--json", action="store_true", help="the report as it is, for programs")
+    status = commands.add_parser("status", help="show the state of the pool; exit status 0 if it is well")
+    status.add_argument("--json", action="store_true", help="print the report as JSON, for programs")
     status.add_argument("--url", help="the broker's intake (default: $REQPOOL_URL, else this user's cluster)")
     status.set_defaults(run=run_status)
 
-    scale = commands.add_parser("scale", help="have a cluster on this machine run N workers")
+    scale = commands.add_parser("scale", help="set the number of workers of a cluster on this machine")
     scale.add_argument("workers", type=worker_count, metavar="N")
     scale.add_argument("--url", help="its intake (default: $REQPOOL_URL, else this user's cluster)")
     scale.set_defaults(run=run_scale)
 
     restart = commands.add_parser(
-        "restart", help="have a cluster on this machine replace all its processes while it serves"
+        "restart", help="replace all processes of a cluster on this machine while it serves"
     )
     restart.add_argument("--url", help="its intake (default: $REQPOOL_URL, else this user's cluster)")
     restart.set_defaults(run=run_restart)
@@ -122,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
 def worker_count(text: str) -> int:
     """Parse the number of workers."""
     if not text.isdecimal() or not 1 <= int(text) <= runtime.MAX_WORKERS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of workers (1 to {runtime.MAX_WORKERS})")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of workers (1 to {runtime.MAX_WORKERS})")
     return int(text)
 
 
@@ -134,7 +136,7 @@ def run_up(options: argparse.Namespace) -> int:
     if options.embedded and (options.parent_pid is None or options.bind is None):
         options.usage("--embedded needs --parent-pid and --bind")
     if options.parent_pid is not None and not options.embedded:
-        options.usage("--parent-pid belongs to --embedded")
+        options.usage("--parent-pid requires --embedded")
     path = options.config
     if path is None and not options.embedded:
         path = os.environ.get("REQPOOL_CONFIG") or None

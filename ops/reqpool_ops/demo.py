@@ -247,7 +247,7 @@ def upstream_process() -> Iterator[dict[str, dict[str, str]]]:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise TimeoutError("the demo's upstreams did not start; their own words are above")
+            raise TimeoutError("the demo's upstreams did not start; see their output above")
         report: dict[str, dict[str, str]] = json.loads(line)
         yield report
 
@@ -292,7 +292,7 @@ def wait_for_workers(url: str, workers: int) -> dict[str, Any]:
             if sum(worker["state"] == "live" for worker in report["workers"]) == workers:
                 return report
         time.sleep(0.02)
-    raise TimeoutError("the cluster did not start; its own words are above")
+    raise TimeoutError("the cluster did not start; see its output above")
 
 
 if __name__ == "__main__":

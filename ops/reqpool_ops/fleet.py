@@ -182,5 +182,5 @@ class Fleet:
         for worker in self.workers:
             reason = reasons.get(worker.id)
             if worker.process is not None and reason is not None and signal.SIGKILL not in worker.signals:
-                log.error("%s (pid %d) lives but %s; killed", worker.name, worker.pid, reason)
+                log.error("%s (pid %d) is alive but %s; killed", worker.name, worker.pid, reason)
                 worker.signal(signal.SIGKILL)

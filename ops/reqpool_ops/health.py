@@ -75,10 +75,11 @@ class Watch:
             if silent_s is not None:
                 heard_s = self._heard_s[identity] = max(heard_s, now_s - silent_s)
             if now_s - heard_s > HUNG_AFTER_S:
-                reasons[identity] = f"is silent for {HUNG_AFTER_S:.1f} s"
+                reasons[identity] = f"has been silent for {HUNG_AFTER_S:.1f} s"
             elif about.get("blocking") is True and now_s - heard_s > BLOCKING_AFTER_S:
                 reasons[identity] = (
-                    f"is silent for {now_s - heard_s:.1f} s and holds connections that others wait for"
+                    f"has been silent for {now_s - heard_s:.1f} s and holds connections that "
+                    "other workers wait for"
                 )
             elif about and now_s - heard_s > UNEASY_AFTER_S:
                 self.is_uneasy = True
@@ -108,7 +109,7 @@ def judge(report: Mapping[str, Any], expected_workers: int | None) -> list[str]:
         if silent_s * 1000 > wire.LIVENESS_MS:
             ailments.append(f"{name} has been silent for {silent_s:.1f} s")
         elif state == "stranger":
-            ailments.append(f"{name} was not started by this cluster's supervisor: it is given nothing to do")
+            ailments.append(f"{name} was not started by this cluster's supervisor: it gets no requests")
         elif state not in ("live", "draining"):
             ailments.append(f"{name} is {state}")
         ailments += lag(name, members(worker.get("sample")))

@@ -30,20 +30,18 @@ def restart(url: str) -> str:
     """
     about = supervisor(url)
     if "restarts_asked" not in about:
-        raise CannotStart(
-            f"the supervisor (pid {about['pid']}) is of a version that cannot: stop and start it"
-        )
+        raise CannotStart(f"the supervisor (pid {about['pid']}) is too old to do that: stop and start it")
     pid, number = about["pid"], about["restarts_asked"] + 1
     tell(pid, RESTART_SIGNAL)
     deadline_s = time.monotonic() + TAKEN_WITHIN_S
     while about["restarts_asked"] < number:
         if time.monotonic() > deadline_s:
-            raise CannotStart(f"the supervisor (pid {pid}) does not begin; see its log")
+            raise CannotStart(f"the supervisor (pid {pid}) does not begin the restart; see its log")
         about = _again(url, pid)
     while about["restarts_done"] < number:
         about = _again(url, pid)
     if not about["restart_well"]:
-        raise CannotStart(f"the restart was given up: {about['restart_said']}")
+        raise CannotStart(f"the restart failed: {about['restart_said']}")
     return str(about["restart_said"])
 
 
@@ -51,5 +49,5 @@ def _again(url: str, pid: int) -> Mapping[str, Any]:
     time.sleep(0.02)
     about = supervisor(url)
     if about["pid"] != pid:
-        raise CannotStart(f"the supervisor (pid {pid}) has ended meanwhile; see its log")
+        raise CannotStart(f"the supervisor (pid {pid}) has ended in the meantime; see its log")
     return about

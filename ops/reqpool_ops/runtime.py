@@ -151,7 +151,7 @@ def split_tcp(url: str) -> tuple[str, int]:
     if not loopback:
         raise CannotStart(
             f"{shown} reaches beyond this machine, and there is no authentication yet: "
-            "anybody who reaches the port could use the pool. Bind tcp://127.0.0.1:PORT or ipc:///PATH"
+            "anyone who can reach the port could use the pool. Bind tcp://127.0.0.1:PORT or ipc:///PATH"
         )
     number = 0 if port == "*" else int(port)
     if number > MAX_PORT:
@@ -260,7 +260,7 @@ def listening_pid(path: Path) -> int | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise CannotStart(f"{path} is in the way and is no socket; remove it or bind elsewhere")
+                raise CannotStart(f"{path} exists and is not a socket; remove it or bind elsewhere")
             probe.setblocking(False)
             probe.connect(os.fspath(path))
         except (FileNotFoundError, ConnectionRefusedError):
@@ -364,7 +364,7 @@ class Lock:
         self.after_kill = found == LOCK_START
         if found and not self.after_kill:
             self._file.close()  # a file of this name that somebody else made is not ours to empty
-            raise CannotStart(f"{path} is in the way and is no lock; remove it or bind elsewhere")
+            raise CannotStart(f"{path} exists and is not a lock file; remove it or bind elsewhere")
         self._written_bytes = os.fstat(fd).st_size
         self._about: dict[str, int | str] = {"pid": pid}
         self.note(workers=workers)

@@ -93,7 +93,7 @@ def fetch(url: str, timeout_s: float = ANSWER_WITHIN_S) -> dict[str, Any]:
                 if report is not None:
                     return report
         except ProtocolError as error:
-            text = f"what answers at {without_password(url)} is not a broker: {error}"
+            text = f"the peer at {without_password(url)} is not a broker: {error}"
             raise BrokerUnavailable(text) from error
         finally:
             client.close()

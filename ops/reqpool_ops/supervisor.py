@@ -187,7 +187,7 @@ class Supervisor:
         try:
             self._parent_fd = os.pidfd_open(pid)
         except ProcessLookupError as error:
-            raise CannotStart(f"the parent process {pid} is gone already") from error
+            raise CannotStart(f"the parent process {pid} has already ended") from error
 
     @property
     def _workers_url(self) -> str | None:
@@ -243,7 +243,7 @@ class Supervisor:
         wake_s = min(now_s + self._ask_every_s, *due)
         ready = dict(poller.poll(int(max(0.0, wake_s - now_s) * 1000) + 1))
         if self._parent_fd in ready:
-            log.info("the parent process is gone; ending")
+            log.info("the parent process has ended; stopping")
             self._phase, self._status = Phase.OVER, 1
 
     @property
@@ -266,10 +266,10 @@ class Supervisor:
                 self._restarts_asked += 1
                 self._note(restarts_asked=self._restarts_asked)
             elif self._phase is Phase.RUNNING:
-                log.info("%s: stopping; once more to stop at once", name)
+                log.info("%s: stopping; signal again to stop at once", name)
                 self._stop(now_s)
             elif self._phase is not Phase.OVER:
-                log.warning("%s again: ending at once", name)
+                log.warning("%s again: stopping at once", name)
                 self._phase, self._status = Phase.OVER, 1
 
     def _reload(self, config: CheckedConfig) -> None:
@@ -296,7 +296,7 @@ class Supervisor:
             self._fleet.dismiss(self._fleet.staying[-1], now_s)
         self._plan.workers = count
         self._note(workers=count)
-        log.info("now to run: %s", counted(count, "worker"))
+        log.info("scaling to %s", counted(count, "worker"))
 
     def _note(self, **figures: int | str) -> None:
         if self._lock is not None:
@@ -323,7 +323,7 @@ class Supervisor:
             log.info("%s", end.value)
             self._end_restart(end.value, well=True)
         except RestartFailed as error:
-            log.error("the restart is given up: %s", error)
+            log.error("the restart failed: %s", error)
             self._end_restart(str(error), well=False)
 
     def _end_restart(self, said: str, *, well: bool) -> None:
@@ -351,7 +351,7 @@ class Supervisor:
     def _note_end(self, child: Child, pid: int, status: int, now_s: float) -> None:
         is_broker, running = child is self._broker.child, self._phase is Phase.RUNNING
         if is_broker and not self._broker.urls and running:
-            raise CannotStart(f"the broker {ended(status)} before it was ready; its own words are above")
+            raise CannotStart(f"the broker {ended(status)} before it was ready; see its output above")
         wanted = self._broker_is_wanted if is_broker else running and not child.leaving
         if wanted:
             child.plan_next(pid, status, now_s)

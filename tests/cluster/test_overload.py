@@ -31,7 +31,9 @@ def test_what_would_wait_for_too_long_is_refused_at_once_and_other_clients_are_s
 
             patient = [ask(greedy, 600.0) for _ in range(WAITING)]
             wait_until(lambda: figures(running).get("served_per_s"), 30, "the broker knows what is served")
-            with pytest.raises(reqpool.Overloaded, match=r"the upstream serves .* wait before it") as refused:
+            with pytest.raises(
+                reqpool.Overloaded, match=r"the upstream serves .* are ahead of it"
+            ) as refused:
                 ask(greedy, 3.0).result()
             error = refused.value
             assert error.phase == "queue"

@@ -329,7 +329,7 @@ def test_an_embedded_pool_survives_the_death_of_its_supervisor(
             _, left = psutil.wait_procs(children, timeout=10)
             assert not left
             assert upstream.received.count(b"once") == life
-    assert caplog.text.count("ended by SIGKILL; another has been started") == 2
+    assert caplog.text.count("killed by SIGKILL; another has been started") == 2
 
 
 # --- threads and loops -------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_a_wrong_file_is_said_and_changes_nothing(file: Path) -> None:
             reqpool.Pool(running.url) as pool,
         ):
             file.write_text(echo_table("echo", peer, "max_connections = 0"))
-            said = f"{file}:3: upstreams.echo.max_connections: 0 is no whole number from 1 to 1000000"
+            said = f"{file}:3: upstreams.echo.max_connections: 0 is not a whole number from 1 to 1000000"
             reload(running, said)
             assert "ERROR SIGHUP: the configuration stays as it was:" in running.log()
             assert pool.tcp("echo", b"hello\n", until=LINE).result(10) == b"hello\n"

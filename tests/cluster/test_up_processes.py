@@ -326,7 +326,7 @@ def test_what_stands_in_the_way_of_any_of_the_three_sockets_is_left_alone() -> N
         Path(folder, "one.sock.workers").write_text("precious")
         done = reqpool_command("up", "--bind", f"ipc://{folder}/one.sock")
         assert done.returncode == 1
-        said = f"{folder}/one.sock.workers is in the way and is no socket; remove it or bind elsewhere"
+        said = f"{folder}/one.sock.workers exists and is not a socket; remove it or bind elsewhere"
         assert done.stderr == f"reqpool: {said}\n"
         assert Path(folder, "one.sock.workers").read_text() == "precious"
 

@@ -98,7 +98,7 @@ def test_restart_reload_scale(folder: Path) -> None:
         assert (reloaded.returncode, reloaded.stderr.splitlines()) == (
             1,
             [
-                f"{config}:2: upstreams.names.url: is no text in quotes",
+                f"{config}:2: upstreams.names.url: must be a quoted string",
                 "start-cluster.sh: the configuration stays as it was",
             ],
         )
@@ -203,7 +203,7 @@ def test_a_start_that_fails_says_why_and_nothing_else(folder: Path, command: tup
     (folder / "reqpool/cluster.log").write_text("an old story\n")
     done = script("start-cluster.sh", *command, "--workers", "x", XDG_RUNTIME_DIR=str(folder))
     assert done.returncode == 1
-    assert "'x' is no number of workers" in done.stderr
+    assert "'x' is not a number of workers" in done.stderr
     assert "old story" not in done.stderr
     assert "/proc/" not in done.stderr
     assert not (folder / "reqpool/cluster.pid").exists()

@@ -68,7 +68,7 @@ class Story:
             self.talk.say(Verb.CANCEL, [(SESSION, (self.random.choice(running),))])
 
     def lose(self) -> None:
-        reject = wire.encode(Verb.REJECT, Reject.UNKNOWN, "say HELLO", {})
+        reject = wire.encode(Verb.REJECT, Reject.UNKNOWN, "send HELLO", {})
         self.talk.conversation.take([reject], self.talk.now_s)
         self.reconnect()
 

@@ -250,7 +250,7 @@ class Site:
         if wire is None:
             self.ledger.no_such_pin(lease, pin)
         elif wire.asked:
-            self.ledger.lose_pin(lease, "the last request of this session has not ended on its connection")
+            self.ledger.lose_pin(lease, "the last request of this session has not finished on its connection")
         else:
             for request in list(lease.requests):
                 wire.ask(request)

@@ -46,4 +46,4 @@ def gone(client: FakeClient, seq: int) -> bool:
     about = client.error(seq)
     assert about["phase"] == "queue"
     assert about["sent"] is False
-    return "held for this session is gone" in about["text"]
+    return "pinned to this session is lost" in about["text"]

@@ -47,7 +47,7 @@ def test_a_refusal_says_what_is_served_and_when_to_try_again() -> None:
     run.go(4.0)
     error = asker.errors(Code.OVERLOADED)[-1]
     assert re.match(
-        r"the upstream serves \d+ requests/s and \d+ wait before it: "
+        r"the upstream serves \d+ requests/s and \d+ requests are ahead of it: "
         r"this one would take [\d.]+ s, its timeout is 2 s;",
         error["text"],
     )

@@ -140,7 +140,7 @@ def refused(client: FakeClient, seq: int) -> str:
 def test_what_cannot_open_a_pin_is_told_why() -> None:
     desk = Desk()
     worker, client = desk.worker(held_kind()), desk.client()
-    alone = "opened by one request to one upstream, which is not idempotent"
+    alone = "opened by a single non-idempotent request to a single upstream"
     ask(client, 1, 2, pin=1, opens=True)
     assert alone in refused(client, 1)
     assert alone in refused(client, 2)
@@ -151,7 +151,7 @@ def test_what_cannot_open_a_pin_is_told_why() -> None:
     assert worker.held() == []
     ask(client, 5, pin=1, opens=True)
     ask(client, 6, pin=1, opens=True)
-    assert "pin 1 is open already" in refused(client, 6)
+    assert "pin 1 is already open" in refused(client, 6)
     assert worker.held() == [5]
     desk.check_books()
 
@@ -165,7 +165,7 @@ def test_too_many_pins_are_refused() -> None:
     desk.settle()
     assert client.outcomes == {}
     ask(client, 5000, pin=5000, opens=True)
-    assert f"{MAX_PINS} connections are held" in refused(client, 5000)
+    assert f"{MAX_PINS} connections are already pinned" in refused(client, 5000)
     client.send(Verb.UNPIN, 1)
     ask(client, 5001, pin=5001, opens=True)
     assert 5001 not in client.outcomes
@@ -180,10 +180,10 @@ def test_too_many_pins_are_refused() -> None:
 def test_a_later_request_that_could_run_elsewhere_is_refused(options: dict[str, object]) -> None:
     desk, holder, client = opened()
     ask(client, 2, pin=1, **options)
-    assert "one by one, and never idempotent" in refused(client, 2)
+    assert "one at a time and not be idempotent" in refused(client, 2)
     ask(client, 3, 4, pin=1)
-    assert "one by one" in refused(client, 3)
-    assert "one by one" in refused(client, 4)
+    assert "one at a time" in refused(client, 3)
+    assert "one at a time" in refused(client, 4)
     assert holder.held() == []
     ask(client, 5, pin=1)
     assert holder.held() == [5]

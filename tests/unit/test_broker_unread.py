@@ -55,7 +55,7 @@ def test_a_client_that_is_frozen_makes_the_broker_keep_no_more_than_its_limit(
     assert codes == [Code.OK] * kept + [code] * (COUNT - kept)
     error = client.error(COUNT)
     assert error["sent"] is True
-    assert "answers to read" in error["text"]
+    assert "of unread answers" in error["text"]
 
 
 def test_a_client_that_reads_slowly_gets_all_of_its_answers() -> None:

@@ -75,8 +75,8 @@ def test_a_wrong_configuration_is_1_and_starts_nothing(
     assert (out, err.splitlines()) == (
         "",
         [
-            f"{path}:2: upstreams.names.url: is no text in quotes",
-            f"{path}:3: upstreams.names.retries: -1 is no whole number from 0 to 10",
+            f"{path}:2: upstreams.names.url: must be a quoted string",
+            f"{path}:3: upstreams.names.retries: -1 is not a whole number from 0 to 10",
         ],
     )
     assert not (tmp_path / "reqpool").exists()
@@ -85,7 +85,7 @@ def test_a_wrong_configuration_is_1_and_starts_nothing(
 def test_what_is_not_there_cannot_be_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["scale", "2", "--url", f"ipc://{tmp_path}/x"]) == 1
     assert capsys.readouterr().err == (
-        f"reqpool: no cluster of yours was started on this machine at ipc://{tmp_path}/x\n"
+        f"reqpool: you have started no cluster on this machine at ipc://{tmp_path}/x\n"
     )
 
 
@@ -155,7 +155,8 @@ def test_bad_escapes_are_refused(text: str, escape: str) -> None:
     with pytest.raises(reqpool.UsageError) as error:
         raw.unescape(text)
     assert (
-        error.value.text == f"{report_values.text(text)}: {escape} is no escape; there are {raw.ESCAPES_TEXT}"
+        error.value.text
+        == f"{report_values.text(text)}: {escape} is not an escape; use one of {raw.ESCAPES_TEXT}"
     )
 
 

@@ -37,16 +37,16 @@ def test_limits_are_read_and_reach_a_broker_by_its_supervisor() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("max_pending = 0", "clients.max_pending: 0 is no whole number from 1"),
-        ("max_pending = 1.5", "clients.max_pending: 1.5 is no whole number"),
+        ("max_pending = 0", "clients.max_pending: 0 is not a whole number from 1"),
+        ("max_pending = 1.5", "clients.max_pending: 1.5 is not a whole number"),
         (
             "max_queued_bytes = 1000",
-            "clients.max_queued_bytes: 1000 is no whole number of bytes",
+            "clients.max_queued_bytes: 1000 is not a whole number of bytes",
         ),
-        ("max_connections = 1", "clients.max_connections: 1 is no whole number from 2"),
+        ("max_connections = 1", "clients.max_connections: 1 is not a whole number from 2"),
         ("max_messages_per_s = true", "clients.max_messages_per_s: true is no"),
         ("max_refused_subscriptions = 1", "clients.max_refused_subscriptions: 1 is no"),
-        ("max_pendin = 1", "clients.max_pendin: is unknown here; did you mean max_pending?"),
+        ("max_pendin = 1", "clients.max_pendin: unknown key; did you mean max_pending?"),
     ],
 )
 def test_what_is_wrong_is_said_with_line_and_key(line: str, said: str) -> None:
@@ -56,7 +56,7 @@ def test_what_is_wrong_is_said_with_line_and_key(line: str, said: str) -> None:
 
 
 def test_clients_must_be_a_table() -> None:
-    with pytest.raises(ConfigError, match="clients: is no table"):
+    with pytest.raises(ConfigError, match="clients: must be a table"):
         read("clients = 3\n")
 
 

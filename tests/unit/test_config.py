@@ -200,10 +200,10 @@ def test_all_problems_are_said_at_once_in_the_order_of_the_file() -> None:
         verify = "yes"
     """
     assert problems(text) == [
-        "1: wrong: is unknown here; known: clients, defaults, upstreams",
-        "3: defaults.retries: 11 is no whole number from 0 to 10",
-        "6: upstreams.cache.max_connections: 0 is no whole number from 1 to 1000000",
-        "7: upstreams.cache.max_conections: is unknown here; did you mean max_connections?",
+        "1: wrong: unknown key; known: clients, defaults, upstreams",
+        "3: defaults.retries: 11 is not a whole number from 0 to 10",
+        "6: upstreams.cache.max_connections: 0 is not a whole number from 1 to 1000000",
+        "7: upstreams.cache.max_conections: unknown key; did you mean max_connections?",
         "8: upstreams.empty: has no url",
         "11: upstreams.names.max_connections: kind 'dns' has no connections: its limit is max_in_flight",
         '13: upstreams.cache.tls.verify: "yes" is neither true nor false',
@@ -213,14 +213,14 @@ def test_all_problems_are_said_at_once_in_the_order_of_the_file() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("true", "true is no"),
-        ('"20"', '"20" is no'),
-        ("1.5", "1.5 is no"),
-        ("[1]", "an array is no"),
-        ("{ a = 1 }", "a table is no"),
-        ("1979-05-27", '"1979-05-27" is no'),
-        ("1000001", "1000001 is no"),
-        ("1" + "0" * 400, "1" + "0" * 38 + "… is no"),
+        ("true", "true is not a"),
+        ('"20"', '"20" is not a'),
+        ("1.5", "1.5 is not a"),
+        ("[1]", "an array is not a"),
+        ("{ a = 1 }", "a table is not a"),
+        ("1979-05-27", '"1979-05-27" is not a'),
+        ("1000001", "1000001 is not a"),
+        ("1" + "0" * 400, "1" + "0" * 38 + "… is not a"),
     ],
 )
 def test_what_is_no_number_of_connections_is_refused(value: str, said: str) -> None:
@@ -232,7 +232,7 @@ def test_what_is_no_number_of_connections_is_refused(value: str, said: str) -> N
 def test_what_is_no_timeout_is_refused(value: str) -> None:
     (problem,) = problems(f'[upstreams.cache]\nread_timeout_s = {value}\nurl = "store://h"')
     assert problem.startswith("2: upstreams.cache.read_timeout_s: ")
-    assert problem.endswith(" is no number of seconds from 0.001 to 2592000")
+    assert problem.endswith(" is not a number of seconds from 0.001 to 2592000")
 
 
 @pytest.mark.parametrize(
@@ -252,27 +252,33 @@ def test_a_syntax_error_has_its_line(text: str, said: str) -> None:
 @pytest.mark.parametrize("text", ["a = " + "[" * 5000, "a = 1" + "0" * 5000], ids=["deep", "long"])
 def test_what_no_parser_can_take_is_said_too(text: str) -> None:
     (problem,) = problems(text)
-    assert problem.startswith("1: no configuration: ")
+    assert problem.startswith("1: not a configuration file: ")
 
 
 def test_deep_keys_and_long_statements_are_said_at_once() -> None:
-    assert problems("a." * 5000 + "b = 1") == ["1: a: is unknown here; known: clients, defaults, upstreams"]
+    assert problems("a." * 5000 + "b = 1") == ["1: a: unknown key; known: clients, defaults, upstreams"]
     long = "a = [\n" + "1,\n" * 50_000 + "]\nb = 1"
-    assert problems(long)[0].startswith("1: a: is unknown here")
+    assert problems(long)[0].startswith("1: a: unknown key")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("upstreams = 3", "1: upstreams: is no table; write [upstreams] above its keys"),
-        ("[upstreams]\ncache = 3", "2: upstreams.cache: is no table; write [upstreams.cache] above its keys"),
-        ("[[upstreams.cache]]", "1: upstreams.cache: is no table; write [upstreams.cache] above its keys"),
+        ("upstreams = 3", "1: upstreams: must be a table: write [upstreams] above its keys"),
+        (
+            "[upstreams]\ncache = 3",
+            "2: upstreams.cache: must be a table: write [upstreams.cache] above its keys",
+        ),
+        (
+            "[[upstreams.cache]]",
+            "1: upstreams.cache: must be a table: write [upstreams.cache] above its keys",
+        ),
         (
             '[upstreams."my cache"]\nurl = "store://h"',
-            "1: upstreams.my cache: is no name: a letter, then letters, digits, '_', '.' and '-', "
-            "64 characters at most",
+            "1: upstreams.my cache: is not a valid name: use a letter, then letters, digits, '_', '.' and "
+            "'-', at most 64 characters",
         ),
-        ("[upstreams.a]\nurl = 5", "2: upstreams.a.url: is no text in quotes"),
+        ("[upstreams.a]\nurl = 5", "2: upstreams.a.url: must be a quoted string"),
         ('[upstreams.a]\nurl = ""', "2: upstreams.a.url: is empty"),
         (
             '[upstreams.a]\nurl = "10.0.0.5:6379"',
@@ -281,12 +287,12 @@ def test_deep_keys_and_long_statements_are_said_at_once() -> None:
         ('[upstreams.a]\nurl = "store://h:x"', None),
         (
             '[upstreams.a]\nurl = "stroe://h"',
-            '2: upstreams.a.url: no kind that is installed has URLs that begin with "stroe"://; '
+            "2: upstreams.a.url: no installed kind handles stroe:// URLs; "
             "did you mean store?; kind 'lost' cannot be loaded (no such module)",
         ),
         (
             '[upstreams.a]\nurl = "udp://127.0.0.1:7"\n[upstreams.a.tls]\n',
-            "2: upstreams.a.url: udp:// has no TLS",
+            "2: upstreams.a.url: udp:// does not support TLS",
         ),
     ],
 )
@@ -305,7 +311,7 @@ def test_upstreams_at_one_server_share_its_limit() -> None:
         url = "store://app@h:7/1"
         read_timeout_s = 2
     """
-    said = "upstream 'cache' says 20, and both are at store://h:7, which has one limit: give both the same"
+    said = "upstream 'cache' sets 20, but both are at store://h:7, which has one limit: give both the same"
     assert problems(text) == [f"5: upstreams.sessions.max_connections: {said}"]
     config = read(textwrap.dedent(text) + "max_connections = 20\n")
     assert len(config.by_key("store://h:7")) == 2
@@ -356,13 +362,13 @@ def test_a_colon_and_a_percent_encoded_at_sign_are_not_a_password() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('password_env = "MISSING"', "the environment variable that it names is not set"),
-        ('password_env = "EMPTY"', "the environment variable that it names is empty"),
-        ('password_file = "missing"', "the file that it names: No such file or directory"),
-        ('password_file = "empty"', "the first line of the file that it names is empty"),
+        ('password_env = "MISSING"', "names an environment variable that is not set"),
+        ('password_env = "EMPTY"', "names an environment variable that is empty"),
+        ('password_file = "missing"', "cannot read the file it names: No such file or directory"),
+        ('password_file = "empty"', "names a file whose first line is empty"),
         (
             'password_file = "empty"\npassword_env = "MISSING"',
-            "password_env is given, too; give one of the two",
+            "password_env is also given; give only one of the two",
         ),
     ],
 )
@@ -390,7 +396,7 @@ def test_a_password_that_is_not_there_is_said(text: str, said: str, tmp_path: Pa
         ),
         (
             'cert = "client.pem"\nkey = "other.pem"',
-            "2: upstreams.cache.tls.cert: '{}/client.pem': not a certificate and its key (the key is another",
+            "2: upstreams.cache.tls.cert: '{}/client.pem': not a certificate and its key (the key does not",
         ),
         (
             'ca = "locked.pem"',
@@ -398,10 +404,10 @@ def test_a_password_that_is_not_there_is_said(text: str, said: str, tmp_path: Pa
         ),
         (
             'cert = "client.pem"\nkey = "locked.pem"',
-            "3: upstreams.cache.tls.key: '{}/locked.pem': the key is encrypted; give it without a password",
+            "3: upstreams.cache.tls.key: '{}/locked.pem': the key is encrypted; give one without a password",
         ),
-        ('key = "ca.pem"', "2: upstreams.cache.tls.key: is of no use without cert"),
-        ("sni = 'x'", "2: upstreams.cache.tls.sni: is unknown here"),
+        ('key = "ca.pem"', "2: upstreams.cache.tls.key: needs cert as well"),
+        ("sni = 'x'", "2: upstreams.cache.tls.sni: unknown key"),
         ('server_name = "a\\u0007"', "1: upstreams.cache.tls: tls server_name='a\\x07' is not a host name"),
     ],
 )
@@ -544,7 +550,7 @@ def test_changes_are_said_by_name(four: Config) -> None:
     [
         (None, ": No such file or directory"),
         (b"# caf\xe9\n", ":1: not UTF-8, which TOML is written in"),
-        (b"#" * (1 << 20) + b"#", ": over 1048576 bytes; that is no configuration"),
+        (b"#" * (1 << 20) + b"#", ": larger than 1048576 bytes, so not a configuration file"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_said(content: bytes | None, said: str, tmp_path: Path) -> None:

@@ -35,14 +35,14 @@ def test_tls_files_that_could_not_travel_are_named_with_their_size(tmp_path: Pat
     certificates.bundle(tmp_path / "large.pem", wire.MAX_SETTINGS_BYTES + 1)
     (problem,) = problems(f'{REDIS}[upstreams.a.tls]\nca = "large.pem"', tmp_path)
     assert problem.startswith("4: upstreams.a.tls.ca: ")
-    assert f"'{tmp_path}/large.pem' has 1048577 bytes, at most 1048576 are allowed" in problem
+    assert f"'{tmp_path}/large.pem' has 1048577 bytes; at most 1048576 are allowed" in problem
 
 
 def test_tls_files_and_password_are_counted_together(tmp_path: Path) -> None:
     certificates.bundle(tmp_path / "ca.pem", wire.MAX_SETTINGS_BYTES)
     (problem,) = problems(f'{REDIS}tls.ca = "ca.pem"\npassword_env = "P"', tmp_path, P="p" * 1_000)
     assert "password, tls of an upstream have 104" in problem
-    assert "bytes together, at most 1048576 are allowed" in problem
+    assert "bytes together; at most 1048576 are allowed" in problem
 
 
 @pytest.mark.parametrize(("more", "wrong"), [(0, False), (1, True)])
@@ -52,7 +52,7 @@ def test_password_over_the_bound_by_one_is_refused(more: int, wrong: bool, tmp_p
     found = problems('[upstreams.a]\nurl = "redis://h"\npassword_env = "P"', tmp_path, P=secret)
     assert bool(found) is wrong
     for problem in found:
-        assert "password of an upstream have 1048577 bytes together, at most 1048576" in problem
+        assert "password of an upstream have 1048577 bytes together; at most 1048576" in problem
         assert "ppp" not in problem
 
 
@@ -70,7 +70,7 @@ def test_origin_over_the_bound_by_one_is_refused(more: int, wrong: bool, tmp_pat
     assert bool(found) is wrong
     for problem in found:
         assert problem.startswith("2: upstreams.a.url: ")
-        assert "1025 characters, at most 1024" in problem
+        assert "1025 characters; at most 1024" in problem
 
 
 @pytest.mark.parametrize(

@@ -496,7 +496,7 @@ def test_settings_that_are_not_the_origins_are_refused(broker: FakeBroker) -> No
             broker.lease("lines", name, {seq: b"x\n"}, settings=given)
             code, data = broker.results(1)[seq]
             assert code == Code.USAGE
-            assert "not the ones this origin stands for" in wire.decode_error(data)["text"]
+            assert "do not match this origin" in wire.decode_error(data)["text"]
         broker.lease("lines", origin, {10: b"x\n"}, settings=settings)
         assert broker.results(1) == {10: (0, b"x")}
         broker.lease("lines", origin, {11: b"x\n"}, settings=others)  # also when it is known
@@ -642,4 +642,4 @@ def test_a_connection_that_is_broken_before_we_look_is_one_that_closed_at_once(
         failed = broker.failure()
     assert (failed.code, failed.sent) == (Code.CONNECT_FAILED, False)
     text = wire.decode_error(failed.details)["text"]
-    assert f"{os.strerror(code)}: no greeting came, and a MySQL server speaks first" in text
+    assert f"{os.strerror(code)}: no greeting received, and a MySQL server speaks first" in text

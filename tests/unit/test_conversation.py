@@ -63,7 +63,7 @@ def test_what_a_broker_names_as_doubtful_when_it_ends_is_sent_again_and_the_rest
     leased, queued = talk.submit(b"leased", 0.0), talk.submit(b"queued", 0.0)
     talk.conversation.turn(0.0)
     doubtful = [(leased.seq, leased.seq)]
-    talk.publish(0.1, wire.encode(Verb.GOODBYE, 7, "the broker ends", 1, 0, False, doubtful))
+    talk.publish(0.1, wire.encode(Verb.GOODBYE, 7, "the broker is stopping", 1, 0, False, doubtful))
     talk.open(1.0, epoch=8)
     talk.conversation.turn(1.0)
     assert resubmitted(talk) == {
@@ -153,7 +153,7 @@ def test_a_transport_that_cannot_dial_ends_what_waits_and_says_why() -> None:
     talk.conversation.turn(0.0)
     error = future.exception()
     assert isinstance(error, reqpool.BrokerUnavailable)
-    assert f"the broker at {URL}: cannot be dialled: Invalid argument" in str(error)
+    assert f"the broker at {URL}: cannot connect: Invalid argument" in str(error)
 
 
 def test_a_client_that_starts_before_its_cluster_waits_for_it() -> None:
@@ -217,7 +217,7 @@ def test_each_outage_is_logged_and_not_one_during_which_nothing_is_asked(
     talk.conversation.turn(8.9)
     assert len(caplog.messages) == 1
     talk.conversation.turn(9.0)
-    assert [f"the connection to the broker at {URL} is lost" in message for message in caplog.messages] == [
+    assert [f"the connection to the broker at {URL} was lost" in message for message in caplog.messages] == [
         True,
         True,
     ]
@@ -299,7 +299,7 @@ def test_a_process_that_is_short_of_files_is_not_asked_whether_a_broker_runs() -
     talk.conversation.turn(0.0)
     talk.conversation.turn(talk.conversation.table.due_s)
     assert future._state is FINISHED
-    assert f"the broker at {URL} cannot be dialled: short of files" in str(future.exception())
+    assert f"cannot connect to the broker at {URL}: short of files" in str(future.exception())
     assert "running there" not in str(future.exception())
 
 

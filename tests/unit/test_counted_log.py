@@ -38,7 +38,7 @@ def test_the_first_few_lines_are_written_and_the_last_of_them_says_what_follows(
         log.warning("message %d", number)
     assert caplog.messages[:-1] == [f"message {number}" for number in range(FEW_LINES - 1)]
     assert caplog.messages[-1] == (
-        f"message {FEW_LINES - 1} (more like it are counted, and one written in 10 s)"
+        f"message {FEW_LINES - 1} (similar messages are counted, and one is written every 10 s)"
     )
 
 
@@ -52,7 +52,7 @@ def test_a_flood_that_goes_on_is_one_line_in_a_span_with_the_count_of_the_others
         caplog.clear()
         for _ in range(10):
             log.warning("100 % flood")
-        assert caplog.messages == [f"100 % flood ({expected} more like it were not written)"]
+        assert caplog.messages == [f"100 % flood ({expected} similar messages were not written)"]
 
 
 def test_after_a_quiet_span_the_few_are_written_again(

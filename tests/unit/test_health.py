@@ -51,7 +51,7 @@ def test_without_a_known_number_one_live_worker_is_enough() -> None:
         (
             report(worker(), worker("intruder", state="stranger")),
             1,
-            "intruder was not started by this cluster's supervisor: it is given nothing to do",
+            "intruder was not started by this cluster's supervisor: it gets no requests",
         ),
         (report(worker(since_heartbeat_s=4.0)), 1, "worker-1 has been silent for 4.0 s"),
         (report(worker(sample={"loop_lag_ms": 1500.0})), 1, "worker-1's loop lags by 1500 ms"),
@@ -101,7 +101,7 @@ def test_a_silent_worker_that_others_wait_for_hangs_after_one_liveness_span() ->
     tenths = range(1, 40)
     hung_at = [tenth for tenth in tenths if watch.hung(blocking(ONE, tenth / 10), 100.0 + tenth / 10)]
     assert hung_at[0] == 27  # the first report says nothing about the time before it
-    assert "others wait" in watch.hung(blocking(ONE, 4.0), 104.0)[ONE]
+    assert "other workers wait" in watch.hung(blocking(ONE, 4.0), 104.0)[ONE]
 
 
 def test_a_worker_that_a_new_broker_awaits_and_others_wait_for_hangs_likewise() -> None:

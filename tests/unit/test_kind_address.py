@@ -53,7 +53,7 @@ def test_a_default_port_fills_in(text: str, canonical: str) -> None:
         ("[::1:53", "unmatched bracket"),
         ("[::1]53", "unmatched bracket"),
         ("[1.2.3.4]:53", "brackets are for IPv6"),
-        ("example.com:80", "takes no host names"),
+        ("example.com:80", "does not accept host names"),
         ("tcp://127.0.0.1:80", "is a URL"),
         (("127.0.0.1", 53), "not tuple"),
         (b"127.0.0.1:53", "not bytes"),

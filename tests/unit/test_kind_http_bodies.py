@@ -147,34 +147,34 @@ class Unreadable:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"data": 5}, "data= is bytes, str, something with read.*not int"),
+        ({"data": 5}, "data= must be bytes, str, something with read.*not int"),
         ({"data": object()}, "not object"),
         ({"data": (one for one in (b"a", b"b"))}, "not generator"),
-        ({"data": "\ud800"}, "data= cannot be written in UTF-8"),
-        ({"data": {"a": "\ud800"}}, "data= cannot be written in UTF-8"),
-        ({"data": [("\ud800", "a")]}, "data= cannot be written in UTF-8"),
+        ({"data": "\ud800"}, "data= cannot be encoded as UTF-8"),
+        ({"data": {"a": "\ud800"}}, "data= cannot be encoded as UTF-8"),
+        ({"data": [("\ud800", "a")]}, "data= cannot be encoded as UTF-8"),
         ({"data": {"a": object()}}, "'a' has a value of type object"),
         ({"data": {"a": {"b": 1}}}, "'a' has a value of type dict"),
         ({"data": {5: "a"}}, "a name that is not a string: 5"),
         ({"data": [5]}, "not a pair: int"),
-        ({"data": Unreadable()}, r"read\(\) gave int, not bytes"),
-        ({"data": io.BytesIO(bytes(17 << 20))}, "more to read than the 16777216 bytes"),
-        ({"json": object()}, "json= cannot be written as JSON"),
-        ({"json": {"a": b"b"}}, "json= cannot be written as JSON"),
-        ({"json": float("nan")}, "json= cannot be written as JSON"),
-        ({"json": "\ud800"}, "json= cannot be written as JSON"),
+        ({"data": Unreadable()}, r"read\(\) returned int, not bytes"),
+        ({"data": io.BytesIO(bytes(17 << 20))}, "more than 16777216 bytes to read"),
+        ({"json": object()}, "json= cannot be encoded as JSON"),
+        ({"json": {"a": b"b"}}, "json= cannot be encoded as JSON"),
+        ({"json": float("nan")}, "json= cannot be encoded as JSON"),
+        ({"json": "\ud800"}, "json= cannot be encoded as JSON"),
         ({"json": 1, "data": b""}, "json=, or data= and files=, not both"),
         ({"json": 1, "files": {}}, "json=, or data= and files=, not both"),
-        ({"files": b"x"}, "files= is a mapping or a list of pairs, not bytes"),
-        ({"files": {"a": 5}}, "files= 'a' is bytes"),
-        ({"files": {"a": ("b",)}}, "files= 'a': give a content"),
-        ({"files": {"a": (5, b"")}}, "files= 'a': a filename is a string"),
-        ({"files": {"\ud800": b""}}, "cannot be written in UTF-8"),
-        ({"files": {"a": ("\udcff.txt", b"")}}, "cannot be written in UTF-8"),
+        ({"files": b"x"}, "files= must be a mapping or a list of pairs, not bytes"),
+        ({"files": {"a": 5}}, "files= 'a' must be bytes"),
+        ({"files": {"a": ("b",)}}, "files= 'a': give the content"),
+        ({"files": {"a": (5, b"")}}, "files= 'a': a filename must be a string"),
+        ({"files": {"\ud800": b""}}, "cannot be encoded as UTF-8"),
+        ({"files": {"a": ("\udcff.txt", b"")}}, "cannot be encoded as UTF-8"),
         ({"files": {"a": ("b", b"", "text/plain\r\nX: y")}}, "header Content-Type"),
         ({"files": {5: b""}}, "a name that is not a string: 5"),
         ({"files": [5]}, "not a pair: int"),
-        ({"files": {"a": b""}, "data": b"x"}, "data= is a mapping or a list of pairs, not bytes"),
+        ({"files": {"a": b""}, "data": b"x"}, "data= must be a mapping or a list of pairs, not bytes"),
     ],
 )
 def test_wrong_bodies_are_refused_at_the_call(options: Any, says: str) -> None:
@@ -183,5 +183,5 @@ def test_wrong_bodies_are_refused_at_the_call(options: Any, says: str) -> None:
 
 
 def test_trace_has_no_body() -> None:
-    with pytest.raises(UsageError, match="TRACE has no body"):
+    with pytest.raises(UsageError, match="TRACE cannot have a body"):
         KIND.encode(URL, "TRACE", data=b"x")

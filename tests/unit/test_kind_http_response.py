@@ -243,18 +243,18 @@ def test_what_is_no_coding_changes_nothing(coding: str) -> None:
 
 @pytest.mark.parametrize("coding", ["base64", "hex", "zip", "rot13", "idna", "compress", "*"])
 def test_what_python_knows_as_a_codec_is_not_therefore_a_charset(coding: str) -> None:
-    with pytest.raises(BadResponse, match="is not known here"):
+    with pytest.raises(BadResponse, match="is not supported"):
         coded(coding, TEXT).content  # noqa: B018
 
 
 def test_a_tower_of_codings_is_a_bad_response() -> None:
-    with pytest.raises(BadResponse, match="5 content codings on each other"):
+    with pytest.raises(BadResponse, match="5 nested content codings"):
         coded("gzip, gzip, gzip, gzip, gzip", TEXT).content  # noqa: B018
 
 
 def test_an_unknown_coding_is_a_bad_response_and_can_be_looked_at() -> None:
     response = coded("pack200", b"abc")
-    with pytest.raises(BadResponse, match=r"content coding 'pack200' is not known here; \.raw has it"):
+    with pytest.raises(BadResponse, match=r"content coding 'pack200' is not supported; \.raw has the body"):
         response.content  # noqa: B018
     assert response.raw == b"abc"
 

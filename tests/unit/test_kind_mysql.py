@@ -86,20 +86,20 @@ def test_an_upstream_by_name() -> None:
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("redis://me@h/", "not a URL of mysql://, mysqls://"),
-        ("mysql://h/db", "names no user"),
-        ("mysql://me@/db", r"name a host, or a socket \(\?socket=/path\)"),
-        ("mysql://me@h/db?socket=/x", "name a host, or a socket"),
-        ("mysql://me@/db?socket=x.sock", r"a Unix socket by its whole path: \?socket=/path"),
-        ("mysql://me@/db?socket=/x&socket=/y", "an option is there twice"),
+        ("redis://me@h/", "not a URL that begins with mysql:// or mysqls://"),
+        ("mysql://h/db", "has no user"),
+        ("mysql://me@/db", r"give a host, or a socket \(\?socket=/path\)"),
+        ("mysql://me@h/db?socket=/x", "give a host, or a socket"),
+        ("mysql://me@/db?socket=x.sock", r"give the absolute path of the Unix socket: \?socket=/path"),
+        ("mysql://me@/db?socket=/x&socket=/y", "an option is given twice"),
         ("mysql://me@h/a/b", "the name of one database"),
         ("mysql://me@h/a%00b", "the name of one database"),
         ("mysql://me@h/db?charset=latin1", "unknown option 'charset'; the character set is always utf8mb4"),
-        ("mysqls://me@/db?socket=/x", "a Unix socket has neither TLS nor a port"),
+        ("mysqls://me@/db?socket=/x", "a Unix socket cannot have TLS or a port"),
         ("mysql://me@h:x/db", "port is not a number from 1 to 65535"),
         ("mysql://me:secret@h h/db", "space"),
-        (7, "a URL is a string"),
-        ([], "target is a string"),
+        (7, "a URL must be a string"),
+        ([], "target must be a string"),
     ],
 )
 def test_a_bad_url_is_a_usage_error(url: Any, text: str) -> None:
@@ -109,7 +109,7 @@ def test_a_bad_url_is_a_usage_error(url: Any, text: str) -> None:
 
 
 def test_tls_is_a_tls() -> None:
-    with pytest.raises(UsageError, match=r"tls= is a reqpool\.Tls, not bool"):
+    with pytest.raises(UsageError, match=r"tls= must be a reqpool\.Tls, not bool"):
         KIND.encode(URL, "SELECT 1", tls=True)  # type: ignore[arg-type]
 
 
@@ -122,15 +122,15 @@ def test_a_statement_without_parameters_is_its_own_payload() -> None:
 
 @pytest.mark.parametrize("sql", [b"SELECT 1", None, 7])
 def test_sql_is_a_string(sql: Any) -> None:
-    with pytest.raises(UsageError, match="SQL is a string"):
+    with pytest.raises(UsageError, match="SQL must be a string"):
         KIND.encode(URL, sql)
-    with pytest.raises(UsageError, match="SQL is a string"):
+    with pytest.raises(UsageError, match="SQL must be a string"):
         KIND.encode_pinned(sql)
 
 
 def test_sql_that_is_no_unicode_is_a_usage_error() -> None:
     for params in (None, ()):
-        with pytest.raises(UsageError, match="cannot be written in UTF-8"):
+        with pytest.raises(UsageError, match="cannot be encoded as UTF-8"):
             KIND.encode(URL, "SELECT '\ud800'", params=params)
 
 

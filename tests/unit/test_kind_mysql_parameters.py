@@ -109,16 +109,16 @@ def test_parameters_travel_typed() -> None:
         ({"a": 1}, "type dict"),
         (1 + 2j, "type complex"),
         (range(3), "type range"),
-        (float("nan"), "is nan, which SQL cannot write"),
+        (float("nan"), "is nan, which SQL cannot express"),
         (float("inf"), "is inf"),
         (Decimal("NaN"), "is NaN"),
         (Decimal("Infinity"), "is Infinity"),
-        (Decimal("1E+1000"), "beyond what DECIMAL holds"),
-        (10**65, "beyond what DECIMAL holds"),
-        (-(10**400), "beyond what DECIMAL holds"),
+        (Decimal("1E+1000"), "outside the range of DECIMAL"),
+        (10**65, "outside the range of DECIMAL"),
+        (-(10**400), "outside the range of DECIMAL"),
         (datetime(2024, 1, 1, tzinfo=UTC), "with a time zone"),
         (time(1, tzinfo=UTC), "with a time zone"),
-        ("\ud800", "cannot be written in UTF-8"),
+        ("\ud800", "cannot be encoded as UTF-8"),
         ([], "an empty list"),
         ((), "an empty list"),
         ([[1]], "a list of lists"),
@@ -197,7 +197,7 @@ def test_what_is_no_placeholder_is_a_usage_error(sql: str) -> None:
     ],
 )  # fmt: skip
 def test_a_placeholder_in_quotes_is_a_usage_error_since_the_value_would_be_sql(sql: str) -> None:
-    with pytest.raises(UsageError, match=r"%.* at character \d+ of the SQL stands in quotes or in a comment"):
+    with pytest.raises(UsageError, match=r"%.* at character \d+ of the SQL is inside quotes or a comment"):
         template(sql)
 
 
@@ -231,7 +231,7 @@ def test_a_placeholder_that_is_in_quotes_on_some_connections_goes_to_others_only
         if backslashes is None or backslashes is on_connection:
             assert render(payload, on_connection) == (sql % "'x'").encode()
         else:
-            with pytest.raises(UsageError, match="what a backslash means on this connection"):
+            with pytest.raises(UsageError, match="treats a backslash on this connection"):
                 render(payload, on_connection)
 
 
@@ -247,13 +247,13 @@ def test_both_sorts_of_placeholders_are_a_usage_error() -> None:
 @pytest.mark.parametrize(
     ("sql", "params", "text"),
     [
-        ("%s", (), "has 1 placeholders, and there are 0 parameters"),
-        ("%s", (1, 2), "has 1 placeholders, and there are 2"),
-        ("SELECT 1", (1,), "has 0 placeholders, and there are 1"),
+        ("%s", (), "has 1 placeholders, but there are 0 parameters"),
+        ("%s", (1, 2), "has 1 placeholders, but there are 2"),
+        ("SELECT 1", (1,), "has 0 placeholders, but there are 1"),
         ("%(a)s %(b)s %(c)s", {"b": 1}, "no parameter named 'a', 'c'"),
-        ("%(a)s", (1,), "params are a dict, not tuple"),
-        ("%s", {"a": 1}, "by name go with"),
-        ("%s", 5, r"not int; of a single one write \(x,\)"),
+        ("%(a)s", (1,), "params must be a dict, not tuple"),
+        ("%s", {"a": 1}, "named parameters need"),
+        ("%s", 5, r"not int; for one write \(x,\)"),
         ("%s", "x", "not str"),
         ("%s", b"x", "not bytes"),
         ("%s", {1}, "not set"),
@@ -316,15 +316,15 @@ def test_each_parameter_has_its_own_introducer_or_none() -> None:
 @pytest.mark.parametrize(
     ("sql", "value", "text"),
     [
-        ("_latin1 %s", "\u00fc", r"parameter 1 stands behind _latin1, .*CONVERT\(%s USING latin1\)"),
-        ("_utf16 %s", "u", r"behind _utf16, .*CONVERT\(%s USING utf16\)"),
-        ("_binary %s", None, "behind _binary, which takes bytes or str: write %s alone"),
+        ("_latin1 %s", "\u00fc", r"parameter 1 follows _latin1, .*CONVERT\(%s USING latin1\)"),
+        ("_utf16 %s", "u", r"follows _utf16, .*CONVERT\(%s USING utf16\)"),
+        ("_binary %s", None, "follows _binary, which takes bytes or str: write only %s"),
         ("_binary %s", 5, "which takes bytes or str"),
         ("_binary %s", [b"a"], "which takes bytes or str"),
         ("_binary %s", Decimal(1), "which takes bytes or str"),
-        ("X%s", "41", "'X%s' at character 0 .* brings its own quotes"),
-        ("SELECT n%s", "a", "'n%s' at character 7 .* brings its own quotes"),
-        ("SELECT b%(a)s", "1", "brings its own quotes"),
+        ("X%s", "41", "'X%s' at character 0 .* parameters are quoted automatically"),
+        ("SELECT n%s", "a", "'n%s' at character 7 .* parameters are quoted automatically"),
+        ("SELECT b%(a)s", "1", "parameters are quoted automatically"),
     ],
 )
 def test_what_would_be_other_data_behind_an_introducer_is_a_usage_error(
@@ -475,7 +475,7 @@ def test_the_base_types_own_value_counts_whatever_a_derived_type_overrides(value
     [
         (timedelta(hours=839), "beyond what TIME holds"),
         (-timedelta(hours=839), "beyond what TIME holds"),
-        (Decimal("1E+70"), "beyond what DECIMAL holds"),
+        (Decimal("1E+70"), "outside the range of DECIMAL"),
     ],
 )
 def test_what_the_server_would_clip_in_silence_is_refused(value: Any, text: str) -> None:

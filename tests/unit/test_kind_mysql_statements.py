@@ -93,13 +93,13 @@ def test_a_statement_that_leaves_nothing_goes_anywhere(sql: str, pinned: bool) -
         ("LOAD DATA LOCAL INFILE '/etc/passwd' INTO TABLE t", "LOAD DATA LOCAL is refused"),
         ("load data low_priority local infile 'x' into table t", "LOAD DATA LOCAL is refused"),
         ("/*! LOAD XML LOCAL INFILE 'x' INTO TABLE t */", "LOAD DATA LOCAL is refused"),
-        ("SET NAMES latin1", "the character set is utf8mb4 and stays so"),
-        ("SET NAMES 'gbk'", "the character set is utf8mb4"),
-        ("SET @a = 1, NAMES gbk", "the character set is utf8mb4"),
-        ("SET CHARACTER SET gbk", "the character set is utf8mb4"),
-        ("SET character_set_client = gbk", "the character set is utf8mb4"),
-        ("SET SESSION character_set_results = gbk", "the character set is utf8mb4"),
-        ("SET @@session.character_set_connection = gbk", "the character set is utf8mb4"),
+        ("SET NAMES latin1", "the character set is always utf8mb4"),
+        ("SET NAMES 'gbk'", "the character set is always utf8mb4"),
+        ("SET @a = 1, NAMES gbk", "the character set is always utf8mb4"),
+        ("SET CHARACTER SET gbk", "the character set is always utf8mb4"),
+        ("SET character_set_client = gbk", "the character set is always utf8mb4"),
+        ("SET SESSION character_set_results = gbk", "the character set is always utf8mb4"),
+        ("SET @@session.character_set_connection = gbk", "the character set is always utf8mb4"),
         ("", "an empty statement"),
         (" -- nothing", "an empty statement"),
         ("/* nothing */", "an empty statement"),
@@ -121,8 +121,8 @@ def test_the_refusal_says_what_and_the_way_out() -> None:
     with pytest.raises(UsageError) as caught:
         check("SELECT GET_LOCK('a', 1)", pinned=False)
     assert caught.value.text == (
-        "'GET_LOCK' leaves something on the connection, which others share: use pool.mysql_session(url): "
-        "there the connection is yours until you let it go"
+        "'GET_LOCK' leaves something on the connection, which others share: use pool.mysql_session(url), "
+        "whose connection is not shared"
     )
 
 

@@ -110,11 +110,11 @@ def test_one_broken_certificate_among_good_ones_is_told(made: Certificates, tmp_
 def test_what_is_wrong_with_our_own_is_told_at_the_call(made: Certificates) -> None:
     cert, key = made.client
     for tls, says in (
-        (Tls(cert=cert), r"tls cert='.*' has no private key in it; give tls key=, too"),
+        (Tls(cert=cert), r"tls cert='.*' has no private key in it; give tls key= as well"),
         (Tls(cert=key), r"tls cert='.*' has no certificate in it, but PRIVATE KEY"),
         (Tls(cert=cert, key=cert), r"tls key='.*' has no private key in it$"),
         (Tls(cert=cert, key=made.encrypted_client.key), r"tls key='.*': the key is encrypted"),
-        (Tls(cert=cert, key=made.server.key), r"the key is another certificate's"),
+        (Tls(cert=cert, key=made.server.key), r"the key does not belong to the certificate"),
         (Tls(cert=cert, key="/nowhere/a.key"), r"tls key='/nowhere/a.key': No such file"),
         (Tls(cert="/", key=key), r"tls cert='/': Is a directory"),
         (Tls(ca="a\0b"), r"tls ca='a\\x00b': embedded null byte"),

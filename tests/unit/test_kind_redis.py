@@ -104,24 +104,24 @@ def test_an_upstream_may_be_called_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("http://127.0.0.1", "not a URL of redis://, rediss://, unix://"),
-        ("127.0.0.1:6379", "not a URL of redis://"),
+        ("http://127.0.0.1", "not a URL that begins with redis:// or rediss:// or unix://"),
+        ("127.0.0.1:6379", "not a URL that begins with redis://"),
         ("redis://", "has no host"),
-        ("redis://127.0.0.1/one", "the database is not a number"),
-        ("redis://127.0.0.1/-1", "the database is not a number"),
+        ("redis://127.0.0.1/one", "the database must be a number"),
+        ("redis://127.0.0.1/-1", "the database must be a number"),
         ("redis://127.0.0.1/0/1", "the number of one database"),
-        ("redis://127.0.0.1/0?timeout=3", "has options, which are not known"),
+        ("redis://127.0.0.1/0?timeout=3", "has unknown options"),
         ("redis://:secret@127.0.0.1/one", r"redis://:\*\*\*@127.0.0.1/one"),
         ("redis://127.0.0.1:99999", "port is not a number from 1 to 65535"),
-        ("unix://redis.sock", "names no socket: write unix:///"),
-        ("unix://", "names no socket"),
-        ("unix:///run/", "names no socket"),
+        ("unix://redis.sock", "has no socket path: write unix:///"),
+        ("unix://", "has no socket path"),
+        ("unix:///run/", "has no socket path"),
         ("unix:///run/redis.sock?timeout=3", r"the only option is db, \?db=0"),
         ("unix:///" + "x" * MAX_SOCKET_PATH_BYTES, "at most 107 bytes"),
-        ("redis://:\ud800@h", "cannot be written in UTF-8"),
-        ("unix:///\ud800", "cannot be written in UTF-8"),
-        (None, "a URL is a string, not NoneType"),
-        (["redis://h"], "a target is a string"),
+        ("redis://:\ud800@h", "cannot be encoded as UTF-8"),
+        ("unix:///\ud800", "cannot be encoded as UTF-8"),
+        (None, "a URL must be a string, not NoneType"),
+        (["redis://h"], "target must be a string"),
     ],
 )
 def test_a_wrong_url_is_refused_at_the_call(url: Any, says: str) -> None:
@@ -135,8 +135,8 @@ def test_a_wrong_url_is_refused_at_the_call(url: Any, says: str) -> None:
         (URL, {"tls": Tls()}, "tls= is for rediss://"),
         ("rediss://h", {"tls": "yes"}, "a reqpool.Tls"),
         ("cache", {"tls": Tls()}, "reqpool.toml"),
-        (URL, {"protocol": 4}, "protocol=4: 2 or 3"),
-        (URL, {"protocol": "2"}, "protocol='2': 2 or 3"),
+        (URL, {"protocol": 4}, "protocol=4: must be 2 or 3"),
+        (URL, {"protocol": "2"}, "protocol='2': must be 2 or 3"),
     ],
 )
 def test_wrong_options_are_refused_at_the_call(url: str, options: Any, says: str) -> None:
@@ -308,9 +308,9 @@ def test_what_changes_a_connection_is_for_sessions(name: str) -> None:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("GET k", 'a command is a tuple like \\("GET", "key"\\)'),
-        (b"GET", "a command is a tuple"),
-        (None, "a command is a tuple"),
+        ("GET k", 'a command must be a tuple like \\("GET", "key"\\)'),
+        (b"GET", "a command must be a tuple"),
+        (None, "a command must be a tuple"),
         ((), "at least a name"),
         ([], "at least a name"),
         (("CONFIG GET", "*"), "name is one word"),
@@ -322,7 +322,7 @@ def test_what_changes_a_connection_is_for_sessions(name: str) -> None:
         (("SET", "k", True), "argument 2 of a command is of type bool: Redis has no such value"),
         (("SET", "k", {"a": 1}), "argument 2 of a command is of type dict: give str, bytes, int or float"),
         ((1.5, "k"), "name is one word"),
-        ((bytearray(b"GET"), "k"), "a command's name a string"),
+        ((bytearray(b"GET"), "k"), "the command a string"),
         (("MGET", ["a", "b"]), "argument 1 of a command is of type list: give str, bytes, int or float"),
         (("GET", "\ud800"), "argument 1 of a command is of type str: .*surrogates not allowed"),
     ],
@@ -395,7 +395,7 @@ def test_what_waits_does_not_in_a_transaction() -> None:
 
 @pytest.mark.parametrize("commands", ["GET k", (), [], None, {}])
 def test_a_transaction_is_a_list_of_commands(commands: Any) -> None:
-    with pytest.raises(UsageError, match=r"commands are a list|at least one command"):
+    with pytest.raises(UsageError, match=r"commands must be a list|at least one command"):
         KIND.encode_multi(URL, commands)
 
 

@@ -62,7 +62,7 @@ def test_wrong_targets_and_data_are_refused_at_the_call(kind: Any, target: Any, 
 
 
 def test_a_datagram_over_the_limit_of_udp_is_refused() -> None:
-    with pytest.raises(UsageError, match="65508 bytes is over the 65507"):
+    with pytest.raises(UsageError, match="65508 bytes exceeds the 65507"):
         UDP.encode("127.0.0.1:5555", bytes(MAX_DATAGRAM_BYTES + 1))
 
 

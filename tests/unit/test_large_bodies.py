@@ -51,7 +51,7 @@ def test_what_libzmq_holds_is_not_copied_when_it_is_read() -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_as_many_frames_must_come_as_payloads_are_missing(verb: Verb, count: int) -> None:
     head, _ = told(verb)
-    with pytest.raises(errors.ProtocolError, match=f"2 payloads .* {count} frames came"):
+    with pytest.raises(errors.ProtocolError, match=f"2 separate payload frames, got {count}"):
         wire.decode(head, HEADS[verb][2], [LARGE] * count)
 
 

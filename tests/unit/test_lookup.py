@@ -59,8 +59,8 @@ def test_a_socket_that_is_there_is_right(tmp_path: Path) -> None:
 
 def test_what_is_in_the_way_of_a_socket_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert url_check.fault(f"ipc://{tmp_path}/file") == "what is at this path is not a socket"
-    assert url_check.fault(f"ipc://{tmp_path}") == "what is at this path is not a socket"
+    assert url_check.fault(f"ipc://{tmp_path}/file") == "the file at this path is not a socket"
+    assert url_check.fault(f"ipc://{tmp_path}") == "the file at this path is not a socket"
     assert "Not a directory" in str(url_check.fault(f"ipc://{tmp_path}/file/intake"))
 
 

@@ -235,7 +235,7 @@ def test_a_url_in_a_wrong_place_of_the_configuration_is_not_shown(text: str, tmp
 
 def test_the_environment_does_not_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQPOOL_URL", f"tcp://u:{SECRET}@h.test:1")
-    assert "neither a user name nor a password" in refusal(reqpool.Pool)
+    assert "cannot have a user name or a password" in refusal(reqpool.Pool)
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_answers_before_one_that_is_none_are_answers() -> None:
 
 
 def test_bytes_that_nobody_asked_for_end_the_connection() -> None:
-    with pytest.raises(BadResponse, match="nobody had asked"):
+    with pytest.raises(BadResponse, match="unsolicited"):
         protocol().feed(b"END\r\n")
 
 

@@ -63,7 +63,7 @@ def test_the_file_comes_before_the_environment(tmp_path: Path, monkeypatch: pyte
 def test_a_password_beside_the_name_of_an_upstream_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQPOOL_PASSWORD", "meant for something else")
     assert secured.target(options("redis", "cache", "PING")) == "cache"
-    with pytest.raises(reqpool.UsageError, match="whose password the pool has"):
+    with pytest.raises(reqpool.UsageError, match="the pool has its password"):
         secured.target(options("redis", "--password-file", "/dev/null", "cache", "PING"))
 
 
@@ -136,7 +136,7 @@ def test_a_body_can_come_from_a_file_or_standard_input(
     ("arguments", "says"),
     [
         (("-H", "nonsense"), "'nonsense' is not a header"),
-        (("--json", "-d", "{"), "--json, but the data is none"),
+        (("--json", "-d", "{"), "--json: the data is not JSON"),
     ],
 )
 def test_what_cannot_be_sent_is_said(arguments: tuple[str, ...], says: str) -> None:

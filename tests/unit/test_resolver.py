@@ -355,7 +355,7 @@ def test_no_server_answers(world: World) -> None:
         world.run_until(lambda: world.outcomes)
         outcome = world.outcomes[0]
         assert isinstance(outcome, ConnectFailed)
-        assert outcome.text == f"no name server answers ({mute.address}), so db.test could not be looked up"
+        assert outcome.text == f"db.test could not be looked up: no name server answers ({mute.address})"
 
 
 def test_a_server_on_no_network_of_this_machine_is_passed_over(world: World) -> None:
@@ -368,7 +368,7 @@ def test_a_server_on_no_network_of_this_machine_is_passed_over(world: World) -> 
 def test_no_server_is_there(world: World) -> None:
     address = closed_port()
     world.servers(address)
-    text = f"no name server answers ({address}: connection refused), so db.test could not be looked up"
+    text = f"db.test could not be looked up: no name server answers ({address}: connection refused)"
     assert world.failure("db.test") == text
 
 
@@ -412,7 +412,7 @@ def test_closing_ends_what_is_under_way(world: World) -> None:
         world.servers(mute.address)
         world.look_up("db.test")
         world.run_until(lambda: mute.queries)
-        world.resolver.close("the worker ends")
+        world.resolver.close("the worker stops")
         assert world.loop.fds == 0
         world.skip(60)
         world.run_until(lambda: True)

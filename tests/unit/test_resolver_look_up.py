@@ -184,7 +184,7 @@ def test_the_next_server_is_asked(bad: Script | str, silent: set[str]) -> None:
 def test_silent_servers_are_asked_again_and_named() -> None:
     outcome, steps, one = run("db.test", {ONE: "", TWO: "connection refused"})
     assert outcome == LookupFailure(
-        f"no name server answers ({ONE}, {TWO}: connection refused), so db.test could not be looked up",
+        f"db.test could not be looked up: no name server answers ({ONE}, {TWO}: connection refused)",
         1.0,
         known=False,
     )

@@ -114,7 +114,7 @@ def test_each_of_the_three_sockets_is_looked_at_before_any_is_removed(short: Pat
             listener.bind(str(stale))
     (short / name).unlink()
     (short / name).write_text("precious")
-    with pytest.raises(CannotStart, match=f"{name} is in the way and is no socket"):
+    with pytest.raises(CannotStart, match=f"{name} exists and is not a socket"):
         runtime.check_free(url)
     assert (short / name).read_text() == "precious"
     assert len(list(short.iterdir())) == 3
@@ -160,7 +160,7 @@ def test_paths_of_further_results_sockets_are_no_longer_than_the_first_ones(shor
 
 def test_a_lock_file_that_is_none_is_left_alone(short: Path) -> None:
     (short / "pool.sock.lock").write_text("precious")
-    with pytest.raises(CannotStart, match=r"pool\.sock\.lock is in the way and is no lock"):
+    with pytest.raises(CannotStart, match=r"pool\.sock\.lock exists and is not a lock file"):
         runtime.Lock(f"ipc://{short}/pool.sock", 4711, 2)
     assert (short / "pool.sock.lock").read_text() == "precious"
 
@@ -230,7 +230,7 @@ def test_the_socket_of_a_living_cluster_is_left_alone_and_its_pid_is_named(short
 def test_a_file_that_is_no_socket_is_left_alone(short: Path) -> None:
     path = short / "pool.sock"
     path.write_text("precious")
-    with pytest.raises(CannotStart, match="is no socket"):
+    with pytest.raises(CannotStart, match="is not a socket"):
         runtime.check_free(f"ipc://{path}")
     assert path.read_text() == "precious"
 

@@ -130,7 +130,7 @@ def test_seen_that_does_not_move_is_a_loss_though_the_broker_is_heard() -> None:
     session.published(heartbeat(5, 0), None, 2.49)
     [lost] = session.tick(2.5)
     assert isinstance(lost, Lost)
-    assert "has not heard us" in lost.text
+    assert "not heard by the broker" in lost.text
 
 
 def test_an_open_session_lives_as_long_as_both_ways_work() -> None:
@@ -296,7 +296,7 @@ def test_who_cannot_read_hello_is_not_the_intake_of_a_broker() -> None:
     session.tick(0.0)
     reject = wire.encode(Verb.REJECT, Reject.MALFORMED, "expected an id", {})
     assert [type(action) for action in session.received(reject, 0.1)] == [Lost]
-    assert session.refusal == "it cannot read HELLO, is it the broker's intake? expected an id"
+    assert session.refusal == "it cannot read HELLO (is it the broker's intake?): expected an id"
 
 
 def test_silence_while_tracing_is_a_loss_like_any_other() -> None:
@@ -323,9 +323,9 @@ def test_what_cannot_be_encoded_takes_no_number() -> None:
 def test_giving_up_a_dial_is_a_refusal_until_a_welcome() -> None:
     session = make()
     session.tick(0.0)
-    [lost] = session.give_up(0.0, "cannot be dialled")
+    [lost] = session.give_up(0.0, "cannot connect")
     assert isinstance(lost, Lost)
-    assert session.refusal == "cannot be dialled"
+    assert session.refusal == "cannot connect"
     assert session.state is SessionState.CLOSED
     assert 0.0 < session.due_s < 1.0
 

@@ -243,7 +243,7 @@ def test_one_that_stands_by_and_dies_is_replaced_and_costs_nobody_the_broker(sta
     supervised = start(BROKER, ENDS_IN_ORDER, 0.0)
     broker, standby = brokers_of(supervised)
     standby.kill()
-    supervised.said(f"the broker that stands by (pid {standby.pid}) was killed by SIGKILL; replaced in 0.1 s")
+    supervised.said(f"the stand-by broker (pid {standby.pid}) was killed by SIGKILL; replacing it in 0.1 s")
     assert standby not in brokers_of(supervised)
     assert brokers_of(supervised)[0] == broker
 
@@ -257,7 +257,7 @@ def test_another_one_stands_by_though_no_broker_comes_up_in_time(
     broker, standby = brokers_of(supervised)
     flag.touch()
     standby.kill()
-    supervised.said(f"the broker that stands by (pid {standby.pid}) was killed")
+    supervised.said(f"the stand-by broker (pid {standby.pid}) was killed")
     broker.kill()
     starting = brokers_of(supervised)
     assert "the broker is back" not in supervised.log()
@@ -280,7 +280,7 @@ def test_one_that_was_frozen_while_it_stood_by_is_not_waited_for(start: type[Sup
     broker, standby = brokers_of(supervised)
     standby.suspend()
     broker.kill()
-    supervised.said(f"the broker (pid {standby.pid}) has not bound its sockets and does not run; killed")
+    supervised.said(f"the broker (pid {standby.pid}) has not bound its sockets and is frozen; killed")
     supervised.said("the broker is back")
 
 
@@ -290,7 +290,7 @@ def test_a_stop_ends_the_broker_that_stands_by(start: type[Supervised]) -> None:
     supervised.process.send_signal(signal.SIGTERM)
     assert supervised.process.wait(15) == 0
     assert not any(broker.is_running() for broker in brokers)
-    assert "stands by" not in supervised.log()
+    assert "stand-by" not in supervised.log()
 
 
 def test_a_broker_killed_again_and_again_is_back_within_seconds(start: type[Supervised]) -> None:
@@ -316,7 +316,7 @@ def test_a_broker_killed_before_it_came_up_is_started_again_within_seconds(start
 
 def test_a_worker_that_never_says_hello_is_replaced(start: type[Supervised]) -> None:
     supervised = start(BROKER, SLEEP)
-    supervised.said("lives but is silent for 7.5 s; killed")
+    supervised.said("is alive but has been silent for 7.5 s; killed")
 
 
 def test_the_second_signal_ends_at_once(start: type[Supervised]) -> None:
@@ -376,7 +376,7 @@ def test_workers_come_and_go_as_it_is_told(start: type[Supervised]) -> None:
     third = in_order(supervised)[-1]
     for left in ("2 workers", "1 worker"):
         supervised.process.send_signal(signal.SIGUSR2)
-        supervised.said(f"now to run: {left}")
+        supervised.said(f"scaling to {left}")
     psutil.wait_procs([second, third], timeout=10)
     assert first.is_running()
     supervised.process.send_signal(signal.SIGUSR2)
@@ -429,7 +429,7 @@ def test_restarts_follow_one_another(start: type[Supervised]) -> None:
     with concurrent.futures.ThreadPoolExecutor(2) as operators:
         done = list(operators.map(restart, [supervised] * 2))
     assert [run.returncode for run in done] == [0, 0]
-    assert "given up" not in supervised.log()
+    assert "the restart failed" not in supervised.log()
     assert len(in_order(supervised)) == 3
 
 
@@ -447,8 +447,8 @@ def test_a_restart_whose_workers_do_not_come_up_is_given_up_and_nothing_else_is_
     flag.touch()
     done = restart(supervised)
     assert (done.returncode, done.stdout) == (1, "")
-    said = "the new worker-1 does not come up; its own words are above"
-    assert done.stderr == f"reqpool: the restart was given up: {said}\n"
+    said = "the new worker-1 does not come up; see its output above"
+    assert done.stderr == f"reqpool: the restart failed: {said}\n"
     assert in_order(supervised) == before
 
 
@@ -482,7 +482,7 @@ def test_a_broker_that_stands_by_and_dies_while_the_old_one_goes_is_replaced(sta
         (child for child in in_order(supervised)[:2]), key=lambda child: child.create_time()
     )
     standby.kill()
-    supervised.said(f"broker (pid {old.pid}) was killed by SIGKILL; replaced in")
+    supervised.said(f"broker (pid {old.pid}) was killed by SIGKILL; replacing it in")
     supervised.said("the broker is back")
 
 
@@ -497,7 +497,7 @@ def test_a_stop_while_the_old_broker_goes_still_has_one_for_what_workers_finish(
     supervised.process.send_signal(signal.SIGTERM)
     supervised.said("SIGTERM: stopping")
     old.kill()
-    supervised.said(f"broker (pid {old.pid}) was killed by SIGKILL; replaced in")
+    supervised.said(f"broker (pid {old.pid}) was killed by SIGKILL; replacing it in")
     assert supervised.process.wait(15) == 0
 
 
@@ -523,9 +523,9 @@ def test_processes_that_cannot_be_started_for_want_of_fds_are_started_when_there
     assert limits[0] == limits[1], "all that may be taken is taken"
     supervisor.rlimit(psutil.RLIMIT_NOFILE, (8, limits[1]))  # it has those already
     first.kill()
-    supervised.said("cannot start worker-1: Too many open files; tried again in")
+    supervised.said("cannot start worker-1: Too many open files; retrying in")
     broker.kill()
-    supervised.said("cannot start broker: Too many open files; tried again in")
+    supervised.said("cannot start broker: Too many open files; retrying in")
     assert second.is_running()
     supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
     supervised.said("the broker is back")
@@ -546,7 +546,7 @@ def test_a_broker_that_cannot_be_reached_for_want_of_fds_is_not_killed(start: ty
     supervised.said(f"cannot tell whether the broker (pid {broker.pid}) hangs: Too many open files")
     assert broker.is_running()
     supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
-    supervised.said(f"the broker (pid {broker.pid}) lives but has been silent")
+    supervised.said(f"the broker (pid {broker.pid}) is alive but has been silent")
 
 
 BUSY = BROKER.replace(
@@ -561,7 +561,7 @@ def test_a_frozen_broker_is_killed_before_its_clients_give_up(start: type[Superv
     wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
     broker = in_order(supervised)[0]
     broker.suspend()
-    supervised.said("s and does not run; killed")
+    supervised.said("s and is frozen; killed")
     supervised.said("the broker is back")
 
 
@@ -569,8 +569,8 @@ def test_a_busy_broker_is_not_taken_for_frozen(start: type[Supervised]) -> None:
     supervised = start(BUSY, ENDS_IN_ORDER)
     wait_until(lambda: supervised.log().count("ready") == 2 and "head" in supervised.log())
     Path(f"{supervised.socket_path}.busy").touch()
-    supervised.said("lives but has been silent for")
-    assert "does not run" not in supervised.log()
+    supervised.said("is alive but has been silent for")
+    assert "is frozen" not in supervised.log()
 
 
 def test_a_second_supervisor_of_one_address_is_refused(start: type[Supervised], folder: Path) -> None:

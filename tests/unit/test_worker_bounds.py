@@ -116,7 +116,7 @@ def test_settings_come_once_for_a_connection_to_the_broker(broker: FakeBroker) -
             assert broker.results(1) == {seq: (0, b"yes\n")}
         broker.say(Verb.LEASE, [lease_of_tcp(origin, 3, settings=settings)])
         assert broker.results(1) == {3: (0, b"yes\n")}
-        broker.send(wire.encode(Verb.REJECT, 1, "say HELLO", {}))
+        broker.send(wire.encode(Verb.REJECT, 1, "send HELLO", {}))
         broker.welcome()
         broker.say(Verb.LEASE, [lease_of_tcp(origin, 4, kept=5)])
         assert broker.failure().code == Code.PROTOCOL

@@ -29,7 +29,7 @@ def run_once(talk: Talk, seq: int = 1, **lease: int) -> None:
 
 
 def lose_connection(talk: Talk) -> None:
-    talk.conversation.take([wire.encode(Verb.REJECT, Reject.UNKNOWN, "say HELLO", {})], talk.now_s)
+    talk.conversation.take([wire.encode(Verb.REJECT, Reject.UNKNOWN, "send HELLO", {})], talk.now_s)
     talk.turn()
 
 

@@ -159,12 +159,12 @@ def test_endless_heads_are_a_bad_response(data: bytes, step: int) -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"Content-Length: 2\r\nContent-Length: 3\r\n", "its Content-Length is not one number"),
-        (b"Content-Length : 2\r\n", "white space stands before the colon of a field that frames it"),
-        (b"Transfer-Encoding:\r\n chunked\r\n", "a field that frames it is folded"),
+        (b"Content-Length: 2\r\nContent-Length: 3\r\n", "its Content-Length is not a single number"),
+        (b"Content-Length : 2\r\n", "white space before the colon of a framing field"),
+        (b"Transfer-Encoding:\r\n chunked\r\n", "a framing field is folded"),
         (b" X: y\r\n", "its first field begins with white space"),
-        (b"X y: z\r\n", "this is not the name of a field with a colon behind it: b'X y'$"),
-        (b"Set-Cookie: secret\x00\r\n", "a NUL or a lone CR is in it: b'Set-Cookie'$"),
+        (b"X y: z\r\n", "not a field name followed by a colon: b'X y'$"),
+        (b"Set-Cookie: secret\x00\r\n", "it contains a NUL or a bare CR: b'Set-Cookie'$"),
     ],
 )
 def test_a_refused_head_is_told_why(data: bytes, says: str) -> None:

@@ -110,7 +110,7 @@ def test_pieces_of_an_earlier_connection_are_no_part_of_a_payload() -> None:
 def test_payload_over_the_bound_is_not_gathered() -> None:
     pieces = Pieces()
     pieces.take(0, bytes(wire.MAX_PAYLOAD_BYTES))
-    with pytest.raises(ProtocolError, match="over 16777216 bytes"):
+    with pytest.raises(ProtocolError, match="more than 16777216 bytes"):
         pieces.take(wire.MAX_PAYLOAD_BYTES, b"x")
 
 

@@ -211,12 +211,12 @@ def test_without_its_connection_a_request_is_lost_and_nothing_was_sent(broker: F
         origin = f"lines://{peer.address}"
         grant(broker, origin, 1)
         ask(broker, origin, 1, b"one\n", pin=7)
-        assert "is gone" in lost(broker, 1)
+        assert "is lost" in lost(broker, 1)
         assert told(broker) == (SESSION, 7)
         ask(broker, origin, 2, b"two\n", pin=None)  # now there is such an origin
         assert answer(broker, 2) == b"two"
         ask(broker, origin, 3, b"three\n", pin=7)
-        assert "is gone" in lost(broker, 3)
+        assert "is lost" in lost(broker, 3)
         assert told(broker) == (SESSION, 7)
     assert peer.received == b"two\n"
 
@@ -229,7 +229,7 @@ def test_a_second_request_before_the_first_has_ended_is_refused(broker: FakeBrok
         ask(broker, origin, 1, b"one\n", opens=True)
         wait_until(lambda: peer.received == b"one\n")
         ask(broker, origin, 2, b"two\n")
-        assert "one after the other" in lost(broker, 2)
+        assert "one request at a time" in lost(broker, 2)
         peer.go.release()
         assert answer(broker, 1) == b"one"
         ask(broker, origin, 3, b"three\n")
@@ -273,7 +273,7 @@ def test_a_held_connection_that_is_asked_nothing_is_closed(broker: FakeBroker) -
         assert told(broker) == (SESSION, 1)
         peer.wait_all_closed()
         ask(broker, origin, 2, b"two\n")
-        assert "is gone" in lost(broker, 2)
+        assert "is lost" in lost(broker, 2)
 
 
 def test_a_peer_that_closes_a_held_connection_ends_it(broker: FakeBroker) -> None:
@@ -285,7 +285,7 @@ def test_a_peer_that_closes_a_held_connection_ends_it(broker: FakeBroker) -> Non
         opened(broker, origin)
         assert told(broker) == (SESSION, 1)
         ask(broker, origin, 2, b"two\n")
-        assert "is gone" in lost(broker, 2)
+        assert "is lost" in lost(broker, 2)
 
 
 def test_a_request_lost_with_its_held_connection_may_have_run(broker: FakeBroker) -> None:

@@ -315,7 +315,7 @@ def test_no_version_in_common(made: Certificates, trusting: dict[str, Any], cut:
     # An alert says it: Debian's OpenSSL would not let the server side speak TLS 1.1.
     server = Plain(b"\x15\x03\x01\x00\x02\x02\x46")  # fatal, protocol_version
     text = refusal(server, trusting, cut=cut)
-    assert text == "no TLS version in common: the server does not take 1.2 or newer"
+    assert text == "no TLS version in common: the server does not support 1.2 or newer"
 
 
 def test_the_server_does_not_know_the_name(trusting: dict[str, Any]) -> None:
@@ -366,8 +366,8 @@ def test_the_server_goes_during_the_handshake(trusting: dict[str, Any]) -> None:
         ({"ca": "no certificate"}, "tls ca"),
         ({"ca": b"bytes"}, "tls ca: PEM text is expected, not bytes"),
         ({"cert": "no certificate"}, "tls cert"),
-        ({"server_name": ".dots"}, "is no server name"),
-        ({"server_name": "x" * 64 + ".test"}, "is no server name"),
+        ({"server_name": ".dots"}, "is not a server name"),
+        ({"server_name": "x" * 64 + ".test"}, "is not a server name"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], text: str) -> None:
@@ -376,7 +376,7 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], text: str) -> Non
 
 
 def test_a_key_of_another_certificate(made: Certificates) -> None:
-    with pytest.raises(UsageError, match="the key is not that of the certificate"):
+    with pytest.raises(UsageError, match="the key does not belong to the certificate"):
         TlsEngine({"cert": made.client.cert.read_text(), "key": made.server.key.read_text()}, "localhost")
 
 

@@ -82,7 +82,7 @@ def floods(begin: bytes, piece: bytes) -> Script:
         (says(OK + b"Content-Length : 1\r\n\r\na"), reqpool.BadResponse, "malformed"),
         (says(CHUNKED + b"xyz\r\n"), reqpool.BadResponse, "chunks are malformed"),
         (says(answer(length=1 << 40)), reqpool.BadResponse, "longer than 1048576 bytes"),
-        (says(answer(status="101 Switching Protocols")), reqpool.BadResponse, "switched protocols"),
+        (says(answer(status="101 Switching Protocols")), reqpool.BadResponse, "switch of protocols"),
         (says(answer(b"hello", length=6)), reqpool.RequestTimeout, "no answer within"),
         (says(answer(status="100 Continue")), reqpool.RequestTimeout, "no answer within"),
         (never_answers, reqpool.RequestTimeout, "no answer within"),

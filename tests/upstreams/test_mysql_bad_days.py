@@ -210,7 +210,7 @@ def test_a_good_bye_to_a_session_ends_it_and_says_that_the_statement_was_not_rea
         with pytest.raises(reqpool.ConnectionLost, match="inactivity") as caught:
             session.query("INSERT").result()
         assert caught.value.sent is False
-        with pytest.raises(reqpool.ConnectionLost, match="held for this session is gone"):
+        with pytest.raises(reqpool.ConnectionLost, match="pinned to this session is lost"):
             session.query("SELECT 'held'").result()
         assert server.received.count(b"\x03INSERT") == 1
         assert pool.mysql(url(server), "SELECT 1").result().rows == [("SELECT 1",)]

@@ -158,7 +158,7 @@ def test_without_tls_a_user_who_must_use_it_is_refused(pool: reqpool.Pool, secur
 
 
 def test_a_server_without_tls_is_not_spoken_to_in_clear(pool: reqpool.Pool, mariadb: MariadbServer) -> None:
-    with pytest.raises(reqpool.ConnectFailed, match="TLS is asked for, and the server does not offer it"):
+    with pytest.raises(reqpool.ConnectFailed, match="TLS is required, but the server does not offer it"):
         pool.mysql(mariadb.url(scheme="mysqls"), "SELECT 1").result()
 
 

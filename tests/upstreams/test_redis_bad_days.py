@@ -114,8 +114,8 @@ def test_what_is_no_reply_is_a_bad_response_and_the_end_of_the_connection(
         (b"$17000000\r\n" + bytes(17_000_000) + b"\r\n", "larger than 16777216 bytes"),
         (b"+" + b"x" * 17_000_000 + b"\r\n", "larger than 16777216 bytes"),
         (b"*2\r\n" * 500 + b":1\r\n" * 501, "over 128 nested arrays"),
-        (b",1.5.5\r\n", r"not a value of Redis: b',1\.5\.5'"),
-        (b"#maybe\r\n", "not a value of Redis: b'#maybe'"),
+        (b",1.5.5\r\n", r"not a Redis value: b',1\.5\.5'"),
+        (b"#maybe\r\n", "not a Redis value: b'#maybe'"),
     ],
     ids=["too large", "a long line", "too deep", "not a double", "not a boolean"],
 )
@@ -385,7 +385,7 @@ def greets_with(data: bytes) -> Script:
             reqpool.ConnectFailed,
             "max number of clients",
         ),
-        (greets_with(b"SSH-2.0-OpenSSH_9.2\r\n"), reqpool.BadResponse, "not a reply of Redis: b'SSH-2.0"),
+        (greets_with(b"SSH-2.0-OpenSSH_9.2\r\n"), reqpool.BadResponse, "not a Redis reply: b'SSH-2.0"),
         (closes_at_once, reqpool.ConnectFailed, "peer"),
         (Connection.wait_for_end, reqpool.RequestTimeout, "within"),
     ],
@@ -478,6 +478,6 @@ def test_a_session_whose_connection_dies_says_so_for_good(pool: reqpool.Pool) ->
         assert session.command("WATCH", "k").result() == b"k"
         with pytest.raises(reqpool.ConnectionLost):
             session.command("GET", "k").result()
-        with pytest.raises(reqpool.ConnectionLost, match="held for this session is gone"):
+        with pytest.raises(reqpool.ConnectionLost, match="pinned to this session is lost"):
             session.command("MULTI").result()
         assert peer.accepted == 1

@@ -129,5 +129,5 @@ def test_a_configuration_belongs_to_a_private_cluster_and_has_to_be_there(tmp_pa
         reqpool.Pool("ipc:///tmp/x", config="reqpool.toml")
     with pytest.raises(reqpool.UsageError, match="there is no such file"):
         reqpool.Pool(config=tmp_path / "reqpool.toml")
-    with pytest.raises(reqpool.UsageError, match="config= is a path, not int"):
+    with pytest.raises(reqpool.UsageError, match="config= must be a path, not int"):
         reqpool.Pool(config=7)  # type: ignore[arg-type]

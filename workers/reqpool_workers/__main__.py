@@ -37,10 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a worker until it is told to stop. Signals: once drains, twice ends at once."""
     parser = argparse.ArgumentParser(prog="python -m reqpool_workers", description="Run one reqpool worker.")
     parser.add_argument("--broker", required=True, metavar="URL", help="the broker's workers socket")
-    parser.add_argument("--name", default="worker", help="name shown to people")
+    parser.add_argument("--name", default="worker", help="name for display")
     parser.add_argument("--id", type=_identity, default=None, metavar="HEX", help="worker id, 32 hex digits")
     parser.add_argument(
-        "--parent-pid", type=int, default=None, metavar="PID", help="end when this process ends"
+        "--parent-pid", type=int, default=None, metavar="PID", help="stop when this process ends"
     )
     parser.add_argument("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
     options = parser.parse_args(arguments)
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.parent_pid,
         )
     except ProcessLookupError:
-        log.info("the parent process has gone")
+        log.info("the parent process has ended")
         return 0
     except (PoolError, OSError) as error:
         log.error("%s", error)

@@ -262,7 +262,7 @@ class Connection:
             self._fail(error)
             return
         if events is None:
-            self.close("let go of")
+            self.close("released")
         else:
             self._handle(events)
 
@@ -407,7 +407,7 @@ class Connection:
         for event in events:
             if type(event) is tuple:
                 if not unanswered:
-                    self.close("the peer answered what nobody asked")
+                    self.close("unsolicited answer from the peer")
                     return
                 request = unanswered.popleft()
                 answers += 1
@@ -421,7 +421,7 @@ class Connection:
                     return
             elif isinstance(event, Refused):
                 if not unanswered:
-                    self.close("the peer answered what nobody asked")
+                    self.close("unsolicited answer from the peer")
                     return
                 refused = unanswered.popleft()
                 answers += 1
@@ -549,7 +549,7 @@ class Connection:
 
     def _move(self, state: ConnectionState) -> None:
         if state not in TRANSITIONS[self.state]:
-            raise RuntimeError(f"a connection does not go from {self.state.value} to {state.value}")
+            raise RuntimeError(f"a connection cannot go from {self.state.value} to {state.value}")
         self.state = state
 
 

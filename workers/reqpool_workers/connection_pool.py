@@ -211,7 +211,7 @@ class ConnectionPool:
             if room <= 0:
                 if not self._idle:
                     break
-                plan.closes.append((self._idle.pop(0), "a fresh one is needed"))
+                plan.closes.append((self._idle.pop(0), "a new one is needed"))
                 room += 1
             request = self._take_one(self.fresh, now_s)
             if request is not None:
@@ -237,7 +237,7 @@ class ConnectionPool:
                 elif self.is_old(one, now_s):
                     one.retiring = True
                 if idle_s > self.policy.pin_idle_s:
-                    closes.append((one, f"held for {idle_s:.0f} s with nothing to do"))
+                    closes.append((one, f"pinned, but idle for {idle_s:.0f} s"))
                 continue
             if over > 0:
                 over -= 1

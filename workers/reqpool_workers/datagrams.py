@@ -400,5 +400,5 @@ def end_unanswered(ledger: WorkerLedger, error: PoolError, unanswered: list[Requ
         elif position == 0:
             ledger.conclude(request, error.code, error.text, phase=phase, sent=sent)
         else:
-            text = f"the connection was given up: {error.text}"
+            text = f"the connection was abandoned: {error.text}"
             ledger.fail([request], Code.CONNECTION_LOST, text, phase=phase, sent=sent)

@@ -22,7 +22,7 @@ def shortage(code: int) -> str:
     """Say what is short, for people, and log it."""
     if code == errno.EMFILE:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        text = f"its worker is out of file descriptors, at most {most} are allowed (RLIMIT_NOFILE)"
+        text = f"its worker is out of file descriptors; at most {most} are allowed (RLIMIT_NOFILE)"
     elif code == errno.ENFILE:
         text = "its worker's machine is out of file descriptors (fs.file-max)"
     else:

@@ -96,7 +96,7 @@ class Leases:
     def _refuse(self, group: BadGroup) -> None:
         """End what a lease group that cannot be used asks for; the others of its message run."""
         self._ledger.ignored += 1
-        self._log.warning("a lease that cannot be used: %s", group.text)
+        self._log.warning("cannot use a lease: %s", group.text)
         self._ledger.refuse(group.session, group.seqs, f"its worker cannot use the lease: {group.text}")
 
     def cancel(self, groups: list[tuple[bytes, tuple[int, ...]] | BadGroup]) -> None:
@@ -113,13 +113,13 @@ class Leases:
 
     def unpin(self, pin: Pin) -> None:
         """A session lets go of its connection, or of the request that was to have it first."""
-        if self._upstreams.unpin(pin, "let go of in the middle of a request"):
+        if self._upstreams.unpin(pin, "released in the middle of a request"):
             return
         # Its first request may still wait for a connection.
         for request in self._ledger.opening(*pin):
             if request.lease.upstream is not None:
-                phase, sent, *_ = request.lease.upstream.drop(request, "let go of")
-                text = "the session was closed before its first request had ended"
+                phase, sent, *_ = request.lease.upstream.drop(request, "released")
+                text = "the session was closed before its first request had finished"
                 self._ledger.conclude(request, Code.CONNECTION_LOST, text, phase=phase, sent=sent)
 
     def give_back(self, requests: Iterable[Request]) -> None:

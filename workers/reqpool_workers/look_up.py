@@ -178,7 +178,7 @@ class LookUp:
     def _why(self) -> str:
         about = [f"{server}: {why}" if why else server for server, why in self._failures.items()]
         if self.silent.issuperset(self._failures):
-            return f"no name server answers ({', '.join(about)}), so {self._host} could not be looked up"
+            return f"{self._host} could not be looked up: no name server answers ({', '.join(about)})"
         return f"{self._host} could not be looked up ({'; '.join(about)})"
 
 

@@ -25,7 +25,7 @@ class Pieces:
         if offset != self._size_bytes:
             raise ProtocolError(f"a piece for offset {offset}, after {self._size_bytes} bytes")
         if offset + len(piece) > MAX_PAYLOAD_BYTES:
-            raise ProtocolError(f"a payload of over {MAX_PAYLOAD_BYTES} bytes in pieces")
+            raise ProtocolError(f"a payload of more than {MAX_PAYLOAD_BYTES} bytes in pieces")
         if piece:
             self._pieces.append(piece)
             self._size_bytes += len(piece)

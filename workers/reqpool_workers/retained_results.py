@@ -13,7 +13,7 @@ from reqpool_contract.errors import Code
 from reqpool_contract.wire import MAX_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
 
 DROPPED = wire.encode_error(
-    "the answer was dropped: its client did not take it in time, and the broker that had it is gone",
+    "the answer was dropped: its client did not fetch it in time, and the broker that had it is gone",
     sent=True,
 )
 """What is left of an outcome for which there was no room."""
@@ -254,7 +254,7 @@ def _mended(flat: list[Any]) -> list[Any]:
         if not isinstance(data, bytes | bytearray | memoryview):
             text = f"its kind answered with {type(data).__name__} instead of bytes"
         elif len(data) > MAX_ANSWER_BYTES:
-            text = f"an answer of {len(data)} bytes, at most {MAX_ANSWER_BYTES} are allowed"
+            text = f"an answer of {len(data)} bytes; at most {MAX_ANSWER_BYTES} are allowed"
         else:
             mended += (seq, code, bytes(data))
             continue

@@ -28,7 +28,7 @@ SHORT_S = 0.2
 """How long after a connection for which there was no file descriptor the next is tried."""
 FORGET_SHORT_S = 1.0
 """How long after that a request that ends without a connection blames it on that."""
-PIN_BUSY = "the last request of this session has not ended on its connection: they go one after the other"
+PIN_BUSY = "the last request of this session has not finished on its connection: send one request at a time"
 
 
 class StreamOrigin:
@@ -63,7 +63,7 @@ class StreamOrigin:
         free_fd: Callable[[], bool],
     ) -> None:
         if not belongs(name, settings):
-            raise UsageError("these settings (passwords, TLS) are not the ones this origin stands for")
+            raise UsageError("these settings (passwords, TLS) do not match this origin")
         self.loop = loop
         self.ledger = ledger
         self.kind = kind

@@ -126,7 +126,7 @@ class WorkerConversation:
         """A turn begins, nothing has been read or sent in it: is the broker still to be believed?"""
         if now_s - self._turn_s > self._link.liveness_s and self._link.state is not LivenessState.DOWN:
             # Stopped for a while, or starved: what lies in the socket is old, the broker has given us up.
-            self._hang_up(f"nothing was done for {now_s - self._turn_s:.1f} s", now_s)
+            self._hang_up(f"this process did not run for {now_s - self._turn_s:.1f} s", now_s)
             # Before the first upstream's event can open a connection: others may have the slots.
             self._grants.lapse()
             self.give_back_stranded()
@@ -150,7 +150,7 @@ class WorkerConversation:
                     self._hang_up(f"a stale {verb.name}", now_s)
                     return
                 if verb is Verb.LEASE and values.pop() != ahead_bytes:
-                    self._hang_up(f"a payload of which {ahead_bytes} bytes came ahead of its LEASE", now_s)
+                    self._hang_up(f"a payload of which {ahead_bytes} bytes came before its LEASE", now_s)
                     return
             self._handlers[verb](now_s, *values)
             if verb in _LARGE and sum(map(len, frames)) > wire.LARGE_MESSAGE_BYTES:
@@ -235,7 +235,7 @@ class WorkerConversation:
         head = wire.encode(verb, self._link.epoch, self._link.seen, *values)
         if not self._carrier.send([head, *blobs] if blobs else [head]):
             # The pipe has gone, as after a message the broker would not take; all is kept for HELLO.
-            self._hang_up("nothing can be sent", now_s)
+            self._hang_up("cannot send to the broker", now_s)
 
     @property
     def has_room(self) -> bool:

@@ -27,7 +27,7 @@ LEAST_TOLD_S = 0.01
 MOST_DECLINED_BYTES = 4096
 """The longest answer that RETRY carries: it is one message for all, whose size is bounded."""
 
-PIN_GONE = "the connection held for this session is gone, and what was not committed with it"
+PIN_GONE = "the connection pinned to this session is lost, with its uncommitted work"
 ASKED_AGAIN_S = (wire.CLUSTER_GRACE_MS + wire.LIVENESS_MS) / 1000
 """How long past its deadline a request may be asked for again: its client gives it up after the grace, and
 its message may take as long as a connection can be silent. The deadline is that of the lease, counted from

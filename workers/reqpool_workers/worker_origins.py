@@ -51,7 +51,7 @@ class WorkerOrigins:
         origin = self._origins.get((kind_name, name))
         if origin is not None:
             if origin.settings is not None and origin.settings != settings:
-                raise UsageError("these settings (passwords, TLS) are not the ones this origin stands for")
+                raise UsageError("these settings (passwords, TLS) do not match this origin")
             return origin
         kind = self._kinds.get(kind_name)
         if isinstance(kind, DatagramKind):

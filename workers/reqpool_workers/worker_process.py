@@ -82,14 +82,14 @@ class WorkerProcess:
             in_doubt = self.conversation.in_doubt
             if held or in_doubt:
                 log.warning(
-                    "ends; still running: %d; in doubt: %d (these may have run, must not run again, and "
+                    "stopped; still running: %d; in doubt: %d (these may have run, must not run again, and "
                     "their outcomes have not been acknowledged)",
                     held,
                     in_doubt,
                 )
             return not (held or in_doubt)
         finally:
-            self.origins.close("the worker ends")
+            self.origins.close("the worker stops")
             if self._socket is not None:
                 self._socket.close(goodbye=self.conversation.said_goodbye or self._orphaned)
             if self._parent_fd >= 0:
@@ -139,7 +139,7 @@ class WorkerProcess:
         return now_s + TEND_S
 
     def _on_parent_exit(self, _mask: int) -> None:
-        log.info("the parent process has gone")
+        log.info("the parent process has ended")
         # The broker ends, too, and names what it believes to be here: what was not sent need not be among it.
         self.conversation.drain(self.loop.now_s)
         self._orphaned = True

@@ -70,23 +70,23 @@ class Route:
 
 def _check(kind: Kind, origins: tuple[str, ...], settings: bytes, pin: int | None) -> None:
     if not isinstance(kind.name, str) or not 0 < len(kind.name) <= wire.MAX_KIND_CHARS:
-        raise UsageError(f"{kind.name!r:.80} is not a kind's name: 1 to {wire.MAX_KIND_CHARS} characters")
+        raise UsageError(f"{kind.name!r:.80} is not a kind name: use 1 to {wire.MAX_KIND_CHARS} characters")
     if type(origins) is not tuple or not 0 < len(origins) <= wire.MAX_ORIGINS:
         raise UsageError(f"{origins!r:.80} is not a tuple of 1 to {wire.MAX_ORIGINS} upstreams")
     for origin in origins:
         if not isinstance(origin, str) or not origin:
-            raise UsageError(f"{origin!r:.80} is not the name of an upstream: a string")
+            raise UsageError(f"{origin!r:.80} is not an upstream name: use a non-empty string")
         if len(origin) > wire.MAX_ORIGIN_CHARS:
             raise UsageError(
-                f"the upstream {origin[:60]!r}… has {len(origin)} characters, at most "
+                f"the upstream {origin[:60]!r}… has {len(origin)} characters; at most "
                 f"{wire.MAX_ORIGIN_CHARS} are allowed"
             )
     for text in (kind.name, *origins):
         if wire.sendable(text, len(text)) != text:
-            raise UsageError(f"{text!r:.80} cannot be written in UTF-8")
+            raise UsageError(f"{text!r:.80} cannot be encoded as UTF-8")
     if type(settings) is not bytes or len(settings) > wire.MAX_SETTINGS_BYTES:
         size = f"{len(settings)} bytes" if isinstance(settings, bytes) else type(settings).__name__
-        raise UsageError(f"the settings are {size}, at most {wire.MAX_SETTINGS_BYTES} bytes are allowed")
+        raise UsageError(f"the settings are {size}; at most {wire.MAX_SETTINGS_BYTES} bytes are allowed")
     if pin is not None and (type(pin) is not int or not 0 <= pin <= wire.MAX_NUMBER):
         raise UsageError(f"pin={pin!r:.80} is not a number from 0 to {wire.MAX_NUMBER}")
 
@@ -191,7 +191,7 @@ class Kind(ABC):
         Raises:
             PoolError: what the request shall end with instead.
         """
-        raise BadResponse(f"kind {self.name!r} was asked for a further request, and knows of none")
+        raise BadResponse(f"kind {self.name!r} has no follow-up requests")
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         """Read a URL of one of :attr:`schemes`, as it stands in ``reqpool.toml``.
@@ -204,7 +204,7 @@ class Kind(ABC):
         Raises:
             UsageError: if it is wrong; the text names what.
         """
-        raise UsageError(f"upstreams of kind {self.name!r} are not named by URL")
+        raise UsageError(f"kind {self.name!r} does not support URLs")
 
 
 def with_idempotence(route: Route, idempotent: bool) -> Route:
@@ -214,7 +214,7 @@ def with_idempotence(route: Route, idempotent: bool) -> Route:
         UsageError: if it is neither True nor False.
     """
     if type(idempotent) is not bool:
-        raise UsageError(f"idempotent={idempotent!r}: True, False or None")
+        raise UsageError(f"idempotent={idempotent!r}: must be True, False or None")
     return route if route.idempotent is idempotent else _other_idempotence(route, idempotent)
 
 
@@ -247,6 +247,6 @@ def _registered(name: str) -> EntryPoint:
     if name not in found.names:
         found = registered("reqpool.kinds")
     if name not in found.names:
-        known = ", ".join(sorted(found.names)) or "none: is reqpool installed?"
+        known = ", ".join(sorted(found.names)) or "none (is reqpool installed?)"
         raise UsageError(f"unknown kind {without_password(name)!r}; installed kinds: {known}")
     return found[name]

@@ -33,14 +33,14 @@ def canonical_address(text: object, default_port: int | None = None, *, names: b
     """
     example = '"127.0.0.1:5300" or "[::1]:5300"'
     if not isinstance(text, str):
-        raise UsageError(f"an address is a string like {example}, not {type(text).__name__}")
+        raise UsageError(f"an address must be a string like {example}, not {type(text).__name__}")
     shown = repr(without_password(text))
     if "@" in text:
         raise UsageError(f"address {shown} has a user name or a password in it; write it like {example}")
     if "://" in text:
         raise UsageError(f"address {shown} is a URL; write host and port only, like {example}")
     if "#" in text or "?" in text:
-        raise UsageError(f"address {shown} has more in it than host and port; write it like {example}")
+        raise UsageError(f"address {shown} has more than host and port; write it like {example}")
     host, port_text = _split(text, shown)
     if host == "":
         raise UsageError(f"address {shown} has no host; write it like {example}")
@@ -50,8 +50,8 @@ def canonical_address(text: object, default_port: int | None = None, *, names: b
             raise UsageError(f'{shown} is not an IPv6 address; with a port write it like "[::1]:5300"')
         if not names and not host.replace(".", "").isdecimal():
             raise UsageError(
-                f"{host!r} in {shown} is not a numeric address, and this kind takes no host names: "
-                "look the name up and give the address"
+                f"{host!r} in {shown} is not a numeric address, and this kind does not accept host "
+                "names: resolve the name and give the address"
             )
         canonical = canonical_host(host, text)
     if port_text is None:
@@ -117,12 +117,12 @@ def address_endpoint(
         UsageError: if it has more than that, or a password or TLS is given.
     """
     if password is not None or tls is not None:
-        raise UsageError(f"{scheme}:// has no {'password' if tls is None else 'TLS'}")
+        raise UsageError(f"{scheme}:// does not support {'passwords' if tls is None else 'TLS'}")
     found, separator, address = url.partition("://")
     if not separator or found.lower() != scheme:
-        raise UsageError(f"{without_password(url)!r} is not a URL of {scheme}://")
+        raise UsageError(f"{without_password(url)!r} is not a {scheme}:// URL")
     if "@" in address:
-        raise UsageError(f"{without_password(url)!r}: {scheme}:// has neither user names nor passwords")
+        raise UsageError(f"{without_password(url)!r}: {scheme}:// URLs cannot have a user name or a password")
     return Endpoint(
         f"{scheme}://{canonical_address(address.removesuffix('/'), default_port, names=names)}", b""
     )

@@ -59,7 +59,8 @@ class DnsKind(Kind):
             return route, query(payload, rtype), None
         except TypeError as error:  # from lru_cache: something cannot be hashed, so is neither str nor int
             types = ", ".join(type(one).__name__ for one in (target, payload, rtype))
-            raise UsageError(f"a DNS question is (server, name, rtype) as strings, not {types}") from error
+            text = f"a DNS question must be (server, name, rtype) as strings, not {types}"
+            raise UsageError(text) from error
 
     def decode(self, data: bytes, request: Asked) -> DnsAnswer:
         """Wrap an answer; it is parsed when it is looked at.

@@ -134,13 +134,13 @@ class HttpKind(Kind):
         ):
             return _plain(payload, target)
         if type(follow_redirects) is not bool:
-            raise UsageError(f"follow_redirects={follow_redirects!r}: True or False")
+            raise UsageError(f"follow_redirects={follow_redirects!r}: must be True or False")
         if type(max_bytes) is not int or not 1 <= max_bytes <= LARGEST_MAX_BYTES:
             raise UsageError(
                 f"max_bytes={max_bytes!r} is not a whole number of bytes from 1 to {LARGEST_MAX_BYTES}"
             )
         if tls is not None and not isinstance(tls, Tls):
-            raise UsageError(f"tls= is a reqpool.Tls, not {type(tls).__name__}")
+            raise UsageError(f"tls= must be a reqpool.Tls, not {type(tls).__name__}")
         return _encoded(
             _method(payload),
             target,
@@ -187,7 +187,7 @@ class HttpKind(Kind):
             route, payload, further = _redirected(note, here, there, answer.status)
         except UsageError as error:
             raise BadResponse(
-                f"{without_password(note.url)} redirects to what cannot be asked for: {error.text}"
+                f"{without_password(note.url)} redirects to a URL that cannot be requested: {error.text}"
             ) from error
         if request.route.idempotent is not (note.method in IDEMPOTENT):
             route = with_idempotence(route, request.route.idempotent)  # the caller's word holds all the way
@@ -204,7 +204,7 @@ class HttpKind(Kind):
         read = parse(url, PORTS)
         if read.path not in ("", "/") or read.query:
             raise UsageError(
-                f"{without_password(url)!r}: an upstream's URL has no path; each request brings its own"
+                f"{without_password(url)!r}: an upstream's URL must have no path; each request has its own"
             )
         secret = read.password if password is None else password
         settings: dict[str, Any] = {}
@@ -216,7 +216,7 @@ class HttpKind(Kind):
             settings = {"token": secret}
         if tls is not None:
             if read.scheme != "https":
-                raise UsageError(f"{without_password(url)!r}: tls is for https://")
+                raise UsageError(f"{without_password(url)!r}: tls is only for https:// URLs")
             settings["tls"] = tls.settings() or None
         return endpoint(f"{read.scheme}://{netloc(read.host, read.port)}", settings)
 
@@ -226,7 +226,7 @@ def _method(method: object) -> str:
         raise UsageError(f"{without_password(method)!r} is not an HTTP method; write one like 'GET'")
     method = method.upper()
     if method == "CONNECT":
-        raise UsageError("CONNECT is for proxies: it makes a tunnel, not an answer")
+        raise UsageError("CONNECT is for proxies: it opens a tunnel and gets no answer")
     return method
 
 
@@ -261,7 +261,7 @@ def _encoded(
     body = make_body(*content)
     if body is not None:
         if method == "TRACE":
-            raise UsageError("TRACE has no body (RFC 9110 §9.3.8)")
+            raise UsageError("TRACE cannot have a body (RFC 9110 §9.3.8)")
         if body.content_type and "content-type" not in names:
             given.append(field("Content-Type", body.content_type))
     line = target(path, params)

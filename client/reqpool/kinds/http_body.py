@@ -64,7 +64,7 @@ def _json(value: object) -> bytes:
     try:
         return json_module.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"json= cannot be written as JSON: {error}") from error
+        raise UsageError(f"json= cannot be encoded as JSON: {error}") from error
 
 
 def _content(given: Any, what: str) -> bytes:
@@ -75,20 +75,20 @@ def _content(given: Any, what: str) -> bytes:
     if not isinstance(given, str) and callable(getattr(given, "read", None)):
         given = given.read(wire.MAX_PAYLOAD_BYTES + 1)
         if not isinstance(given, bytes | str):
-            raise UsageError(f"{what} read() gave {type(given).__name__}, not bytes")
+            raise UsageError(f"{what} read() returned {type(given).__name__}, not bytes")
         if len(given) > wire.MAX_PAYLOAD_BYTES:
             raise UsageError(
-                f"{what} has more to read than the {wire.MAX_PAYLOAD_BYTES} bytes that are allowed"
+                f"{what} has more than {wire.MAX_PAYLOAD_BYTES} bytes to read, the most that is allowed"
             )
     if isinstance(given, str):
         try:
             return given.encode()
         except UnicodeEncodeError as error:
-            raise UsageError(f"{what} cannot be written in UTF-8: {error}") from error
+            raise UsageError(f"{what} cannot be encoded as UTF-8: {error}") from error
     if isinstance(given, bytes):
         return given
     raise UsageError(
-        f"{what} is bytes, str, something with read(), or a form (a mapping or a list of pairs), "
+        f"{what} must be bytes, str, something with read(), or a form (a mapping or a list of pairs), "
         f"not {type(given).__name__}"
     )
 
@@ -118,7 +118,7 @@ def _files(files: object) -> Iterable[tuple[str, str | bytes | None, bytes, str 
     elif isinstance(files, list | tuple):
         items = files
     else:
-        raise UsageError(f"files= is a mapping or a list of pairs, not {type(files).__name__}")
+        raise UsageError(f"files= must be a mapping or a list of pairs, not {type(files).__name__}")
     for item in items:
         try:
             name, file = item
@@ -128,10 +128,10 @@ def _files(files: object) -> Iterable[tuple[str, str | bytes | None, bytes, str 
             raise UsageError(f"files= has a name that is not a string: {name!r}")
         about = file if isinstance(file, tuple | list) else (_filename(file, name), file, _ANY_TYPE)
         if not 2 <= len(about) <= 3:
-            raise UsageError(f"files= {name!r}: give a content, or (filename, content[, content type])")
+            raise UsageError(f"files= {name!r}: give the content, or (filename, content[, content type])")
         filename, content, *content_type = about
         if filename is not None and not isinstance(filename, str | bytes):
-            raise UsageError(f"files= {name!r}: a filename is a string, not {type(filename).__name__}")
+            raise UsageError(f"files= {name!r}: a filename must be a string, not {type(filename).__name__}")
         kind = content_type[0] if content_type else None
         if kind is None and filename is not None:
             kind = _ANY_TYPE
@@ -152,5 +152,5 @@ def _quoted(text: str | bytes) -> bytes:
     try:
         data = text if isinstance(text, bytes) else text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"the name {text!r} cannot be written in UTF-8: {error}") from error
+        raise UsageError(f"the name {text!r} cannot be encoded as UTF-8: {error}") from error
     return data.replace(b"\r", b"%0D").replace(b"\n", b"%0A").replace(b'"', b"%22")

@@ -53,7 +53,7 @@ def decoded(data: bytes, codings: str, limit: int) -> bytes:
     names = [name.strip().lower() for name in codings.split(",")]
     if len(names) > MAX_CODINGS:
         raise BadResponse(
-            f"the answer has {len(names)} content codings on each other, {MAX_CODINGS} are taken"
+            f"the answer has {len(names)} nested content codings; at most {MAX_CODINGS} are accepted"
         )
     for name in reversed(names):
         if not data or name in _NO_CODINGS:
@@ -63,7 +63,7 @@ def decoded(data: bytes, codings: str, limit: int) -> bytes:
             if codec(name) is not None:
                 continue
             raise BadResponse(
-                f"the answer's content coding {name[:40]!r} is not known here; .raw has it as it came"
+                f"the answer's content coding {name[:40]!r} is not supported; .raw has the body as received"
             )
         content = decode(data, limit)
         if content is None:
@@ -123,7 +123,7 @@ def _brotli(data: bytes, limit: int) -> bytes | None:
         import brotli  # type: ignore[import-untyped]
     except ImportError as error:
         raise BadResponse(
-            f"the answer is in br, which needs a package that is not here: {_INSTALL}"
+            f"the answer is in br, which needs a package that is not installed: {_INSTALL}"
         ) from error
     decoder = brotli.Decompressor()
     parts: list[bytes] = []
@@ -146,7 +146,7 @@ def _zstd(data: bytes, limit: int) -> bytes | None:
         import zstandard
     except ImportError as error:
         raise BadResponse(
-            f"the answer is in zstd, which needs a package that is not here: {_INSTALL}"
+            f"the answer is in zstd, which needs a package that is not installed: {_INSTALL}"
         ) from error
     decoder = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
     parts: list[bytes] = []

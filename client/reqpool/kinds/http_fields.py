@@ -14,11 +14,11 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_IN_VALUES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 _OURS = {
-    "content-length": "it is made from the body",
+    "content-length": "it is set from the body",
     "transfer-encoding": "bodies are sent with their length",
-    "upgrade": "other protocols are not spoken",
-    "keep-alive": "connections are the pool's affair",
-    "proxy-connection": "connections are the pool's affair",
+    "upgrade": "other protocols are not supported",
+    "keep-alive": "the pool manages connections",
+    "proxy-connection": "the pool manages connections",
 }
 
 _CONNECTION_OPTIONS = frozenset((b"close", b"keep-alive"))
@@ -52,7 +52,7 @@ def field(name: str | bytes, value: str | bytes) -> tuple[str, bytes]:
                 f"header {name}: its value is not Latin-1; encode it to bytes yourself"
             ) from error
     elif not isinstance(value, bytes):
-        raise UsageError(f"header {name}: its value is a str or bytes, not {type(value).__name__}")
+        raise UsageError(f"header {name}: its value must be a str or bytes, not {type(value).__name__}")
     if _NOT_IN_VALUES.search(value):
         raise UsageError(f"header {name}: its value has a line break or another control character in it")
     return name.lower(), b"".join((name.encode(), b": ", value.strip(b" \t"), b"\r\n"))
@@ -75,7 +75,7 @@ def fields(headers: object) -> Fields:
     elif isinstance(headers, list | tuple):
         items = headers
     else:
-        raise UsageError(f"headers= is a mapping or a list of pairs, not {type(headers).__name__}")
+        raise UsageError(f"headers= must be a mapping or a list of pairs, not {type(headers).__name__}")
     checked: Fields = []
     for item in items:
         try:
@@ -88,9 +88,9 @@ def fields(headers: object) -> Fields:
         checked.append(one)
         why = _OURS.get(one[0])
         if why is not None:
-            raise UsageError(f"header {name} cannot be given: {why}")
+            raise UsageError(f"header {name} cannot be set: {why}")
         if one[0] == "authorization" and one[1][15:].lower().startswith(b"ntlm"):
-            raise UsageError("NTLM logs a connection in, step by step; the pool's are everybody's")
+            raise UsageError("NTLM authenticates a connection, and the pool's connections are shared")
         if one[0] == "connection" and not connection_options(one[1]) <= _CONNECTION_OPTIONS:
             raise UsageError(f"header Connection can be 'close' or 'keep-alive', not {value!r}")
     if sum(name == "host" for name, _ in checked) > 1:
@@ -113,10 +113,10 @@ def basic(user: str | bytes, password: str | bytes) -> str:
         one.encode("utf-8", "surrogatepass") if isinstance(one, str) else one for one in (user, password)
     )
     if b":" in name:
-        raise UsageError("a user's name cannot have a colon in it (RFC 7617)")
+        raise UsageError("a user name cannot contain a colon (RFC 7617)")
     pair = b"%b:%b" % (name, secret)
     if _NOT_IN_VALUES.search(pair):
-        raise UsageError("user or password has a control character in it (RFC 7617)")
+        raise UsageError("the user name or password has a control character in it (RFC 7617)")
     return f"Basic {base64.b64encode(pair).decode()}"
 
 
@@ -127,7 +127,7 @@ def bearer(token: str) -> str:
         UsageError: if it is empty or has other characters than printable ASCII without spaces.
     """
     if not re.fullmatch(r"[!-~]+", token):
-        raise UsageError("a bearer token is printable ASCII without spaces")
+        raise UsageError("a bearer token must be printable ASCII without spaces")
     return f"Bearer {token}"
 
 
@@ -145,7 +145,7 @@ def authorization(auth: object) -> str:
         and all(isinstance(one, str | bytes) for one in auth)
     ):
         return basic(*auth)
-    raise UsageError(f"auth= is (user, password), or a bearer token as str, not {type(auth).__name__}")
+    raise UsageError(f"auth= must be (user, password), or a bearer token as str, not {type(auth).__name__}")
 
 
 class HttpHeaders(Mapping[str, str]):

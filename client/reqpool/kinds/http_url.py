@@ -70,7 +70,7 @@ def place(kind: Kind, prefix: str, tls: Tls | None) -> HttpTarget:
     name = named(prefix)
     if name is not None:
         if tls is not None:
-            raise UsageError(f"tls= is not for an upstream called by name ({prefix}): its config says it")
+            raise UsageError(f"tls= cannot be given for an upstream called by name ({prefix})")
         return HttpTarget(name, prefix, "", "", Route(kind, (name,), True), Route(kind, (name,), False))
     if "\\" in prefix:  # browsers read it as a slash, so what is before it would be the host
         raise UsageError(f"{without_password(prefix)!r} has a backslash in it")
@@ -100,7 +100,7 @@ def split(url: object) -> tuple[str, str, str]:
         UsageError: if it is neither ``http://…``, ``https://…`` nor ``name/path`` of an upstream's name.
     """
     if not isinstance(url, str):
-        raise UsageError(f"a URL is a string, not {type(url).__name__}")
+        raise UsageError(f"a URL must be a string, not {type(url).__name__}")
     found = _PARTS.fullmatch(url)
     if found is None:
         found = _NAMED_PARTS.fullmatch(url)
@@ -134,7 +134,7 @@ def _check_host(url: str, prefix: str, path: str) -> None:
         except UsageError:
             good = False
     if not good:
-        raise UsageError(f"{without_password(url)!r} has an @ where no host has ended; {PERCENT_ENCODE}")
+        raise UsageError(f"{without_password(url)!r} has an @ in the wrong place; {PERCENT_ENCODE}")
 
 
 def joined(here: str, reference: str) -> str:
@@ -146,7 +146,7 @@ def joined(here: str, reference: str) -> str:
         UsageError: if it has a scheme or ``//`` and then no host.
     """
     if _HOSTLESS.match(reference):
-        raise UsageError(f"{without_password(reference)!r} names no host")
+        raise UsageError(f"{without_password(reference)!r} has no host")
     if _SCHEME.match(reference):
         return reference
     prefix, path, _ = split(here)
@@ -186,7 +186,7 @@ def target(path: str, params: object = None) -> str:
     try:
         path = quote(_LONE_PERCENT.sub("%25", path), safe=_SAFE).replace("#", "%23")
     except UnicodeEncodeError as error:
-        raise UsageError(f"the URL's path cannot be written in UTF-8: {without_password(path)!r}") from error
+        raise UsageError(f"the URL's path cannot be encoded as UTF-8: {without_password(path)!r}") from error
     path, mark, rest = path.partition("?")
     return f"{_without_dots(path)}{mark}{rest}" if "/." in path else f"{path}{mark}{rest}"
 
@@ -217,7 +217,7 @@ def form(given: object, what: str) -> str:
     try:
         return urlencode(pairs(given, what))
     except UnicodeEncodeError as error:
-        raise UsageError(f"{what}= cannot be written in UTF-8: {error}") from error
+        raise UsageError(f"{what}= cannot be encoded as UTF-8: {error}") from error
 
 
 def pairs(given: object, what: str) -> list[tuple[str | bytes, str | bytes]]:
@@ -232,7 +232,7 @@ def pairs(given: object, what: str) -> list[tuple[str | bytes, str | bytes]]:
     elif isinstance(given, list | tuple):
         items = given
     else:
-        raise UsageError(f"{what}= is a mapping or a list of pairs, not {type(given).__name__}")
+        raise UsageError(f"{what}= must be a mapping or a list of pairs, not {type(given).__name__}")
     found: list[tuple[str | bytes, str | bytes]] = []
     for item in items:
         try:

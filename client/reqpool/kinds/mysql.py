@@ -112,7 +112,7 @@ class MysqlKind(Kind):
             BadResponse: the answer cannot be read.
         """
         if len(data) < 5:
-            raise BadResponse("an answer of MySQL that is shorter than any packet")
+            raise BadResponse("a MySQL answer that is shorter than any packet")
         if data[4] == _ERR:
             raise _error(data)
         return MysqlResult(data)
@@ -128,14 +128,14 @@ class MysqlKind(Kind):
 def _checked(sql: object, pinned: bool, with_params: bool) -> Any:
     """Check a statement; return its payload, or the template into which its parameters go."""
     if not isinstance(sql, str):
-        raise UsageError(f"SQL is a string, not {type(sql).__name__}")
+        raise UsageError(f"SQL must be a string, not {type(sql).__name__}")
     check(sql, pinned=pinned)
     if with_params:
         return template(sql)
     try:
         return _QUERY + sql.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"this SQL cannot be written in UTF-8: {error}") from error
+        raise UsageError(f"this SQL cannot be encoded as UTF-8: {error}") from error
 
 
 @lru_cache(KEPT_STATEMENTS)
@@ -176,7 +176,7 @@ def _kept(target: str, tls: Tls | None) -> Route:
         return _route(target, tls)
     except TypeError as error:  # from lru_cache: something cannot be hashed
         types = f"{type(target).__name__}, {type(tls).__name__}"
-        raise UsageError(f"target is a string, tls= a reqpool.Tls, not {types}") from error
+        raise UsageError(f"target must be a string and tls= a reqpool.Tls, not {types}") from error
 
 
 @lru_cache(1024)
@@ -194,32 +194,32 @@ def _route(target: str, tls: Tls | None) -> Route:
 
 def _endpoint(url: str, password: str | None, tls: Tls | None) -> Endpoint:
     if tls is not None and not isinstance(tls, Tls):
-        raise UsageError(f"tls= is a reqpool.Tls, not {type(tls).__name__}")
+        raise UsageError(f"tls= must be a reqpool.Tls, not {type(tls).__name__}")
     parts = origin_names.parse(url, {"mysql": 0, "mysqls": 0})
     shown = without_password(url)
     if parts.user is None:
-        raise UsageError(f"{shown!r} names no user: mysql://user@host/database")
+        raise UsageError(f"{shown!r} has no user: use mysql://user@host/database")
     database = unquote(parts.path.removeprefix("/"))
     if "/" in parts.path[1:] or "\0" in parts.user + database:
-        raise UsageError(f"{shown!r}: what follows the host is the name of one database")
+        raise UsageError(f"{shown!r}: the path must be the name of one database")
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     query = dict(pairs)
     if len(query) < len(pairs):
-        raise UsageError(f"{shown!r}: an option is there twice")
+        raise UsageError(f"{shown!r}: an option is given twice")
     socket = query.pop("socket", "")
     if query:
         name, value = next(iter(query.items()))
         option = f"unknown option {name!r}" if value else "an unknown option"  # without a value it may be one
         raise UsageError(f"{shown!r}: {option}; the character set is always utf8mb4")
     if bool(socket) == bool(parts.host):
-        raise UsageError(f"{shown!r}: name a host, or a socket (?socket=/path)")
+        raise UsageError(f"{shown!r}: give a host, or a socket (?socket=/path)")
     if socket and not socket.startswith("/"):
-        raise UsageError(f"{shown!r}: a Unix socket by its whole path: ?socket=/path")
+        raise UsageError(f"{shown!r}: give the absolute path of the Unix socket: ?socket=/path")
     secured = tls is not None or parts.scheme == "mysqls"
     variants = []
     if socket:
         if secured or parts.port:
-            raise UsageError(f"{shown!r}: a Unix socket has neither TLS nor a port")
+            raise UsageError(f"{shown!r}: a Unix socket cannot have TLS or a port")
         variants.append(f"socket={quote(socket)}")
     if secured:
         variants.append("tls")

@@ -101,16 +101,16 @@ def template(sql: str) -> Template:
             # A parameter brings its own quotes: they would end the ones around it, and its text be SQL.
             at = min(inside)
             raise UsageError(
-                f"{sql[at : at + 2]!r} at character {at} of the SQL stands in quotes or in a comment: a "
-                "placeholder stands alone; what belongs around the value, put into the parameter"
+                f"{sql[at : at + 2]!r} at character {at} of the SQL is inside quotes or a comment: write "
+                "placeholders without quotes, and put the text around the value into the parameter"
             )
     named = tuple(name for name in names if name is not None)
     if named and len(named) < len(names):
-        raise UsageError("the SQL has both %s and %(name)s; parameters come by position or by name")
+        raise UsageError("the SQL has both %s and %(name)s; give parameters either by position or by name")
     try:
         written = (_PLACEHOLDER.sub(_by_position, sql) if named else sql).encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"this SQL cannot be written in UTF-8: {error}") from error
+        raise UsageError(f"this SQL cannot be encoded as UTF-8: {error}") from error
     return Template(written, len(names), named or None, _introducers(sql, places), backslashes)
 
 
@@ -123,8 +123,8 @@ def _introducers(sql: str, places: Sequence[int]) -> tuple[str, ...] | None:
     for place in places:
         if sql[place - 1 : place] in _LITERALS and not _ENDS_A_NAME.match(sql[place - 2 : place - 1]):
             raise UsageError(
-                f"{sql[place - 1 : place + 2]!r} at character {place - 1} of the SQL: a parameter brings its "
-                "own quotes; write %s alone, and give bytes for binary data, an int for a number, a str "
+                f"{sql[place - 1 : place + 2]!r} at character {place - 1} of the SQL: parameters are quoted "
+                "automatically; write only %s, and give bytes for binary data, an int for a number, a str "
                 "for text"
             )
     if "_" not in sql:
@@ -158,7 +158,7 @@ def pack(form: Template, params: Sequence[Any] | Mapping[str, Any]) -> bytes:
     else:
         values = _in_order(form, params)
     if len(values) != form.places:
-        raise UsageError(f"the SQL has {form.places} placeholders, and there are {len(values)} parameters")
+        raise UsageError(f"the SQL has {form.places} placeholders, but there are {len(values)} parameters")
     if form.introducers is None and form.backslashes is None:
         for value in values:
             if type(value) not in _AS_THEY_ARE:
@@ -184,14 +184,14 @@ def _introduced(value: Any, name: str, number: int) -> Any:
         if name not in _OF_UTF8 and (name in _NOT_OF_ASCII or not value.isascii()):
             # Its UTF-8 would be taken for characters of that set.
             raise UsageError(
-                f"parameter {number} stands behind _{name}, which takes bytes of that character set; for a "
+                f"parameter {number} follows _{name}, which takes bytes of that character set; for a "
                 f"str write CONVERT(%s USING {name})"
             )
         return msgpack.ExtType(INTRODUCED, value.encode())
     if type(value) is msgpack.ExtType and value.code in (BYTES, TEMPORAL):
         return msgpack.ExtType(INTRODUCED, value.data)
     raise UsageError(
-        f"parameter {number} stands behind _{name}, which takes bytes or str: write %s alone for None, "
+        f"parameter {number} follows _{name}, which takes bytes or str: write only %s for None, "
         "numbers and lists"
     )
 
@@ -200,17 +200,17 @@ def _in_order(form: Template, params: Any) -> Sequence[Any]:
     if isinstance(params, Mapping):
         if form.names is None:
             if form.places:
-                raise UsageError("parameters by name go with %(name)s; this SQL has %s")
+                raise UsageError("named parameters need %(name)s; this SQL has %s")
             return ()
         missing = [name for name in form.names if name not in params]
         if missing:
             raise UsageError(f"no parameter named {', '.join(map(repr, missing))}")
         return [params[name] for name in form.names]
     if form.names is not None:
-        raise UsageError(f"this SQL has %(name)s: params are a dict, not {type(params).__name__}")
+        raise UsageError(f"this SQL has %(name)s: params must be a dict, not {type(params).__name__}")
     if not isinstance(params, Sequence) or isinstance(params, str | bytes | bytearray | memoryview):
         raise UsageError(
-            f"params are a tuple, a list or a dict, not {type(params).__name__}; of a single one write (x,)"
+            f"params must be a tuple, a list or a dict, not {type(params).__name__}; for one write (x,)"
         )
     return tuple(params)
 
@@ -220,7 +220,7 @@ def _typed(value: Any, number: int) -> Any:
     kind = type(value)
     if kind is list or kind is tuple:
         if not value:
-            raise UsageError(f"parameter {number} is an empty list, and IN () is no SQL")
+            raise UsageError(f"parameter {number} is an empty list, and IN () is not valid SQL")
         if any(type(item) in (list, tuple) for item in value):
             raise UsageError(f"parameter {number} is a list of lists")
         return [_typed(item, number) for item in value]
@@ -255,7 +255,7 @@ def _derived(value: Any) -> Any:
     if not equals:
         raise UsageError(
             f"is a {kind.__name__} that does not equal the {base.__name__} it would be stored as: convert it "
-            "first (where there is no value, to None)"
+            "first (to None if it has no value)"
         )
     return typed
 
@@ -270,22 +270,22 @@ def _integer(value: int) -> Any:
     if -(1 << 63) <= value < 1 << 64:
         return value
     if abs(value) >= 10**MOST_DIGITS:
-        raise UsageError(f"is an integer of over {MOST_DIGITS} digits, beyond what DECIMAL holds")
+        raise UsageError(f"is an integer of more than {MOST_DIGITS} digits, outside the range of DECIMAL")
     return msgpack.ExtType(INTEGER, b"%d" % value)
 
 
 def _float(value: float) -> float:
     if not math.isfinite(value):
-        raise UsageError(f"is {value}, which SQL cannot write")
+        raise UsageError(f"is {value}, which SQL cannot express")
     return value
 
 
 def _decimal(value: Decimal) -> Any:
     if not value.is_finite():
-        raise UsageError(f"is {value}, which SQL cannot write")
+        raise UsageError(f"is {value}, which SQL cannot express")
     # More digits before the point are clipped in silence; written out, 1E-999999 is a megabyte.
     if not -100 <= value.adjusted() < MOST_DIGITS:
-        raise UsageError(f"is {value:E}, beyond what DECIMAL holds")
+        raise UsageError(f"is {value:E}, outside the range of DECIMAL")
     return msgpack.ExtType(DECIMAL, format(value, "f").encode())
 
 
@@ -293,7 +293,7 @@ def _text(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"is a string that cannot be written in UTF-8: {error}") from error
+        raise UsageError(f"is a string that cannot be encoded as UTF-8: {error}") from error
     return value
 
 

@@ -124,9 +124,9 @@ def read(data: bytes) -> list[ResultSet]:
     # IndexError and struct.error at the end of the data; ValueError, UnicodeDecodeError and DecimalException
     # from a value that is none of its type.
     except (IndexError, ValueError, DecimalException, struct.error) as error:
-        raise BadResponse(f"an answer of MySQL that cannot be read: {error!r}") from error
+        raise BadResponse(f"a MySQL answer that cannot be read: {error!r}") from error
     if at != len(data):
-        raise BadResponse("bytes behind the answer")
+        raise BadResponse("bytes after the answer")
     return found
 
 
@@ -177,7 +177,7 @@ def _columns(data: bytes, begin: int) -> tuple[Layout, int]:
     """Read the columns of a result; return its layout, and where its rows begin."""
     count, at = _length(data, begin + 4)
     if data[begin + 4] >= _ERR or count == 0 or at != _after(data, begin):
-        raise BadResponse("an answer of MySQL that begins with neither OK nor a number of columns")
+        raise BadResponse("a MySQL answer that begins with neither OK nor a number of columns")
     first = at
     for _ in range(count):
         at += 4 + (_word(data, at)[0] & MAX_PACKET_BYTES)
@@ -191,7 +191,7 @@ def _end(
     """Read the OK (or EOF) packet that ends a result."""
     after = _after(data, at)
     if data[at + 4] not in (_OK, _EOF):
-        raise BadResponse("an answer of MySQL that ends in an error")
+        raise BadResponse("a MySQL answer that ends in an error")
     info = ""
     if after - at == 11 and not data[at + 5] and not data[at + 6]:
         status, warnings = _halves(data, at + 7)
@@ -232,7 +232,7 @@ def _after(data: bytes, at: int) -> int:
     """Return where the packet ends that begins there."""
     after: int = at + 4 + (_word(data, at)[0] & MAX_PACKET_BYTES)
     if after > len(data):
-        raise BadResponse("an answer of MySQL that is cut short")
+        raise BadResponse("a MySQL answer that is cut short")
     return after
 
 
@@ -278,7 +278,7 @@ def _row(data: bytes, at: int, converters: tuple[Callable[[bytes], Any], ...]) -
         row.append(convert(payload[here : here + size]))
         here += size
     if here != len(payload):
-        raise BadResponse("a row with more than its columns")
+        raise BadResponse("a row with more values than columns")
     return tuple(row), at
 
 
@@ -406,7 +406,7 @@ def _reader(converts: tuple[str, ...]) -> Reader:
         ]
     values = "".join(f"v{number}, " for number in range(len(converts)))
     lines += [
-        "        if p != at: raise Unreadable('a row whose values are not as long as it says')",
+        "        if p != at: raise Unreadable('a row whose values do not add up to its length')",
         f"        add(({values}))",
     ]
     names: dict[str, Any] = {"word": _word, "length": _length, "Unreadable": BadResponse, "Decimal": Decimal}

@@ -39,7 +39,7 @@ Behind two hyphens only blanks and control characters of ASCII make a comment: s
 _STRAY = re.compile(r"\\(?!N)")
 """A backslash that is no part of a string; ``\\N`` is NULL."""
 
-_USE_A_SESSION = "use pool.mysql_session(url): there the connection is yours until you let it go"
+_USE_A_SESSION = "use pool.mysql_session(url), whose connection is not shared"
 
 _BEGINS = re.compile(
     r"""
@@ -134,7 +134,7 @@ def check(sql: str, *, pinned: bool) -> None:
             "LOAD DATA LOCAL is refused: the file would be read at the worker; insert the rows instead"
         )
     if _SETS.match(bare) and not _OURS.match(sql) and _sets_character_set(bare):
-        raise UsageError("the character set is utf8mb4 and stays so: parameters are escaped for it")
+        raise UsageError("the character set is always utf8mb4: parameters are escaped for it")
     if pinned or _STORED.match(bare):
         return
     if begins := _BEGINS.match(bare):
@@ -164,7 +164,7 @@ def _refuse(what: str) -> NoReturn:
 
 def _refuse_to_look_back(what: str) -> NoReturn:
     raise UsageError(
-        f"{what} tells of the last statement on the connection, which may have been somebody else's: "
+        f"{what} reports on the last statement of the connection, which may be another caller's: "
         f"{_USE_A_SESSION}"
     )
 

@@ -93,10 +93,10 @@ class RedisKind(Kind):
         """
         if type(commands) is not tuple and type(commands) is not list:
             raise UsageError(
-                f'commands are a list like [("INCR", "a"), ("INCR", "b")], not {type(commands).__name__}'
+                f'commands must be a list like [("INCR", "a"), ("INCR", "b")], not {type(commands).__name__}'
             )
         if not commands:
-            raise UsageError("a transaction has at least one command")
+            raise UsageError("a transaction must have at least one command")
         packed = [pack(command) for command in commands]
         use = self._always
         for command, part in zip(commands, packed, strict=True):
@@ -182,14 +182,14 @@ def _unhashable(target: object, tls: object, protocol: object, name: object) -> 
     """What is wrong where a cache could not take it."""
     types = ", ".join(type(one).__name__ for one in (target, tls, protocol, name))
     return UsageError(
-        f"a target is a string, tls= a reqpool.Tls, protocol= 2 or 3, a command's name a string, not {types}"
+        f"target must be a string, tls= a reqpool.Tls, protocol= 2 or 3, the command a string, not {types}"
     )
 
 
 @lru_cache(maxsize=1024)
 def _route(target: str, tls: Tls | None, protocol: int, use: int) -> Route:
     if protocol not in (2, 3):
-        raise UsageError(f"protocol={protocol!r}: 2 or 3")
+        raise UsageError(f"protocol={protocol!r}: must be 2 or 3")
     # What waits has connections of its own, so that nothing else waits for them.
     exclusive = ("exclusive",) if use & WAITS else (ALONE_VARIANT,) if use & ALONE else ()
     variants = exclusive + (("resp3",) if protocol == 3 else ())
@@ -197,7 +197,7 @@ def _route(target: str, tls: Tls | None, protocol: int, use: int) -> Route:
     if name is None:
         found = _endpoint(target, None, tls, variants)
     elif tls is not None:
-        raise UsageError(f"tls= is for URLs: what is called {target!r} has its own in reqpool.toml")
+        raise UsageError(f"tls= is for URLs: upstream {target!r} has its TLS settings in reqpool.toml")
     else:
         found = Endpoint("?".join((name, "&".join(variants))) if variants else name, b"")
     kind = EXCLUSIVE_KIND if exclusive else KIND
@@ -208,16 +208,16 @@ def _endpoint(url: str, password: str | None, tls: Tls | None, variants: tuple[s
     parts = origin_names.parse(url, PORTS)
     shown = without_password(url)
     if tls is not None and not isinstance(tls, Tls):
-        raise UsageError(f"tls= is a reqpool.Tls, not {type(tls).__name__}")
+        raise UsageError(f"tls= must be a reqpool.Tls, not {type(tls).__name__}")
     if tls is not None and parts.scheme != "rediss":
         raise UsageError(f"tls= is for rediss://, not for {shown!r}")
     user = "" if parts.user is None else quote(parts.user, safe="") + "@"
     if parts.scheme == "unix":
         path = unquote(parts.path)
         if parts.host or not path.startswith("/") or path.endswith("/"):
-            raise UsageError(f"{shown!r} names no socket: write unix:///run/redis/redis.sock")
+            raise UsageError(f"{shown!r} has no socket path: write unix:///run/redis/redis.sock")
         if "\0" in path or len(path.encode()) > MAX_SOCKET_PATH_BYTES:
-            raise UsageError(f"{shown!r}: a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes")
+            raise UsageError(f"{shown!r}: a socket path can have at most {MAX_SOCKET_PATH_BYTES} bytes")
         option, _, db = parts.query.partition("=")
         if option not in ("", "db"):
             raise UsageError(f"{shown!r}: the only option is db, ?db=0")
@@ -228,10 +228,10 @@ def _endpoint(url: str, password: str | None, tls: Tls | None, variants: tuple[s
         place = quote(path)
     else:
         if parts.query:
-            raise UsageError(f"{shown!r} has options, which are not known; the database is its path: /0")
+            raise UsageError(f"{shown!r} has unknown options; the database is the path: /0")
         database = re.fullmatch("/?([^/]*)/?", parts.path)
         if database is None:
-            raise UsageError(f"{shown!r}: what follows the host is the number of one database, /0")
+            raise UsageError(f"{shown!r}: the path must be the number of one database, like /0")
         place = f"{netloc(parts.host, parts.port)}/{_database(database[1], shown)}"
     public = f"{parts.scheme}://{user}{place}"
     if variants:
@@ -246,7 +246,7 @@ def _database(text: str, url: str) -> int:
     if not text:
         return 0
     if not (text.isascii() and text.isdecimal() and len(text) <= 9):
-        raise UsageError(f"{url!r}: the database is not a number from 0")
+        raise UsageError(f"{url!r}: the database must be a number from 0")
     return int(text)
 
 

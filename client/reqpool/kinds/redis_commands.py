@@ -53,10 +53,10 @@ BLOCKING = frozenset({
 })  # fmt: skip
 """What waits, and all that is pipelined behind it; also XREAD and XREADGROUP, if they say BLOCK."""
 
-_OTHER_CLIENT = "reqpool answers a request once: use a Redis client of its own for it"
+_OTHER_CLIENT = "reqpool answers a request once: use a separate Redis client for it"
 _IN_URL = "put them into the URL: redis://user:password@host:6379/0"
-_LIKE_HTTP = "Redis takes it for a browser's request, and closes the connection"
-_IN_SESSION = "use a session of its own: pool.redis_session(url)"
+_LIKE_HTTP = "Redis takes it for an HTTP request and closes the connection"
+_IN_SESSION = "use a session: pool.redis_session(url)"
 
 REFUSED = {
     "SUBSCRIBE": _OTHER_CLIENT,
@@ -73,24 +73,22 @@ REFUSED = {
     "CLIENT TRACKING": _OTHER_CLIENT,
     "CLIENT CACHING": _OTHER_CLIENT,
     # RESET does not undo these two in Redis 7.0 (networking.c, clearClientConnectionState).
-    "CLIENT NO-EVICT": "use a Redis client of its own for it",
-    "CLIENT NO-TOUCH": "use a Redis client of its own for it",
+    "CLIENT NO-EVICT": "use a separate Redis client for it",
+    "CLIENT NO-TOUCH": "use a separate Redis client for it",
     # Of Valkey 8: kept until the connection ends.
     "CLIENT CAPA": _OTHER_CLIENT,
     "CLIENT IMPORT-SOURCE": _OTHER_CLIENT,
     "SCRIPT DEBUG": "use redis-cli --ldb",
     "AUTH": f"user and password belong to the connection: {_IN_URL}",
-    "HELLO": f"it changes the connection: for RESP3 say protocol=3; as for user and password, {_IN_URL}",
+    "HELLO": f"it changes the connection: for RESP3 use protocol=3; for user and password, {_IN_URL}",
     "RESET": "the pool resets a session's connection by itself",
-    "QUIT": "connections are the pool's: close the session, or the pool",
+    "QUIT": "the pool manages connections: close the session, or the pool",
     "POST": _LIKE_HTTP,
     "HOST:": _LIKE_HTTP,
 }
 """What no connection of the pool takes, and the way out."""
 
-_OWN_WRITES = (
-    "it waits for the writes of its own connection, and elsewhere would tell of others': " + _IN_SESSION
-)
+_OWN_WRITES = "it waits for the writes of its connection, which may be another caller's: " + _IN_SESSION
 
 PINNED_ONLY = {
     "WAIT": _OWN_WRITES,
@@ -131,7 +129,7 @@ def named_use(name: str | bytes) -> int:
     upper = _upper(name)
     if not upper or any(character <= " " for character in upper):
         raise UsageError(
-            'a command\'s name is one word: write each in a string of its own: ("CONFIG", "GET", "*")'
+            'a command\'s name is one word: write each word as a separate string: ("CONFIG", "GET", "*")'
         )
     if upper in _LOOKED_AT:
         return LOOK

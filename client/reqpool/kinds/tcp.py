@@ -52,7 +52,7 @@ class TcpKind(Kind):
         """
         data = plain_bytes(payload)
         if until is not None and length is not None:
-            raise UsageError("give until= or length=, not both: each says by itself where the answer ends")
+            raise UsageError("give until= or length=, not both: each alone determines where the answer ends")
         _check_count("max_bytes", max_bytes, MAX_ANSWER_BYTES)
         if until is not None:
             until = plain_bytes(until)
@@ -63,7 +63,7 @@ class TcpKind(Kind):
         try:
             route = _route(target)
         except TypeError:  # from lru_cache: the target cannot be hashed
-            raise UsageError(f"an address is a string, not {type(target).__name__}") from None
+            raise UsageError(f"an address must be a string, not {type(target).__name__}") from None
         packed: bytes = msgpack.packb((data, until, length, max_bytes))
         return route, packed, None
 

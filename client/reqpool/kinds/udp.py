@@ -39,12 +39,12 @@ class UdpKind(Kind):
             payload = plain_bytes(payload)
         if len(payload) > MAX_DATAGRAM_BYTES:
             raise UsageError(
-                f"a datagram of {len(payload)} bytes is over the {MAX_DATAGRAM_BYTES} that UDP carries"
+                f"a datagram of {len(payload)} bytes exceeds the {MAX_DATAGRAM_BYTES} bytes that UDP carries"
             )
         try:
             return _route(target), payload, None
         except TypeError:  # from lru_cache: the target cannot be hashed
-            raise UsageError(f"an address is a string, not {type(target).__name__}") from None
+            raise UsageError(f"an address must be a string, not {type(target).__name__}") from None
 
     def decode(self, data: bytes, request: Asked) -> bytes:
         """Return the datagram that came back."""
@@ -64,7 +64,7 @@ def plain_bytes(data: object) -> bytes:
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data)
     way_out = "; write text.encode()" if isinstance(data, str) else ""
-    raise UsageError(f"data to send is bytes, not {type(data).__name__}{way_out}")
+    raise UsageError(f"data to send must be bytes, not {type(data).__name__}{way_out}")
 
 
 @lru_cache(maxsize=1024)

@@ -228,7 +228,7 @@ class DnsAnswer:
             except (IndexError, StructError) as error:
                 raise BadResponse("DNS answer ends within its question") from error
         else:
-            raise BadResponse(f"DNS answer repeats {count} questions, one was asked")
+            raise BadResponse(f"DNS answer repeats {count} questions; only one was asked")
         self._question = question
         return question
 

@@ -61,7 +61,7 @@ def _wire_name(name: str) -> bytes:
     """Encode any name without the root's octet, or say what is wrong with it."""
     if not isinstance(name, str):
         hint = "; write name.decode()" if isinstance(name, bytes) else ""
-        raise UsageError(f"a DNS name is a string, not {type(name).__name__}{hint}")
+        raise UsageError(f"a DNS name must be a string, not {type(name).__name__}{hint}")
     if name == ".":
         return b""
     if name == "":
@@ -69,22 +69,22 @@ def _wire_name(name: str) -> bytes:
     shown = without_password(name)
     if len(name) > 4 * MAX_NAME_BYTES:  # the longest there is: every octet escaped as \\DDD
         raise UsageError(
-            f"DNS name {shown[:40]!r}… has {len(name)} characters; it may have {MAX_NAME_BYTES} octets"
+            f"DNS name {shown[:40]!r}… has {len(name)} characters; the limit is {MAX_NAME_BYTES} octets"
         )
     labels = _split_labels(name, shown)
     if labels[-1] == b"":
         labels.pop()
     for label in labels:
         if not label:
-            raise UsageError(f"DNS name {shown!r} has an empty label: two dots in a row, or one in front")
+            raise UsageError(f"DNS name {shown!r} has an empty label: two dots in a row, or a leading dot")
         if len(label) > MAX_LABEL_BYTES:
             raise UsageError(
-                f"DNS name {shown!r} has a label of {len(label)} octets, {MAX_LABEL_BYTES} are allowed"
+                f"DNS name {shown!r} has a label of {len(label)} octets; the limit is {MAX_LABEL_BYTES}"
             )
     wire_name = b"".join([_LENGTH_OCTETS[len(label)] + label for label in labels])
     if len(wire_name) >= MAX_NAME_BYTES:
         raise UsageError(
-            f"DNS name {shown!r} takes {len(wire_name) + 1} octets, {MAX_NAME_BYTES} are allowed"
+            f"DNS name {shown!r} takes {len(wire_name) + 1} octets; the limit is {MAX_NAME_BYTES}"
         )
     return wire_name
 
@@ -101,10 +101,10 @@ def _split_labels(name: str, shown: str) -> list[bytes]:
             # UTS 46 knows no escapes: it would end a label at an escaped dot, and the question be another.
             if "\\" in ascii_name:
                 raise UsageError(
-                    f"DNS name {shown!r} has a backslash beside characters beyond ASCII; write these as xn--…"
+                    f"DNS name {shown!r} has a backslash and non-ASCII characters; write those as xn--…"
                 )
             return ascii_name.encode("ascii").split(b".")
-        raise UsageError(f"DNS name {shown!r} cannot be written in ASCII{why}")
+        raise UsageError(f"DNS name {shown!r} cannot be encoded as ASCII{why}")
     labels = [bytearray()]
     at = 0
     for escape in _ESCAPE.finditer(name):
@@ -140,7 +140,7 @@ def _type_number(rtype: str | int) -> int:
         )
     if number in _NO_QUESTION:
         raise UsageError(
-            f"DNS record type {rtype!r} ({_NO_QUESTION[number]}) cannot be looked up by one question"
+            f"DNS record type {rtype!r} ({_NO_QUESTION[number]}) cannot be looked up with a single question"
         )
     return number
 

@@ -23,7 +23,7 @@ def pack(command: Sequence[Any]) -> bytes:
         UsageError: if one of them is something else; the text names it.
     """
     if type(command) is not tuple and type(command) is not list:
-        raise UsageError(f'a command is a tuple like ("GET", "key"), not {type(command).__name__}')
+        raise UsageError(f'a command must be a tuple like ("GET", "key"), not {type(command).__name__}')
     # Nearly all commands are short ASCII text, and one str is quicker to build than many bytes.
     text = f"*{len(command)}\r\n"
     for argument in command:
@@ -34,7 +34,7 @@ def pack(command: Sequence[Any]) -> bytes:
         if text.isascii() and command:
             return text.encode()
     if not command:
-        raise UsageError('a command has at least a name: ("PING",)')
+        raise UsageError('a command must have at least a name: ("PING",)')
     parts = [b"*%d\r\n" % len(command)]
     for position, argument in enumerate(command):
         write = _WRITE.get(type(argument))

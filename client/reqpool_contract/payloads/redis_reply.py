@@ -78,9 +78,9 @@ def value_of(data: bytes) -> Any:
     try:
         value, end = _read(data, 0, 0)
     except (IndexError, ValueError) as error:
-        raise BadResponse(f"not a reply of Redis: {data[:40]!r}") from error
+        raise BadResponse(f"not a Redis reply: {data[:40]!r}") from error
     if end != len(data):
-        raise BadResponse(f"more than one reply of Redis: {data[:40]!r}")
+        raise BadResponse(f"more than one Redis reply: {data[:40]!r}")
     return value
 
 
@@ -129,7 +129,7 @@ def _text(data: bytes, line: re.Match[bytes]) -> tuple[bytes, int]:
     begin = line.end()
     end = begin + int(line[1])
     if data[end : end + 2] != b"\r\n":
-        raise ValueError("a string is not as long as it says")
+        raise ValueError("a string does not have the length it declares")
     return data[begin:end], end + 2
 
 

@@ -23,10 +23,13 @@ def add_commands(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     http = commands.add_parser("http", help="send an HTTP request and print the answer's body")
     http.add_argument(
-        "method", metavar="METHOD", nargs="?", help="default: GET, with DATA POST; it stands before the URL"
+        "method",
+        metavar="METHOD",
+        nargs="?",
+        help="default: GET, or POST with DATA; must come before the URL",
     )
     http.add_argument("target", metavar="URL", help="http:// or https://, or NAME/PATH of an upstream")
-    http.add_argument("-X", "--request", metavar="METHOD", help="the same, where it stands does not matter")
+    http.add_argument("-X", "--request", metavar="METHOD", help="the same, in any position")
     http.add_argument(
         "-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="may be repeated"
     )
@@ -34,12 +37,12 @@ def add_commands(commands: Any) -> None:
         "-d", "--data", metavar="DATA", action="append",
         help="the body; @FILE: the file's contents, @-: standard input; repeated: joined with '&'",
     )  # fmt: skip
-    http.add_argument("--json", action="store_true", help="DATA is JSON, and so should the answer be")
+    http.add_argument("--json", action="store_true", help="send DATA as JSON and ask for JSON")
     http.add_argument("-u", "--user", metavar="USER[:PASSWORD]", help="basic authorization")
     http.add_argument("-i", "--include", action="store_true", help="print status and headers, too")
-    http.add_argument("-o", "--output", metavar="FILE", help="write the body there")
-    http.add_argument("-f", "--fail", action="store_true", help="a status from 400 on is an error")
-    http.add_argument("--no-redirect", action="store_true", help="a redirect is an answer")
+    http.add_argument("-o", "--output", metavar="FILE", help="write the body to FILE")
+    http.add_argument("-f", "--fail", action="store_true", help="treat a status of 400 or more as an error")
+    http.add_argument("--no-redirect", action="store_true", help="do not follow redirects")
     http.add_argument("--max-bytes", metavar="N", type=int, help="longest body (default: 16 MiB)")
     secured.add_options(http)
     add_options(http, TIMEOUT_S)
@@ -49,7 +52,7 @@ def add_commands(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Send the request and show the answer."""
     if options.method and options.request:
-        options.usage("METHOD stands before the URL or behind -X, not both")
+        options.usage("give METHOD before the URL or after -X, not both")
     data = body(options)
     method = options.method or options.request or ("GET" if data is None else "POST")
     target, auth = credentials(options)
@@ -113,7 +116,7 @@ def check_json(data: bytes) -> None:
     try:
         json.loads(data)
     except ValueError as error:
-        raise reqpool.UsageError(f"--json, but the data is none: {printable(str(error))}") from error
+        raise reqpool.UsageError(f"--json: the data is not JSON: {printable(str(error))}") from error
 
 
 def credentials(options: argparse.Namespace) -> tuple[str, tuple[str, str] | str | None]:

@@ -31,7 +31,9 @@ def add_commands(commands: Any) -> None:
         "target", metavar="URL",
         help="mysql://USER@HOST[:PORT][/DATABASE], mysqls:// (TLS), or the name of an upstream",
     )  # fmt: skip
-    mysql.add_argument("sql", metavar="SQL", help="with PARAMs: %%s stands for each, %%%% for a percent sign")
+    mysql.add_argument(
+        "sql", metavar="SQL", help="with PARAMs: %%s for each of them, %%%% for a percent sign"
+    )
     mysql.add_argument("params", metavar="PARAM", nargs="*", help="sent as a string, escaped by the pool")
     mysql.add_argument("--no-header", action="store_true", help="rows only")
     secured.add_options(mysql)

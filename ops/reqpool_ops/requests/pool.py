@@ -20,7 +20,7 @@ def add_options(command: argparse.ArgumentParser, timeout_s: float = DEFAULT_TIM
         "--timeout", type=float, default=timeout_s, metavar="SECONDS", help="default: %(default)g"
     )
     command.add_argument(
-        "--url", help="the pool (default: $REQPOOL_URL, this user's cluster, or one of its own)"
+        "--url", help="the pool (default: $REQPOOL_URL, this user's cluster, or a temporary one)"
     )
 
 

@@ -23,12 +23,10 @@ def add_commands(commands: Any) -> None:
     tcp = commands.add_parser("tcp", help="send bytes and print what comes back")
     for command in (udp, tcp):
         command.add_argument("address", metavar="HOST:PORT")
-        command.add_argument(
-            "data", metavar="DATA", help=f"text, sent as UTF-8; {ESCAPES_TEXT} stand for bytes"
-        )
+        command.add_argument("data", metavar="DATA", help=f"text, sent as UTF-8; {ESCAPES_TEXT} are escapes")
         add_options(command)
     ends = tcp.add_mutually_exclusive_group()
-    ends.add_argument("--until", metavar="DATA", help=r"read up to and with these bytes, e.g. '\n'")
+    ends.add_argument("--until", metavar="DATA", help=r"read up to and including these bytes, e.g. '\n'")
     ends.add_argument("--length", metavar="N", type=int, help="read this many bytes (default: until close)")
     udp.set_defaults(run=run_udp)
     tcp.set_defaults(run=run_tcp)
@@ -52,7 +50,7 @@ def unescaped(match: re.Match[bytes]) -> bytes:
     if escape[1:2] == b"x" and len(escape) == 4:
         return bytes.fromhex(escape[2:].decode())
     whole, wrong = (printable(part.decode(errors="replace")) for part in (match.string, escape))
-    raise reqpool.UsageError(f"{whole}: {wrong} is no escape; there are {ESCAPES_TEXT}")
+    raise reqpool.UsageError(f"{whole}: {wrong} is not an escape; use one of {ESCAPES_TEXT}")
 
 
 def run_udp(options: argparse.Namespace) -> int:

@@ -27,11 +27,11 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     redis.add_argument(
         "command", metavar="COMMAND [ARG …]", nargs=argparse.REMAINDER,
-        help="everything behind the URL belongs to it",
+        help="everything after the URL",
     )  # fmt: skip
     redis.add_argument(
         "--raw", action=argparse.BooleanOptionalAction,
-        help="bytes as they are, a line each (default: unless standard output is a terminal)",
+        help="unquoted bytes, one value per line (default: unless standard output is a terminal)",
     )  # fmt: skip
     redis.add_argument("-3", dest="protocol", action="store_const", const=3, default=2, help="RESP3")
     secured.add_options(redis)

@@ -24,13 +24,13 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--password-file",
         metavar="FILE",
-        help=f"its first line is the password (else ${PASSWORD_VARIABLE}; in the URL all users can see it)",
+        help=f"its first line is the password (else ${PASSWORD_VARIABLE}; all users can see one in the URL)",
     )
     tls = command.add_argument_group("TLS")
     tls.add_argument("--ca", metavar="FILE", help="authorities to trust, PEM (default: the system's)")
-    tls.add_argument("--cert", metavar="FILE", help="a certificate of one's own, PEM")
+    tls.add_argument("--cert", metavar="FILE", help="client certificate, PEM")
     tls.add_argument("--key", metavar="FILE", help="its key, PEM (default: in the same file)")
-    tls.add_argument("--insecure", action="store_true", help="take any certificate")
+    tls.add_argument("--insecure", action="store_true", help="accept any certificate")
 
 
 def tls(options: argparse.Namespace) -> reqpool.Tls | None:
@@ -83,7 +83,7 @@ def target(options: argparse.Namespace) -> str:
     given: str = options.target
     if options.password_file is not None and "://" not in given:
         raise reqpool.UsageError(
-            f"{without_password(given)!r} is the name of an upstream, whose password the pool has"
+            f"{without_password(given)!r} is the name of an upstream; the pool has its password"
         )
     return with_password(given, password(options))
 

@@ -267,7 +267,7 @@ def finish(command: list[str]) -> None:
         except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
-                raise CannotServe(f"{command[0]} took over {INSTALL_WITHIN_S:.0f} s") from error
+                raise CannotServe(f"{command[0]} took more than {INSTALL_WITHIN_S:.0f} s") from error
             raise
     if process.returncode:
         raise CannotServe(f"{command[0]} failed: {last_line(said)}")
@@ -291,7 +291,7 @@ def wait_for(server: DemoServer, place: ServerAddress, process: subprocess.Popen
 
 def last_line(log: bytes) -> str:
     """Return the last line of a server's words."""
-    return (log.decode(errors="replace").strip().splitlines() or ["it says nothing"])[-1].strip()
+    return (log.decode(errors="replace").strip().splitlines() or ["no output"])[-1].strip()
 
 
 def free_port() -> int:

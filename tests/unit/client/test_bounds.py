@@ -73,27 +73,27 @@ CASES: list[tuple[str, Callable[[reqpool.Pool], Any] | None, Callable[[reqpool.P
     # What it is of, the last that is taken, the first that is not, and what is said of it.
     ("kind's name", called("k" * 64), called("k" * 65), "1 to 64 characters"),
     ("kind's name empty", called("k"), called(""), "1 to 64 characters"),
-    ("kind's name type", None, called(b"plain"), "b'plain' is not a kind's name"),
-    ("kind's name surrogate", called("ü"), called("k\ud800"), "cannot be written in UTF-8"),
+    ("kind's name type", None, called(b"plain"), "b'plain' is not a kind name"),
+    ("kind's name surrogate", called("ü"), called("k\ud800"), "cannot be encoded as UTF-8"),
     ("upstreams", other(origins=("o",) * 8), other(origins=("o",) * 9), "1 to 8 upstreams"),
     ("no upstream", other(origins=("o",)), other(origins=()), "1 to 8 upstreams"),
     ("upstreams type", None, other(origins=["o"]), "tuple of 1 to 8 upstreams"),
     ("dns servers",
      lambda pool: pool.dns("a.test", server=["127.0.0.1"] * 8),
      lambda pool: pool.dns("a.test", server=["127.0.0.1"] * 9), "8"),
-    ("origin", other(origins=("o" * 1_024,)), other(origins=("o" * 1_025,)), "1025 characters, at most 1024"),
-    ("origin empty", None, other(origins=("",)), "'' is not the name of an upstream"),
-    ("origin type", None, other(origins=(b"o",)), "b'o' is not the name of an upstream"),
-    ("origin surrogate", other(origins=("ü",)), other(origins=("o\udfff",)), "cannot be written in UTF-8"),
-    ("redis user", redis(1_024), redis(1_025), "1025 characters, at most 1024"),
-    ("mysql database", mysql(1_024), mysql(1_025), "1025 characters, at most 1024"),
+    ("origin", other(origins=("o" * 1_024,)), other(origins=("o" * 1_025,)), "1025 characters; at most 1024"),
+    ("origin empty", None, other(origins=("",)), "'' is not an upstream name"),
+    ("origin type", None, other(origins=(b"o",)), "b'o' is not an upstream name"),
+    ("origin surrogate", other(origins=("ü",)), other(origins=("o\udfff",)), "cannot be encoded as UTF-8"),
+    ("redis user", redis(1_024), redis(1_025), "1025 characters; at most 1024"),
+    ("mysql database", mysql(1_024), mysql(1_025), "1025 characters; at most 1024"),
     ("settings", other(settings=bytes(1 << 20)), other(settings=bytes((1 << 20) + 1)),
-     "1048577 bytes, at most 1048576"),
+     "1048577 bytes; at most 1048576"),
     ("settings type", None, other(settings="text"), "the settings are str"),
     ("password", password(1 << 20), password((1 << 20) + 1), "password of an upstream have 1048577 bytes"),
     ("pin", other(pin=2**64 - 1, idempotent=False), other(pin=2**64), "18446744073709551616 is not a number"),
     ("pin below", other(pin=0, idempotent=False), other(pin=-1), "pin=-1"),
-    ("payload", other(MOST_PAYLOAD), other(MOST_PAYLOAD + b"x"), "16777217 bytes, at most 16777216 are"),
+    ("payload", other(MOST_PAYLOAD), other(MOST_PAYLOAD + b"x"), "16777217 bytes; at most 16777216 are"),
     ("payload type", other(b""), other("text"), "encoded the request as str"),
     ("udp payload", None, lambda pool: pool.udp("127.0.0.1:9", bytes(65_508)), "65508"),
     ("priority", lambda pool: ask(pool, priority=2), lambda pool: ask(pool, priority=3), "priority=3"),
@@ -106,7 +106,7 @@ CASES: list[tuple[str, Callable[[reqpool.Pool], Any] | None, Callable[[reqpool.P
      lambda pool: pool.http("GET", "http://h/", max_bytes=(48 << 20) + 1), "50331648"),
     ("tcp max_bytes", None,
      lambda pool: pool.tcp("127.0.0.1:9", b"", until=b"\n", max_bytes=2**64), "max_bytes"),
-    ("kind", None, lambda pool: pool.submit(5, "x", b"x"), "kind=5 is not a kind"),  # type: ignore[arg-type]
+    ("kind", None, lambda pool: pool.submit(5, "x", b"x"), "kind=5 is neither a kind"),  # type: ignore[arg-type]
 ]  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def test_tls_file_over_the_bound_is_named_with_its_size(tmp_path: Path, pool: re
     wait_until(taken.done, 5)
     assert taken._code == Code.OK
     large = certificates.bundle(tmp_path / "large.pem", wire.MAX_SETTINGS_BYTES + 1)
-    with pytest.raises(reqpool.UsageError, match=r"ca='.*large\.pem' has 1048577 bytes, at most 1048576"):
+    with pytest.raises(reqpool.UsageError, match=r"ca='.*large\.pem' has 1048577 bytes; at most 1048576"):
         pool.http("GET", "https://h/", tls=reqpool.Tls(ca=large))
     own = certificates.make(tmp_path).client
     chain = own.cert.read_text() + own.key.read_text()

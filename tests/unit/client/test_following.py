@@ -190,7 +190,7 @@ def test_who_waits_in_between_is_told(pool: reqpool.Pool, steps: Steps) -> None:
     [
         (reqpool.BadResponse("too many of them"), reqpool.BadResponse, "too many of them"),
         (reqpool.UsageError("not there"), reqpool.UsageError, "not there"),
-        (KeyError("a fault"), reqpool.BadResponse, "cannot go on: KeyError"),
+        (KeyError("a fault"), reqpool.BadResponse, "cannot continue: KeyError"),
     ],
 )
 def test_a_kind_that_cannot_go_on_ends_it(
@@ -218,7 +218,7 @@ def test_a_further_request_that_is_too_large_ends_it(
 
 
 def test_a_kind_that_knows_of_no_further_request_says_so(broker: FakeBroker, pool: reqpool.Pool) -> None:
-    with pytest.raises(reqpool.BadResponse, match="'plain' was asked for a further request"):
+    with pytest.raises(reqpool.BadResponse, match="'plain' has no follow-up requests"):
         pool.submit(PLAIN, "once", b"1").result(5)
 
 

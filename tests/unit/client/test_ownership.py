@@ -57,7 +57,7 @@ def test_a_socket_in_a_folder_that_others_may_write_to_is_refused(listener: Path
 
 def test_such_a_folder_is_refused_before_there_is_a_socket(folder: Path) -> None:
     folder.chmod(0o1777)
-    assert "use a folder of yours in it" in refusal(f"ipc://{folder}/pool.sock")
+    assert "use your own folder inside it" in refusal(f"ipc://{folder}/pool.sock")
 
 
 def test_a_link_is_followed_to_the_folder_that_counts(listener: Path, folder: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_link_is_followed_to_the_folder_that_counts(listener: Path, folder: Pa
 def test_a_folder_of_another_user_is_refused(listener: Path) -> None:
     os.chown(listener.parent, NOBODY, -1)
     text = refusal(f"ipc://{listener}")
-    assert f"{listener.parent} belongs to user id {NOBODY} (mode 0700), not to 0, who asks" in text
+    assert f"{listener.parent} belongs to user id {NOBODY} (mode 0700), not to you (0)" in text
 
 
 @needs_root
@@ -96,7 +96,7 @@ def test_a_listener_of_another_user_is_refused(folder: Path) -> None:
     try:
         os.read(read, 1)
         text = refusal(f"ipc://{path}")
-        assert f"at {path} listens process {child} of user id {NOBODY}, not of 0, who asks" in text
+        assert f"process {child} that listens at {path} has user id {NOBODY}, not yours (0)" in text
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)

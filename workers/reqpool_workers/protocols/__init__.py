@@ -372,7 +372,7 @@ def load() -> dict[str, WorkerKind]:
         kind = entry.load()
         if not isinstance(kind, WorkerKind) or kind.name != entry.name:
             raise UsageError(
-                f"entry point {entry.name!r} of reqpool.worker_kinds holds {kind!r}, not its kind"
+                f"entry point {entry.name!r} of reqpool.worker_kinds holds {kind!r}, not a kind of that name"
             )
         _check_limits(kind)
         kinds[entry.name] = kind

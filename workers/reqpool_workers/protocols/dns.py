@@ -267,7 +267,7 @@ class DnsStream(StreamProtocol):
             return []
         answer = bytes(received[LENGTH.size : end])
         if answer[:2] != self._query[:2] or not answers(answer, self._query, self._end):
-            raise BadResponse("the answer over TCP is to another question", origin=self._origin)
+            raise BadResponse("the answer over TCP is for another question", origin=self._origin)
         if lacks_edns(answer, self._query, self._end):
             received.clear()
             return [self._ask(without_edns(self._query, self._end))]

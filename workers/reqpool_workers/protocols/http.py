@@ -133,7 +133,7 @@ class Http11(StreamProtocol):
 
     def feed(self, data: bytes) -> Sequence[Event]:
         if not self._asked:
-            raise BadResponse("the upstream sent something that nobody had asked for")
+            raise BadResponse("unsolicited data from the upstream")
         self._begun = True
         body = self._body
         if body is not None:
@@ -239,7 +239,7 @@ class Http11(StreamProtocol):
                 length = int(value) if length != _CHUNKED else length
             elif size == 17:  # Transfer-Encoding
                 if value.strip(b" \t").lower() != b"chunked" or length == _CHUNKED:
-                    raise BadResponse(f"the answer has a transfer coding that nobody asked for: {value!r}")
+                    raise BadResponse(f"the answer has an unsolicited transfer coding: {value!r}")
                 length = _CHUNKED
             elif size == 10:  # Connection
                 options += value.lower()
@@ -268,7 +268,7 @@ class Http11(StreamProtocol):
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if parser.get_status_code() == 101:
-                raise BadResponse("the upstream switched protocols, which nobody had asked for") from error
+                raise BadResponse("unsolicited switch of protocols by the upstream") from error
             raise
         # Only now: in one that llhttp refuses, what looks like its end may be far behind it.
         if self._head_bytes + len(head) > MAX_HEAD_BYTES:
@@ -310,7 +310,7 @@ class Http11(StreamProtocol):
         """Leave the 1xx head behind that ``data`` begins with; return the rest."""
         self._head_bytes += len(self._head)
         if self._head_bytes > MAX_HEAD_BYTES:
-            raise BadResponse(f"over {MAX_HEAD_BYTES} bytes of 1xx answers, and none that counts")
+            raise BadResponse(f"more than {MAX_HEAD_BYTES} bytes of 1xx answers before a final one")
         return data[len(self._head) :]
 
     def _end(self, answer: bytes, clean: bool) -> Sequence[Event]:

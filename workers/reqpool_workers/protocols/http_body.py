@@ -118,7 +118,7 @@ class Chunked:
         """llhttp: an answer begins; the first one is the made-up head's, and another stops the parser."""
         if self._ended:
             self.surplus = True
-            raise httptools.HttpParserError("bytes behind the end")
+            raise httptools.HttpParserError("bytes after the end")
 
     def on_message_complete(self) -> None:
         """llhttp: the last chunk and the trailers have come."""
@@ -136,7 +136,9 @@ class Chunked:
             raise too_long(self._limit)
         self._quiet_bytes = self._quiet_bytes + len(data) if now == before else 0
         if self._quiet_bytes > MAX_QUIET_BYTES:
-            raise BadResponse(f"over {MAX_QUIET_BYTES} bytes of chunk extensions or trailers in the answer")
+            raise BadResponse(
+                f"more than {MAX_QUIET_BYTES} bytes of chunk extensions or trailers in the answer"
+            )
         return self._ended
 
     def answer(self) -> bytes:

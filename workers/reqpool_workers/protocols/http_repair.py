@@ -75,7 +75,7 @@ class Repair:
             self.doubtful = True
         line = line.removesuffix(b"\n").removesuffix(b"\r")
         if _IN_NO_LINE.search(line):
-            raise _malformed("a NUL or a lone CR is in it", line.partition(b":")[0])
+            raise _malformed("it contains a NUL or a bare CR", line.partition(b":")[0])
         if not self.head:
             self.head += line + _LINE_END
             if not STATUS_LINE.fullmatch(self.head):
@@ -93,15 +93,13 @@ class Repair:
     def _begin_field(self, line: bytes) -> None:
         found = _FIELD.fullmatch(line)
         if found is None:
-            raise _malformed(
-                "this is not the name of a field with a colon behind it", line.partition(b":")[0]
-            )
+            raise _malformed("not a field name followed by a colon", line.partition(b":")[0])
         name, space, value = found.groups()
         self._name = name.lower()
         if space:
             # RFC 9112 §5.1. Those who drop such a field and those who read it must not differ in its framing.
             if self._name in _FRAMING_FIELDS:
-                raise _malformed("white space stands before the colon of a field that frames it", name)
+                raise _malformed("white space before the colon of a framing field", name)
             self.doubtful = True
         self._field += name + b": " + value.strip(_SPACE)
 
@@ -110,7 +108,7 @@ class Repair:
         if not self._field:
             raise _malformed("its first field begins with white space", line.partition(b":")[0])
         if self._name in _FRAMING_FIELDS:
-            raise _malformed("a field that frames it is folded", self._name)
+            raise _malformed("a framing field is folded", self._name)
         more = line.strip(_SPACE)
         if more:
             self._field += more if self._field.endswith(b" ") else b" " + more
@@ -131,7 +129,7 @@ class Repair:
             known = self._length
             self._length = min(lengths)
             if len(lengths | {known or self._length}) > 1 or not self._length.isdigit():
-                raise _malformed("its Content-Length is not one number", field)
+                raise _malformed("its Content-Length is not a single number", field)
             if known is not None:
                 return  # it has been said (RFC 9112 §6.3)
             field = name + b": " + self._length

@@ -151,7 +151,7 @@ class AnswerScanner:
                 raise BadResponse(f"the answer is longer than {self._max_bytes} bytes")
             if not self._continues:
                 if length == 0:
-                    raise BadResponse("an empty packet where an answer or a row should be")
+                    raise BadResponse("an empty packet instead of an answer or a row")
                 if at + HEADER_BYTES == end:
                     break  # what it is stands in its first byte
                 if self._read_whole(data[at + HEADER_BYTES], length):
@@ -250,7 +250,7 @@ class AnswerScanner:
             return True
         if self._phase == _FIRST:
             if first == LOCAL_INFILE:
-                raise BadResponse("the server asks for a file of ours (LOCAL INFILE), which nobody offered")
+                raise BadResponse("the server requests a local file (LOCAL INFILE), which was not offered")
             if first != OK:
                 self._columns = _column_count(payload)
                 if self._columns * _SHORTEST_COLUMN_BYTES > self._max_bytes:
@@ -304,7 +304,7 @@ class AnswerScanner:
         length = int.from_bytes(data[at : at + 3], "little")
         first = data[at + HEADER_BYTES : at + HEADER_BYTES + 1]
         after = at + HEADER_BYTES + length
-        text = f"packet {came} came where packet {due} was due"
+        text = f"expected packet {due}, got {came}"
         if self._continues or first not in (b"", b"\xff") or not 0 < length <= MAX_CONTROL_BYTES:
             raise BadResponse(text)
         if len(data) < after:

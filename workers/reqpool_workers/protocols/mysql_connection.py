@@ -131,7 +131,7 @@ class MysqlConnection(StreamProtocol):
         payload: bytes = request.payload
         if not payload or payload[0] != COM_QUERY:
             if payload[:1] != b"\x00":
-                raise UsageError("a payload of mysql begins with byte 0 or 3")
+                raise UsageError("a payload of kind mysql must begin with byte 0 or 3")
             payload = b"\x03" + render(payload, self._backslashes)
         if self._held:
             if _TRACKING in payload.lower():
@@ -161,7 +161,7 @@ class MysqlConnection(StreamProtocol):
         if not self._statement:
             if data[HEADER_BYTES : HEADER_BYTES + 1] == b"\xff":
                 raise ConnectionLost(f"the server ended the connection: {farewell(data)}")
-            raise BadResponse("bytes came before anything was asked")
+            raise BadResponse("data received before any request")
         scanner = self._scanner
         answer = scanner.take(data)
         if answer is None:
@@ -198,7 +198,7 @@ class MysqlConnection(StreamProtocol):
 
     @property
     def awaited(self) -> str:
-        return "" if self._greeted else "no greeting came, and a MySQL server speaks first"
+        return "" if self._greeted else "no greeting received, and a MySQL server speaks first"
 
     @property
     def reusable(self) -> bool:
@@ -280,7 +280,7 @@ class MysqlConnection(StreamProtocol):
                 raise BadResponse(f"a packet of {length} bytes during the log-in")
             # A server that gives up says why, with whatever number it has come to.
             if number != self._due and first not in (b"", b"\xff"):
-                raise BadResponse(f"packet {number} came where packet {self._due} was due")
+                raise BadResponse(f"expected packet {self._due}, got {number}")
             end = HEADER_BYTES + length
             if len(self._received) < end:
                 return events
@@ -289,13 +289,13 @@ class MysqlConnection(StreamProtocol):
             self._due = number + 1 & 0xFF
             events += self._go_on((number, payload))
         if self._received and self._dialogue is None:
-            raise BadResponse("bytes came before anything was asked")
+            raise BadResponse("data received before any request")
         return events
 
     def _go_on(self, came: tuple[int, bytes] | None) -> list[Event]:
         """Let the dialogue have a packet; None starts it, or tells it that TLS stands."""
         if self._dialogue is None:
-            raise BadResponse("a TLS handshake that nobody waits for")
+            raise BadResponse("an unexpected TLS handshake")
         try:
             step = self._dialogue.send(came)
         except StopIteration as end:
@@ -309,7 +309,7 @@ class MysqlConnection(StreamProtocol):
             return [step if self._tls is None else self._tls.encrypt(step)]
         if self._received:
             # Whoever sits between could have put it there, and we would take it for the server's own.
-            raise BadResponse("bytes came in clear where TLS was to begin")
+            raise BadResponse("unencrypted data received where TLS must begin")
         self._tls = TlsEngine(self._tls_settings or {}, self._host)
         self._due = step.request[HEADER_BYTES - 1] + 2 & 0xFF  # the response takes the number between
         return [step.request, self._tls.start()]

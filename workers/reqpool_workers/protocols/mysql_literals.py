@@ -51,8 +51,8 @@ def render(payload: bytes, backslashes: bool | None) -> bytes:
         sql, parameters, *wanted = msgpack.unpackb(memoryview(payload)[1:], raw=True)
         if wanted and wanted != [backslashes]:
             raise UsageError(
-                "with what a backslash means on this connection (sql_mode NO_BACKSLASH_ESCAPES, or not), a "
-                "placeholder of this SQL stands in quotes: write its texts with backslashes as parameters"
+                "a placeholder of this SQL is inside quotes, because of how sql_mode (NO_BACKSLASH_ESCAPES) "
+                "treats a backslash on this connection: pass texts with backslashes as parameters"
             )
         rest = sql.replace(b"%%", b"")
         if rest.count(b"%") != rest.count(b"%s"):  # "%9999999999s" would be gigabytes
@@ -84,7 +84,7 @@ def _literal(value: Any, backslashes: bool | None) -> bytes:
         return _extension(value.code, value.data, backslashes)
     if kind is list and value and not any(type(item) is list for item in value):
         return b"(" + b",".join([_literal(item, backslashes) for item in value]) + b")"
-    raise UsageError(f"a parameter of type {kind.__name__} is none that MySQL takes")
+    raise UsageError(f"MySQL takes no parameter of type {kind.__name__}")
 
 
 def _string(data: bytes, backslashes: bool | None, introducer: bytes, of_digits: bytes) -> bytes:
@@ -105,4 +105,4 @@ def _extension(code: int, data: bytes, backslashes: bool | None) -> bytes:
         return b"'" + data + b"'"
     if code in (DECIMAL, INTEGER) and _NUMBER.fullmatch(data):
         return data
-    raise UsageError(f"a parameter of extension type {code} that cannot be read")
+    raise UsageError(f"cannot read a parameter of extension type {code}")

@@ -173,7 +173,7 @@ def log_in(account: Account, tls: bool, private: bool) -> Dialogue:
     prelude = struct.pack("<IIB23x", capabilities, MAX_PACKET_BYTES, UTF8MB4_GENERAL_CI)
     if tls:
         if not greeting.capabilities & CLIENT.SSL:
-            raise ConnectFailed("TLS is asked for, and the server does not offer it")
+            raise ConnectFailed("TLS is required, but the server does not offer it")
         capabilities |= CLIENT.SSL
         prelude = struct.pack("<IIB23x", capabilities, MAX_PACKET_BYTES, UTF8MB4_GENERAL_CI)
         number = number + 1 & 0xFF
@@ -259,7 +259,7 @@ def read_greeting(payload: bytes) -> Greeting:
 def not_mysql(received: bytes) -> str:
     """Say that what answers at this port is something else, with its first words."""
     if received[HEADER_BYTES : HEADER_BYTES + 1] == b"\x0b":
-        hint = "this is its X protocol; the classic one has another port, 3306 mostly"
+        hint = "this is its X protocol; the classic protocol has another port, usually 3306"
     else:
         hint = f"it begins with {received[:64]!r}"
     return f"the server does not speak MySQL's protocol 10: {hint}"
@@ -302,9 +302,9 @@ def _authenticate(
             number, payload = yield b""
             continue
         else:
-            raise BadResponse(f"the server sends what {_printable(plugin)} has no place for")
+            raise BadResponse(f"the server sends a packet that {_printable(plugin)} does not expect")
         number, payload = yield packet(reply, number + 1 & 0xFF)
-    raise BadResponse(f"a log-in that does not end: {MAX_STEPS} steps, and neither yes nor no")
+    raise BadResponse(f"the log-in does not end: neither OK nor ERR after {MAX_STEPS} steps")
 
 
 def _switched_to(payload: bytes) -> tuple[bytes, bytes]:
@@ -328,9 +328,11 @@ def _reply(plugin: bytes, account: Account, salt: bytes, private: bool) -> bytes
         return account.password + b"\0"
     if plugin == b"mysql_old_password":
         raise ConnectFailed(
-            "the server asks for mysql_old_password, which anybody who listens breaks: change the account's"
+            "the server asks for mysql_old_password, which is insecure: change the account's method"
         )
-    raise ConnectFailed(f"the server asks for the authentication method {_printable(plugin)}, not known here")
+    raise ConnectFailed(
+        f"the server asks for the authentication method {_printable(plugin)}, which is not supported"
+    )
 
 
 def _native(account: Account, salt: bytes) -> bytes:
@@ -361,7 +363,7 @@ def _encrypted(password: bytes, salt: bytes, payload: bytes) -> bytes:
     if payload[:1] == bytes((ERR,)):
         raise refused(payload)
     if payload[:1] != b"\x01":
-        raise BadResponse("the server was asked for its public key and sent something else")
+        raise BadResponse("the server sent something else instead of its public key")
     try:
         return bytes(_auth.sha2_rsa_encrypt(password, salt, payload[1:]))
     except RuntimeError as error:

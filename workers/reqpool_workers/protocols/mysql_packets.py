@@ -107,7 +107,7 @@ class Reader:
         """Read up to a NUL byte, without it."""
         found = self._packet.read_string()
         if found is None:
-            raise ValueError("a string without an end")
+            raise ValueError("an unterminated string")
         return bytes(found)
 
 

@@ -106,7 +106,7 @@ class RedisConnection(StreamProtocol):
 
     def feed(self, data: bytes) -> Sequence[Event]:
         if self._answered == self._asked and not self._steps and not self._may_come_unasked(data):
-            raise BadResponse(f"Redis sent what nobody asked for: {data[:40]!r}")
+            raise BadResponse(f"unsolicited data from Redis: {data[:40]!r}")
         answers: list[Answer | Refused] = self._framer.feed(data)
         if self._steps or self._transactions or self._exclusive or self._framer.broken is not None:
             return self._look_at(answers)
@@ -153,7 +153,7 @@ class RedisConnection(StreamProtocol):
                 raise answer.error
             reply = answer[1]
             if not self._steps:
-                raise BadResponse(f"Redis sent what nobody asked for: {reply[:40]!r}")
+                raise BadResponse(f"unsolicited data from Redis: {reply[:40]!r}")
             step = self._steps.popleft()
             if _is_error(reply):
                 text = self._without_password(value_of(reply).text)

@@ -282,7 +282,7 @@ class Framer:
         if least - begin > self._most or self._refusal is not None:
             self._check_size(buffer, begin, least)
         if self._refusal is None and len(stack) > MAX_DEPTH and count != _PARTS:
-            self._refuse(buffer, begin, f"a reply of Redis has over {MAX_DEPTH} nested arrays")
+            self._refuse(buffer, begin, f"a Redis reply has more than {MAX_DEPTH} nested arrays")
         if not count:
             return False
         if self._refusal is not None:
@@ -296,7 +296,7 @@ class Framer:
         elif len(stack) < MAX_OPEN:
             stack.append(count)
         else:
-            raise BadResponse(f"a reply of Redis has over {MAX_OPEN} nested streams")
+            raise BadResponse(f"a Redis reply has more than {MAX_OPEN} nested streams")
         return True
 
     def _string(self, buffer: bytes | bytearray, begin: int, at: int, line: re.Match[bytes]) -> int:
@@ -330,7 +330,7 @@ class Framer:
             self._check_size(buffer, begin, line_end + 2)
             if self._refusal is None:
                 self._refuse(
-                    buffer, begin, f"not a value of Redis: {bytes(buffer[at : min(line_end, at + 40)])!r}"
+                    buffer, begin, f"not a Redis value: {bytes(buffer[at : min(line_end, at + 40)])!r}"
                 )
             return line_end + 2
         else:
@@ -367,7 +367,7 @@ class Framer:
         """The reply has bytes up to ``end`` at least: too many to take, or even to skip?"""
         size = self._skipped + end - begin
         if self._refusal is None and size > self._most:
-            self._refuse(buffer, begin, f"a reply of Redis is larger than {self._most - _FRAME_BYTES} bytes")
+            self._refuse(buffer, begin, f"a Redis reply is larger than {self._most - _FRAME_BYTES} bytes")
         if self._refusal is not None and size > MAX_SKIPPED_BYTES:
             raise BadResponse(f"{self._refusal.text}, and too large to be skipped: {size} bytes or more")
 
@@ -388,4 +388,4 @@ class Framer:
 def _malformed(buffer: bytes | bytearray, at: int) -> BadResponse:
     # No more than the line: behind it may be others' answers.
     line = bytes(buffer[at : at + 40]).partition(b"\r\n")[0]
-    return BadResponse(f"not a reply of Redis: {line!r}")
+    return BadResponse(f"not a Redis reply: {line!r}")

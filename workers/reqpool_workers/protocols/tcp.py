@@ -39,14 +39,14 @@ class TcpExchange(StreamProtocol):
         except (ProtocolError, TypeError, ValueError) as error:
             raise UsageError(f"payload is not [data, until, length, max_bytes]: {error}") from error
         if self._until == b"" or self._length == 0 or (self._until is not None and self._length is not None):
-            raise UsageError("give a delimiter, or a length, neither of them empty, or none of the two")
+            raise UsageError("give a non-empty delimiter or a length over 0, or neither")
         self._asked = True
         sent: bytes = data
         return sent
 
     def feed(self, data: bytes) -> Sequence[Event]:
         if not self._asked:
-            raise BadResponse("bytes came before anything was asked", origin=self._origin)
+            raise BadResponse("data received before any request", origin=self._origin)
         received = self._received
         # A delimiter may have begun in what was there before.
         searched = max(0, len(received) - len(self._until or b"") + 1)

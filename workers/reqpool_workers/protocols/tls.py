@@ -51,10 +51,10 @@ _AROUND_TEXT = re.compile(r"^\[.*?\] | \(_ssl\.c:\d+\)$")
 
 _CERTIFICATE_ALERTS = {
     "BAD_CERTIFICATE": "it is broken",
-    "UNSUPPORTED_CERTIFICATE": "it is of a kind the server does not take",
+    "UNSUPPORTED_CERTIFICATE": "the server does not support its type",
     "CERTIFICATE_REVOKED": "it was revoked",
     "CERTIFICATE_EXPIRED": "it has expired",
-    "CERTIFICATE_UNKNOWN": "the server does not say why",
+    "CERTIFICATE_UNKNOWN": "the server gives no reason",
     "UNKNOWN_CA": "the server does not know the authority that issued it",
     "ACCESS_DENIED": "access denied",
     "DECRYPT_ERROR": "its signature is wrong",
@@ -100,7 +100,7 @@ class TlsEngine:
         try:
             self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=self._name)
         except ValueError as error:  # UnicodeError too
-            raise UsageError(f"tls: {self._name!r} is no server name: {error}") from error
+            raise UsageError(f"tls: {self._name!r} is not a server name: {error}") from error
 
     def start(self) -> bytes:
         """Begin the handshake: return the first bytes to send."""
@@ -221,7 +221,7 @@ class TlsEngine:
         if not self.established:
             return ConnectFailed(self._why_no_handshake(reason) or f"the TLS handshake failed: {said}")
         if is_alert:
-            return ConnectionLost(f"the peer broke off TLS: {said}")
+            return ConnectionLost(f"the peer aborted TLS: {said}")
         return BadResponse(f"the peer's TLS is broken: {said}")
 
     def _bad_certificate(self, error: ssl.SSLCertVerificationError) -> str:
@@ -237,7 +237,7 @@ class TlsEngine:
             return "the server's certificate is self-signed; to trust it, give it as tls ca"
         if code in _UNKNOWN_AUTHORITY:
             authority = f"an unknown authority{_issuer(about)}"
-            return f"the server's certificate is from {authority}; to trust that, give tls ca"
+            return f"the server's certificate is from {authority}; to trust that authority, give tls ca"
         return f"the server's certificate is not accepted: {error.verify_message}"
 
     def _certificate(self) -> Mapping[str, Any]:
@@ -263,14 +263,14 @@ class TlsEngine:
 
     def _why_no_handshake(self, reason: str) -> str | None:
         if reason.endswith(("PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "VERSION_TOO_LOW")):
-            return "no TLS version in common: the server does not take 1.2 or newer"
+            return "no TLS version in common: the server does not support 1.2 or newer"
         if reason.endswith("UNRECOGNIZED_NAME"):
             return f"the server has no certificate for {self._name} (TLS: unrecognized name)"
         if reason.endswith("NO_APPLICATION_PROTOCOL"):
             return "no application protocol in common (TLS: ALPN)"
         if reason.endswith(("ALERT_HANDSHAKE_FAILURE", "INSUFFICIENT_SECURITY")):
             way_out = "" if self._has_cert else ", or it demands a client certificate (tls cert and key)"
-            return f"the server broke off the TLS handshake: no cipher in common{way_out}"
+            return f"the server aborted the TLS handshake: no cipher in common{way_out}"
         if reason.endswith(
             ("WRONG_VERSION_NUMBER", "RECORD_LENGTH", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE")
         ):
@@ -419,13 +419,13 @@ def _load_own(context: ssl.SSLContext, cert: str, key: str | None) -> None:
         except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or str(error)
             if reason == "KEY_VALUES_MISMATCH":
-                raise UsageError("tls cert: the key is not that of the certificate") from error
+                raise UsageError("tls cert: the key does not belong to the certificate") from error
             raise UsageError(f"tls cert: not PEM text with a certificate and its key: {error}") from error
 
 
 def _no_password() -> str:
     """Be asked for a key's password; without this OpenSSL would ask the terminal."""
-    raise UsageError("tls key: the key is encrypted; give it without a password")
+    raise UsageError("tls key: the key is encrypted; give one without a password")
 
 
 # --- what a certificate says ----------------------------------------------------------------------

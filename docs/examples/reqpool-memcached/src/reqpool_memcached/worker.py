@@ -110,7 +110,7 @@ class Memcached(StreamProtocol):
             begin = end
         if not self._unanswered and begin < len(buffer):
             # The answers before it are not passed on: who says too much may have been out of step before.
-            raise BadResponse("memcached sent bytes that nobody had asked for", origin=self._origin)
+            raise BadResponse("unsolicited data from memcached", origin=self._origin)
         if buffer is self._rest:
             del self._rest[:begin]
         else:
