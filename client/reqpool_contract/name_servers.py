@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 
-from reqpool.kinds.address import canonical_address
-
+from .address import canonical_address
 from .errors import UsageError
 
 MAX_SERVERS = 3

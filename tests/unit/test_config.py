@@ -21,6 +21,7 @@ from reqpool_broker.policy import Policy
 from reqpool_broker.toml_lines import line_of, lines
 from reqpool_contract import origin_names
 from reqpool_contract.errors import UsageError
+from reqpool_contract.host_names import netloc
 from reqpool_contract.origin_names import Endpoint
 from reqpool_contract.tls_settings import Tls
 from support import certificates
@@ -43,7 +44,7 @@ class StoreKind(Kind):
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         parts = origin_names.parse(url, {"store": 7, "stores": 7})
         user = f"{parts.user}@" if parts.user else ""
-        public = f"{parts.scheme}://{user}{origin_names.netloc(parts.host, parts.port)}{parts.path or '/0'}"
+        public = f"{parts.scheme}://{user}{netloc(parts.host, parts.port)}{parts.path or '/0'}"
         if parts.query:
             public += f"?{parts.query}"
         return origin_names.endpoint(public, {"password": password, "tls": (tls and tls.settings()) or None})
@@ -64,7 +65,7 @@ class FollowingKind(StoreKind):
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         parts = origin_names.parse(url, {"page": 80})
-        public = f"page://{origin_names.netloc(parts.host, parts.port)}"
+        public = f"page://{netloc(parts.host, parts.port)}"
         return origin_names.endpoint(public, {"user": parts.user, "token": password})
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import subprocess
-import sys
 from concurrent.futures._base import FINISHED, PENDING
 
 import pytest
@@ -312,8 +310,3 @@ def test_messages_that_cannot_be_read_are_counted_and_not_all_logged(
         talk.publish(0.0, b"gibberish")
     assert talk.session.ignored == 1_000
     assert 0 < len(caplog.messages) <= 5
-
-
-def test_a_conversation_needs_no_zeromq() -> None:
-    code = "import sys, reqpool.client_conversation; sys.exit('zmq' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool.kinds.address import canonical_address
 from reqpool_contract import name_servers
+from reqpool_contract.address import canonical_address
 from reqpool_contract.errors import UsageError
 from reqpool_contract.name_servers import FALLBACK
 

@@ -10,7 +10,6 @@ import dns.rdatatype
 import dnslib
 import pytest
 
-from reqpool.kinds import dns as dns_kind
 from reqpool.kinds.dns import KIND, DnsKind
 from reqpool_contract.errors import BadResponse, UsageError
 from reqpool_contract.payloads.dns_answer import DnsAnswer, DnsRecord
@@ -211,7 +210,7 @@ def test_without_a_list_of_servers_it_is_the_local_machine(tmp_path: Path) -> No
 def test_many_names_keep_memory_bounded() -> None:
     for number in range(10_000):
         KIND.encode(SERVER, f"h{number}.example.test")
-    assert dns_kind._query.cache_info().currsize <= 4096
+    assert dns_query.query.cache_info().currsize <= 4096
 
 
 # --- answers -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from reqpool.kinds import dns, http, mysql, redis, tcp, udp
-from reqpool.kinds.address import canonical_address
+from reqpool_contract.address import canonical_address
 from reqpool_contract.errors import UsageError
 from reqpool_contract.host_names import as_served, canonical_host
 from reqpool_contract.tls_settings import Tls

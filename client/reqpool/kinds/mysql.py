@@ -22,12 +22,11 @@ from reqpool_contract.tls_settings import Tls
 
 from . import Asked, Kind, Route
 from .mysql_parameters import pack, template
+from .mysql_result import MysqlResult
 from .mysql_statement import check
 
 try:
-    import pymysql  # noqa: F401  (decodes rows)
-
-    from .mysql_result import MysqlResult
+    from . import mysql_rows as mysql_rows  # needs PyMySQL
 except ImportError as error:
     _missing: str | None = error.name or str(error)
 else:

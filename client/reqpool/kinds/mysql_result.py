@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .mysql_rows import MysqlColumn, ResultSet, Row, read
+if TYPE_CHECKING:
+    from .mysql_rows import MysqlColumn, ResultSet, Row
 
 
 class MysqlResult:
@@ -43,6 +44,8 @@ class MysqlResult:
     def _look(self) -> list[ResultSet]:
         answer = self._answer
         if not isinstance(answer, list):
+            from .mysql_rows import read  # needs PyMySQL, which an app without MySQL does not have
+
             answer = self._answer = read(answer)
         return answer
 

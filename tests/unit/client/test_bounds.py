@@ -13,7 +13,7 @@ import pytest
 import reqpool
 from reqpool import kinds
 from reqpool.kinds import Route
-from reqpool_contract import wire
+from reqpool_contract import origin_names, wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Verb
 from support import certificates
@@ -138,7 +138,7 @@ def test_what_is_over_a_bound_is_refused_at_the_call_and_its_neighbours_are_answ
 @pytest.mark.parametrize("part", ["\ud800", "p\udcffw"])
 def test_password_that_is_no_unicode_is_refused_without_being_shown(part: str) -> None:
     with pytest.raises(reqpool.UsageError, match="password cannot be sent: it is not UTF-8") as caught:
-        kinds.origin.endpoint("redis://h:1", {"password": f"hunter2{part}"})
+        origin_names.endpoint("redis://h:1", {"password": f"hunter2{part}"})
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
 
