@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import random
-from time import monotonic
+from functools import partial
 from typing import Any
 
 import dnslib
@@ -17,6 +16,7 @@ from reqpool.kinds.dns import KIND
 from reqpool_contract.errors import BadResponse
 from reqpool_contract.payloads.dns_answer import DnsAnswer, DnsRecord
 from support.plain import ASKED
+from support.work import assert_lines_grow_linearly
 
 LABELS = st.text(st.characters(max_codepoint=127), min_size=1, max_size=6).map(str.encode) | st.sampled_from(
     [b"www", b"example", b"a"]
@@ -149,21 +149,25 @@ def look_or_bad_response(raw: bytes) -> None:
             look()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_message_made_to_be_slow_is_read_in_linear_time(seed: int) -> None:
-    """64 KiB of records whose owners lead through as many pointers as there can be."""
-    chance = random.Random(seed)
-    header = b"\x00\x00\x80\x00\x00\x00\xff\xff\x00\x00\x00\x00"
-    target = 12
-    body = bytearray(b"\x00")
-    while len(body) + 12 < 0x3FFF:  # as far as a pointer reaches
-        here = 12 + len(body)
-        body += (0xC000 | target).to_bytes(2, "big")
-        target = here if chance.random() < 0.99 else 12
-    records = (0xC000 | target).to_bytes(
-        2, "big"
-    ) + b"\x00\x01\x00\x01\x00\x00\x00\x00\x00\x04\x7f\x00\x00\x01"
-    body += records * ((65_535 - 12 - len(body)) // len(records))
-    started_s = monotonic()
-    look_or_bad_response(header + bytes(body))
-    assert monotonic() - started_s < 2.0
+def test_a_message_of_as_many_pointers_as_names_may_have_is_read_in_linear_time() -> None:
+    assert len(KIND.decode(pointing(1 << 12, 126), ASKED).records) > 200
+    assert_lines_grow_linearly(lambda size: partial(look_or_bad_response, pointing(size, 126)), 1 << 12)
+
+
+def test_a_message_whose_names_have_ever_more_pointers_is_read_in_linear_time() -> None:
+    assert_lines_grow_linearly(lambda size: partial(look_or_bad_response, pointing(size, size // 8)), 1 << 14)
+
+
+def pointing(size: int, pointers: int) -> bytes:
+    """Make a message of about that size, with records whose owners lead through so many pointers."""
+    fixed = b"\x00\x01\x00\x00\x00\x00"  # class and lifetime
+    begin = 12 + 11  # behind the header, and before the data of a first record, which the pointers are
+    names = b"\x00" + b"".join(
+        (0xC000 | begin + max(0, 2 * at - 1)).to_bytes(2, "big") for at in range(pointers)
+    )
+    first = b"\x00\xff\x00" + fixed + len(names).to_bytes(2, "big") + names
+    owner = (0xC000 | begin + len(names) - 2).to_bytes(2, "big")
+    other = owner + b"\x00\x01" + fixed + b"\x00\x04\x7f\x00\x00\x01"
+    count = (size - 12 - len(first)) // len(other)
+    header = b"\x00\x00\x80\x00\x00\x00" + (1 + count).to_bytes(2, "big") + bytes(4)
+    return header + first + other * count

@@ -12,6 +12,7 @@ import pytest
 
 from reqpool.kinds.dns import KIND, DnsKind
 from reqpool_contract.errors import BadResponse, UsageError
+from reqpool_contract.payloads import dns_query
 from reqpool_contract.payloads.dns_answer import DnsAnswer, DnsRecord
 from reqpool_contract.payloads.dns_name import read_name
 from reqpool_contract.payloads.dns_types import NUMBERS

@@ -14,6 +14,7 @@ import pytest
 from reqpool.kinds.mysql_parameters import pack, template
 from reqpool_contract.errors import UsageError
 from reqpool_workers.protocols.mysql_literals import render
+from support.work import Job, assert_lines_grow_linearly, assert_time_grows_linearly
 
 
 class Colour(Enum):
@@ -236,7 +237,16 @@ def test_a_placeholder_that_is_in_quotes_on_some_connections_goes_to_others_only
 
 
 def test_a_statement_of_many_placeholders_and_quotes_is_read_in_linear_time() -> None:
-    assert template("SELECT " + "'%%', %s, " * 200_000 + "1").places == 200_000
+    def reading(count: int) -> Job:
+        sql = "SELECT " + "'%%', %s, " * count + "1"
+
+        def job() -> None:
+            assert template(sql).places == count
+
+        return job
+
+    assert_lines_grow_linearly(reading, 2_000)
+    assert_time_grows_linearly(reading, 5_000)
 
 
 def test_both_sorts_of_placeholders_are_a_usage_error() -> None:

@@ -12,6 +12,7 @@ import pytest
 from reqpool.kinds.mysql_statement import check
 from reqpool_contract.errors import UsageError
 from support.wait import wait_until
+from support.work import Job, assert_lines_grow_linearly, assert_time_grows_linearly
 
 LEAVES_SOMETHING = [
     "SET @a = 1", "set session sql_mode = ''", "SET@a=1", "SET NAMES utf8mb4", "SET autocommit = 0",
@@ -126,14 +127,20 @@ def test_the_refusal_says_what_and_the_way_out() -> None:
     )
 
 
-def test_long_statements_are_looked_at_in_linear_time() -> None:
-    for sql in (
-        "SELECT '" + "\\'" * 300_000,
-        "SELECT " + "/*" * 300_000,
-        "SELECT " + "`" * 600_001,
-        "-- " * 300_000,
-    ):
-        check(sql + " 'x'" if sql.startswith("SELECT") else sql + "\nSELECT 1", pinned=False)
+@pytest.mark.parametrize(
+    ("begin", "part", "end"),
+    [
+        ("SELECT '", "\\'", " 'x' #"), ("SELECT ", "/*", " 'x'"), ("SELECT ", "/* ", " 'x'"),
+        ("SELECT `", "``", " 'x' #"), ("", "-- ", "\nSELECT 1"),
+    ],
+)  # fmt: skip
+def test_long_statements_are_looked_at_in_linear_time(begin: str, part: str, end: str) -> None:
+    def looking(count: int) -> Job:
+        sql = begin + part * count + end
+        return lambda: check(sql, pinned=False)
+
+    assert_lines_grow_linearly(looking, 10_000)
+    assert_time_grows_linearly(looking, 50_000)
 
 
 @pytest.mark.parametrize(

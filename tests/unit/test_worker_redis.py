@@ -21,6 +21,7 @@ from reqpool_workers.protocols.redis import (
     RedisConnection,
 )
 from reqpool_workers.protocols.redis_framer import MAX_SKIPPED_BYTES
+from support.work import Job, assert_lines_grow_linearly, assert_time_grows_linearly
 
 ORIGIN = "redis://127.0.0.1:6379/0"
 MAX_BYTES = 1 << 20
@@ -312,25 +313,43 @@ def test_a_large_value_is_put_together_from_many_pieces() -> None:
 
 
 def test_a_long_list_is_put_together_in_linear_time() -> None:
-    count = 100_000
-    made = ready(max_bytes=16 << 20, asked=1)
-    data = b"*%d\r\n" % count + BULK * count
-    # Reading it anew with each piece would take count * pieces / 2 steps: minutes.
-    assert fed(made, data, 1_000) == [(0, data)]
+    def reading(count: int) -> Job:
+        data = b"*%d\r\n" % count + BULK * count
+
+        def job() -> None:
+            # Reading it anew with each piece would take count * pieces / 2 steps.
+            assert fed(ready(max_bytes=16 << 20, asked=1), data, 1_000) == [(0, data)]
+
+        return job
+
+    assert_lines_grow_linearly(reading, 5_000)
+    assert_time_grows_linearly(reading, 5_000)
 
 
 @pytest.mark.parametrize("begin", [b"+", b"-", b"*2\r\n+"])
 def test_a_long_line_is_put_together_in_linear_time(begin: bytes) -> None:
-    answer = begin + b"x" * 500_000 + (b"\r\n" if len(begin) == 1 else b"\r\n:1\r\n")
-    made = ready(max_bytes=16 << 20, asked=1)
-    # Reading it anew with each piece would take minutes here, and a worker's whole time from a hostile peer.
-    assert fed(made, answer, 10) == [(0, answer)]
+    def reading(size: int) -> Job:
+        answer = begin + b"x" * size + (b"\r\n" if len(begin) == 1 else b"\r\n:1\r\n")
+
+        def job() -> None:
+            # Reading it anew with each piece would give a hostile peer a worker's whole time.
+            assert fed(ready(max_bytes=16 << 20, asked=1), answer, 10) == [(0, answer)]
+
+        return job
+
+    assert_time_grows_linearly(reading, 50_000)
 
 
 def test_many_small_arrays_in_one_piece_are_taken_in_linear_time() -> None:
-    count = 200_000
-    made = ready(max_bytes=16 << 20, asked=count)
-    assert fed(made, b"*1\r\n:1\r\n" * count, 1 << 30) == [(0, b"*1\r\n:1\r\n")] * count
+    one = b"*1\r\n:1\r\n"
+
+    def reading(count: int) -> Job:
+        def job() -> None:
+            assert fed(ready(max_bytes=16 << 20, asked=count), one * count, 1 << 30) == [(0, one)] * count
+
+        return job
+
+    assert_time_grows_linearly(reading, 20_000)
 
 
 @pytest.mark.parametrize("step", [1, 1 << 20])

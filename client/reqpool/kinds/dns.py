@@ -8,7 +8,6 @@ from time import monotonic
 from typing import ClassVar
 
 from reqpool_contract import wire
-from reqpool_contract.address import address_endpoint, target_origin
 from reqpool_contract.errors import UsageError
 from reqpool_contract.name_servers import parse as name_servers
 from reqpool_contract.origin_names import Endpoint
@@ -18,6 +17,7 @@ from reqpool_contract.tls_settings import Tls
 from reqpool_contract.watched_file import WatchedFile
 
 from . import Asked, Kind, Route
+from .address_target import address_endpoint, target_origin
 
 
 class DnsKind(Kind):
