@@ -10,7 +10,9 @@ import datetime
 import decimal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 COUNT = 10_000
 """Names, keys and rows there are to ask for."""
@@ -23,6 +25,11 @@ BODIES = {"/small": SMALL_BODY, "/big": BIG_BODY}
 """Files the web server has to have."""
 
 VALUE_BYTES = 100
+
+ORIGINS = (1, 100, 1_000)
+"""Numbers of origins that a crawler's load is spread over."""
+ORIGIN_HOSTS = tuple(f"127.1.{number // 250}.{number % 250 + 1}" for number in range(ORIGINS[-1]))
+"""Their hosts: loopback addresses at which one web server listens, at one port."""
 
 TABLE = """\
 CREATE TABLE bench (
@@ -45,7 +52,7 @@ class Subject:
     """One sort of request.
 
     Attributes:
-        targets: what to ask for, in turn; one item is one request.
+        targets: what to ask for, in turn; one item is one request: a name, a URL, a key, or a row's number.
         check: called with a target and its answer in the kind's plain form: ``list[str]`` of addresses,
             ``(status, body)``, the value as bytes, or a sequence of row tuples. Raises WrongAnswer.
         sql: the statement, which takes the target as its one parameter; empty for what is no SQL.
@@ -72,12 +79,17 @@ def row_of(number: int) -> Row:
     )
 
 
-def find(name: str) -> Subject:
-    """Return the subject of this name."""
-    return _SUBJECTS[name]()
+def find(name: str, server: str = "") -> Subject:
+    """Return the subject of this name.
+
+    Args:
+        name: one of :data:`NAMES`.
+        server: the web server's URL, which the targets of HTTP begin with; nothing else needs it.
+    """
+    return _SUBJECTS[name](server)
 
 
-def _dns() -> Subject:
+def _dns(_server: str) -> Subject:
     def check(_target: str, addresses: list[str]) -> None:
         if not addresses:
             raise WrongAnswer("no address")
@@ -85,17 +97,30 @@ def _dns() -> Subject:
     return Subject([f"h{number}.{ZONE}" for number in range(COUNT)], check)
 
 
-def _http(path: str) -> Subject:
-    right = (200, BODIES[path])
+def _http(urls: Sequence[str], body: bytes) -> Subject:
+    right = (200, body)
 
-    def check(_target: str, answer: tuple[int, bytes]) -> None:
+    def check(_url: str, answer: tuple[int, bytes]) -> None:
         if answer != right:
             raise WrongAnswer(f"status {answer[0]} and {len(answer[1])} bytes")
 
-    return Subject([path], check)
+    return Subject(urls, check)
 
 
-def _redis() -> Subject:
+def _small(server: str) -> Subject:
+    return _http([f"{server}/small"], SMALL_BODY)
+
+
+def _big(server: str) -> Subject:
+    return _http([f"{server}/big"], BIG_BODY)
+
+
+def _origins(server: str, count: int) -> Subject:
+    port = urlsplit(server).port
+    return _http([f"http://{host}:{port}/small" for host in ORIGIN_HOSTS[:count]], SMALL_BODY)
+
+
+def _redis(_server: str) -> Subject:
     # As redis-benchmark -r names its keys, so that it asks for the same.
     keys = [f"key:{number:012}" for number in range(COUNT)]
     values = {key: value_of(key) for key in keys}
@@ -117,12 +142,13 @@ def _rows(sql: str, count: int) -> Subject:
     return Subject(range(COUNT - count + 1), check, sql)
 
 
-_SUBJECTS: dict[str, Callable[[], Subject]] = {
+_SUBJECTS: dict[str, Callable[[str], Subject]] = {
     "dns": _dns,
-    "http-small": lambda: _http("/small"),
-    "http-big": lambda: _http("/big"),
+    "http-small": _small,
+    "http-big": _big,
+    **{f"http-origins-{count}": partial(_origins, count=count) for count in ORIGINS},
     "redis-get": _redis,
-    "mysql-one": lambda: _rows(ONE_ROW, 1),
-    "mysql-many": lambda: _rows(MANY_ROWS, MANY),
+    "mysql-one": lambda _server: _rows(ONE_ROW, 1),
+    "mysql-many": lambda _server: _rows(MANY_ROWS, MANY),
 }
 NAMES = tuple(_SUBJECTS)

@@ -112,7 +112,7 @@ class Aiohttp(AsyncClient):
         )
 
     async def ask(self, target: str) -> tuple[int, bytes]:
-        async with self._session.get(self.server + target) as response:
+        async with self._session.get(target) as response:
             return response.status, await response.read()
 
     async def close(self) -> None:

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--look", action="store_true")
     parser.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop")
     options = parser.parse_args()
-    subject = asked.find(options.subject)
+    subject = asked.find(options.subject, options.server)
     tally = Tally(subject.targets, options.share)
     factory: Callable[[], asyncio.AbstractEventLoop]
     factory = uvloop.new_event_loop if options.loop == "uvloop" else asyncio.new_event_loop

@@ -41,11 +41,10 @@ class Requests(BlockingClient):
         import requests
 
         self.errors = (requests.RequestException,)
-        self._server = server
         self._session = requests.Session()
 
     def ask(self, target: str) -> tuple[int, bytes]:
-        response = self._session.get(self._server + target)
+        response = self._session.get(target)
         return response.status_code, response.content
 
     def close(self) -> None:

@@ -64,14 +64,14 @@ def requests(name: str, pool: reqpool.Pool, server: str) -> Requests:
         name: one of :data:`bench.asked.NAMES`.
         server: ``host:port`` for dns, else the upstream's URL.
     """
-    subject = asked.find(name)
+    subject = asked.find(name, server)
     kind = name.partition("-")[0]
 
     def dns(target: str, callback: Callback | None) -> reqpool.Future[Any]:
         return pool.dns(target, "A", server=server, timeout=TIMEOUT_S, callback=callback)
 
     def http(target: str, callback: Callback | None) -> reqpool.Future[Any]:
-        return pool.http("GET", server + target, timeout=TIMEOUT_S, callback=callback)
+        return pool.http("GET", target, timeout=TIMEOUT_S, callback=callback)
 
     def redis(target: str, callback: Callback | None) -> reqpool.Future[Any]:
         return pool.redis(server, "GET", target, timeout=TIMEOUT_S, callback=callback)

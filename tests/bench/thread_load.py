@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--share", type=float, default=0.0, help="of the targets, to begin with")
     options = parser.parse_args()
-    subject = asked.find(options.subject)
+    subject = asked.find(options.subject, options.server)
     tally = Tally(subject.targets, options.share)
     lock = threading.Lock()  # the tally's: += is not atomic, and 0.1 µs is nothing beside these requests
     clients = [CLIENTS[options.client](options.server, subject) for _ in range(options.threads)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.asked import BODIES
@@ -33,7 +33,7 @@ daemon off;
 worker_processes 1;
 pid {folder}/pid;
 error_log stderr;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 8192; }}
 http {{
     access_log off;
     client_body_temp_path {folder}/body;
@@ -47,7 +47,7 @@ http {{
     client_max_body_size 32m;
     # One packet for one answer: what is measured is not Nagle's algorithm.
     tcp_nodelay on;
-    server {{ listen {host}:{port}; {locations} }}
+    server {{ {listen} {locations} }}
     {https}
 }}
 """
@@ -82,6 +82,9 @@ _LOCATIONS = """\
 class NginxServer(Server):
     """A running nginx with one worker process.
 
+    Args:
+        hosts: further loopback addresses at which it speaks plain HTTP, at the same port.
+
     Attributes:
         address: ``"127.0.0.1:port"``, plain HTTP.
         port: the same port.
@@ -91,8 +94,9 @@ class NginxServer(Server):
     program = "nginx"
     package = "nginx-light"
 
-    def __init__(self) -> None:
+    def __init__(self, hosts: Sequence[str] = ()) -> None:
         super().__init__()
+        self._hosts = hosts
         self.address = ""
         self.port = 0
         self._https_ports: dict[str, int] = {}
@@ -150,6 +154,7 @@ class NginxServer(Server):
             (folder / "files" / path[1:]).write_bytes(body)
         (folder / "users").write_text(f"{USER}:{{PLAIN}}{PASSWORD}\n")
         locations = _LOCATIONS.replace("FOLDER", str(folder))
+        listen = "".join(f"listen {host}:{self.port}; " for host in (HOST, *self._hosts))
         mutual = f"ssl_client_certificate {self.certificates.ca}; ssl_verify_client on;"
         https = [
             _HTTPS.format(
@@ -161,9 +166,7 @@ class NginxServer(Server):
         # As root its worker would be somebody else, who may not read the folder.
         user = "user root;" if os.geteuid() == 0 else ""
         (folder / "conf").write_text(
-            _CONFIG.format(
-                user=user, folder=folder, host=HOST, port=self.port, locations=locations, https="".join(https)
-            )
+            _CONFIG.format(user=user, folder=folder, listen=listen, locations=locations, https="".join(https))
         )
 
     def get(self, path: str, timeout_s: float = 5.0) -> bytes:

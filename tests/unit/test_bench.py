@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -197,6 +199,15 @@ def test_an_answer_that_is_not_the_targets_is_noticed(subject: str, right: objec
     found.check(found.targets[0], right)
     with pytest.raises(asked.WrongAnswer):
         found.check(found.targets[0], wrong)
+
+
+def test_a_crawlers_load_has_as_many_origins_as_it_says() -> None:
+    for count in asked.ORIGINS:
+        targets = asked.find(f"http-origins-{count}", "http://127.0.0.1:8080").targets
+        hosts = {urlsplit(target).hostname for target in targets}
+        assert len(targets) == len(hosts) == count
+        assert {urlsplit(target).port for target in targets} == {8080}
+        assert all(ipaddress.ip_address(host).is_loopback for host in hosts)
 
 
 def test_what_is_asked_has_the_size_that_is_said() -> None:
