@@ -40,7 +40,8 @@ class Requests:
     Attributes:
         submit: called with a target and the callback (or None); returns the future.
         plain: makes the subject's plain form of what ``result()`` returned.
-        warm_up: requests sent through all of the cluster before anything is counted.
+        warm_up: requests sent through all of the cluster before anything is counted, by all producers
+            together.
     """
 
     subject: asked.Subject
@@ -140,13 +141,13 @@ class Window:
             self._ended.set()
 
 
-def warm_up(requests: Requests) -> None:
-    """Send some requests through all of the cluster before anything is counted."""
-    tally = Tally(requests.subject.targets, count=requests.warm_up)
+def warm_up(requests: Requests, count: int) -> None:
+    """Send ``count`` requests through all of the cluster before anything is counted."""
+    tally = Tally(requests.subject.targets, count=count)
     tally.open((time.monotonic(), time.monotonic() + 60))
-    Window(requests, tally, min(100, requests.warm_up // 10), look=True).run()
-    if tally.done != requests.warm_up:
-        raise RuntimeError(f"warming up: {tally.done} of {requests.warm_up} done, {dict(tally.errors)}")
+    Window(requests, tally, max(1, min(100, count // 10)), look=True).run()
+    if tally.done != count:
+        raise RuntimeError(f"warming up: {tally.done} of {count} done, {dict(tally.errors)}")
 
 
 def ask_silent(pool: reqpool.Pool, server: str, count: int) -> list[reqpool.Future[Any]]:
@@ -179,12 +180,12 @@ def run_sync(requests: Requests, tally: Tally, look: bool) -> None:
         try:
             future = requests.submit(target, None)
             future.result()
+            tally.latencies_s.append(time.perf_counter() - began_s)
             if look:
                 requests.look(target, future)
             tally.done += 1
         except (reqpool.PoolError, asked.WrongAnswer) as error:
             tally.failed(error)
-        tally.latencies_s.append(time.perf_counter() - began_s)
 
 
 def run_count(requests: Requests, options: argparse.Namespace) -> None:
@@ -220,6 +221,9 @@ def main() -> None:
     parser.add_argument("--server", required=True, help="host:port for dns, else the upstream's URL")
     parser.add_argument("--window", type=int, default=1)
     parser.add_argument("--share", type=float, default=0.0, help="of the targets, to begin with")
+    parser.add_argument(
+        "--producers", type=int, default=1, help="that run beside each other, this one included"
+    )
     parser.add_argument("--look", action="store_true")
     parser.add_argument("--marks", type=int, nargs="*")
     parser.add_argument("--hold", type=int, default=0)
@@ -230,7 +234,7 @@ def main() -> None:
     if options.mode == "sync":
         asks.submit(asks.subject.targets[0], None).result()
     else:
-        warm_up(asks)
+        warm_up(asks, max(1, asks.warm_up // options.producers))
     if options.mode == "count":
         run_count(asks, options)
         pool.close()

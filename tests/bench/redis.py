@@ -11,8 +11,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import redis
-
 from support.redis_server import RedisServer
 
 from . import asked, tools
@@ -88,8 +86,8 @@ def producers(bench: Bench) -> Section:
 def serve() -> Iterator[Service]:
     """Run Redis, with the values in it."""
     with RedisServer() as server:
-        with redis.Redis.from_url(server.url) as client:
-            client.mset({key: asked.value_of(key) for key in asked.find("redis-get").targets})
+        keys = asked.find("redis-get").targets
+        server.command("MSET", *(word for key in keys for word in (key, asked.value_of(key))))
         yield Service(server.url, [server.pid])
 
 
