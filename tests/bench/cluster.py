@@ -23,25 +23,33 @@ MOST_LOG = 3_000
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster: its intake's URL, and who plays which role in it."""
+    """A running cluster.
+
+    Attributes:
+        url: of its intake.
+        python: the interpreter that it runs with, and so which reqpool it is; its producers use the same.
+        roles: pids of its broker and its workers.
+    """
 
     url: str
+    python: str
     supervisor_pid: int
     roles: processes.Roles
 
 
 @contextmanager
-def cluster(workers: int, config: str | None = None) -> Iterator[Cluster]:
+def cluster(workers: int, config: str | None = None, python: str = sys.executable) -> Iterator[Cluster]:
     """Run a cluster with so many workers, and wait until ``reqpool status`` calls it well.
 
     Args:
         workers: processes.
         config: the text of its reqpool.toml; None: it has none.
+        python: the interpreter to run it with.
     """
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
         url = f"ipc://{folder}/reqpool.sock"
-        program = [sys.executable, "-m", "reqpool_ops"]
+        program = [python, "-m", "reqpool_ops"]
         log_path = folder / "up.log"
         with log_path.open("wb") as log:
             command = [*program, "up", "--workers", str(workers), "--bind", url]
@@ -59,7 +67,7 @@ def cluster(workers: int, config: str | None = None) -> Iterator[Cluster]:
 
                 wait_until(is_up, 30.0, "the cluster is well")
                 try:
-                    yield Cluster(url, up.pid, _roles(up.pid, workers))
+                    yield Cluster(url, python, up.pid, _roles(up.pid, workers))
                 except BaseException:
                     print(log_path.read_text()[-MOST_LOG:], file=sys.stderr)
                     raise

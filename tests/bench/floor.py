@@ -1,4 +1,5 @@
-"""What a lone request is compared with: a ZeroMQ round trip between two processes, and one bare query."""
+"""What ours is compared with where no library does the same: a ZeroMQ round trip between two processes, one
+bare query, and a request through :mod:`bench.bare_pool`."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from collections.abc import Callable
 
 import zmq
 
-from . import asked
+from . import asked, bare_pool
 from .query import BareQuery
 from .tally import Tally, ready
 
@@ -28,11 +29,11 @@ def _echo(url: str) -> None:
 
 
 def _time_on(tally: Tally, once: Callable[[str], object]) -> None:
-    once("h0.example.test")
+    once(tally.targets[0])
     tally.open(ready())
-    while (name := tally.next()) is not None:
+    while (target := tally.next()) is not None:
         began_s = time.perf_counter()
-        once(name)
+        once(target)
         tally.latencies_s.append(time.perf_counter() - began_s)
         tally.done += 1
 
@@ -58,17 +59,27 @@ def _ipc(tally: Tally) -> None:
         context.destroy(linger=0)
 
 
+def _pool(tally: Tally, subject: asked.Subject, folder: str) -> None:
+    with bare_pool.client(folder, tally.targets[0]) as ask:
+        _time_on(tally, lambda key: subject.check(key, ask(key)))
+
+
 def main() -> None:
     """Run the load; see :mod:`bench.tally` for the lines spoken."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["ipc", "query"])
-    parser.add_argument("--server")
+    parser.add_argument("what", choices=["ipc", "query", "pool"])
+    parser.add_argument("--server", required=True, help="host:port of the DNS server that is queried")
+    parser.add_argument("--folder", help="of the bare pool's sockets")
+    parser.add_argument("--share", type=float, default=0.0, help="of the targets, to begin with")
     options = parser.parse_args()
-    tally = Tally(asked.find("dns").targets)
+    subject = asked.find("redis-get" if options.what == "pool" else "dns")
+    tally = Tally(subject.targets, options.share)
     if options.what == "ipc":
         _ipc(tally)
-    else:
+    elif options.what == "query":
         _time_on(tally, BareQuery(options.server).ask)
+    else:
+        _pool(tally, subject, options.folder)
     tally.report()
 
 

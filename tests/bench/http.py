@@ -7,7 +7,7 @@ between the same two instants by its parent; ratios are of medians. All compare 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import psutil
@@ -97,9 +97,13 @@ def producers(bench: Bench) -> Section:
 
 
 @contextmanager
-def serve() -> Iterator[Service]:
-    """Run nginx with one worker process, which the bars were set with."""
-    with NginxServer() as nginx:
+def serve(hosts: Sequence[str] = ()) -> Iterator[Service]:
+    """Run nginx with one worker process, which the bars were set with.
+
+    Args:
+        hosts: further loopback addresses at which it listens.
+    """
+    with NginxServer(hosts) as nginx:
         master = psutil.Process(nginx.pid)
         pids = [nginx.pid, *(child.pid for child in master.children(recursive=True))]
         yield Service(f"http://{nginx.address}", pids)

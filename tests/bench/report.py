@@ -74,6 +74,55 @@ class Bar:
         """Does the figure hold?"""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
+    @property
+    def verdict(self) -> str:
+        """``"PASS"`` or ``"FAIL"``; ``"told"`` if it does not count."""
+        return ("PASS" if self.passed else "FAIL") if self.counts else "told"
+
+    @property
+    def wanted(self) -> str:
+        """The limit and its side, e.g. ``">= 2"``."""
+        return f"{'>=' if self.at_least else '<='} {_plain(self.limit)}"
+
+    def line(self) -> str:
+        """Return its line in the table."""
+        return f"  {self.verdict}  {self.text}: {_plain(self.value)} (must be {self.wanted})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal(Bar):
+    """A bar with the figures that it is made of: a line of the table of goals.
+
+    Attributes:
+        new: the figure of this code; ``value`` is its ratio to ``peer``, or the figure itself.
+        old: the same of another revision.
+        peer, old_peer: what the two are divided by.
+    """
+
+    new: float
+    old: float | None = None
+    peer: float | None = None
+    old_peer: float | None = None
+
+    @property
+    def old_value(self) -> float | None:
+        """What ``value`` is with the other revision."""
+        if self.old is None or self.peer is None:
+            return self.old
+        return self.old / self.old_peer if self.old_peer else None
+
+    def line(self) -> str:
+        """Return its line in the table."""
+        cells = [f"{'' if value is None else _plain(value):>10}" for value in (self.old, self.new, self.peer)]
+        if self.peer is None:
+            cells.append(" " * 18)
+        else:
+            cells += [
+                f"{'' if value is None else f'{value:.2f}':>9}" for value in (self.old_value, self.value)
+            ]
+        end = f"{self.wanted:>9}  {self.verdict}" if self.counts else ""
+        return f"{self.text:<58}{''.join(cells)}{end}".rstrip()
+
 
 @dataclass
 class Section:
@@ -93,11 +142,22 @@ class Section:
             for text, count in row.figures.errors.items():
                 yield f"      {count} x {text}"
         for bar in self.bars:
-            sign = ">=" if bar.at_least else "<="
-            verdict = ("PASS" if bar.passed else "FAIL") if bar.counts else "told"
-            yield f"  {verdict}  {bar.text}: {_plain(bar.value)} (must be {sign} {_plain(bar.limit)})"
+            yield bar.line()
         for note in self.notes:
             yield f"  note  {note}"
+
+
+class Goals(Section):
+    """A section whose bars are lines of the table of goals: of the rest it shows only what is wrong."""
+
+    def lines(self) -> Iterable[str]:
+        """Yield the section's lines."""
+        for bar in self.bars:
+            if isinstance(bar, Goal) or not bar.passed:
+                yield bar.line()
+        for row in self.rows:
+            for text, count in row.figures.errors.items():
+                yield f"  {row.name}: {count} x {text}"
 
 
 def _row_line(row: Row) -> str:
@@ -124,10 +184,16 @@ def header() -> list[str]:
         f"  {'':<36}{'req/s':>9}{'ratio':>7}{'producer':>9}{'broker':>8}{'workers':>8}{'server':>8}{'sum':>8}"
     )
     return [
-        f"{'':<52}{'CPU µs per request':^42}",
+        f"{'ratio: req/s of reqpool : of the row':<52}{'CPU µs per request':^42}",
         f"{cells}{'idle%':>6}{'p50 µs':>8}{'p99 µs':>8}{'lost':>6}",
         "-" * _WIDTH,
     ]
+
+
+def goals_header() -> list[str]:
+    """Return the head of the table of goals."""
+    ratios = f"{'old:peer':>9}{'new:peer':>9}"
+    return [f"{'':<58}{'old':>10}{'new':>10}{'peer':>10}{ratios}{'wanted':>9}", "-" * _WIDTH]
 
 
 def finish(sections: Sequence[Section], about: dict[str, Any], path: Path) -> bool:
@@ -135,7 +201,7 @@ def finish(sections: Sequence[Section], about: dict[str, Any], path: Path) -> bo
     bars = [bar for section in sections for bar in section.bars if bar.counts]
     failed = [bar for bar in bars if not bar.passed]
     print("-" * _WIDTH)
-    print(f"{len(bars) - len(failed)} of {len(bars)} bars hold; ratio = reqpool's req/s : the row's; medians")
+    print(f"{len(bars) - len(failed)} of {len(bars)} bars hold; figures are medians")
     document = {
         "about": {**about, "python": platform.python_version(), "machine": platform.platform()},
         "passed": not failed,

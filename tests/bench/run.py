@@ -55,10 +55,23 @@ class Figures:
 
 
 class Load:
-    """One load process (``python -m bench.<module>``); a context manager, so none is left running."""
+    """One load process (``python -m bench.<module>``); a context manager, so none is left running.
 
-    def __init__(self, module: str, *arguments: object, env: Mapping[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", f"bench.{module}", *map(str, arguments)]
+    Args:
+        module: of this package.
+        arguments: of its command line.
+        env: its environment; None: as here.
+        python: its interpreter, and so the reqpool that it uses.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: object,
+        env: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> None:
+        command = [python, "-m", f"bench.{module}", *map(str, arguments)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TESTS_FOLDER, env=env
         )

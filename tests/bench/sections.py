@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from . import processes, report
+from . import processes, report, revision
 from .cluster import Cluster
 from .report import Bar, Row, Section
 from .run import Figures, Load, LoadFailed, Watch, measure
@@ -50,6 +50,7 @@ class Bench:
         service: what is asked.
         workers: of the shared cluster.
         warm_s, measure_s: of each measurement.
+        old_python: the interpreter that another revision is installed for, if one is measured, too.
     """
 
     service: Service
@@ -58,6 +59,7 @@ class Bench:
     warm_s: float
     measure_s: float
     quick: bool
+    old_python: str | None = None
 
     def rounds_of(self, contestants: Mapping[str, Contestant]) -> dict[str, Figures]:
         """Measure all contestants in turn, ``rounds`` times; return the medians."""
@@ -79,13 +81,13 @@ class Bench:
         watch: Watch | None = None,
     ) -> Figures:
         """Measure reqpool: ``producers`` processes of :mod:`bench.load` at one cluster."""
-        words = (mode, "--url", where.url, "--subject", subject, *arguments)
-        return self._together("load", words, producers, where.roles, watch)
+        words = (mode, "--url", where.url, "--subject", subject, "--producers", producers, *arguments)
+        return self._together("load", words, producers, where.roles, watch, where.python)
 
     def producer(self, where: Cluster, mode: str, subject: str, *arguments: object) -> Load:
         """Start one process of :mod:`bench.load`, to be spoken with line by line."""
         where_to = ("--url", where.url, "--server", self.service.target)
-        return Load("load", mode, *where_to, "--subject", subject, *arguments)
+        return Load("load", mode, *where_to, "--subject", subject, *arguments, python=where.python)
 
     def peer(
         self,
@@ -100,9 +102,11 @@ class Bench:
         words = (client, "--subject", subject, *arguments)
         return self._together(module, words, producers, {}, watch)
 
-    def floor(self, what: str) -> Figures:
+    def floor(
+        self, what: str, *arguments: object, producers: int = 1, roles: processes.Roles | None = None
+    ) -> Figures:
         """Measure one of :mod:`bench.floor`."""
-        return self._together("floor", (what,), 1, {}, None)
+        return self._together("floor", (what, *arguments), producers, roles or {}, None)
 
     def _together(
         self,
@@ -111,13 +115,14 @@ class Bench:
         producers: int,
         roles: processes.Roles,
         watch: Watch | None,
+        python: str = sys.executable,
     ) -> Figures:
         with ExitStack() as stack:
             loads = []
             for number in range(producers):
                 # Each starts elsewhere, so that they do not ask for the same in lockstep.
                 share = ("--share", number / producers) if producers > 1 else ()
-                load = Load(module, *arguments, "--server", self.service.target, *share)
+                load = Load(module, *arguments, "--server", self.service.target, *share, python=python)
                 loads.append(stack.enter_context(load))
             roles = {**roles, "server": self.service.pids}
             return measure(loads, roles, warm_s=self.warm_s, measure_s=self.measure_s, watch=watch)
@@ -166,6 +171,8 @@ class Benchmark:
         sections: by name, each a function that measures it.
         programs: what it runs, each with its Debian package.
         serve: runs the upstream.
+        compares: can another revision be measured beside this one?
+        header: makes the table's head.
     """
 
     kind: str
@@ -173,6 +180,8 @@ class Benchmark:
     sections: Mapping[str, Callable[[Bench], Section]]
     programs: Mapping[str, str]
     serve: Callable[[], AbstractContextManager[Service]]
+    compares: bool = False
+    header: Callable[[], list[str]] = report.header
 
     def main(self) -> int:
         """Run it; exit status 0 if every bar holds, 1 if not, 2 if it cannot run."""
@@ -183,7 +192,16 @@ class Benchmark:
             print(f"not installed: {', '.join(missing)} (Debian: {packages})", file=sys.stderr)
             return 2
         sections = []
-        with self.serve() as service:
+        with ExitStack() as stack:
+            old_python = None
+            if self.compares and options.against:
+                progress(f"installing {options.against}")
+                try:
+                    old_python = stack.enter_context(revision.installed(ROOT, options.against))
+                except revision.NoRevision as error:
+                    print(error, file=sys.stderr)
+                    return 2
+            service = stack.enter_context(self.serve())
             bench = Bench(
                 service=service,
                 rounds=options.rounds,
@@ -191,10 +209,11 @@ class Benchmark:
                 warm_s=0.7 if options.quick else 1.5,
                 measure_s=1.5 if options.quick else 4.0,
                 quick=options.quick,
+                old_python=old_python,
             )
-            print("\n".join(report.header()))
-            for name in [options.only] if options.only else self.sections:
-                section = self._measured(name, bench)
+            print("\n".join(self.header()))
+            for name in options.only or self.sections:
+                section = self.measured(name, bench)
                 print("\n".join(section.lines()), flush=True)
                 sections.append(section)
         about = {
@@ -202,6 +221,7 @@ class Benchmark:
             "quick": options.quick,
             "workers": options.workers,
             "cores": os.cpu_count(),
+            "against": options.against if self.compares else None,
             "load_average": os.getloadavg(),
         }
         return 0 if report.finish(sections, about, ROOT / f"bench-{self.kind}.json") else 1
@@ -213,11 +233,16 @@ class Benchmark:
             "--rounds", type=int, default=3, metavar="N", help="alternating rounds (default 3)"
         )
         names = ", ".join(self.sections)
-        parser.add_argument("--only", choices=list(self.sections), metavar="SECTION", help=names)
+        parser.add_argument(
+            "--only", nargs="+", choices=list(self.sections), metavar="SECTION", help=f"of {names}"
+        )
         parser.add_argument("--workers", type=int, default=2, metavar="N", help="of the cluster (default 2)")
+        if self.compares:
+            about = "measure this revision, too, beside the code that is here"
+            parser.add_argument("--against", metavar="REV", help=about)
         return parser.parse_args()
 
-    def _measured(self, name: str, bench: Bench) -> Section:
+    def measured(self, name: str, bench: Bench) -> Section:
         """Measure a section; one that cannot be measured (a process died, say) fails, the others go on."""
         try:
             return self.sections[name](bench)

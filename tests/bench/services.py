@@ -9,7 +9,7 @@ from . import watches
 from .cluster import cluster
 from .report import Bar, Section
 from .run import Figures, Watch
-from .sections import OURS, Bench, Contestant, at_most, nothing_lost, rows
+from .sections import OURS, Bench, Contestant, Service, at_most, nothing_lost, rows
 
 IN_FLIGHT = 200
 THREADS = 8
@@ -82,19 +82,23 @@ class Library:
     client: str
 
 
+def one_limit(service: Service) -> str:
+    """Return a reqpool.toml that allows ``MAX_CONNECTIONS`` to the service."""
+    return f"[upstreams.bench]\nurl = {service.target!r}\nmax_connections = {MAX_CONNECTIONS}\n"
+
+
 def synchronous(bench: Bench, subject: str, library: Library) -> Section:
     """32 producers with one request at a time each, as the web workers of a host: ours have one limit.
 
     The connections are the established ones that the server itself holds at its port, the most of all looks.
     A lost wake-up would show as an idle machine.
     """
-    limit = f"[upstreams.bench]\nurl = {bench.service.target!r}\nmax_connections = {MAX_CONNECTIONS}\n"
     ours, theirs = f"reqpool, {PRODUCERS} x 1 synchronous", f"{library.name}, {PRODUCERS} x 1"
     pooled, direct = watches.Connections(bench.service.port), watches.Connections(bench.service.port)
 
     def pool() -> Figures:
         # A cluster for each round, so that its idle connections are not counted for the others.
-        with cluster(bench.workers, limit) as shared:
+        with cluster(bench.workers, one_limit(bench.service)) as shared:
             return bench.ours(shared, "sync", subject, "--look", producers=PRODUCERS, watch=pooled)
 
     figures = bench.rounds_of(

@@ -43,11 +43,14 @@ class Tally:
         share: which part of the targets to begin with, 0 to 1, so that many producers do not ask in
             lockstep.
         count: end after so many requests, whatever the clock says; None: by the clock alone.
+
+    Attributes:
+        targets: all of them, in the order in which they are handed out.
     """
 
     def __init__(self, targets: Sequence[Any], share: float = 0.0, count: int | None = None) -> None:
         first = int(len(targets) * share)
-        self._targets = [*targets[first:], *targets[:first]]
+        self.targets = [*targets[first:], *targets[:first]]
         self._targets_count = len(targets)
         self._count = sys.maxsize if count is None else count
         self._start_s = self.end_s = 0.0
@@ -71,7 +74,7 @@ class Tally:
             if not self._ended_s:
                 self._ended_s, self._done_at_end = now_s, self.done
             return None
-        target = self._targets[self.submitted % self._targets_count]
+        target = self.targets[self.submitted % self._targets_count]
         self.submitted += 1
         return target
 

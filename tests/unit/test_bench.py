@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from bench import asked, report, tools, watches
+from bench import asked, bare_pool, compare, goals, report, revision, tools, watches
 from bench.processes import Sample
 from bench.report import Bar, Section
 from bench.run import Figures, LoadFailed, combine
-from bench.sections import at_least, at_most, nothing_lost, rows
+from bench.sections import ROOT, Bench, Benchmark, Service, at_least, at_most, nothing_lost, rows
 from bench.tally import Tally
 
 WRK = """\
@@ -215,3 +219,115 @@ def test_what_is_asked_has_the_size_that_is_said() -> None:
     targets = asked.find("redis-get").targets
     assert len(set(targets)) == asked.COUNT
     assert {len(asked.value_of(key)) for key in targets[:3]} == {asked.VALUE_BYTES}
+
+
+def cases(**of: Figures) -> compare.Measured:
+    return compare.Measured({name.replace("_", " "): each for name, each in of.items()})
+
+
+def test_a_goal_is_the_ratio_to_the_peer_of_its_run_for_each_revision() -> None:
+    found = cases(reqpool=figures(30), old_reqpool=figures(10), peer=figures(20))
+    goal = found.goal("x", compare.rate, 1.0, peer="peer")
+    assert (goal.new, goal.old, goal.peer) == (30, 10, 20)
+    assert (goal.value, goal.old_value, goal.passed) == (1.5, 0.5, True)
+    assert goal.line().split() == ["x", "10", "30", "20", "0.50", "1.50", ">=", "1", "PASS"]
+    most = found.goal("x", compare.rate, 1.0, peer="peer", least=False)
+    assert most.line().split()[-3:] == ["<=", "1", "FAIL"]
+
+
+def test_each_revision_is_compared_with_its_own_other_load() -> None:
+    found = compare.Measured(
+        {
+            "reqpool one": figures(100),
+            "old reqpool one": figures(50),
+            "reqpool many": figures(60),
+            "old reqpool many": figures(10),
+        }
+    )
+    goal = found.goal("x", compare.rate, 0.6, case=" many", beside=" one")
+    assert (goal.value, goal.old_value, goal.passed) == (0.6, 0.2, True)
+
+
+def test_a_goal_without_an_old_revision_or_a_peer_is_the_figure_itself() -> None:
+    found = cases(reqpool=figures(1, cpu_us=12.5))
+    goal = found.goal("x", compare.cpu("producer"), 12.0, least=False)
+    assert (goal.value, goal.old_value, goal.passed) == (12.5, None, False)
+    assert goal.line().split() == ["x", "12.5", "<=", "12", "FAIL"]
+    told = found.goal("x", compare.cpu("producer"))
+    assert not told.counts
+    assert told.line().split() == ["x", "12.5"]
+
+
+def test_the_table_of_goals_shows_besides_its_lines_only_what_went_wrong() -> None:
+    right = cases(reqpool=figures(2), old_reqpool=figures(2, lost=7)).section("s")
+    assert [*nothing_lost(right).lines()] == []
+    wrong = cases(reqpool=figures(2, lost=1), old_reqpool=figures(2)).section("s")
+    assert [line.split()[0] for line in nothing_lost(wrong).lines()] == ["FAIL"]
+
+
+def test_a_section_that_could_not_be_measured_is_a_failed_bar() -> None:
+    def section(_bench: Bench) -> Section:
+        raise LoadFailed("it ended")
+
+    @contextmanager
+    def nothing() -> Iterator[Service]:
+        yield Service("", [])
+
+    benchmark = Benchmark("k", "about", {"s": section}, {}, nothing)
+    bench = Bench(Service("", []), 1, 1, 0.0, 0.0, True)
+    (bar,) = benchmark.measured("s", bench).bars
+    assert not bar.passed
+
+
+def test_bulk_replies_are_framed_wherever_the_stream_is_cut() -> None:
+    stream = b"$3\r\none\r\n$0\r\n\r\n$4\r\n\r\n\r\n\r\n"
+    whole = [b"one", b"", b"\r\n\r\n"]
+    assert bare_pool.values(stream) == (whole, b"")
+    for at in range(len(stream)):
+        first, rest = bare_pool.values(stream[:at])
+        then, nothing = bare_pool.values(rest + stream[at:])
+        assert (first + then, nothing) == (whole, b"")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository whose file ``word`` said "old" one commit ago."""
+    identity = ("-c", "user.name=n", "-c", "user.email=e@example.test")
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    for word in ("old", "new"):
+        (tmp_path / "word").write_text(word)
+        subprocess.run(["git", "-C", str(tmp_path), "add", "word"], check=True)
+        subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, "commit", "--quiet", "-m", word],
+            check=True,
+        )
+    return tmp_path
+
+
+def worktrees(repository: Path) -> int:
+    command = ["git", "-C", str(repository), "worktree", "list"]
+    return len(subprocess.run(command, check=True, capture_output=True).stdout.splitlines())
+
+
+def test_an_old_revision_is_checked_out_beside_the_code_and_removed_again(repository: Path) -> None:
+    (repository / "word").write_text("not committed")
+    with revision.checked_out(repository, "HEAD~1") as folder:
+        assert (folder / "word").read_text() == "old"
+        assert worktrees(repository) == 2
+    assert not folder.exists()
+    assert worktrees(repository) == 1
+    assert (repository / "word").read_text() == "not committed"
+
+
+def test_an_unknown_revision_is_an_error_that_says_so(repository: Path) -> None:
+    with (
+        pytest.raises(revision.NoRevision, match="no-such-revision"),
+        revision.checked_out(repository, "no-such-revision"),
+    ):
+        pass
+
+
+def test_goals_are_run_with_the_programs_that_the_script_looks_for() -> None:
+    script = (ROOT / "ops" / "bench.sh").read_text()
+    branch = script[script.index("\ngoals)") : script.index("\ndns)")]
+    assert dict(re.findall(r"([\w-]+):([\w-]+)", branch)) == goals.BENCHMARK.programs
