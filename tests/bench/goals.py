@@ -1,4 +1,4 @@
-"""Every figure that reqpool is meant to reach, in one table: ``ops/bench.sh`` without a kind.
+"""Every figure that reqpool is meant to reach, in one table: ops/bench.sh.
 
 Real servers on loopback, everything on the same cores, answers looked at, in rounds that alternate; each line
 is of medians. With ``--against REV`` that revision's client, broker and workers run beside these, under the

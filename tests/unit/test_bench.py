@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 import subprocess
 import time
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from bench import asked, bare_pool, compare, goals, report, revision, tools, watches
+from bench.cluster import Cluster
 from bench.processes import Sample
 from bench.report import Bar, Section
 from bench.run import Figures, LoadFailed, combine
@@ -263,6 +265,29 @@ def test_the_table_of_goals_shows_besides_its_lines_only_what_went_wrong() -> No
     assert [*nothing_lost(right).lines()] == []
     wrong = cases(reqpool=figures(2, lost=1), old_reqpool=figures(2)).section("s")
     assert [line.split()[0] for line in nothing_lost(wrong).lines()] == ["FAIL"]
+
+
+INTERPRETER = """\
+#!/bin/sh
+echo "$*" >"$0.arguments"
+echo '{"ready": true}'
+read -r go
+echo '{"in_window": 5, "window_s": 1.0, "submitted": 5, "lost": 0, "errors": {}}'
+cat >/dev/null
+"""
+
+
+def test_a_load_runs_with_the_interpreter_of_its_cluster(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(INTERPRETER)
+    python.chmod(0o700)
+    where = Cluster("ipc://somewhere", str(python), os.getpid(), {"broker": [os.getpid()]})
+    bench = Bench(Service("127.0.0.1:53", [os.getpid()]), 1, 1, 0.0, 0.0, True)
+    load = compare.Ours("window", "dns", in_flight=7)
+    assert load.contestant(bench, where)().rate_per_s == 5
+    arguments = (tmp_path / "python.arguments").read_text()
+    assert arguments.startswith("-m bench.load window --url ipc://somewhere --subject dns ")
+    assert "--window 7 --look" in arguments
 
 
 def test_a_section_that_could_not_be_measured_is_a_failed_bar() -> None:
