@@ -63,6 +63,11 @@ class Subject:
     sql: str = ""
 
 
+def host_address(number: int) -> str:
+    """Return the address of ``h<number>``."""
+    return f"10.0.{number >> 8}.{number & 0xFF}"
+
+
 def value_of(key: str) -> bytes:
     """Return the value that Redis has under ``key``."""
     return key.encode("ascii").ljust(VALUE_BYTES, b".")
@@ -90,11 +95,13 @@ def find(name: str, server: str = "") -> Subject:
 
 
 def _dns(_server: str) -> Subject:
-    def check(_target: str, addresses: list[str]) -> None:
-        if not addresses:
-            raise WrongAnswer("no address")
+    right = {f"h{number}.{ZONE}": [host_address(number)] for number in range(COUNT)}
 
-    return Subject([f"h{number}.{ZONE}" for number in range(COUNT)], check)
+    def check(name: str, addresses: list[str]) -> None:
+        if addresses != right[name]:
+            raise WrongAnswer(f"{addresses} for {name}")
+
+    return Subject([*right], check)
 
 
 def _http(urls: Sequence[str], body: bytes) -> Subject:

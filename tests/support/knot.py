@@ -2,6 +2,8 @@
 
 with KnotServer() as knot:
     pool.dns("h1.example.test", server=knot.address)
+
+The zone has h0 to h9999, each with the address that :func:`host_address` returns.
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ import socket
 
 import dnslib
 
+from bench.asked import COUNT as HOSTS
+from bench.asked import ZONE, host_address
+
 from .ports import HOST, free_port
 from .server import Server
 
-ZONE = "example.test"
-HOSTS = 10_000
-"""The zone has h0 to h9999, each with the address :func:`host_address` tells."""
 BIG_TXT = "".join(f"{number:04d}:" + "x" * 195 for number in range(12))
 """Text of ``big.example.test``: 2,400 octets, so over UDP with 1232 it comes truncated."""
 
@@ -65,11 +67,6 @@ zone:
     zonefile-sync: -1
     journal-content: none
 """
-
-
-def host_address(number: int) -> str:
-    """Return the address of ``h<number>.example.test``."""
-    return f"10.0.{number >> 8}.{number & 0xFF}"
 
 
 def zone_text() -> str:

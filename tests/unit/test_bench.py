@@ -191,6 +191,7 @@ def test_the_verdict_is_that_of_the_bars_that_count(
     ("subject", "right", "wrong"),
     [
         ("dns", ["10.0.0.0"], []),
+        ("dns", ["10.0.0.0"], ["10.0.0.1"]),
         ("http-small", (200, asked.SMALL_BODY), (200, asked.SMALL_BODY[:-1])),
         ("http-big", (200, asked.BIG_BODY), (500, asked.BIG_BODY)),
         ("redis-get", asked.value_of("key:000000000000"), asked.value_of("key:000000000001")),
