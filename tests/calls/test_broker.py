@@ -1,0 +1,108 @@
+"""The broker's side: from a SUBMIT to its LEASE, and from a RESULTS to what is published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from reqpool import wire
+from reqpool.wire import Flag, Group, Verb
+from support.fake_peers import Desk, FakeClient, FakeWorker
+
+from .counting import BATCH, GROUPS, Counted, Load
+
+REDIS = ("redis", True, 64, 128)
+ORIGIN = "redis://127.0.0.1:6379"
+
+
+class Site:
+    """A broker, its only worker, and so many clients, each with a session."""
+
+    def __init__(self, clients: int) -> None:
+        self.desk = Desk()
+        self.worker: FakeWorker = self.desk.worker(REDIS)
+        self.clients: list[FakeClient] = [self.desk.client() for _ in range(clients)]
+        self._seq = 0
+
+    def run(self, requests: int) -> Counted:
+        """Each client submits one group of so many in one turn; the worker answers all in one message."""
+        broker, now_s = self.desk.broker, self.desk.now_s
+        submits = []
+        for client in self.clients:
+            client.submitted += 1
+            head = wire.encode(Verb.SUBMIT, client.submitted, client.acked, [self._group(requests)])
+            submits.append((client.route, [head]))
+        with Counted() as counted:
+            for route, frames in submits:
+                broker.clients.message(route, frames, now_s)
+            broker.flush(now_s)
+        self.desk.deliver()
+        assert len(self.worker.held()) == requests * len(self.clients)
+        results = self._results()
+        with counted:
+            broker.workers.message(self.worker.route, results, now_s)
+            broker.flush(now_s)
+        self.desk.deliver()
+        for client in self.clients:
+            assert len(client.outcomes) == requests
+            client.outcomes.clear()
+            client.acked = max(client.batches)
+        return counted
+
+    def _group(self, requests: int) -> Group:
+        seqs = tuple(range(self._seq + 1, self._seq + 1 + requests))
+        self._seq += requests
+        payloads = (b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n",) * requests
+        return Group("redis", (ORIGIN,), 10_000, int(Flag.IDEMPOTENT), 1, None, None, seqs, payloads)
+
+    def _results(self) -> list[bytes]:
+        worker = self.worker
+        told, blobs = [], []
+        for lease in worker.leases:
+            flat: list[Any] = []
+            for seq in lease.seqs:
+                flat += (seq, 0, b'"value')
+            told.append((lease.session, lease.seqs, 0))
+            blobs.append(wire.encode_blob(flat))
+        worker.leases = []
+        worker.numbered += 1
+        head = wire.encode(Verb.RESULTS, worker.epoch, worker.seen, worker.numbered, told)
+        return [head, *blobs]
+
+
+def _count(clients: int, requests: int) -> Counted:
+    site = Site(clients)
+    for _ in range(3):
+        counted = site.run(requests)
+    site.desk.check_books()
+    return counted
+
+
+def lone() -> Counted:
+    """One request of one session."""
+    return _count(1, 1)
+
+
+def groups() -> Counted:
+    """One request of each of many sessions, in one turn."""
+    return _count(GROUPS, 1)
+
+
+def batch() -> Counted:
+    """Many requests of one session for one origin."""
+    return _count(1, BATCH)
+
+
+LOADS = [
+    Load("broker, a lone request", 1, "request", 95, lone),
+    Load(
+        "broker, groups of one request, each of another session, in one turn", GROUPS, "group", 4_060, groups
+    ),
+    Load("broker, one group", BATCH, "request", 96, batch),
+]
+
+
+@pytest.mark.parametrize("load", LOADS, ids=lambda load: load.name)
+def test_the_way_of_a_request_through_the_broker_is_no_longer_than_it_was(load: Load) -> None:
+    load.check()
