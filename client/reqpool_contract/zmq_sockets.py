@@ -21,7 +21,6 @@ import zmq
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 _POLLOUT = int(zmq.POLLOUT)
-_RCVMORE = int(zmq.RCVMORE)
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
@@ -48,8 +47,10 @@ def receive(socket: zmq.Socket[bytes]) -> list[Any]:
     Raises:
         zmq.Again: if there is none.
     """
-    frames: list[Any] = [socket.recv(_NOBLOCK)]
-    while socket.getsockopt(_RCVMORE):
+    # A Frame knows whether another follows. To ask the socket for RCVMORE makes an enum in Python each time.
+    frame = socket.recv(_NOBLOCK, False)
+    frames: list[Any] = [frame.bytes]
+    while frame.more:
         frame = socket.recv(_NOBLOCK, False)
         frames.append(frame if len(frame) > COPIED_BYTES else frame.bytes)
     return frames
