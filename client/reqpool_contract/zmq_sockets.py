@@ -13,16 +13,19 @@ every frame), and reading until ``zmq.Again`` is raised, which costs twice as mu
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import zmq
+import zmq.backend
 
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 _POLLOUT = int(zmq.POLLOUT)
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_send: Callable[[zmq.Socket[bytes], Any, int, bool], object] = zmq.backend.Socket.send
+"""What ``zmq.Socket.send`` calls once it has looked at options for sockets of other kinds."""
 
 
 COPIED_BYTES = 64 << 10
@@ -65,8 +68,8 @@ def send(socket: zmq.Socket[bytes], frames: list[Any]) -> None:
     """
     last = frames[-1]
     for frame in frames[:-1]:
-        socket.send(frame, _MORE, type(frame) is bytes)
-    socket.send(last, _NOBLOCK, type(last) is bytes)
+        _send(socket, frame, _MORE, type(frame) is bytes)
+    _send(socket, last, _NOBLOCK, type(last) is bytes)
 
 
 @contextlib.contextmanager

@@ -161,10 +161,10 @@ def worker() -> Counted:
 
 
 LOADS = [
-    Load("sockets, a message of three frames sent and received", 1, "message", 5, frames),
-    Load("sockets of the broker, a lone request", 1, "request", 25, broker),
-    Load("sockets of the client, a lone request", 1, "request", 21, client),
-    Load("sockets of the worker, a lone request", 1, "request", 18, worker),
+    Load("sockets, a message of three frames sent and received", 1, "message", 2, frames),
+    Load("sockets of the broker, a lone request", 1, "request", 20, broker),
+    Load("sockets of the client, a lone request", 1, "request", 20, client),
+    Load("sockets of the worker, a lone request", 1, "request", 16, worker),
 ]
 
 
