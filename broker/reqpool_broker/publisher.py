@@ -127,13 +127,8 @@ class Publisher:
             frame = results.recv(zmq.NOBLOCK, copy=False)
             message = frame.bytes
             topic = message[1:]
-<<<<<<< HEAD:broker/reqpool_broker/publisher.py
-            if results.getsockopt(zmq.RCVMORE):
-                zmq_sockets.receive(results)
-=======
             if frame.more:
-                sockets.receive(results)
->>>>>>> ef6a5b0 (sockets: a frame says itself whether another follows):broker/reqpool_broker/results.py
+                zmq_sockets.receive(results)
                 broker.malformed["results"] += 1
             elif message[:1] == b"\x01":
                 if broker.clients.subscription(topic, place):

@@ -277,13 +277,14 @@ def _drain(
     socket: zmq.Socket[bytes], take: Callable[[bytes, list[bytes], float], None], now_s: float
 ) -> bool:
     """Read messages, in bounds; returns True if more may be there."""
-    if not zmq_sockets.readable(socket):
-        return False
     end_s = size_bytes = 0.0
-    for _ in range(MESSAGES_PER_TURN):
-        frames = zmq_sockets.receive(socket)
+    for number in range(1, MESSAGES_PER_TURN + 1):
+        try:
+            frames = zmq_sockets.receive(socket)
+        except zmq.Again:
+            return False
         take(frames[0], frames[1:], now_s)
-        if not zmq_sockets.readable(socket):
+        if number < zmq_sockets.SEVERAL and not zmq_sockets.readable(socket):
             return False
         # Only now: a message that comes alone, as most do, needs no bound.
         clock_s = time.monotonic()

@@ -255,11 +255,13 @@ class BrokerSockets:
                 continue
             from_intake = socket is self._intake
             for _ in range(MESSAGES_PER_TURN):
-                if not zmq_sockets.readable(socket):
+                try:
+                    frames = zmq_sockets.receive(socket)
+                except zmq.Again:
                     break
-                yield from_intake, zmq_sockets.receive(socket)
+                yield from_intake, frames
                 # Both are closed when one of them brings the session's loss.
-                if socket.closed:
+                if socket.closed or not sockets.readable(socket):
                     break
             else:
                 self._readable.add(fd)

@@ -85,8 +85,8 @@ class PlayedBroker:
         self._redis.answer()
         return bool(self._said)
 
-    def receive(self) -> list[bytes]:
-        return self._said.popleft()
+    def receive(self) -> list[bytes] | None:
+        return self._said.popleft() if self._said else None
 
     def send(self, frames: list[bytes]) -> None:
         verb, fields = wire.decode(frames[0], wire.WORKER_TO_BROKER)

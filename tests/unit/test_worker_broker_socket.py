@@ -51,3 +51,16 @@ def test_one_that_cannot_be_opened_leaves_nothing_open(
     assert MADE
     assert all(socket.closed for socket in MADE)
     loop.close()
+
+
+def test_a_descriptor_that_tells_of_no_message_is_no_message() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    loop = Loop()
+    socket = BrokerSocket(context, loop, URL, print)
+    for _ in range(2):
+        socket._on_event(0)
+        assert socket.receive() is None
+        assert not socket.readable
+    socket.close()
+    context.term()
+    loop.close()

@@ -16,9 +16,10 @@ import pytest
 import zmq
 
 from reqpool_broker.freeze_detector import FreezeDetector
-from reqpool_broker.server import BYTES_PER_TURN, MESSAGES_PER_TURN, SLEPT_EXIT, BrokerServer, run
-from reqpool_contract import wire
+from reqpool_broker.server import BYTES_PER_TURN, MESSAGES_PER_TURN, SLEPT_EXIT, BrokerServer, _drain, run
+from reqpool_contract import wire, zmq_sockets
 from reqpool_contract.wire import Verb
+from reqpool_contract.zmq_sockets import SEVERAL
 
 SHORT_S = 0.1
 """A liveness span for these tests."""
@@ -108,6 +109,20 @@ def turns_of(server: BrokerServer, client: zmq.Socket[bytes], messages: list[byt
     assert server.run(until(lambda: sum(turns) == len(messages)), lambda: None) == 0
     assert sum(turns) == len(messages)
     return turns
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, SEVERAL, SEVERAL + 5])
+def test_all_that_lies_in_a_socket_is_read_and_it_says_that_nothing_is_left(count: int) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router, context.socket(zmq.DEALER) as dealer:
+        router.bind("inproc://intake")
+        dealer.connect("inproc://intake")
+        sent = [b"%d" % number for number in range(count)]
+        for message in sent:
+            dealer.send(message)
+        taken: list[bytes] = []
+        assert not _drain(router, lambda _route, frames, _now_s: taken.extend(frames), time.monotonic())
+        assert taken == sent
+        assert not zmq_sockets.readable(router)
 
 
 def test_turn_is_bounded_in_messages(server: BrokerServer, client: zmq.Socket[bytes]) -> None:

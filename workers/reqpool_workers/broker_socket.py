@@ -74,9 +74,14 @@ class BrokerSocket:
             self._stirred = zmq_sockets.readable(self._socket)
         return self._stirred
 
-    def receive(self) -> list[bytes]:
-        """Take the frames of one message; only when :attr:`readable`."""
-        return zmq_sockets.receive(self._socket)
+    def receive(self) -> list[bytes] | None:
+        """Take the frames of one message; None if there is none."""
+        if self._stirred:
+            try:
+                return zmq_sockets.receive(self._socket)
+            except zmq.Again:
+                self._stirred = False
+        return None
 
     def close(self, *, goodbye: bool = False) -> None:
         """Close it; with ``goodbye`` what was sent still goes out, for a second at most."""

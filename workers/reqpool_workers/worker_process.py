@@ -113,13 +113,12 @@ class WorkerProcess:
         conversation = self.conversation
         until_s = math.inf
         for _ in range(MESSAGES_PER_TURN):
-            if self._socket is None or not self._socket.readable:
+            if self._socket is None or (frames := self._socket.receive()) is None:
                 break
-            frames = self._socket.receive()
             # The clock is read after the message: a process stopped in between must not believe it.
             now_s = time.monotonic()
             conversation.take(frames, now_s)
-            if now_s > until_s:
+            if now_s > until_s or self._socket is None or not self._socket.readable:
                 break
             until_s = min(until_s, now_s + READ_S)
         inflow = self.loop.inflow
