@@ -45,6 +45,8 @@ RECONNECT_MS = 100
 RECONNECT_LATER_MS = 1_000
 """The same once :data:`PATIENT_DIALS` have found nobody (10 s): what is away for hours is not hammered."""
 PATIENT_DIALS = 4
+ASK_S = 0.25
+"""How long the intake socket, which was sent on, need not be asked while the results socket is open."""
 PROBE_AFTER_S = 0.5
 """How long a peer that accepts a connection may take to say that it speaks ZMTP, before it is looked at."""
 PROBE_S = 0.5
@@ -99,6 +101,10 @@ class BrokerSockets:
         self._readable: set[int] = set()
         self._polled = False
         self._intake_sent = False
+        self._ask_s = 0.0
+        self._promised = False
+        self._held: list[bytes] | None = None
+        """A message that was promised room and found none: nothing goes out before it."""
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Closed with the last reference, not with the thread: a late wake() must not hit another file.
@@ -175,6 +181,7 @@ class BrokerSockets:
         self._intake = self._results = None
         self._intake_monitor = self._results_monitor = None
         self.loss = self._ending = None
+        self._promised, self._held = False, None
         self._readable.clear()
 
     def close(self, linger_ms: int) -> None:
@@ -185,35 +192,67 @@ class BrokerSockets:
     # --- writing and reading --------------------------------------------------------------------
 
     def has_room(self) -> bool:
-        """Ask the intake socket if it takes another message: not once the connection broke, while what came
-        through it is still being read."""
+        """Will the next message certainly be taken? Not once the connection broke, while what came through it
+        is still being read.
+
+        The intake socket is asked only where it was full: it rarely is, and a message that finds it full is
+        held here.
+        """
         if self._intake is None or self._ending is not None:
             return False
-        self._intake_sent = True
-        return zmq_sockets.events(self._intake)[1]
+        if self.blocked:
+            self._ask()
+            if self.blocked:
+                return False
+        self._promised = True
+        return True
 
     def send(self, head: bytes, *payloads: bytes) -> bool:
         """Send one message through the intake socket; never blocks. Returns False if it was not taken."""
         if self._intake is None:
             return False
         self._intake_sent = True
+        promised, self._promised = self._promised, False
+        frames = [head, *payloads]
         try:
-            zmq_sockets.send(self._intake, [head, *payloads])
+            if self._held is not None:
+                zmq_sockets.send(self._intake, self._held)
+                self._held = None
+            zmq_sockets.send(self._intake, frames)
         except zmq.Again:
+            self.blocked = True
+            if promised and self._held is None:
+                self._held = frames
+                return True
             # A heartbeat or the like that finds the queue full: liveness tells what comes of it.
             log.debug("the broker accepts no more messages for now")
             return False
         return True
 
     def has_messages(self) -> bool:
-        """Is there more to be read at once? Reads EVENTS where that is needed before a sleep."""
-        if self._intake_sent and self._intake is not None:
-            self._intake_sent = False
-            readable, writable = zmq_sockets.events(self._intake)
-            self.blocked = not writable
-            if readable:
-                self._readable.add(self._intake_fd)
+        """Is there more to be read at once? Asks the intake socket where that is needed before a sleep.
+
+        With a results socket open, only a REJECT still comes through the other one. One that came while this
+        thread was sending is found with the next heartbeat.
+        """
+        if self._intake_sent and (self._results is None or self.blocked or monotonic() >= self._ask_s):
+            self._ask()
         return bool(self._readable)
+
+    def _ask(self) -> None:
+        """Ask the intake socket what can be done; send what is held, if it can."""
+        self._intake_sent = False
+        if self._intake is None:
+            return
+        self._ask_s = monotonic() + ASK_S
+        readable, writable = zmq_sockets.events(self._intake)
+        self.blocked = not writable
+        if readable:
+            self._readable.add(self._intake_fd)
+        if writable and self._held is not None:
+            self._intake_sent = True
+            zmq_sockets.send(self._intake, self._held)
+            self._held = None
 
     def sleep(self, span_s: float) -> None:
         """Sleep until a socket may be read, or a wake-up, or ``span_s``."""
@@ -261,7 +300,7 @@ class BrokerSockets:
                     break
                 yield from_intake, frames
                 # Both are closed when one of them brings the session's loss.
-                if socket.closed or not sockets.readable(socket):
+                if socket.closed or not zmq_sockets.readable(socket):
                     break
             else:
                 self._readable.add(fd)

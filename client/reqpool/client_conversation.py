@@ -81,7 +81,7 @@ class Transport(Protocol):
         """Close both sockets at once; what was received and not read is dropped."""
 
     def has_room(self) -> bool:
-        """Would the intake socket take another message?"""
+        """Will the next message that is sent through the intake socket certainly be taken?"""
 
     def send(self, head: bytes, *payloads: bytes) -> bool:
         """Send one message through the intake socket; never blocks. Returns False if it was not taken."""

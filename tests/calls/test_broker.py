@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from reqpool.wire import Flag, Group, Verb
 
 from reqpool import wire
-from reqpool.wire import Flag, Group, Verb
 from support.fake_peers import Desk, FakeClient, FakeWorker
 
 from .counting import BATCH, GROUPS, Counted, Load

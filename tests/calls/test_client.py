@@ -8,12 +8,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from reqpool.link import Loss
+from reqpool.wire import Verb
 
 import reqpool
 from reqpool import wire
-from reqpool.link import Loss
 from reqpool.stub import Stub
-from reqpool.wire import Verb
 
 from .counting import BATCH, GROUPS, Counted, Load
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 import zmq
+from reqpool.link import Link
+from reqpool_workers.loop import Loop
 
 from reqpool import sockets
-from reqpool.link import Link
 from reqpool_broker.server import _drain, _send_all
 from reqpool_workers.broker_socket import BrokerSocket
-from reqpool_workers.loop import Loop
 
 from .counting import Counted, Load
 
@@ -161,7 +161,7 @@ def worker() -> Counted:
 LOADS = [
     Load("sockets, a message of three frames sent and received", 1, "message", 2, frames),
     Load("sockets of the broker, a lone request", 1, "request", 14, broker),
-    Load("sockets of the client, a lone request", 1, "request", 17, client),
+    Load("sockets of the client, a lone request", 1, "request", 11, client),
     Load("sockets of the worker, a lone request", 1, "request", 12, worker),
 ]
 

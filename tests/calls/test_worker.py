@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from reqpool.wire import Flag, LeaseGroup, Verb
+from reqpool_workers.worker import Worker
 
 from reqpool import wire
-from reqpool.wire import Flag, LeaseGroup, Verb
 from reqpool_workers.protocols import load as load_kinds
-from reqpool_workers.worker import Worker
 
 from .counting import BATCH, GROUPS, Counted, Load
 

@@ -55,7 +55,7 @@ def test_one_that_cannot_be_opened_leaves_nothing_open(
 
 def test_a_descriptor_that_tells_of_no_message_is_no_message() -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    loop = Loop()
+    loop = EventLoop()
     socket = BrokerSocket(context, loop, URL, print)
     for _ in range(2):
         socket._on_event(0)

@@ -118,6 +118,56 @@ def test_nothing_is_sent_while_what_came_before_a_loss_is_read(
     link.close(0)
 
 
+def test_a_message_that_finds_no_room_goes_out_before_the_next(
+    context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reqpool.broker_sockets.SEND_QUEUE_MESSAGES", 2)
+    broker = context.socket(zmq.ROUTER)
+    broker.setsockopt(zmq.RCVHWM, 2)
+    link = BrokerSockets(context, b"topic")
+    link.dial(f"tcp://127.0.0.1:{broker.bind_to_random_port('tcp://127.0.0.1')}", b"hello")
+    sent, received = [b"hello"], []
+    while link.has_room():
+        sent.append(b"%d" % len(sent))
+        assert link.send(sent[-1], bytes(1 << 20))
+    assert link.blocked
+    if link.send(b"late"):  # there is room by now
+        sent.append(b"late")
+
+    def all_have_come() -> bool:
+        while broker.poll(0):
+            received.append(broker.recv_multipart()[1])
+        turn(link)
+        return len(received) >= len(sent)
+
+    wait_until(all_have_come)
+    assert received == sent
+    assert link.has_room()
+    link.close(0)
+    broker.close(0)
+
+
+def test_a_word_of_the_broker_is_found_though_sending_took_away_the_note_of_it(
+    context: zmq.Context[zmq.Socket[bytes]],
+) -> None:
+    router, results = context.socket(zmq.ROUTER), context.socket(zmq.XPUB)
+    link = BrokerSockets(context, b"topic")
+    link.dial(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}", b"hello")
+    link.subscribe(f"tcp://127.0.0.1:{results.bind_to_random_port('tcp://127.0.0.1')}")
+    route, _ = router.recv_multipart()
+    assert results.recv() == b"\1topic"
+    for _ in range(3):
+        assert turn(link) == []
+    router.send_multipart([route, b"word"])
+    assert link._intake is not None
+    assert link._intake.poll(10_000)  # takes the note away, as sending may
+    link.send(b"heartbeat")
+    wait_until(lambda: turn(link) == [[b"word"]])
+    link.close(0)
+    router.close(0)
+    results.close(0)
+
+
 def turn(link: BrokerSockets) -> list[list[bytes]]:
     """Sleep if there is nothing to be read, and read."""
     if not link.has_messages():
