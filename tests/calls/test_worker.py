@@ -190,7 +190,7 @@ def batch() -> Counted:
 
 
 LOADS = [
-    Load("worker, a lone request", 1, "request", 103, lone),
+    Load("worker, a lone request", 1, "request", 101, lone),
     Load(
         "worker, groups of one request, each of another session, in one message",
         GROUPS,
@@ -198,7 +198,7 @@ LOADS = [
         2_930,
         groups,
     ),
-    Load("worker, one group", BATCH, "request", 945, batch),
+    Load("worker, one group", BATCH, "request", 943, batch),
 ]
 
 
