@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from reqpool.wire import Flag, Group, Verb
 
-from reqpool import wire
+from reqpool_contract import wire
+from reqpool_contract.wire import Flag, SubmitGroup, Verb
 from support.fake_peers import Desk, FakeClient, FakeWorker
 
 from .counting import BATCH, GROUPS, Counted, Load
@@ -50,11 +50,11 @@ class Site:
             client.acked = max(client.batches)
         return counted
 
-    def _group(self, requests: int) -> Group:
+    def _group(self, requests: int) -> SubmitGroup:
         seqs = tuple(range(self._seq + 1, self._seq + 1 + requests))
         self._seq += requests
         payloads = (b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n",) * requests
-        return Group("redis", (ORIGIN,), 10_000, int(Flag.IDEMPOTENT), 1, None, None, seqs, payloads)
+        return SubmitGroup("redis", (ORIGIN,), 10_000, int(Flag.IDEMPOTENT), 1, None, None, seqs, payloads)
 
     def _results(self) -> list[bytes]:
         worker = self.worker

@@ -8,12 +8,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from reqpool.link import Loss
-from reqpool.wire import Verb
 
 import reqpool
-from reqpool import wire
+from reqpool.broker_sockets import Loss
 from reqpool.stub import Stub
+from reqpool_contract import wire
+from reqpool_contract.wire import Verb
 
 from .counting import BATCH, GROUPS, Counted, Load
 
@@ -23,7 +23,7 @@ REPLY, VALUE = b'"value', b"value"
 
 
 class ScriptedLink:
-    """In the place of :class:`reqpool.link.Link`: a broker that answers each SUBMIT with one publication."""
+    """Stands in for :class:`.BrokerSockets`: a broker that answers each SUBMIT with one publication."""
 
     blocked = False
     loss: Loss | None = None

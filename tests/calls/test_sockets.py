@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 import zmq
-from reqpool.link import Link
-from reqpool_workers.loop import Loop
 
-from reqpool import sockets
+from reqpool.broker_sockets import BrokerSockets
 from reqpool_broker.server import _drain, _send_all
+from reqpool_contract import zmq_sockets
 from reqpool_workers.broker_socket import BrokerSocket
+from reqpool_workers.event_loop import EventLoop
 
 from .counting import Counted, Load
 
@@ -55,10 +55,10 @@ def frames() -> Counted:
         dealer.connect(url)
         for _ in range(2):
             with Counted() as counted:
-                sockets.send(dealer, [b"one", b"two", b"three"])
+                zmq_sockets.send(dealer, [b"one", b"two", b"three"])
             _await(router)
             with counted:
-                message = sockets.receive(router)
+                message = zmq_sockets.receive(router)
         assert message[1:] == [b"one", b"two", b"three"]
         return counted
 
@@ -94,7 +94,7 @@ def client() -> Counted:
     """Send a SUBMIT, sleep, take the publication."""
     with _bound(zmq.ROUTER, zmq.XPUB) as ((intake, results), urls):
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        link = Link(context, TOPIC)
+        link = BrokerSockets(context, TOPIC)
         try:
             link.dial(urls[0], b"hello")
             _await(intake)
@@ -127,7 +127,7 @@ def client() -> Counted:
 def worker() -> Counted:
     """Take a LEASE in one turn, and send a RESULTS in another."""
     with _bound(zmq.ROUTER) as ((router,), (url,)):
-        loop = Loop()
+        loop = EventLoop()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         socket = BrokerSocket(context, loop, url, pytest.fail)
         try:

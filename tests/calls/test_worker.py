@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from reqpool.wire import Flag, LeaseGroup, Verb
-from reqpool_workers.worker import Worker
 
-from reqpool import wire
+from reqpool_contract import wire
+from reqpool_contract.wire import Flag, LeaseGroup, Verb
 from reqpool_workers.protocols import load as load_kinds
+from reqpool_workers.worker_process import WorkerProcess
 
 from .counting import BATCH, GROUPS, Counted, Load
 
@@ -67,7 +67,7 @@ class PlayedBroker:
         results: of the RESULTS that have come, how many outcomes.
     """
 
-    def __init__(self, worker: Worker, redis: PlayedRedis) -> None:
+    def __init__(self, worker: WorkerProcess, redis: PlayedRedis) -> None:
         self._worker = worker
         self._redis = redis
         self._said: deque[list[bytes]] = deque()
@@ -124,7 +124,7 @@ class PlayedBroker:
         self.say(Verb.HEARTBEAT, self._beats, self._received, ())
 
 
-class FedWorker(Worker):
+class FedWorker(WorkerProcess):
     """A worker whose broker is played."""
 
     broker: PlayedBroker
