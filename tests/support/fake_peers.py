@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reqpool_broker.config import EMPTY, Config
@@ -13,6 +13,7 @@ from reqpool_contract.wire import FailedAttempts, Flag, LeaseGroup, SubmitGroup,
 from reqpool_workers.pieces import Pieces
 
 from .books import check_books
+from .outcomes import Outcome, Outcomes
 
 DNS = ("dns", False, 256, 1)
 TCP = ("tcp", True, 8, 1)
@@ -24,7 +25,12 @@ _names = itertools.count(1)
 
 
 class Desk:
-    """A broker, a clock, and who talks to it."""
+    """A broker, a clock, and who talks to it.
+
+    Attributes:
+        deaths: the supervisor's count of workers that have died and left something in doubt.
+        reported: every blob of results that a worker has sent: what else is published is the broker's own.
+    """
 
     def __init__(
         self,
@@ -35,18 +41,34 @@ class Desk:
     ) -> None:
         self.now_s = 1000.0
         self.supervised = predecessors is not None
-        self.broker = Broker(
+        self.deaths = deaths
+        self.broker = self._begin(epoch, config, predecessors)
+        self.clients: dict[bytes, FakeClient] = {}
+        self.workers: dict[bytes, FakeWorker] = {}
+        self.executions: list[tuple[bytes, int]] = []
+        self.reported: set[bytes] = set()
+
+    def _begin(self, epoch: int, config: Config, predecessors: frozenset[bytes] | None) -> Broker:
+        return Broker(
             "5571",
             self.now_s,
             epoch=epoch,
             config=config,
             predecessors=predecessors,
             reign=REIGN if self.supervised else None,
-            deaths=deaths,
+            deaths=self.deaths,
         )
-        self.clients: dict[bytes, FakeClient] = {}
-        self.workers: dict[bytes, FakeWorker] = {}
-        self.executions: list[tuple[bytes, int]] = []
+
+    def restart(self, predecessors: Iterable[FakeWorker]) -> None:
+        """The broker has died, and another begins: all peers have yet to say HELLO to it.
+
+        Args:
+            predecessors: the workers that are alive.
+        """
+        ids = frozenset(worker.id for worker in predecessors) if self.supervised else None
+        self.broker = self._begin(self.broker.epoch + 1, self.broker.config, ids)
+        self.clients.clear()
+        self.workers.clear()
 
     def client(self, **about: Any) -> FakeClient:
         client = FakeClient(self, b"s%015d" % next(_names))
@@ -90,9 +112,13 @@ class Desk:
         outbox.workers.clear()
         outbox.results.clear()
 
+    def say(self, verb: Verb, *values: Any) -> None:
+        """Send what the supervisor says."""
+        self.broker.workers.message(b"supervisor", [wire.encode(verb, *values)], self.now_s)
+
     def stop(self) -> None:
         """Say as the supervisor that the cluster stops."""
-        self.broker.workers.message(b"supervisor", [wire.encode(Verb.STOPPING)], self.now_s)
+        self.say(Verb.STOPPING)
 
     def pass_time(self, span_s: float) -> None:
         """Let time pass in ticks; peers that are awake send their heartbeats."""
@@ -114,13 +140,18 @@ class Desk:
 
 
 class FakeClient:
-    """Submits, and notes every outcome."""
+    """Submits, and notes every outcome.
+
+    Attributes:
+        outcomes: of each request, all that came, see :class:`~.outcomes.Outcomes`.
+    """
 
     def __init__(self, desk: Desk, id_: bytes) -> None:
         self.desk = desk
         self.id = id_
         self.replies: list[tuple[Verb, list[Any]]] = []
-        self.outcomes: dict[int, list[tuple[int, bytes]]] = {}
+        self._outcomes = Outcomes()
+        self.outcomes: dict[int, list[Outcome]] = self._outcomes.by_seq
         self.batches: list[int] = []
         self.attempts: dict[int, int] = {}
         self.acked = 0
@@ -146,6 +177,8 @@ class FakeClient:
         self.desk.settle()
         if self.replies and self.replies[-1][0] is Verb.WELCOME:
             self.watermark = self.welcome["watermark"]
+            if not self.welcome["resumed"]:
+                self._outcomes.begin_numbering()
         if subscribe and self.replies and self.replies[-1][0] is Verb.WELCOME:
             assert self.desk.broker.clients.subscription(self.id, 0)
             self.desk.broker.clients.subscribed(self.id)
@@ -194,10 +227,7 @@ class FakeClient:
         elif verb is Verb.RESULTS:
             self.batches.append(values[1])
             self.attempts |= dict(values[3])
-            flat = wire.decode_blob(blobs[0])
-            for seq, code, data in zip(flat[0::3], flat[1::3], flat[2::3], strict=True):
-                if seq not in self.outcomes:  # docs/protocol.md: later results are ignored
-                    self.outcomes[seq] = [(code, data)]
+            self._outcomes.take(values[1], blobs[0], own=blobs[0] not in self.desk.reported)
 
     def heartbeat(self) -> None:
         self.beats += 1
@@ -208,8 +238,8 @@ class FakeClient:
         self.heartbeat()
 
     def code(self, seq: int) -> int:
-        """The one outcome of ``seq``."""
-        assert len(self.outcomes.get(seq, ())) == 1, self.outcomes.get(seq)
+        """How ``seq`` has ended: what came first counts (docs/protocol.md#results)."""
+        assert self.outcomes.get(seq), f"{seq} has not ended"
         return self.outcomes[seq][0][0]
 
     def error(self, seq: int) -> dict[str, Any]:
@@ -257,6 +287,7 @@ class FakeWorker:
 
     def send(self, verb: Verb, *values: Any, blobs: tuple[bytes, ...] = ()) -> None:
         head = wire.encode(verb, *values)
+        self.desk.reported.update(blobs)
         self.desk.broker.workers.message(self.route, [head, *blobs], self.desk.now_s)
 
     def hello(self, **about: Any) -> None:
