@@ -281,7 +281,7 @@ class Clients:
         terms = Terms(
             session,
             group.kind,
-            group.origins,
+            () if refusal else group.origins,
             group.flags,
             group.priority,
             group.trace,

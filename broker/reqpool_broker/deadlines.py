@@ -88,7 +88,7 @@ class Deadlines:
                 ledger.release(lease, len(pairs))
                 for seq, _ in pairs:
                     ledger.cancel_at(worker, lease.terms.session.id, seq)
-                if lease.origin is None:
+                if not lease.claimed:
                     for seq, _ in pairs:
                         del lease.terms.session.open[seq]
                 elif lease in unsent:

@@ -212,8 +212,8 @@ class Lease:
 
     Attributes:
         terms: what they share.
-        origin: the upstream of this attempt; None for what a worker reported after a broker's restart
-            and no client has claimed yet.
+        origin: the upstream of this attempt; None for what a worker reported after a broker's restart and no
+            client has claimed yet, or only for an upstream that is not in the configuration any more.
         worker: who holds them.
         requests: seq to payload, of those that have not ended.
         past: what lies behind them, this attempt aside.
@@ -239,3 +239,8 @@ class Lease:
         self.past = past
         self.since_s = since_s
         self.attempt = past.attempts + 1
+
+    @property
+    def claimed(self) -> bool:
+        """Has a client said what it is?"""
+        return bool(self.terms.kind)

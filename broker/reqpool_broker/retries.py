@@ -179,12 +179,18 @@ class Retries:
         self._requeue(lease, pairs, lease.past, now_s)
 
     def _disown(self, lease: Lease, pairs: list[tuple[int, bytes]], *, sent: bool) -> None:
-        """Known only by a worker's report, and lost there: the client still has to say what it was."""
-        session = lease.terms.session
+        """Known only by a worker's report, and lost there: the client still has to say what it was, or has
+        named an upstream that it cannot run at again."""
+        session, idempotent = lease.terms.session, lease.terms.idempotent
         for seq, _ in pairs:
             del session.open[seq]
-            if sent:
+            if sent and not lease.claimed:
                 session.doubtful.add(seq)
+        if lease.claimed:
+            code, text = Code.USAGE, "its upstream is not in the broker's configuration any more"
+            if sent and not idempotent:
+                code, text = Code.OUTCOME_UNKNOWN, "its worker lost it; it may or may not have run"
+            self._ledger.fail(session, [seq for seq, _ in pairs], code, text, sent=sent or idempotent)
 
     def reconcile(self, worker: Worker, held: dict[bytes, set[int]], now_s: float) -> None:
         """After a worker's HELLO: what it was leased and does not hold never arrived, and runs again."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from reqpool_broker.config import Config, NamedUpstream
 from reqpool_broker.policy import Policy
-from reqpool_contract import wire
-from reqpool_contract.errors import Code
-from reqpool_contract.origin_names import endpoint
-from reqpool_contract.wire import Flag, Verb
-from support.fake_peers import Desk
+from support.fake_peers import Desk, FakeWorker
 from support.one_server import (
     KIND,
     ONCE,
@@ -319,6 +317,39 @@ def test_what_runs_goes_on_when_its_name_is_taken_away_and_it_is_submitted_again
     assert client.code(2) == Code.USAGE
     worker.answer(1)
     assert client.code(1) == Code.OK
+    desk.check_books()
+
+
+@pytest.mark.parametrize(
+    ("flags", "lose", "code", "sent"),
+    [
+        (ONCE, lambda worker: worker.give_back(1), Code.USAGE, False),
+        (ONCE, lambda worker: worker.fail(1, code=Code.CONNECT_FAILED, sent=False), Code.USAGE, False),
+        (ONCE, FakeWorker.die, Code.OUTCOME_UNKNOWN, True),
+        (Flag.IDEMPOTENT, FakeWorker.die, Code.USAGE, True),
+        (ONCE, lambda worker: worker.desk.pass_time(5.2), Code.TIMEOUT, True),
+    ],
+    ids=["handed back", "failed", "worker died", "worker died, may be repeated", "its time is up"],
+)
+def test_what_ran_before_a_restart_at_a_name_that_is_gone_is_not_leased_to_that_name(
+    flags: Flag, lose: Callable[[FakeWorker], None], code: Code, sent: bool
+) -> None:
+    desk = Desk(config=with_policy(), predecessors=frozenset())
+    worker, client = desk.worker(KIND), desk.client()
+    client.submit(1, kind="tcp", origins=("@shop",), flags=flags)
+    desk.restart([worker])
+    desk.broker.reconfigure(Config(), desk.now_s)
+    worker.reconnect()
+    other = desk.worker(KIND)
+    client.hello(epoch=77)
+    client.submit(1, kind="tcp", origins=("@shop",), flags=flags | Flag.RESUBMITTED)
+    assert client.outcomes == {}
+    desk.broker.reconfigure(Config(), desk.now_s)
+    assert "@shop" not in worker.grants.keys() | other.grants.keys()
+    lose(worker)
+    desk.settle()
+    assert "@shop" not in {lease.origin for lease in other.leases}
+    assert (client.code(1), client.error(1)["sent"]) == (code, sent)
     desk.check_books()
 
 
