@@ -162,6 +162,7 @@ class SteadyWorker(FakeWorker):
                 self._admit(lease)
             self.leases.clear()
         elif verb is Verb.GRANT:
+            assert values[2][0] != "@", f"connections to {values[2]}, which is a name, were granted"
             self.unconfirmed[values[2]] = None
             self.allowed[values[2]] = max(self.allowed.get(values[2], 0), values[4])
         elif verb is Verb.CANCEL:
@@ -195,6 +196,7 @@ class SteadyWorker(FakeWorker):
                 self.held_pins[key] = HeldPin(lease.kind, lease.origin)
             elif key not in self.held_pins:
                 self._refused.append(request)
+        assert lease.origin[0] != "@", f"{lease.seqs} were leased to {lease.origin}, which is a name"
         info = self._infos[lease.kind]
         if not info.connections:
             origins = self.desk.broker.ledger.origins

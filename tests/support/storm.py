@@ -336,9 +336,13 @@ class Storm:
             for origin, count in worker.allowed.items():
                 assert worker.connections[origin] <= count
                 most[upstream_of(origin)] += count
-        for key, count in most.items():
+        for key in most.keys() | self._most.keys():
+            count = most[key]
             limit = self.desk.broker.config.policy_of(key).max_connections or LIMITS[key.partition(":")[0]]
-            # Where the limit was lowered there may be more for a while, but never more than there were.
+            # Where the limit was lowered there may be more for a while, but never more than there were; a new
+            # broker that does not know yet how many there are goes by what it has been told of.
+            if not self.desk.broker.ledger.grants.settled:
+                most[key] = count = max(count, self._most[key])
             assert count <= max(limit, self._most[key]), f"{count} connections to {key}, of {limit}"
         self._most = most
 
