@@ -603,18 +603,20 @@ class Ledger:
         self._cancels.setdefault(worker, {}).setdefault(session_id, []).append(seq)
 
     def forget(self, session: Session) -> list[int]:
-        """Drop what a session has waiting, here or to leave; returns those seqs. What runs goes on."""
+        """Drop what a session has waiting, here or to leave; returns what never ran. What runs goes on."""
         dropped: list[int] = []
         for origin in self.origins.queued():
             for group in origin.queue.forget(session):
                 for seq in group.waiting():
                     del session.open[seq]
-                    dropped.append(seq)
+                    if not group.past.sent:
+                        dropped.append(seq)
         for worker in self.workers.values():
             if worker.large:
                 unsent = worker.large.unsent
                 for lease in [one for one in worker.leases if one in unsent and one.terms.session is session]:
-                    dropped += lease.requests
+                    if not lease.past.sent:
+                        dropped += lease.requests
                     self.drop(session, list(lease.requests))
         return dropped
 

@@ -316,6 +316,28 @@ def test_a_client_that_missed_a_welcome_does_not_acknowledge_what_it_never_got()
     desk.check_books()
 
 
+def test_what_ran_and_waited_to_run_again_has_not_never_run_when_its_session_expires() -> None:
+    kind = ("dns", False, 2, 1)
+    desk = Desk()
+    first = desk.worker(kind)
+    client, neighbour = desk.client(), desk.client()
+    client.submit(1, flags=Flag.IDEMPOTENT, span_ms=600_000)
+    second = desk.worker(kind)
+    neighbour.submit(7, 8, flags=ONCE, span_ms=600_000)
+    neighbour.submit(9, flags=ONCE, span_ms=600_000, priority=0)
+    holder, other = (first, second) if 1 in first.held() else (second, first)
+    if 7 in holder.held():
+        holder.give_back(7)
+    holder.die()
+    assert 1 not in other.held()
+    client.submit(2, flags=Flag.IDEMPOTENT, span_ms=600_000)
+    client.awake = False
+    desk.pass_time(63.0)
+    client.hello(epoch=77)
+    assert client.welcome["never_ran"] == ((2, 2),)
+    desk.check_books()
+
+
 def test_what_never_ran_is_forgotten_when_the_session_expires_once_more() -> None:
     desk = Desk()
     worker = desk.worker(("dns", False, 1, 1))
