@@ -22,7 +22,7 @@ REDIS = "redis://127.0.0.1:6379"
 REPLY, VALUE = b'"value', b"value"
 
 
-class ScriptedLink:
+class ScriptedSockets:
     """Stands in for :class:`.BrokerSockets`: a broker that answers each SUBMIT with one publication."""
 
     blocked = False
@@ -82,7 +82,7 @@ class ScriptedLink:
 def opened() -> tuple[reqpool.Pool, Any]:
     """Make a pool whose session is open, and whose threads were not started: this thread turns its loop."""
     pool = reqpool.Pool(URL)
-    with mock.patch("reqpool.stub.Link", ScriptedLink), reqpool.host.start_lock():
+    with mock.patch("reqpool.stub.BrokerSockets", ScriptedSockets), reqpool.host.start_lock():
         stub = Stub(URL, embedded=None, max_pending=1_000, executor=None)
     pool._stub = stub
     for _ in range(3):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from reqpool import wire
+from reqpool_contract import wire
 
 
 class Outcome(NamedTuple):

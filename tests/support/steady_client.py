@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import groupby
 from typing import NamedTuple
 
-from reqpool import wire
 from reqpool.errors import Code
-from reqpool.wire import Flag, Verb
+from reqpool_contract import wire
+from reqpool_contract.wire import Flag, Verb
 
 from .fake_peers import Desk, FakeClient
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from reqpool import wire
 from reqpool.errors import Code
-from reqpool.wire import Failed, Flag, KindInfo, LeaseGroup, Verb
+from reqpool_contract import wire
+from reqpool_contract.wire import FailedAttempts, Flag, KindInfo, LeaseGroup, Verb
 
 from .fake_peers import Desk, FakeWorker
 
@@ -321,7 +321,7 @@ class SteadyWorker(FakeWorker):
             self.held_pins.pop((request[0], one.lease.pin), None)
         sent = one.sent or bool(one.lease.flags & Flag.SENT)
         details = wire.encode_error("it failed", sent=sent)
-        failed = Failed(request[0], (request[1],), code, sent, details)
+        failed = FailedAttempts(request[0], (request[1],), code, sent, details)
         self.send(Verb.RETRY, self.epoch, self.seen, [failed])
         self.desk.settle()
 

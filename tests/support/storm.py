@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from reqpool.errors import Code
 from reqpool.kinds.origin import endpoint, upstream_of
-from reqpool.wire import Flag, Reject, Verb
 from reqpool_broker.client_limits import ClientLimits
-from reqpool_broker.config import EMPTY, Config, Upstream
+from reqpool_broker.config import EMPTY, Config, NamedUpstream
 from reqpool_broker.policy import Policy
+from reqpool_contract.wire import Flag, Reject, Verb
 
 from .fake_peers import Desk
 from .steady_client import SteadyClient
@@ -265,7 +265,7 @@ class Storm:
                 queue_timeout_s=self.chance.choice([None, None, 0.5]),
                 retries=self.chance.choice([0, 2]),
             )
-            upstreams.append(Upstream(name, (kind,), found, found, policy))
+            upstreams.append(NamedUpstream(name, (kind,), found, found, policy))
         limits = ClientLimits(max_pending=self.chance.choice([20, 200_000]))
         self._configure(Config(upstreams, clients=limits))
 
