@@ -26,7 +26,9 @@ from .mysql_result import MysqlResult
 from .mysql_statement import check
 
 try:
-    from . import mysql_rows as mysql_rows  # needs PyMySQL
+    import pymysql  # noqa: F401  (decodes rows)
+
+    from . import mysql_rows as mysql_rows
 except ImportError as error:
     _missing: str | None = error.name or str(error)
 else:

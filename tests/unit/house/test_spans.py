@@ -80,7 +80,7 @@ def test_the_one_that_waits_has_more_patience(shorter_s: float, longer_s: float)
 
 
 def test_the_script_waits_for_as_long_as_a_stop_may_take() -> None:
-    script = Path(__file__).parents[2].joinpath("ops/start-cluster.sh").read_text()
+    script = Path(__file__).parents[3].joinpath("ops/start-cluster.sh").read_text()
     found = re.search(r"^stop_s=(\d+)", script, re.MULTILINE)
     assert found is not None
     assert cluster_spans.STOP_ENDS_S <= int(found[1]) < cluster_spans.STOP_ENDS_S + 1

@@ -22,7 +22,7 @@ getattr(importlib.import_module(module), name)()
 
 
 def test_the_console_script_holds_signals_before_it_imports_anything_large() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
     command = [sys.executable, "-c", SCRIPT, project["project"]["scripts"]["reqpool"]]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     for name in ("SIGHUP", "SIGUSR1", "SIGUSR2"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 NAMED = re.compile(r"`([\w/]+\.py)(?:::(test_\w+))?`")
 
 

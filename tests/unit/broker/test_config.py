@@ -614,7 +614,7 @@ def test_the_example_in_the_docs_is_right(tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("shop", "api-token"):
         (tmp_path / "secrets" / name).write_text(f"{PASSWORD}\n")
     certificates.make(tmp_path).ca.rename(tmp_path / "internal-ca.pem")
-    example = Path(__file__).parents[2] / "docs/reqpool.example.toml"
+    example = Path(__file__).parents[3] / "docs/reqpool.example.toml"
     shutil.copy(example, tmp_path)
     config = config_file.load(tmp_path / example.name)
     assert {name: upstream.key for name, upstream in config.upstreams.items()} == {
