@@ -124,7 +124,7 @@ def load(path: str | os.PathLike[str]) -> Config:
         text = raw.decode()
     except UnicodeDecodeError as error:
         number = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{file}:{number}: not UTF-8, which TOML is written in") from error
+        raise ConfigError(f"{file}:{number}: not UTF-8, as TOML must be") from error
     return read(text, file, os.environ)
 
 

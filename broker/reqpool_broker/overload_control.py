@@ -118,9 +118,9 @@ class OverloadControl:
         text = f"{self._serves()} and {before} requests are ahead of it: this one would "
         queue_s = group.due_s - now_s
         if queue_s < left_s - service.needed_s:
-            text += f"wait {_span(wait_s)}, the queue timeout of this upstream is {_span(queue_s)}"
+            text += f"wait {_span(wait_s)}, but the queue timeout of this upstream is {_span(queue_s)}"
         else:
-            text += f"take {_span(wait_s + service.time_s)}, its timeout is {_span(left_s)}"
+            text += f"take {_span(wait_s + service.time_s)}, but its timeout is {_span(left_s)}"
         if self.overloaded:
             text += "; it may spend half of that in a queue that does not empty"
         self.overloaded = self.overloaded or spare_s > 0

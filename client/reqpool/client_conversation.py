@@ -245,7 +245,7 @@ class ClientConversation:
         if session.has_expired(now_s):
             # What is queued here is old; what is sent to a broker that has forgotten the session is refused
             # unread, but counts as sent.
-            self.lose("this process slept for longer than its session lasts", False, now_s)
+            self.lose("this process was suspended for longer than its session lasts", False, now_s)
         for from_intake, frames in messages:
             try:
                 if from_intake:
@@ -255,7 +255,7 @@ class ClientConversation:
                 else:
                     actions = session.published(frames[1], frames[2] if len(frames) > 2 else None, now_s)
             except ProtocolError as error:
-                self._log.warning("ignored a message of the broker at %s: %s", self._shown_url, error)
+                self._log.warning("ignored a message from the broker at %s: %s", self._shown_url, error)
                 continue
             self._act(actions, now_s)
 

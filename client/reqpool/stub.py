@@ -321,7 +321,7 @@ class Stub:
         except BaseException:
             # A fault of ours, or of a kind's, must not leave anybody waiting. First of all, for a log's
             # handler may raise as well.
-            self._end("the pool's I/O failed, see the log")
+            self._end("the pool's I/O failed; see the log")
             with contextlib.suppress(Exception):
                 log.exception("the I/O of a reqpool.Pool failed")
 

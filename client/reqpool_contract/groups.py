@@ -244,7 +244,7 @@ def _matched(make: type[Any]) -> Callable[..., Any]:
 
 def connection_settings(value: Any) -> bytes:
     if len(blob(value)) > MAX_SETTINGS_BYTES:
-        raise ProtocolError(f"settings of {len(value)} bytes, at most {MAX_SETTINGS_BYTES} are allowed")
+        raise ProtocolError(f"settings of {len(value)} bytes; at most {MAX_SETTINGS_BYTES} are allowed")
     return bytes(value)
 
 

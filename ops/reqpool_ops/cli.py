@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 BIND_HELP = (
-    "where clients connect: ipc:///PATH in a 0700 folder (takes PATH.results and PATH.workers, too) or "
-    "tcp://127.0.0.1:PORT (takes the two ports above it, too); default: {}"
+    "where clients connect: ipc:///PATH in a 0700 folder (also uses PATH.results and PATH.workers) or "
+    "tcp://127.0.0.1:PORT (also uses the two ports above it); default: {}"
 )
 CONFIG_HELP = (
     "reqpool.toml: names, limits and timeouts of upstreams (docs/operations.md); read again at SIGHUP; "
@@ -101,18 +101,18 @@ def parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser("status", help="show the state of the pool; exit status 0 if it is well")
     status.add_argument("--json", action="store_true", help="print the report as JSON, for programs")
-    status.add_argument("--url", help="the broker's intake (default: $REQPOOL_URL, else this user's cluster)")
+    status.add_argument("--url", help="the broker's intake (default: $REQPOOL_URL, or this user's cluster)")
     status.set_defaults(run=run_status)
 
     scale = commands.add_parser("scale", help="set the number of workers of a cluster on this machine")
     scale.add_argument("workers", type=worker_count, metavar="N")
-    scale.add_argument("--url", help="its intake (default: $REQPOOL_URL, else this user's cluster)")
+    scale.add_argument("--url", help="its intake (default: $REQPOOL_URL, or this user's cluster)")
     scale.set_defaults(run=run_scale)
 
     restart = commands.add_parser(
         "restart", help="replace all processes of a cluster on this machine while it serves"
     )
-    restart.add_argument("--url", help="its intake (default: $REQPOOL_URL, else this user's cluster)")
+    restart.add_argument("--url", help="its intake (default: $REQPOOL_URL, or this user's cluster)")
     restart.set_defaults(run=run_restart)
 
     from . import requests

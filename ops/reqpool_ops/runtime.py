@@ -112,7 +112,7 @@ def check_bind(url: str) -> str:
         length = len(os.fsencode(longest))
         if length > MAX_SOCKET_PATH_BYTES:
             raise CannotStart(
-                f"{longest} is {length} bytes long, a socket's path at most {MAX_SOCKET_PATH_BYTES}; "
+                f"{longest} is {length} bytes long; a socket path can have at most {MAX_SOCKET_PATH_BYTES}: "
                 "bind a shorter path"
             )
         # A link may lead there, as /var/run does; what counts is who can enter the place it leads to.
@@ -155,7 +155,7 @@ def split_tcp(url: str) -> tuple[str, int]:
         )
     number = 0 if port == "*" else int(port)
     if number > MAX_PORT:
-        raise CannotStart(f"{shown}: the broker takes the two ports above it, too; give {MAX_PORT} at most")
+        raise CannotStart(f"{shown}: the broker also uses the two ports above it; give {MAX_PORT} at most")
     return host, number
 
 

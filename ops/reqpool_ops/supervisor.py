@@ -285,7 +285,9 @@ class Supervisor:
         """Have one worker more, or one fewer: that one finishes what it runs and hands back the rest."""
         count = self._plan.workers + step
         if self._phase is not Phase.RUNNING or not 1 <= count <= MAX_WORKERS:
-            log.warning("the number of workers stays %d: 1 to %d may run", self._plan.workers, MAX_WORKERS)
+            log.warning(
+                "the number of workers stays %d: it must be from 1 to %d", self._plan.workers, MAX_WORKERS
+            )
             return
         if self._restart is not None:
             log.warning("the number of workers stays %d: they are being replaced", self._plan.workers)
@@ -391,7 +393,7 @@ class Supervisor:
         self._note(stopping=True)
         self._broker.drop_standby()
         if self._restart is not None:
-            self._end_restart("the cluster was told to stop", well=False)
+            self._end_restart("the cluster is stopping", well=False)
 
     def _drain(self, now_s: float) -> None:
         self._phase = Phase.DRAINING

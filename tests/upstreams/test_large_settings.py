@@ -59,7 +59,7 @@ def test_authorities_that_are_too_large_are_refused_at_the_call(
     large = bundle(tmp_path / "large.pem", wire.MAX_SETTINGS_BYTES + 1)
     with UdpPeer(echo) as peer:
         before = [pool.udp(peer.address, b"plain") for _ in range(10)]
-        with pytest.raises(reqpool.UsageError, match=r"large\.pem' has 1048577 bytes, at most 1048576"):
+        with pytest.raises(reqpool.UsageError, match=r"large\.pem' has 1048577 bytes; at most 1048576"):
             pool.http("GET", f"{nginx.https_url()}/small", tls=reqpool.Tls(ca=large))
         after = [pool.udp(peer.address, b"plain") for _ in range(10)]
         assert [future.result(10) for future in before + after] == [b"plain"] * 20

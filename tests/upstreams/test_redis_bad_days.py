@@ -113,7 +113,7 @@ def test_what_is_no_reply_is_a_bad_response_and_the_end_of_the_connection(
     [
         (b"$17000000\r\n" + bytes(17_000_000) + b"\r\n", "larger than 16777216 bytes"),
         (b"+" + b"x" * 17_000_000 + b"\r\n", "larger than 16777216 bytes"),
-        (b"*2\r\n" * 500 + b":1\r\n" * 501, "over 128 nested arrays"),
+        (b"*2\r\n" * 500 + b":1\r\n" * 501, "more than 128 nested arrays"),
         (b",1.5.5\r\n", r"not a Redis value: b',1\.5\.5'"),
         (b"#maybe\r\n", "not a Redis value: b'#maybe'"),
     ],

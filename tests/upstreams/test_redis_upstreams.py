@@ -119,7 +119,7 @@ def test_a_value_over_the_limit_is_a_bad_response_and_the_next_value_is_right(
 
 
 def test_a_command_over_the_limit_is_refused_at_the_call(pool: reqpool.Pool, redis: RedisServer) -> None:
-    with pytest.raises(reqpool.UsageError, match="bytes, at most 16777216 are allowed"):
+    with pytest.raises(reqpool.UsageError, match="bytes; at most 16777216 are allowed"):
         pool.redis(redis.url, "SET", "k", bytes(MAX_ANSWER_BYTES))
 
 

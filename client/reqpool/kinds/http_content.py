@@ -176,7 +176,7 @@ def _zstd(data: bytes, limit: int) -> bytes | None:
 
 def _check_members(count: int, coding: str) -> None:
     if count > MAX_MEMBERS:
-        raise BadResponse(f"the answer's {coding} data is more than {MAX_MEMBERS} streams behind each other")
+        raise BadResponse(f"the answer's {coding} data has more than {MAX_MEMBERS} concatenated streams")
 
 
 _DECODERS = {"gzip": _gzip, "x-gzip": _gzip, "deflate": _deflate, "br": _brotli, "zstd": _zstd}

@@ -177,7 +177,7 @@ class HttpResponse:
         except (ValueError, RecursionError) as error:
             kind = _shown(self.headers.get("content-type", "no content type"))
             url = without_password(self.url)
-            text = f"the answer of {url} ({self.status}, {kind}) is not JSON: {error}"
+            text = f"the answer from {url} ({self.status}, {kind}) is not JSON: {error}"
             raise self.facts.told_by(BadResponse(text)) from error
 
     @property

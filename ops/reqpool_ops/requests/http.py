@@ -39,7 +39,7 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     http.add_argument("--json", action="store_true", help="send DATA as JSON and ask for JSON")
     http.add_argument("-u", "--user", metavar="USER[:PASSWORD]", help="basic authorization")
-    http.add_argument("-i", "--include", action="store_true", help="print status and headers, too")
+    http.add_argument("-i", "--include", action="store_true", help="also print status and headers")
     http.add_argument("-o", "--output", metavar="FILE", help="write the body to FILE")
     http.add_argument("-f", "--fail", action="store_true", help="treat a status of 400 or more as an error")
     http.add_argument("--no-redirect", action="store_true", help="do not follow redirects")

@@ -550,7 +550,7 @@ def test_changes_are_said_by_name(four: Config) -> None:
     ("content", "said"),
     [
         (None, ": No such file or directory"),
-        (b"# caf\xe9\n", ":1: not UTF-8, which TOML is written in"),
+        (b"# caf\xe9\n", ":1: not UTF-8, as TOML must be"),
         (b"#" * (1 << 20) + b"#", ": larger than 1048576 bytes, so not a configuration file"),
     ],
 )

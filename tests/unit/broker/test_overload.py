@@ -48,7 +48,7 @@ def test_a_refusal_says_what_is_served_and_when_to_try_again() -> None:
     error = asker.errors(Code.OVERLOADED)[-1]
     assert re.match(
         r"the upstream serves \d+ requests/s and \d+ requests are ahead of it: "
-        r"this one would take [\d.]+ s, its timeout is 2 s;",
+        r"this one would take [\d.]+ s, but its timeout is 2 s;",
         error["text"],
     )
     assert (error["origin"], error["phase"], error["sent"]) == (run.origin, "queue", False)

@@ -380,7 +380,7 @@ def test_workers_come_and_go_as_it_is_told(start: type[Supervised]) -> None:
     psutil.wait_procs([second, third], timeout=10)
     assert first.is_running()
     supervised.process.send_signal(signal.SIGUSR2)
-    supervised.said("the number of workers stays 1: 1 to 256 may run")
+    supervised.said("the number of workers stays 1: it must be from 1 to 256")
     supervised.process.send_signal(signal.SIGUSR1)  # takes the second one's place
     wait_until(lambda: supervised.log().count("ready") == 4)
     names = [argument_of(child, "--name") for child in in_order(supervised)[1:]]

@@ -45,7 +45,7 @@ def protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:
     password = given.get("password", "")
     tls = given.get("tls")
     if not isinstance(password, str) or not (tls is None or isinstance(tls, dict)):
-        raise UsageError("malformed settings: password is a string, tls a map")
+        raise UsageError("malformed settings: password must be a string and tls a map")
     parts = urlsplit(origin)
     account = Account(
         user=unquote(parts.username or "").encode(),
