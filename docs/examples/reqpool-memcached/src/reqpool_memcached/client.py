@@ -120,7 +120,7 @@ class MemcachedKind(Kind):
         parts = origin_names.parse(url, {"memcached": DEFAULT_PORT})
         if parts.user is not None or parts.password is not None or password is not None or tls is not None:
             raise UsageError(
-                f"{without_password(url)!r}: this kind knows neither passwords nor TLS; "
+                f"{without_password(url)!r}: this kind does not support passwords or TLS; "
                 "reach memcached over a trusted network"
             )
         if parts.path.strip("/") or parts.query:
@@ -139,7 +139,7 @@ def _kept_route(target: str, idempotent: bool) -> Route:
 def _route(target: str, idempotent: bool) -> Route:
     if not isinstance(target, str):
         raise UsageError(
-            f"a memcached server is a string like '127.0.0.1:11211', not {type(target).__name__}"
+            f"a memcached server must be a string like '127.0.0.1:11211', not {type(target).__name__}"
         )
     return _kept_route(target, idempotent)
 
@@ -203,7 +203,7 @@ def _number(data: bytes) -> int | None:
     try:
         return int(data)
     except ValueError as error:
-        raise BadResponse(f"no number: {_text(data)!r}") from error
+        raise BadResponse(f"not a number: {_text(data)!r}") from error
 
 
 def _text(data: bytes) -> str:
@@ -260,14 +260,14 @@ def _taken_apart(payload: object) -> tuple[str, list[Any]]:
         if name in _COMMANDS:
             return name, arguments
     raise UsageError(
-        f'a memcached command is a tuple like ("get", "k"), not {payload!r:.80}; there are '
+        f'a memcached command must be a tuple like ("get", "k"), not {payload!r:.80}; there are '
         + ", ".join(_COMMANDS)
     )
 
 
 def _key(key: object) -> bytes:
     if not isinstance(key, str | bytes):
-        raise UsageError(f"a memcached key is str or bytes, not {type(key).__name__}: {key!r}")
+        raise UsageError(f"a memcached key must be str or bytes, not {type(key).__name__}: {key!r}")
     # surrogateescape: a key that get_many returned is a key, whatever its bytes were.
     data = key.encode(errors="surrogateescape") if isinstance(key, str) else key
     if not 0 < len(data) <= MAX_KEY_BYTES:
@@ -284,7 +284,9 @@ def _bytes(value: object) -> bytes:
         return value.encode()
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    raise UsageError(f"a memcached value is bytes or str, not {type(value).__name__}: write str(value), say")
+    raise UsageError(
+        f"a memcached value must be bytes or str, not {type(value).__name__}: write str(value), say"
+    )
 
 
 def _whole(name: str, value: object, highest: int) -> int:

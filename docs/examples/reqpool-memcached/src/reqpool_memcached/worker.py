@@ -83,7 +83,7 @@ class Memcached(StreamProtocol):
             length = int(storage[1] or storage[2])
             if len(payload) != storage.end() + length + 2 or not payload.endswith(b"\r\n"):
                 raise UsageError(
-                    "payload is not one memcached command: its data has another length than it says"
+                    "payload is not one memcached command: its data does not have the declared length"
                 )
         elif not _LINE.fullmatch(payload):
             raise UsageError(f"payload is not one memcached command: {payload[:40]!r}")
@@ -125,7 +125,7 @@ class Memcached(StreamProtocol):
             line_end = buffer.find(b"\r\n", at, at + MAX_LINE_BYTES)
             if line_end < 0:
                 if len(buffer) - at >= MAX_LINE_BYTES:
-                    raise BadResponse(f"a line of over {MAX_LINE_BYTES} bytes", origin=self._origin)
+                    raise BadResponse(f"a line of more than {MAX_LINE_BYTES} bytes", origin=self._origin)
                 return None
             line = bytes(buffer[at:line_end])
             at = line_end + 2
@@ -134,7 +134,7 @@ class Memcached(StreamProtocol):
             value = _VALUE.fullmatch(line) if keys else None
             if value is None or value[1] not in keys:
                 raise BadResponse(
-                    f"this answers another command, or is none: {line[:80]!r}", origin=self._origin
+                    f"this answers another command, or is not an answer: {line[:80]!r}", origin=self._origin
                 )
             at += int(value[2]) + 2
             if at - begin > self._max_bytes:
@@ -143,7 +143,9 @@ class Memcached(StreamProtocol):
                 self._at_least = at - begin
                 return None
             if buffer[at - 2 : at] != b"\r\n":
-                raise BadResponse("a value has another length than memcached said", origin=self._origin)
+                raise BadResponse(
+                    "a value does not have the length that memcached declared", origin=self._origin
+                )
             self._looked_at = at - begin
 
     def eof(self) -> Sequence[Event]:
