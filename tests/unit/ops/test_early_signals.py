@@ -33,7 +33,7 @@ def test_a_signal_that_comes_while_a_supervisor_imports_does_not_end_it(number: 
 CLAIMING = """
 import os, signal, subprocess, sys
 from reqpool_ops import runtime
-from reqpool_ops.supervisor import Plan, Supervisor
+from reqpool_ops.supervisor import ClusterPlan, Supervisor
 class Started(Exception): pass
 def check_free(*_):  # the lock is there, and whoever reads it may send a signal
     os.kill(os.getpid(), int(sys.argv[1]))
@@ -43,7 +43,7 @@ def turn(_):
 runtime.check_free = check_free
 Supervisor._turn = turn
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # as its parent may have had it
-supervisor = Supervisor(Plan("ipc://" + sys.argv[2] + "/s", 1, broker=["-c", ""]))
+supervisor = Supervisor(ClusterPlan("ipc://" + sys.argv[2] + "/s", 1, broker=["-c", ""]))
 try:
     supervisor.run()
 except Started:

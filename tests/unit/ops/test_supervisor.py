@@ -58,7 +58,7 @@ RUN = """
 import logging, sys
 import reqpool_ops.broker_process, reqpool_ops.rolling
 from reqpool_ops.runtime import CannotStart
-from reqpool_ops.supervisor import Plan, Supervisor
+from reqpool_ops.supervisor import ClusterPlan, Supervisor
 logging.basicConfig(level=logging.INFO)
 reqpool_ops.rolling.COME_UP_S = 6.0
 reqpool_ops.broker_process.HUNG_S = 6.0
@@ -66,7 +66,8 @@ reqpool_ops.broker_process.STAND_BY_AFTER_S = float(sys.argv[4])
 reqpool_ops.broker_process.STAND_BY_AGAIN_S = 0.1
 
 try:
-    sys.exit(Supervisor(Plan(sys.argv[1], 2, None, 1.0, ["-c", sys.argv[2]], ["-c", sys.argv[3]])).run())
+    plan = ClusterPlan(sys.argv[1], 2, None, 1.0, ["-c", sys.argv[2]], ["-c", sys.argv[3]])
+    sys.exit(Supervisor(plan).run())
 except CannotStart as error:
     sys.exit(f"cannot start: {error}")
 """
