@@ -83,5 +83,5 @@ def test_one_whose_supervisor_has_died_takes_nobodys_address(
         return json.dumps({"reign": "00" * 8, "deaths": 0, "workers": []})
 
     monkeypatch.setattr("sys.stdin.readline", reads)
-    monkeypatch.setattr(server, "Server", lambda *_: pytest.fail("it binds"))
+    monkeypatch.setattr(server, "BrokerServer", lambda *_: pytest.fail("it binds"))
     start(monkeypatch, "--parent-pid", str(supervisor.pid))
