@@ -103,7 +103,7 @@ class BrokerSockets:
         self._intake_sent = False
         self._ask_s = 0.0
         self._promised = False
-        self._held: list[bytes] | None = None
+        self._stalled: list[bytes] | None = None
         """A message that was promised room and found none: nothing goes out before it."""
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -181,7 +181,7 @@ class BrokerSockets:
         self._intake = self._results = None
         self._intake_monitor = self._results_monitor = None
         self.loss = self._ending = None
-        self._promised, self._held = False, None
+        self._promised, self._stalled = False, None
         self._readable.clear()
 
     def close(self, linger_ms: int) -> None:
@@ -196,7 +196,7 @@ class BrokerSockets:
         is still being read.
 
         The intake socket is asked only where it was full: it rarely is, and a message that finds it full is
-        held here.
+        kept back here.
         """
         if self._intake is None or self._ending is not None:
             return False
@@ -215,14 +215,14 @@ class BrokerSockets:
         promised, self._promised = self._promised, False
         frames = [head, *payloads]
         try:
-            if self._held is not None:
-                zmq_sockets.send(self._intake, self._held)
-                self._held = None
+            if self._stalled is not None:
+                zmq_sockets.send(self._intake, self._stalled)
+                self._stalled = None
             zmq_sockets.send(self._intake, frames)
         except zmq.Again:
             self.blocked = True
-            if promised and self._held is None:
-                self._held = frames
+            if promised and self._stalled is None:
+                self._stalled = frames
                 return True
             # A heartbeat or the like that finds the queue full: liveness tells what comes of it.
             log.debug("the broker accepts no more messages for now")
@@ -240,7 +240,7 @@ class BrokerSockets:
         return bool(self._readable)
 
     def _ask(self) -> None:
-        """Ask the intake socket what can be done; send what is held, if it can."""
+        """Ask the intake socket what can be done; send the message kept back, if it can."""
         self._intake_sent = False
         if self._intake is None:
             return
@@ -249,10 +249,10 @@ class BrokerSockets:
         self.blocked = not writable
         if readable:
             self._readable.add(self._intake_fd)
-        if writable and self._held is not None:
+        if writable and self._stalled is not None:
             self._intake_sent = True
-            zmq_sockets.send(self._intake, self._held)
-            self._held = None
+            zmq_sockets.send(self._intake, self._stalled)
+            self._stalled = None
 
     def sleep(self, span_s: float) -> None:
         """Sleep until a socket may be read, or a wake-up, or ``span_s``."""
