@@ -191,14 +191,14 @@ warnings.simplefilter("ignore")
 import reqpool
 sys.path.insert(0, sys.argv[2])
 from support.plain import KIND
-from reqpool.pinned_session import Held
+from reqpool.pinned_session import PinnedSession
 from reqpool.kinds import Route
 
 def route(pin, opens):
     return Route(KIND, ("plain://once",), False, b"", pin, opens)
 
 pool = reqpool.Pool(sys.argv[1])
-used, unused = Held(pool, route), Held(pool, route)
+used, unused = PinnedSession(pool, route), PinnedSession(pool, route)
 assert used.submit(b"parent").result() == b"parent"
 pid = os.fork()
 if pid == 0:

@@ -651,7 +651,7 @@ def test_the_process_that_leaves_something_in_doubt_ends_with_3(
 
 ENDS_IN_DOUBT = """
 import os, signal, sys
-from reqpool_workers import __main__, worker
+from reqpool_workers import __main__, worker_process
 
 class Last:
     # Called after the interpreter has put back what signals do by default, as it clears its modules.
@@ -659,7 +659,7 @@ class Last:
         kill(pid, number)
 
 sys.modules["last"] = Last()
-worker.Worker.run = lambda self: False
+worker_process.WorkerProcess.run = lambda self: False
 sys.exit(__main__.main(["--broker", sys.argv[1]]))
 """
 
