@@ -44,8 +44,10 @@ def check_books(broker: Broker) -> None:
         assert origin.in_flight == sum(by_worker.values()) + pinned.get(origin, 0)
         assert origin.queue.waiting == sum(len(group.waiting()) for group in origin.queue)
         assert origin in origin.upstream.origins
+        assert origin.granted == any(name == origin.name for _, name in origin.upstream.grants)
     for upstream in ledger.origins.upstreams.values():
         assert not upstream.deserted
+        assert upstream.pins == sum(sum(origin.pins.values()) for origin in upstream.origins)
         assert upstream.in_flight == sum(origin.in_flight for origin in upstream.origins)
         for (worker, name), grant in upstream.grants.items():
             assert worker.grants[name] is grant
@@ -62,6 +64,7 @@ def check_books(broker: Broker) -> None:
             waiting_bytes[session] = waiting_bytes.get(session, 0) + size_bytes
     for session in broker.sessions.values():
         assert session.queued_bytes == waiting_bytes.get(session, 0)
+        assert session.unacked_bytes == sum(len(batch.blob) for batch in session.unacked)
         for pin in session.pins.values():
             assert pin.session is session
             assert pin.worker is None or pin in pin.worker.pins
@@ -72,3 +75,12 @@ def check_books(broker: Broker) -> None:
             else:
                 assert isinstance(place, QueuedGroup)
                 assert seq in place.waiting()
+    parts: dict[Any, dict[int, int]] = {}
+    for session in broker.sessions.values():
+        for batch in session.unacked:
+            for worker, number in batch.keepers:
+                if number > worker.base:
+                    mine = parts.setdefault(worker, {})
+                    mine[number] = mine.get(number, 0) + 1
+    for worker in ledger.workers.values():
+        assert worker.parts == parts.get(worker, {})

@@ -97,8 +97,10 @@ class SteadyClient(FakeClient):
             self.ask(1, kind, origins, 0, span_ms=span_ms, pin=number)
 
     def let_go(self, number: int) -> None:
-        """Say UNPIN."""
+        """Cancel what is asked on a held connection, and say UNPIN."""
         del self.pins[number]
+        for seq in [seq for seq in self.pending if self.asked[seq].pin == number]:
+            self.cancel(seq)
         if self.is_connected:
             self.send(Verb.UNPIN, number)
             self.desk.settle()
@@ -139,9 +141,6 @@ class SteadyClient(FakeClient):
         self._first_sent.clear()
         self.acked = self._received
         self.hello(**known, received=self._received)
-        for number in range(1, self._pins_opened + 1):
-            if number not in self.pins:  # UNPIN is not acknowledged, so it is said again
-                self.send(Verb.UNPIN, number)
         unrun = self._unrun | {
             seq for first, last in self.welcome["never_ran"] for seq in range(first, last + 1)
         }
@@ -154,6 +153,9 @@ class SteadyClient(FakeClient):
         ):
             self._say(asked, tuple(seqs), again=not is_unrun)
         self._settled_through = self.submitted
+        for number in range(1, self._pins_opened + 1):
+            if number not in self.pins:  # UNPIN is not acknowledged, so it is said again
+                self.send(Verb.UNPIN, number)
         self.desk.settle()
 
     def _say(self, asked: Asked, seqs: tuple[int, ...], *, again: bool = False) -> None:

@@ -102,6 +102,7 @@ class SteadyWorker(FakeWorker):
         self._owed: dict[Request, None] = {}
         self._refused: list[Request] = []
         self._unpins: list[Request] = []
+        self._confirmations: list[tuple[str, int, int]] = []
         self._infos = {info.name: info for info in (KindInfo(*kind) for kind in kinds)}
 
     # --- connections to the broker ----------------------------------------------------------------
@@ -126,6 +127,7 @@ class SteadyWorker(FakeWorker):
         self.grants.clear()
         self.allowed = dict(self.connections)
         self.unconfirmed.clear()
+        self._confirmations.clear()
         self.rejects.clear()
         self._refused = [request for request in self._refused if request in self.running]
         held = [(session, (seq,)) for session, seq in self.running]
@@ -392,13 +394,29 @@ class SteadyWorker(FakeWorker):
             self.close_idle(origin, self._slots(origin))
         self.desk.settle()
 
-    def confirm_grants(self, *, fewer: bool = False) -> None:
-        """Answer the GRANTs that it meets; ``fewer``: it closes what it does not need before."""
+    def confirm_grants(self, *, fewer: bool = False, late: bool = False) -> None:
+        """Answer the GRANTs that it meets.
+
+        Args:
+            fewer: it closes what it does not need before.
+            late: what it says stays on its way until the next time.
+        """
+        confirmations, self._confirmations = self._confirmations, []
         for origin in list(self.unconfirmed):
             number, slots = self.grants[origin]
             self.close_idle(origin, 0 if fewer else slots)
             if self.connections[origin] <= slots:
                 del self.unconfirmed[origin]
-                self.allowed[origin] = slots
-                self.send(Verb.GRANTED, self.epoch, self.seen, origin, number, self.connections[origin])
+                self._confirmations.append((origin, number, self.connections[origin]))
+        if not late:
+            confirmations += self._confirmations
+            self._confirmations = []
+        for origin, number, held in confirmations:
+            if number == self.grants[origin][0]:
+                self.allowed[origin] = self._slots(origin)
+            self.send(Verb.GRANTED, self.epoch, self.seen, origin, number, held)
         self.desk.settle()
+
+    def has_dropped(self, request: Request) -> bool:
+        """Does it not run a request, or only owe a word about it?"""
+        return request not in self.running or request in self._owed

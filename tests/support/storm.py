@@ -12,10 +12,11 @@ from reqpool.errors import Code
 from reqpool.kinds.origin import endpoint, upstream_of
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import EMPTY, Config, NamedUpstream
+from reqpool_broker.ledger import LEASE_GRACE_S
 from reqpool_broker.policy import Policy
-from reqpool_contract.wire import Flag, Reject, Verb
+from reqpool_broker.requests import Lease
 
-from .fake_peers import Desk
+from .fake_peers import TICK_S, Desk
 from .steady_client import SteadyClient
 from .steady_worker import Request, SteadyWorker
 
@@ -201,7 +202,12 @@ class Storm:
     def _cancel(self) -> None:
         client = self._client()
         if pending := client.pending:
-            client.cancel(self.chance.choice(pending))
+            seq = self.chance.choice(pending)
+            place = self.desk.broker.sessions[client.id].open.get(seq) if client.is_connected else None
+            client.cancel(seq)
+            for worker in self.workers:
+                if isinstance(place, Lease) and place.worker.route == worker.route and worker.is_connected:
+                    assert worker.has_dropped((client.id, seq)), f"{worker.id} goes on with {seq}"
 
     def _replace(self, worker: SteadyWorker) -> None:
         worker.die()
@@ -231,7 +237,7 @@ class Storm:
     def _confirm(self) -> None:
         for worker in self.workers:
             if worker.awake:
-                worker.confirm_grants(fewer=self.chance.random() < 0.5)
+                worker.confirm_grants(fewer=self.chance.random() < 0.5, late=self.chance.random() < 0.5)
 
     def _open_pin(self) -> None:
         kind, (origin, *_) = self.chance.choice([one for one in self._places if one[0] != "dns"])
@@ -322,7 +328,7 @@ class Storm:
             if self.chance.random() < 0.7:
                 worker.tend()
             if self.chance.random() < 0.3:
-                worker.confirm_grants()
+                worker.confirm_grants(late=self.chance.random() < 0.7)
             if worker.has_ended and worker.is_connected:
                 worker.send(Verb.GOODBYE, worker.epoch, worker.seen)
                 self._replace(worker)
@@ -331,6 +337,35 @@ class Storm:
 
     def _check(self) -> None:
         self.desk.check_books()
+        self._check_connections()
+        self._check_open()
+
+    def _check_open(self) -> None:
+        """What has had its time has ended, and nothing waits for a place that is free."""
+        ledger, now_s = self.desk.broker.ledger, self.desk.now_s
+        for session in self.desk.broker.sessions.values():
+            for seq, place in session.open.items():
+                late_s = now_s - max(place.terms.deadline_s, place.since_s)
+                assert late_s <= LEASE_GRACE_S + 2 * TICK_S, f"{seq} is open {late_s} s past its deadline"
+        self.desk.settle()
+        for origin in ledger.origins:
+            owners = origin.owners(ledger.workers, ledger.origins.membership)
+            waits = any(group.waiting() and group.terms.session.has_room for group in origin.queue)
+            if not owners or not waits:
+                continue
+            kind = owners[0].kinds[origin.kind]
+            free = (origin.policy.max_in_flight or kind.limit) - origin.upstream.in_flight
+            if kind.connections:
+                # What is leased ahead, beyond what is in work, is the broker's affair: an estimate.
+                free = 0
+                for worker in owners:
+                    grant = worker.grants.get(origin.name)
+                    slots = (grant.slots if grant else 0) - origin.pins.get(worker, 0)
+                    free = max(free, slots * kind.depth - origin.by_worker.get(worker, 0))
+            assert free <= 0, f"{origin.queue.waiting} requests wait for {origin.name}, which has {free} free"
+
+    def _check_connections(self) -> None:
+        """Connections as the workers count them."""
         most: Counter[str] = Counter()
         for worker in self.workers:
             for origin, count in worker.allowed.items():
@@ -372,6 +407,9 @@ class Storm:
             before, left = left, self._pending()
             idle_turns = 0 if left < before else idle_turns + 1
         assert not left, f"{left} requests wait for nothing"
+        for worker in self.workers:
+            worker.tend()
+            assert not worker.held_pins, f"{worker.id} holds {worker.held_pins}, which nobody has"
 
     def _pending(self) -> int:
         return sum(len(client.pending) for client in self.clients)

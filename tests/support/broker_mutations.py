@@ -1,0 +1,265 @@
+"""Faults put into the broker's core, each of a sort that a redesign could make: a storm has to find them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import pytest
+
+from reqpool_broker.clients import Clients
+from reqpool_broker.deadlines import Deadlines
+from reqpool_broker.epoch import Epoch
+from reqpool_broker.grant_table import GrantTable
+from reqpool_broker.ledger import Ledger
+from reqpool_broker.origin import Origin
+from reqpool_broker.origin_table import OriginTable
+from reqpool_broker.pin import Pin
+from reqpool_broker.recovery import Recovery
+from reqpool_broker.requests import Lease, QueuedGroup
+from reqpool_broker.retries import Retries
+from reqpool_broker.session import Session
+from reqpool_broker.worker import Worker
+from reqpool_broker.workers import Workers
+
+
+class Mutation(NamedTuple):
+    """One fault.
+
+    Attributes:
+        what: in words.
+        mix: name of the :class:`~.storm.Mix` that finds it.
+        put_in: does it.
+    """
+
+    what: str
+    mix: str
+    put_in: Callable[[pytest.MonkeyPatch], None]
+
+
+def _publish_twice(patch: pytest.MonkeyPatch) -> None:
+    publish = Ledger.publish
+
+    def twice(self: Ledger, session: Session, blob: bytes, seqs: tuple[int, ...], *about: Any) -> None:
+        publish(self, session, blob, seqs, *about)
+        publish(self, session, blob, seqs, *about)
+
+    patch.setattr(Ledger, "publish", twice)
+
+
+def _number_anew_what_is_resent(patch: pytest.MonkeyPatch) -> None:
+    begin = Session.begin
+
+    def begin_anew(self: Session, route: bytes, *, resumed: bool, now_s: float) -> None:
+        begin(self, route, resumed=False, now_s=now_s)
+
+    patch.setattr(Session, "begin", begin_anew)
+
+
+def _end_what_has_ended(patch: pytest.MonkeyPatch) -> None:
+    fail_ = Ledger.fail
+
+    def end_leased(
+        self: Ledger, lease: Lease, pairs: list[tuple[int, bytes]], *about: Any, **more: Any
+    ) -> None:
+        fail_(self, lease.terms.session, [seq for seq, _ in pairs], *about, **more)
+
+    patch.setattr(Ledger, "end_leased", end_leased)
+
+
+def _forget_to_count_done(patch: pytest.MonkeyPatch) -> None:
+    conclude = Ledger.conclude
+
+    def uncounted(self: Ledger, *about: Any) -> None:
+        failed = dict(self.failed)
+        conclude(self, *about)
+        self.failed = failed
+
+    patch.setattr(Ledger, "conclude", uncounted)
+
+
+def _forget_what_is_in_flight(patch: pytest.MonkeyPatch) -> None:
+    def ended(self: Origin, worker: Worker, count: int, *, pinned: bool = False) -> None:
+        self.upstream.in_flight -= count
+        worker.in_flight -= count
+        if not pinned:
+            self.in_flight -= count
+            self.by_worker[worker] -= count
+
+    patch.setattr(Origin, "ended", ended)
+
+
+def _forget_queued_bytes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(QueuedGroup, "empty", lambda self: setattr(self, "gone", 0) or setattr(self, "seqs", ()))
+
+
+def _lease_what_was_cancelled(patch: pytest.MonkeyPatch) -> None:
+    def take(self: QueuedGroup, most: int) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+        start, stop = self.start, min(self.start + most, len(self.seqs))
+        seqs, payloads = self.seqs[start:stop], self.payloads[start:stop]
+        self.start = stop
+        self.terms.session.queued_bytes -= sum(map(len, payloads))
+        return seqs, payloads
+
+    patch.setattr(QueuedGroup, "take", take)
+
+
+def _rerun_what_a_dead_worker_had(patch: pytest.MonkeyPatch) -> None:
+    abandon = Retries.abandon
+
+    def run_again(self: Retries, worker: Worker, now_s: float, *, dead: bool, orderly: bool = False) -> None:
+        abandon(self, worker, now_s, dead=dead, orderly=dead)
+
+    patch.setattr(Retries, "abandon", run_again)
+
+
+def _leave_leases_of_the_dead(patch: pytest.MonkeyPatch) -> None:
+    abandon = Retries.abandon
+
+    def leave(self: Retries, worker: Worker, now_s: float, *, dead: bool, orderly: bool = False) -> None:
+        abandon(self, worker, now_s, dead=False, orderly=orderly)
+
+    patch.setattr(Retries, "abandon", leave)
+
+
+def _say_that_nothing_was_sent(patch: pytest.MonkeyPatch) -> None:
+    requeue = Retries._requeue
+
+    def unsent(self: Retries, lease: Lease, pairs: Any, past: Any, now_s: float) -> None:
+        requeue(self, lease, pairs, past._replace(sent=False), now_s)
+
+    patch.setattr(Retries, "_requeue", unsent)
+
+
+def _forget_a_pins_place(patch: pytest.MonkeyPatch) -> None:
+    def leave(self: Pin) -> Worker | None:
+        worker, self.worker = self.worker, None
+        if worker is not None:
+            worker.pins.pop(self, None)
+        return worker
+
+    patch.setattr(Pin, "leave", leave)
+
+
+def _keep_pins_of_the_dead(patch: pytest.MonkeyPatch) -> None:
+    unpin = Ledger.unpin
+    patch.setattr(
+        Ledger,
+        "unpin",
+        lambda self, session, number, *, tell: tell and unpin(self, session, number, tell=tell),
+    )
+
+
+def _tell_no_worker_of_unpin(patch: pytest.MonkeyPatch) -> None:
+    unpin = Ledger.unpin
+    patch.setattr(
+        Ledger, "unpin", lambda self, session, number, *, tell: unpin(self, session, number, tell=False)
+    )
+
+
+def _free_slots_before_they_are_confirmed(patch: pytest.MonkeyPatch) -> None:
+    set_grant = GrantTable._set_grant
+
+    def at_once(self: GrantTable, worker: Worker, name: str, upstream: Any, level: int) -> None:
+        set_grant(self, worker, name, upstream, level)
+        if name in worker.grants:
+            worker.grants[name].reserved = worker.grants[name].slots
+
+    patch.setattr(GrantTable, "_set_grant", at_once)
+
+
+def _believe_late_confirmations(patch: pytest.MonkeyPatch) -> None:
+    granted = GrantTable.granted
+
+    def any_number(self: GrantTable, worker: Worker, origin: str, number: int, held: int) -> None:
+        if origin in worker.grants:
+            granted(
+                self, worker, origin, worker.grants[origin].number, min(held, worker.grants[origin].slots)
+            )
+
+    patch.setattr(GrantTable, "granted", any_number)
+
+
+def _grant_before_all_have_reported(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(GrantTable, "settled", property(lambda self: True, lambda self, value: None), raising=False)
+
+
+def _keep_the_limits_that_were(patch: pytest.MonkeyPatch) -> None:
+    def reconfigure(self: GrantTable, config: Any) -> None:
+        self._origins.config = config
+
+    patch.setattr(GrantTable, "reconfigure", reconfigure)
+
+
+def _wait_for_no_worker(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Epoch, "must_hold", lambda self, now_s: False)
+    patch.setattr(Recovery, "in_doubt", lambda self, watermark: False)
+
+
+def _forget_the_dead(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Recovery, "in_doubt", lambda self, watermark: bool(self.unheard))
+
+
+def _lose_what_was_held_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Clients, "release_held", lambda self, now_s: None)
+
+
+def _adopt_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Workers, "_take_held", lambda self, worker, held, now_s, *, foreign: None)
+
+
+def _wake_nobody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(OriginTable, "wake_at", lambda self, upstream: None)
+
+
+def _expire_no_lease(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Deadlines, "_expire_leases", lambda self, now_s: None)
+
+
+def _count_acknowledged_results(patch: pytest.MonkeyPatch) -> None:
+    def acknowledge(self: Session, number: int) -> Iterable[Any]:
+        done = [batch for batch in self.unacked if batch.number <= number]
+        for _ in done:
+            self.unacked.popleft()
+        return done
+
+    patch.setattr(Session, "acknowledge", acknowledge)
+
+
+def _cancel_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Ledger, "cancel_at", lambda self, worker, session_id, seq: None)
+
+
+MUTATIONS = (
+    Mutation("results are published twice", "datagrams", _publish_twice),
+    Mutation("a resumed session numbers its results anew", "reconnections", _number_anew_what_is_resent),
+    Mutation("what has got a verdict stays open", "datagrams", _end_what_has_ended),
+    Mutation("the broker's own verdicts are not counted", "datagrams", _forget_to_count_done),
+    Mutation("what is in flight is not counted down", "pins", _forget_what_is_in_flight),
+    Mutation("bytes of cancelled requests count as queued", "datagrams", _forget_queued_bytes),
+    Mutation("what was cancelled while it waited is leased", "datagrams", _lease_what_was_cancelled),
+    Mutation("what a dead worker had runs again", "datagrams", _rerun_what_a_dead_worker_had),
+    Mutation("a dead worker keeps its leases", "datagrams", _leave_leases_of_the_dead),
+    Mutation("an earlier attempt is denied", "datagrams", _say_that_nothing_was_sent),
+    Mutation("a pin that has ended keeps its place", "pins", _forget_a_pins_place),
+    Mutation("pins outlive their workers", "pins", _keep_pins_of_the_dead),
+    Mutation("workers do not hear of UNPIN", "pins", _tell_no_worker_of_unpin),
+    Mutation(
+        "slots are free before that is confirmed",
+        "connections of depth 1",
+        _free_slots_before_they_are_confirmed,
+    ),
+    Mutation(
+        "any confirmation counts for the last grant", "connections of depth 1", _believe_late_confirmations
+    ),
+    Mutation("connections are granted before all have reported", "restarts", _grant_before_all_have_reported),
+    Mutation("a new configuration changes no limit", "config changes", _keep_the_limits_that_were),
+    Mutation("a new broker waits for no worker", "restarts", _wait_for_no_worker),
+    Mutation("a worker that is dead is forgotten", "restarts", _forget_the_dead),
+    Mutation("what was held back is lost", "restarts", _lose_what_was_held_back),
+    Mutation("a new broker adopts nothing", "restarts", _adopt_nothing),
+    Mutation("slots that come free wake nobody", "connections of depth 1", _wake_nobody),
+    Mutation("leases have no end", "datagrams", _expire_no_lease),
+    Mutation("acknowledged results count as kept", "datagrams", _count_acknowledged_results),
+    Mutation("workers do not hear of CANCEL", "datagrams", _cancel_nothing),
+)
