@@ -254,8 +254,10 @@ class Storm:
             client.let_go(self.chance.choice(list(client.pins)))
 
     def _drop_pin(self) -> None:
-        if (worker := self._worker()) and worker.held_pins:
-            worker.drop_pin(self.chance.choice(list(worker.held_pins)))
+        if worker := self._worker():
+            made = [key for key, pin in worker.held_pins.items() if pin.is_there]
+            if made:
+                worker.drop_pin(self.chance.choice(made))
 
     def _reconfigure(self) -> None:
         names = {"names": DATAGRAMS[:2], "lines": SHALLOW[:2], "cache": DEEP[:2]}
