@@ -183,6 +183,8 @@ def worker_speaks(
 def test_the_books_are_right_whatever_is_said(said: list[tuple[Any, ...]]) -> None:
     desk = Desk()
     clients = [desk.client() for _ in range(3)]
+    for client in clients:
+        client.received.reuses_seqs = True
     workers = [desk.worker(*KINDS) for _ in range(2)]
     for who, *rest in said:
         if who == "client":

@@ -143,15 +143,16 @@ class FakeClient:
     """Submits, and notes every outcome.
 
     Attributes:
-        outcomes: of each request, all that came, see :class:`~.outcomes.Outcomes`.
+        received: all that came.
+        outcomes: the same by request.
     """
 
     def __init__(self, desk: Desk, id_: bytes) -> None:
         self.desk = desk
         self.id = id_
         self.replies: list[tuple[Verb, list[Any]]] = []
-        self._outcomes = Outcomes()
-        self.outcomes: dict[int, list[Outcome]] = self._outcomes.by_seq
+        self.received = Outcomes()
+        self.outcomes: dict[int, list[Outcome]] = self.received.by_seq
         self.batches: list[int] = []
         self.attempts: dict[int, int] = {}
         self.acked = 0
@@ -178,7 +179,7 @@ class FakeClient:
         if self.replies and self.replies[-1][0] is Verb.WELCOME:
             self.watermark = self.welcome["watermark"]
             if not self.welcome["resumed"]:
-                self._outcomes.begin_numbering()
+                self.received.begin_numbering()
         if subscribe and self.replies and self.replies[-1][0] is Verb.WELCOME:
             assert self.desk.broker.clients.subscription(self.id, 0)
             self.desk.broker.clients.subscribed(self.id)
@@ -227,7 +228,7 @@ class FakeClient:
         elif verb is Verb.RESULTS:
             self.batches.append(values[1])
             self.attempts |= dict(values[3])
-            self._outcomes.take(values[1], blobs[0], own=blobs[0] not in self.desk.reported)
+            self.received.take(values[1], blobs[0], own=blobs[0] not in self.desk.reported)
 
     def heartbeat(self) -> None:
         self.beats += 1

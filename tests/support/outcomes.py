@@ -23,12 +23,13 @@ class Outcomes:
 
     Attributes:
         by_seq: all entries of a request, in the order in which they came; the first is how it ended.
-        own: of those, the numbers of requests of which the broker itself has said how they ended.
+        reuses_seqs: the client uses numbers a second time, which it must not: all that is checked is that a
+            batch stays the same.
     """
 
     def __init__(self) -> None:
         self.by_seq: dict[int, list[Outcome]] = {}
-        self.own: set[int] = set()
+        self.reuses_seqs = False
         self._numberings = 0
         self._batches: dict[int, bytes] = {}
         self._ended: set[int] = set()
@@ -57,15 +58,14 @@ class Outcomes:
         flat = wire.decode_blob(blob)
         seqs = flat[0::3]
         is_news = not self._ended.issuperset(seqs)
-        assert is_news or (self._numberings > 1 and not own), (
+        assert is_news or self.reuses_seqs or (self._numberings > 1 and not own), (
             f"batch {number}: all of {seqs} has ended before"
         )
         for seq, code, data in zip(seqs, flat[1::3], flat[2::3], strict=True):
             outcome = Outcome(code, data)
-            if own:
+            if own and not self.reuses_seqs:
                 assert seq not in self._ended, f"the broker has ended {seq} a second time"
                 first = self.by_seq.get(seq, [outcome])[0]
                 assert first == outcome, f"the broker has ended {seq}, which had ended as {first}"
-                self.own.add(seq)
             self._ended.add(seq)
             self.by_seq.setdefault(seq, []).append(outcome)
