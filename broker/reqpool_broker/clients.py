@@ -7,30 +7,23 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from reqpool_contract import checks, wire
-from reqpool_contract.errors import Code, ProtocolError, UsageError
-from reqpool_contract.wire import Flag, Reject, Verb
+from reqpool_contract.errors import ProtocolError
+from reqpool_contract.wire import Reject, Verb
 
 from .epoch import Epoch
-from .pin import MAX_PINS, Pin
-from .requests import Lease, Past, QueuedGroup, Terms
+from .pin import MAX_PINS
 from .results_placement import ResultsPlacement
-from .session import MAX_UNACKED_BATCHES, Session, group_bytes
+from .session import Session
+from .submissions import Submissions
 from .worker import Worker
 
 MAX_SESSIONS = 10_000
-MAX_ALL_PENDING = 2_000_000
-"""Requests held for all sessions together, before those that hold many are refused more."""
-MAX_ALL_QUEUED_BYTES = 1 << 30
-"""The same in bytes of payloads."""
 MAX_RANGES = 1_000
 """Ranges of dropped seqs remembered of one expired session; with more it is told of none."""
 MAX_TOMBSTONES = 1_000
 """Expired sessions of which the broker still knows what it dropped."""
 MAX_ALL_KEPT_BYTES = 1 << 30
 """Settings kept for all sessions together."""
-OVERLOAD_RETRY_MS = 250
-_RESUBMITTED = int(Flag.RESUBMITTED)
-_OPENS = int(Flag.OPENS)
 
 
 class Clients:
@@ -42,8 +35,8 @@ class Clients:
         report: makes the status report.
 
     Attributes:
+        submissions: takes what they submit.
         spread: which session is published on which results socket.
-        limits: what each client may take.
         awaiting_confirmation: sessions whose large payloads have arrived, who send no more before they are
             told (a dict used as an ordered set).
     """
@@ -53,17 +46,16 @@ class Clients:
         self._outbox = life.outbox
         self._ledger = life.ledger
         self.sessions = life.sessions
+        self.submissions = Submissions(life)
         self.spread = ResultsPlacement(results)
-        self.limits = life.ledger.origins.config.clients
         self._report = report
         self._session_at: dict[bytes, Session] = {}
         self._kept_bytes = 0
         self._tombstones: OrderedDict[bytes, list[tuple[int, int]]] = OrderedDict()
-        self._holding: dict[Session, None] = {}
         self.awaiting_confirmation: dict[Session, None] = {}
         self._generations = 0
         self._on: dict[Verb, Callable[..., None]] = {
-            Verb.SUBMIT: self._submit,
+            Verb.SUBMIT: self.submissions.submit,
             Verb.HEARTBEAT: self._heartbeat,
             Verb.CANCEL: self._cancel,
             Verb.RESEND: self._resend,
@@ -145,7 +137,7 @@ class Clients:
         session.begin(route, resumed=resumed, now_s=now_s)
         session.name, session.pid = name, pid
         if resumed:
-            self._acknowledge(session, received)
+            self.submissions.acknowledge(session, received)
         else:
             self._generations += 1
             session.generation = self._generations
@@ -161,7 +153,7 @@ class Clients:
             "resumed": resumed,
             "generation": session.generation,
             "watermark": self._life.succession.watermark,
-            "max_pending": self.limits.max_pending,
+            "max_pending": self._ledger.origins.config.clients.max_pending,
             "never_ran": session.never_ran,
             "keeps": self._keeps(),
             "apart": True,
@@ -206,244 +198,9 @@ class Clients:
         self._outbox.results.append([topic, wire.encode(Verb.OPEN, self._life.epoch)])
         self._resend(session, 0, 0.0)
 
-    def _submit(
-        self,
-        session: Session,
-        number: int,
-        acked: int,
-        groups: list[wire.SubmitGroup | wire.BadGroup],
-        now_s: float,
-    ) -> None:
-        if number != session.submitted + 1:
-            if number > session.submitted and session.route is not None:
-                text = f"SUBMIT {number} came after {session.submitted}"
-                self._life.reject(self._outbox.intake, session.route, Reject.GAP, text)
-            return
-        self._acknowledge(session, acked)
-        if len(session.unacked) > MAX_UNACKED_BATCHES and session.route is not None:
-            text = f"{len(session.unacked)} batches of results are not acknowledged"
-            self._life.reject(self._outbox.intake, session.route, Reject.OVERLOADED, text)
-            return
-        session.submitted = number
-        unread: list[wire.BadGroup] = []
-        for group in groups:
-            self._ledger.submitted += len(group.seqs)
-            if isinstance(group, wire.BadGroup):
-                unread.append(group)
-                continue
-            if group.kept is not None:
-                try:
-                    group = group._replace(settings=session.kept.find(group.kept))
-                except ProtocolError as error:
-                    resubmitted = bool(group.flags & _RESUBMITTED)
-                    unread.append(wire.BadGroup(b"", group.seqs, resubmitted, error.text))
-                    continue
-            deadline_s = now_s + group.span_ms / 1000
-            size_bytes = group_bytes(group)
-            if (
-                (group.flags & _RESUBMITTED or (group.pin is not None and not group.flags & _OPENS))
-                and not session.native
-                and self._life.must_hold(now_s)
-                and not self._over(session, group.flags, len(group.seqs), size_bytes)
-            ):
-                session.hold(group, deadline_s)
-                self._holding[session] = None
-            else:
-                self._admit(session, group, deadline_s, now_s)
-        if unread:
-            self._refuse(session, unread)
-
-    def _refuse(self, session: Session, groups: list[wire.BadGroup]) -> None:
-        """End the requests of groups that cannot be used: one verdict for all that are wrong alike."""
-        self._life.malformed["intake"] += len(groups)
-        alike: dict[tuple[str, bool], dict[int, None]] = {}
-        # The others end by themselves.
-        unknown = session.unknown(seq for group in groups for seq in group.seqs)
-        for group in groups:
-            for seq in group.seqs:
-                if seq in unknown:
-                    sent = group.resubmitted and not session.native
-                    alike.setdefault((f"the broker cannot use it: {group.text}", sent), {})[seq] = None
-        for (text, sent), seqs in alike.items():
-            self._ledger.fail(session, seqs, Code.PROTOCOL, text, sent=sent)
-
-    def _admit(self, session: Session, group: wire.SubmitGroup, deadline_s: float, now_s: float) -> None:
-        seqs, payloads = group.seqs, group.payloads
-        own_bytes = 0 if group.kept is not None else len(group.settings)
-        refusal = ""
-        try:
-            group = self._resolved(group)
-        except UsageError as error:
-            # Some of them may be running all the same, under the configuration that was.
-            refusal = error.text
-        sent = False
-        fresh = len(set(seqs)) == len(seqs) and session.open.keys().isdisjoint(seqs)
-        terms = Terms(
-            session,
-            group.kind,
-            () if refusal else group.origins,
-            group.flags,
-            group.priority,
-            group.trace,
-            deadline_s,
-            group.settings,
-            group.pin,
-            own_bytes,
-        )
-        if group.flags & _RESUBMITTED or not fresh:
-            self._claim(session, terms, group)
-            unknown = session.unknown(seqs)
-            pairs = dict(zip(seqs, payloads, strict=True))
-            seqs = tuple(seq for seq in pairs if seq in unknown)
-            payloads = tuple(pairs[seq] for seq in seqs)
-            if group.flags & _RESUBMITTED and not terms.idempotent:
-                lost = self._lost(session, seqs, group.watermark)
-                text = "the pool lost track of it; it may or may not have run"
-                self._ledger.fail(
-                    session, lost, Code.OUTCOME_UNKNOWN, text, origin=group.origins[0], sent=True
-                )
-                pairs = {seq: pairs[seq] for seq in seqs if seq not in set(lost)}
-                seqs, payloads = tuple(pairs), tuple(pairs.values())
-            elif group.flags & _RESUBMITTED:
-                # Their results are not kept for the client's sake: that no worker holds one says nothing.
-                sent = not session.native
-            if not seqs:
-                return
-        if refusal:
-            self._ledger.fail(session, seqs, Code.USAGE, refusal, origin=group.origins[0], sent=sent)
-        elif over := self._over(session, group.flags, len(seqs), sum(map(len, payloads)) + own_bytes):
-            session.refused += len(seqs)
-            self._ledger.fail(
-                session, seqs, Code.OVERLOADED, over, sent=sent, retry_after_ms=OVERLOAD_RETRY_MS
-            )
-        elif terms.goes_to_pin:
-            if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
-                text = "requests for a pinned connection must come one at a time and not be idempotent"
-                self._ledger.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)
-            elif session.unacked_bytes > self.limits.max_queued_bytes:
-                # They pass the queue, where others wait until the client has acknowledged what it was sent.
-                self._ledger.fail(
-                    session,
-                    seqs,
-                    Code.OVERLOADED,
-                    f"{session.unacked_bytes} bytes of results are not acknowledged",
-                    sent=False,
-                    retry_after_ms=OVERLOAD_RETRY_MS,
-                )
-            else:
-                self._ledger.lease_held(QueuedGroup(terms, seqs, payloads), now_s)
-        elif group.pin is None or self._open_pin(session, terms, seqs, now_s):
-            self._ledger.enqueue(QueuedGroup(terms, seqs, payloads, Past(sent=sent)), now_s)
-
-    def _resolved(self, group: wire.SubmitGroup) -> wire.SubmitGroup:
-        """Put what the configuration knows in the place of names, and of URLs without passwords.
-
-        Raises:
-            UsageError: for a name it does not know, or something that no worker would take.
-        """
-        # What is repeated to its client for each of 512 requests, or handed on as it is, must be short.
-        if len(group.kind) > wire.MAX_KIND_CHARS:
-            raise UsageError(f"a kind's name can have at most {wire.MAX_KIND_CHARS} characters")
-        if group.trace is not None and len(group.trace) > wire.MAX_TRACE_BYTES:
-            raise UsageError(f"a trace context can have at most {wire.MAX_TRACE_BYTES} bytes")
-        if group.pin is not None and not group.flags & _OPENS:
-            return group  # where it goes is settled, whatever is configured now
-        config = self._ledger.origins.config
-        if not config.upstreams and not any(origin[0] == "@" for origin in group.origins):
-            return group
-        resolved = [config.resolve(group.kind, origin, group.settings) for origin in group.origins]
-        if len({settings for _, settings in resolved}) > 1:
-            raise UsageError("upstreams that are tried in turn must have equal settings (passwords, TLS)")
-        if any(len(name) > wire.MAX_ORIGIN_CHARS for name, _ in resolved):
-            raise UsageError(
-                f"an origin, with what the configuration adds, has more than {wire.MAX_ORIGIN_CHARS} "
-                "characters"
-            )
-        return group._replace(origins=tuple(name for name, _ in resolved), settings=resolved[0][1])
-
-    def _open_pin(self, session: Session, terms: Terms, seqs: tuple[int, ...], now_s: float) -> bool:
-        """Note the pin that these requests open; False, and an error for them, if that cannot be."""
-        text = ""
-        if terms.flags & _RESUBMITTED and terms.pin is not None:
-            # A worker reported the pin to this life of the broker, and handed back the request that opens it
-            # before its client said what that was: no connection is held.
-            self._ledger.unpin(session, terms.pin, tell=True)
-        if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
-            text = "a pin must be opened by a single non-idempotent request to a single upstream"
-        elif terms.pin in session.pins:
-            text = f"pin {terms.pin} is already open"
-        elif len(session.pins) >= MAX_PINS:
-            text = f"{MAX_PINS} connections are already pinned to this session"
-        if text or terms.pin is None:
-            self._ledger.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)
-            return False
-        origin = self._ledger.origins.get(terms.kind, terms.origins[0], now_s)
-        session.let_go.pop(terms.pin, None)
-        session.pins[terms.pin] = Pin(session, terms.pin, origin)
-        return True
-
-    def _over(self, session: Session, flags: int, count: int, size_bytes: int) -> str:
-        """Why the session may not queue so much more; empty if it may.
-
-        The sums over all are only made for those that hold much. As for messages: a ROUTER cannot leave one
-        peer unread, and REJECT would have it connect again and repeat all. So what it submits is refused,
-        which its client understands; what is submitted again was let in once.
-        """
-        limits = self.limits
-        if session.messages > limits.max_messages_per_s and not flags & _RESUBMITTED:
-            return (
-                f"the broker accepts at most {limits.max_messages_per_s} messages of a client per second "
-                "(max_messages_per_s)"
-            )
-        pending = session.pending + count
-        queued_bytes = session.queued_bytes + session.held_bytes + size_bytes
-        if pending > limits.max_pending:
-            return f"the broker holds at most {limits.max_pending} requests of a client (max_pending)"
-        if queued_bytes > limits.max_queued_bytes:
-            return f"the broker queues at most {limits.max_queued_bytes} bytes of a client (max_queued_bytes)"
-        if (
-            pending > limits.max_pending // 10
-            and sum(len(s.open) for s in self.sessions.values()) > MAX_ALL_PENDING
-        ):
-            return f"the broker holds at most {MAX_ALL_PENDING} requests of all clients"
-        if (
-            queued_bytes > limits.max_queued_bytes // 10
-            and sum(s.queued_bytes + s.held_bytes for s in self.sessions.values()) > MAX_ALL_QUEUED_BYTES
-        ):
-            return f"the broker queues at most {MAX_ALL_QUEUED_BYTES} bytes of all clients"
-        return ""
-
-    def _claim(self, session: Session, terms: Terms, group: wire.SubmitGroup) -> None:
-        """Learn from its client what a request is that so far only a worker's report had named."""
-        claimed: dict[Worker, dict[int, bytes]] = {}
-        for seq, payload in dict(zip(group.seqs, group.payloads, strict=True)).items():
-            lease = session.open.get(seq)
-            if isinstance(lease, Lease) and lease.origin is None:
-                del lease.requests[seq]
-                if not lease.requests:
-                    del lease.worker.leases[lease]
-                claimed.setdefault(lease.worker, {})[seq] = payload
-        for worker, requests in claimed.items():
-            self._ledger.adopt(worker, terms, requests)
-
-    def _lost(self, session: Session, seqs: Iterable[int], watermark: bytes) -> tuple[int, ...]:
-        """Which of these, submitted again and not known here, may a worker have sent upstream?"""
-        in_doubt = not session.native and self._life.succession.in_doubt(watermark)
-        return tuple(
-            seq for seq in seqs if seq in session.doubtful or (in_doubt and not session.never_run(seq))
-        )
-
-    def release_held(self, now_s: float) -> None:
-        """Admit what was held back for reports of earlier workers, once it need not wait any more."""
-        if self._holding and not self._life.must_hold(now_s):
-            holding, self._holding = self._holding, {}
-            for session in holding:
-                for group, deadline_s in session.take_held():
-                    self._admit(session, group, deadline_s, now_s)
-
     def _heartbeat(self, session: Session, number: int, seen: int, acked: int, now_s: float) -> None:
         session.heartbeat_seen = number
-        self._acknowledge(session, acked)
+        self.submissions.acknowledge(session, acked)
 
     def _cancel(self, session: Session, seqs: tuple[int, ...], now_s: float) -> None:
         self._ledger.drop(session, seqs)
@@ -459,21 +216,11 @@ class Clients:
         if not self._ledger.unpin(session, pin, tell=True) and not session.native:
             session.note_let_go(pin, MAX_PINS)
 
-    def _acknowledge(self, session: Session, number: int) -> None:
-        throttled = not session.has_room
-        for batch in session.acknowledge(number):
-            for worker, worker_number in batch.keepers:
-                worker.part_delivered(worker_number)
-            # From here on nothing else would know that they have ended.
-            session.drop_held(batch.seqs)
-        if throttled and session.has_room:
-            self._ledger.wake()
-
     def _end_session(self, session: Session) -> None:
         """The client is gone for good: what waits is dropped, what runs finishes unheard."""
         if session.route is not None:
             self._session_at.pop(session.route, None)
-        self._acknowledge(session, session.published)
+        self.submissions.acknowledge(session, session.published)
         for pin in list(session.pins):
             self._ledger.unpin(session, pin, tell=True)
         self._kept_bytes -= session.kept.size_bytes

@@ -152,7 +152,8 @@ class Session:
     @property
     def pending(self) -> int:
         """Requests held for it in all."""
-        return len(self.open) + sum(len(group.seqs) for group, _ in self.held)
+        count = len(self.open)
+        return count + sum(len(group.seqs) for group, _ in self.held) if self.held else count
 
     def hold(self, group: wire.SubmitGroup, deadline_s: float) -> None:
         """Keep a group back until the old workers have reported."""

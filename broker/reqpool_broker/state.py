@@ -93,7 +93,6 @@ class Broker:
         """Take a new configuration. What it does not change goes on as it was; call :meth:`flush` after
         it."""
         self.ledger.grants.reconfigure(config)
-        self.clients.limits = config.clients
 
     def flush(self, now_s: float) -> None:
         """Decide what the messages taken since the last flush ask for; once per turn of the loop."""
@@ -110,7 +109,7 @@ class Broker:
         """Do what time asks for; call it about every 50 ms."""
         self._deadlines.expire(now_s)
         self._life.settle(now_s)
-        self.clients.release_held(now_s)
+        self.clients.submissions.release_deferred(now_s)
         if now_s >= self._next_heartbeat_s:
             self._next_heartbeat_s = now_s + self._life.heartbeat_ms / 1000
             self.workers.beat(now_s)
@@ -143,9 +142,9 @@ class Broker:
             "uptime_s": round(now_s - self._started_s, 3),
             "broker": self.sample,
             "liveness_ms": round(self.liveness_s * 1000),
-            "sessions": [session.report(now_s, self.clients.limits) for session in busiest[:MAX_REPORTED]],
+            "sessions": [session.report(now_s, self.config.clients) for session in busiest[:MAX_REPORTED]],
             "sessions_total": len(self.sessions),
-            "client_limits": asdict(self.clients.limits),
+            "client_limits": asdict(self.config.clients),
             "workers": [
                 worker.report(
                     now_s,

@@ -142,7 +142,7 @@ class Workers:
         self._take_held(worker, held, now_s, foreign=foreign)
         self._take_pins(worker, pins, now_s, foreign=foreign)
         self._life.settle(now_s)
-        self._clients.release_held(now_s)
+        self._clients.submissions.release_deferred(now_s)
 
     def _take_held(self, worker: Worker, held: dict[bytes, set[int]], now_s: float, *, foreign: bool) -> None:
         self._attempts.reconcile(worker, held, now_s)
@@ -221,7 +221,7 @@ class Workers:
             session = self.sessions.get(session_id)
             if session is None:
                 continue
-            if session.unacked_bytes > self._clients.limits.max_queued_bytes:
+            if session.unacked_bytes > self._ledger.origins.config.clients.max_queued_bytes:
                 silent = session.is_silent(now_s, self._life.liveness_s)
                 blob = retained_limits.fit(blob, seqs, session, self.sessions.values(), silent=silent)
             fresh, attempts = self._ledger.finish(worker, session, seqs, failed)
@@ -324,7 +324,7 @@ class Workers:
         if worker is not None:
             self._forget_worker(worker, now_s, orderly=orderly)
         self._life.succession.die(worker_id, deaths, orderly=orderly)
-        self._clients.release_held(now_s)
+        self._clients.submissions.release_deferred(now_s)
         self._life.settle(now_s)
 
     def _disconnect(self, worker: Worker) -> None:

@@ -376,7 +376,7 @@ class Oracle:
         alive = {client.session_id for client in world.clients if client.alive}
         for id_, session in broker.sessions.items():
             if id_ not in alive:
-                told = session.report(0.0, broker.clients.limits)
+                told = session.report(0.0, broker.config.clients)
                 self.fail(Wrong.KEPT, f"the broker keeps the session of a client that is gone: {told}")
             kept = {
                 "open": session.open,

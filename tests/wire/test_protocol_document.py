@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reqpool_broker import clients, pin, session, state, workers
+from reqpool_broker import admission, clients, pin, session, state, workers
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_contract import checks, errors, wire
 from reqpool_contract.wire import FailedAttempts, Flag, KindInfo, LeaseGroup, SubmitGroup, Verb
@@ -199,7 +199,7 @@ def test_flags_are_those_of_the_document() -> None:
         ("refused subscriptions of a connection", f"{ClientLimits().max_refused_subscriptions}"),
         (
             "requests held for all sessions",
-            f"{clients.MAX_ALL_PENDING:,} or {clients.MAX_ALL_QUEUED_BYTES >> 30} GiB of payloads",
+            f"{admission.MAX_ALL_PENDING:,} or {admission.MAX_ALL_QUEUED_BYTES >> 30} GiB of payloads",
         ),
         ("held connections of a session", f"{pin.MAX_PINS:,}"),
         ("results that a worker keeps", f"{worker_conversation.KEPT_RESULTS_BYTES >> 20} MiB"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reqpool_broker.client_limits import ClientLimits
+from reqpool_broker.config import Config
 from reqpool_broker.pin import MAX_PINS
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, Verb
@@ -205,11 +206,9 @@ def test_a_pin_of_a_kind_that_nobody_serves_is_not_kept() -> None:
     assert set(desk.broker.sessions[client.id].pins) == {1}
 
 
-def test_a_client_that_acknowledges_nothing_is_served_no_more_through_its_pins(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_client_that_acknowledges_nothing_is_served_no_more_through_its_pins() -> None:
     desk, holder, client = opened()
-    monkeypatch.setattr(desk.broker.clients, "limits", ClientLimits(max_queued_bytes=100))
+    desk.broker.reconfigure(Config(clients=ClientLimits(max_queued_bytes=100)), desk.now_s)
     for seq in range(2, 10):
         ask(client, seq, pin=1)
         holder.answer()

@@ -1,0 +1,117 @@
+"""SUBMIT: numbers, acknowledgements, cached settings, bad groups, and what is deferred. No I/O, no clock."""
+
+from __future__ import annotations
+
+from reqpool_contract import wire
+from reqpool_contract.errors import Code, ProtocolError
+from reqpool_contract.wire import Flag, Reject
+
+from .admission import Admission
+from .epoch import Epoch
+from .session import MAX_UNACKED_BATCHES, Session, group_bytes
+
+_RESUBMITTED = int(Flag.RESUBMITTED)
+_OPENS = int(Flag.OPENS)
+
+
+class Submissions:
+    """Takes what clients submit.
+
+    Args:
+        life: shared by both sides of the broker.
+    """
+
+    def __init__(self, life: Epoch) -> None:
+        self._life = life
+        self._ledger = life.ledger
+        self._admission = Admission(life)
+        self._deferring: dict[Session, None] = {}
+
+    def submit(
+        self,
+        session: Session,
+        number: int,
+        acked: int,
+        groups: list[wire.SubmitGroup | wire.BadGroup],
+        now_s: float,
+    ) -> None:
+        """Take a SUBMIT; one that is repeated is ignored, and one after a gap is rejected."""
+        if number != session.submitted + 1:
+            if number > session.submitted:
+                self._reject(session, Reject.GAP, f"SUBMIT {number} came after {session.submitted}")
+            return
+        self.acknowledge(session, acked)
+        if len(session.unacked) > MAX_UNACKED_BATCHES:
+            text = f"{len(session.unacked)} batches of results are not acknowledged"
+            self._reject(session, Reject.OVERLOADED, text)
+            return
+        session.submitted = number
+        bad: list[wire.BadGroup] = []
+        admit = self._admission.admit
+        for group in groups:
+            self._ledger.submitted += len(group.seqs)
+            if isinstance(group, wire.BadGroup):
+                bad.append(group)
+                continue
+            if group.kept is not None:
+                try:
+                    group = group._replace(settings=session.kept.find(group.kept))
+                except ProtocolError as error:
+                    resubmitted = bool(group.flags & _RESUBMITTED)
+                    bad.append(wire.BadGroup(b"", group.seqs, resubmitted, error.text))
+                    continue
+            deadline_s = now_s + group.span_ms / 1000
+            if (
+                group.flags & _RESUBMITTED or (group.pin is not None and not group.flags & _OPENS)
+            ) and self._must_defer(session, group, now_s):
+                session.hold(group, deadline_s)
+                self._deferring[session] = None
+            else:
+                admit(session, group, deadline_s, now_s)
+        if bad:
+            self._refuse(session, bad)
+
+    def acknowledge(self, session: Session, number: int) -> None:
+        """Note that the client has the result batches up to ``number``."""
+        throttled = not session.has_room
+        for batch in session.acknowledge(number):
+            for worker, worker_number in batch.keepers:
+                worker.part_delivered(worker_number)
+            # From here on nothing else would know that they have ended.
+            session.drop_held(batch.seqs)
+        if throttled and session.has_room:
+            self._ledger.wake()
+
+    def _must_defer(self, session: Session, group: wire.SubmitGroup, now_s: float) -> bool:
+        """Whether a group that an earlier broker may have known has to wait for reports of its workers."""
+        return (
+            not session.native
+            and self._life.must_hold(now_s)
+            and not self._admission.check_limits(session, group.flags, len(group.seqs), group_bytes(group))
+        )
+
+    def release_deferred(self, now_s: float) -> None:
+        """Admit what was deferred until earlier workers report, once it need not wait any more."""
+        if self._deferring and not self._life.must_hold(now_s):
+            deferring, self._deferring = self._deferring, {}
+            for session in deferring:
+                for group, deadline_s in session.take_held():
+                    self._admission.admit(session, group, deadline_s, now_s)
+
+    def _reject(self, session: Session, code: Reject, text: str) -> None:
+        if session.route is not None:
+            self._life.reject(self._life.outbox.intake, session.route, code, text)
+
+    def _refuse(self, session: Session, groups: list[wire.BadGroup]) -> None:
+        """End the requests of groups that cannot be used: one error for all that are wrong alike."""
+        self._life.malformed["intake"] += len(groups)
+        alike: dict[tuple[str, bool], dict[int, None]] = {}
+        # Those that are known end by themselves.
+        unknown = session.unknown(seq for group in groups for seq in group.seqs)
+        for group in groups:
+            for seq in group.seqs:
+                if seq in unknown:
+                    sent = group.resubmitted and not session.native
+                    alike.setdefault((f"the broker cannot use it: {group.text}", sent), {})[seq] = None
+        for (text, sent), seqs in alike.items():
+            self._ledger.fail(session, seqs, Code.PROTOCOL, text, sent=sent)
