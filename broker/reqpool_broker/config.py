@@ -13,7 +13,7 @@ from types import MappingProxyType
 import msgpack
 
 from reqpool_contract.errors import UsageError
-from reqpool_contract.origin_names import Endpoint, upstream_of
+from reqpool_contract.origin_names import Endpoint, upstream_of, variants
 
 from .client_limits import ClientLimits
 from .policy import Policy
@@ -145,7 +145,7 @@ class Config:
         return [
             upstream
             for upstream in self._by_place.get(place, ())
-            if all(own in asked for own in _variants(upstream.endpoint.origin))
+            if all(own in asked for own in variants(upstream.endpoint.origin))
         ]
 
     def _why_not(self, kind: str, name: str) -> str:
@@ -214,15 +214,10 @@ def _split(origin: str) -> tuple[str, str, str]:
     return place, variant, digest
 
 
-def _variants(origin: str) -> list[str]:
-    variant = _split(origin)[1]
-    return variant.split("&") if variant else []
-
-
 def _joined(endpoint: Endpoint, variant: str) -> tuple[str, bytes]:
     """The endpoint's origin and settings, with the variants that are asked for beside its own."""
     if not variant:
         return endpoint
     place, _, digest = _split(endpoint.origin)
-    variants = dict.fromkeys((*_variants(endpoint.origin), *variant.split("&")))
-    return f"{place}?{'&'.join(variants)}" + (f"#{digest}" if digest else ""), endpoint.settings
+    joined = dict.fromkeys((*variants(endpoint.origin), *variant.split("&")))
+    return f"{place}?{'&'.join(joined)}" + (f"#{digest}" if digest else ""), endpoint.settings

@@ -6,10 +6,8 @@ sum over all workers and all origins of an upstream never exceeds its limit.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-from reqpool import kinds
 from reqpool_contract import wire
+from reqpool_contract.origin_names import variants
 from reqpool_contract.wire import Verb
 
 from . import slot_allocation
@@ -80,14 +78,14 @@ class GrantTable:
                 continue
             owners = origin.owners(self._workers, self._origins.membership)
             holders = reserved.pop(origin.name, {})
-            wanted = 0
+            wanted, waits = 0, False
             if owners:
                 kind = owners[0].kinds[origin.kind]
                 if not kind.connections:
                     continue
                 limit = max(limit, kind.limit)
                 wanted = origin.wanted(kind.depth)
-            waits = bool(owners) and _waits(origin.kind, origin.name)
+                waits = kind.waits and kind.prompt_variant not in variants(origin.name)
             claims.append(slot_allocation.Claim(origin.name, wanted, owners, holders, waits))
         # What a worker of an earlier broker holds for an origin that nobody has asked for since.
         claims += [slot_allocation.Claim(name, 0, (), holders) for name, holders in reserved.items()]
@@ -217,16 +215,6 @@ class GrantTable:
         """A worker is dead for certain: it holds nothing."""
         for name in list(worker.grants):
             self._end_grant(worker, name)
-
-
-@lru_cache(maxsize=1024)
-def _waits(kind: str, origin: str) -> bool:
-    """Do requests of this kind wait at this origin? Those of a kind that is not installed here, or broken, do
-    not."""
-    try:
-        return bool(kinds.find(kind).waits_at(origin))
-    except Exception:  # anybody's package, which is loaded here for this alone
-        return False
 
 
 def _told(policy: Policy) -> dict[str, int]:

@@ -18,7 +18,6 @@ from .checks import (
     array,
     blob,
     boolean,
-    bounded,
     identity,
     optional_blob,
     optional_uint,
@@ -38,7 +37,6 @@ from .limits import (
     MAX_PAYLOAD_BYTES,
     MAX_REFUSED_REQUESTS,
     MAX_SETTINGS_BYTES,
-    MAX_SLOTS,
     MAX_SPAN_MS,
     MAX_SUBMIT_BYTES,
 )
@@ -162,22 +160,6 @@ class BadGroup(NamedTuple):
     text: str
 
 
-class KindInfo(NamedTuple):
-    """What a worker says in HELLO of a kind it serves.
-
-    Attributes:
-        name: the kind.
-        connections: True if each request needs a granted connection slot.
-        limit: default cap per origin for the whole pool: connections, or requests in flight.
-        depth: requests that may be outstanding on one connection; 1 for connectionless kinds.
-    """
-
-    name: str
-    connections: bool
-    limit: int
-    depth: int
-
-
 _INT = {int}
 _RESUBMITTED = int(Flag.RESUBMITTED)
 _BYTES = {bytes}
@@ -214,7 +196,7 @@ def _origins(value: Any) -> tuple[str, ...]:
     return tuple(origin(item) for item in value)
 
 
-def _kind_name(value: Any) -> str:
+def kind_name(value: Any) -> str:
     if not 0 < len(text(value)) <= MAX_KIND_CHARS:
         raise ProtocolError(f"expected a kind's name: a string of 1 to {MAX_KIND_CHARS} characters")
     return str(value)
@@ -415,32 +397,3 @@ def _returned(value: Any) -> tuple[bytes, tuple[int, ...], bool]:
 returned = _each(_returned, 0, 1)
 attempts = array(record(lambda seq, count: (seq, count), uint, uint))
 lease_groups = _each(_lease_group, 0, 8)
-_count = bounded(MAX_SLOTS)
-_kinds = array(record(KindInfo, _kind_name, boolean, _count, _count))
-_held = array(record(lambda session, numbers: (session, set(numbers)), identity, seqs))
-_slots = array(record(lambda name, count: (name, count), origin, _count))
-_pins = array(record(lambda *values: values, identity, uint, text, origin))
-
-
-def kinds(value: Any) -> dict[str, KindInfo]:
-    """Check ``kinds`` of a worker's HELLO."""
-    return {kind.name: kind for kind in _kinds(value)}
-
-
-def held(value: Any) -> dict[bytes, set[int]]:
-    """Check ``held`` of a worker's HELLO: session id to seqs."""
-    by_session: dict[bytes, set[int]] = {}
-    for session, numbers in _held(value):
-        by_session.setdefault(session, set()).update(numbers)
-    return by_session
-
-
-def slots(value: Any) -> dict[str, int]:
-    """Check ``slots`` of a worker's HELLO: origin to open connections."""
-    return dict(_slots(value))
-
-
-def pins(value: Any) -> list[tuple[bytes, int, str, str]]:
-    """Check ``pins`` of a worker's HELLO: session id, pin, kind and origin of each held connection."""
-    checked: list[tuple[bytes, int, str, str]] = _pins(value)
-    return checked

@@ -203,6 +203,12 @@ def named(target: object) -> str | None:
     return f"@{target}" if isinstance(target, str) and NAME.fullmatch(target) else None
 
 
+def variants(origin: str) -> list[str]:
+    """Return the variants in an origin's name: ``a`` and ``b`` of ``redis://host:6379/0?a&b``."""
+    variant = origin.partition("#")[0].partition("?")[2]
+    return variant.split("&") if variant else []
+
+
 def upstream_of(origin: str) -> str:
     """Return what an origin's limits are counted by: scheme, host and port, whoever asks for whatever there.
 

@@ -44,6 +44,7 @@ from .large_frames import *  # noqa: F403
 from .large_frames import put_back
 from .limits import *  # noqa: F403
 from .limits import MAX_ERROR_CHARS, MAX_ORIGIN_CHARS
+from .worker_reports import *  # noqa: F403
 
 VERSION = 1
 """The protocol version this code speaks."""

@@ -140,18 +140,11 @@ class Kind(ABC):
             upstreams in ``reqpool.toml``.
         connectionless: what it has at an upstream is requests, not connections; so it is requests that the
             upstream's limit counts.
-        waits: its requests have a connection for as long as they like (BLPOP), so some of the upstream's are
-            kept from them, for the short requests of other kinds there.
     """
 
     name: ClassVar[str]
     schemes: ClassVar[tuple[str, ...]] = ()
     connectionless: ClassVar[bool] = False
-    waits: ClassVar[bool] = False
-
-    def waits_at(self, origin: str) -> bool:
-        """Tell whether requests to this origin, by its name, wait; by default as :attr:`waits` says."""
-        return self.waits
 
     # *args beside **options: so a type checker lets a subclass name options of its own (typing spec, "...").
     @abstractmethod

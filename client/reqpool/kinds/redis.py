@@ -170,12 +170,7 @@ class ExclusiveRedisKind(RedisKind):
     """The same, on connections that have one command at a time."""
 
     name: ClassVar[str] = "redis-exclusive"
-    waits: ClassVar[bool] = True
     _always: ClassVar[int] = WAITS
-
-    def waits_at(self, origin: str) -> bool:
-        """Scripts do not: see :meth:`Kind.waits_at`."""
-        return ALONE_VARIANT not in origin.partition("#")[0].partition("?")[2].split("&")
 
 
 def _unhashable(target: object, tls: object, protocol: object, name: object) -> UsageError:

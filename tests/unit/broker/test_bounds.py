@@ -111,7 +111,15 @@ def test_malformed_hello_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [("dns", False, 256, 0), ("dns", False, 0, 1), ("dns", True, 2**63, 1), ("dns", 1, 256, 1)]
+    "kind",
+    [
+        ("dns", False, 256, 0),
+        ("dns", False, 0, 1),
+        ("dns", True, 2**63, 1),
+        ("dns", 1, 256, 1),
+        ("dns", True, 256, 1, 1),
+        ("dns", True, 256, 1, True, b"alone"),
+    ],
 )
 def test_worker_with_absurd_kinds_is_refused(kind: tuple[object, ...]) -> None:
     desk = Desk()

@@ -60,7 +60,7 @@ def test_leased_queries_are_answered(broker: FakeBroker) -> None:
     with DnsPeer() as peer, broker.worker():
         about = broker.welcome()
         assert about["worker"] == WORKER_ID
-        assert ("dns", False, 256, 1) in about["kinds"]
+        assert ("dns", False, 256, 1, False, "") in about["kinds"]
         assert about["held"] == ()
         broker.lease("dns", f"dns://{peer.address}", {seq: query(f"n{seq}.test") for seq in range(300)})
         results = broker.results(300)

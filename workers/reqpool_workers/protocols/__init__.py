@@ -348,16 +348,21 @@ class StreamKind(WorkerKind):
             see :func:`settings_of`), and the largest answer in bytes; raises UsageError.
         depth: requests that may be unanswered on one connection.
         max_bytes: largest answer, where the upstream's policy says nothing.
+        waits: a request may keep its connection for as long as it likes (BLPOP), so some of an upstream's
+            connections are kept from this kind, for the short requests of others there.
+        prompt_variant: variant of origins to which no request waits all the same; empty if there is none.
     """
 
     address: Callable[[str], Address | Name]
     protocol: Callable[[str, bytes, int], StreamProtocol]
     depth: int = 1
     max_bytes: int = 16 << 20
+    waits: bool = False
+    prompt_variant: str = ""
 
     @property
     def info(self) -> KindInfo:
-        return KindInfo(self.name, True, self.limit, self.depth)
+        return KindInfo(self.name, True, self.limit, self.depth, self.waits, self.prompt_variant)
 
 
 def load() -> dict[str, WorkerKind]:

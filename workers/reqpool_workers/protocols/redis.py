@@ -303,5 +303,11 @@ def _protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:
 
 WORKER_KIND = StreamKind(name="redis", limit=64, address=_address, protocol=_protocol, depth=128)
 EXCLUSIVE_WORKER_KIND = StreamKind(
-    name="redis-exclusive", limit=64, address=_address, protocol=_protocol, depth=1
+    name="redis-exclusive",
+    limit=64,
+    address=_address,
+    protocol=_protocol,
+    depth=1,
+    waits=True,
+    prompt_variant=ALONE_VARIANT,
 )

@@ -243,10 +243,7 @@ def test_what_may_have_line_ends_in_its_error_goes_where_nobody_is_behind_it(com
     assert KIND.encode_multi(URL, [("GET", "k"), command])[0] is route or route.idempotent
 
 
-def test_scripts_have_other_connections_than_what_waits() -> None:
-    assert not EXCLUSIVE_KIND.waits_at(KIND.encode("redis://:pw@h/0", ("EVAL", "x", 0))[0].origins[0])
-    assert EXCLUSIVE_KIND.waits_at(KIND.encode("redis://:pw@h/0", ("BLPOP", "q", 0))[0].origins[0])
-    assert not EXCLUSIVE_KIND.waits_at("@cache?alone&resp3")
+def test_a_command_that_waits_and_may_have_line_ends_in_its_error_goes_where_others_wait() -> None:
     both = KIND.encode(URL, ("XREADGROUP", "GROUP", "g\r\n", "c", "BLOCK", 0, "STREAMS", "s", ">"))[0]
     assert both.origins == (f"{URL}?exclusive",)
 

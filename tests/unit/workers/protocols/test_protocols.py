@@ -272,7 +272,7 @@ def test_other_origins_are_a_usage_error(origin: str) -> None:
 def test_the_kinds_are_found_through_their_entry_points() -> None:
     kinds = load()
     assert {tuple(kinds[name].info) for name in ("dns", "udp", "tcp")} == {
-        ("dns", False, 256, 1),
-        ("udp", False, 64, 1),
-        ("tcp", True, 64, 1),
+        ("dns", False, 256, 1, False, ""),
+        ("udp", False, 64, 1, False, ""),
+        ("tcp", True, 64, 1, False, ""),
     }
