@@ -324,8 +324,8 @@ class Oracle:
         self._doubt_held(worker, why)
 
     def _doubt_held(self, worker: WorkerProcess, why: str) -> None:
-        held = list(worker.ledger.held())
-        held += worker.conversation.outbox.held()
+        held = list(worker.ledger.running())
+        held += worker.conversation.outbox.retained()
         broker = self.world.core
         known = broker.ledger.workers.get(worker.identity) if broker is not None else None
         if known is not None:
@@ -398,6 +398,6 @@ class Oracle:
             if process.alive:
                 outbox = process.conversation.outbox
                 pins = list(process.sites.pins())
-                if not process.ledger.empty or any(outbox.held()) or outbox.kept_bytes or pins:
+                if not process.ledger.empty or any(outbox.retained()) or outbox.kept_bytes or pins:
                     self.fail(Wrong.KEPT, f"{process.name} keeps requests or results at rest")
         self.check_books(broker)

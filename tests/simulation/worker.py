@@ -12,9 +12,11 @@ from reqpool_contract.wire import LARGE_MESSAGE_BYTES, KindInfo
 from reqpool_ops.children import NEVER_BEGAN
 from reqpool_workers import worker_conversation
 from reqpool_workers.large_reads import LargeReads
+from reqpool_workers.lease import Dropped, Pin, Request, WorkerLease
+from reqpool_workers.lease_outcomes import LeaseOutcomes
 from reqpool_workers.policy import Policy
 from reqpool_workers.worker_conversation import WorkerConversation
-from reqpool_workers.worker_ledger import Dropped, Pin, Request, WorkerLease, WorkerLedger
+from reqpool_workers.worker_ledger import WorkerLedger
 
 from .network import Dealer
 from .oracle import key_of
@@ -52,6 +54,7 @@ class WorkerProcess(Process):
         self.identity = identity
         self.status: int | None = None
         self.ledger = WorkerLedger()
+        self.outcomes = LeaseOutcomes(self.ledger)
         self.inflow = LargeReads()
         self.sites = Sites(self)
         self._address = address
@@ -70,7 +73,7 @@ class WorkerProcess(Process):
         self._begins_s = now_s = world.scheduler.now_s + boot_s
         kept_bytes = worker_conversation.KEPT_RESULTS_BYTES
         self.conversation = WorkerConversation(
-            about, self, self.sites, self.ledger, now_s, kept_bytes=kept_bytes
+            about, self, self.sites, self.outcomes, now_s, kept_bytes=kept_bytes
         )
         self.at(now_s + TEND_S, self._tend)
         self.wake_at(now_s)
@@ -142,7 +145,7 @@ class WorkerProcess(Process):
             self.inflow.read_on()
         conversation.end_turn(now_s)
         if self._told_to_stop or conversation.over:
-            in_doubt = conversation.in_doubt or any(self.ledger.held())
+            in_doubt = conversation.in_doubt or any(self.ledger.running())
             self.end(IN_DOUBT if in_doubt else ORDERLY)
             return now_s
         if reads_on and self.inflow:
@@ -222,12 +225,12 @@ class Wire(Line):
 
 
 class Site:
-    """What a worker has at one upstream; see :class:`reqpool_workers.worker_ledger.OriginTransport`."""
+    """What a worker has at one upstream; see :class:`reqpool_workers.lease.OriginTransport`."""
 
     def __init__(self, worker: WorkerProcess, upstream: Upstream) -> None:
         self.worker = worker
         self.upstream = upstream
-        self.ledger = worker.ledger
+        self.outcomes = worker.outcomes
         self.granted = 0
         self.wires: dict[Wire, None] = {}
         self.waiting: deque[Request] = deque()
@@ -245,12 +248,14 @@ class Site:
         self.waiting.extend(lease.requests)
         self.assign()
 
-    def submit_held(self, lease: WorkerLease, pin: Pin) -> None:
+    def submit_pinned(self, lease: WorkerLease, pin: Pin) -> None:
         wire = self.pins.get(pin)
         if wire is None:
-            self.ledger.no_such_pin(lease, pin)
+            self.outcomes.no_such_pin(lease, pin)
         elif wire.asked:
-            self.ledger.lose_pin(lease, "the last request of this session has not finished on its connection")
+            self.outcomes.lose_pin(
+                lease, "the last request of this session has not finished on its connection"
+            )
         else:
             for request in list(lease.requests):
                 wire.ask(request)
@@ -343,12 +348,12 @@ class Site:
         self.wires.pop(wire, None)
         self.upstream.close(wire)
         if wire.pin is not None:
-            self.ledger.unpinned.append(wire.pin)
+            self.outcomes.reports.unpinned.append(wire.pin)
         unanswered = [request for request in wire.asked.values() if request is not None]
         wire.asked.clear()
         for request in unanswered:
             if request.live:
-                self.ledger.fail([request], Code.CONNECTION_LOST, LOST, phase="read", sent=True)
+                self.outcomes.fail([request], Code.CONNECTION_LOST, LOST, phase="read", sent=True)
 
     def tend(self, now_s: float) -> None:
         """Take back what is held and not used."""
@@ -361,7 +366,7 @@ class Site:
         request = wire.asked.pop(key, None)
         wire.used_s = self.worker.scheduler.now_s
         if request is not None and request.live:
-            self.ledger.finish(request, 0, self.worker.world.oracle.asked[key].answer)
+            self.outcomes.finish(request, 0, self.worker.world.oracle.asked[key].answer)
         if wire.retiring and not wire.asked and wire.pin is None:
             self.close(wire)
 
@@ -385,7 +390,7 @@ class Site:
                 request = self.waiting.popleft()
                 if request.live:
                     text = "the upstream refuses connections"
-                    self.ledger.fail([request], Code.CONNECT_FAILED, text, phase="connect", sent=False)
+                    self.outcomes.fail([request], Code.CONNECT_FAILED, text, phase="connect", sent=False)
                     break
         self.assign()
 

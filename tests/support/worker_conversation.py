@@ -17,9 +17,11 @@ from typing import Any
 
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb
+from reqpool_workers.lease import Dropped, Pin, Request, WorkerLease
+from reqpool_workers.lease_outcomes import LeaseOutcomes
 from reqpool_workers.policy import Policy
 from reqpool_workers.worker_conversation import WorkerConversation
-from reqpool_workers.worker_ledger import Dropped, Pin, Request, WorkerLease, WorkerLedger
+from reqpool_workers.worker_ledger import WorkerLedger
 
 SESSION = bytes(range(16))
 OTHER_SESSION = bytes(range(1, 17))
@@ -36,16 +38,16 @@ class Upstreams:
 
     backlog = 0
 
-    def __init__(self, ledger: WorkerLedger) -> None:
+    def __init__(self, outcomes: LeaseOutcomes) -> None:
         self.sent: list[int] = []
         self.slots_granted: int | None = None
-        self._ledger = ledger
+        self._outcomes = outcomes
         self._waiting: list[Request] = []
         self._running: dict[int, Request] = {}
 
     def answer(self, seq: int, data: bytes = b"yes") -> None:
         """A request has its answer."""
-        self._ledger.finish(self._running.pop(seq), 0, data)
+        self._outcomes.finish(self._running.pop(seq), 0, data)
 
     @property
     def running(self) -> list[int]:
@@ -62,8 +64,8 @@ class Upstreams:
             else:
                 self._waiting.append(request)
 
-    def submit_held(self, lease: WorkerLease, pin: Pin) -> None:
-        self._ledger.no_such_pin(lease, pin)
+    def submit_pinned(self, lease: WorkerLease, pin: Pin) -> None:
+        self._outcomes.no_such_pin(lease, pin)
 
     def drop(self, request: Request, reason: str) -> Dropped:
         if request in self._waiting:
@@ -131,10 +133,10 @@ class Talk:
         self._timers: list[tuple[float, int, Callable[[float], float | None]]] = []
         self._numbers = count()
         self._seen = self._number = 0
-        ledger = WorkerLedger()
-        self.upstreams = Upstreams(ledger)
+        outcomes = LeaseOutcomes(WorkerLedger())
+        self.upstreams = Upstreams(outcomes)
         self.conversation = WorkerConversation(
-            {"worker": bytes(16)}, self, self.upstreams, ledger, self.now_s, kept_bytes=kept_bytes
+            {"worker": bytes(16)}, self, self.upstreams, outcomes, self.now_s, kept_bytes=kept_bytes
         )
 
     # --- Carrier -----------------------------------------------------------------------------------

@@ -15,24 +15,21 @@ Some facts this file relies on:
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
-from reqpool_contract.counted_log import CountedLog
 from reqpool_contract.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
 
 from .descriptors import OUT_OF_FDS, shortage
 from .event_loop import READABLE, WRITABLE, EventLoop
 from .happy_eyeballs import HappyEyeballs
+from .kind_fault import fault
+from .lease import Pin, Request
 from .protocols import Address, Event, Refused, StreamProtocol
 from .unsent import Unsent
-from .worker_ledger import Pin, Request
-
-log = CountedLog(logging.getLogger(__name__))
 
 READ_BYTES = 64 << 10
 """Read from a connection in a turn. If there is more, that waits for its turn: see :mod:`.large_reads`."""
@@ -551,9 +548,3 @@ class Connection:
         if state not in TRANSITIONS[self.state]:
             raise RuntimeError(f"a connection cannot go from {self.state.value} to {state.value}")
         self.state = state
-
-
-def fault(error: Exception) -> str:
-    """Log an error that no kind's worker half should raise, from its handler, and say what it was."""
-    log.exception(f"a kind's worker half failed: {type(error).__name__}")
-    return f"the kind's worker half failed: {error!r}"

@@ -9,9 +9,9 @@ from collections import deque
 from typing import NamedTuple
 
 from .connection import Connection, ConnectionState
+from .lease import Pin, Request
 from .policy import Policy
 from .reconnect_delay import ReconnectDelay
-from .worker_ledger import Pin, Request
 
 
 class Assignment(NamedTuple):

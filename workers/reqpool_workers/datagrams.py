@@ -22,10 +22,11 @@ from reqpool_contract.errors import Code, ConnectFailed, ConnectionLost, PoolErr
 from .connection import Connection
 from .descriptors import OUT_OF_FDS, shortage
 from .event_loop import READABLE, WORK_PER_TURN, EventLoop
+from .lease import Dropped, Pin, Request, WorkerLease
+from .lease_outcomes import LeaseOutcomes
 from .owed_ports import OwedPorts
 from .policy import Policy
 from .protocols import Address, DatagramKind, Then
-from .worker_ledger import Dropped, Pin, Request, WorkerLease, WorkerLedger
 
 OUT_OF_SOCKETS = OUT_OF_FDS | {errno.EAGAIN}
 """EAGAIN: no port is free (connect(2))."""
@@ -74,7 +75,7 @@ class DatagramSocket:
             try:
                 datagram = ask(request)
             except UsageError as error:
-                self.origin.ledger.conclude(request, Code.USAGE, error.text, sent=False)
+                self.origin.outcomes.conclude(request, Code.USAGE, error.text, sent=False)
                 continue
             request.place = self
             self.open += 1
@@ -84,7 +85,7 @@ class DatagramSocket:
                 if error.errno == errno.EMSGSIZE:
                     self.forget(request)
                     text = "the payload is too large for a datagram"
-                    self.origin.ledger.conclude(request, Code.USAGE, text, sent=False)
+                    self.origin.outcomes.conclude(request, Code.USAGE, text, sent=False)
                 elif error.errno != errno.EAGAIN or not self.origin.kind.repeats:
                     self.fail(error)
                     return error
@@ -109,7 +110,7 @@ class DatagramSocket:
         """Read answers."""
         recv, feed = self.socket.recv, self.protocol.feed
         origin = self.origin
-        finish = origin.ledger.finish
+        finish = origin.outcomes.finish
         for _ in range(WORK_PER_TURN):
             try:
                 datagram = recv(LARGEST_DATAGRAM_BYTES)
@@ -120,7 +121,7 @@ class DatagramSocket:
                 return
             found = feed(datagram)
             if found is None:
-                origin.ledger.ignored += 1
+                origin.outcomes.reports.ignored += 1
                 continue
             request, then = found
             if then is Then.AGAIN:
@@ -176,10 +177,10 @@ class DatagramOrigin:
     idle: tuple[Connection, ...] = ()
 
     def __init__(
-        self, loop: EventLoop, ledger: WorkerLedger, kind: DatagramKind, name: str, owed_ports: OwedPorts
+        self, loop: EventLoop, outcomes: LeaseOutcomes, kind: DatagramKind, name: str, owed_ports: OwedPorts
     ) -> None:
         self.loop = loop
-        self.ledger = ledger
+        self.outcomes = outcomes
         self.kind = kind
         self.name = name
         self._owed_ports = owed_ports
@@ -199,9 +200,9 @@ class DatagramOrigin:
             lease.resend_s = now_s + lease.rto_s
         self.send(lease.requests)
 
-    def submit_held(self, lease: WorkerLease, pin: Pin) -> None:
+    def submit_pinned(self, lease: WorkerLease, pin: Pin) -> None:
         """Nothing is ever held."""
-        self.ledger.no_such_pin(lease, pin)
+        self.outcomes.no_such_pin(lease, pin)
 
     def unpin(self, pin: Pin, reason: str) -> bool:
         """Nothing is ever held."""
@@ -222,7 +223,7 @@ class DatagramOrigin:
             if type(place) is DatagramSocket:
                 if not place.again(request, lease.resent):
                     break
-                self.ledger.resent += 1
+                self.outcomes.reports.resent += 1
         lease.resent += 1
         lease.rto_s *= 2
         lease.resend_s = now_s + lease.rto_s
@@ -287,7 +288,7 @@ class DatagramOrigin:
                 if error.errno in OUT_OF_FDS:
                     shortage(error.errno)
                     # Not the upstream's fault: the broker waits a heartbeat before it leases more here.
-                    self.ledger.give_back(requests[begin:])
+                    self.outcomes.give_back(requests[begin:])
                 else:
                     self.fail(requests[begin:], error, sent=False)
                 return
@@ -306,7 +307,7 @@ class DatagramOrigin:
         text = f"cannot reach the upstream: {error.strerror or error}"
         for request in requests:
             request.place = None
-            self.ledger.fail([request], Code.CONNECT_FAILED, text, phase="connect", sent=sent)
+            self.outcomes.fail([request], Code.CONNECT_FAILED, text, phase="connect", sent=sent)
 
     def measured(self, lease: WorkerLease) -> None:
         """All of a lease was answered without sending again: so long did the slowest take."""
@@ -346,7 +347,7 @@ class DatagramOrigin:
         if then is Then.STREAM:
             self._ask_over_stream(request)
         else:
-            self.ledger.decline(request, datagram)
+            self.outcomes.decline(request, datagram)
 
     def _ask_over_stream(self, request: Request) -> None:
         """Ask again over a connection of its own."""
@@ -369,18 +370,18 @@ class DatagramOrigin:
 
     def on_answer(self, request: Request, code: int, data: bytes) -> None:
         if self.kind.declines is not None and self.kind.declines(data):
-            self.ledger.decline(request, data)
+            self.outcomes.decline(request, data)
         else:
-            self.ledger.finish(request, code, data)
+            self.outcomes.finish(request, code, data)
 
     def on_unreadable(self, request: Request, error: PoolError) -> None:
-        self.ledger.conclude(request, error.code, error.text, phase="read", sent=True)
+        self.outcomes.conclude(request, error.code, error.text, phase="read", sent=True)
 
     def on_answered(self, count: int) -> None:
         """Told at the end of the turn, like all others."""
 
     def on_refused(self, connection: Connection, request: Request, error: UsageError) -> None:
-        self.ledger.conclude(request, Code.USAGE, error.text, sent=True)
+        self.outcomes.conclude(request, Code.USAGE, error.text, sent=True)
         connection.close("the request was refused")
 
     def on_closed(
@@ -388,17 +389,19 @@ class DatagramOrigin:
     ) -> None:
         self._streams.discard(connection)
         # Whatever it was, another origin may do better.
-        self.ledger.fail(unanswered, error.code, error.text, phase="read", sent=True)
+        self.outcomes.fail(unanswered, error.code, error.text, phase="read", sent=True)
 
 
-def end_unanswered(ledger: WorkerLedger, error: PoolError, unanswered: list[Request], *, sent: bool) -> None:
+def end_unanswered(
+    outcomes: LeaseOutcomes, error: PoolError, unanswered: list[Request], *, sent: bool
+) -> None:
     """Report what was unanswered on a connection that closed: the oldest with ``error``, others as lost."""
     phase = "read" if sent else "connect"
     for position, request in enumerate(unanswered):
         if isinstance(error, ConnectFailed | ConnectionLost):
-            ledger.fail([request], error.code, error.text, phase=phase, sent=sent)
+            outcomes.fail([request], error.code, error.text, phase=phase, sent=sent)
         elif position == 0:
-            ledger.conclude(request, error.code, error.text, phase=phase, sent=sent)
+            outcomes.conclude(request, error.code, error.text, phase=phase, sent=sent)
         else:
             text = f"the connection was abandoned: {error.text}"
-            ledger.fail([request], Code.CONNECTION_LOST, text, phase=phase, sent=sent)
+            outcomes.fail([request], Code.CONNECTION_LOST, text, phase=phase, sent=sent)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from reqpool_contract.errors import Code
 
-from .worker_ledger import Dropped, Request, WorkerLease, WorkerLedger
+from .lease import Dropped, Request, WorkerLease
+from .lease_outcomes import LeaseOutcomes
 
 if TYPE_CHECKING:
     from .event_loop import Timer
@@ -22,12 +23,12 @@ class LeaseTimers:
     """One timer for all leases: most of them end before theirs would be due.
 
     Args:
-        ledger: where late requests end.
+        outcomes: where late requests end.
         at: has a timer called at an instant.
     """
 
-    def __init__(self, ledger: WorkerLedger, at: Callable[[float, Timer], None]) -> None:
-        self._ledger = ledger
+    def __init__(self, outcomes: LeaseOutcomes, at: Callable[[float, Timer], None]) -> None:
+        self._outcomes = outcomes
         self._at = at
         self._watched: list[WorkerLease] = []
         self._due_s = math.inf
@@ -71,7 +72,7 @@ class LeaseTimers:
             return
         awaited = lease.upstream.drop(waiting[0], "queue timeout").awaited
         text = "no connection within the queue timeout of this upstream" + (awaited and f": {awaited}")
-        self._ledger.fail(waiting, Code.TIMEOUT, text, phase="queue", sent=False)
+        self._outcomes.fail(waiting, Code.TIMEOUT, text, phase="queue", sent=False)
 
     def _expire(self, lease: WorkerLease) -> None:
         if lease.upstream is None:
@@ -83,6 +84,6 @@ class LeaseTimers:
                 late.setdefault(lease.upstream.drop(request, "timeout"), []).append(request)
         for dropped, requests in late.items():
             unended = [request for request in requests if request.live]
-            self._ledger.fail(
+            self._outcomes.fail(
                 unended, Code.TIMEOUT, lease.spent(dropped), phase=dropped.phase, sent=dropped.sent
             )

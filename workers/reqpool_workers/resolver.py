@@ -23,11 +23,13 @@ from . import hosts as hosts_file
 from . import resolv_conf as resolv_conf_file
 from .datagrams import DatagramOrigin
 from .event_loop import EventLoop
+from .lease import Request, WorkerLease
+from .lease_outcomes import LeaseOutcomes
 from .look_up import RTYPES, Found, Known, LookUp, LookupFailure, Outcome, Step, has_ipv6_route, in_order
 from .owed_ports import OwedPorts
 from .protocols.dns import WORKER_KIND
 from .resolv_conf import ResolvConf
-from .worker_ledger import Request, WorkerLease, WorkerLedger
+from .worker_ledger import WorkerLedger
 
 Done = Callable[[list[str] | PoolError], None]
 """Called on the loop's thread: addresses in the order to try them, or what went wrong."""
@@ -47,14 +49,14 @@ RESOLV_CONF = "/etc/resolv.conf"
 HOSTS = "/etc/hosts"
 
 
-class _Questions(WorkerLedger):
-    """A ledger that nobody is told about: outcomes are taken up by the resolver, in a later step of the loop.
+class _Questions(LeaseOutcomes):
+    """Outcomes that are not reported: they are taken up by the resolver, in a later step of the loop.
 
     Not at once, since who reports them is in the middle of reading a socket, or of closing it.
     """
 
     def __init__(self, on_news: Callable[[], None]) -> None:
-        super().__init__()
+        super().__init__(WorkerLedger())
         self.outcomes: list[tuple[Request, bytes | str]] = []
         self._on_news = on_news
 
@@ -237,7 +239,7 @@ class Resolver:
             seqs=tuple(range(first, self._asked_count)),
             payloads=tuple(query(step.name, rtype) for rtype in RTYPES),
         )
-        lease = running.lease = self._questions.admit(group, now_s)
+        lease = running.lease = self._questions.ledger.admit(group, now_s)
         lease.upstream = origin
         for request, rtype in zip(lease.requests, RTYPES, strict=True):
             self._asked[request] = (running, rtype)

@@ -168,8 +168,8 @@ class RetainedResults:
         self._unreceived_bytes = 0
         return [self._numbered(batch.parts) for batch in kept]
 
-    def held(self) -> Iterator[tuple[bytes, tuple[int, ...]]]:
-        """The requests whose results are kept, for HELLO."""
+    def retained(self) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+        """Yield the requests whose results are retained, for HELLO."""
         for part in self._parts():
             yield part.session, part.seqs
 

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 from reqpool_contract.errors import Code, ConnectionLost, PoolError, RequestTimeout, UsageError
 from reqpool_contract.origin_names import belongs
 
-from .connection import Connection, ConnectionState, fault
+from .connection import Connection, ConnectionState
 from .connection_pool import Assignment, ConnectionPool, Slots
 from .datagrams import end_unanswered
 from .descriptors import OUT_OF_FDS, shortage
 from .event_loop import EventLoop
+from .kind_fault import fault
+from .lease import Dropped, Pin, Request, WorkerLease
+from .lease_outcomes import LeaseOutcomes
 from .policy import Policy
 from .protocols import Address, StreamKind, address_of
-from .worker_ledger import Dropped, Pin, Request, WorkerLease, WorkerLedger
 
 if TYPE_CHECKING:
     from .resolver import Resolver
@@ -36,7 +38,7 @@ class StreamOrigin:
 
     Args:
         loop: that of this thread.
-        ledger: where outcomes go.
+        outcomes: where requests end.
         resolver: looks up the origin's host.
         kind: how to talk to it.
         name: the origin.
@@ -54,7 +56,7 @@ class StreamOrigin:
     def __init__(
         self,
         loop: EventLoop,
-        ledger: WorkerLedger,
+        outcomes: LeaseOutcomes,
         resolver: Resolver,
         kind: StreamKind,
         name: str,
@@ -65,11 +67,11 @@ class StreamOrigin:
         if not belongs(name, settings):
             raise UsageError("these settings (passwords, TLS) do not match this origin")
         self.loop = loop
-        self.ledger = ledger
+        self.outcomes = outcomes
         self.kind = kind
         self.name = name
         self.pool = ConnectionPool(kind.depth, slots)
-        self.on_answer = ledger.finish
+        self.on_answer = outcomes.finish
         self.settings = settings
         self._place = kind.address(name)
         self._resolver = resolver
@@ -104,15 +106,15 @@ class StreamOrigin:
         """Send a lease's requests, or have them wait for a connection."""
         self._carry_out(self.pool.add(lease.requests, now_s))
 
-    def submit_held(self, lease: WorkerLease, pin: Pin) -> None:
+    def submit_pinned(self, lease: WorkerLease, pin: Pin) -> None:
         """Send a lease's request on the connection that is held for it."""
         connection = self.pool.pins.get(pin)
         if connection is None:
-            self.ledger.no_such_pin(lease, pin)
+            self.outcomes.no_such_pin(lease, pin)
         elif connection.state is ConnectionState.READY:
             connection.send(lease.requests)
         else:
-            self.ledger.lose_pin(lease, PIN_BUSY)
+            self.outcomes.lose_pin(lease, PIN_BUSY)
 
     def resend(self, lease: WorkerLease, now_s: float) -> float | None:
         """Nothing is ever sent twice on a connection."""
@@ -210,13 +212,13 @@ class StreamOrigin:
             self._send(connection, requests)
 
     def on_unreadable(self, request: Request, error: PoolError) -> None:
-        self.ledger.conclude(request, error.code, error.text, phase="read", sent=True)
+        self.outcomes.conclude(request, error.code, error.text, phase="read", sent=True)
 
     def on_answered(self, count: int) -> None:
-        self.ledger.answered(self, count)
+        self.outcomes.reports.answered(self, count)
 
     def on_refused(self, connection: Connection, request: Request, error: UsageError) -> None:
-        self.ledger.conclude(request, Code.USAGE, error.text, sent=False)
+        self.outcomes.conclude(request, Code.USAGE, error.text, sent=False)
 
     def on_opening(self, connection: Connection, request: Request) -> None:
         self._send(connection, (request,))
@@ -239,7 +241,7 @@ class StreamOrigin:
         unread = error.sent is False  # the peer's last words were said before it read the request
         # Until its first request is sent nothing is held: how that one ends says it all.
         if connection.pin is not None and sent and not (unread and unanswered and unanswered[0].lease.opens):
-            self.ledger.unpinned.append(connection.pin)
+            self.outcomes.reports.unpinned.append(connection.pin)
         # That one which had served cannot be held, or cleaned for the next, is not that one's error.
         harmless = (
             connection.shortened or (connection.answers and not sent) or (unread and connection.pin is None)
@@ -262,7 +264,7 @@ class StreamOrigin:
             unanswered = []
         elif connection.unreachable and unanswered:
             unanswered = self._wait_for_server(unanswered)
-        end_unanswered(self.ledger, error, unanswered, sent=sent and not unread)
+        end_unanswered(self.outcomes, error, unanswered, sent=sent and not unread)
         self._assign()
 
     def _wait_for_server(self, unanswered: list[Request]) -> list[Request]:
@@ -351,7 +353,7 @@ class StreamOrigin:
                 self._wait_for_fd(shortage(error.errno), [request])
                 return
             known = error if isinstance(error, PoolError) else UsageError(fault(error))
-            self.ledger.conclude(request, known.code, known.text, phase="connect", sent=False)
+            self.outcomes.conclude(request, known.code, known.text, phase="connect", sent=False)
             return
         connection = Connection(self.loop, self, protocol, request)
         request.place = connection
@@ -405,7 +407,7 @@ class StreamOrigin:
                 # One's slow command is no reason to lose the answers to others' behind it.
                 request = connection.pass_over_oldest("read timeout")
                 if request is not None:
-                    self.ledger.conclude(request, Code.TIMEOUT, text, phase="read", sent=True)
+                    self.outcomes.conclude(request, Code.TIMEOUT, text, phase="read", sent=True)
             else:
                 connection.close("read timeout", RequestTimeout(text))
         return self._watch_s(read_s)

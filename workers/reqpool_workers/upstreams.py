@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from .lease import OriginTransport, Pin, Request
 from .policy import Policy
-from .worker_ledger import OriginTransport, Pin, Request
 
 
 class Upstreams(Protocol):

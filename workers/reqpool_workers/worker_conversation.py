@@ -21,11 +21,11 @@ from reqpool_contract.wire import RESULTS_WINDOW_BYTES, BadGroup, LeaseGroup, Re
 
 from .broker_liveness import BrokerLiveness, LivenessState
 from .granted_slots import GrantedSlots
+from .lease_outcomes import LeaseOutcomes
 from .leases import Leases
 from .pieces import Pieces
 from .retained_results import ResultsMessage, RetainedResults
 from .upstreams import Upstreams
-from .worker_ledger import WorkerLedger
 from .worker_spans import ACKNOWLEDGE_S, DRAIN_PINS_S, DRAIN_S
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class WorkerConversation:
         about: what HELLO says of this worker: ``worker``, ``name``, ``pid``, ``kinds``.
         carrier: who has the socket.
         upstreams: where requests go.
-        ledger: where upstreams put their outcomes.
+        outcomes: where requests end.
         now_s: monotonic seconds, as everywhere here.
         kept_bytes: see :class:`RetainedResults`.
 
@@ -82,12 +82,13 @@ class WorkerConversation:
         about: Mapping[str, Any],
         carrier: Carrier,
         upstreams: Upstreams,
-        ledger: WorkerLedger,
+        outcomes: LeaseOutcomes,
         now_s: float,
         *,
         kept_bytes: int = KEPT_RESULTS_BYTES,
     ) -> None:
-        self.ledger = ledger
+        self.ledger = outcomes.ledger
+        self.reports = outcomes.reports
         self.outbox = RetainedResults(kept_bytes)
         self.over = False
         self.said_goodbye = False
@@ -98,7 +99,7 @@ class WorkerConversation:
         self._link = BrokerLiveness(now_s)
         self._dials = 0
         self._grants = GrantedSlots(upstreams)
-        self._leases = Leases(ledger, upstreams, carrier.at)
+        self._leases = Leases(outcomes, upstreams, carrier.at)
         self._pieces = Pieces()
         self._draining = False
         self._told_s = self._idle_s = 0.0
@@ -156,7 +157,7 @@ class WorkerConversation:
             if verb in _LARGE and sum(map(len, frames)) > wire.LARGE_MESSAGE_BYTES:
                 self._took_large(verb, now_s)
         except ProtocolError as error:
-            self.ledger.ignored += 1
+            self.reports.ignored += 1
             self._log.warning("ignored a malformed message: %s", error.text)
 
     def _took_large(self, verb: Verb, now_s: float) -> None:
@@ -180,22 +181,22 @@ class WorkerConversation:
 
     def _report(self, now_s: float) -> None:
         """Send what has gathered. Order: results first, so that nothing can be said to be missing."""
-        ledger = self.ledger
-        if ledger.dirty and not self._holds_back(now_s):
-            for batch in self.outbox.pack(ledger.take_results()):
+        reports = self.reports
+        if reports.dirty and not self._holds_back(now_s):
+            for batch in self.outbox.pack(reports.take_results()):
                 self._send_batch(now_s, batch)
-        hands_back = bool(ledger.returns or ledger.failures)
-        if ledger.returns:
-            self._say(now_s, Verb.RETURN, ledger.take_returns())
-        if ledger.failures:
-            self._say(now_s, Verb.RETRY, ledger.take_failures())
+        hands_back = bool(reports.returns or reports.failures)
+        if reports.returns:
+            self._say(now_s, Verb.RETURN, reports.take_returns())
+        if reports.failures:
+            self._say(now_s, Verb.RETRY, reports.take_failures())
         if hands_back and self._draining:
             # What the broker has not read when it hears of an end in doubt would count as sent upstream.
             self._return_beat = self.beat(now_s)
-        if ledger.unpinned:
-            held = {pin for pin, _, _ in self._upstreams.pins()}
-            for pin in ledger.take_unpinned():
-                if pin not in held:
+        if reports.unpinned:
+            pinned = {pin for pin, _, _ in self._upstreams.pins()}
+            for pin in reports.take_unpinned():
+                if pin not in pinned:
                     self._say(now_s, Verb.UNPIN, *pin)
         if self._grants.unanswered:
             for granted in self._grants.answers():
@@ -208,9 +209,9 @@ class WorkerConversation:
         connections are kept busy by requests that wait here already, nobody waits for less by being told one
         by one; with nothing waiting, a lone request above all, an answer is told at once.
         """
-        ledger = self.ledger
-        told = self._draining or self._grants.unanswered or ledger.unreported >= MOST_HELD_BACK
-        if told or not ledger.busy:
+        reports = self.reports
+        told = self._draining or self._grants.unanswered or reports.unreported >= MOST_HELD_BACK
+        if told or not reports.busy:
             self._held_back_s = 0.0
             return False
         if not self._held_back_s:
@@ -249,24 +250,25 @@ class WorkerConversation:
     def _dial(self, now_s: float) -> None:
         """A timer's: HELLO over a new connection."""
         self._grants.lapse()
-        self._leases.kept.clear()
+        self._leases.cached.clear()
         self._pieces = Pieces()
         self._excused = False
         self._return_beat = 0
         self.give_back_stranded()
-        # What HELLO does not list as held never arrived, to the broker: it leases it again by itself.
-        self.ledger.take_returns()
-        self.ledger.take_failures()
-        self.ledger.take_unpinned()
-        if self.ledger.dirty:
-            self.outbox.pack(self.ledger.take_results())
+        # To the broker, what HELLO does not list as running or retained never arrived: it leases it again.
+        self.reports.take_returns()
+        self.reports.take_failures()
+        self.reports.take_unpinned()
+        if self.reports.dirty:
+            self.outbox.pack(self.reports.take_results())
         self.outbox.expire(now_s)
         self.outbox.restart()
+        self.ledger.tidy()
         # And those to come: their first request may have its connection, and end, before its client comes.
         pins = dict.fromkeys([*self._upstreams.pins(), *self.ledger.openings()])
         about: dict[str, Any] = {
             **self._about,
-            "held": [*self.ledger.held(), *self.outbox.held()],
+            "held": [*self.ledger.running(), *self.outbox.retained()],
             "slots": self._upstreams.slots(),
             "pins": [(*pin, kind, name) for (pin, kind, name) in pins],
             "keeps": wire.WORKER_KEEPS,
@@ -313,13 +315,13 @@ class WorkerConversation:
         if len(origins) > wire.MAX_SAMPLE_ORIGINS:
             origins = dict(nlargest(wire.MAX_SAMPLE_ORIGINS, origins.items(), key=itemgetter(1)))
         number = self._link.beat(now_s)
-        ledger = self.ledger
+        reports = self.reports
         sample = {
             **self._carrier.sample(now_s),
-            "done": ledger.done,
-            "failed": ledger.failed,
-            "retransmitted": ledger.resent,
-            "ignored": ledger.ignored,
+            "done": reports.done,
+            "failed": reports.failed,
+            "retransmitted": reports.resent,
+            "ignored": reports.ignored,
             "origins": origins,
             "full": self.outbox.full,
         }
@@ -353,6 +355,7 @@ class WorkerConversation:
         self.outbox.undelivered(undelivered)
         self._excused = excused
         self.outbox.expire(now_s)
+        self.ledger.tidy()
 
     # --- requests ----------------------------------------------------------------------------------
 
@@ -371,7 +374,7 @@ class WorkerConversation:
         self._leases.cancel(groups)
 
     def _on_keep(self, _now_s: float, number: int, settings: bytes) -> None:
-        self._leases.kept.keep(number, settings)
+        self._leases.cached.keep(number, settings)
 
     def _on_grant(self, _now_s: float, name: str, number: int, slots: int, about: dict[str, Any]) -> None:
         if self._grants.take(name, number, slots, about):
@@ -420,7 +423,7 @@ class WorkerConversation:
             and self.outbox.arrived
             and link.answered >= max(self._drain_beat, self._return_beat)
         )
-        if any(self.ledger.held()):
+        if any(self.ledger.running()):
             self._idle_s = now_s
             self.over = may_go
             return

@@ -9,12 +9,13 @@ from reqpool_contract.errors import UsageError
 from .connection_pool import Slots
 from .datagrams import DatagramOrigin
 from .event_loop import EventLoop
+from .lease import Pin, Request
+from .lease_outcomes import LeaseOutcomes
 from .owed_ports import OwedPorts
 from .policy import Policy
 from .protocols import DatagramKind, StreamKind, WorkerKind
 from .resolver import Resolver
 from .streams import StreamOrigin
-from .worker_ledger import Pin, Request, WorkerLedger
 
 Origin = DatagramOrigin | StreamOrigin
 
@@ -24,13 +25,13 @@ class WorkerOrigins:
 
     Args:
         loop: that of this thread.
-        ledger: where outcomes go.
+        outcomes: where requests end.
         kinds: by name.
     """
 
-    def __init__(self, loop: EventLoop, ledger: WorkerLedger, kinds: Mapping[str, WorkerKind]) -> None:
+    def __init__(self, loop: EventLoop, outcomes: LeaseOutcomes, kinds: Mapping[str, WorkerKind]) -> None:
         self._loop = loop
-        self._ledger = ledger
+        self._outcomes = outcomes
         self._kinds = kinds
         self._owed_ports = OwedPorts()
         self._resolver = Resolver(loop, self._owed_ports)
@@ -55,11 +56,11 @@ class WorkerOrigins:
             return origin
         kind = self._kinds.get(kind_name)
         if isinstance(kind, DatagramKind):
-            origin = DatagramOrigin(self._loop, self._ledger, kind, name, self._owed_ports)
+            origin = DatagramOrigin(self._loop, self._outcomes, kind, name, self._owed_ports)
         elif isinstance(kind, StreamKind):
             slots = self._slots.setdefault(name, Slots())
             origin = StreamOrigin(
-                self._loop, self._ledger, self._resolver, kind, name, settings, slots, self._free_fd
+                self._loop, self._outcomes, self._resolver, kind, name, settings, slots, self._free_fd
             )
             if name in self._grants:
                 origin.grant(*self._grants[name])

@@ -15,6 +15,7 @@ from reqpool_contract import wire
 
 from .broker_socket import MESSAGES_PER_TURN, READ_S, BrokerSocket
 from .event_loop import READABLE, EventLoop, Timer
+from .lease_outcomes import LeaseOutcomes
 from .protocols import WorkerKind
 from .sample import Sampler
 from .worker_conversation import WorkerConversation
@@ -52,7 +53,8 @@ class WorkerProcess:
         self._parent_fd = -1 if parent_pid is None else os.pidfd_open(parent_pid)
         self.loop = EventLoop()
         self.ledger = WorkerLedger()
-        self.origins = WorkerOrigins(self.loop, self.ledger, kinds)
+        outcomes = LeaseOutcomes(self.ledger)
+        self.origins = WorkerOrigins(self.loop, outcomes, kinds)
         self._url = broker_url
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: BrokerSocket | None = None
@@ -66,7 +68,7 @@ class WorkerProcess:
             "pid": os.getpid(),
             "kinds": [kind.info for kind in kinds.values()],
         }
-        self.conversation = WorkerConversation(about, self, self.origins, self.ledger, self.loop.now_s)
+        self.conversation = WorkerConversation(about, self, self.origins, outcomes, self.loop.now_s)
 
     def run(self) -> bool:
         """Serve until drained or stopped; closes every fd.
@@ -78,16 +80,16 @@ class WorkerProcess:
         self.loop.at(self.loop.now_s + TEND_S, self._tend)
         try:
             self.loop.run(self._end_turn, self.conversation.wake)
-            held = sum(len(seqs) for _, seqs in self.ledger.held())
+            running = sum(len(seqs) for _, seqs in self.ledger.running())
             in_doubt = self.conversation.in_doubt
-            if held or in_doubt:
+            if running or in_doubt:
                 log.warning(
                     "stopped; still running: %d; in doubt: %d (these may have run, must not run again, and "
                     "their outcomes have not been acknowledged)",
-                    held,
+                    running,
                     in_doubt,
                 )
-            return not (held or in_doubt)
+            return not (running or in_doubt)
         finally:
             self.origins.close("the worker stops")
             if self._socket is not None:

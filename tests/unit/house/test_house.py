@@ -57,7 +57,6 @@ LONG_YET = {
     "reqpool_broker.ledger": 675,
     "reqpool_workers.connection": 575,
     "reqpool_workers.worker_conversation": 475,
-    "reqpool_workers.worker_ledger": 500,
     "reqpool_workers.protocols.tls": 475,
 }
 """Longer files, and the most lines of each: today's, rounded up to the next 25."""
@@ -77,7 +76,8 @@ CORES = {
     "reqpool_contract": "*",
     "reqpool_broker": "*",
     "reqpool_workers": (
-        "worker_conversation granted_slots hosts large_reads lease_timers leases worker_ledger"
+        "worker_conversation granted_slots hosts large_reads lease lease_outcomes lease_timers leases"
+        " reports worker_ledger"
         " broker_liveness look_up reconnect_delay retained_results owed_ports pieces policy"
         " connection_pool upstreams protocols protocols.*"
     ),
@@ -121,10 +121,10 @@ REACHED_YET: dict[tuple[str, str], str] = {
     ("reqpool_broker", "ssl"): "config_file",
     ("reqpool_workers", "os.urandom"): "look_up protocols.dns",
     ("reqpool_workers", "random"): "reconnect_delay connection_pool",
-    ("reqpool_workers", "select"): "worker_conversation leases connection_pool",
+    ("reqpool_workers", "select"): "connection_pool",
     ("reqpool_workers", "socket"): (
-        "worker_conversation granted_slots lease_timers leases worker_ledger look_up"
-        " connection_pool protocols protocols.dns protocols.http protocols.mysql"
+        "worker_conversation granted_slots lease lease_outcomes lease_timers leases reports worker_ledger"
+        " look_up connection_pool protocols protocols.dns protocols.http protocols.mysql"
         " protocols.mysql_connection protocols.redis protocols.redis_framer protocols.tcp"
         " protocols.tls protocols.udp upstreams"
     ),

@@ -15,7 +15,7 @@ import reqpool_ops.demo
 import reqpool_ops.health
 import reqpool_ops.supervisor
 import reqpool_workers.broker_socket
-import reqpool_workers.worker_ledger
+import reqpool_workers.lease
 import reqpool_workers.worker_spans
 from reqpool import broker_sockets, session_protocol
 from reqpool_contract import wire
@@ -65,7 +65,7 @@ worker, broker, supervisor = (
         # An outcome is kept for as long as its client may ask: until its own end, and the loss of its broker.
         pytest.param(
             (wire.CLUSTER_GRACE_MS + wire.LIVENESS_MS) / 1000,
-            reqpool_workers.worker_ledger.ASKED_AGAIN_S + 0.001,
+            reqpool_workers.lease.ASKED_AGAIN_S + 0.001,
             id="asked again",
         ),
         # Who dials finds a broker that is back before it would be given up.

@@ -65,7 +65,7 @@ def test_lease_group_over_a_bound_ends_alone(broker: FakeBroker, change: dict[st
         assert says in wire.decode_error(failed.details)["text"]
         results = {seq: data for _, seq, data in all_results(broker, 2)}
         assert results == {1: b"hello", 4: b"hello"}
-        assert worker.ledger.ignored == 1
+        assert worker.ledger.reports.ignored == 1
 
 
 def all_results(broker: FakeBroker, count: int) -> list[tuple[int, int, bytes]]:
@@ -87,7 +87,7 @@ def test_lease_group_whose_requests_cannot_be_named_is_passed_over(broker: FakeB
         bad = [None, group(origin), group(origin, 2, session=b"short"), (), group(origin, 3, seqs="all")]
         broker.say(Verb.LEASE, [*bad, group(origin, 1)])
         assert broker.results(1) == {1: (0, b"hello")}
-        assert worker.ledger.ignored == len(bad)
+        assert worker.ledger.reports.ignored == len(bad)
         broker.say(Verb.CANCEL, [None, (SESSION, (1,)), (SESSION, None)])
         broker.lease("udp", origin, {5: b"on"})
         assert broker.results(1) == {5: (0, b"on")}
@@ -143,7 +143,7 @@ def test_keep_over_what_was_agreed_is_ignored(broker: FakeBroker) -> None:
         broker.say(Verb.KEEP, 0, bytes(wire.MAX_SETTINGS_BYTES + 1))
         broker.lease("udp", f"udp://{peer.address}", {1: b"on"})
         assert broker.results(1) == {1: (0, b"on")}
-        assert worker.ledger.ignored == 2
+        assert worker.ledger.reports.ignored == 2
 
 
 def test_sample_tells_of_the_busiest_origins_only(broker: FakeBroker) -> None:

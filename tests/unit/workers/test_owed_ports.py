@@ -53,7 +53,7 @@ def test_a_port_is_kept_until_the_answer_has_come(broker: FakeBroker, how: str) 
         assert is_taken(peer.senders[0])
         peer.release()
         wait_until(lambda: not is_taken(peer.senders[0]))
-        assert worker.ledger.ignored == 1
+        assert worker.ledger.reports.ignored == 1
         assert worker.loop.fds == BROKER_FDS
         assert broker.results(0) == {}
 

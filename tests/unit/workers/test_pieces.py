@@ -34,7 +34,7 @@ def test_payload_is_what_came_in_pieces_and_the_rest() -> None:
     talk = welcomed()
     talk.say(Verb.PIECE, 0, b"a" * 9)
     talk.say(Verb.PIECE, 9, b"b" * 9)
-    assert not any(talk.conversation.ledger.held())
+    assert not any(talk.conversation.ledger.running())
     lease(talk, 1, LARGE, ahead=18)
     lease(talk, 2, LARGE)
     assert payload_of(talk, 1) == b"a" * 9 + b"b" * 9 + LARGE
@@ -76,7 +76,7 @@ def test_connection_on_which_a_piece_is_missing_is_given_up() -> None:
     talk.say(Verb.PIECE, 0, b"a" * 9)
     talk.say(Verb.PIECE, 10, b"c" * 9)
     lease(talk, 1, LARGE)
-    assert not any(talk.conversation.ledger.held())
+    assert not any(talk.conversation.ledger.running())
     talk.pass_s(5.0)
     assert len(talk.hellos) > 1
 
@@ -86,7 +86,7 @@ def test_payload_of_which_another_part_came_ahead_is_not_run(ahead: int) -> None
     talk = welcomed()
     talk.say(Verb.PIECE, 0, b"a" * 9)
     lease(talk, 1, LARGE, ahead)
-    assert not any(talk.conversation.ledger.held())
+    assert not any(talk.conversation.ledger.running())
     talk.pass_s(5.0)
     assert len(talk.hellos) > 1
 
@@ -94,7 +94,7 @@ def test_payload_of_which_another_part_came_ahead_is_not_run(ahead: int) -> None
 def test_payload_whose_pieces_were_lost_is_not_run() -> None:
     talk = welcomed()
     lease(talk, 1, LARGE, ahead=9)
-    assert not any(talk.conversation.ledger.held())
+    assert not any(talk.conversation.ledger.running())
 
 
 def test_pieces_of_an_earlier_connection_are_no_part_of_a_payload() -> None:
@@ -120,6 +120,6 @@ def test_lease_that_a_grant_has_overtaken_is_handed_back(slots: int, runs: bool)
     talk.say(Verb.PIECE, 0, LARGE)
     talk.upstreams.slots_granted = slots
     lease(talk, 1, LARGE, ahead=len(LARGE))
-    assert bool(list(talk.conversation.ledger.held())) is runs
+    assert bool(list(talk.conversation.ledger.running())) is runs
     returned = [(SESSION, (1,), False)]
     assert [fields[2] for fields in talk.heard(Verb.RETURN)] == ([] if runs else [returned])

@@ -19,7 +19,7 @@ def flat(*seqs: int, data: bytes = b"x") -> list[Any]:
 
 def held(outbox: RetainedResults) -> dict[bytes, set[int]]:
     found: dict[bytes, set[int]] = {}
-    for session, seqs in outbox.held():
+    for session, seqs in outbox.retained():
         found.setdefault(session, set()).update(seqs)
     return found
 

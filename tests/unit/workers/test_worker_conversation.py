@@ -9,7 +9,7 @@ import pytest
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, Reject, Verb
-from reqpool_workers.worker_ledger import ASKED_AGAIN_S
+from reqpool_workers.lease import ASKED_AGAIN_S
 from reqpool_workers.worker_spans import ACKNOWLEDGE_S, DRAIN_S
 from support.worker_conversation import EPOCH, OTHER_SESSION, SESSION, Talk
 
@@ -98,7 +98,7 @@ def test_what_waits_for_a_connection_is_not_held_for_a_broker_that_may_have_give
     talk.welcome()
     talk.upstreams.slots_granted = 1
     talk.lease(1)
-    assert list(talk.conversation.ledger.held()) == [(SESSION, (1,))]
+    assert list(talk.conversation.ledger.running()) == [(SESSION, (1,))]
     lose_connection(talk)
     assert talk.held() == set()  # so it is leased anew, where a connection can be had
 
@@ -412,7 +412,7 @@ def test_a_broker_that_is_away_costs_a_few_lines(caplog: pytest.LogCaptureFixtur
         talk.now_s += 1.0
         talk.turn()
     assert len(caplog.records) < 20
-    assert talk.conversation.ledger.ignored == 1_000
+    assert talk.conversation.ledger.reports.ignored == 1_000
 
 
 def test_without_a_socket_for_the_broker_it_is_dialled_again(talk: Talk) -> None:
@@ -431,7 +431,7 @@ def test_results_that_could_wait_are_told_before_a_grant_is_answered(talk: Talk)
     talk.lease(1)
     talk.upstreams.backlog = 5
     talk.upstreams.answer(1)
-    talk.conversation.ledger.answered(talk.upstreams, 1)
+    talk.conversation.reports.answered(talk.upstreams, 1)
     talk.turn()
     assert talk.results() == {}
     talk.say(Verb.GRANT, "x://y", 1, 0, {})

@@ -90,7 +90,7 @@ def test_lies_are_ignored_and_the_true_answer_is_taken(broker: FakeBroker, lie: 
         broker.welcome()
         broker.lease("dns", f"dns://{peer.address}", {1: query()})
         assert answered(broker.results(1)[1][1]) == dns_peer.ADDRESS
-        assert worker.ledger.ignored >= 1
+        assert worker.ledger.reports.ignored >= 1
 
 
 def test_a_lost_query_is_sent_again_from_the_same_port_under_the_same_id(broker: FakeBroker) -> None:
@@ -98,7 +98,7 @@ def test_a_lost_query_is_sent_again_from_the_same_port_under_the_same_id(broker:
         broker.welcome()
         broker.lease("dns", f"dns://{peer.address}", {1: query()})
         assert answered(broker.results(1)[1][1]) == dns_peer.ADDRESS
-        assert worker.ledger.resent == 2
+        assert worker.ledger.reports.resent == 2
     first, second, third = peer.queries
     assert first == second
     # The OPT may be why it was dropped.
@@ -199,7 +199,7 @@ def test_silence_ends_the_attempt_after_its_span_and_late_answers_are_ignored(br
         assert (details["phase"], details["attempts"]) == ("read", 2)
         assert details["origin"] == f"dns://{peer.address}"
         peer.release()
-        wait_until(lambda: worker.ledger.ignored >= 2)
+        wait_until(lambda: worker.ledger.reports.ignored >= 2)
         assert worker.ledger.empty
 
 
@@ -472,9 +472,9 @@ def test_results_received_are_not_held_any_longer(broker: FakeBroker) -> None:
         broker.lease("dns", f"dns://{peer.address}", {2: query()}, flags=0)
         broker.results(2)
         broker.beat(received=2, undelivered=(1, 2))
-        wait_until(lambda: list(worker.conversation.outbox.held()) == [(SESSION, (2,))])
+        wait_until(lambda: list(worker.conversation.outbox.retained()) == [(SESSION, (2,))])
         broker.beat(received=2)
-        wait_until(lambda: not list(worker.conversation.outbox.held()))
+        wait_until(lambda: not list(worker.conversation.outbox.retained()))
 
 
 def test_a_broker_that_was_killed_is_dialled_anew_at_once() -> None:
@@ -523,7 +523,7 @@ def test_garbage_from_the_broker_is_counted_and_changes_nothing(broker: FakeBrok
             broker.send(frame)
         broker.lease("dns", f"dns://{peer.address}", {1: query()})
         assert broker.results(1)[1][0] == 0
-        assert worker.ledger.ignored == 5
+        assert worker.ledger.reports.ignored == 5
     assert len(broker.hellos) == 1
 
 
