@@ -164,7 +164,7 @@ def test_a_kept_port_gives_way_to_a_request(
                 raise OSError(errno.EMFILE, "Too many open files")
             return socket.socket(*arguments)
 
-        for module in ("datagrams", "dial"):
+        for module in ("datagrams", "happy_eyeballs"):
             monkeypatch.setattr(f"reqpool_workers.{module}.socket", Sockets(if_there_is_room))
         if kind == "udp":
             broker.lease("udp", f"udp://{other.address}", {2: b"yes\n"}, flags=0)
