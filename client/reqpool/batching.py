@@ -12,8 +12,6 @@ from reqpool_contract.cached_settings import SettingsSender
 
 from .future import Future
 
-_IDEMPOTENT = int(wire.Flag.IDEMPOTENT)
-_OPENS = int(wire.Flag.OPENS)
 _RESUBMITTED = int(wire.Flag.RESUBMITTED)
 BUCKETS_PER_S = 64
 """Requests whose deadlines lie in the same 1/64 s share a group, and the later end as its deadline."""
@@ -93,12 +91,10 @@ def next_batch(
         span_ms = math.ceil(((bucket + 1) / BUCKETS_PER_S - now_s) * 1000)
         entries.append(
             (
-                route.kind.name,
+                route.kind_name,
                 route.origins,
                 min(max(span_ms, 0), wire.MAX_SPAN_MS),
-                (_RESUBMITTED if resubmitted is not None else 0)
-                | (_IDEMPOTENT if route.idempotent else 0)
-                | (_OPENS if route.opens else 0),
+                route.flags if resubmitted is None else route.flags | _RESUBMITTED,
                 priority,
                 route.pin,
                 None,

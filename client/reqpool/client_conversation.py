@@ -34,6 +34,7 @@ from .pending import CLUSTER_GRACE_S, Pending, within
 from .session_protocol import (
     Action,
     CompleteResults,
+    EndSubmitted,
     Lost,
     Opened,
     OpenIntake,
@@ -41,8 +42,6 @@ from .session_protocol import (
     SessionProtocol,
     SessionState,
     Subscribe,
-    UnreadSubmit,
-    seqs_of,
 )
 
 log = logging.getLogger("reqpool")
@@ -138,7 +137,6 @@ class ClientConversation:
         self._transport = transport
         self._exit_text = exit_text
         self._backlog: deque[Future[Any]] = deque()
-        self._alone: deque[Future[Any]] = deque()
         self._large: deque[Future[Any]] = deque()
         # Apart from those: until they have gone out, not all has been submitted again.
         self._large_again: deque[Future[Any]] = deque()
@@ -146,12 +144,10 @@ class ClientConversation:
         # room: in the order of sending.
         self._queues = (
             (self._backlog, wire.MAX_BATCH_REQUESTS, self._large_again),
-            (self._alone, 1, self._large_again),
             (self._large_again, 1, self._large_again),
             (self._large, 1, self._large),
             (self.outbox, wire.MAX_BATCH_REQUESTS, self._large),
         )
-        self._suspects: set[int] = set()
         self._waiting_seq = 0
         self._unpinned: deque[int] = deque(maxlen=UNPINNED_REMEMBERED)
         self._shortage = ""
@@ -171,7 +167,7 @@ class ClientConversation:
         self.flush(now_s)
         if (self._large or self._large_again) and self.session.room_bytes > 0:
             return True
-        return bool(self._backlog or self._alone or self.outbox)
+        return bool(self._backlog or self.outbox)
 
     def due_s(self, now_s: float) -> float:
         """When :meth:`turn` has something to do next, if nothing is asked for and nothing comes in."""
@@ -302,8 +298,10 @@ class ClientConversation:
                     if self.session.refusal != text:
                         self.session.refusal = None
                     self._miss(now_s)
-                case UnreadSubmit(seqs, text):
-                    self._separate(seqs, f"the broker could not read it: {text}", now_s)
+                case EndSubmitted(text):
+                    ended = self.table.take_submitted(self.session.connection)
+                    verdict = wire.encode_error(text, phase="cluster")
+                    self.ends.end(ended, FINISHED, Code.PROTOCOL, verdict, now_s)
 
     def _cannot_dial(self, error: OSError, text: str, now_s: float) -> None:
         # What this process is short of now it may have later.
@@ -359,50 +357,25 @@ class ClientConversation:
                 future.connection, future.resubmitted = 0, None
             elif future.connection and (not again or opened.settled):
                 future.resubmitted = opened.watermark
-        suspects = self._suspects
         # Some are in the outbox as well: each is sent once per connection.
         self._put_off()
-        self._backlog.extend(future for future in pending if future.seq not in suspects)
-        self._alone.extend(future for future in pending if future.seq in suspects)
-        self._suspects = {future.seq for future in self._alone}
+        self._backlog.extend(pending)
         self._note_resubmitted()
 
     def _note_resubmitted(self) -> None:
-        if not (self._backlog or self._alone or self._large_again):
+        if not (self._backlog or self._large_again):
             self.session.resubmitted()
 
     def _put_off(self) -> None:
         """Send nothing that waits but the outbox: when the session opens, all of the table is submitted."""
         self._backlog.clear()
-        self._alone.clear()
         self._large.clear()
         self._large_again.clear()
-
-    def _separate(self, seqs: list[int], text: str, now_s: float) -> None:
-        """A SUBMIT of these is illegal: end the one, or send each in one of its own to find out which."""
-        if len(seqs) == 1:
-            future = self.pending.pop(seqs[0], None)
-            if future is not None:
-                data = wire.encode_error(text, phase="cluster", sent=False)
-                self.ends.end([future], FINISHED, Code.PROTOCOL, data, now_s)
-            return
-        self._suspects.update(seqs)
-        for seq in seqs:
-            future = self.pending.get(seq)
-            if future is not None:
-                future.connection = 0
-                self._alone.append(future)
 
     def flush(self, now_s: float) -> None:
         """Send what is to be sent, as far as the broker takes it."""
         if not (
-            self.outbox
-            or self.cancels
-            or self._backlog
-            or self._alone
-            or self._large
-            or self._large_again
-            or self.unpins
+            self.outbox or self.cancels or self._backlog or self._large or self._large_again or self.unpins
         ):
             return
         session, table, transport = self.session, self.table, self._transport
@@ -442,12 +415,7 @@ class ClientConversation:
         payloads: list[Any] = []
         if size_bytes > wire.LARGE_MESSAGE_BYTES and self.session.takes_apart:
             groups, payloads = wire.set_apart(groups, wire.PAYLOADS_AT[wire.Verb.SUBMIT])
-        try:
-            head = self.session.submit(groups, sum(map(len, payloads)) if payloads else 0)
-        except (TypeError, ValueError, OverflowError) as error:
-            # A kind's fault. One request must not end the others.
-            self._separate(seqs_of(groups), str(error), now_s)
-            return
+        head = self.session.submit(groups, sum(map(len, payloads)) if payloads else 0)
         keeping = self.session.keeping
         keeps = [wire.encode(wire.Verb.KEEP, *fresh) for fresh in keeping.take_fresh()]
         keeping.end_turn()

@@ -64,6 +64,11 @@ class Pending:
         pop = self.futures.pop
         return [future for seq in list(self.futures) if (future := pop(seq, None)) is not None]
 
+    def take_submitted(self, connection: int) -> list[Future[Any]]:
+        """Take out what was last sent on this connection. Only the I/O thread may call it."""
+        sent = [future for future in list(self.futures.values()) if future.connection == connection]
+        return [future for future in sent if self.futures.pop(future.seq, None) is not None]
+
 
 def within(seqs: Iterable[int], ranges: Iterable[tuple[int, int]]) -> set[int]:
     """Return those sequence numbers that lie in one of the ranges, ends included; in any order, both."""

@@ -34,8 +34,6 @@ class SessionState(Enum):
     GREETING = auto()
     SUBSCRIBING = auto()
     OPEN = auto()
-    TRACING = auto()
-    """Open, but the broker could not read a message: nothing is submitted until it is known which."""
 
 
 class Event(Enum):
@@ -44,7 +42,6 @@ class Event(Enum):
     DIAL = auto()
     WELCOME = auto()
     PUBLICATION = auto()
-    UNREAD = auto()
     LOSS = auto()
 
 
@@ -57,10 +54,7 @@ TRANSITIONS: dict[tuple[SessionState, Event], SessionState] = {
     (SessionState.SUBSCRIBING, Event.PUBLICATION): SessionState.OPEN,
     (SessionState.SUBSCRIBING, Event.LOSS): SessionState.CLOSED,
     (SessionState.OPEN, Event.PUBLICATION): SessionState.OPEN,
-    (SessionState.OPEN, Event.UNREAD): SessionState.TRACING,
     (SessionState.OPEN, Event.LOSS): SessionState.CLOSED,
-    (SessionState.TRACING, Event.PUBLICATION): SessionState.TRACING,
-    (SessionState.TRACING, Event.LOSS): SessionState.CLOSED,
 }
 
 
@@ -121,19 +115,17 @@ class Lost(NamedTuple):
     text: str
 
 
-class UnreadSubmit(NamedTuple):
-    """The broker could not read the SUBMIT that held these: submit them one by one, or if it is one, end it.
+class EndSubmitted(NamedTuple):
+    """End everything that was submitted on this connection: the broker could not read some of it.
 
     Attributes:
-        seqs: their sequence numbers.
-        text: what the broker said of it.
+        text: what the broker reported.
     """
 
-    seqs: list[int]
     text: str
 
 
-Action = OpenIntake | Subscribe | Opened | Send | CompleteResults | Lost | UnreadSubmit
+Action = OpenIntake | Subscribe | Opened | Send | CompleteResults | Lost | EndSubmitted
 
 
 class SessionProtocol:
@@ -192,9 +184,7 @@ class SessionProtocol:
         self._settled = 0
         self._acked = 0
         self._submits = 0
-        self._unacked: deque[tuple[int, list[Any], int]] = deque()
-        self._unread_text = ""
-        self._trace_from = 0
+        self._unacked: deque[tuple[int, int]] = deque()
         self._heartbeats = 0
         self._broker_heartbeat = 0
         self._seen = 0
@@ -288,8 +278,6 @@ class SessionProtocol:
         elif verb is Verb.HEARTBEAT:
             _, number, seen, acked, latest, watermark = fields
             self._acknowledged(acked)
-            if self.state is SessionState.TRACING and seen >= self._trace_from:
-                return self._traced(now_s)
             self._broker_heartbeat = max(number, self._broker_heartbeat)
             if seen != self._seen:
                 self._seen = seen
@@ -347,7 +335,7 @@ class SessionProtocol:
         self._submits = number
         self._acked = self._received
         self.room_bytes -= large_bytes
-        self._unacked.append((number, groups, large_bytes))
+        self._unacked.append((number, large_bytes))
         return frame
 
     def resubmitted(self) -> None:
@@ -411,18 +399,14 @@ class SessionProtocol:
         return [Subscribe(results)]
 
     def _rejected(self, now_s: float, code: int, text: str, about: dict[str, Any]) -> list[Action]:
-        if code in (Reject.MALFORMED, Reject.GAP) and self.state is SessionState.TRACING:
-            # What was under way behind the unread SUBMIT: it comes again on the next connection.
-            return []
         if code == Reject.MALFORMED and self.state is SessionState.GREETING:
             return self.give_up(now_s, f"it cannot read HELLO (is it the broker's intake?): {text}")
         if code == Reject.MALFORMED:
+            said = f"the broker could not read a message from this client: {text}"
             if self.state is not SessionState.OPEN or not self._unacked:
-                raise ProtocolError(f"the broker could not read a message from this client: {text}")
-            self._move(Event.UNREAD)
-            self._unread_text = text
-            self._trace_from = self._heartbeats + 1
-            return [self._heartbeat(now_s)]
+                raise ProtocolError(said)
+            # Nothing says which message it was, and submitted again it would be refused again.
+            return [*self._lose(now_s, said), EndSubmitted(said)]
         if code == Reject.VERSION:
             text = (
                 f"it speaks protocol versions {about.get('lowest', '?')} to {about.get('highest', '?')}, "
@@ -503,17 +487,7 @@ class SessionProtocol:
     def _acknowledged(self, number: int) -> None:
         unacked = self._unacked
         while unacked and unacked[0][0] <= number:
-            self.room_bytes += unacked.popleft()[2]
-
-    def _traced(self, now_s: float) -> list[Action]:
-        # The broker has seen a heartbeat that was sent after everything else, so what it has not processed
-        # by now it never will, and the first of that is what it could not read.
-        text = f"the broker could not read a message from this client: {self._unread_text}"
-        actions = self._lose(now_s, text)
-        if self._unacked:
-            _, groups, _ = self._unacked[0]
-            actions.append(UnreadSubmit(seqs_of(groups), self._unread_text))
-        return actions
+            self.room_bytes += unacked.popleft()[1]
 
     def _heartbeat(self, now_s: float) -> Send:
         self._heartbeats += 1
@@ -530,8 +504,3 @@ class SessionProtocol:
         # Jittered, so that the clients of a broker that died do not come back all at once.
         self._next_dial_s = now_s + span_s * (0.5 + 0.5 * self._random_unit())
         return [Lost(text)]
-
-
-def seqs_of(groups: list[Any]) -> list[int]:
-    """Return the sequence numbers in the groups of a SUBMIT."""
-    return [seq for group in groups for seq in wire.SubmitGroup(*group).seqs]

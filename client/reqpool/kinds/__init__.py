@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from reqpool_contract.errors import RequestFacts
     from reqpool_contract.tls_settings import Tls
 
+_IDEMPOTENT = int(wire.Flag.IDEMPOTENT)
+_OPENS = int(wire.Flag.OPENS)
+
 
 class Route:
     """Everything requests of one group share besides timeout and priority.
@@ -37,9 +40,11 @@ class Route:
             out of ``origins``, which everybody may see; see :mod:`reqpool_contract.origin_names`.
         pin: number of the held connection the requests go to, or None.
         opens: the request is the first of its pin, for which a connection is taken.
+        kind_name: of the kind, as it was checked.
+        flags: ``idempotent`` and ``opens`` as they are sent.
     """
 
-    __slots__ = ("idempotent", "kind", "opens", "origins", "pin", "settings")
+    __slots__ = ("flags", "idempotent", "kind", "kind_name", "opens", "origins", "pin", "settings")
 
     def __init__(
         self,
@@ -57,11 +62,13 @@ class Route:
         """
         _check(kind, origins, settings, pin)
         self.kind = kind
+        self.kind_name = kind.name
         self.origins = origins
         self.idempotent = idempotent
         self.settings = settings
         self.pin = pin
         self.opens = opens
+        self.flags = (_IDEMPOTENT if idempotent else 0) | (_OPENS if opens else 0)
 
     def __repr__(self) -> str:
         pin = "" if self.pin is None else f", pin={self.pin}"

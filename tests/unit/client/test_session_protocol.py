@@ -12,6 +12,7 @@ from reqpool.session_protocol import (
     BATCHES_PER_ACK,
     TRANSITIONS,
     CompleteResults,
+    EndSubmitted,
     Event,
     Lost,
     Opened,
@@ -20,7 +21,6 @@ from reqpool.session_protocol import (
     SessionProtocol,
     SessionState,
     Subscribe,
-    UnreadSubmit,
 )
 from reqpool_contract import wire
 from reqpool_contract.errors import Code, ProtocolError
@@ -250,35 +250,20 @@ def test_what_never_ran_is_still_told_when_the_welcome_that_said_so_never_opened
     assert session.published(wire.encode(Verb.OPEN, 8), None, 8.0) == [Opened(((3, 9),), b"%016d" % 1)]
 
 
-def test_a_submit_that_cannot_be_read_is_found_by_what_is_acknowledged_after_it() -> None:
-    session = make()
-    opened(session)
-    for number in range(1, 5):
-        session.submit([group(number * 10, number * 10 + 1), group(number * 10 + 2)])
-    session.published(heartbeat(1, 0, acked=1), None, 0.1)
-    [asked] = session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 0.2)
-    assert sent(asked)[0] is Verb.HEARTBEAT
-    own_number = sent(asked)[1][0]
-    for code in (Reject.GAP, Reject.GAP, Reject.MALFORMED):
-        assert session.received(wire.encode(Verb.REJECT, code, "gap", {}), 0.3) == []
-    # This one was on its way already when the broker found it.
-    assert session.published(heartbeat(2, own_number - 1, acked=1), None, 0.3) == []
-    assert session.state.name == "TRACING"
-    flat = session.published(wire.encode(Verb.RESULTS, 7, 1, 2), wire.encode_blob([10, 0, b""]), 0.3)
-    assert flat == [CompleteResults((10, 0, b""))]
-    lost, unread = session.published(heartbeat(3, own_number, latest=1, acked=2), None, 0.4)
-    assert isinstance(lost, Lost)
-    assert unread == UnreadSubmit([30, 31, 32], "what?")
-    assert session.state is SessionState.CLOSED
-
-
-def test_an_unread_message_that_was_no_submit_blames_none() -> None:
+def test_a_submit_that_cannot_be_read_ends_what_was_submitted_and_the_connection() -> None:
     session = make()
     opened(session)
     session.submit([group(1)])
-    [asked] = session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 0.2)
-    actions = session.published(heartbeat(1, sent(asked)[1][0], acked=1), None, 0.4)
-    assert [type(action) for action in actions] == [Lost]
+    lost, ended = session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 0.2)
+    assert isinstance(lost, Lost)
+    assert ended == EndSubmitted("the broker could not read a message from this client: what?")
+    assert session.state is SessionState.CLOSED
+    session.tick(1.0)
+    session.received(welcome(resumed=True), 1.0)
+    assert session.published(wire.encode(Verb.OPEN, 7), None, 1.0) == [Opened((), b"%016d" % 1)]
+    # What was sent on the lost connection does not count on this one.
+    with pytest.raises(ProtocolError):
+        session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 1.1)
 
 
 def test_a_refusal_for_malformed_without_a_submit_is_noted_and_changes_nothing() -> None:
@@ -297,19 +282,6 @@ def test_who_cannot_read_hello_is_not_the_intake_of_a_broker() -> None:
     reject = wire.encode(Verb.REJECT, Reject.MALFORMED, "expected an id", {})
     assert [type(action) for action in session.received(reject, 0.1)] == [Lost]
     assert session.refusal == "it cannot read HELLO (is it the broker's intake?): expected an id"
-
-
-def test_silence_while_tracing_is_a_loss_like_any_other() -> None:
-    session = make()
-    opened(session)
-    session.submit([group(1)])
-    session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 0.2)
-    redialled(session, 3.0)
-    session.received(welcome(resumed=True), 4.0)
-    assert session.published(wire.encode(Verb.OPEN, 7), None, 4.0) == [Opened((), b"%016d" % 1)]
-    # What was sent on the lost connection is nobody's fault on this one.
-    with pytest.raises(ProtocolError):
-        session.received(wire.encode(Verb.REJECT, Reject.MALFORMED, "what?", {}), 4.1)
 
 
 def test_what_cannot_be_encoded_takes_no_number() -> None:
