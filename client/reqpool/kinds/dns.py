@@ -16,8 +16,9 @@ from reqpool_contract.payloads.dns_query import query
 from reqpool_contract.tls_settings import Tls
 from reqpool_contract.watched_file import WatchedFile
 
-from . import Asked, Kind, Route
 from .address_target import address_endpoint, target_origin
+from .kind import Kind
+from .route import Asked, Route
 
 
 class DnsKind(Kind):

@@ -16,12 +16,13 @@ from reqpool_contract.origin_names import Endpoint, endpoint, parse
 from reqpool_contract.payloads.http import CLOSE, FOLLOW, HEAD, HEADER, NAMED, NO_CREDENTIALS, NO_HOST
 from reqpool_contract.tls_settings import Tls
 
-from . import Asked, Followed, Kind, Route, with_idempotence
 from .http_body import body as make_body
 from .http_content import ACCEPTED
 from .http_fields import Fields, authorization, basic, bearer, connection_options, field, fields, is_token
 from .http_response import HttpResponse
 from .http_url import PORTS, HttpTarget, joined, place, split, target
+from .kind import Kind
+from .route import Asked, Followed, Route, with_idempotence
 
 DEFAULT_MAX_BYTES = 16 << 20
 LARGEST_MAX_BYTES = wire.MAX_ANSWER_BYTES

@@ -17,8 +17,9 @@ from reqpool_contract.masking import PERCENT_ENCODE, without_password
 from reqpool_contract.origin_names import NAME, endpoint, named, parse
 from reqpool_contract.tls_settings import Tls
 
-from . import Kind, Route
 from .http_fields import basic
+from .kind import Kind
+from .route import Route
 
 PORTS = {"http": 80, "https": 443}
 

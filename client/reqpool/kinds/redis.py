@@ -29,8 +29,10 @@ from reqpool_contract.payloads import redis_reply
 from reqpool_contract.payloads.redis_command import ALONE_VARIANT, MULTI, pack
 from reqpool_contract.tls_settings import Tls
 
-from . import Asked, Kind, Route, redis_answer
+from . import redis_answer
+from .kind import Kind
 from .redis_commands import ALONE, LOOK, QUOTES, READ, WAITS, command_name, named_use, use_of
+from .route import Asked, Route
 
 PORTS = {"redis": 6379, "rediss": 6379, "unix": 0}
 """Schemes, each with its default port; a socket's path has none."""

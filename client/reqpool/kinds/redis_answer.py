@@ -8,7 +8,7 @@ from typing import Any
 from reqpool_contract.errors import BadResponse, RedisError
 from reqpool_contract.payloads.redis_reply import BULK, COUNT, value_of
 
-from . import Asked
+from .route import Asked
 
 _AGGREGATES = frozenset((list, dict, set))
 

@@ -12,8 +12,9 @@ from reqpool_contract.errors import UsageError
 from reqpool_contract.origin_names import Endpoint
 from reqpool_contract.tls_settings import Tls
 
-from . import Asked, Kind, Route
 from .address_target import address_endpoint, target_origin
+from .kind import Kind
+from .route import Asked, Route
 from .udp import plain_bytes
 
 MAX_ANSWER_BYTES = wire.MAX_PAYLOAD_BYTES

@@ -9,8 +9,9 @@ from reqpool_contract.errors import UsageError
 from reqpool_contract.origin_names import Endpoint
 from reqpool_contract.tls_settings import Tls
 
-from . import Asked, Kind, Route
 from .address_target import address_endpoint, target_origin
+from .kind import Kind
+from .route import Asked, Route
 
 MAX_DATAGRAM_BYTES = 65_507
 """Most that one UDP datagram carries over IPv4: 65,535 less 20 (IP) and 8 (UDP) bytes of header."""
