@@ -14,9 +14,9 @@ import msgpack
 
 from reqpool_contract.errors import UsageError
 from reqpool_contract.origin_names import Endpoint, upstream_of, variants
+from reqpool_contract.policy import Policy
 
 from .client_limits import ClientLimits
-from .policy import Policy
 
 MAX_KEPT = 1024
 """Origins that are resolved without looking."""

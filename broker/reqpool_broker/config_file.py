@@ -22,11 +22,11 @@ from reqpool_contract.errors import UsageError
 from reqpool_contract.kind_registry import registered
 from reqpool_contract.masking import without_passwords
 from reqpool_contract.origin_names import NAME
+from reqpool_contract.policy import Policy
 from reqpool_contract.tls_settings import Tls
 
 from .client_limits import ClientLimits
 from .config import Config, NamedUpstream
-from .policy import Policy
 from .toml_lines import line_of, lines
 
 MAX_FILE_BYTES = 1 << 20

@@ -14,7 +14,6 @@ from . import slot_allocation
 from .config import Config
 from .origin_table import OriginTable
 from .outgoing import Outgoing
-from .policy import Policy
 from .upstream import Upstream
 from .worker import Grant, Worker
 
@@ -119,7 +118,7 @@ class GrantTable:
             name,
             grant.number,
             grant.slots,
-            _told(grant.policy),
+            grant.policy.to_wire(),
         )
         self._outbox.workers.append([worker.route, head])
 
@@ -215,19 +214,3 @@ class GrantTable:
         """A worker is dead for certain: it holds nothing."""
         for name in list(worker.grants):
             self._end_grant(worker, name)
-
-
-def _told(policy: Policy) -> dict[str, int]:
-    """A policy as GRANT says it, docs/protocol.md#policy."""
-    about = {
-        "connect_ms": round(policy.connect_timeout_s * 1000),
-        "idle_ms": round(policy.idle_timeout_s * 1000),
-        "lifetime_ms": round(policy.lifetime_s * 1000),
-        "pin_idle_ms": round(policy.pin_idle_timeout_s * 1000),
-        "retries": policy.retries,
-    }
-    if policy.max_response_bytes is not None:
-        about["max_bytes"] = policy.max_response_bytes
-    if policy.read_timeout_s is not None:
-        about["read_ms"] = round(policy.read_timeout_s * 1000)
-    return about

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .policy import Policy
+from reqpool_contract.policy import Policy
 
 if TYPE_CHECKING:
     from .origin import Origin

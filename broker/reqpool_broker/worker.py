@@ -12,8 +12,9 @@ from reqpool_contract.wire import KindInfo, Verb
 from .large_leases import LargeLeases
 
 if TYPE_CHECKING:
+    from reqpool_contract.policy import Policy
+
     from .pin import Pin
-    from .policy import Policy
     from .requests import Lease
 
 State = Literal["live", "draining", "suspect", "stranger"]

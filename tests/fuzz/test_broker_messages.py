@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reqpool_broker.config import Config, NamedUpstream
-from reqpool_broker.policy import Policy
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.origin_names import endpoint
+from reqpool_contract.policy import Policy
 from reqpool_contract.wire import Verb
 from support.fake_peers import Desk, FakeClient, FakeWorker
 

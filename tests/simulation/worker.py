@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from reqpool_contract.errors import Code
+from reqpool_contract.policy import Policy
 from reqpool_contract.wire import LARGE_MESSAGE_BYTES, KindInfo
 from reqpool_ops.children import NEVER_BEGAN
 from reqpool_workers import worker_conversation
 from reqpool_workers.large_reads import LargeReads
 from reqpool_workers.lease import Dropped, Pin, Request, WorkerLease
 from reqpool_workers.lease_outcomes import LeaseOutcomes
-from reqpool_workers.policy import Policy
 from reqpool_workers.worker_conversation import WorkerConversation
 from reqpool_workers.worker_ledger import WorkerLedger
 

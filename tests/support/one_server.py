@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from reqpool_broker.config import Config, NamedUpstream
-from reqpool_broker.policy import Policy
 from reqpool_contract.origin_names import endpoint
+from reqpool_contract.policy import Policy
 from reqpool_contract.wire import Flag, Verb
 
 from .fake_peers import Desk, FakeClient, FakeWorker

@@ -16,10 +16,10 @@ from itertools import count
 from typing import Any
 
 from reqpool_contract import wire
+from reqpool_contract.policy import Policy
 from reqpool_contract.wire import Verb
 from reqpool_workers.lease import Dropped, Pin, Request, WorkerLease
 from reqpool_workers.lease_outcomes import LeaseOutcomes
-from reqpool_workers.policy import Policy
 from reqpool_workers.worker_conversation import WorkerConversation
 from reqpool_workers.worker_ledger import WorkerLedger
 

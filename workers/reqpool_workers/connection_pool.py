@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from reqpool_contract.policy import Policy
+
 from .connection import Connection, ConnectionState
 from .lease import Pin, Request
-from .policy import Policy
 from .reconnect_delay import ReconnectDelay
 
 
@@ -236,7 +237,7 @@ class ConnectionPool:
                     one.retiring = True
                 elif self.is_old(one, now_s):
                     one.retiring = True
-                if idle_s > self.policy.pin_idle_s:
+                if idle_s > self.policy.pin_idle_timeout_s:
                     closes.append((one, f"pinned, but idle for {idle_s:.0f} s"))
                 continue
             if over > 0:
@@ -244,7 +245,7 @@ class ConnectionPool:
                 reason = "over the grant"
             elif self.is_old(one, now_s):
                 reason = "old"
-            elif idle_s > self.policy.idle_s:
+            elif idle_s > self.policy.idle_timeout_s:
                 reason = "idle"
             else:
                 continue
@@ -255,8 +256,8 @@ class ConnectionPool:
         return closes
 
     def late(self, now_s: float) -> list[Connection]:
-        """Those whose oldest unanswered request has waited for longer than :attr:`Policy.read_s`."""
-        read_s = self.policy.read_s
+        """Those whose oldest unanswered request has waited for longer than :attr:`Policy.read_timeout_s`."""
+        read_s = self.policy.read_timeout_s
         if read_s is None:
             return []
         busy = (one for one in self.members if one.state is ConnectionState.BUSY and not one.unread)

@@ -18,6 +18,7 @@ import errno
 import socket
 
 from reqpool_contract.errors import Code, ConnectFailed, ConnectionLost, PoolError, UsageError
+from reqpool_contract.policy import Policy
 
 from .connection import Connection
 from .descriptors import OUT_OF_FDS, shortage
@@ -25,7 +26,6 @@ from .event_loop import READABLE, WORK_PER_TURN, EventLoop
 from .lease import Dropped, Pin, Request, WorkerLease
 from .lease_outcomes import LeaseOutcomes
 from .owed_ports import OwedPorts
-from .policy import Policy
 from .protocols import Address, DatagramKind, Then
 
 OUT_OF_SOCKETS = OUT_OF_FDS | {errno.EAGAIN}

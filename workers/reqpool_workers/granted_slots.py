@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .policy import Policy
+from reqpool_contract.policy import Policy
+
 from .upstreams import Upstreams
 
 
@@ -32,7 +33,7 @@ class GrantedSlots:
         """
         if name in self._granted and number < self._granted[name][0]:
             return False
-        policy = Policy.of(about)
+        policy = Policy.of_wire(about)
         self._granted[name] = (number, slots)
         self.unanswered[name] = number
         self._upstreams.grant(name, slots, policy)

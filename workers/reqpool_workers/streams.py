@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from reqpool_contract.errors import Code, ConnectionLost, PoolError, RequestTimeout, UsageError
 from reqpool_contract.origin_names import belongs
+from reqpool_contract.policy import Policy
 
 from .connection import Connection, ConnectionState
 from .connection_pool import Assignment, ConnectionPool, Slots
@@ -17,14 +18,13 @@ from .event_loop import EventLoop
 from .kind_fault import fault
 from .lease import Dropped, Pin, Request, WorkerLease
 from .lease_outcomes import LeaseOutcomes
-from .policy import Policy
 from .protocols import Address, StreamKind, address_of
 
 if TYPE_CHECKING:
     from .resolver import Resolver
 
 READ_CHECKS_PER_SPAN = 8
-"""How often it is looked for late answers within ``Policy.read_s``."""
+"""How often it is looked for late answers within ``Policy.read_timeout_s``."""
 SHORTEST_CHECK_S = 0.02
 SHORT_S = 0.2
 """How long after a connection for which there was no file descriptor the next is tried."""
@@ -347,7 +347,9 @@ class StreamOrigin:
     def _open(self, request: Request) -> None:
         policy = self.pool.policy
         try:
-            protocol = self.kind.protocol(self.name, self.settings, policy.max_bytes or self.kind.max_bytes)
+            protocol = self.kind.protocol(
+                self.name, self.settings, policy.max_response_bytes or self.kind.max_bytes
+            )
         except Exception as error:
             if isinstance(error, OSError) and error.errno in OUT_OF_FDS:  # for a certificate's file, say
                 self._wait_for_fd(shortage(error.errno), [request])
@@ -358,7 +360,7 @@ class StreamOrigin:
         connection = Connection(self.loop, self, protocol, request)
         request.place = connection
         self.pool.join(connection)
-        connection.bound(policy.connect_s)
+        connection.bound(policy.connect_timeout_s)
         self._start_watch()
         if isinstance(self._place, Address):
             connection.open([self._place])
@@ -387,7 +389,7 @@ class StreamOrigin:
         connection.open(addresses)
 
     def _start_watch(self) -> None:
-        read_s = self.pool.policy.read_s
+        read_s = self.pool.policy.read_timeout_s
         if read_s is not None and self.pool.members and not self._watching:
             self._watching = True
             self.loop.at(self._watch_s(read_s), self._watch)
@@ -397,7 +399,7 @@ class StreamOrigin:
 
     def _watch(self, now_s: float) -> float | None:
         """The timer for late answers: runs while there are connections and a bound."""
-        read_s = self.pool.policy.read_s
+        read_s = self.pool.policy.read_timeout_s
         if read_s is None or not self.pool.members:
             self._watching = False
             return None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from reqpool_contract.policy import Policy
+
 from .lease import OriginTransport, Pin, Request
-from .policy import Policy
 
 
 class Upstreams(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from reqpool_contract.errors import UsageError
+from reqpool_contract.policy import Policy
 
 from .connection_pool import Slots
 from .datagrams import DatagramOrigin
@@ -12,7 +13,6 @@ from .event_loop import EventLoop
 from .lease import Pin, Request
 from .lease_outcomes import LeaseOutcomes
 from .owed_ports import OwedPorts
-from .policy import Policy
 from .protocols import DatagramKind, StreamKind, WorkerKind
 from .resolver import Resolver
 from .streams import StreamOrigin

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from reqpool_broker.config import Config
-from reqpool_broker.policy import Policy
 from reqpool_contract.errors import Code
+from reqpool_contract.policy import Policy
 from reqpool_contract.wire import Flag, Verb
 from support.served import Run
 

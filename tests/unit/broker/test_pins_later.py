@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from reqpool_broker.config import Config, NamedUpstream
-from reqpool_broker.policy import Policy
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.origin_names import endpoint
+from reqpool_contract.policy import Policy
 from reqpool_contract.wire import SubmitGroup, Verb
 from support.fake_peers import Desk, FakeClient, FakeWorker
 from support.pinned import AGAIN, LONG_MS, OPENS, ORIGIN, ask, gone, held_kind, opened

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from reqpool_broker.config import Config, NamedUpstream
-from reqpool_broker.policy import Policy
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.origin_names import endpoint
+from reqpool_contract.policy import Policy
 from reqpool_contract.wire import Flag, Verb
 from support.fake_peers import Desk, FakeWorker
 from support.one_server import (

@@ -8,8 +8,8 @@ import pytest
 
 from reqpool.kinds.redis import KIND
 from reqpool_broker.config import Config, NamedUpstream
-from reqpool_broker.policy import Policy
 from reqpool_contract.origin_names import endpoint
+from reqpool_contract.policy import Policy
 from reqpool_contract.wire import Flag
 from reqpool_workers.protocols.redis import EXCLUSIVE_WORKER_KIND
 from support.fake_peers import Desk, FakeClient, FakeWorker

@@ -32,7 +32,7 @@ MAY_IMPORT = {
 IMPORTED_YET = {("reqpool_broker", "reqpool"): "kinds"}
 """Modules of the second package that the first still imports; what both need belongs in the contract."""
 
-NAMED_TWICE_YET = {2: "Policy Session"}
+NAMED_TWICE_YET = {2: "Session"}
 """How many classes have one name, and which names."""
 
 FILED_TWICE = {
@@ -44,7 +44,7 @@ FILED_TWICE = {
 
 FILED_TWICE_YET = {
     3: "requests",
-    2: "descriptors origin policy pool upstreams",
+    2: "descriptors origin pool upstreams",
 }
 """How many modules have one name, and which names."""
 
@@ -78,7 +78,7 @@ CORES = {
     "reqpool_workers": (
         "worker_conversation granted_slots hosts large_reads lease lease_outcomes lease_timers leases"
         " reports worker_ledger"
-        " broker_liveness look_up reconnect_delay retained_results owed_ports pieces policy"
+        " broker_liveness look_up reconnect_delay retained_results owed_ports pieces"
         " connection_pool upstreams protocols protocols.*"
     ),
     "reqpool_ops": "reign",
