@@ -1,4 +1,4 @@
-"""What a process is short of, for now: file descriptors above all.
+"""Shortages that pass: a process or its machine is out of file descriptors, or of memory for sockets.
 
 Linux gives EMFILE at the limit of the process (RLIMIT_NOFILE, getrlimit(2)), ENFILE at that of the machine
 (fs.file-max, proc(5)), ENOBUFS or ENOMEM when the kernel has no memory for a socket (socket(2)).
@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from .errors import Overloaded
 
 SPARE_FDS = 16
-"""File descriptors that have to be left before what cannot be undone. A socket takes six, with its monitor
-and its connection, the context's threads five; the rest is for what other threads open meanwhile."""
+"""File descriptors that must be left before a step that cannot be undone. A socket takes six, with its
+monitor and its connection, the context's threads five; the rest is for what other threads open meanwhile."""
 SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 RETRY_AFTER_S = 1.0
 """What ``Overloaded`` advises: files are closed when something else ends."""

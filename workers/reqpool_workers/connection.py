@@ -21,14 +21,15 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
+from reqpool_contract.descriptors import SHORTAGES
 from reqpool_contract.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
 
-from .descriptors import OUT_OF_FDS, shortage
 from .event_loop import READABLE, WRITABLE, EventLoop
 from .happy_eyeballs import HappyEyeballs
 from .kind_fault import fault
 from .lease import Pin, Request
 from .protocols import Address, Event, Refused, StreamProtocol
+from .shortages import report_shortage
 from .unsent import Unsent
 
 READ_BYTES = 64 << 10
@@ -326,8 +327,8 @@ class Connection:
 
     def _cannot_connect(self, reason: str, codes: set[int]) -> None:
         self.unreachable = codes <= UNREACHABLE
-        if short := codes & OUT_OF_FDS:
-            self.shortage = shortage(min(short))
+        if short := codes & SHORTAGES:
+            self.shortage = report_shortage(min(short))
         if codes & BROKEN_OFF and (awaited := self._protocol.awaited):
             reason += f": {awaited}"  # as if the end had come a moment later; nothing was sent either way
         self.give_up(reason)

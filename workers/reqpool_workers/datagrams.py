@@ -17,18 +17,19 @@ from __future__ import annotations
 import errno
 import socket
 
+from reqpool_contract.descriptors import SHORTAGES
 from reqpool_contract.errors import Code, ConnectFailed, ConnectionLost, PoolError, UsageError
 from reqpool_contract.policy import Policy
 
 from .connection import Connection
-from .descriptors import OUT_OF_FDS, shortage
 from .event_loop import READABLE, WORK_PER_TURN, EventLoop
 from .lease import Dropped, Pin, Request, WorkerLease
 from .lease_outcomes import LeaseOutcomes
 from .owed_ports import OwedPorts
 from .protocols import Address, DatagramKind, Then
+from .shortages import report_shortage
 
-OUT_OF_SOCKETS = OUT_OF_FDS | {errno.EAGAIN}
+OUT_OF_SOCKETS = SHORTAGES | {errno.EAGAIN}
 """EAGAIN: no port is free (connect(2))."""
 SOCKETS = 4
 """Sockets to one origin in use at once, those that only wait for answers aside."""
@@ -285,8 +286,8 @@ class DatagramOrigin:
             except OSError as error:
                 if error.errno in OUT_OF_SOCKETS and self._owed_ports.give_way():
                     continue
-                if error.errno in OUT_OF_FDS:
-                    shortage(error.errno)
+                if error.errno in SHORTAGES:
+                    report_shortage(error.errno)
                     # Not the upstream's fault: the broker waits a heartbeat before it leases more here.
                     self.outcomes.give_back(requests[begin:])
                 else:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from reqpool_contract.descriptors import SHORTAGES
 from reqpool_contract.errors import Code, ConnectionLost, PoolError, RequestTimeout, UsageError
 from reqpool_contract.origin_names import belongs
 from reqpool_contract.policy import Policy
@@ -13,12 +14,12 @@ from reqpool_contract.policy import Policy
 from .connection import Connection, ConnectionState
 from .connection_pool import Assignment, ConnectionPool, Slots
 from .datagrams import end_unanswered
-from .descriptors import OUT_OF_FDS, shortage
 from .event_loop import EventLoop
 from .kind_fault import fault
 from .lease import Dropped, Pin, Request, WorkerLease
 from .lease_outcomes import LeaseOutcomes
 from .protocols import Address, StreamKind, address_of
+from .shortages import report_shortage
 
 if TYPE_CHECKING:
     from .resolver import Resolver
@@ -351,8 +352,8 @@ class StreamOrigin:
                 self.name, self.settings, policy.max_response_bytes or self.kind.max_bytes
             )
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in OUT_OF_FDS:  # for a certificate's file, say
-                self._wait_for_fd(shortage(error.errno), [request])
+            if isinstance(error, OSError) and error.errno in SHORTAGES:  # for a certificate's file, say
+                self._wait_for_fd(report_shortage(error.errno), [request])
                 return
             known = error if isinstance(error, PoolError) else UsageError(fault(error))
             self.outcomes.conclude(request, known.code, known.text, phase="connect", sent=False)

@@ -44,7 +44,7 @@ FILED_TWICE = {
 
 FILED_TWICE_YET = {
     3: "requests",
-    2: "descriptors origin pool upstreams",
+    2: "origin pool upstreams",
 }
 """How many modules have one name, and which names."""
 

@@ -1,8 +1,4 @@
-"""What a worker does not get a socket or a file for, though nothing is wrong with the upstream: it is short.
-
-Linux gives EMFILE at the limit of the process (RLIMIT_NOFILE, getrlimit(2)), ENFILE at that of the machine
-(fs.file-max, proc(5)), ENOBUFS or ENOMEM when the kernel has no memory for a socket (socket(2)).
-"""
+"""The report of a worker that has no socket or file for a request, for no fault of the upstream."""
 
 from __future__ import annotations
 
@@ -15,11 +11,9 @@ from reqpool_contract.counted_log import CountedLog
 
 log = CountedLog(logging.getLogger(__name__))
 
-OUT_OF_FDS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-
-def shortage(code: int) -> str:
-    """Say what is short, for people, and log it."""
+def report_shortage(code: int) -> str:
+    """Describe one of :data:`reqpool_contract.descriptors.SHORTAGES` for display, and log it."""
     if code == errno.EMFILE:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         text = f"its worker is out of file descriptors; at most {most} are allowed (RLIMIT_NOFILE)"
