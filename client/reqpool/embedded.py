@@ -14,6 +14,7 @@ import time
 from importlib.util import find_spec
 
 from reqpool_contract import broker_url
+from reqpool_contract.backoff import backoff_s
 from reqpool_contract.descriptors import SHORTAGES
 from reqpool_contract.errors import UsageError
 
@@ -25,6 +26,7 @@ MOST_FAILURES = 5
 """Quick failures in a row after which it is not started again."""
 FIRST_DELAY_S = 0.05
 """How long after its end it is started again; twice as long for each quick failure in a row."""
+LONGEST_DELAY_S = 1.6
 
 log = logging.getLogger("reqpool")
 
@@ -99,7 +101,7 @@ class Embedded:
                 failures = MOST_FAILURES + 1
             first = False
             while failures <= MOST_FAILURES:
-                if self._stopping.wait(FIRST_DELAY_S * 2**failures):
+                if self._stopping.wait(backoff_s(failures, FIRST_DELAY_S, LONGEST_DELAY_S)):
                     return
                 try:
                     started = self._start_again()

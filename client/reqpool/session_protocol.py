@@ -14,6 +14,7 @@ from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from reqpool_contract import checks, wire
+from reqpool_contract.backoff import backoff_s
 from reqpool_contract.cached_settings import SettingsSender
 from reqpool_contract.errors import ProtocolError
 from reqpool_contract.wire import Reject, Verb
@@ -499,8 +500,8 @@ class SessionProtocol:
     def _lose(self, now_s: float, text: str) -> list[Action]:
         self._move(Event.LOSS)
         self.trouble = text
-        span_s = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 10))
+        # Random, so that the clients of a broker that died do not come back all at once.
+        span_s = backoff_s(self._failures, BACKOFF_FIRST_S, BACKOFF_MOST_S, self._random_unit())
         self._failures += 1
-        # Jittered, so that the clients of a broker that died do not come back all at once.
-        self._next_dial_s = now_s + span_s * (0.5 + 0.5 * self._random_unit())
+        self._next_dial_s = now_s + span_s
         return [Lost(text)]

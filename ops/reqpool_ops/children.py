@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from reqpool_contract.backoff import backoff_s
 from reqpool_contract.counted_log import CountedLog
 
 ORDERLY = 0
@@ -28,12 +29,12 @@ QUICK_S = 5.0
 MANY_FAILURES = 4
 """Quick failures in a row after which the supervisor says so, and slows down."""
 FIRST_DELAY_S = 0.05
+FIRST_SLOW_DELAY_S = 2.0
+"""The first one after those."""
 LONGEST_DELAY_S = 30.0
 LONGEST_SERVED_S = 0.8
 """The same where a child had come up. It can start, so a longer wait helps nobody, and all clients wait for a
 broker. A start costs 0.3 s of CPU."""
-MOST_DOUBLINGS = 10
-"""Enough for the longest delay. Without a bound a float overflows after 1,000 failures: some hours."""
 
 log = logging.getLogger("reqpool")
 
@@ -64,11 +65,12 @@ class Backoff:
         """
         quick = (lived_s < QUICK_S and status not in (ORDERLY, NEVER_BEGAN)) or status == BOOT_FAILURE
         self.failures = self.failures + 1 if quick else 0
-        if self.failures > MANY_FAILURES:
-            span_s = 2.0 ** min(self.failures - MANY_FAILURES, MOST_DOUBLINGS)
+        longest_s = LONGEST_SERVED_S if served else LONGEST_DELAY_S
+        slow = self.failures - MANY_FAILURES - 1
+        if slow < 0:
+            span_s = backoff_s(self.failures, FIRST_DELAY_S, longest_s, self._jitter())
         else:
-            span_s = FIRST_DELAY_S * 2**self.failures
-        span_s = min(span_s, LONGEST_SERVED_S if served else LONGEST_DELAY_S) * (0.5 + self._jitter() / 2)
+            span_s = backoff_s(slow, FIRST_SLOW_DELAY_S, longest_s, self._jitter())
         return max(0.0, span_s - (0.0 if status == BOOT_FAILURE else lived_s))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum
 
+from reqpool_contract.backoff import backoff_s
 from reqpool_contract.errors import ProtocolError
 from reqpool_contract.wire import HEARTBEAT_MS, LIVENESS_MS
 
@@ -51,7 +52,7 @@ class BrokerLiveness:
         self.welcomed_s = now_s
         """When the last WELCOME came."""
         self._sent: deque[tuple[int, float]] = deque()
-        self._pause_s = 0.0
+        self._losses = 0
 
     def greeted(self, now_s: float) -> None:
         """HELLO has been sent over a new socket. The spans are the default ones until WELCOME."""
@@ -79,8 +80,9 @@ class BrokerLiveness:
     def lost(self, now_s: float) -> None:
         """The socket is closed; ``dial_s`` says when to try again, each time a little later."""
         self.state = LivenessState.DOWN
-        self.dial_s = now_s + self._pause_s
-        self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
+        pause_s = backoff_s(self._losses - 1, FIRST_PAUSE_S, LONGEST_PAUSE_S) if self._losses else 0.0
+        self.dial_s = now_s + pause_s
+        self._losses += 1
 
     def beat(self, now_s: float) -> int:
         """Number the heartbeat that is being sent now."""
@@ -93,7 +95,7 @@ class BrokerLiveness:
     def heartbeat(self, number: int) -> None:
         """A fresh broker heartbeat came."""
         self.seen = max(self.seen, number)
-        self._pause_s = 0.0
+        self._losses = 0
 
     def fresh(self, epoch: int, seen: int, now_s: float) -> bool:
         """Is a message, read at ``now_s``, of this life of the broker, and young enough to be believed?"""

@@ -1,39 +1,44 @@
-"""The time for which nobody listens at a server: when to connect again. No I/O, no clock."""
+"""A server refuses connections: when to connect again. No I/O, no clock."""
 
 from __future__ import annotations
 
-import random
+from reqpool_contract.backoff import backoff_s
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 0.4
-"""Between two tries at a server that nobody listens at; doubled each time."""
+"""Between two tries at such a server; doubled each time."""
 LONGEST_OUTAGE_S = 2.0
-"""How long requests wait for it before they end: a dead upstream is reported within seconds."""
+"""How long requests wait for it before they end: an upstream that is down is reported within seconds."""
 FORGET_OUTAGE_S = 10.0
-"""After so long without a try, the next failure begins another outage."""
+"""After this long without a try, the next failure begins another outage."""
 
 
 class ReconnectDelay:
-    """When to connect again to a server that nobody listens at, and for how long that is worth waiting for.
+    """When to connect again to a server that refuses connections, and for how long requests wait for it.
 
     A server that restarts refuses connections for a moment. One that is down for longer is reported as down,
-    and is then tried whenever somebody asks for it.
+    and is then tried with each request.
 
     Attributes:
-        retry_s: until then nothing is connected.
+        retry_s: no connection is opened before this instant.
     """
 
-    __slots__ = ("_began_s", "_delay_s", "_seen_s", "retry_s")
+    __slots__ = ("_began_s", "_failures", "_seen_s", "retry_s")
 
     def __init__(self) -> None:
         self.end()
 
     def end(self) -> None:
-        """It serves."""
+        """Note that the server serves."""
         self.retry_s = self._seen_s = self._began_s = float("-inf")
-        self._delay_s = FIRST_DELAY_S
+        self._failures = 0
 
-    def goes_on(self, now_s: float) -> bool:
-        """A connection has failed. Is the next one, at :attr:`retry_s`, worth waiting for?"""
+    def goes_on(self, now_s: float, random_unit: float) -> bool:
+        """Note that a connection has failed; return whether requests wait until :attr:`retry_s`.
+
+        Args:
+            now_s: monotonic seconds.
+            random_unit: a random number from 0 to 1, so that not all workers try at the same instant.
+        """
         if now_s - self._seen_s > FORGET_OUTAGE_S:
             self.end()
             self._began_s = now_s
@@ -42,7 +47,6 @@ class ReconnectDelay:
             return True
         if now_s - self._began_s >= LONGEST_OUTAGE_S:
             return False
-        # Not all workers at the same instant.
-        self.retry_s = now_s + self._delay_s * random.uniform(0.5, 1.0)
-        self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
+        self.retry_s = now_s + backoff_s(self._failures, FIRST_DELAY_S, LONGEST_DELAY_S, random_unit)
+        self._failures += 1
         return True

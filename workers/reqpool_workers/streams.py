@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -276,7 +277,7 @@ class StreamOrigin:
         """
         outage = self.pool.outage
         announced_s = outage.retry_s
-        if not self.pool.policy.retries or not outage.goes_on(self.loop.now_s):
+        if not self.pool.policy.retries or not outage.goes_on(self.loop.now_s, random.random()):
             return unanswered
         if outage.retry_s != announced_s:
             self.loop.at(outage.retry_s, self._try_server)

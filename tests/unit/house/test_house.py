@@ -120,7 +120,6 @@ REACHED_YET: dict[tuple[str, str], str] = {
     ("reqpool_broker", "random"): "state",
     ("reqpool_broker", "ssl"): "config_file",
     ("reqpool_workers", "os.urandom"): "look_up protocols.dns",
-    ("reqpool_workers", "random"): "reconnect_delay connection_pool",
     ("reqpool_workers", "select"): "connection_pool",
     ("reqpool_workers", "socket"): (
         "worker_conversation granted_slots lease lease_outcomes lease_timers leases reports worker_ledger"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import threading
 from collections.abc import Iterator
 
@@ -37,9 +38,9 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     times = threading.Semaphore(0)
     goes_on = ReconnectDelay.goes_on
 
-    def counted(seen: ReconnectDelay, now_s: float) -> bool:
+    def counted(seen: ReconnectDelay, now_s: float, random_unit: float) -> bool:
         times.release()
-        return goes_on(seen, now_s)
+        return goes_on(seen, now_s, random_unit)
 
     monkeypatch.setattr(ReconnectDelay, "goes_on", counted)
     return times
@@ -51,7 +52,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
 def test_it_is_tried_again_after_ever_longer_delays_for_a_bounded_time() -> None:
     seen = ReconnectDelay()
     now_s, delays_s = 1_000.0, []
-    while seen.goes_on(now_s):
+    while seen.goes_on(now_s, random.random()):
         delays_s.append(seen.retry_s - now_s)
         now_s = seen.retry_s
     assert FIRST_DELAY_S / 2 <= delays_s[0] <= FIRST_DELAY_S
@@ -62,22 +63,22 @@ def test_it_is_tried_again_after_ever_longer_delays_for_a_bounded_time() -> None
 
 def test_many_connections_that_fail_together_are_one_try() -> None:
     seen = ReconnectDelay()
-    assert seen.goes_on(1_000.0)
+    assert seen.goes_on(1_000.0, random.random())
     retry_s = seen.retry_s
-    assert all(seen.goes_on(1_000.0 + at / 1e6) for at in range(64))
+    assert all(seen.goes_on(1_000.0 + at / 1e6, random.random()) for at in range(64))
     assert seen.retry_s == retry_s
 
 
 def test_what_is_down_for_longer_is_not_waited_for_until_it_served_or_was_left_alone() -> None:
     seen = ReconnectDelay()
-    assert seen.goes_on(1_000.0)
+    assert seen.goes_on(1_000.0, random.random())
     now_s = 1_000.0 + LONGEST_OUTAGE_S
-    assert not seen.goes_on(now_s)
-    assert not seen.goes_on(now_s + FORGET_OUTAGE_S)
-    assert seen.goes_on(now_s + 2 * FORGET_OUTAGE_S + 1)
+    assert not seen.goes_on(now_s, random.random())
+    assert not seen.goes_on(now_s + FORGET_OUTAGE_S, random.random())
+    assert seen.goes_on(now_s + 2 * FORGET_OUTAGE_S + 1, random.random())
     seen.end()
     assert seen.retry_s < 0
-    assert seen.goes_on(now_s + 2 * FORGET_OUTAGE_S + 1 + LONGEST_OUTAGE_S)
+    assert seen.goes_on(now_s + 2 * FORGET_OUTAGE_S + 1 + LONGEST_OUTAGE_S, random.random())
 
 
 # --- who waits ----------------------------------------------------------------------------------------
