@@ -284,4 +284,4 @@ def test_a_large_value_is_not_looked_through_again_with_every_piece() -> None:
 
 
 def test_requests_share_connections() -> None:
-    assert tuple(WORKER_KIND.info) == ("memcached", True, 8, 64)
+    assert tuple(WORKER_KIND.info) == ("memcached", True, 8, 64, False, "")
