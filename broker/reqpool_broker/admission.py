@@ -14,10 +14,9 @@ from reqpool_contract.errors import Code, UsageError
 from reqpool_contract.wire import Flag
 
 from .epoch import Epoch
-from .pin import MAX_PINS, Pin
-from .requests import NEW, Lease, Past, QueuedGroup, Terms
+from .pin import MAX_PINS
+from .requests import NEW, Past, QueuedGroup, Terms
 from .session import Session
-from .worker import Worker
 
 MAX_ALL_PENDING = 2_000_000
 """Requests held for all sessions together, above which those that hold many are refused more."""
@@ -38,8 +37,10 @@ class Admission:
 
     def __init__(self, life: Epoch) -> None:
         self._life = life
-        self._ledger = life.ledger
-        self._sessions = life.sessions
+        self._records = life.records
+        self._outcomes = life.outcomes
+        self._pins = life.pins
+        self._leasing = life.leasing
 
     def admit(self, session: Session, group: wire.SubmitGroup, deadline_s: float, now_s: float) -> None:
         """Decide about one group.
@@ -79,7 +80,7 @@ class Admission:
                 return
             seqs, payloads = tuple(unknown), tuple(unknown.values())
         if unusable:
-            self._ledger.fail(session, seqs, Code.USAGE, unusable, origin=group.origins[0], sent=sent)
+            self._outcomes.fail(session, seqs, Code.USAGE, unusable, origin=group.origins[0], sent=sent)
         elif over := self.check_limits(session, group.flags, len(seqs), sum(map(len, payloads)) + own_bytes):
             self._refuse(session, seqs, over, sent=sent)
         else:
@@ -98,7 +99,7 @@ class Admission:
             raise UsageError(f"a trace context can have at most {wire.MAX_TRACE_BYTES} bytes")
         if group.pin is not None and not group.flags & _OPENS:
             return group  # where it goes is settled, whatever is configured now
-        config = self._ledger.origins.config
+        config = self._records.origins.config
         if not config.upstreams and not any(origin[0] == "@" for origin in group.origins):
             return group
         resolved = [config.resolve(group.kind, origin, group.settings) for origin in group.origins]
@@ -117,16 +118,8 @@ class Admission:
         Of those that a worker's report was the first to name, the client now says what they are.
         """
         pairs = dict(zip(group.seqs, group.payloads, strict=True))
-        claimed: dict[Worker, dict[int, bytes]] = {}
-        for seq, payload in pairs.items():
-            lease = session.open.get(seq)
-            if isinstance(lease, Lease) and lease.origin is None:
-                del lease.requests[seq]
-                if not lease.requests:
-                    del lease.worker.leases[lease]
-                claimed.setdefault(lease.worker, {})[seq] = payload
-        for worker, requests in claimed.items():
-            self._ledger.adopt(worker, terms, requests)
+        for worker, requests in self._records.disclaim(session, pairs).items():
+            self._leasing.adopt(worker, terms, requests)
         unknown = session.unknown(group.seqs)
         return {seq: payload for seq, payload in pairs.items() if seq in unknown}
 
@@ -148,7 +141,7 @@ class Admission:
             return not session.native
         lost = self._lost(session, unknown, group.watermark)
         text = "the pool lost track of it; it may or may not have run"
-        self._ledger.fail(session, lost, Code.OUTCOME_UNKNOWN, text, origin=group.origins[0], sent=True)
+        self._outcomes.fail(session, lost, Code.OUTCOME_UNKNOWN, text, origin=group.origins[0], sent=True)
         for seq in lost:
             del unknown[seq]
         return False
@@ -167,7 +160,7 @@ class Admission:
         leave one peer unread, and REJECT would make it connect again and repeat everything. So what it
         submits is refused, which its client understands; what is submitted again was let in once.
         """
-        limits = self._ledger.origins.config.clients
+        limits = self._records.origins.config.clients
         if session.messages > limits.max_messages_per_s and not flags & _RESUBMITTED:
             return (
                 f"the broker accepts at most {limits.max_messages_per_s} messages of a client per second "
@@ -181,12 +174,13 @@ class Admission:
             return f"the broker queues at most {limits.max_queued_bytes} bytes of a client (max_queued_bytes)"
         if (
             pending > limits.max_pending // 10
-            and sum(len(s.open) for s in self._sessions.values()) > MAX_ALL_PENDING
+            and sum(len(s.open) for s in self._records.sessions.values()) > MAX_ALL_PENDING
         ):
             return f"the broker holds at most {MAX_ALL_PENDING} requests of all clients"
         if (
             queued_bytes > limits.max_queued_bytes // 10
-            and sum(s.queued_bytes + s.held_bytes for s in self._sessions.values()) > MAX_ALL_QUEUED_BYTES
+            and sum(s.queued_bytes + s.held_bytes for s in self._records.sessions.values())
+            > MAX_ALL_QUEUED_BYTES
         ):
             return f"the broker queues at most {MAX_ALL_QUEUED_BYTES} bytes of all clients"
         return ""
@@ -194,32 +188,32 @@ class Admission:
     def _refuse(self, session: Session, seqs: tuple[int, ...], why: str, *, sent: bool) -> None:
         """End requests of a session that is at a limit."""
         session.refused += len(seqs)
-        self._ledger.fail(session, seqs, Code.OVERLOADED, why, sent=sent, retry_after_ms=OVERLOAD_RETRY_MS)
+        self._outcomes.fail(session, seqs, Code.OVERLOADED, why, sent=sent, retry_after_ms=OVERLOAD_RETRY_MS)
 
     def _route(self, group: QueuedGroup, now_s: float) -> None:
         """Queue a group, or lease it to the worker that has its pinned connection."""
         terms = group.terms
         if terms.pin is None:
-            self._ledger.enqueue(group, now_s)
+            self._leasing.enqueue(group, now_s)
         elif terms.goes_to_pin:
             self._lease_pinned(group, now_s)
         elif self._open_pin(terms, group.seqs, now_s):
-            self._ledger.enqueue(group, now_s)
+            self._leasing.enqueue(group, now_s)
 
     def _lease_pinned(self, group: QueuedGroup, now_s: float) -> None:
         terms, seqs = group.terms, group.seqs
         session = terms.session
         if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
             text = "requests for a pinned connection must come one at a time and not be idempotent"
-            self._ledger.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)
-        elif session.unacked_bytes > self._ledger.origins.config.clients.max_queued_bytes:
+            self._outcomes.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)
+        elif session.unacked_bytes > self._records.origins.config.clients.max_queued_bytes:
             # They pass the queue, where others wait until the client has acknowledged what it was sent.
             text = f"{session.unacked_bytes} bytes of results are not acknowledged"
-            self._ledger.fail(
+            self._outcomes.fail(
                 session, seqs, Code.OVERLOADED, text, sent=False, retry_after_ms=OVERLOAD_RETRY_MS
             )
         else:
-            self._ledger.lease_held(group, now_s)
+            self._leasing.lease_pinned(group, now_s)
 
     def _open_pin(self, terms: Terms, seqs: tuple[int, ...], now_s: float) -> bool:
         """Note the pin that a request opens; returns False, and ends the request, if it cannot be opened."""
@@ -228,7 +222,7 @@ class Admission:
         if terms.flags & _RESUBMITTED and number is not None:
             # A worker reported the pin to this broker, and handed back the request that opens it before its
             # client said what that was: no connection is pinned.
-            self._ledger.unpin(session, number, tell=True)
+            self._pins.unpin(session, number, tell=True)
         if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
             text = "a pin must be opened by a single non-idempotent request to a single upstream"
         elif number in session.pins:
@@ -236,9 +230,9 @@ class Admission:
         elif len(session.pins) >= MAX_PINS:
             text = f"{MAX_PINS} connections are already pinned to this session"
         if text or number is None:
-            self._ledger.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)
+            self._outcomes.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)
             return False
-        origin = self._ledger.origins.get(terms.kind, terms.origins[0], now_s)
+        origin = self._records.origins.get(terms.kind, terms.origins[0], now_s)
         session.let_go.pop(number, None)
-        session.pins[number] = Pin(session, number, origin)
+        self._records.open_pin(session, number, origin)
         return True

@@ -10,6 +10,7 @@ from reqpool_contract import checks, wire
 from reqpool_contract.errors import ProtocolError
 from reqpool_contract.wire import Reject, Verb
 
+from .cancellations import Cancellations
 from .epoch import Epoch
 from .pin import MAX_PINS
 from .results_placement import ResultsPlacement
@@ -44,7 +45,9 @@ class Clients:
     def __init__(self, life: Epoch, results: str, report: Callable[[float], dict[str, Any]]) -> None:
         self._life = life
         self._outbox = life.outbox
-        self._ledger = life.ledger
+        self._records = life.records
+        self._pins = life.pins
+        self._cancellations = Cancellations(life.records, life.sender, life.pins)
         self.sessions = life.sessions
         self.submissions = Submissions(life)
         self.spread = ResultsPlacement(results)
@@ -153,7 +156,7 @@ class Clients:
             "resumed": resumed,
             "generation": session.generation,
             "watermark": self._life.succession.watermark,
-            "max_pending": self._ledger.origins.config.clients.max_pending,
+            "max_pending": self._records.origins.config.clients.max_pending,
             "never_ran": session.never_ran,
             "keeps": self._keeps(),
             "apart": True,
@@ -203,7 +206,7 @@ class Clients:
         self.submissions.acknowledge(session, acked)
 
     def _cancel(self, session: Session, seqs: tuple[int, ...], now_s: float) -> None:
-        self._ledger.drop(session, seqs)
+        self._cancellations.drop(session, seqs)
         session.drop_held(seqs)
 
     def _resend(self, session: Session, after: int, now_s: float) -> None:
@@ -213,7 +216,7 @@ class Clients:
                     self._outbox.results.append(session.frames(batch, self._life.epoch))
 
     def _unpin(self, session: Session, pin: int, now_s: float) -> None:
-        if not self._ledger.unpin(session, pin, tell=True) and not session.native:
+        if not self._pins.unpin(session, pin, tell=True) and not session.native:
             session.note_let_go(pin, MAX_PINS)
 
     def _end_session(self, session: Session) -> None:
@@ -222,11 +225,11 @@ class Clients:
             self._session_at.pop(session.route, None)
         self.submissions.acknowledge(session, session.published)
         for pin in list(session.pins):
-            self._ledger.unpin(session, pin, tell=True)
+            self._pins.unpin(session, pin, tell=True)
         self._kept_bytes -= session.kept.size_bytes
         session.end()
         self.spread.leave(session)
-        self._ledger.forget(session)
+        self._cancellations.forget(session)
         if not session.open:
             self.sessions.pop(session.id, None)
 
@@ -241,7 +244,7 @@ class Clients:
                 self._expire_session(session)
 
     def _expire_session(self, session: Session) -> None:
-        waiting = self._ledger.forget(session)
+        waiting = self._cancellations.forget(session)
         ranges = _ranges(waiting)
         self._tombstones[session.id] = ranges if len(ranges) <= MAX_RANGES else []
         while len(self._tombstones) > MAX_TOMBSTONES:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from reqpool_contract.errors import Code
 
-from .ledger import LEASE_GRACE_S, Ledger
+from .lease_sender import LeaseSender
+from .leasing import Leasing
 from .origin import Origin
+from .outcomes import Outcomes
+from .pins import Pins
+from .records import LEASE_GRACE_S, Records
 from .session import Session
 
 
@@ -13,31 +17,40 @@ class Deadlines:
     """Ends requests whose time is up, wherever they are.
 
     Args:
-        ledger: where requests are moved.
+        records: where requests are.
+        sender: tells workers.
+        outcomes: ends requests.
+        pins: which connections are held for whom.
+        leasing: tries other origins.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(
+        self, records: Records, sender: LeaseSender, outcomes: Outcomes, pins: Pins, leasing: Leasing
+    ) -> None:
+        self._records = records
+        self._sender = sender
+        self._outcomes = outcomes
+        self._pins = pins
+        self._leasing = leasing
 
     def expire(self, now_s: float) -> None:
         """End what is past its deadline. Call it several times a second."""
-        ledger = self._ledger
-        for origin in ledger.origins.queued():
+        records = self._records
+        for origin in records.origins.queued():
             if origin.queue.next_due_s <= now_s:
                 self._expire_queue(origin, now_s)
             if origin.admission.overloaded:
                 self._clear_queue(origin, now_s)
-        if ledger.next_lease_due_s <= now_s:
+        if records.next_lease_due_s <= now_s:
             self._expire_leases(now_s)
 
     def _expire_queue(self, origin: Origin, now_s: float) -> None:
-        ledger = self._ledger
+        records = self._records
         late: dict[tuple[Session, int, bool, bool, float], list[int]] = {}
         for group in origin.queue.expire(now_s):
             session = group.terms.session
             seqs = group.waiting()
-            for seq in seqs:
-                del session.open[seq]
+            records.close(session, seqs)
             if group.past.answer is None:
                 waited_s = round(now_s - group.since_s, 1)
                 key = (
@@ -49,13 +62,13 @@ class Deadlines:
                 )
                 late.setdefault(key, []).extend(seqs)
             else:
-                ledger.conclude(session, seqs, Code.OK, group.past.answer)
-            ledger.end_opening(group.terms)
+                self._outcomes.conclude(session, seqs, Code.OK, group.past.answer)
+            self._pins.end_opening(group.terms)
         span_s = origin.policy.queue_timeout_s
         # It may have been changed since, or be none any more.
         within = "in time" if span_s is None else f"within {span_s:g} s"
         for (session, attempts, sent, early, waited_s), seqs in late.items():
-            ledger.fail(
+            self._outcomes.fail(
                 session,
                 seqs,
                 Code.TIMEOUT,
@@ -71,33 +84,33 @@ class Deadlines:
     def _clear_queue(self, origin: Origin, now_s: float) -> None:
         """End what would only stand in the way of those that can be answered in time."""
         for late in origin.queue.take_late(now_s + origin.service.needed_s):
-            self._ledger.refuse(origin, *late, origin.admission.too_late(late[0], now_s), now_s)
+            self._leasing.refuse(origin, *late, origin.admission.too_late(late[0], now_s), now_s)
 
     def _expire_leases(self, now_s: float) -> None:
-        ledger = self._ledger
+        records = self._records
         next_due_s = float("inf")
-        for worker in ledger.workers.values():
+        for worker in records.workers.values():
             unsent = worker.large.unsent
             for lease in list(worker.leases):
                 due_s = lease.terms.deadline_s + LEASE_GRACE_S
                 if due_s > now_s:
                     next_due_s = min(next_due_s, due_s)
                     continue
-                pairs = list(lease.requests.items())
-                lease.requests.clear()
-                ledger.release(lease, len(pairs))
+                pairs = records.empty(lease)
                 for seq, _ in pairs:
-                    ledger.cancel_at(worker, lease.terms.session.id, seq)
+                    self._sender.cancel(worker, lease.terms.session.id, seq)
                 if not lease.claimed:
-                    for seq, _ in pairs:
-                        del lease.terms.session.open[seq]
+                    records.close(lease.terms.session, [seq for seq, _ in pairs])
                 elif lease in unsent:
                     text = "it timed out before all of it had been sent to its worker"
-                    ledger.end_leased(lease, pairs, Code.TIMEOUT, text, phase="queue", sent=lease.past.sent)
+                    self._outcomes.end_leased(
+                        lease, pairs, Code.TIMEOUT, text, phase="queue", sent=lease.past.sent
+                    )
                 elif worker.state == "suspect":
                     text = "the worker that holds it is silent; it may or may not have run"
-                    ledger.end_leased(lease, pairs, Code.OUTCOME_UNKNOWN, text)
+                    self._outcomes.end_leased(lease, pairs, Code.OUTCOME_UNKNOWN, text)
                 else:
                     text = "its worker did not answer in time"
-                    ledger.end_leased(lease, pairs, Code.TIMEOUT, text, phase="read")
-        ledger.next_lease_due_s = next_due_s
+                    self._outcomes.end_leased(lease, pairs, Code.TIMEOUT, text, phase="read")
+                self._pins.end_opening(lease.terms)
+        records.next_lease_due_s = next_due_s

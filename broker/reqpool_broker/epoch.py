@@ -9,8 +9,13 @@ from reqpool_contract.wire import Reject, Verb
 
 from .broker_spans import COME_S
 from .config import Config
-from .ledger import Ledger
+from .grant_table import GrantTable
+from .lease_sender import LeaseSender
+from .leasing import Leasing
+from .outcomes import Outcomes
 from .outgoing import Outgoing
+from .pins import Pins
+from .records import Records
 from .recovery import Recovery
 from .session import Session
 
@@ -24,7 +29,9 @@ class Epoch:
     Attributes:
         epoch: its number.
         outbox: what to send.
-        ledger: requests, origins, leases and grants.
+        records: who is there, and where each request is.
+        grants: the workers' connection slots.
+        sender, outcomes, pins, leasing: who decides about requests.
         sessions: by id.
         succession: the workers of the lives before, and who has died.
         malformed: illegal messages counted per socket.
@@ -45,14 +52,19 @@ class Epoch:
     ) -> None:
         self.epoch = epoch
         self.outbox = Outgoing()
-        self.ledger = Ledger(epoch, self.outbox, config, liveness_ms / 1000)
-        self.sessions: dict[bytes, Session] = {}
+        self.records = records = Records(config)
+        self.grants = GrantTable(epoch, self.outbox, records.workers, records.origins)
+        self.sender = LeaseSender(epoch, self.outbox, liveness_ms / 1000)
+        self.outcomes = Outcomes(epoch, self.outbox, records, self.sender)
+        self.pins = Pins(epoch, self.outbox, records, self.outcomes)
+        self.leasing = Leasing(records, self.grants, self.sender, self.outcomes, self.pins)
+        self.sessions = records.sessions
         self.succession = succession
         self.malformed = {"intake": 0, "results": 0, "workers": 0}
         self.heartbeat_ms = heartbeat_ms
         self.liveness_s = liveness_ms / 1000
         self.expiry_s = session_expiry_ms / 1000
-        self.ledger.grants.settled = not succession.unheard
+        self.grants.settled = not succession.unheard
         self._hold_until_s = now_s + self.liveness_s
         self._settle_s = now_s + WORKER_FORGET_S
         self._stay_until_s = now_s + COME_S if succession.unheard else now_s
@@ -78,15 +90,15 @@ class Epoch:
     def follow(self, now_s: float) -> None:
         """A peer has come from an earlier life: where nobody knows its workers, they have time to report."""
         if not self.succession.supervised and now_s < self._hold_until_s:
-            self.ledger.grants.settled = False
+            self.grants.settled = False
             self._settle_s = self._hold_until_s
 
     def settle(self, now_s: float) -> None:
         """See whether all workers of the earlier life have reported or died, or have had the time to."""
-        if not self.ledger.grants.settled and (
+        if not self.grants.settled and (
             now_s >= self._settle_s or (self.succession.supervised and not self.succession.unheard)
         ):
-            self.ledger.grants.settle()
+            self.grants.settle()
 
     def common_version(self, out: list[list[bytes]], route: bytes, lowest: int, highest: int) -> int | None:
         """The version to speak with a peer that speaks these; None, and REJECT, if there is none."""

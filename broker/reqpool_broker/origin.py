@@ -82,25 +82,6 @@ class Origin:
         shares = [worker.cpu_share() for worker in owners]
         self.owner_count = slot_allocation.owner_count(self.owner_count, shares, max(1, available))
 
-    def leased(self, worker: Worker, count: int, *, pinned: bool = False) -> None:
-        self.in_flight += count
-        self.upstream.in_flight += count
-        worker.in_flight += count
-        if not pinned:
-            self.by_worker[worker] = self.by_worker.get(worker, 0) + count
-
-    def ended(self, worker: Worker, count: int, *, pinned: bool = False) -> None:
-        self.in_flight -= count
-        self.upstream.in_flight -= count
-        worker.in_flight -= count
-        if pinned:
-            return
-        left = self.by_worker[worker] - count
-        if left:
-            self.by_worker[worker] = left
-        else:
-            del self.by_worker[worker]
-
     @property
     def idle(self) -> bool:
         return not (self.queue.waiting or self.in_flight or self.pins)

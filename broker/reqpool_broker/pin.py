@@ -32,24 +32,3 @@ class Pin:
         self.origin = origin
         self.worker: Worker | None = None
         self.since_s = 0.0
-
-    def take(self, worker: Worker, now_s: float) -> None:
-        """Its first request is leased to ``worker``."""
-        self.worker = worker
-        self.since_s = now_s
-        worker.pins[self] = None
-        self.origin.upstream.pins += 1
-        self.origin.pins[worker] = self.origin.pins.get(worker, 0) + 1
-
-    def leave(self) -> Worker | None:
-        """The worker holds it no longer; returns who did."""
-        worker, self.worker = self.worker, None
-        if worker is not None and self in worker.pins:
-            del worker.pins[self]
-            self.origin.upstream.pins -= 1
-            left = self.origin.pins[worker] - 1
-            if left:
-                self.origin.pins[worker] = left
-            else:
-                del self.origin.pins[worker]
-        return worker

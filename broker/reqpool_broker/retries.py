@@ -11,8 +11,13 @@ from collections.abc import Iterable
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 
-from .ledger import Ledger
+from .grant_table import GrantTable
+from .lease_sender import LeaseSender
+from .leasing import Leasing
 from .origin import SUSPECT_SPAN_S, Origin
+from .outcomes import Outcomes
+from .pins import Pins
+from .records import Records
 from .requests import Lease, Past, QueuedGroup
 from .session import Session
 from .worker import Worker
@@ -22,21 +27,38 @@ class Retries:
     """Decides about leases that ended without an outcome.
 
     Args:
-        ledger: where requests are moved.
+        records: where requests are.
+        sender: has what has not left for a worker yet.
+        outcomes: ends requests.
+        pins: which connections are held for whom.
+        leasing: leases requests again.
+        grants: the workers' connection slots.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(
+        self,
+        records: Records,
+        sender: LeaseSender,
+        outcomes: Outcomes,
+        pins: Pins,
+        leasing: Leasing,
+        grants: GrantTable,
+    ) -> None:
+        self._records = records
+        self._sender = sender
+        self._outcomes = outcomes
+        self._pins = pins
+        self._leasing = leasing
+        self._grants = grants
 
     def retry(self, worker: Worker, session: Session, failed: wire.FailedAttempts, now_s: float) -> None:
         """An attempt failed: lease it again where that makes sense, else make the error final.
 
         The same for an answer that another origin may better: it is kept until one has.
         """
-        ledger = self._ledger
         answered = failed.code == Code.OK
-        for lease, pairs in _pull(worker, session, failed.seqs).items():
-            ledger.release(lease, len(pairs), worker if answered else None)
+        for lease, pairs in self._records.pull(worker, session, failed.seqs).items():
+            self._records.release(lease, len(pairs), worker if answered else None)
             if lease.origin is None:
                 self._disown(lease, pairs, sent=failed.sent)
                 continue
@@ -49,15 +71,14 @@ class Retries:
                 self._requeue(lease, pairs, past, now_s)
                 continue
             seqs = tuple(seq for seq, _ in pairs)
-            for seq in seqs:
-                del session.open[seq]
+            self._records.close(session, seqs)
             if answer is not None:
-                ledger.conclude(session, seqs, Code.OK, answer)
+                self._outcomes.conclude(session, seqs, Code.OK, answer)
             elif lease.past.sent and not failed.sent:  # a worker that could not read the lease, say
-                ledger.conclude(session, seqs, failed.code, wire.as_sent(failed.details))
+                self._outcomes.conclude(session, seqs, failed.code, wire.as_sent(failed.details))
             else:
-                ledger.conclude(session, seqs, failed.code, failed.details)
-            ledger.end_opening(lease.terms)
+                self._outcomes.conclude(session, seqs, failed.code, failed.details)
+            self._pins.end_opening(lease.terms)
 
     def _may_rerun(self, lease: Lease, failed: wire.FailedAttempts, now_s: float) -> bool:
         terms = lease.terms
@@ -71,22 +92,20 @@ class Retries:
 
     def _requeue(self, lease: Lease, pairs: list[tuple[int, bytes]], past: Past, now_s: float) -> None:
         """Let requests of a lease that has ended wait for their next attempt."""
-        ledger = self._ledger
         seqs, payloads = zip(*pairs, strict=True)
         terms = lease.terms
         if terms.session.ended:  # nobody waits for them
-            for seq in seqs:
-                del terms.session.open[seq]
-            ledger.end_opening(terms)
+            self._records.close(terms.session, seqs)
+            self._pins.end_opening(terms)
             return
-        ledger.requeued += len(seqs)
+        self._records.requeued += len(seqs)
         if terms.pin is not None:
             pin = terms.session.pins.get(terms.pin)
             if pin is None or not terms.opens:
-                ledger.end_gone(terms, seqs)
+                self._outcomes.end_gone(terms, seqs)
                 return
-            pin.leave()  # it is opened elsewhere, perhaps
-        ledger.enqueue(QueuedGroup(terms, seqs, payloads, past), now_s, front=True)
+            self._records.leave_pin(pin)  # it is opened elsewhere, perhaps
+        self._leasing.enqueue(QueuedGroup(terms, seqs, payloads, past), now_s, front=True)
 
     def hand_back(
         self, worker: Worker, session: Session, seqs: Iterable[int], now_s: float, *, sent: bool
@@ -103,10 +122,9 @@ class Retries:
         Returns:
             True if the worker has no room for them, as opposed to no connections: those were taken back.
         """
-        ledger = self._ledger
         full = False
-        for lease, pairs in reversed(_pull(worker, session, seqs).items()):  # as in abandon()
-            ledger.release(lease, len(pairs))
+        for lease, pairs in reversed(self._records.pull(worker, session, seqs).items()):  # as in abandon()
+            self._records.release(lease, len(pairs))
             if lease.origin is None:
                 self._disown(lease, pairs, sent=False)
                 continue
@@ -133,36 +151,34 @@ class Retries:
             orderly: it ended having told everything: what must not be repeated and it still had was not sent
                 upstream, and runs elsewhere, too.
         """
-        ledger = self._ledger
-        unsent = ledger.withdraw(worker, dead=dead)
+        unsent = self._sender.withdraw(worker, dead=dead)
         for lease in list(reversed(worker.leases)):  # each comes before the one before it in the queue
-            pairs = list(lease.requests.items())
             if lease.origin is None:
                 if dead:
-                    self._disown(lease, pairs, sent=not orderly)
-                    lease.requests.clear()
-                    ledger.release(lease, len(pairs))
+                    self._disown(lease, self._records.empty(lease), sent=not orderly)
             elif lease in unsent or (orderly and not lease.terms.idempotent):
                 self._run_elsewhere(lease, now_s)
             elif lease.terms.idempotent:
-                lease.requests.clear()
-                ledger.release(lease, len(pairs))
+                pairs = self._records.empty(lease)
                 if lease.attempt < _max_attempts(lease):
                     past = lease.past._replace(attempts=lease.attempt, sent=True)
                     self._requeue(lease, pairs, past, now_s)
                 else:
                     text = f"{lease.attempt} workers were lost while they held it"
-                    ledger.end_leased(lease, pairs, Code.WORKER_LOST, text)
+                    self._end(lease, pairs, Code.WORKER_LOST, text)
             elif dead:
-                lease.requests.clear()
-                ledger.release(lease, len(pairs))
+                pairs = self._records.empty(lease)
                 text = "the worker that held it died; it may or may not have run"
-                ledger.end_leased(lease, pairs, Code.OUTCOME_UNKNOWN, text)
+                self._end(lease, pairs, Code.OUTCOME_UNKNOWN, text)
         if dead:
-            ledger.grants.forget(worker)
+            self._grants.forget(worker)
             for pin in list(worker.pins):
-                ledger.unpin(pin.session, pin.number, tell=False)
-        ledger.wake()
+                self._pins.unpin(pin.session, pin.number, tell=False)
+        self._records.origins.wake()
+
+    def _end(self, lease: Lease, pairs: list[tuple[int, bytes]], code: Code, text: str) -> None:
+        self._outcomes.end_leased(lease, pairs, code, text)
+        self._pins.end_opening(lease.terms)
 
     def take_back(self, worker: Worker, now_s: float) -> None:
         """A worker takes nothing more: what has not left for it runs elsewhere."""
@@ -173,29 +189,25 @@ class Retries:
 
     def _run_elsewhere(self, lease: Lease, now_s: float) -> None:
         """A lease that no upstream has seen has ended, and does not count as an attempt."""
-        pairs = list(lease.requests.items())
-        lease.requests.clear()
-        self._ledger.release(lease, len(pairs))
-        self._requeue(lease, pairs, lease.past, now_s)
+        self._requeue(lease, self._records.empty(lease), lease.past, now_s)
 
     def _disown(self, lease: Lease, pairs: list[tuple[int, bytes]], *, sent: bool) -> None:
         """Known only by a worker's report, and lost there: the client still has to say what it was, or has
         named an upstream that it cannot run at again."""
         session, idempotent = lease.terms.session, lease.terms.idempotent
-        for seq, _ in pairs:
-            del session.open[seq]
-            if sent and not lease.claimed:
-                session.doubtful.add(seq)
+        seqs = [seq for seq, _ in pairs]
+        self._records.close(session, seqs)
+        if sent and not lease.claimed:
+            session.doubtful.update(seqs)
         if lease.claimed:
             code, text = Code.USAGE, "its upstream is not in the broker's configuration any more"
             if sent and not idempotent:
                 code, text = Code.OUTCOME_UNKNOWN, "its worker lost it; it may or may not have run"
-            self._ledger.fail(session, [seq for seq, _ in pairs], code, text, sent=sent or idempotent)
+            self._outcomes.fail(session, seqs, code, text, sent=sent or idempotent)
 
     def reconcile(self, worker: Worker, held: dict[bytes, set[int]], now_s: float) -> None:
         """After a worker's HELLO: what it was leased and does not hold never arrived, and runs again."""
-        ledger = self._ledger
-        ledger.withdraw(worker, dead=False)
+        self._sender.withdraw(worker, dead=False)
         absent: list[tuple[Lease, list[int]]] = []
         for lease in worker.leases:
             there = held.get(lease.terms.session.id, set())
@@ -204,10 +216,10 @@ class Retries:
         for lease, missing in absent:
             if lease.terms.goes_to_pin:
                 pairs = [(seq, lease.requests.pop(seq)) for seq in missing]
-                ledger.release(lease, len(pairs))
+                self._records.release(lease, len(pairs))
                 seqs, payloads = zip(*pairs, strict=True)
                 # If the worker has lost the connection as well, it says so.
-                ledger.lease_held(QueuedGroup(lease.terms, seqs, payloads, lease.past), now_s)
+                self._leasing.lease_pinned(QueuedGroup(lease.terms, seqs, payloads, lease.past), now_s)
         for lease, missing in reversed(absent):  # as in abandon()
             if not lease.terms.goes_to_pin:
                 # It never arrived; or it may run again, was sent, and the RETRY that said so was lost.
@@ -218,13 +230,3 @@ class Retries:
 def _max_attempts(lease: Lease) -> int:
     """Leases an idempotent request may have behind it when a worker or a connection dies under it."""
     return 1 + (lease.origin.policy.retries if lease.origin is not None else 0)
-
-
-def _pull(worker: Worker, session: Session, seqs: Iterable[int]) -> dict[Lease, list[tuple[int, bytes]]]:
-    """Take requests out of the leases that ``worker`` holds; those it does not hold are passed over."""
-    by_lease: dict[Lease, list[tuple[int, bytes]]] = {}
-    for seq in dict.fromkeys(seqs):
-        lease = session.open.get(seq)
-        if isinstance(lease, Lease) and lease.worker is worker:
-            by_lease.setdefault(lease, []).append((seq, lease.requests.pop(seq)))
-    return by_lease

@@ -1,8 +1,8 @@
 """The broker without its sockets: messages and time in, messages to send out. No I/O, no clock.
 
 :class:`~.clients.Clients` and :class:`~.workers.Workers` read messages (docs/protocol.md, verb x state),
-each of its own peers, and share one :class:`~.epoch.Epoch`: its :class:`~.ledger.Ledger` moves requests, a
-:class:`~.session.SessionProtocol` and a :class:`~.worker.Worker` are what is known of a peer.
+each of its own peers, and share one :class:`~.epoch.Epoch`: its :class:`~.records.Records` know where
+requests are, a :class:`~.session.Session` and a :class:`~.worker.Worker` are what is known of a peer.
 """
 
 from __future__ import annotations
@@ -65,8 +65,12 @@ class Broker:
             self.epoch, succession, heartbeat_ms, liveness_ms, session_expiry_ms, config, now_s
         )
         self.outbox = self._life.outbox
-        self.ledger = self._life.ledger
-        self._deadlines = Deadlines(self.ledger)
+        self.records = self._life.records
+        self.grants = self._life.grants
+        self.leasing = self._life.leasing
+        self._deadlines = Deadlines(
+            self.records, self._life.sender, self._life.outcomes, self._life.pins, self.leasing
+        )
         self.sessions = self._life.sessions
         self.malformed = self._life.malformed
         self.liveness_s = self._life.liveness_s
@@ -83,7 +87,7 @@ class Broker:
     @property
     def config(self) -> Config:
         """Names and policies of upstreams."""
-        return self.ledger.origins.config
+        return self.records.origins.config
 
     def may_end(self, now_s: float) -> bool:
         """Is a planned stop due, or is it still too early for one? See :meth:`~.epoch.Epoch.may_end`."""
@@ -92,7 +96,7 @@ class Broker:
     def reconfigure(self, config: Config, now_s: float) -> None:
         """Take a new configuration. What it does not change goes on as it was; call :meth:`flush` after
         it."""
-        self.ledger.grants.reconfigure(config)
+        self.grants.reconfigure(config)
 
     def flush(self, now_s: float) -> None:
         """Decide what the messages taken since the last flush ask for; once per turn of the loop."""
@@ -103,7 +107,7 @@ class Broker:
             self.clients.beat_due_sessions()
         if self.clients.awaiting_confirmation:
             self.clients.confirm()
-        self.ledger.lease(now_s)
+        self.leasing.lease(now_s)
 
     def tick(self, now_s: float) -> None:
         """Do what time asks for; call it about every 50 ms."""
@@ -119,22 +123,22 @@ class Broker:
         if now_s >= self._next_second_s:
             self._next_second_s = now_s + 1.0
             self._rate(now_s)
-            self.ledger.adapt(now_s)
+            self.leasing.adapt(now_s)
             self.clients.watch(now_s)
         self.flush(now_s)
 
     def _rate(self, now_s: float) -> None:
         then_s, submitted, done = self._rated
-        self._rated = (now_s, self.ledger.submitted, self.ledger.done)
+        self._rated = (now_s, self.records.submitted, self.records.done)
         if now_s > then_s:
             self._rates = {
-                "submitted_per_s": round((self.ledger.submitted - submitted) / (now_s - then_s), 1),
-                "done_per_s": round((self.ledger.done - done) / (now_s - then_s), 1),
+                "submitted_per_s": round((self.records.submitted - submitted) / (now_s - then_s), 1),
+                "done_per_s": round((self.records.done - done) / (now_s - then_s), 1),
             }
 
     def report(self, now_s: float) -> dict[str, Any]:
         """What ``reqpool status`` shows."""
-        ledger = self.ledger
+        records = self.records
         heard_s = self.clients.awaited(now_s)
         busiest = sorted(self.sessions.values(), key=lambda session: session.pending, reverse=True)
         return {
@@ -149,26 +153,26 @@ class Broker:
                 worker.report(
                     now_s,
                     min(worker.awaits_since_s(now_s, self.liveness_s), heard_s.get(worker, now_s)),
-                    blocking=ledger.grants.is_blocking(worker),
+                    blocking=self.grants.is_blocking(worker),
                 )
-                for worker in ledger.workers.values()
+                for worker in records.workers.values()
             ],
             "awaited": [
                 {
                     "id": id_.hex(),
                     "since_heartbeat_s": round(now_s - self._started_s, 3),
-                    "blocking": ledger.grants.is_held_up,
+                    "blocking": self.grants.is_held_up,
                 }
                 for id_ in self._life.succession.unheard
             ],
-            "origins": ledger.origins.report(MAX_REPORTED),
-            "origins_total": len(ledger.origins),
+            "origins": records.origins.report(MAX_REPORTED),
+            "origins_total": len(records.origins),
             "rates": self._rates,
             "counters": {
-                "submitted": ledger.submitted,
-                "done": ledger.done,
-                "failed": dict(ledger.failed),
-                "requeued": ledger.requeued,
+                "submitted": records.submitted,
+                "done": records.done,
+                "failed": dict(records.failed),
+                "requeued": records.requeued,
                 "malformed": dict(self.malformed),
             },
         }

@@ -23,7 +23,8 @@ class Submissions:
 
     def __init__(self, life: Epoch) -> None:
         self._life = life
-        self._ledger = life.ledger
+        self._records = life.records
+        self._outcomes = life.outcomes
         self._admission = Admission(life)
         self._deferring: dict[Session, None] = {}
 
@@ -49,7 +50,7 @@ class Submissions:
         bad: list[wire.BadGroup] = []
         admit = self._admission.admit
         for group in groups:
-            self._ledger.submitted += len(group.seqs)
+            self._records.submitted += len(group.seqs)
             if isinstance(group, wire.BadGroup):
                 bad.append(group)
                 continue
@@ -80,7 +81,7 @@ class Submissions:
             # From here on nothing else would know that they have ended.
             session.drop_held(batch.seqs)
         if throttled and session.has_room:
-            self._ledger.wake()
+            self._records.origins.wake()
 
     def _must_defer(self, session: Session, group: wire.SubmitGroup, now_s: float) -> bool:
         """Whether a group that an earlier broker may have known has to wait for reports of its workers."""
@@ -114,4 +115,4 @@ class Submissions:
                     sent = group.resubmitted and not session.native
                     alike.setdefault((f"the broker cannot use it: {group.text}", sent), {})[seq] = None
         for (text, sent), seqs in alike.items():
-            self._ledger.fail(session, seqs, Code.PROTOCOL, text, sent=sent)
+            self._outcomes.fail(session, seqs, Code.PROTOCOL, text, sent=sent)

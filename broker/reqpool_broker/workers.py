@@ -37,8 +37,13 @@ class Workers:
         self._life = life
         self._clients = clients
         self._outbox = life.outbox
-        self._ledger = life.ledger
-        self._attempts = Retries(life.ledger)
+        self._records = life.records
+        self._outcomes = life.outcomes
+        self._pins = life.pins
+        self._leasing = life.leasing
+        self._attempts = Retries(
+            life.records, life.sender, life.outcomes, life.pins, life.leasing, life.grants
+        )
         self.sessions = life.sessions
         self._worker_at: dict[bytes, Worker] = {}
         self._stopping = False
@@ -54,7 +59,7 @@ class Workers:
     @property
     def any_serves(self) -> bool:
         """Is one connected that has not said that it ends?"""
-        return any(one.state == "live" and one.route is not None for one in self._ledger.workers.values())
+        return any(one.state == "live" and one.route is not None for one in self._records.workers.values())
 
     def message(self, route: bytes, frames: list[bytes], now_s: float) -> None:
         """Take one message of the workers socket, its routing id split off."""
@@ -91,7 +96,7 @@ class Workers:
             return
         worker.last_heard_s = now_s
         if worker.large.under_way and worker.large.arrived(seen):
-            self._ledger.wake_large()
+            self._leasing.wake_large()
         if verb is Verb.GOODBYE:
             self._forget_worker(worker, now_s, orderly=True)
         elif verb is Verb.RESULTS:
@@ -112,22 +117,22 @@ class Workers:
         pins = wire.pins(about.get("pins", ()))
         keeps = checks.optional_uint(about.get("keeps"))
         takes_apart = checks.boolean(about.get("apart", False))
-        worker = self._ledger.workers.get(id_)
-        if worker is None and len(self._ledger.workers) >= MAX_WORKERS:
+        worker = self._records.workers.get(id_)
+        if worker is None and len(self._records.workers) >= MAX_WORKERS:
             self._life.reject(self._outbox.workers, route, Reject.OVERLOADED, "too many workers")
             return
         previous = self._worker_at.pop(route, None)
         if previous is not None and previous is not worker:
             previous.route = None
         if worker is None:
-            worker = self._ledger.workers[id_] = Worker(id_, name, pid, now_s)
+            worker = self._records.workers[id_] = Worker(id_, name, pid, now_s)
         if worker.route is not None:
             self._worker_at.pop(worker.route, None)
         self._worker_at[route] = worker
         worker.connect(route, name, pid, kinds, keeps, now_s, apart=takes_apart)
         if self._life.succession.is_stranger(id_):
             worker.state = "stranger"
-        self._ledger.change_membership()
+        self._records.change_membership()
         welcome = {
             "epoch": self._life.epoch,
             "heartbeat_ms": self._life.heartbeat_ms,
@@ -138,7 +143,7 @@ class Workers:
         first = self._life.succession.report(id_)
         if foreign and about.get("epoch") is not None:
             self._life.follow(now_s)
-        self._ledger.grants.hold_slots(worker, slots, inherited=foreign and first)
+        self._life.grants.hold_slots(worker, slots, inherited=foreign and first)
         self._take_held(worker, held, now_s, foreign=foreign)
         self._take_pins(worker, pins, now_s, foreign=foreign)
         self._life.settle(now_s)
@@ -159,7 +164,7 @@ class Workers:
                 if foreign and unknown:
                     # A client of the earlier life may still submit them again.
                     terms = Terms(session, "", (), 0, 0, None, now_s + self._life.expiry_s)
-                    self._ledger.adopt(worker, terms, dict.fromkeys(unknown, b""))
+                    self._leasing.adopt(worker, terms, dict.fromkeys(unknown, b""))
                 else:
                     gone |= unknown
             if gone:
@@ -182,7 +187,7 @@ class Workers:
         )
         for pin in list(worker.pins):
             if (pin.session.id, pin.number) not in reported:
-                self._ledger.unpin(pin.session, pin.number, tell=False)
+                self._pins.unpin(pin.session, pin.number, tell=False)
         for session_id, number, kind, name in pins:
             session = self.sessions.get(session_id)
             if session is None and foreign:
@@ -192,7 +197,7 @@ class Workers:
                 continue
             wanted = session is not None and not session.ended and number not in session.let_go
             if session is not None and wanted and foreign and pin_known is None:
-                self._ledger.adopt_pin(worker, session, number, kind, name)
+                self._pins.adopt(worker, session, number, kind, name)
             elif worker.route is not None:
                 head = wire.encode(Verb.UNPIN, self._life.epoch, worker.heartbeat_seen, session_id, number)
                 self._outbox.workers.append([worker.route, head])
@@ -221,16 +226,12 @@ class Workers:
             session = self.sessions.get(session_id)
             if session is None:
                 continue
-            if session.unacked_bytes > self._ledger.origins.config.clients.max_queued_bytes:
+            if session.unacked_bytes > self._records.origins.config.clients.max_queued_bytes:
                 silent = session.is_silent(now_s, self._life.liveness_s)
                 blob = retained_limits.fit(blob, seqs, session, self.sessions.values(), silent=silent)
-            fresh, attempts = self._ledger.finish(worker, session, seqs, failed)
-            if fresh:
-                self._ledger.publish(session, blob, seqs, worker, attempts)
-                if worker.state == "draining":  # it waits until they are acknowledged
-                    self._clients.beat(session)
-            if fresh < len(seqs):
-                session.attach(seqs, worker)
+            fresh = self._outcomes.finish(worker, session, seqs, failed, blob)
+            if fresh and worker.state == "draining":  # it waits until they are acknowledged
+                self._clients.beat(session)
             if session.ended and not session.open:
                 self.sessions.pop(session_id, None)
         # Not before: what is received and is not with a client yet is undelivered only once it is published.
@@ -243,7 +244,7 @@ class Workers:
         full = sample.get("full") is True
         if full != worker.full:
             worker.full = full
-            self._ledger.change_membership()
+            self._records.change_membership()
         if worker.state == "draining":  # it ends no sooner than it knows that this one was seen
             self._beat(worker, now_s)
 
@@ -276,7 +277,7 @@ class Workers:
         if full and worker.state == "live" and not worker.full:
             # It has no room. Until a heartbeat says otherwise, or the two would play ping-pong.
             worker.full = True
-            self._ledger.change_membership()
+            self._records.change_membership()
 
     def _retry(
         self, worker: Worker, groups: Sequence[wire.FailedAttempts | wire.BadGroup], now_s: float
@@ -290,16 +291,16 @@ class Workers:
                 self._attempts.retry(worker, session, failed, now_s)
 
     def _granted(self, worker: Worker, origin: str, grant: int, held: int, now_s: float) -> None:
-        self._ledger.grants.granted(worker, origin, grant, held)
+        self._life.grants.granted(worker, origin, grant, held)
 
     def _unpin(self, worker: Worker, session: bytes, pin: int, now_s: float) -> None:
         known = self.sessions.get(session)
         if known is not None and (held := known.pins.get(pin)) is not None and held.worker is worker:
-            self._ledger.unpin(known, pin, tell=False)
+            self._pins.unpin(known, pin, tell=False)
 
     def _drain(self, worker: Worker, now_s: float) -> None:
         worker.state = "draining"
-        self._ledger.change_membership()
+        self._records.change_membership()
         self._attempts.take_back(worker, now_s)
         self._clients.ask_to_acknowledge(worker)
 
@@ -307,20 +308,20 @@ class Workers:
         """It said GOODBYE, or is dead: it holds nothing any more."""
         self._disconnect(worker)
         worker.state = "suspect"
-        self._ledger.workers.pop(worker.id, None)
+        self._records.workers.pop(worker.id, None)
         self._life.succession.forget(worker.id)
-        self._ledger.change_membership()
+        self._records.change_membership()
         self._attempts.abandon(worker, now_s, dead=True, orderly=orderly)
 
     def _started(self, worker_id: bytes) -> None:
         self._life.succession.start(worker_id)
-        worker = self._ledger.workers.get(worker_id)
+        worker = self._records.workers.get(worker_id)
         if worker is not None and worker.state == "stranger":  # it was quicker
             worker.state = "live"
-            self._ledger.change_membership()
+            self._records.change_membership()
 
     def _dead(self, now_s: float, worker_id: bytes, deaths: int, orderly: bool) -> None:
-        worker = self._ledger.workers.get(worker_id)
+        worker = self._records.workers.get(worker_id)
         if worker is not None:
             self._forget_worker(worker, now_s, orderly=orderly)
         self._life.succession.die(worker_id, deaths, orderly=orderly)
@@ -331,7 +332,7 @@ class Workers:
         if worker.route is not None:
             self._worker_at.pop(worker.route, None)
             worker.route = None
-            self._ledger.change_membership()
+            self._records.change_membership()
 
     def _beat(self, worker: Worker, now_s: float) -> None:
         if worker.route is not None:
@@ -340,7 +341,7 @@ class Workers:
 
     def watch(self, now_s: float) -> None:
         """Give up on who is silent."""
-        for worker in list(self._ledger.workers.values()):
+        for worker in list(self._records.workers.values()):
             if worker.state == "stranger" and not worker.told and now_s - worker.welcomed_s > STRANGER_SPAN_S:
                 worker.told = True
                 log.warning(
@@ -354,12 +355,12 @@ class Workers:
             elif silent_s > self._life.liveness_s and worker.state != "suspect":
                 self._disconnect(worker)
                 worker.state = "suspect"
-                self._ledger.change_membership()
+                self._records.change_membership()
                 self._attempts.abandon(worker, now_s, dead=False)
 
     def beat(self, now_s: float) -> None:
         """Send every worker its heartbeat."""
-        for worker in self._ledger.workers.values():
+        for worker in self._records.workers.values():
             self._beat(worker, now_s)
 
     def hasten_drains(self, now_s: float) -> None:
@@ -369,7 +370,7 @@ class Workers:
         hold for such clients is let go of. If the cluster stops, and everybody waits, so is what has long
         been held, and none waits for what has long been running.
         """
-        draining = [worker for worker in self._ledger.workers.values() if worker.state == "draining"]
+        draining = [worker for worker in self._records.workers.values() if worker.state == "draining"]
         if not draining:
             return
         liveness_s = self._life.liveness_s
@@ -378,7 +379,7 @@ class Workers:
             for pin in worker.idle_pins():
                 is_old = self._stopping and now_s - pin.since_s > HELD_S
                 if is_old or pin.session.is_silent(now_s, liveness_s):
-                    self._ledger.unpin(pin.session, pin.number, tell=True)
+                    self._pins.unpin(pin.session, pin.number, tell=True)
             done = bool(worker.parts)
             if worker.leases:  # what it holds besides, for others, ends with it
                 taken_s = [lease.since_s for lease in worker.leases] + [pin.since_s for pin in worker.pins]

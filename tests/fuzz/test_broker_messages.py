@@ -211,6 +211,6 @@ def test_the_books_are_right_whatever_is_said(said: list[tuple[Any, ...]]) -> No
     for session in desk.broker.sessions.values():
         assert not session.open
         assert not session.pins
-    for upstream in desk.broker.ledger.origins.upstreams.values():
+    for upstream in desk.broker.records.origins.upstreams.values():
         assert upstream.reserved == 0
         assert upstream.in_flight == 0

@@ -9,7 +9,6 @@ from zlib import crc32
 
 from reqpool.future import Future
 from reqpool_contract.errors import Code, PoolError
-from support.books import check_books
 
 from .limits import CRAMPING
 from .plan import Ask
@@ -327,7 +326,7 @@ class Oracle:
         held = list(worker.ledger.running())
         held += worker.conversation.outbox.retained()
         broker = self.world.core
-        known = broker.ledger.workers.get(worker.identity) if broker is not None else None
+        known = broker.records.workers.get(worker.identity) if broker is not None else None
         if known is not None:
             held += [(lease.terms.session.id, tuple(lease.requests)) for lease in known.leases]
         for session, seqs in held:
@@ -357,7 +356,7 @@ class Oracle:
     def check_books(self, broker: Broker) -> None:
         """What the broker has counted is what is there."""
         try:
-            check_books(broker)
+            broker.records.check()
         except AssertionError as error:
             self.fail(Wrong.BOOKS, f"the broker's books do not balance: {error}")
 
@@ -390,7 +389,7 @@ class Oracle:
                         Wrong.KEPT,
                         f"the broker keeps {len(table)} of session.{name} at rest: {list(table)[:3]}",
                     )
-        for worker in broker.ledger.workers.values():
+        for worker in broker.records.workers.values():
             if worker.leases or worker.parts or worker.in_flight or worker.pins:
                 told = worker.report(0.0, 0.0, blocking=False)
                 self.fail(Wrong.KEPT, f"the broker keeps leases or parts of a worker at rest: {told}")

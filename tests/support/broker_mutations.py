@@ -7,18 +7,20 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from reqpool_broker.clients import Clients
 from reqpool_broker.deadlines import Deadlines
 from reqpool_broker.epoch import Epoch
 from reqpool_broker.grant_table import GrantTable
-from reqpool_broker.ledger import Ledger
-from reqpool_broker.origin import Origin
+from reqpool_broker.lease_sender import LeaseSender
 from reqpool_broker.origin_table import OriginTable
+from reqpool_broker.outcomes import Outcomes
 from reqpool_broker.pin import Pin
+from reqpool_broker.pins import Pins
+from reqpool_broker.records import Records
 from reqpool_broker.recovery import Recovery
 from reqpool_broker.requests import Lease, QueuedGroup
 from reqpool_broker.retries import Retries
 from reqpool_broker.session import Session
+from reqpool_broker.submissions import Submissions
 from reqpool_broker.worker import Worker
 from reqpool_broker.workers import Workers
 
@@ -38,13 +40,13 @@ class Mutation(NamedTuple):
 
 
 def _publish_twice(patch: pytest.MonkeyPatch) -> None:
-    publish = Ledger.publish
+    publish = Outcomes.publish
 
-    def twice(self: Ledger, session: Session, blob: bytes, seqs: tuple[int, ...], *about: Any) -> None:
+    def twice(self: Outcomes, session: Session, blob: bytes, seqs: tuple[int, ...], *about: Any) -> None:
         publish(self, session, blob, seqs, *about)
         publish(self, session, blob, seqs, *about)
 
-    patch.setattr(Ledger, "publish", twice)
+    patch.setattr(Outcomes, "publish", twice)
 
 
 def _number_anew_what_is_resent(patch: pytest.MonkeyPatch) -> None:
@@ -57,36 +59,36 @@ def _number_anew_what_is_resent(patch: pytest.MonkeyPatch) -> None:
 
 
 def _end_what_has_ended(patch: pytest.MonkeyPatch) -> None:
-    fail_ = Ledger.fail
+    fail_ = Outcomes.fail
 
     def end_leased(
-        self: Ledger, lease: Lease, pairs: list[tuple[int, bytes]], *about: Any, **more: Any
+        self: Outcomes, lease: Lease, pairs: list[tuple[int, bytes]], *about: Any, **more: Any
     ) -> None:
         fail_(self, lease.terms.session, [seq for seq, _ in pairs], *about, **more)
 
-    patch.setattr(Ledger, "end_leased", end_leased)
+    patch.setattr(Outcomes, "end_leased", end_leased)
 
 
 def _forget_to_count_done(patch: pytest.MonkeyPatch) -> None:
-    conclude = Ledger.conclude
+    conclude = Outcomes.conclude
 
-    def uncounted(self: Ledger, *about: Any) -> None:
-        failed = dict(self.failed)
+    def uncounted(self: Outcomes, *about: Any) -> None:
+        failed = dict(self._records.failed)
         conclude(self, *about)
-        self.failed = failed
+        self._records.failed = failed
 
-    patch.setattr(Ledger, "conclude", uncounted)
+    patch.setattr(Outcomes, "conclude", uncounted)
 
 
 def _forget_what_is_in_flight(patch: pytest.MonkeyPatch) -> None:
-    def ended(self: Origin, worker: Worker, count: int, *, pinned: bool = False) -> None:
-        self.upstream.in_flight -= count
-        worker.in_flight -= count
-        if not pinned:
-            self.in_flight -= count
-            self.by_worker[worker] -= count
+    release = Records.release
 
-    patch.setattr(Origin, "ended", ended)
+    def uncounted(self: Records, lease: Lease, count: int, by: Worker | None = None) -> None:
+        release(self, lease, count, by)
+        if lease.origin is not None and lease.terms.pin is not None:
+            lease.origin.in_flight += count
+
+    patch.setattr(Records, "release", uncounted)
 
 
 def _forget_queued_bytes(patch: pytest.MonkeyPatch) -> None:
@@ -132,28 +134,28 @@ def _say_that_nothing_was_sent(patch: pytest.MonkeyPatch) -> None:
 
 
 def _forget_a_pins_place(patch: pytest.MonkeyPatch) -> None:
-    def leave(self: Pin) -> Worker | None:
-        worker, self.worker = self.worker, None
+    def leave(pin: Pin) -> Worker | None:
+        worker, pin.worker = pin.worker, None
         if worker is not None:
-            worker.pins.pop(self, None)
+            worker.pins.pop(pin, None)
         return worker
 
-    patch.setattr(Pin, "leave", leave)
+    patch.setattr(Records, "leave_pin", staticmethod(leave))
 
 
 def _keep_pins_of_the_dead(patch: pytest.MonkeyPatch) -> None:
-    unpin = Ledger.unpin
+    unpin = Pins.unpin
     patch.setattr(
-        Ledger,
+        Pins,
         "unpin",
         lambda self, session, number, *, tell: tell and unpin(self, session, number, tell=tell),
     )
 
 
 def _tell_no_worker_of_unpin(patch: pytest.MonkeyPatch) -> None:
-    unpin = Ledger.unpin
+    unpin = Pins.unpin
     patch.setattr(
-        Ledger, "unpin", lambda self, session, number, *, tell: unpin(self, session, number, tell=False)
+        Pins, "unpin", lambda self, session, number, *, tell: unpin(self, session, number, tell=False)
     )
 
 
@@ -201,7 +203,7 @@ def _forget_the_dead(patch: pytest.MonkeyPatch) -> None:
 
 
 def _lose_what_was_held_back(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Clients, "release_held", lambda self, now_s: None)
+    patch.setattr(Submissions, "release_deferred", lambda self, now_s: None)
 
 
 def _adopt_nothing(patch: pytest.MonkeyPatch) -> None:
@@ -227,7 +229,7 @@ def _count_acknowledged_results(patch: pytest.MonkeyPatch) -> None:
 
 
 def _cancel_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Ledger, "cancel_at", lambda self, worker, session_id, seq: None)
+    patch.setattr(LeaseSender, "cancel", lambda self, worker, session_id, seq: None)
 
 
 MUTATIONS = (

@@ -12,7 +12,6 @@ from reqpool_contract import wire
 from reqpool_contract.wire import FailedAttempts, Flag, LeaseGroup, SubmitGroup, Verb
 from reqpool_workers.pieces import Pieces
 
-from .books import check_books
 from .outcomes import Outcome, Outcomes
 
 DNS = ("dns", False, 256, 1)
@@ -136,7 +135,7 @@ class Desk:
 
     def check_books(self) -> None:
         """What is counted is what is there."""
-        check_books(self.broker)
+        self.broker.records.check()
 
 
 class FakeClient:

@@ -35,7 +35,7 @@ def ask(client: FakeClient, *seqs: int, place: str = "", **options: Any) -> None
 
 
 def reserved(desk: Desk) -> int:
-    return desk.broker.ledger.origins.upstreams[SERVER].reserved
+    return desk.broker.records.origins.upstreams[SERVER].reserved
 
 
 def granted(worker: FakeWorker, place: str = "") -> int:

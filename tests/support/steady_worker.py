@@ -201,7 +201,7 @@ class SteadyWorker(FakeWorker):
         assert lease.origin[0] != "@", f"{lease.seqs} were leased to {lease.origin}, which is a name"
         info = self._infos[lease.kind]
         if not info.connections:
-            origins = self.desk.broker.ledger.origins
+            origins = self.desk.broker.records.origins
             most = origins.config.policy_of(lease.origin).max_in_flight or info.limit
             assert origins.upstream(lease.origin).in_flight <= most, (
                 f"too much is in flight at {lease.origin}"

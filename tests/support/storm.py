@@ -12,7 +12,7 @@ from reqpool.errors import Code
 from reqpool.kinds.origin import endpoint, upstream_of
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import EMPTY, Config, NamedUpstream
-from reqpool_broker.ledger import LEASE_GRACE_S
+from reqpool_broker.records import LEASE_GRACE_S
 from reqpool_broker.requests import Lease
 from reqpool_contract.policy import Policy
 from reqpool_contract.wire import Flag, Reject, Verb
@@ -345,14 +345,14 @@ class Storm:
 
     def _check_open(self) -> None:
         """What has had its time has ended, and nothing waits for a place that is free."""
-        ledger, now_s = self.desk.broker.ledger, self.desk.now_s
+        records, now_s = self.desk.broker.records, self.desk.now_s
         for session in self.desk.broker.sessions.values():
             for seq, place in session.open.items():
                 late_s = now_s - max(place.terms.deadline_s, place.since_s)
                 assert late_s <= LEASE_GRACE_S + 2 * TICK_S, f"{seq} is open {late_s} s past its deadline"
         self.desk.settle()
-        for origin in ledger.origins:
-            owners = origin.owners(ledger.workers, ledger.origins.membership)
+        for origin in records.origins:
+            owners = origin.owners(records.workers, records.origins.membership)
             waits = any(group.waiting() and group.terms.session.has_room for group in origin.queue)
             if not owners or not waits:
                 continue
@@ -379,7 +379,7 @@ class Storm:
             limit = self.desk.broker.config.policy_of(key).max_connections or LIMITS[key.partition(":")[0]]
             # Where the limit was lowered there may be more for a while, but never more than there were; a new
             # broker that does not know yet how many there are goes by what it has been told of.
-            if not self.desk.broker.ledger.grants.settled:
+            if not self.desk.broker.grants.settled:
                 most[key] = count = max(count, self._most[key])
             assert count <= max(limit, self._most[key]), f"{count} connections to {key}, of {limit}"
         self._most = most
@@ -418,7 +418,7 @@ class Storm:
         return sum(len(client.pending) for client in self.clients)
 
     def _check_ends(self) -> None:
-        ledger = self.desk.broker.ledger
+        records = self.desk.broker.records
         dropped = sum(len(client.cancelled) for client in self.clients)
         for client in self.clients:
             for seq in client.asked:
@@ -431,4 +431,4 @@ class Storm:
                 elif client.error(seq).get("sent") is False:
                     assert not self.sendings[client.id, seq], f"{seq} was sent, and its error denies it"
         if not self.mix.reconnects and not self.mix.restarts:
-            assert ledger.submitted == ledger.done + sum(ledger.failed.values()) + dropped
+            assert records.submitted == records.done + sum(records.failed.values()) + dropped

@@ -156,7 +156,7 @@ def test_an_orphaned_broker_leases_nothing_more_from_the_turn_in_which_it_hears_
             parent.wait()
 
     server.broker.clients.message = message  # type: ignore[method-assign]
-    server.broker.ledger.lease = lambda now_s: turns.append(  # type: ignore[method-assign]
+    server.broker.leasing.lease = lambda now_s: turns.append(  # type: ignore[method-assign]
         parent.returncode is not None
     )
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:

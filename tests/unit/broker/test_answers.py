@@ -28,7 +28,7 @@ def test_a_better_answer_is_the_result() -> None:
     assert 1 not in client.outcomes
     worker.answer(1)
     assert client.outcomes[1] == [(Code.OK, b"answer 1")]
-    assert desk.broker.ledger.failed == {}
+    assert desk.broker.records.failed == {}
     desk.check_books()
 
 
@@ -50,7 +50,7 @@ def test_an_answer_outlasts_the_errors_of_other_origins() -> None:
     worker.fail(1, code=Code.OK, sent=True, details=b"SERVFAIL")
     worker.fail(1, code=Code.TIMEOUT, sent=True)
     assert client.outcomes[1] == [(Code.OK, b"SERVFAIL")]
-    assert desk.broker.ledger.failed == {}
+    assert desk.broker.records.failed == {}
     desk.check_books()
 
 

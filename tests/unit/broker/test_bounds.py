@@ -62,7 +62,7 @@ def test_cancelled_requests_leave_nothing_behind() -> None:
         client.submit(seq, span_ms=60_000)
         client.send(Verb.CANCEL, (seq,))
     (session,) = desk.broker.sessions.values()
-    (origin,) = desk.broker.ledger.origins
+    (origin,) = desk.broker.records.origins
     assert session.queued_bytes == 0
     assert session.open == {}
     assert len(list(origin.queue)) < 200
@@ -78,7 +78,7 @@ def test_million_servers_are_not_remembered() -> None:
         client.submit(seq, origins=(f"dns://10.0.{seq // 250}.{seq % 250}:53",))
         worker.answer()
         client.acknowledge()
-    assert len(desk.broker.ledger.origins) <= origins_module.MAX_IDLE + 1
+    assert len(desk.broker.records.origins) <= origins_module.MAX_IDLE + 1
     desk.check_books()
 
 
@@ -125,7 +125,7 @@ def test_worker_with_absurd_kinds_is_refused(kind: tuple[object, ...]) -> None:
     desk = Desk()
     worker = desk.worker(kind)
     assert worker.rejects == [Reject.MALFORMED]
-    assert desk.broker.ledger.workers == {}
+    assert desk.broker.records.workers == {}
 
 
 def test_second_hello_on_a_route_ends_the_first_session_there() -> None:
@@ -163,7 +163,7 @@ def test_submit_that_names_more_requests_than_can_be_refused_is_malformed(count:
     ]
     client.say_groups(groups)
     assert client.replies[-1][1][0] == Reject.MALFORMED
-    assert desk.broker.ledger.submitted == 0
+    assert desk.broker.records.submitted == 0
 
 
 GROUP = SubmitGroup("dns", (UPSTREAM,), 60_000, 1, 1, None, None, (9,), (b"?",))

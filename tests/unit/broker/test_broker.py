@@ -324,9 +324,9 @@ def test_connection_slots_never_exceed_the_limit_while_owners_change() -> None:
     workers = [first, *others]
     for worker in workers:
         worker.cpu_percent = 60.0  # so that all four stay owners, whichever ranks last
-    desk.broker.ledger.origins.named(origin)[0].owner_count = 4
+    desk.broker.records.origins.named(origin)[0].owner_count = 4
     desk.pass_time(1.5)
-    ledger = desk.broker.ledger
+    ledger = desk.broker.records
 
     def reserved() -> int:
         return sum(
@@ -374,7 +374,7 @@ def test_busy_owners_get_help_and_lose_it_when_idle() -> None:
         worker.cpu_percent = 95.0
     client.submit(1, span_ms=100_000)
     desk.pass_time(1.5)
-    origin = desk.broker.ledger.origins.named(UPSTREAM)[0]
+    origin = desk.broker.records.origins.named(UPSTREAM)[0]
     assert origin.owner_count > 1
     for worker in workers:
         worker.cpu_percent = 5.0
@@ -552,7 +552,7 @@ def test_goodbye_drops_what_waits_and_lets_the_rest_finish_unheard() -> None:
     assert worker.held() == []
     assert client.outcomes == {}
     assert desk.broker.sessions == {}
-    assert desk.broker.ledger.origins.named(UPSTREAM)[0].in_flight == 0
+    assert desk.broker.records.origins.named(UPSTREAM)[0].in_flight == 0
 
 
 def test_over_max_pending_single_requests_are_refused_with_a_wait() -> None:

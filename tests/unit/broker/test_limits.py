@@ -53,7 +53,7 @@ class Limits(RuleBasedStateMachine):
         # Such as may run again, so that each of them has to end with an answer.
         kind = WAITING_KIND[0] if place.endswith("?exclusive") else KIND[0]
         ask(self.client, *seqs, place=place, flags=Flag.IDEMPOTENT, kind=kind)
-        for origin in self.desk.broker.ledger.origins:
+        for origin in self.desk.broker.records.origins:
             origin.owner_count = self.owners
 
     @rule(data=st.data(), reads=st.sampled_from([0, 1, 3, 1_000]), works=st.booleans(), obeys=st.booleans())
@@ -145,11 +145,11 @@ class Limits(RuleBasedStateMachine):
         assert sum(sum(holder.open.values()) for holder in self.holders) <= self.limit
         waiting = [n for holder in self.holders for name, n in holder.open.items() if "?exclusive" in name]
         assert sum(waiting) <= most_waiting(self.limit)
-        upstream = self.desk.broker.ledger.origins.upstreams.get(SERVER)
+        upstream = self.desk.broker.records.origins.upstreams.get(SERVER)
         if upstream is not None:
             assert upstream.reserved <= self.limit
             for holder in self.holders:
-                worker = self.desk.broker.ledger.workers.get(holder.id)
+                worker = self.desk.broker.records.workers.get(holder.id)
                 if worker is not None and not (holder.inbox or self.frozen):
                     for name, count in holder.open.items():
                         grant = worker.grants.get(name)
@@ -322,7 +322,7 @@ def test_connections_that_nobody_asks_for_after_a_restart_are_asked_back() -> No
     desk.pass_time(GRANT_IDLE_S + 1.5)
     assert granted(workers[0]) == 0
     workers[0].confirm(SERVER, 0)
-    assert SERVER not in desk.broker.ledger.origins.upstreams
+    assert SERVER not in desk.broker.records.origins.upstreams
     desk.check_books()
 
 
@@ -332,7 +332,7 @@ def test_an_origin_that_is_asked_for_later_knows_of_the_connections_there_are() 
         worker.reconnect(slots=[(SERVER, 1)])
     client = desk.client()
     ask(client, 1)
-    (origin,) = desk.broker.ledger.origins.named(SERVER)
+    (origin,) = desk.broker.records.origins.named(SERVER)
     assert origin.granted
     for worker in workers:
         worker.answer()

@@ -122,7 +122,7 @@ def test_pins_and_what_is_leased_ahead_never_need_more_than_the_slots(depth: int
         ask(others, *(next(seqs) for _ in range(8)))
         ask(client, pin, pin=pin, opens=True)
         worker.answer(*worker.held()[: 2 * depth])
-        origin = desk.broker.ledger.origins.named(ORIGIN)[0]
+        origin = desk.broker.records.origins.named(ORIGIN)[0]
         pinned = sum(origin.pins.values())
         assert pinned <= 4
         assert worker.grants[ORIGIN][1] <= 4

@@ -99,7 +99,7 @@ def test_no_more_than_a_window_of_large_bodies_is_leased_ahead() -> None:
     worker, client = desk.worker(), desk.client()
     worker.reads = False
     ask(client, *range(1, 13), size=MIB)
-    assert desk.broker.ledger.workers[worker.id].in_flight * MIB == wire.WINDOW_BYTES
+    assert desk.broker.records.workers[worker.id].in_flight * MIB == wire.WINDOW_BYTES
 
 
 def test_new_connection_of_a_worker_has_nothing_on_its_way() -> None:
@@ -188,7 +188,7 @@ def test_body_that_is_cancelled_half_way_leaves_nothing_behind(size: int) -> Non
     ask_once(client, 2, size)
     assert [lease.payloads for lease in worker.leases] == [(body(2, size),)]
     worker.answer()
-    assert desk.broker.ledger.workers[worker.id].large.room_bytes == wire.WINDOW_BYTES
+    assert desk.broker.records.workers[worker.id].large.room_bytes == wire.WINDOW_BYTES
     desk.check_books()
 
 
@@ -205,7 +205,7 @@ def test_part_of_a_group_that_is_cancelled_before_it_has_left_does_not_leave() -
     assert worker.held() == [1, 2, 4]
     assert worker.leases[-1].payloads == (bodies[0], bodies[2])
     worker.answer()
-    assert desk.broker.ledger.workers[worker.id].large.room_bytes == wire.WINDOW_BYTES
+    assert desk.broker.records.workers[worker.id].large.room_bytes == wire.WINDOW_BYTES
     desk.check_books()
 
 
@@ -327,7 +327,7 @@ def test_large_request_for_a_held_connection_that_dies_before_it_has_left_has_no
     holder.reads = holder.awake = False
     client.say_groups([SubmitGroup("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (2,), (bytes(MIB),))])
     desk.pass_time(3.0)
-    assert desk.broker.ledger.workers[holder.id].state == "suspect"
+    assert desk.broker.records.workers[holder.id].state == "suspect"
     holder.die()
     assert gone(client, 2)
     desk.check_books()
@@ -371,7 +371,7 @@ def test_heartbeats_are_remembered_for_as_long_as_a_message_may_name_them() -> N
     client.submit(1, flags=ONCE)
     desk.pass_time(0.1)
     seen = worker.seen
-    known = desk.broker.ledger.workers[worker.id]
+    known = desk.broker.records.workers[worker.id]
     for _ in range(500):  # as many large bodies in one liveness span
         known.heartbeat(worker.epoch, desk.now_s, 2.5)
     worker.seen = seen

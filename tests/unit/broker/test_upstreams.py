@@ -430,8 +430,8 @@ def test_origins_that_were_only_looked_at_are_forgotten() -> None:
 
     desk = Desk()
     for n in range(MAX_IDLE + 500):
-        desk.broker.ledger.origins.get("tcp", f"tcp://127.0.0.1:{n + 1}", desk.now_s)
+        desk.broker.records.origins.get("tcp", f"tcp://127.0.0.1:{n + 1}", desk.now_s)
     desk.pass_time(1.1)
-    assert len(desk.broker.ledger.origins) <= MAX_IDLE
-    assert len(desk.broker.ledger.origins.upstreams) <= MAX_IDLE
+    assert len(desk.broker.records.origins) <= MAX_IDLE
+    assert len(desk.broker.records.origins.upstreams) <= MAX_IDLE
     desk.check_books()

@@ -54,7 +54,6 @@ LONG_YET = {
     "reqpool.client_conversation": 525,
     "reqpool.future": 500,
     "reqpool.session_protocol": 550,
-    "reqpool_broker.ledger": 675,
     "reqpool_workers.connection": 575,
     "reqpool_workers.worker_conversation": 475,
     "reqpool_workers.protocols.tls": 475,

@@ -1,0 +1,348 @@
+"""Records: who is there, where each request is, and what is counted of it. No I/O, no clock.
+
+The only writer of ``Session.open``, of ``in_flight`` and ``by_worker``, and of the pins of sessions, workers
+and origins, so that they agree: :meth:`Records.check` counts everything again. A request is open while its
+seq is in ``Session.open``; taking it out of there is what ends it, so it ends once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from .config import EMPTY, Config
+from .origin import Origin
+from .origin_table import OriginTable
+from .pin import Pin
+from .requests import Lease, Past, QueuedGroup, Terms
+from .session import Session
+from .worker import Worker
+
+LEASE_GRACE_S = 0.1
+"""How long past a deadline a worker may still report it; the client waits twice as long."""
+
+
+class Records:
+    """Sessions, workers, origins, and the requests between them.
+
+    Attributes:
+        sessions: by id.
+        workers: by id.
+        origins: the table of origins.
+        submitted, done, requeued: requests counted since the start.
+        failed: the same of each error's name.
+        next_lease_due_s: no lease's time is up earlier than this; monotonic.
+    """
+
+    def __init__(self, config: Config = EMPTY) -> None:
+        self.sessions: dict[bytes, Session] = {}
+        self.workers: dict[bytes, Worker] = {}
+        self.origins = OriginTable(config)
+        self.submitted = 0
+        self.done = 0
+        self.failed: dict[str, int] = {}
+        self.requeued = 0
+        self.next_lease_due_s = float("inf")
+
+    def change_membership(self) -> None:
+        """A worker came, went or changed its state: owners must be worked out again."""
+        self.origins.membership += 1
+        self.origins.wake()
+
+    def count_failed(self, name: str, count: int) -> None:
+        """Count requests that ended with an error."""
+        if count:
+            self.failed[name] = self.failed.get(name, 0) + count
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    def wait(self, origin: Origin, group: QueuedGroup, *, front: bool) -> None:
+        """Let a group wait for an origin; with ``front`` before the rest of its session's."""
+        self.origins.push(origin, group, front=front)
+        group.terms.session.open.update(dict.fromkeys(group.seqs, group))
+
+    def lease(
+        self,
+        terms: Terms,
+        origin: Origin | None,
+        worker: Worker,
+        requests: dict[int, bytes],
+        past: Past,
+        now_s: float,
+    ) -> Lease:
+        """Book requests as handed to a worker."""
+        lease = Lease(terms, origin, worker, requests, past, now_s)
+        terms.session.open.update(dict.fromkeys(requests, lease))
+        worker.leases[lease] = None
+        if origin is not None:
+            count = len(requests)
+            origin.in_flight += count
+            origin.upstream.in_flight += count
+            worker.in_flight += count
+            if terms.pin is None:
+                origin.by_worker[worker] = origin.by_worker.get(worker, 0) + count
+        if terms.deadline_s + LEASE_GRACE_S < self.next_lease_due_s:
+            self.next_lease_due_s = terms.deadline_s + LEASE_GRACE_S
+        return lease
+
+    def release(self, lease: Lease, count: int, by: Worker | None = None) -> None:
+        """Uncount ``count`` requests that have been taken out of ``lease.requests``.
+
+        ``by``: who answered them, if somebody did.
+        """
+        origin, worker = lease.origin, lease.worker
+        if origin is not None:
+            upstream = origin.upstream
+            origin.in_flight -= count
+            upstream.in_flight -= count
+            worker.in_flight -= count
+            if lease.terms.pin is None:
+                left = origin.by_worker[worker] - count
+                if left:
+                    origin.by_worker[worker] = left
+                else:
+                    del origin.by_worker[worker]
+            if by is not None:
+                origin.done += count
+            if upstream.queued:
+                self.origins.wake_at(upstream)
+            if not origin.in_flight and not origin.queue.waiting:
+                self.origins.settle(origin)
+        if not lease.requests:
+            del worker.leases[lease]
+
+    def finish(
+        self, worker: Worker, session: Session, seqs: tuple[int, ...], failed: int
+    ) -> tuple[int, tuple[tuple[int, int], ...], list[tuple[Worker, int]]]:
+        """End requests whose results ``worker`` sent, ``failed`` of them errors.
+
+        Returns:
+            How many were still open; (seq, attempts) of those of them that took more than one attempt; and
+            (worker, seq) of those that another worker has, too.
+        """
+        pop = session.open.pop
+        repeated: list[tuple[int, int]] = []
+        elsewhere: list[tuple[Worker, int]] = []
+        last: Lease | None = None
+        count = fresh = 0
+        for seq in seqs:
+            place = pop(seq, None)
+            if place is last and last is not None:
+                del last.requests[seq]
+                count += 1
+                continue
+            if last is not None:
+                self.release(last, count, worker)
+                fresh += count
+                last, count = None, 0
+            if isinstance(place, Lease):
+                last, count = place, 1
+                del place.requests[seq]
+                if place.worker is not worker:
+                    elsewhere.append((place.worker, seq))
+                if place.attempt > 1:  # one by one: the loop that most pass need not know of it
+                    repeated.append((seq, place.attempt))
+                    self.release(place, 1, worker)
+                    fresh += 1
+                    last, count = None, 0
+            elif place is not None:
+                # It waits to run again, and the worker we gave up on has answered after all.
+                if place.past.attempts > 1:
+                    repeated.append((seq, place.past.attempts))
+                _leave_queue(place)
+                fresh += 1
+        if last is not None:
+            self.release(last, count, worker)
+            fresh += count
+        session.done += fresh
+        if failed:
+            failed = min(failed, fresh)
+            self.count_failed("upstream", failed)
+            if last is not None and last.origin is not None:
+                last.origin.failed += failed
+        self.done += fresh - failed
+        return fresh, tuple(repeated), elsewhere
+
+    def empty(self, lease: Lease) -> list[tuple[int, bytes]]:
+        """Take everything out of a lease, which is over; returns seqs and payloads, which are still open."""
+        pairs = list(lease.requests.items())
+        lease.requests.clear()
+        self.release(lease, len(pairs))
+        return pairs
+
+    def pull(
+        self, worker: Worker, session: Session, seqs: Iterable[int]
+    ) -> dict[Lease, list[tuple[int, bytes]]]:
+        """Take requests out of the leases that ``worker`` has; others are passed over.
+
+        They are still open, and counted until :meth:`release`.
+        """
+        by_lease: dict[Lease, list[tuple[int, bytes]]] = {}
+        for seq in dict.fromkeys(seqs):
+            lease = session.open.get(seq)
+            if isinstance(lease, Lease) and lease.worker is worker:
+                by_lease.setdefault(lease, []).append((seq, lease.requests.pop(seq)))
+        return by_lease
+
+    def disclaim(self, session: Session, requests: dict[int, bytes]) -> dict[Worker, dict[int, bytes]]:
+        """Take out those of ``requests`` that so far only a worker's report has named.
+
+        Returns:
+            Them by worker, to be leased to it again as what the client says they are.
+        """
+        named: dict[Worker, dict[int, bytes]] = {}
+        for seq, payload in requests.items():
+            lease = session.open.get(seq)
+            if isinstance(lease, Lease) and lease.origin is None:
+                del lease.requests[seq]
+                if not lease.requests:
+                    del lease.worker.leases[lease]
+                named.setdefault(lease.worker, {})[seq] = payload
+        return named
+
+    def drop(self, session: Session, seq: int) -> QueuedGroup | Lease | None:
+        """End a request whose outcome does not matter; returns where it was, None if it is not open."""
+        place = session.open.pop(seq, None)
+        if isinstance(place, Lease):
+            del place.requests[seq]
+            self.release(place, 1)
+        elif place is not None:
+            _leave_queue(place)
+        return place
+
+    @staticmethod
+    def close(session: Session, seqs: Iterable[int]) -> None:
+        """End requests that neither wait nor are leased at this moment."""
+        for seq in seqs:
+            session.open.pop(seq, None)
+
+    # --- pins -------------------------------------------------------------------------------------
+
+    @staticmethod
+    def open_pin(session: Session, number: int, origin: Origin) -> Pin:
+        """Note a connection that is to be pinned to a session."""
+        pin = session.pins[number] = Pin(session, number, origin)
+        return pin
+
+    @staticmethod
+    def take_pin(pin: Pin, worker: Worker, now_s: float) -> None:
+        """``worker`` is given the first request of a pin, or has its connection."""
+        pin.worker = worker
+        pin.since_s = now_s
+        worker.pins[pin] = None
+        pin.origin.upstream.pins += 1
+        pin.origin.pins[worker] = pin.origin.pins.get(worker, 0) + 1
+
+    @staticmethod
+    def leave_pin(pin: Pin) -> Worker | None:
+        """Note that no worker has the connection any more; returns which one had it."""
+        worker, pin.worker = pin.worker, None
+        if worker is not None and pin in worker.pins:
+            del worker.pins[pin]
+            pin.origin.upstream.pins -= 1
+            left = pin.origin.pins[worker] - 1
+            if left:
+                pin.origin.pins[worker] = left
+            else:
+                del pin.origin.pins[worker]
+        return worker
+
+    # --- the check --------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Count everything again and compare; for tests.
+
+        Raises:
+            AssertionError: if something differs.
+        """
+        _check_leases(self)
+        _check_bytes(self)
+        _check_sessions(self)
+        _check_parts(self)
+
+
+def _leave_queue(group: QueuedGroup) -> None:
+    if group.queue is not None:
+        group.queue.drop(group)
+
+
+def _check_leases(records: Records) -> None:
+    in_flight: dict[Any, int] = {}
+    pinned: dict[Any, int] = {}
+    pins: dict[Any, int] = {}
+    for worker in records.workers.values():
+        held = 0
+        for lease in worker.leases:
+            assert lease.requests
+            assert lease.worker is worker
+            for seq in lease.requests:
+                assert lease.terms.session.open.get(seq) is lease
+            if lease.origin is not None:
+                held += len(lease.requests)
+                if lease.terms.pin is None:
+                    key = (lease.origin, worker)
+                    in_flight[key] = in_flight.get(key, 0) + len(lease.requests)
+                else:
+                    pinned[lease.origin] = pinned.get(lease.origin, 0) + len(lease.requests)
+        assert worker.in_flight == held
+        for pin in worker.pins:
+            assert pin.worker is worker
+            assert pin.session.pins.get(pin.number) is pin
+            pins[pin.origin, worker] = pins.get((pin.origin, worker), 0) + 1
+    for origin in records.origins:
+        by_worker = {w: n for (o, w), n in in_flight.items() if o is origin}
+        assert origin.by_worker == by_worker
+        assert origin.pins == {w: n for (o, w), n in pins.items() if o is origin}
+        assert origin.in_flight == sum(by_worker.values()) + pinned.get(origin, 0)
+        assert origin.queue.waiting == sum(len(group.waiting()) for group in origin.queue)
+        assert origin in origin.upstream.origins
+        assert origin.granted == any(name == origin.name for _, name in origin.upstream.grants)
+    for upstream in records.origins.upstreams.values():
+        assert not upstream.deserted
+        assert upstream.pins == sum(sum(origin.pins.values()) for origin in upstream.origins)
+        assert upstream.in_flight == sum(origin.in_flight for origin in upstream.origins)
+        for (worker, name), grant in upstream.grants.items():
+            assert worker.grants[name] is grant
+            assert grant.slots <= grant.reserved
+
+
+def _check_bytes(records: Records) -> None:
+    waiting_bytes: dict[Any, int] = {}
+    for origin in records.origins:
+        for group in origin.queue:
+            session = group.terms.session
+            size_bytes = sum(map(len, group.payloads[group.start :])) + group.settings_bytes
+            waiting_bytes[session] = waiting_bytes.get(session, 0) + size_bytes
+    for worker in records.workers.values():
+        for lease, size_bytes in worker.large:
+            session = lease.terms.session
+            waiting_bytes[session] = waiting_bytes.get(session, 0) + size_bytes
+    for session in records.sessions.values():
+        assert session.queued_bytes == waiting_bytes.get(session, 0)
+        assert session.unacked_bytes == sum(len(batch.blob) for batch in session.unacked)
+
+
+def _check_sessions(records: Records) -> None:
+    for session in records.sessions.values():
+        for pin in session.pins.values():
+            assert pin.session is session
+            assert pin.worker is None or pin in pin.worker.pins
+        for seq, place in session.open.items():
+            if isinstance(place, Lease):
+                assert seq in place.requests
+                assert place in place.worker.leases
+            else:
+                assert isinstance(place, QueuedGroup)
+                assert seq in place.waiting()
+
+
+def _check_parts(records: Records) -> None:
+    parts: dict[Any, dict[int, int]] = {}
+    for session in records.sessions.values():
+        for batch in session.unacked:
+            for worker, number in batch.keepers:
+                if number > worker.base:
+                    mine = parts.setdefault(worker, {})
+                    mine[number] = mine.get(number, 0) + 1
+    for worker in records.workers.values():
+        assert worker.parts == parts.get(worker, {})
