@@ -18,7 +18,7 @@ ONCE = Flag(0)
 SERVER = "tcp://127.0.0.1:9"
 LONG_MS = 600_000
 KIND = ("tcp", True, 8, 1)
-WAITING_KIND = ("redis-exclusive", True, 8, 1)
+WAITING_KIND = ("redis-exclusive", True, 8, 1, True, "alone")
 
 
 def with_policy(**policy: Any) -> Config:

@@ -50,7 +50,7 @@ KINDS = (
     ("dns", False, LIMITS["dns"], 1),
     ("tcp", True, LIMITS["tcp"], 1),
     ("redis", True, LIMITS["redis"], 8),
-    ("redis-exclusive", True, LIMITS["redis-exclusive"], 1),
+    ("redis-exclusive", True, LIMITS["redis-exclusive"], 1, True, "alone"),
 )
 
 
