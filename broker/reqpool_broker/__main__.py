@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from reqpool_contract.descriptors import raise_file_limit
@@ -20,19 +20,8 @@ from . import server
 from .config import EMPTY, Config, unpack
 from .recovery import LiveWorkers
 
+CHECKED_CONFIG_HELP = "a configuration packed by the supervisor; read again at SIGHUP"
 SUPERVISED_HELP = "wait for a supervisor's line on standard input before binding"
-STANDS_BY_HELP = "with --supervised: load all kinds before that line comes"
-
-
-def configuration(arguments: argparse.Namespace) -> Callable[[], Config] | None:
-    """Return what reads the configuration that the arguments name; None if they name none."""
-    if arguments.config is not None:
-        from . import config_file  # a third of a start, and a supervised broker gets what came of the file
-
-        return lambda: config_file.load(arguments.config)
-    if arguments.checked_config is not None:
-        return lambda: read_checked(Path(arguments.checked_config))
-    return None
 
 
 def read_checked(place: Path) -> Config:
@@ -47,42 +36,40 @@ def read_checked(place: Path) -> Config:
         raise UsageError(f"the supervisor's configuration cannot be read: {error.strerror}") from error
 
 
-def load_kinds() -> None:
-    """Load what is else loaded in the middle of a turn, for the first request of each kind: 0.1 s in all."""
-    from .config_file import installed
+def main(arguments: Sequence[str] | None = None, configure: Callable[[], Config] | None = None) -> int:
+    """Run a broker until it is told to end.
 
-    with contextlib.suppress(OSError):  # no file descriptor is left: perhaps one is then
-        installed()
+    Args:
+        arguments: without the program's name; None takes the process's own.
+        configure: reads the configuration, now and at each SIGHUP, or raises UsageError; None: the arguments
+            name it, or there is none.
 
-
-def main() -> int:
+    Returns:
+        The exit status: 2 if it could not start, else as :func:`.server.run`.
+    """
     parser = argparse.ArgumentParser(prog="reqpool_broker", description="Run one reqpool broker.")
     parser.add_argument("--bind", required=True, metavar="URL", help="intake socket, tcp:// or ipc://")
     parser.add_argument("--results", metavar="URL", help="results socket (default: next to the intake)")
     parser.add_argument("--workers-url", metavar="URL", help="workers socket (default: next to the intake)")
     parser.add_argument("--advertise", metavar="URL", help="results URL sent to clients")
     parser.add_argument("--supervised", action="store_true", help=SUPERVISED_HELP)
-    parser.add_argument("--stands-by", action="store_true", help=STANDS_BY_HELP)
-    configs = parser.add_mutually_exclusive_group()
-    configs.add_argument("--config", metavar="PATH", help="reqpool.toml; read again at SIGHUP")
-    configs.add_argument("--checked-config", metavar="PATH", help="the same, packed by the supervisor")
+    parser.add_argument("--checked-config", metavar="PATH", help=CHECKED_CONFIG_HELP)
     parser.add_argument("--parent-pid", type=int, metavar="PID", help="stop when this process is gone")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s broker %(levelname)s %(message)s")
     raise_file_limit()
     try:
-        parent = None if arguments.parent_pid is None else os.pidfd_open(arguments.parent_pid)
+        parent = None if options.parent_pid is None else os.pidfd_open(options.parent_pid)
     except ProcessLookupError:
         return 0
-    configure = configuration(arguments)
+    if options.checked_config is not None:
+        configure = partial(read_checked, Path(options.checked_config))
     if configure is not None:  # until it can be caught: once we say that we are ready, one may come
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    if arguments.stands_by:
-        load_kinds()
     server.prepare_process()
     try:
         predecessors = None
-        if arguments.supervised:
+        if options.supervised:
             line = sys.stdin.readline()
             if not line.strip():  # it has gone; to one that stands by it has sent a blank before
                 return 0
@@ -92,10 +79,10 @@ def main() -> int:
             return 0
         config = EMPTY if configure is None else configure()
         served = server.BrokerServer(
-            arguments.bind,
-            arguments.results,
-            arguments.workers_url,
-            arguments.advertise,
+            options.bind,
+            options.results,
+            options.workers_url,
+            options.advertise,
             predecessors,
             config,
         )

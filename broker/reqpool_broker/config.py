@@ -1,6 +1,6 @@
-"""The upstreams the broker knows by name, and what it may do to each. No I/O, no clock.
+"""The upstreams that the broker knows by name, and what it may do to each. No I/O, no clock.
 
-:mod:`.config_file` makes a :class:`Config` of ``reqpool.toml``.
+``reqpool_ops.config_file`` makes a :class:`Config` of ``reqpool.toml``.
 """
 
 from __future__ import annotations

@@ -177,11 +177,11 @@ class BrokerProcess:
                 talk.sendall(self._reign.broker_starts())
                 talk.shutdown(socket.SHUT_WR)
 
-    def _launch(self, child: Child, now_s: float, *further: str) -> None:
+    def _launch(self, child: Child, now_s: float) -> None:
         arguments = [*self._program, "--bind", self.urls.get("intake", self._url)]
         if self.urls:  # a replacement takes the same places: clients and workers come back by themselves
             arguments += ["--results", self.urls["results"], "--workers-url", self.urls["workers"]]
-        arguments += ["--parent-pid", str(os.getpid()), "--supervised", *further]
+        arguments += ["--parent-pid", str(os.getpid()), "--supervised"]
         if self._config is not None:
             arguments += ["--checked-config", self._config.place]
         child.start(arguments, now_s, talks=True)
@@ -197,7 +197,7 @@ class BrokerProcess:
         """
         self.drop_standby()
         standby = Child("broker")
-        self._launch(standby, now_s, "--stands-by")
+        self._launch(standby, now_s)
         self.standby = standby
         assert standby.talk is not None
         standby.talk.sendall(b" ")

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 
-from reqpool_broker import config_file
 from reqpool_broker.config import Config, changes, pack
+
+from . import config_file
 
 
 class CheckedConfig:

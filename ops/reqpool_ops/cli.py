@@ -144,9 +144,8 @@ def run_up(options: argparse.Namespace) -> int:
         options.usage("--check needs --config, or $REQPOOL_CONFIG")
     config = None
     if path is not None:
-        from reqpool_broker.config_file import ConfigError
-
         from .checked_config import CheckedConfig
+        from .config_file import ConfigError
 
         try:
             config = CheckedConfig(path)

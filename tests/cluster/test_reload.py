@@ -183,7 +183,7 @@ def test_a_broker_of_its_own_reads_its_file_at_start_and_at_sighup(file: Path) -
     command = [
         sys.executable,
         "-m",
-        "reqpool_broker",
+        "reqpool_ops.lone_broker",
         "--bind",
         f"ipc://{file.parent}/b",
         "--config",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool_broker import config_file
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config, changes, pack, unpack
-from reqpool_broker.config_file import ConfigError, Installed
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, Verb
+from reqpool_ops import config_file
+from reqpool_ops.config_file import ConfigError, Installed
 from support.fake_peers import Desk
 
 NONE = Installed((), {})

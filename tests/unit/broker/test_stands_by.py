@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 
 import pytest
 
-from reqpool_broker import config_file, server
+from reqpool_broker import server
 from reqpool_broker.__main__ import main
 
 
@@ -21,9 +20,8 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     class Input(io.StringIO):
         def readline(self, size: int | None = -1, /) -> str:
             done.append("waits")
-            return " " if "--stands-by" in sys.argv else ""  # then the supervisor has died
+            return ""  # then the supervisor has died
 
-    monkeypatch.setattr(config_file, "installed", lambda: done.append("loads kinds"))
     monkeypatch.setattr(server, "prepare_process", lambda: done.append("collects garbage"))
     monkeypatch.setattr("reqpool_broker.__main__.raise_file_limit", lambda: None)
     monkeypatch.setattr("sys.stdin", Input())
@@ -38,26 +36,8 @@ def start(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
 def test_one_that_stands_by_does_all_that_takes_time_before_it_waits(
     done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start(monkeypatch, "--stands-by")
-    assert done == ["loads kinds", "collects garbage", "waits"]
-
-
-def test_one_that_clients_wait_for_loads_kinds_when_they_are_asked_for(
-    done: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
     start(monkeypatch)
     assert done == ["collects garbage", "waits"]
-
-
-def test_one_that_finds_no_kinds_for_want_of_descriptors_stands_by_all_the_same(
-    done: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails() -> None:
-        raise OSError(24, "Too many open files")
-
-    monkeypatch.setattr(config_file, "installed", fails)
-    start(monkeypatch, "--stands-by")
-    assert done[-1] == "waits"
 
 
 def test_one_whose_supervisor_has_died_ends_in_silence(
@@ -66,7 +46,7 @@ def test_one_whose_supervisor_has_died_ends_in_silence(
     monkeypatch.setattr(
         "sys.stdin", io.StringIO(" ")
     )  # the blank that tells how far it has come, and no line
-    start(monkeypatch, "--stands-by")
+    start(monkeypatch)
     assert capsys.readouterr().err == ""
 
 

@@ -12,11 +12,10 @@ import pytest
 
 import reqpool
 from reqpool.kinds import Kind, dns, find, http, mysql, redis, tcp, udp
-from reqpool_broker import config_file
 from reqpool_contract import broker_url
 from reqpool_contract.errors import PoolError, RequestFacts
 from reqpool_contract.masking import without_password, without_passwords
-from reqpool_ops import cli, runtime, status
+from reqpool_ops import cli, config_file, runtime, status
 from reqpool_ops.requests import secured
 
 SECRET = "S3cr3tpw"

@@ -29,7 +29,7 @@ MAY_IMPORT = {
 }
 """Each package, and the others that it may import."""
 
-IMPORTED_YET = {("reqpool_broker", "reqpool"): "kinds"}
+IMPORTED_YET: dict[tuple[str, str], str] = {}
 """Modules of the second package that the first still imports; what both need belongs in the contract."""
 
 NAMED_TWICE_YET = {2: "Session"}
@@ -117,7 +117,6 @@ REACHED_YET: dict[tuple[str, str], str] = {
     ("reqpool", "time"): "client_conversation kinds.dns batching pending",
     ("reqpool_broker", "os.urandom"): "admission clients epoch state recovery submissions workers",
     ("reqpool_broker", "random"): "state",
-    ("reqpool_broker", "ssl"): "config_file",
     ("reqpool_workers", "os.urandom"): "look_up protocols.dns",
     ("reqpool_workers", "select"): "connection_pool",
     ("reqpool_workers", "socket"): (

@@ -8,9 +8,9 @@ import msgpack
 import pytest
 
 from reqpool.kinds import find
-from reqpool_broker import config_file
-from reqpool_broker.config_file import ConfigError
 from reqpool_contract import wire
+from reqpool_ops import config_file
+from reqpool_ops.config_file import ConfigError
 from support import certificates
 
 REDIS = '[upstreams.a]\nurl = "rediss://h"\n'

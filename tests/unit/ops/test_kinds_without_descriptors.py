@@ -27,7 +27,7 @@ from reqpool_workers.protocols import load
 def find(): return sorted(load())
 """
 BROKER = """
-from reqpool_broker import config_file
+from reqpool_ops import config_file
 def find(): return sorted(kind.name for kind in config_file.installed().kinds)
 """
 

@@ -14,16 +14,16 @@ from reqpool.kinds import Asked, Followed, Kind, Route
 from reqpool.kinds.dns import KIND as DNS
 from reqpool.kinds.tcp import KIND as TCP
 from reqpool.kinds.udp import KIND as UDP
-from reqpool_broker import config_file
 from reqpool_broker.config import EMPTY, Config, changes, pack, unpack
-from reqpool_broker.config_file import ConfigError, Installed
-from reqpool_broker.toml_lines import line_of, lines
 from reqpool_contract import origin_names
 from reqpool_contract.errors import UsageError
 from reqpool_contract.host_names import netloc
 from reqpool_contract.origin_names import Endpoint
 from reqpool_contract.policy import Policy
 from reqpool_contract.tls_settings import Tls
+from reqpool_ops import config_file
+from reqpool_ops.config_file import ConfigError, Installed
+from reqpool_ops.toml_lines import line_of, lines
 from support import certificates
 
 PASSWORD = "hunter2"

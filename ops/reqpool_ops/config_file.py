@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reqpool.kinds import Kind, find
+from reqpool_broker.client_limits import ClientLimits
+from reqpool_broker.config import Config, NamedUpstream
 from reqpool_contract import pem, wire
 from reqpool_contract.errors import UsageError
 from reqpool_contract.kind_registry import registered
@@ -25,8 +27,6 @@ from reqpool_contract.origin_names import NAME
 from reqpool_contract.policy import Policy
 from reqpool_contract.tls_settings import Tls
 
-from .client_limits import ClientLimits
-from .config import Config, NamedUpstream
 from .toml_lines import line_of, lines
 
 MAX_FILE_BYTES = 1 << 20
