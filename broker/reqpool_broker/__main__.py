@@ -16,7 +16,7 @@ from pathlib import Path
 from reqpool_contract.descriptors import raise_file_limit
 from reqpool_contract.errors import ProtocolError, UsageError
 
-from . import server
+from . import process, server
 from .config import EMPTY, Config, unpack
 from .recovery import LiveWorkers
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, configure: Callable[[], Config]
             name it, or there is none.
 
     Returns:
-        The exit status: 2 if it could not start, else as :func:`.server.run`.
+        The exit status: 2 if it could not start, else as :meth:`.process.ServerProcess.run`.
     """
     parser = argparse.ArgumentParser(prog="reqpool_broker", description="Run one reqpool broker.")
     parser.add_argument("--bind", required=True, metavar="URL", help="intake socket, tcp:// or ipc://")
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None, configure: Callable[[], Config]
         configure = partial(read_checked, Path(options.checked_config))
     if configure is not None:  # until it can be caught: once we say that we are ready, one may come
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    server.prepare_process()
+    process.prepare_process()
     try:
         predecessors = None
         if options.supervised:
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None, configure: Callable[[], Config]
         return 2
     ready = {**served.urls, "pid": os.getpid(), "epoch": served.broker.epoch}
     print(json.dumps(ready), flush=True)
-    return server.run(served, parent, configure)
+    return process.ServerProcess(served, parent, configure).run()
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class ConnectionGate:
 
     def watch(self, bound: zmq.Socket[bytes], *, clients: bool) -> int:
         """Watch a socket, before it is bound; returns the descriptor that says when to call :meth:`take`."""
-        address = f"inproc://doors/{bound.FD}"
+        address = f"inproc://connections/{bound.FD}"
         bound.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         monitor = bound.context.socket(zmq.PAIR)
         monitor.setsockopt(zmq.RCVHWM, 1)

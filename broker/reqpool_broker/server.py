@@ -1,4 +1,4 @@
-"""The broker's sockets and its loop: with :mod:`.publisher` the only file of the broker that imports zmq.
+"""The broker's sockets and its loop.
 
 ZeroMQ facts it relies on (libzmq 4.3.5):
 
@@ -12,11 +12,9 @@ ZeroMQ facts it relies on (libzmq 4.3.5):
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import select
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +26,7 @@ from reqpool_contract import wire, zmq_sockets
 from reqpool_contract.errors import UsageError
 
 from .broker_spans import GOODBYE_LINGER_S, LAST_WORDS_S, TICK_S
-from .config import EMPTY, Config, changes
+from .config import EMPTY, Config
 from .connection_gate import HANDSHAKE_MS, ConnectionGate, file_limit
 from .freeze_detector import FreezeDetector
 from .publisher import READ_S, Publisher, endpoint, last_part
@@ -81,7 +79,7 @@ class BrokerServer:
         config: Config = EMPTY,
     ) -> None:
         self._context = zmq.Context()
-        self._doors = ConnectionGate(file_limit(), config.clients)
+        self._gate = ConnectionGate(file_limit(), config.clients)
         self._epoll = select.epoll()
         self._takers: dict[int, Callable[[float], bool]] = {}
         self._intake = self._socket(zmq.ROUTER, intake, PEER_MESSAGES)
@@ -89,7 +87,7 @@ class BrokerServer:
             lambda url: self._socket(zmq.XPUB, url, PEER_MESSAGES),
             results or _beside(intake, 1, "results"),
             None if advertise else lambda number: _another(self.urls["results"], intake, number),
-            self._doors.note_strange,
+            self._gate.note_strange,
         )
         # Towards workers credit is the bound; a mark would only lose leases.
         self._workers = self._socket(zmq.ROUTER, workers or _beside(intake, 2, "workers"), 0, clients=False)
@@ -128,15 +126,15 @@ class BrokerServer:
             socket.setsockopt(zmq.XPUB_MANUAL, 1)
             socket.setsockopt(zmq.XPUB_NODROP, 1)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-        socket.setsockopt(zmq.BACKLOG, self._doors.backlog)
-        fd = self._doors.watch(socket, clients=clients)
+        socket.setsockopt(zmq.BACKLOG, self._gate.backlog)
+        fd = self._gate.watch(socket, clients=clients)
         try:
             socket.bind(url)
         except zmq.ZMQError as error:
-            self._doors.unwatch(fd, socket)
+            self._gate.unwatch(fd, socket)
             socket.close()
             raise UsageError(f"cannot bind {url}: {os.strerror(error.errno or 0)}") from error
-        self.listen(fd, lambda _: self._doors.take(fd))
+        self.listen(fd, lambda _: self._gate.take(fd))
         return socket
 
     def listen(self, fd: int, take: Callable[[float], bool]) -> None:
@@ -163,7 +161,7 @@ class BrokerServer:
         epoll, takers = self._epoll, self._takers
         spread = broker.clients.spread
         due_s = next_tick_s = next_sample_s = looked_s = ended_s = clock()
-        wakefulness = FreezeDetector(broker.liveness_s + TICK_S)
+        freezes = FreezeDetector(broker.liveness_s + TICK_S)
         unread = list(takers)
         status = 0
         while True:
@@ -179,10 +177,10 @@ class BrokerServer:
                 config = reload()
                 if config is not None:
                     broker.reconfigure(config, now_s)
-                    self._doors.reconfigure(config.clients)
+                    self._gate.reconfigure(config.clients)
             unread = [fd for fd in ready if takers[fd](now_s)]
             span_s = clock() - looked_s
-            if span_s > wakefulness.most_s and wakefulness.slept(span_s):
+            if span_s > freezes.most_s and freezes.slept(span_s):
                 # Frozen, perhaps in the middle of the turn: what was queued here is old, the others have
                 # moved on without us, and nothing that this turn has decided may leave.
                 status = SLEPT_EXIT
@@ -192,7 +190,7 @@ class BrokerServer:
             looked_s += span_s
             if ticks:
                 next_tick_s = now_s + TICK_S
-                wakefulness.note()
+                freezes.note()
                 if now_s >= next_sample_s:
                     next_sample_s = now_s + SAMPLE_SPAN_S
                     self._take_sample()
@@ -207,7 +205,7 @@ class BrokerServer:
             ended_s = clock()
             if ended_s - now_s > self._lag_s:
                 self._lag_s = ended_s - now_s
-        wakefulness.close()
+        freezes.close()
         return status
 
     def close(self, why: str = PLANNED) -> None:
@@ -219,7 +217,7 @@ class BrokerServer:
         self._hear_out(all_leave=why == ORPHANED)
         self.broker.clients.goodbye(why)
         self._send([])
-        self._doors.close(self._intake, *self._results.sockets, self._workers)
+        self._gate.close(self._intake, *self._results.sockets, self._workers)
         for socket in (self._intake, *self._results.sockets, self._workers):
             socket.close(linger=round(GOODBYE_LINGER_S * 1000))
         self._context.term()
@@ -266,10 +264,10 @@ class BrokerServer:
         self.broker.sample = {
             **self._sample,
             "loop_lag_ms": round(self._lag_s * 1000, 3),
-            "connections": self._doors.report(),
+            "connections": self._gate.report(),
         }
         self._lag_s = 0.0
-        if news := self._doors.news(time.monotonic()):
+        if news := self._gate.news(time.monotonic()):
             log.warning("%s", news)
 
 
@@ -325,74 +323,3 @@ def _another(results: str, intake: str, number: int) -> str:
     if results.startswith("tcp:"):
         return f"{results.rpartition(':')[0]}:0"
     return _beside(intake, 0, f"res{number}")
-
-
-def prepare_process() -> None:
-    """Tune garbage collection for a process whose long-lived objects are all its state.
-
-    The default of a collection every 700 allocations would scan tables of tens of thousands of requests
-    over and over; there are no reference cycles on the request path.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-
-
-def run(server: BrokerServer, parent: int | None, configure: Callable[[], Config] | None) -> int:
-    """Serve until SIGTERM, SIGINT or the parent's death.
-
-    Args:
-        server: the bound sockets.
-        parent: pidfd of the process whose death ends it, too.
-        configure: reads the configuration anew at each SIGHUP, or raises UsageError: then the old one stays.
-            None: SIGHUP does what it does by default.
-    """
-    stopping = reloading = False
-    why = PLANNED
-
-    def ask_to_stop(signum: int, frame: object) -> None:
-        # Told again by somebody else, it still says goodbye: that takes two seconds at most.
-        nonlocal stopping
-        stopping = True
-
-    def ask_to_reload(signum: int, frame: object) -> None:
-        nonlocal reloading
-        reloading = True
-
-    if configure is not None:
-        signal.signal(signal.SIGHUP, ask_to_reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
-    watch = select.poll()
-
-    def look_at_parent(now_s: float) -> bool:
-        nonlocal why
-        if watch.poll(0):  # we are called once at the start, whatever has happened
-            why = ORPHANED
-            server.end()
-        return False
-
-    # At once, not at the next tick: workers end with it, and what is leased after that is lost.
-    if parent is not None:
-        watch.register(parent, select.POLLIN)
-        server.listen(parent, look_at_parent)
-
-    def reload() -> Config | None:
-        nonlocal reloading
-        if not reloading or configure is None:
-            return None
-        reloading = False
-        try:
-            config = configure()
-        except UsageError as error:
-            log.error("the configuration stays as it was:\n%s", error)
-            return None
-        log.info("new configuration: %s", changes(server.broker.config, config) or "nothing changed")
-        return config
-
-    may_end = server.broker.may_end
-    status = server.run(lambda: stopping and may_end(time.monotonic()), reload)
-    if status == 0:
-        server.close(why)
-    return status

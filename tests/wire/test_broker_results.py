@@ -135,9 +135,9 @@ def test_connections_to_all_of_the_sockets_are_counted(crowd: Crowd) -> None:
     sessions = crowd.sessions(MANY)
     for session in sessions:
         session.subscribe()
-    doors = crowd.server._doors
-    wait_until(lambda: doors.open == 2 * MANY, what="each session has two")
-    assert doors.report()["most_of_one"] == 2 * MANY
+    gate = crowd.server._gate
+    wait_until(lambda: gate.open == 2 * MANY, what="each session has two")
+    assert gate.report()["most_of_one"] == 2 * MANY
 
 
 def test_none_of_the_sockets_gives_anything_to_others(crowd: Crowd) -> None:

@@ -16,7 +16,8 @@ import pytest
 import zmq
 
 from reqpool_broker.freeze_detector import FreezeDetector
-from reqpool_broker.server import BYTES_PER_TURN, MESSAGES_PER_TURN, SLEPT_EXIT, BrokerServer, _drain, run
+from reqpool_broker.process import ServerProcess
+from reqpool_broker.server import BYTES_PER_TURN, MESSAGES_PER_TURN, SLEPT_EXIT, BrokerServer, _drain
 from reqpool_contract import wire, zmq_sockets
 from reqpool_contract.wire import Verb
 from reqpool_contract.zmq_sockets import SEVERAL
@@ -164,29 +165,29 @@ def test_an_orphaned_broker_leases_nothing_more_from_the_turn_in_which_it_hears_
         socket.connect(server.urls["intake"])
         for _ in range(500):
             socket.send(b"x")
-        assert run(server, os.pidfd_open(parent.pid), None) == 0
+        assert ServerProcess(server, os.pidfd_open(parent.pid), None).run() == 0
     assert parent.stdin is not None
     parent.stdin.close()
     assert turns.count(True) <= 1, "no more than that of the turn in which it died"
 
 
 def test_who_was_busy_was_not_asleep_and_who_waited_was() -> None:
-    wakefulness = FreezeDetector(SHORT_S)
+    freezes = FreezeDetector(SHORT_S)
     began_s = time.monotonic()
     work(4 * SHORT_S)
-    assert not wakefulness.slept(time.monotonic() - began_s)
-    wakefulness.note()
+    assert not freezes.slept(time.monotonic() - began_s)
+    freezes.note()
     began_s = time.monotonic()
     work(4 * SHORT_S)
     sleep(4 * SHORT_S)
-    assert wakefulness.slept(time.monotonic() - began_s)
-    wakefulness.close()
+    assert freezes.slept(time.monotonic() - began_s)
+    freezes.close()
 
 
 def test_where_the_kernel_keeps_no_account_time_on_the_cpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reqpool_broker.freeze_detector._PATH", "/nowhere")
-    wakefulness = FreezeDetector(SHORT_S)
+    freezes = FreezeDetector(SHORT_S)
     began_s = time.monotonic()
     sleep(2 * SHORT_S)
-    assert wakefulness.slept(time.monotonic() - began_s)
-    wakefulness.close()
+    assert freezes.slept(time.monotonic() - began_s)
+    freezes.close()

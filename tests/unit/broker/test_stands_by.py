@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from reqpool_broker import server
+from reqpool_broker import process, server
 from reqpool_broker.__main__ import main
 
 
@@ -22,7 +22,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             done.append("waits")
             return ""  # then the supervisor has died
 
-    monkeypatch.setattr(server, "prepare_process", lambda: done.append("collects garbage"))
+    monkeypatch.setattr(process, "prepare_process", lambda: done.append("collects garbage"))
     monkeypatch.setattr("reqpool_broker.__main__.raise_file_limit", lambda: None)
     monkeypatch.setattr("sys.stdin", Input())
     return done

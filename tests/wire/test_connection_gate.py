@@ -16,7 +16,7 @@ import psutil
 import pytest
 import zmq
 
-from reqpool_broker import connection_gate as doors_module
+from reqpool_broker import connection_gate
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
 from reqpool_broker.connection_gate import UNNOTICED, ConnectionGate
@@ -99,29 +99,29 @@ def test_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
 
 
 class Bound:
-    """Doors with a socket for clients and one for workers, and no broker behind them."""
+    """A gate with a socket for clients and one for workers, and no broker behind them."""
 
     def __init__(self, folder: Path, files: int, most_of_one: int) -> None:
-        self.doors = ConnectionGate(files, ClientLimits(max_connections=most_of_one))
+        self.gate = ConnectionGate(files, ClientLimits(max_connections=most_of_one))
         self.context = zmq.Context()
         self.urls = []
         self._sockets = []
         self.fds = []
         for name in ("clients", "workers"):
             made = self.context.socket(zmq.ROUTER)
-            made.setsockopt(zmq.BACKLOG, self.doors.backlog)
-            self.fds.append(self.doors.watch(made, clients=name == "clients"))
+            made.setsockopt(zmq.BACKLOG, self.gate.backlog)
+            self.fds.append(self.gate.watch(made, clients=name == "clients"))
             made.bind(f"ipc://{folder}/{name}")
             self.urls.append(f"ipc://{folder}/{name}")
             self._sockets.append(made)
 
     def take(self) -> ConnectionGate:
         for fd in self.fds:
-            self.doors.take(fd)
-        return self.doors
+            self.gate.take(fd)
+        return self.gate
 
     def close(self) -> None:
-        self.doors.close(*self._sockets)
+        self.gate.close(*self._sockets)
         for made in self._sockets:
             made.close(0)
         self.context.term()
@@ -141,7 +141,7 @@ def closed(connection: socket.socket) -> bool:
 
 def test_workers_come_in_where_clients_have_taken_all_there_is(tmp_path: Path) -> None:
     bound = Bound(tmp_path, 100, 1_000)
-    most = bound.doors.most
+    most = bound.gate.most
     with connections(bound.urls[0], most + 9) as clients:
         wait_until(lambda: bound.take().refused == 9, what="nine are too many")
         wait_until(lambda: sum(map(closed, clients)) == 9, what="they are closed")
@@ -149,8 +149,8 @@ def test_workers_come_in_where_clients_have_taken_all_there_is(tmp_path: Path) -
             wait_until(lambda: bound.take().open == most + 2, what="two workers are in")
             assert not any(map(closed, workers))
     wait_until(lambda: bound.take().open == 0, what="all are gone")
-    assert "9 connections" in bound.doors.news(1.0)
-    assert bound.doors.news(2.0) == ""
+    assert "9 connections" in bound.gate.news(1.0)
+    assert bound.gate.news(2.0) == ""
     bound.close()
 
 
@@ -165,7 +165,7 @@ def test_one_process_has_its_share_of_connections(tmp_path: Path) -> None:
         assert other.stdout
         assert other.stdout.readline() == b"b'\\xff'\n", "it is greeted, not closed"
         wait_until(lambda: bound.take().open == 6, what="another process has its own")
-        assert bound.doors.refused == 3
+        assert bound.gate.refused == 3
         other.communicate()
     bound.close()
 
@@ -174,12 +174,12 @@ def test_a_new_limit_of_connections_holds_for_those_that_come_then(tmp_path: Pat
     bound = Bound(tmp_path, 100, 5)
     with connections(bound.urls[0], 4) as before:
         wait_until(lambda: bound.take().open == 4, what="they are in")
-        bound.doors.reconfigure(ClientLimits(max_connections=2))
+        bound.gate.reconfigure(ClientLimits(max_connections=2))
         with connections(bound.urls[0], 1) as after:
             wait_until(lambda: bound.take().refused == 1, what="another is too many")
             wait_until(lambda: closed(after[0]), what="it is closed")
         assert not any(map(closed, before))
-    assert bound.doors.report()["limit_of_one"] == 2
+    assert bound.gate.report()["limit_of_one"] == 2
     bound.close()
 
 
@@ -187,9 +187,9 @@ def test_a_broker_takes_the_limits_of_its_file_and_of_a_reload(tmp_path: Path) -
     server = BrokerServer(f"ipc://{tmp_path}/intake", config=Config(clients=ClientLimits(max_connections=6)))
     configs = iter([Config(clients=ClientLimits(max_connections=8))])
     turns = iter([False, True])
-    assert server._doors.most_of_one == 6
+    assert server._gate.most_of_one == 6
     server.run(lambda: next(turns), lambda: next(configs, None))
-    assert server._doors.most_of_one == 8
+    assert server._gate.most_of_one == 8
     server.close()
 
 
@@ -199,29 +199,29 @@ def test_a_descriptor_that_another_listener_uses_again_stays_counted(tmp_path: P
     before = len(os.listdir("/proc/self/fd"))
     with connections(bound.urls[0], 1) as gone:
         gone[0].recv(1)  # it is greeted once the monitor has been told
-        bound.doors.take(clients)
+        bound.gate.take(clients)
     wait_until(lambda: len(os.listdir("/proc/self/fd")) == before, what="its descriptor is free")
     with connections(bound.urls[1], 1) as stays:
         stays[0].recv(1)
-        bound.doors.take(workers)
-        bound.doors.take(clients)  # its end is only read now
-        assert bound.doors.open == 1
+        bound.gate.take(workers)
+        bound.gate.take(clients)  # its end is only read now
+        assert bound.gate.open == 1
     wait_until(lambda: bound.take().open == 0, what="all are gone")
     bound.close()
 
 
 def test_what_is_not_a_connection_any_more_costs_no_descriptor(tmp_path: Path) -> None:
-    doors = ConnectionGate(100, ClientLimits())
+    gate = ConnectionGate(100, ClientLimits())
     before = len(os.listdir("/proc/self/fd"))
     with open(tmp_path / "other", "w") as other:
-        doors._enter((0, other.fileno()), True)
+        gate._enter((0, other.fileno()), True)
     assert len(os.listdir("/proc/self/fd")) == before
-    assert doors.open == 0
+    assert gate.open == 0
 
 
 def test_only_so_many_connections_come_in_unnoticed(tmp_path: Path) -> None:
     bound = Bound(tmp_path, 10_000, 10_000)
-    most = UNNOTICED + bound.doors.backlog
+    most = UNNOTICED + bound.gate.backlog
     with contextlib.ExitStack() as opened:
         for _ in range(most + 1):
             if not came_in(opened.enter_context(socket.socket(socket.AF_UNIX)), bound.urls[0]):
@@ -302,20 +302,20 @@ def test_a_flood_that_has_gone_does_not_cut_off_who_has_its_descriptor_now(tmp_p
     bound = Bound(tmp_path, 100, 1_000)
     with connections(bound.urls[0], 1) as stays:
         wait_until(lambda: bound.take().open == 1, what="it is there")
-        ((_, fd),) = bound.doors._peers
+        ((_, fd),) = bound.gate._peers
         for _ in range(2 * MOST_STRANGE):
-            bound.doors.note_strange(fd, "localhost:0:0:1")
-        assert bound.doors.refused == 0
+            bound.gate.note_strange(fd, "localhost:0:0:1")
+        assert bound.gate.refused == 0
         for _ in range(MOST_STRANGE):
-            bound.doors.note_strange(fd, f"localhost:0:0:{os.getpid()}")
+            bound.gate.note_strange(fd, f"localhost:0:0:{os.getpid()}")
         wait_until(lambda: closed(stays[0]), what="this one is meant")
     bound.close()
 
 
-def test_doors_close_while_more_wait_than_a_monitor_holds(
+def test_a_gate_closes_while_more_wait_than_a_monitor_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doors_module, "EVENTS_PER_TURN", 1)
+    monkeypatch.setattr(connection_gate, "EVENTS_PER_TURN", 1)
     bound = Bound(tmp_path, 10_000, 10_000)
     with connections(bound.urls[0], 50) as clients:
         bound.close()
