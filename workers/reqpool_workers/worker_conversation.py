@@ -1,7 +1,7 @@
-"""What a worker and its broker say to each other: joins link, ledger, outbox, grants and the drain. Sans-IO.
+"""What a worker and its broker say to each other: what each message does, and when to dial. Sans-IO.
 
-docs/protocol.md#workers is the specification. Whoever drives it has the socket, the clock and the upstreams.
-In each turn of its loop it calls :meth:`WorkerConversation.wake`, then :meth:`~WorkerConversation.take` for
+docs/protocol.md#workers is the specification. Its driver has the socket, the clock and the upstreams: in
+each turn of its loop it calls :meth:`WorkerConversation.wake`, then :meth:`~WorkerConversation.take` for
 each message with the instant after it was read, then :meth:`~WorkerConversation.end_turn`.
 """
 
@@ -20,13 +20,14 @@ from reqpool_contract.errors import ProtocolError
 from reqpool_contract.wire import RESULTS_WINDOW_BYTES, BadGroup, LeaseGroup, Reject, Verb
 
 from .broker_liveness import BrokerLiveness, LivenessState
+from .draining import Drain, DrainState, Remaining
 from .granted_slots import GrantedSlots
 from .lease_outcomes import LeaseOutcomes
 from .leases import Leases
 from .pieces import Pieces
-from .retained_results import ResultsMessage, RetainedResults
+from .reporting import Reporting
+from .retained_results import RetainedResults
 from .upstreams import Upstreams
-from .worker_spans import ACKNOWLEDGE_S, DRAIN_PINS_S, DRAIN_S
 
 if TYPE_CHECKING:
     from .event_loop import Timer
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 KEPT_RESULTS_BYTES = 64 << 20
-HOLD_BACK_S = 0.002
-"""Longest time that results gather while there are requests to go on with."""
-MOST_HELD_BACK = 256
 _LARGE = frozenset((Verb.LEASE, Verb.PIECE))
 """What the broker sends no more of before it is answered. Nothing else is: it answers each heartbeat of a
 worker that drains, and one about thousands of undelivered RESULTS would go back and forth without a pause."""
@@ -101,12 +99,11 @@ class WorkerConversation:
         self._grants = GrantedSlots(upstreams)
         self._leases = Leases(outcomes, upstreams, carrier.at)
         self._pieces = Pieces()
-        self._draining = False
-        self._told_s = self._idle_s = 0.0
-        self._drain_beat = self._return_beat = 0
-        self._excused = False
+        self._drain = Drain()
+        self._reporting = Reporting(
+            self, self.reports, self.outbox, self._grants, self._drain, upstreams, carrier.at
+        )
         self._turn_s = now_s
-        self._held_back_s = 0.0
         self._handlers: dict[Verb, Callable[..., None]] = {
             Verb.WELCOME: self._on_welcome,
             Verb.REJECT: self._on_reject,
@@ -175,62 +172,12 @@ class WorkerConversation:
     def end_turn(self, now_s: float) -> None:
         """Tell the broker this turn's news; notice that a drain is done."""
         if self._link.state is LivenessState.LIVE:
-            self._report(now_s)
-        if self._draining:
-            self._end_drain(now_s)
+            self._reporting.report(now_s)
+        if self._drain.state is not DrainState.SERVING:
+            self._look_at_drain(now_s)
 
-    def _report(self, now_s: float) -> None:
-        """Send what has gathered. Order: results first, so that nothing can be said to be missing."""
-        reports = self.reports
-        if reports.dirty and not self._holds_back(now_s):
-            for batch in self.outbox.pack(reports.take_results()):
-                self._send_batch(now_s, batch)
-        hands_back = bool(reports.returns or reports.failures)
-        if reports.returns:
-            self._say(now_s, Verb.RETURN, reports.take_returns())
-        if reports.failures:
-            self._say(now_s, Verb.RETRY, reports.take_failures())
-        if hands_back and self._draining:
-            # What the broker has not read when it hears of an end in doubt would count as sent upstream.
-            self._return_beat = self.beat(now_s)
-        if reports.unpinned:
-            pinned = {pin for pin, _, _ in self._upstreams.pins()}
-            for pin in reports.take_unpinned():
-                if pin not in pinned:
-                    self._say(now_s, Verb.UNPIN, *pin)
-        if self._grants.unanswered:
-            for granted in self._grants.answers():
-                self._say(now_s, Verb.GRANTED, *granted)
-
-    def _holds_back(self, now_s: float) -> bool:
-        """Shall results gather for a little longer?
-
-        Every message costs, here, at the broker and at the client, more than a small answer does. While the
-        connections are kept busy by requests that wait here already, nobody waits for less by being told one
-        by one; with nothing waiting, a lone request above all, an answer is told at once.
-        """
-        reports = self.reports
-        told = self._draining or self._grants.unanswered or reports.unreported >= MOST_HELD_BACK
-        if told or not reports.busy:
-            self._held_back_s = 0.0
-            return False
-        if not self._held_back_s:
-            self._held_back_s = now_s
-            self._carrier.at(now_s + HOLD_BACK_S, _nothing)
-        if now_s - self._held_back_s < HOLD_BACK_S:
-            return True
-        self._held_back_s = 0.0
-        return False
-
-    def _send_batch(self, now_s: float, batch: ResultsMessage) -> None:
-        groups, blobs = [], []
-        for part in batch.parts:
-            told = part if part.blob else part.verdicts()
-            groups.append((told.session, told.seqs, told.failed))
-            blobs.append(told.blob)
-        self._say(now_s, Verb.RESULTS, batch.number, groups, blobs=blobs)
-
-    def _say(self, now_s: float, verb: Verb, *values: Any, blobs: list[bytes] | None = None) -> None:
+    def say(self, now_s: float, verb: Verb, *values: Any, blobs: list[bytes] | None = None) -> None:
+        """Send the broker a message; without a connection it is lost."""
         if self._link.state is LivenessState.DOWN:
             return
         head = wire.encode(verb, self._link.epoch, self._link.seen, *values)
@@ -252,8 +199,6 @@ class WorkerConversation:
         self._grants.lapse()
         self._leases.cached.clear()
         self._pieces = Pieces()
-        self._excused = False
-        self._return_beat = 0
         self.give_back_stranded()
         # To the broker, what HELLO does not list as running or retained never arrived: it leases it again.
         self.reports.take_returns()
@@ -291,6 +236,7 @@ class WorkerConversation:
         self._log.log(level, "hung up: %s", why)
         self._carrier.hang_up()
         self._link.lost(now_s)
+        self._drain.lost()
         self._carrier.at(self._link.dial_s, self._dial)
 
     def _start_beating(self, now_s: float) -> None:
@@ -325,7 +271,7 @@ class WorkerConversation:
             "origins": origins,
             "full": self.outbox.full,
         }
-        self._say(now_s, Verb.HEARTBEAT, number, sample)
+        self.say(now_s, Verb.HEARTBEAT, number, sample)
         return number
 
     def _on_welcome(self, now_s: float, _version: int, about: dict[str, Any]) -> None:
@@ -338,10 +284,10 @@ class WorkerConversation:
         self._log.info("welcomed by the broker, epoch %d", epoch)
         self._start_beating(now_s)
         self.beat(now_s)
-        if self._draining:
+        if self._drain.state is not DrainState.SERVING:
             self._announce_drain(now_s)
         for batch in self.outbox.renumbered():
-            self._send_batch(now_s, batch)
+            self._reporting.send(now_s, batch)
 
     def _on_reject(self, now_s: float, code: int, text: str, _about: dict[str, Any]) -> None:
         name = Reject(code).name if code in set(Reject) else str(code)
@@ -353,15 +299,16 @@ class WorkerConversation:
         self._link.heartbeat(number)
         self.outbox.received(received)
         self.outbox.undelivered(undelivered)
-        self._excused = excused
+        self._drain.excused = excused
         self.outbox.expire(now_s)
         self.ledger.tidy()
 
     # --- requests ----------------------------------------------------------------------------------
 
     def _on_lease(self, now_s: float, groups: list[LeaseGroup | BadGroup]) -> None:
-        self._excused = False
-        self._leases.take(groups, now_s, refuse=self._draining or self.outbox.full)
+        self._drain.excused = False
+        refuse = self._drain.state is not DrainState.SERVING or self.outbox.full
+        self._leases.take(groups, now_s, refuse=refuse)
 
     def _on_piece(self, now_s: float, offset: int, piece: bytes) -> None:
         try:
@@ -395,10 +342,9 @@ class WorkerConversation:
 
     def drain(self, now_s: float) -> None:
         """Hand back what was not sent upstream, finish the rest, wait until clients have it, say GOODBYE."""
-        if self._draining:
+        if self._drain.state is not DrainState.SERVING:
             return
-        self._draining = True
-        self._told_s = self._idle_s = now_s
+        self._drain.begin(now_s)
         self._log.info("draining")
         self._leases.give_back(self._upstreams.unsent())
         if self._link.state is LivenessState.LIVE:
@@ -406,49 +352,33 @@ class WorkerConversation:
 
     def _announce_drain(self, now_s: float) -> None:
         """Say DRAIN, and a heartbeat: once the broker has seen that, no lease is on its way any more."""
-        self._say(now_s, Verb.DRAIN)
-        self._drain_beat = self.beat(now_s)
+        self.say(now_s, Verb.DRAIN)
+        self._drain.announced(self.beat(now_s))
 
-    def _end_drain(self, now_s: float) -> None:
-        """Is nothing left to do and nothing on its way here, or nobody there to be told of it, or no time?"""
-        if now_s - self._told_s > DRAIN_S:
-            self.over = True
+    def _look_at_drain(self, now_s: float) -> None:
+        drain, link, ledger = self._drain, self._link, self.ledger
+        if self.said_goodbye:
             return
-        link = self._link
         live = link.state is LivenessState.LIVE
-        # Does the broker let us go, and has it read all that we said?
-        may_go = (
-            live
-            and self._excused
-            and self.outbox.arrived
-            and link.answered >= max(self._drain_beat, self._return_beat)
+        running = any(ledger.running())
+        if not running:
+            self.outbox.expire(now_s)
+        pinned, reported = any(self._upstreams.pins()), live and ledger.empty
+        remaining = Remaining(running, pinned, reported, self.outbox.arrived, self.in_doubt > 0)
+        state = drain.look(
+            now_s,
+            remaining,
+            answered=link.answered,
+            welcomed_s=link.welcomed_s if live else None,
+            liveness_s=link.liveness_s,
         )
-        if any(self.ledger.running()):
-            self._idle_s = now_s
-            self.over = may_go
-            return
-        waited_s = now_s - self._idle_s
-        if waited_s < DRAIN_PINS_S and any(self._upstreams.pins()):
-            return
-        self.outbox.expire(now_s)
-        told = live and self.ledger.empty
-        if self.in_doubt:
-            heard_s = now_s - max(self._idle_s, link.welcomed_s) if live else 0.0
-            self.over = heard_s > ACKNOWLEDGE_S or (told and may_go)
-        elif told and link.answered >= self._drain_beat:
-            self._say(now_s, Verb.GOODBYE)
-            self.over = self.said_goodbye = True
-        else:
-            # With the broker away the orderly end says it all: what it leased here and has not heard of was
-            # handed back, or may run again.
-            self.over = waited_s > link.liveness_s
+        self.over = state is DrainState.OVER
+        if drain.in_order:
+            self.say(now_s, Verb.GOODBYE)
+            self.said_goodbye = True
 
     @property
     def in_doubt(self) -> int:
         """Requests that must not be repeated, may have run, and might still be asked for: if the worker ended
         now, their clients could not be told."""
         return self.ledger.in_doubt + self.outbox.unacknowledged
-
-
-def _nothing(_now_s: float) -> None:
-    """A timer's, whose point is that the loop takes a turn."""
