@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reqpool_workers.connection import LARGE_READ_BYTES
+from reqpool_workers.connection_io import LARGE_READ_BYTES
 
 if TYPE_CHECKING:
     from .worker import Wire

@@ -1,69 +1,28 @@
-"""One stream connection: its states, its fd, what is unanswered on it.
-
-    connecting --connected--> handshake --READY--> ready <--sent / all answered--> busy
-        |                         |   ^              |  |                             |
-        |                         |   +-hold,release-+  |                             |
-        +-------------------------+----> closed <-------+-----------------------------+
-
-Some facts this file relies on:
-
-* ``send`` may take a part of the bytes; EPOLLOUT is asked for only while some are left, since a writable
-  socket would end every wait at once.
-* ``recv`` gives b"" when the peer has closed its side, ConnectionResetError when it dropped the connection.
-"""
+"""One stream connection: what is asked on it, what is unanswered, and how it ends."""
 
 from __future__ import annotations
 
 import errno
-import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from enum import Enum
 from typing import Protocol
 
 from reqpool_contract.descriptors import SHORTAGES
 from reqpool_contract.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
 
-from .event_loop import READABLE, WRITABLE, EventLoop
-from .happy_eyeballs import HappyEyeballs
+from .connection_io import ConnectionIO
+from .connection_state import TRANSITIONS, ConnectionState
+from .event_loop import EventLoop
 from .kind_fault import fault
 from .lease import Pin, Request
 from .protocols import Address, Event, Refused, StreamProtocol
 from .shortages import report_shortage
-from .unsent import Unsent
 
-READ_BYTES = 64 << 10
-"""Read from a connection in a turn. If there is more, that waits for its turn: see :mod:`.large_reads`."""
-LARGE_READ_BYTES = 256 << 10
-"""Read from a connection whose turn it is."""
-WRITE_BYTES_PER_TURN = 128 << 10
-"""What one connection may give in a turn: of large requests there may be one on each."""
 BROKEN_OFF = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
 """What connect fails with if the peer took the connection and broke it before we looked: a reset of one that
 was never taken is ECONNREFUSED (``tcp_reset`` and ``__inet_stream_connect`` in Linux)."""
 UNREACHABLE = BROKEN_OFF | {errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN}
 """What connect fails with at once while a server restarts; the last two: on a unix socket."""
-
-
-class ConnectionState(Enum):
-    """Where a connection stands."""
-
-    CONNECTING = "connecting"
-    HANDSHAKE = "handshake"
-    READY = "ready"
-    BUSY = "busy"
-    CLOSED = "closed"
-
-
-TRANSITIONS: dict[ConnectionState, frozenset[ConnectionState]] = {
-    ConnectionState.CONNECTING: frozenset({ConnectionState.HANDSHAKE, ConnectionState.CLOSED}),
-    ConnectionState.HANDSHAKE: frozenset({ConnectionState.READY, ConnectionState.CLOSED}),
-    ConnectionState.READY: frozenset(
-        {ConnectionState.BUSY, ConnectionState.HANDSHAKE, ConnectionState.CLOSED}
-    ),
-    ConnectionState.BUSY: frozenset({ConnectionState.READY, ConnectionState.CLOSED}),
-    ConnectionState.CLOSED: frozenset(),
-}
 
 
 class ConnectionOwner(Protocol):
@@ -142,14 +101,11 @@ class Connection:
         self._loop = loop
         self._owner = owner
         self._protocol = protocol
-        self._dial: HappyEyeballs | None = None
         self._address: Address | None = None  # until it is known whether it is a good one
         self._span_s = self._due_s = 0.0
-        self._socket: socket.socket | None = None
         self._unanswered: deque[Request | None] = deque()
         self._live = 0
-        self._unsent = Unsent()
-        self._events = 0
+        self._io = ConnectionIO(loop, self)
 
     def __repr__(self) -> str:
         return f"<Connection {self.state.value} {self.load} unanswered {self.reason}>".replace(" >", ">")
@@ -161,7 +117,7 @@ class Connection:
 
     @property
     def shared(self) -> bool:
-        """Do several wait for answers on it?"""
+        """Whether several requests wait for answers on it."""
         return self._live > 1
 
     @property
@@ -171,17 +127,17 @@ class Connection:
 
     @property
     def unread(self) -> bool:
-        """Has more of an answer come than could be read so far?"""
-        return self._socket is not None and not self._events & READABLE
+        """Whether more of an answer has come than could be read so far."""
+        return self._io.unread
 
     @property
     def awaited(self) -> str:
-        """What its handshake waits for, for people; empty if there is nothing to say."""
+        """What its handshake waits for, for display; empty if there is nothing to say."""
         return self._protocol.awaited if self.state is ConnectionState.HANDSHAKE else ""
 
     @property
     def stale(self) -> bool:
-        """Had it served others, and has nothing come of the oldest unanswered answer?
+        """Whether it had served others, and nothing of the oldest unanswered answer has come.
 
         Then its peer had most likely given it up before the request came.
         """
@@ -189,7 +145,7 @@ class Connection:
 
     @property
     def orphaned(self) -> bool:
-        """Is it coming about, and nobody waits for it any more?"""
+        """Whether it is being opened, and no request waits for it any more."""
         return (
             self.state in (ConnectionState.CONNECTING, ConnectionState.HANDSHAKE)
             and self.first is None
@@ -214,8 +170,7 @@ class Connection:
 
         On failure :meth:`ConnectionOwner.on_closed` is called, perhaps before this returns.
         """
-        self._dial = HappyEyeballs(self._loop, addresses, self._on_connected, self._cannot_connect)
-        self._dial.start()
+        self._io.open(addresses)
 
     def send(self, requests: Sequence[Request]) -> None:
         """Ask for requests; the connection is ready, or busy with room left."""
@@ -237,7 +192,7 @@ class Connection:
         if self.state is ConnectionState.READY:
             self.since_s = self._loop.now_s
             self._move(ConnectionState.BUSY)
-        self._write(out[0] if len(out) == 1 else b"".join(out))
+        self._io.write(out[0] if len(out) == 1 else b"".join(out))
 
     def hold(self, request: Request, pin: Pin) -> None:
         """Become one session's own, which ``request`` is the first of; the connection is ready."""
@@ -318,55 +273,15 @@ class Connection:
         self._live = 0
         self.reason = reason
         self._move(ConnectionState.CLOSED)
-        self._close_socket()
+        self._io.close()
         if self._address is not None:
             self._owner.on_tried(self._address, False)
         self._owner.on_closed(self, error, unanswered, sent)
 
-    # --- the fd ---------------------------------------------------------------------------------
+    # --- what comes ------------------------------------------------------------------------------
 
-    def _cannot_connect(self, reason: str, codes: set[int]) -> None:
-        self.unreachable = codes <= UNREACHABLE
-        if short := codes & SHORTAGES:
-            self.shortage = report_shortage(min(short))
-        if codes & BROKEN_OFF and (awaited := self._protocol.awaited):
-            reason += f": {awaited}"  # as if the end had come a moment later; nothing was sent either way
-        self.give_up(reason)
-
-    def _close_socket(self) -> None:
-        if self._dial is not None:
-            self._dial.close()
-            self._dial = None
-        made, self._socket = self._socket, None
-        if made is not None:
-            self._loop.unregister(made.fileno())
-            made.close()
-
-    def _late(self, now_s: float) -> None:
-        # An earlier bound's timer comes too soon for the last one.
-        if self.state in (ConnectionState.CONNECTING, ConnectionState.HANDSHAKE) and now_s >= self._due_s:
-            awaited = self.awaited
-            self.give_up(f"no connection within {self._span_s:g} s" + (awaited and f": {awaited}"))
-
-    def _on_event(self, mask: int) -> None:
-        if mask & WRITABLE:
-            self._write_on()
-        if mask & ~WRITABLE and self.state is not ConnectionState.CLOSED and self._receive(READ_BYTES):
-            self._watch(self._events & ~READABLE)
-            self._loop.inflow.wait(self)
-
-    def read_on(self) -> bool:
-        """Read a piece of a large answer, as its turn has come; False if nothing more is there by now."""
-        if self._receive(LARGE_READ_BYTES):
-            return True
-        self._watch(self._events | READABLE)
-        self.since_s = self._loop.now_s  # what comes late from now on was not held back by us
-        return False
-
-    def _on_connected(self, made: socket.socket, address: Address) -> None:
-        self._socket, self._dial = made, None
-        self._events = READABLE
-        self._loop.register(made.fileno(), self._on_event, READABLE)
+    def on_connected(self, address: Address) -> None:
+        """See :class:`.StreamReader`, as for the other methods of this kind."""
         self._address = address
         self._move(ConnectionState.HANDSHAKE)
         try:
@@ -376,28 +291,39 @@ class Connection:
             return
         self._handle(events)
 
-    def _receive(self, most_bytes: int) -> bool:
-        """Take what has come, so much at most; may there be more?"""
-        made = self._socket
-        if made is None:
-            return False
-        try:
-            data = made.recv(most_bytes)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            self._close_lost(f"the peer broke the connection: {error.strerror}")
-            return False
+    def on_cannot_connect(self, reason: str, codes: set[int]) -> None:
+        self.unreachable = codes <= UNREACHABLE
+        if short := codes & SHORTAGES:
+            self.shortage = report_shortage(min(short))
+        if codes & BROKEN_OFF and (awaited := self._protocol.awaited):
+            reason += f": {awaited}"  # as if the end had come a moment later; nothing was sent either way
+        self.give_up(reason)
+
+    def on_data(self, data: bytes) -> None:
         try:
             events = self._protocol.feed(data) if data else self._protocol.eof()
         except Exception as error:
             self._fail(error)
-            return False
+            return
         if events:
             self._handle(events)
         if not data:
             self._close_lost("the peer closed the connection")
-        return len(data) == most_bytes and self._socket is not None
+
+    def on_read(self) -> None:
+        self.since_s = self._loop.now_s  # what comes late from now on was not held back by us
+
+    def on_broken(self, reason: str) -> None:
+        self._close_lost(reason)
+
+    def on_unwritable(self) -> None:
+        self.retiring = True
+
+    def _late(self, now_s: float) -> None:
+        # An earlier bound's timer comes too soon for the last one.
+        if self.state in (ConnectionState.CONNECTING, ConnectionState.HANDSHAKE) and now_s >= self._due_s:
+            awaited = self.awaited
+            self.give_up(f"no connection within {self._span_s:g} s" + (awaited and f": {awaited}"))
 
     def _handle(self, events: Sequence[Event]) -> None:
         unanswered, answer = self._unanswered, self._owner.on_answer
@@ -414,7 +340,7 @@ class Connection:
                     request.place = None
                     answer(request, event[0], event[1])
             elif type(event) is bytes:
-                self._write(event)
+                self._io.write(event)
                 if self.state is ConnectionState.CLOSED:
                     return
             elif isinstance(event, Refused):
@@ -471,7 +397,7 @@ class Connection:
             self._move(ConnectionState.READY)
         if self._live == 0 and self.retiring and self.pin is None:
             self.close("retired")
-        elif idle and (self._unsent.pieces or not self._protocol.reusable):
+        elif idle and (self._io.unsent.pieces or not self._protocol.reusable):
             self.close(
                 "done"
             )  # or answered before it was asked in full: what is left would be another question
@@ -480,52 +406,7 @@ class Connection:
         elif not self.retiring:
             self._owner.on_room(self)
 
-    def _write(self, data: bytes) -> None:
-        """Send as much of it as there is room for; what is large, a part in each turn."""
-        made = self._socket
-        if made is None or not data:
-            return
-        sent, size = 0, len(data)
-        if not self._unsent.pieces and size <= WRITE_BYTES_PER_TURN:
-            try:
-                sent = made.send(data)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                self._break(error)
-                return
-            if sent == size:
-                return
-        self._unsent.add(memoryview(data)[sent:])
-        self._watch(self._events | WRITABLE)
-
-    def _write_on(self) -> None:
-        """There is room again for what was not sent."""
-        if self._socket is None:
-            return
-        try:
-            self._unsent.send(self._socket, WRITE_BYTES_PER_TURN)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._break(error)
-            return
-        if not self._unsent.pieces:
-            self._watch(self._events & ~WRITABLE)
-
-    def _watch(self, events: int) -> None:
-        if events != self._events and self._socket is not None:
-            self._events = events
-            self._loop.modify(self._socket.fileno(), events)
-
     # --- the ends -------------------------------------------------------------------------------
-
-    def _break(self, error: OSError) -> None:
-        """Nothing can be sent any more. What the peer said before may still lie there: an answer, or why."""
-        self._unsent.clear()
-        self.retiring = True
-        self._receive(LARGE_READ_BYTES)
-        self._close_lost(f"the peer broke the connection: {error.strerror}")
 
     def _fail(self, error: Exception) -> None:
         """The protocol cannot go on, or is itself at fault: that must not take all other connections with

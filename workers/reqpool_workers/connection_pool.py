@@ -6,21 +6,57 @@ A worker never holds more connections than the last grant's slots, those that ar
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from reqpool_contract.policy import Policy
 
-from .connection import Connection, ConnectionState
-from .lease import Pin, Request
+from .connection_state import ConnectionState
 from .reconnect_delay import ReconnectDelay
 
+if TYPE_CHECKING:
+    from .lease import Pin, Request
 
-class Assignment(NamedTuple):
+
+class PooledConnection(Protocol):
+    """What the pool has to know of a connection.
+
+    Attributes:
+        state: how far it is.
+        pin: whose it is alone, or None.
+        retiring: it takes no more requests and is closed with its last answer.
+        born_s: monotonic seconds at which it was opened.
+        since_s: monotonic seconds since which nothing is unanswered, or since which the oldest unanswered
+            request waits.
+    """
+
+    state: ConnectionState
+    pin: Pin | None
+    retiring: bool
+    born_s: float
+    since_s: float
+
+    @property
+    def load(self) -> int:
+        """How many answers are outstanding."""
+
+    @property
+    def unread(self) -> bool:
+        """Whether more of an answer has come than could be read so far."""
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether it is being opened, and no request waits for it any more."""
+
+
+Pooled = TypeVar("Pooled", bound=PooledConnection)
+
+
+class Assignment(NamedTuple, Generic[Pooled]):
     """What is to be done now, in this order."""
 
-    closes: list[tuple[Connection, str]]
-    sends: list[tuple[Connection, list[Request]]]
-    adopts: list[tuple[Connection, Request]]
+    closes: list[tuple[Pooled, str]]
+    sends: list[tuple[Pooled, list[Request]]]
+    adopts: list[tuple[Pooled, Request]]
     opens: list[Request]
 
 
@@ -39,7 +75,7 @@ class Slots:
         self.taken = 0
 
 
-class ConnectionPool:
+class ConnectionPool(Generic[Pooled]):
     """The pool of one origin.
 
     Args:
@@ -64,8 +100,8 @@ class ConnectionPool:
     def __init__(self, depth: int, slots: Slots) -> None:
         self.policy = Policy()
         self.slots = slots
-        self.members: list[Connection] = []
-        self.pins: dict[Pin, Connection] = {}
+        self.members: list[Pooled] = []
+        self.pins: dict[Pin, Pooled] = {}
         self.waiting: deque[Request] = deque()
         self.fresh: deque[Request] = deque()
         self.fresh_s = 0.0
@@ -76,14 +112,14 @@ class ConnectionPool:
         self.overflowed = 0
         self._depth = depth
         # The last is the one used last: the others get old, and are closed.
-        self._idle: list[Connection] = []
+        self._idle: list[Pooled] = []
 
-    def join(self, connection: Connection) -> None:
+    def join(self, connection: Pooled) -> None:
         """A connection is being opened."""
         self.members.append(connection)
         self.slots.taken += 1
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: Pooled) -> None:
         """A connection is closed."""
         self.members.remove(connection)
         self.slots.taken -= 1
@@ -92,7 +128,7 @@ class ConnectionPool:
         if connection.pin is not None:
             self.pins.pop(connection.pin, None)
 
-    def add(self, requests: list[Request], now_s: float) -> Assignment:
+    def add(self, requests: list[Request], now_s: float) -> Assignment[Pooled]:
         """Requests came."""
         self.waiting.extend(requests)
         plan = self.assign(now_s)
@@ -127,7 +163,7 @@ class ConnectionPool:
             return []
         return [request for request in (*self.waiting, *self.fresh) if request.live]
 
-    def next_for(self, connection: Connection, now_s: float) -> list[Request]:
+    def next_for(self, connection: Pooled, now_s: float) -> list[Request]:
         """The requests that a connection with room shall have next; with none it is noted as idle."""
         if connection.pin is not None or connection.retiring:
             return []
@@ -140,24 +176,24 @@ class ConnectionPool:
             self._idle.append(connection)
         return requests
 
-    def is_old(self, connection: Connection, now_s: float) -> bool:
+    def is_old(self, connection: Pooled, now_s: float) -> bool:
         """Has it lived its time?"""
         return now_s - connection.born_s > self.policy.lifetime_s
 
-    def assign(self, now_s: float) -> Assignment:
+    def assign(self, now_s: float) -> Assignment[Pooled]:
         """Give waiting requests to connections with room, else to new ones.
 
         Those that are shared are filled first, the least loaded before the others; of the idle ones the one
         that was used last comes first. Then come those that are on their way for nobody.
         """
-        plan = Assignment([], [], [], [])
+        plan: Assignment[Pooled] = Assignment([], [], [], [])
         down = now_s < self.outage.retry_s or now_s < self.short_until_s
         room = 0 if down else self.slots.granted - self.slots.taken
         if self.fresh and not down:
             room = self._assign_fresh(plan, room, now_s)
         if not self.waiting:
             return plan
-        shared: list[Connection] = []
+        shared: list[Pooled] = []
         if self._depth > 1:
             shared = [
                 one
@@ -197,7 +233,7 @@ class ConnectionPool:
                 break
         return plan
 
-    def _assign_fresh(self, plan: Assignment, room: int, now_s: float) -> int:
+    def _assign_fresh(self, plan: Assignment[Pooled], room: int, now_s: float) -> int:
         """Have connections opened for those that need a fresh one, as many as they fill.
 
         Once these are ready, they take the others. Returns the room that is left.
@@ -221,7 +257,7 @@ class ConnectionPool:
                 plan.opens.append(request)
         return room
 
-    def surplus(self, now_s: float) -> list[tuple[Connection, str]]:
+    def surplus(self, now_s: float) -> list[tuple[Pooled, str]]:
         """What is idle for too long, too old, or over the grant; busy ones of these are marked to retire."""
         closes = []
         over = self.slots.taken - self.slots.granted
@@ -255,7 +291,7 @@ class ConnectionPool:
                 one.retiring = True
         return closes
 
-    def late(self, now_s: float) -> list[Connection]:
+    def late(self, now_s: float) -> list[Pooled]:
         """Those whose oldest unanswered request has waited for longer than :attr:`Policy.read_timeout_s`."""
         read_s = self.policy.read_timeout_s
         if read_s is None:
@@ -269,7 +305,7 @@ class ConnectionPool:
         self.fresh = deque(request for request in self.fresh if request.live)
         self.retried = {request for request in self.retried if request.live}
 
-    def _take(self, waiting: deque[Request], connection: Connection, now_s: float) -> list[Request]:
+    def _take(self, waiting: deque[Request], connection: Pooled, now_s: float) -> list[Request]:
         """Take requests for a connection, as many as it has room for.
 
         One that opens a pin comes alone, and to a connection with nothing else on it. While it waits for

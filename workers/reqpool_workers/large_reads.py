@@ -10,13 +10,11 @@ from typing import Protocol
 
 
 class Source(Protocol):
-    """A connection from which more of a large answer can be read.
+    """A connection from which more of a large answer can be read."""
 
-    Attributes:
-        answers: how many answers have been read from it in full.
-    """
-
-    answers: int
+    @property
+    def answers(self) -> int:
+        """How many answers have been read from it in full."""
 
     def read_on(self) -> bool:
         """Read a piece; False if nothing more has come. It notices by itself when that changes."""

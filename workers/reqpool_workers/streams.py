@@ -12,8 +12,9 @@ from reqpool_contract.errors import Code, ConnectionLost, PoolError, RequestTime
 from reqpool_contract.origin_names import belongs
 from reqpool_contract.policy import Policy
 
-from .connection import Connection, ConnectionState
+from .connection import Connection
 from .connection_pool import Assignment, ConnectionPool, Slots
+from .connection_state import ConnectionState
 from .datagrams import end_unanswered
 from .event_loop import EventLoop
 from .kind_fault import fault
@@ -72,7 +73,7 @@ class StreamOrigin:
         self.outcomes = outcomes
         self.kind = kind
         self.name = name
-        self.pool = ConnectionPool(kind.depth, slots)
+        self.pool: ConnectionPool[Connection] = ConnectionPool(kind.depth, slots)
         self.on_answer = outcomes.finish
         self.settings = settings
         self._place = kind.address(name)
@@ -317,7 +318,7 @@ class StreamOrigin:
         else:
             self._carry_out(self.pool.assign(self.loop.now_s))
 
-    def _carry_out(self, plan: Assignment) -> None:
+    def _carry_out(self, plan: Assignment[Connection]) -> None:
         self._assigning = True
         try:
             while True:

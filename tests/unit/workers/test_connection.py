@@ -14,8 +14,8 @@ from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.origin_names import endpoint
 from reqpool_contract.wire import Verb
-from reqpool_workers import connection, happy_eyeballs
-from reqpool_workers.connection import ConnectionState
+from reqpool_workers import connection_io, happy_eyeballs
+from reqpool_workers.connection_state import TRANSITIONS, ConnectionState
 from reqpool_workers.unsent import Unsent
 from support.fake_worker_broker import BROKER_FDS, SESSION, FakeBroker
 from support.leaks import no_leak
@@ -31,8 +31,8 @@ def broker() -> Iterator[FakeBroker]:
 
 
 def test_every_state_can_be_left_except_the_last() -> None:
-    assert set(connection.TRANSITIONS) == set(ConnectionState)
-    for state, following in connection.TRANSITIONS.items():
+    assert set(TRANSITIONS) == set(ConnectionState)
+    for state, following in TRANSITIONS.items():
         assert (ConnectionState.CLOSED in following) == (state is not ConnectionState.CLOSED)
 
 
@@ -63,7 +63,7 @@ def test_a_large_request_is_written_a_part_in_each_turn(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[tuple[float, int]] = []
-    large = b"x" * (10 * connection.WRITE_BYTES_PER_TURN) + b"\n"
+    large = b"x" * (10 * connection_io.WRITE_BYTES_PER_TURN) + b"\n"
     with TcpPeer(echo_until(b"\n")) as peer, broker.worker(lines()) as worker:
 
         class Noting(Unsent):
@@ -72,14 +72,14 @@ def test_a_large_request_is_written_a_part_in_each_turn(
                 super().send(to, most_bytes)
                 written.append((worker.loop.now_s, before - sum(map(len, self.pieces))))
 
-        monkeypatch.setattr(connection, "Unsent", Noting)
+        monkeypatch.setattr(connection_io, "Unsent", Noting)
         broker.welcome()
         origin = f"lines://{peer.address}"
         broker.say(Verb.GRANT, origin, 1, 1, {})
         broker.lease("lines", origin, {1: large})
         assert broker.results(1) == {1: (0, large[:-1])}
     assert sum(size for _, size in written) == len(large)
-    assert max(size for _, size in written) <= connection.WRITE_BYTES_PER_TURN
+    assert max(size for _, size in written) <= connection_io.WRITE_BYTES_PER_TURN
     assert len({turn_s for turn_s, _ in written}) == len(written)
 
 

@@ -9,7 +9,7 @@ import pytest
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Verb
-from reqpool_workers import connection
+from reqpool_workers import connection_io
 from support.fake_worker_broker import BROKER_FDS, SESSION, FakeBroker
 from support.leaks import no_leak
 from support.lines import lines
@@ -94,7 +94,7 @@ def test_a_connection_that_many_share_does_not_keep_others_large_answers_waiting
 
 
 def test_what_a_peer_said_before_it_broke_is_read_though_it_is_large(broker: FakeBroker) -> None:
-    data = b"x" * (3 * connection.LARGE_READ_BYTES) + b"\n"
+    data = b"x" * (3 * connection_io.LARGE_READ_BYTES) + b"\n"
 
     def breaks(peer_side: Connection) -> None:
         peer_side.read_until(b"\n")
