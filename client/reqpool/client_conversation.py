@@ -31,7 +31,7 @@ from .callback_runner import CallbackRunner
 from .completions import Completions
 from .future import Future
 from .pending import CLUSTER_GRACE_S, Pending, within
-from .session_protocol import (
+from .session_actions import (
     Action,
     CompleteResults,
     EndSubmitted,
@@ -39,10 +39,10 @@ from .session_protocol import (
     Opened,
     OpenIntake,
     Send,
-    SessionProtocol,
-    SessionState,
     Subscribe,
 )
+from .session_protocol import SessionProtocol
+from .session_state import SessionState
 
 log = logging.getLogger("reqpool")
 
@@ -165,7 +165,7 @@ class ClientConversation:
             self._act(actions, now_s)
         self._expire(now_s)
         self.flush(now_s)
-        if (self._large or self._large_again) and self.session.room_bytes > 0:
+        if (self._large or self._large_again) and self.session.submits.room_bytes > 0:
             return True
         return bool(self._backlog or self.outbox)
 
@@ -364,7 +364,7 @@ class ClientConversation:
 
     def _note_resubmitted(self) -> None:
         if not (self._backlog or self._large_again):
-            self.session.resubmitted()
+            self.session.resubmission.done(self.session.submits.number)
 
     def _put_off(self) -> None:
         """Send nothing that waits but the outbox: when the session opens, all of the table is submitted."""
@@ -386,10 +386,14 @@ class ClientConversation:
                 table.expect(future.deadline_s + CLUSTER_GRACE_S)
         for queue, most, large in self._queues:
             for _ in range(BATCHES_PER_TURN):
-                if not queue or (queue is large and session.room_bytes <= 0) or not transport.has_room():
+                if (
+                    not queue
+                    or (queue is large and session.submits.room_bytes <= 0)
+                    or not transport.has_room()
+                ):
                     break
                 groups, earliest_s, size_bytes = next_batch(
-                    queue, session.connection, now_s, session.keeping, most, session.room_bytes, large
+                    queue, session.connection, now_s, session.keeping, most, session.submits.room_bytes, large
                 )
                 if groups:
                     self._submit(groups, size_bytes, now_s)
@@ -398,7 +402,7 @@ class ClientConversation:
             # Not sent, for want of room: a sweep finds out when these are due.
             self._waiting_seq = self.outbox[-1].seq
             table.expect(now_s)
-        if session.resubmitting and session.state is SessionState.OPEN:
+        if session.resubmission.under_way and session.state is SessionState.OPEN:
             self._note_resubmitted()
         while self.unpins and session.state is SessionState.OPEN and transport.has_room():
             pin = self.unpins.popleft()

@@ -7,11 +7,8 @@ time; what is to be done comes back as a list of actions, to be done in order.
 from __future__ import annotations
 
 import math
-import random
-from collections import deque
 from collections.abc import Callable
-from enum import Enum, auto
-from typing import Any, NamedTuple
+from typing import Any
 
 from reqpool_contract import checks, wire
 from reqpool_contract.backoff import backoff_s
@@ -19,114 +16,22 @@ from reqpool_contract.cached_settings import SettingsSender
 from reqpool_contract.errors import ProtocolError
 from reqpool_contract.wire import Reject, Verb
 
+from .resubmission import EXPIRY_SHARE, Resubmission
+from .results_window import BATCHES_PER_ACK, ResultsWindow
+from .session_actions import (
+    Action,
+    CompleteResults,
+    EndSubmitted,
+    Lost,
+    OpenIntake,
+    Send,
+    Subscribe,
+)
+from .session_state import TRANSITIONS, Event, SessionState
+from .submit_window import SubmitWindow
+
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MOST_S = 1.0
-BATCHES_PER_ACK = 8
-"""Result batches after which an acknowledgement is sent without waiting for the next heartbeat."""
-EXPIRY_SHARE = 0.9
-"""Part of the session expiry after which a broker that has not heard us may have forgotten us: clocks do not
-run equally fast."""
-
-
-class SessionState(Enum):
-    """Where the session stands."""
-
-    CLOSED = auto()
-    GREETING = auto()
-    SUBSCRIBING = auto()
-    OPEN = auto()
-
-
-class Event(Enum):
-    """What moves a session."""
-
-    DIAL = auto()
-    WELCOME = auto()
-    PUBLICATION = auto()
-    LOSS = auto()
-
-
-# Every move there is. Anything published proves the subscription, so an OPEN that got lost is made up
-# for by the next heartbeat.
-TRANSITIONS: dict[tuple[SessionState, Event], SessionState] = {
-    (SessionState.CLOSED, Event.DIAL): SessionState.GREETING,
-    (SessionState.GREETING, Event.WELCOME): SessionState.SUBSCRIBING,
-    (SessionState.GREETING, Event.LOSS): SessionState.CLOSED,
-    (SessionState.SUBSCRIBING, Event.PUBLICATION): SessionState.OPEN,
-    (SessionState.SUBSCRIBING, Event.LOSS): SessionState.CLOSED,
-    (SessionState.OPEN, Event.PUBLICATION): SessionState.OPEN,
-    (SessionState.OPEN, Event.LOSS): SessionState.CLOSED,
-}
-
-
-class OpenIntake(NamedTuple):
-    """Open a new DEALER and send ``hello``."""
-
-    hello: bytes
-
-
-class Subscribe(NamedTuple):
-    """Open a fresh SUB to the results socket that WELCOME named, below the session's id."""
-
-    results: str
-
-
-class Opened(NamedTuple):
-    """Submit everything pending; what was sent before is marked as resubmitted, but for ``never_ran``.
-
-    Attributes:
-        never_ran: ranges of sequence numbers, ends included, that the broker dropped unrun.
-        watermark: of what was first sent on the connection before; empty if nothing is known of it.
-        settled: so it is also of what had been resubmitted on that connection.
-        unrun: the broker before has said goodbye, and nothing has run of what must not be repeated, is
-            pending and was first sent on the connection before, but for ``doubtful``.
-        unrun_all: so it is of what had been submitted again on that connection.
-        doubtful: ranges as in ``never_ran``: these may have run.
-    """
-
-    never_ran: tuple[tuple[int, int], ...]
-    watermark: bytes = b""
-    settled: bool = False
-    unrun: bool = False
-    unrun_all: bool = False
-    doubtful: tuple[tuple[int, int], ...] = ()
-
-
-class Send(NamedTuple):
-    """Send one head through the DEALER."""
-
-    frame: bytes
-
-
-class CompleteResults(NamedTuple):
-    """Complete these requests.
-
-    Attributes:
-        flat: seq, code, data, seq, code, data, …
-        attempts: (seq, attempts) of those that took more than one.
-    """
-
-    flat: tuple[Any, ...]
-    attempts: tuple[tuple[int, int], ...] = ()
-
-
-class Lost(NamedTuple):
-    """Close both sockets, linger 0."""
-
-    text: str
-
-
-class EndSubmitted(NamedTuple):
-    """End everything that was submitted on this connection: the broker could not read some of it.
-
-    Attributes:
-        text: what the broker reported.
-    """
-
-    text: str
-
-
-Action = OpenIntake | Subscribe | Opened | Send | CompleteResults | Lost | EndSubmitted
 
 
 class SessionProtocol:
@@ -140,17 +45,22 @@ class SessionProtocol:
         refusal: why there is no point in waiting (no common version, a URL that cannot be dialled), or None.
         trouble: what went wrong last, for error texts; empty if nothing.
         ignored: messages that were illegal, or stale.
-        repeated: result batches that came twice.
-        gaps: times a missing batch was asked for.
         keeping: which settings the broker keeps for this connection.
         takes_apart: it takes large payloads in frames of their own.
-        room_bytes: of large payloads that may be sent; 0 or below: none.
-        resubmitting: not all that was pending when it was opened has been submitted yet.
+        submits: what was submitted on this connection.
+        results: what was received.
+        resubmission: what is known of the requests that are submitted again.
     """
 
-    def __init__(
-        self, session_id: bytes, name: str, pid: int, random_unit: Callable[[], float] = random.random
-    ):
+    def __init__(self, session_id: bytes, name: str, pid: int, random_unit: Callable[[], float]):
+        """Begin closed.
+
+        Args:
+            session_id: the secret.
+            name: the program's, for display.
+            pid: the process's.
+            random_unit: returns random numbers from 0 to 1.
+        """
         self.state = SessionState.CLOSED
         self.connection = 0
         self.ever_open = False
@@ -158,12 +68,11 @@ class SessionProtocol:
         self.refusal: str | None = None
         self.trouble = ""
         self.ignored = 0
-        self.repeated = 0
-        self.gaps = 0
         self.keeping = SettingsSender()
         self.takes_apart = False
-        self.room_bytes: float = math.inf
-        self.resubmitting = False
+        self.submits = SubmitWindow()
+        self.results = ResultsWindow()
+        self.resubmission = Resubmission()
         self._about: dict[str, Any] = {
             "session": session_id, "name": wire.sendable(name, wire.MAX_NAME_CHARS), "pid": pid,
         }  # fmt: skip
@@ -172,20 +81,6 @@ class SessionProtocol:
         self._next_dial_s = -math.inf
         self._epoch: int | None = None
         self._generation: int | None = None
-        self._offered_watermark = self._watermark = b""
-        self._settled_through: int | None = None
-        self._watermark_settled = False
-        self._unrun = self._unrun_all = False
-        self._doubtful: tuple[tuple[int, int], ...] = ()
-        self._expiry_s = wire.SESSION_EXPIRY_MS / 1000
-        self._dialed_s = 0.0
-        self._confirmed_s = math.inf  # nothing was sent that a broker could have forgotten
-        self._beats: deque[tuple[int, float]] = deque()
-        self._received = 0
-        self._settled = 0
-        self._acked = 0
-        self._submits = 0
-        self._unacked: deque[tuple[int, int]] = deque()
         self._heartbeats = 0
         self._broker_heartbeat = 0
         self._seen = 0
@@ -194,8 +89,6 @@ class SessionProtocol:
         self._next_heartbeat_s = math.inf
         self._heard_s = 0.0
         self._seen_moved_s = 0.0
-        self._gap_asked_s = -math.inf
-        self._never_ran: tuple[tuple[int, int], ...] = ()
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -221,11 +114,12 @@ class SessionProtocol:
         return []
 
     def has_expired(self, now_s: float) -> bool:
-        """Has the broker forgotten the session by now, as this process slept?
+        """Return whether the broker may have forgotten the session by now, as this process was suspended.
 
         Ask before messages are read that came meanwhile.
         """
-        return self.state is not SessionState.CLOSED and now_s - self._heard_s > self._expiry_s * EXPIRY_SHARE
+        expiry_s = self.resubmission.expiry_s * EXPIRY_SHARE
+        return self.state is not SessionState.CLOSED and now_s - self._heard_s > expiry_s
 
     # --- what came in -------------------------------------------------------------------------------
 
@@ -265,43 +159,47 @@ class SessionProtocol:
                 # A broker that ends before anything was submitted to it knows nothing of what is pending, and
                 # what the one before said of that still holds.
                 if self.state is not SessionState.SUBSCRIBING:
-                    self._unrun = (unrun or doubtful is not None) and latest <= self._received
-                    self._unrun_all = self._unrun and self._is_settled(acked, latest)
-                    self._doubtful = tuple(doubtful or ())
+                    unrun = (unrun or doubtful is not None) and latest <= self.results.received
+                    is_settled = self.resubmission.is_settled(acked)
+                    self.resubmission.said_goodbye(unrun, is_settled, tuple(doubtful or ()))
                 return self._lose(now_s, text)
             actions = self._heard(now_s)
         except ProtocolError:
             self.ignored += 1
             raise
         if verb is Verb.RESULTS:
-            self._acknowledged(fields[2])
-            self._results(fields[1], flat, fields[3], now_s, actions)
+            _, number, acked, attempts = fields
+            self.submits.acknowledge(acked)
+            if self.results.accept(number):
+                actions.append(CompleteResults(flat, tuple(attempts)))
+                if number - self.results.acked >= BATCHES_PER_ACK:
+                    actions.append(self._heartbeat(now_s))
+            elif number > self.results.received:
+                self._gap(now_s, actions)
         elif verb is Verb.HEARTBEAT:
             _, number, seen, acked, latest, watermark = fields
-            self._acknowledged(acked)
+            self.submits.acknowledge(acked)
             self._broker_heartbeat = max(number, self._broker_heartbeat)
             if seen != self._seen:
                 self._seen = seen
                 self._seen_moved_s = now_s
-                while self._beats and self._beats[0][0] <= seen:
-                    self._confirmed_s = self._beats.popleft()[1]
-            if latest > self._received:
+                self.resubmission.confirmed(seen)
+            if latest > self.results.received:
                 self._gap(now_s, actions)
             else:
-                if watermark and self._is_settled(acked, latest):
-                    self._watermark = watermark
-                    self._watermark_settled = True
-                if self._acked < self._received:  # a worker may be waiting for that, in order to end
+                if watermark and self.resubmission.is_settled(acked):
+                    self.resubmission.watermark_rose(watermark)
+                if self.results.acked < self.results.received:  # a worker may wait for that in order to end
                     actions.append(self._heartbeat(now_s))
         return actions
 
     def settle(self) -> None:
         """Note that the results returned last have reached their futures."""
-        self._settled = self._received
+        self.results.settled = self.results.received
 
     def interrupted(self, now_s: float) -> list[Action]:
         """Begin anew from what is settled: something was cut short, and where is not known."""
-        self._received = self._settled
+        self.results.received = self.results.settled
         return (
             []
             if self.state is SessionState.CLOSED
@@ -331,18 +229,14 @@ class SessionProtocol:
             ValueError: likewise.
             OverflowError: likewise.
         """
-        number = self._submits + 1
-        frame = wire.encode(Verb.SUBMIT, number, self._received, groups)
-        self._submits = number
-        self._acked = self._received
-        self.room_bytes -= large_bytes
-        self._unacked.append((number, large_bytes))
+        submits, results = self.submits, self.results
+        number = submits.number + 1
+        frame = wire.encode(Verb.SUBMIT, number, results.received, groups)
+        submits.number = number
+        submits.room_bytes -= large_bytes
+        submits.unacked.append((number, large_bytes))
+        results.acked = results.received
         return frame
-
-    def resubmitted(self) -> None:
-        """Note that all that was pending when the session was opened has been submitted."""
-        self.resubmitting = False
-        self._settled_through = self._submits
 
     # --- moves --------------------------------------------------------------------------------------
 
@@ -355,13 +249,12 @@ class SessionProtocol:
     def _dial(self, now_s: float) -> list[Action]:
         self._move(Event.DIAL)
         self.connection += 1
-        self._submits = self._heartbeats = self._seen = 0
-        self._unacked.clear()
-        self._beats.clear()
-        self._dialed_s = now_s
+        self._heartbeats = self._seen = 0
+        self.submits.restart()
+        self.resubmission.dialled(now_s)
         self._next_heartbeat_s = math.inf
         self._heard_s = self._seen_moved_s = now_s
-        about = {**self._about, "received": self._received}
+        about = {**self._about, "received": self.results.received}
         if self._epoch is not None:
             about |= {"epoch": self._epoch, "generation": self._generation}
         return [OpenIntake(wire.encode(Verb.HELLO, wire.LOWEST_VERSION, wire.VERSION, about))]
@@ -383,16 +276,17 @@ class SessionProtocol:
             raise ProtocolError(f"WELCOME to version {version}, heartbeat {heartbeat_ms}/{liveness_ms} ms")
         self._move(Event.WELCOME)
         if not resumed or epoch != self._epoch:
-            self._received = self._settled = self._broker_heartbeat = 0
-            self._never_ran += tuple(never_ran)
-        self._acked = self._received
+            self._broker_heartbeat = 0
+            self.results.restart()
+            self.resubmission.dropped(tuple(never_ran))
+        self.results.acked = self.results.received
         self._epoch, self._generation = epoch, generation
-        self._offered_watermark = watermark
-        self._expiry_s = expiry_ms / 1000
+        self.resubmission.welcomed(watermark, expiry_ms / 1000)
         self.refusal = None
         self.keeping = SettingsSender(keeps)
         self.takes_apart = takes_apart
-        self.room_bytes = math.inf if window_bytes is None or not takes_apart else max(1, window_bytes)
+        unbounded = window_bytes is None or not takes_apart
+        self.submits.room_bytes = math.inf if unbounded else max(1, window_bytes or 0)
         self._heartbeat_s = heartbeat_ms / 1000
         self._liveness_s = liveness_ms / 1000
         self._heard_s = self._seen_moved_s = now_s
@@ -404,7 +298,7 @@ class SessionProtocol:
             return self.give_up(now_s, f"it cannot read HELLO (is it the broker's intake?): {text}")
         if code == Reject.MALFORMED:
             said = f"the broker could not read a message from this client: {text}"
-            if self.state is not SessionState.OPEN or not self._unacked:
+            if self.state is not SessionState.OPEN or not self.submits.unacked:
                 raise ProtocolError(said)
             # Nothing says which message it was, and submitted again it would be refused again.
             return [*self._lose(now_s, said), EndSubmitted(said)]
@@ -427,22 +321,7 @@ class SessionProtocol:
         self._seen_moved_s = now_s
         self.reconnects += self.ever_open
         self.ever_open = True
-        # A broker that had not heard us for so long has forgotten us, and perhaps what it gave to whom.
-        known = now_s - self._confirmed_s < self._expiry_s * EXPIRY_SHARE
-        opened = Opened(
-            self._never_ran,
-            self._watermark if known else b"",
-            self._watermark_settled or not known,
-            self._unrun,
-            self._unrun_all,
-            self._doubtful,
-        )
-        self._never_ran = self._doubtful = ()
-        self._unrun = self._unrun_all = False
-        self._watermark, self._watermark_settled = self._offered_watermark, False
-        self._confirmed_s = self._dialed_s
-        self.resubmitting, self._settled_through = True, None
-        return [opened]
+        return [self.resubmission.opened(now_s)]
 
     def _entries(self, blob: bytes) -> tuple[Any, ...]:
         """Read a blob. One that is malformed is not asked for again: it would be no better, and what comes
@@ -453,49 +332,18 @@ class SessionProtocol:
             self.ignored += 1
             return wire.readable_entries(blob)
 
-    def _results(
-        self,
-        number: int,
-        flat: tuple[Any, ...],
-        attempts: list[tuple[int, int]],
-        now_s: float,
-        actions: list[Action],
-    ) -> None:
-        if number <= self._received:
-            self.repeated += 1
-        elif number > self._received + 1:
-            self._gap(now_s, actions)
-        else:
-            self._received = number
-            self._gap_asked_s = -math.inf
-            actions.append(CompleteResults(flat, tuple(attempts)))
-            if number - self._acked >= BATCHES_PER_ACK:
-                actions.append(self._heartbeat(now_s))
-
     def _gap(self, now_s: float, actions: list[Action]) -> None:
-        # Every batch that follows the missing one shows the same gap: ask once, then now and then.
-        if now_s >= self._gap_asked_s + self._heartbeat_s:
-            self._gap_asked_s = now_s
-            self.gaps += 1
-            actions.append(Send(wire.encode(Verb.RESEND, self._received)))
-
-    def _is_settled(self, acked: int, latest: int) -> bool:
-        """Have all verdicts on what was submitted again come? Then what it says is of all that is pending."""
-        return (
-            latest <= self._received and self._settled_through is not None and acked >= self._settled_through
-        )
-
-    def _acknowledged(self, number: int) -> None:
-        unacked = self._unacked
-        while unacked and unacked[0][0] <= number:
-            self.room_bytes += unacked.popleft()[1]
+        if self.results.asks_again(now_s, self._heartbeat_s):
+            actions.append(Send(wire.encode(Verb.RESEND, self.results.received)))
 
     def _heartbeat(self, now_s: float) -> Send:
         self._heartbeats += 1
-        self._beats.append((self._heartbeats, now_s))
-        self._acked = self._received
+        self.resubmission.beat(self._heartbeats, now_s)
+        self.results.acked = self.results.received
         self._next_heartbeat_s = now_s + self._heartbeat_s
-        return Send(wire.encode(Verb.HEARTBEAT, self._heartbeats, self._broker_heartbeat, self._received))
+        return Send(
+            wire.encode(Verb.HEARTBEAT, self._heartbeats, self._broker_heartbeat, self.results.received)
+        )
 
     def _lose(self, now_s: float, text: str) -> list[Action]:
         self._move(Event.LOSS)

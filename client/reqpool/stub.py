@@ -14,6 +14,7 @@ import itertools
 import logging
 import math
 import os
+import random
 import sys
 import threading
 import time
@@ -35,7 +36,8 @@ from .embedded import Embedded
 from .future import Future
 from .kinds import Route
 from .relief import Relief
-from .session_protocol import SessionProtocol, SessionState
+from .session_protocol import SessionProtocol
+from .session_state import SessionState
 from .stats import Stats
 from .url_check import Lookup
 
@@ -76,7 +78,7 @@ class Stub:
         name = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
         self._conversation = ClientConversation(
             url,
-            SessionProtocol(self._session_id, name or "python", os.getpid()),
+            SessionProtocol(self._session_id, name or "python", os.getpid(), random.random),
             self._link,
             self._delivery,
             None if embedded is None else embedded.exit_text,
@@ -218,8 +220,8 @@ class Stub:
             callback_errors=self._delivery.errors,
             batches_in=conversation.batches_in,
             batches_out=conversation.batches_out,
-            batches_repeated=session.repeated,
-            gaps=session.gaps,
+            batches_repeated=session.results.repeated,
+            gaps=session.results.gaps,
             ignored=session.ignored,
             reconnects=session.reconnects,
         )

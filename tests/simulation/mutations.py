@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
-from reqpool import session_protocol
-from reqpool.session_protocol import Opened
-from reqpool.session_protocol import SessionProtocol as ClientSession
+from reqpool import resubmission, session_protocol
+from reqpool.resubmission import Resubmission
+from reqpool.session_actions import Opened
 from reqpool_broker.epoch import Epoch
 from reqpool_broker.grant_table import GrantTable
 from reqpool_broker.recovery import Recovery
@@ -80,16 +80,13 @@ def _count_who_never_began(patch: pytest.MonkeyPatch) -> None:
 
 
 def _raise_watermarks_at_welcome(patch: pytest.MonkeyPatch) -> None:
-    opened = ClientSession._heard
+    opened = Resubmission.opened
 
-    def heard(self: ClientSession, now_s: float) -> list[Any]:
-        watermark = self._offered_watermark
-        return [
-            action._replace(watermark=watermark, settled=True) if isinstance(action, Opened) else action
-            for action in opened(self, now_s)
-        ]
+    def raised(self: Resubmission, now_s: float) -> Opened:
+        watermark = self.offered_watermark
+        return opened(self, now_s)._replace(watermark=watermark, settled=True)
 
-    patch.setattr(ClientSession, "_heard", heard)
+    patch.setattr(Resubmission, "opened", raised)
 
 
 def _leave_unacknowledged(patch: pytest.MonkeyPatch) -> None:
@@ -141,7 +138,8 @@ def _take_the_last_piece_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def _believe_who_was_away_for_long(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(session_protocol, "EXPIRY_SHARE", 1_000.0)
+    for module in (resubmission, session_protocol):
+        patch.setattr(module, "EXPIRY_SHARE", 1_000.0)
 
 
 def _disown_without_doubt(patch: pytest.MonkeyPatch) -> None:

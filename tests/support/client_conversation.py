@@ -8,7 +8,8 @@ from reqpool.callback_runner import CallbackRunner
 from reqpool.client_conversation import ClientConversation
 from reqpool.future import NOBODY, Future
 from reqpool.kinds import Route
-from reqpool.session_protocol import SessionProtocol, SessionState
+from reqpool.session_protocol import SessionProtocol
+from reqpool.session_state import SessionState
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb
 

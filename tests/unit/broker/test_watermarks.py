@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from reqpool.session_protocol import BACKOFF_MOST_S, Opened, SessionProtocol
+from reqpool.session_actions import Opened
+from reqpool.session_protocol import BACKOFF_MOST_S, SessionProtocol
 from reqpool_broker.broker_spans import COME_S
 from reqpool_broker.recovery import LiveWorkers, Recovery
 from reqpool_contract import wire
@@ -57,7 +58,7 @@ def test_what_was_sent_has_the_watermark_of_its_connection() -> None:
 def test_a_heartbeat_raises_it_when_all_that_was_submitted_again_is_acknowledged() -> None:
     session, _ = begun()
     session.submit([])
-    session.resubmitted()
+    session.resubmission.done(session.submits.number)
     beat(session, 0.1, acked=0)
     beat(session, 0.2, acked=1)
     again = opened_again(session, 0.3)
@@ -72,7 +73,7 @@ def test_a_heartbeat_does_not_raise_it_before(submitted_all: bool, acked: int, l
     session, _ = begun()
     session.submit([])
     if submitted_all:
-        session.resubmitted()
+        session.resubmission.done(session.submits.number)
     beat(session, 0.1, acked=acked, latest=latest)
     again = opened_again(session, 0.2)
     assert (again.watermark, again.settled) == (FIRST, False)
@@ -81,7 +82,7 @@ def test_a_heartbeat_does_not_raise_it_before(submitted_all: bool, acked: int, l
 @pytest.mark.parametrize(("silent_s", "known"), [(50.0, True), (55.0, False), (600.0, False)])
 def test_who_may_have_been_forgotten_has_none(silent_s: float, known: bool) -> None:
     session, _ = begun()
-    session.resubmitted()
+    session.resubmission.done(session.submits.number)
     session.tick(1.0)  # heartbeat 1
     beat(session, 2.0, seen=1)
     session.tick(2.0)  # heartbeat 2, of which nobody says that it was seen
@@ -104,7 +105,7 @@ def test_a_broker_that_ends_in_order_says_that_nothing_has_run(
 ) -> None:
     session, _ = begun()
     session.submit([])
-    session.resubmitted()
+    session.resubmission.done(session.submits.number)
     session.published(wire.encode(Verb.GOODBYE, 7, "bye", acked, latest, unrun), None, 0.2)
     _, opened = begun(3.0, session, epoch=8)
     assert (opened.unrun, opened.unrun_all) == (first, again)
@@ -114,7 +115,7 @@ def test_a_broker_that_ends_in_order_says_that_nothing_has_run(
 def test_a_broker_that_ends_says_which_requests_may_have_run() -> None:
     session, _ = begun()
     session.submit([])
-    session.resubmitted()
+    session.resubmission.done(session.submits.number)
     session.published(wire.encode(Verb.GOODBYE, 7, "bye", 1, 0, False, [(1, 2), (5, 5)]), None, 0.2)
     _, opened = begun(3.0, session, epoch=8)
     assert (opened.unrun, opened.unrun_all, opened.doubtful) == (True, True, ((1, 2), (5, 5)))

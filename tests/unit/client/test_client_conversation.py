@@ -9,7 +9,7 @@ import pytest
 
 import reqpool
 from reqpool.client_conversation import WARN_AFTER_S
-from reqpool.session_protocol import SessionState
+from reqpool.session_state import SessionState
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb
 from support.client_conversation import URL, Talk

@@ -135,11 +135,11 @@ def test_a_watermark_covers_what_was_sent_again_only_once_all_of_that_has_gone_o
     talk.conversation.lose("cut", False, 1.5)
     talk.submit(b"first on the next", 1.6)
     talk.open(9.0, epoch=8)
-    talk.session.room_bytes = len(HALF)
+    talk.session.submits.room_bytes = len(HALF)
     talk.conversation.turn(9.0)
-    assert talk.session.resubmitting
+    assert talk.session.resubmission.under_way
     talk.confirm(len(talk.transport.submits()), 9.1, epoch=8)
-    assert not talk.session.resubmitting
+    assert not talk.session.resubmission.under_way
 
 
 def lost_and_found(*payloads: bytes) -> Windowed:
@@ -221,7 +221,7 @@ def test_large_payloads_submitted_later_do_not_keep_it_from_being_settled() -> N
     talk.open(9.0, epoch=8)
     talk.submit(b"B" + WHOLE, 9.0)
     talk.conversation.turn(9.0)
-    assert not talk.session.resubmitting
+    assert not talk.session.resubmission.under_way
     assert talk.sent() == [b"A"]
 
 

@@ -8,20 +8,18 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool.session_protocol import (
-    BATCHES_PER_ACK,
-    TRANSITIONS,
+from reqpool.results_window import BATCHES_PER_ACK
+from reqpool.session_actions import (
     CompleteResults,
     EndSubmitted,
-    Event,
     Lost,
     Opened,
     OpenIntake,
     Send,
-    SessionProtocol,
-    SessionState,
     Subscribe,
 )
+from reqpool.session_protocol import SessionProtocol
+from reqpool.session_state import TRANSITIONS, Event, SessionState
 from reqpool_contract import wire
 from reqpool_contract.errors import Code, ProtocolError
 from reqpool_contract.wire import Reject, Verb
@@ -164,7 +162,7 @@ def test_results_in_order_are_handed_on_and_repetitions_ignored() -> None:
     opened(session)
     assert session.published(*results(1, 5, 0, b"x"), 0.1) == [CompleteResults((5, 0, b"x"))]
     assert session.published(*results(1, 5, 0, b"x"), 0.1) == []
-    assert session.repeated == 1
+    assert session.results.repeated == 1
 
 
 def test_a_gap_is_asked_for_once_then_again_after_a_heartbeat() -> None:
@@ -357,7 +355,7 @@ def test_a_broken_blob_is_not_asked_for_for_ever() -> None:
     assert read.flat[:5] == (5, 0, b"x", 6, Code.PROTOCOL)
     assert session.published(*results(3, 7, 0, b"y"), 0.1) == [CompleteResults((7, 0, b"y"))]
     assert session.ignored == 2
-    assert session.gaps == 0
+    assert session.results.gaps == 0
 
 
 def test_every_move_not_in_the_table_is_a_protocol_error() -> None:
