@@ -35,6 +35,7 @@ from reqpool_contract.tls_settings import Tls
 from .future import Future
 from .kinds.http_response import HttpResponse
 from .kinds.mysql_result import MysqlResult
+from .options import Options
 from .pinned_session import MysqlSession, RedisSession
 from .pool import Pool
 from .stats import Stats
@@ -53,6 +54,7 @@ __all__ = [
     "MysqlError",
     "MysqlResult",
     "MysqlSession",
+    "Options",
     "OutcomeUnknown",
     "Overloaded",
     "Pool",

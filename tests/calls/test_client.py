@@ -84,7 +84,7 @@ def opened() -> tuple[reqpool.Pool, Any]:
     pool = reqpool.Pool(URL)
     with mock.patch("reqpool.stub.BrokerSockets", ScriptedSockets), reqpool.host.start_lock():
         stub = Stub(URL, embedded=None, max_pending=1_000, executor=None)
-    pool._stub = stub
+    pool._dispatcher._stub = stub
     for _ in range(3):
         stub.turn(math.inf)
     assert stub.stats().state == "open"

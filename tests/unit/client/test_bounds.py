@@ -176,7 +176,7 @@ ROUTES = [Route(KIND, ("plain://large",), True, settings) for settings in LARGE]
 
 
 def ask_with(pool: reqpool.Pool, *numbers: int) -> list[Any]:
-    return [pool.ask(ROUTES[n], b"%d" % n, None, None, None, 1, False) for n in numbers]
+    return [pool._dispatcher.ask(ROUTES[n], b"%d" % n, None) for n in numbers]
 
 
 def groups(broker: FakeBroker) -> list[wire.SubmitGroup]:
@@ -233,7 +233,7 @@ def test_each_request_has_its_own_settings_however_few_are_kept(
 
 def test_small_settings_travel_with_their_requests(broker: FakeBroker, pool: reqpool.Pool) -> None:
     route = Route(KIND, ("plain://small",), True, b"s" * (wire.KEPT_FROM_BYTES - 1))
-    pool.ask(route, b"1", None, None, None, 1, False).result(5)
+    pool._dispatcher.ask(route, b"1", None).result(5)
     assert broker.count(Verb.KEEP) == 0
     assert groups(broker)[0].settings == route.settings
 
@@ -247,7 +247,7 @@ def test_settings_that_are_not_kept_count_for_the_size_of_a_message(
     ask(pool)
     wait_until(lambda: bool(groups(broker)), 5)
     routes = [Route(KIND, ("plain://large",), True, bytes([n]) * 1_000_000) for n in range(100)]
-    futures = [pool.ask(route, b"x", None, 60, None, 1, False) for route in routes]
+    futures = [pool._dispatcher.ask(route, b"x", None, timeout=60) for route in routes]
     wait_until(lambda: len(groups(broker)) == 101, 20)
     sizes = [len(wire.encode(verb, *fields)) for verb, fields in broker.heads if verb is Verb.SUBMIT]
     assert max(sizes) < 2 * wire.MAX_BATCH_BYTES

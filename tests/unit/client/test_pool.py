@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import reqpool
-from reqpool import pool as pool_module
+from reqpool import windowed
 from reqpool.callback_runner import Handoff
 from reqpool.future import Future
 from reqpool_contract import wire
@@ -363,7 +363,7 @@ def test_map_asks_for_less_at_a_time_while_it_is_refused(monkeypatch: pytest.Mon
         (ended if full else running).append(future)
         return future
 
-    monkeypatch.setattr(pool_module, "Handoff", Served)
+    monkeypatch.setattr(windowed, "Handoff", Served)
     with reqpool.Pool("ipc:///nowhere/pool.sock") as pool:
         codes = Counter(future._code for _, future in pool.map(ask, range(5000), window=256))
     assert sum(codes.values()) == 5000

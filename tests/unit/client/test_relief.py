@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import reqpool
-from reqpool.pool import CLOSE_SECONDS
+from reqpool.dispatcher import CLOSE_SECONDS
 from reqpool.relief import Relief
 from reqpool.session_protocol import SessionProtocol
 from support.fake_broker import FakeBroker, silence
