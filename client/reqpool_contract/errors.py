@@ -13,6 +13,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 class Code(IntEnum):
     """Outcome of a request as it travels in a result (uint8). 0 is success."""
 
+    __module__ = "reqpool.errors"
+
     OK = 0
     USAGE = 1
     PROTOCOL = 2
@@ -53,8 +55,7 @@ class PoolError(Exception):
 
     code: ClassVar[Code] = Code.PROTOCOL
 
-    # Apps log, catch and pickle them under the public name.
-    __module__ = "reqpool.errors"
+    __module__ = "reqpool.errors"  # where apps find it, in logs and pickles too
 
     def __init_subclass__(cls, *, code: Code | None = None) -> None:
         if cls.__module__ == __name__:
@@ -139,6 +140,9 @@ class RequestFacts(NamedTuple):
         error.sent = True
         error.elapsed_s = self.elapsed_s
         return error
+
+
+RequestFacts.__module__ = "reqpool.errors"
 
 
 class UsageError(PoolError, ValueError, code=Code.USAGE):

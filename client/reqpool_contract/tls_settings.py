@@ -78,3 +78,6 @@ class Tls:
         if self.server_name is not None:
             about["server_name"] = as_served(canonical_host(self.server_name))
         return about
+
+
+Tls.__module__ = "reqpool.kinds.origin"  # where apps find it, in pickles too

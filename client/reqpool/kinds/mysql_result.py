@@ -86,6 +86,18 @@ class MysqlResult:
         names = self.columns
         return [dict(zip(names, row, strict=True)) for row in self.rows]
 
+    # As 0.2.0 pickled it: processes of that version and of this one read each other's.
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        answer = self._answer
+        if isinstance(answer, list):
+            return None, {"_data": b"", "_set": answer[0], "_further": answer[1:]}
+        return None, {"_data": answer, "_set": None, "_further": []}
+
+    def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
+        data, first, further = (state[1][name] for name in ("_data", "_set", "_further"))
+        self._answer = data if first is None else [first, *further]
+
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 

@@ -47,6 +47,7 @@ class DnsText(str):
         strings: the strings as they came.
     """
 
+    __module__ = "reqpool.kinds.dns_answer"  # where apps find it, in pickles too
     __slots__ = ("strings",)
 
     strings: tuple[bytes, ...]
@@ -104,6 +105,9 @@ _Section = tuple[tuple[DnsRecord, ...], int, int]
 """Its records, where they end, and the upper bits of the rcode, of its OPT. Bare, since there are many."""
 
 
+DnsRecord.__module__ = "reqpool.kinds.dns_answer"
+
+
 class DnsAnswer:
     """A name server's answer. NXDOMAIN and other refusals are answers too: see ``rcode``.
 
@@ -117,6 +121,7 @@ class DnsAnswer:
         raw: the message as it came.
     """
 
+    __module__ = "reqpool.kinds.dns_answer"
     __slots__ = ("_additional", "_answers", "_authority", "_question", "raw")
 
     def __init__(self, raw: bytes) -> None:
