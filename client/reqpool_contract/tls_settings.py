@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from . import pem, wire
+from . import descriptors, wire
 from .errors import UsageError
 from .host_names import as_served, canonical_host
 
@@ -61,6 +61,10 @@ class Tls:
         if self.key is not None and self.cert is None:
             raise UsageError("tls: a key without a certificate: give cert= as well")
         about: dict[str, Any] = {}
+        if self.ca is not None or self.cert is not None:
+            with descriptors.told():
+                descriptors.check_spare()
+                from . import pem  # loads ssl: as much as all else that an app without TLS needs
         if self.ca is not None:
             about["ca"] = pem.authorities(self.ca)
         if self.cert is not None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
-
-import reqpool
+from typing import TYPE_CHECKING, Any
 
 from .pool import add_options, pool
+
+if TYPE_CHECKING:
+    import reqpool
 
 
 def add_commands(commands: Any) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import reqpool
+from reqpool_contract.errors import UsageError
 from reqpool_contract.masking import without_password
 
 from ..report_values import text as printable
 from . import secured
 from .pool import add_options, pool, show_bytes
+
+if TYPE_CHECKING:
+    import reqpool
 
 TIMEOUT_S = 30.0
 FORM = "application/x-www-form-urlencoded"
@@ -94,7 +97,7 @@ def headers(options: argparse.Namespace, data: bytes | None) -> list[tuple[str, 
         name, colon, value = line.partition(":")
         if not colon:
             shown = printable(without_password(line.partition(" ")[0]))
-            raise reqpool.UsageError(f"{shown!r} is not a header; write it like 'Accept: text/plain'")
+            raise UsageError(f"{shown!r} is not a header; write it like 'Accept: text/plain'")
         given.append((name.strip(), value.strip()))
     suggested = []
     if options.json:
@@ -116,7 +119,7 @@ def check_json(data: bytes) -> None:
     try:
         json.loads(data)
     except ValueError as error:
-        raise reqpool.UsageError(f"--json: the data is not JSON: {printable(str(error))}") from error
+        raise UsageError(f"--json: the data is not JSON: {printable(str(error))}") from error
 
 
 def credentials(options: argparse.Namespace) -> tuple[str, tuple[str, str] | str | None]:
@@ -157,4 +160,4 @@ def show(answer: reqpool.HttpResponse, head: bool, output: str | None) -> None:
         with open(output, "wb") as file:
             file.write(answer.content)
     except (OSError, ValueError) as error:
-        raise reqpool.UsageError(f"{output}: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(f"{output}: {getattr(error, 'strerror', None) or error}") from error

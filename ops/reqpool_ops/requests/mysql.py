@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from datetime import timedelta
-from typing import Any
-
-import reqpool
+from typing import TYPE_CHECKING, Any
 
 from ..report_values import text as printable
 from . import secured
 from .pool import add_options, pool
+
+if TYPE_CHECKING:
+    import reqpool
 
 TIMEOUT_S = 30.0
 CONTROLS = (*range(0x20), *range(0x7F, 0xA0))

@@ -6,10 +6,12 @@ import argparse
 import logging
 import os
 import sys
-
-import reqpool
+from typing import TYPE_CHECKING
 
 from .. import runtime
+
+if TYPE_CHECKING:
+    import reqpool
 
 DEFAULT_TIMEOUT_S = 5.0
 
@@ -30,6 +32,8 @@ def pool(url: str | None) -> reqpool.Pool:
     url = url or os.environ.get("REQPOOL_URL")
     if not url and runtime.read_lock(runtime.default_url()) is not None:
         url = runtime.default_url()
+    import reqpool  # here, so that commands without a pool start without it
+
     return reqpool.Pool(url) if url else reqpool.Pool()
 
 

@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import Any
 
-import reqpool
+from reqpool_contract.errors import UsageError
 
 from ..report_values import text as printable
 from .pool import add_options, pool, show_bytes
@@ -50,7 +50,7 @@ def unescaped(match: re.Match[bytes]) -> bytes:
     if escape[1:2] == b"x" and len(escape) == 4:
         return bytes.fromhex(escape[2:].decode())
     whole, wrong = (printable(part.decode(errors="replace")) for part in (match.string, escape))
-    raise reqpool.UsageError(f"{whole}: {wrong} is not an escape; use one of {ESCAPES_TEXT}")
+    raise UsageError(f"{whole}: {wrong} is not an escape; use one of {ESCAPES_TEXT}")
 
 
 def run_udp(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import reqpool
+from reqpool_contract.errors import RedisError
 
 from . import secured
 from .pool import add_options, pool
@@ -74,7 +74,7 @@ def raw_lines(reply: Any) -> Iterator[bytes]:
         case list() | tuple() | set():
             for item in reply:
                 yield from raw_lines(item)
-        case reqpool.RedisError():
+        case RedisError():
             yield reply.text.encode()
         case _:
             yield str(reply).encode()
@@ -99,7 +99,7 @@ def lines(reply: Any) -> list[str]:
             return numbered([(None, lines(item)) for item in reply], "~", "(empty set)")
         case list() | tuple():
             return numbered([(None, lines(item)) for item in reply], ")", "(empty array)")
-        case reqpool.RedisError():
+        case RedisError():
             return [f"(error) {quoted(reply.text.encode())[1:-1]}"]
         case _:
             return [repr(reply)]

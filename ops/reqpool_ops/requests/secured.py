@@ -9,10 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import reqpool
+from reqpool_contract.errors import UsageError
 from reqpool_contract.masking import without_password
+
+if TYPE_CHECKING:
+    from reqpool_contract.tls_settings import Tls
 
 PASSWORD_VARIABLE = "REQPOOL_PASSWORD"
 
@@ -33,11 +37,13 @@ def add_options(command: argparse.ArgumentParser) -> None:
     tls.add_argument("--insecure", action="store_true", help="accept any certificate")
 
 
-def tls(options: argparse.Namespace) -> reqpool.Tls | None:
+def tls(options: argparse.Namespace) -> Tls | None:
     """Return what the TLS options say; None if nothing."""
     if not (options.ca or options.cert or options.key or options.insecure):
         return None
-    return reqpool.Tls(ca=options.ca, cert=options.cert, key=options.key, verify=not options.insecure)
+    from reqpool_contract.tls_settings import Tls  # here, so that other commands start without it
+
+    return Tls(ca=options.ca, cert=options.cert, key=options.key, verify=not options.insecure)
 
 
 def password(options: argparse.Namespace) -> str | None:
@@ -53,7 +59,7 @@ def password(options: argparse.Namespace) -> str | None:
     try:
         return data.decode().partition("\n")[0].removesuffix("\r")
     except UnicodeError as error:
-        raise reqpool.UsageError("--password-file: not UTF-8") from error
+        raise UsageError("--password-file: not UTF-8") from error
 
 
 def contents(path: str, shown: str | None = None) -> bytes:
@@ -71,7 +77,7 @@ def contents(path: str, shown: str | None = None) -> bytes:
             return file.read()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise reqpool.UsageError(f"{shown or path}: {why}") from error
+        raise UsageError(f"{shown or path}: {why}") from error
 
 
 def target(options: argparse.Namespace) -> str:
@@ -82,9 +88,7 @@ def target(options: argparse.Namespace) -> str:
     """
     given: str = options.target
     if options.password_file is not None and "://" not in given:
-        raise reqpool.UsageError(
-            f"{without_password(given)!r} is the name of an upstream; the pool has its password"
-        )
+        raise UsageError(f"{without_password(given)!r} is the name of an upstream; the pool has its password")
     return with_password(given, password(options))
 
 

@@ -1,4 +1,4 @@
-"""The command's first act: signals wait while it imports, which takes most of its start."""
+"""The start of a command: signals wait while it imports, and it imports no more than it needs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 SCRIPT = """
 import importlib, signal, sys
@@ -28,3 +30,25 @@ def test_the_console_script_holds_signals_before_it_imports_anything_large() -> 
     for name in ("SIGHUP", "SIGUSR1", "SIGUSR2"):
         assert name in said
     assert said.endswith("False\n")
+
+
+LOADED = """
+import sys
+from reqpool_ops import cli
+try:
+    cli.main(sys.argv[1:])
+except SystemExit:
+    pass
+print(*(name for name in ("reqpool", "reqpool_broker.server", "ssl", "zmq") if name in sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "loaded"), [("--version", ""), ("up --check", "zmq"), ("status --url ipc:///no/pool", "zmq")]
+)
+def test_commands_without_requests_start_without_the_client(command: str, loaded: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *command.split()],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == loaded
