@@ -46,7 +46,7 @@ class StartTls(NamedTuple):
     request: bytes
 
 
-Dialogue = Generator[bytes | StartTls, Any, "Session"]
+Dialogue = Generator[bytes | StartTls, Any, "ServerSession"]
 
 UTF8MB4_GENERAL_CI = 45
 """Known to every server since 5.5.3; SET NAMES then takes the server's own choice of collation."""
@@ -123,7 +123,7 @@ class Account(NamedTuple):
     database: bytes
 
 
-class Session(NamedTuple):
+class ServerSession(NamedTuple):
     """What a log-in, or another dialogue, leaves.
 
     Attributes:
@@ -196,16 +196,16 @@ def log_in(account: Account, tls: bool, private: bool) -> Dialogue:
     number, payload = yield packet(response, number + 1 & 0xFF)
     status = yield from _authenticate(account, private, plugin, greeting.salt, number, payload)
     tracks = bool(capabilities & SESSION_TRACK)
-    return (yield from _make_ours(Session(capabilities, tracks, status, greeting.is_mariadb)))
+    return (yield from _make_ours(ServerSession(capabilities, tracks, status, greeting.is_mariadb)))
 
 
-def hold(session: Session) -> Dialogue:
+def hold(session: ServerSession) -> Dialogue:
     """Make the session one caller's: what it asks is a transaction until it says COMMIT or ROLLBACK."""
     status = yield from _command(b"%cSET autocommit=0" % COM_QUERY)
     return session._replace(status=status)
 
 
-def release(session: Session, database: bytes, *, elsewhere: bool) -> Dialogue:
+def release(session: ServerSession, database: bytes, *, elsewhere: bool) -> Dialogue:
     """Undo all that a holder did: transaction, variables, temporary tables, locks, prepared statements,
     database.
 
@@ -381,7 +381,7 @@ def _printable(name: bytes) -> str:
 # --- commands -------------------------------------------------------------------------------------
 
 
-def _make_ours(session: Session) -> Generator[bytes, Any, Session]:
+def _make_ours(session: ServerSession) -> Generator[bytes, Any, ServerSession]:
     """Bring the session to what each of our statements relies on."""
     if session.tracks:
         _, payload = yield packet(bytes((COM_QUERY,)) + _TRACKED)
