@@ -23,7 +23,7 @@ from reqpool.kinds.mysql_result import MysqlResult
 from reqpool.kinds.mysql_statement import check
 from reqpool_contract.errors import BadResponse, Code, ConnectFailed, ConnectionLost, MysqlError, UsageError
 from reqpool_workers.protocols import READY, Ask, mysql
-from reqpool_workers.protocols.mysql_literals import render
+from reqpool_workers.protocols.mysql_literals import read_typed, render
 from support import mysql_peer as peer
 from support.mysql_peer import AUTOCOMMIT, BINARY, MORE_RESULTS, UTF8MB4, column, err, ok, packet, packets
 from support.plain import ASKED
@@ -227,12 +227,15 @@ def unquoted(literal: bytes, backslashes: bool) -> bytes:
 
 @given(STRINGS, st.booleans())
 def test_a_string_comes_out_of_its_literal_as_it_went_in(value: str, backslashes: bool) -> None:
-    assert unquoted(render(pack(template("%s"), (value,)), backslashes), backslashes) == value.encode()
+    assert (
+        unquoted(render(read_typed(pack(template("%s"), (value,))), backslashes), backslashes)
+        == value.encode()
+    )
 
 
 @given(st.binary() | st.text(alphabet="\\'").map(str.encode), st.booleans())
 def test_bytes_come_out_of_their_literal_as_they_went_in(value: bytes, backslashes: bool) -> None:
-    literal = render(pack(template("%s"), (value,)), backslashes)
+    literal = render(read_typed(pack(template("%s"), (value,))), backslashes)
     assert unquoted(literal.removeprefix(b"_binary"), backslashes) == value
 
 
@@ -240,7 +243,7 @@ def test_bytes_come_out_of_their_literal_as_they_went_in(value: bytes, backslash
 def test_a_payload_is_rendered_or_a_usage_error(garbage: bytes) -> None:
     for payload in (b"\x00" + garbage, b"\x00\x92\xc4\x02%s" + garbage, b"\x00\x92\xc4\x02%s\x91" + garbage):
         with contextlib.suppress(UsageError):
-            render(payload, True)
+            render(read_typed(payload), True)
 
 
 @given(st.text(alphabet="%s()da \\'"))
@@ -248,7 +251,7 @@ def test_a_template_is_read_or_a_usage_error(sql: str) -> None:
     try:
         form = template(sql)
         values: Any = dict.fromkeys(form.names, 1) if form.names else (1,) * form.places
-        written = render(pack(form, values), True)
+        written = render(read_typed(pack(form, values)), True)
     except UsageError:
         return
     assert written == re.sub(r"%(?:\([^()]*\))?s", "1", sql.replace("%%", "\0")).replace("\0", "%").encode()

@@ -592,3 +592,24 @@ def test_columns_called_like_functions_that_look_back(pool: reqpool.Pool, mariad
     pool.mysql(url, "INSERT INTO lastval (currval, row_count) VALUES (%s, %s)", (1, 2)).result()
     found = pool.mysql(url, "SELECT lastval.currval, l.row_count FROM lastval, lastval AS l").result()
     assert found.rows == [(1, 2)]
+
+
+def test_what_is_asked_again_and_again_is_prepared(pool: reqpool.Pool, mariadb: MariadbServer) -> None:
+    """In sessions it is not: they may change what a text means."""
+    mariadb.run("CREATE OR REPLACE TABLE days (id INT PRIMARY KEY, day DATE)")
+    mariadb.run("INSERT INTO days SELECT seq, '2024-01-01' + INTERVAL seq DAY FROM seq_0_to_19")
+
+    def executed() -> int:
+        return int(mariadb.run("SHOW GLOBAL STATUS LIKE 'Com_stmt_execute'")[0][1])
+
+    before = executed()
+    sql = "SELECT day FROM days WHERE id = %s"
+    for number in range(20):
+        found = pool.mysql(mariadb.url(), sql, (number,)).result()
+        assert found.rows == [(date(2024, 1, 1) + timedelta(days=number),)]
+    assert executed() - before > 10
+    with pool.mysql_session(mariadb.url()) as session:
+        before = executed()
+        for number in range(5):
+            assert session.query(sql, (number,)).result().rows == [(date(2024, 1, 1 + number),)]
+        assert executed() == before

@@ -202,6 +202,8 @@ def _written(kinds: tuple[tuple[str, int], ...]) -> Many:
     """Write the function that reads rows of columns of these kinds."""
     names: dict[str, Any] = {
         "word": _word,
+        "second": _second,
+        "datetime": datetime,
         "length": read_length,
         "Unreadable": BadResponse,
         "Decimal": Decimal,
@@ -253,7 +255,18 @@ def _reads(target: str, kind: tuple[str, int], names: dict[str, Any]) -> list[st
     if name in _VALUES or name == "datetime":
         function = f"{name}{decimals}_"
         names[function] = _value(kind)
-        return [f"{target}, p = {function}(data, p)"]
+        lines = [f"{target}, p = {function}(data, p)"]
+        if name != "datetime":
+            return lines
+        # Nearly all are of 7 bytes: these without a call.
+        return [
+            "if data[p] == 7:",
+            f"    try: {target} = datetime(*second(data, p + 1))",
+            f"    except ValueError: {target} = {function}(data, p)[0]",
+            "    p += 8",
+            "else:",
+            f"    {lines[0]}",
+        ]
     names[f"{name}_"] = struct.Struct("<" + name).unpack_from
     shown = _shown(kind)
     lines = [f"{target}, = {name}_(data, p)", f"p += {struct.calcsize('<' + name)}"]

@@ -1,7 +1,8 @@
 """Parameters of a statement: checked here, typed on the wire, escaped by the worker for its connection.
 
-Payload: byte 0, then msgpack ``[sql bin, [parameter, ...]]``, with a ``%s`` in ``sql`` for each parameter and
-``%%`` for a percent sign. A third element is there if the SQL is only for connections on which a backslash
+Payload: byte 0, then msgpack ``[sql str, [parameter, ...]]``, with a ``%s`` in ``sql`` for each parameter and
+``%%`` for a percent sign. (A bin, as earlier versions sent it, would tell the worker that rows of the binary
+protocol are not read here.) A third element is there if the SQL is only for connections on which a backslash
 escapes (true), or does not (false), since its placeholders would stand in quotes on others. A parameter is
 nil, bool, int, float, str, an array of such for ``IN %s``, or an extension: 1 decimal (its digits), 2 an
 integer of over 64 bits (its digits), 4 date, datetime or time (as in a literal of SQL), 5 bytes, 6 bytes or
@@ -60,14 +61,14 @@ class Template(NamedTuple):
     """A statement with places for parameters.
 
     Attributes:
-        sql: in UTF-8, with ``%s`` and ``%%`` only.
+        sql: with ``%s`` and ``%%`` only; can be written in UTF-8.
         places: how many parameters it takes.
         names: under which names, in their order; None if by position.
         introducers: of each place the character set that the SQL has before it, or ""; None if there is none.
         backslashes: must they escape, or not, on the connection? None: either.
     """
 
-    sql: bytes
+    sql: str
     places: int
     names: tuple[str, ...] | None
     introducers: tuple[str, ...] | None
@@ -108,7 +109,8 @@ def template(sql: str) -> Template:
     if named and len(named) < len(names):
         raise UsageError("the SQL has both %s and %(name)s; give parameters either by position or by name")
     try:
-        written = (_PLACEHOLDER.sub(_by_position, sql) if named else sql).encode()
+        written = _PLACEHOLDER.sub(_by_position, sql) if named else sql
+        written.encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"this SQL cannot be encoded as UTF-8: {error}") from error
     return Template(written, len(names), named or None, _introducers(sql, places), backslashes)

@@ -1,11 +1,13 @@
-"""One connection to MySQL or MariaDB: statements in the text protocol, one at a time.
+"""One connection to MySQL or MariaDB: one statement at a time.
 
 Payload: byte 3 (COM_QUERY itself) and the SQL in UTF-8, sent as it is; or byte 0, SQL and parameters, see
 :mod:`.mysql_literals`. Answer: the server's packets as they came, headers included; of an answer that ends in
-an error the ERR packet alone.
+an error the ERR packet alone. Before rows of the binary protocol comes an empty packet of number 0, which
+no server sends.
 
 Who may use the connection, and what must be undone before somebody else does, is decided in
-:mod:`.mysql_session_state`.
+:mod:`.mysql_session_state`; what is prepared, in :mod:`.mysql_prepared`. A statement runs once, by its
+EXECUTE or by its text: as text if it could not be prepared, or if the server did not begin to execute it.
 """
 
 from __future__ import annotations
@@ -17,16 +19,27 @@ from reqpool_contract.errors import BadResponse, Code, ConnectionLost, PoolError
 
 from . import READY, Event, StreamProtocol
 from .mysql_answer import AnswerScanner, farewell
-from .mysql_literals import render
+from .mysql_execute import execute
+from .mysql_literals import TypedStatement, read_typed, render
 from .mysql_login import Account, Dialogue, ServerSession, hold, log_in, not_mysql, release
 from .mysql_packets import (
     COM_QUERY,
     DEPRECATE_EOF,
+    ERR,
     HEADER_BYTES,
     MAX_PACKET_BYTES,
     NO_BACKSLASH_ESCAPES,
+    OK,
     SESSION_TRACK,
     packet,
+)
+from .mysql_prepared import (
+    MOST_SQL_BYTES,
+    Preparation,
+    PreparedStatements,
+    closing,
+    never_began,
+    prepare,
 )
 from .mysql_session_state import (
     TRANSITIONS,
@@ -43,6 +56,9 @@ from .tls import TlsEngine
 MAX_DIALOGUE_BYTES = 1 << 16
 """Largest packet of a log-in: a greeting or a public key is some hundred bytes."""
 _OK = int(Code.OK)
+BINARY_ROWS = bytes(HEADER_BYTES)
+"""Comes before an answer with rows of the binary protocol."""
+_WITHOUT_ROWS = (OK, ERR)
 
 _MAY_GREET = (b"", b"\x0a", b"\xff")
 """First bytes of what a server begins with: a greeting of protocol 10, or an ERR packet."""
@@ -70,12 +86,14 @@ class MysqlConnection(StreamProtocol):
         self._host = host
         self._private = local or tls is not None
         self._tls: TlsEngine | None = None
-        self._dialogue: Dialogue | None = None
+        self._dialogue: Dialogue | Preparation | None = None
         self._received = b""  # the begin of a dialogue's packet
         self._due = 0  # number of the dialogue's next packet
         self._session: ServerSession
         self._scanner: AnswerScanner
-        self._statement = b""  # what is not yet answered
+        self._statement = b""  # what is not yet answered, as the payload of COM_QUERY
+        self._executing: TypedStatement | None = None  # the same, if its EXECUTE was sent or its PREPARE
+        self._prepared = PreparedStatements()
         self._status = 0
         self._state = MysqlState.GREETING
         self._residue = Residue.NOTHING
@@ -87,16 +105,31 @@ class MysqlConnection(StreamProtocol):
         if not payload or payload[0] != COM_QUERY:
             if payload[:1] != b"\x00":
                 raise UsageError("a payload of kind mysql must begin with byte 0 or 3")
-            payload = b"\x03" + render(payload, self._backslashes_escape)
+            typed = read_typed(payload)
+            if (
+                typed.reads_binary
+                and self._prepared.enabled
+                and self._state is MysqlState.SHARED
+                and len(typed.sql) <= MOST_SQL_BYTES
+            ):
+                data = self._execute(typed) or self._prepare(typed)
+                if data:
+                    return data
+            payload = b"\x03" + render(typed, self._backslashes_escape)
+        return self._sealed(self._query(payload))
+
+    def _query(self, payload: bytes) -> bytes:
+        """Expect the answer to a statement that is sent as text; return its packets."""
         if payload[1:7] not in USUAL_VERBS or self._state is MysqlState.PINNED:
             self._residue = expected_residue(self._state, self._residue, payload)
         self._statement = payload
         if len(payload) < MAX_PACKET_BYTES:
             self._scanner.expect()
-            data = len(payload).to_bytes(HEADER_BYTES, "little") + payload
-        else:
-            self._scanner.expect(len(payload) // MAX_PACKET_BYTES + 1)
-            data = packet(payload)
+            return len(payload).to_bytes(HEADER_BYTES, "little") + payload
+        self._scanner.expect(len(payload) // MAX_PACKET_BYTES + 1)
+        return packet(payload)
+
+    def _sealed(self, data: bytes) -> bytes:
         return data if self._tls is None else self._tls.encrypt(data)
 
     def feed(self, data: bytes) -> Sequence[Event]:
@@ -120,6 +153,11 @@ class MysqlConnection(StreamProtocol):
         answer = scanner.take(data)
         if answer is None:
             return ()
+        if self._executing is not None:
+            typed, self._executing = self._executing, None
+            if scanner.error is not None and never_began(scanner.error, answer) and not scanner.surplus:
+                return (self._in_text(typed, self._prepared.refuse(typed.sql)),)
+            answer = self._marked(answer)
         if (
             scanner.status != self._status
             or scanner.error
@@ -148,6 +186,8 @@ class MysqlConnection(StreamProtocol):
     def eof(self) -> Sequence[Event]:
         if self._state is MysqlState.GREETING and self._received:
             raise BadResponse(not_mysql(self._received))
+        if self._state is MysqlState.PREPARING:  # the statement itself was not sent
+            raise ConnectionLost("the peer closed the connection", sent=False)
         return ()
 
     @property
@@ -190,6 +230,52 @@ class MysqlConnection(StreamProtocol):
             raise RuntimeError(f"{event.name} while {self._state.name}")
         self._state = target
 
+    # --- prepared statements --------------------------------------------------------------------
+
+    def _execute(self, typed: TypedStatement) -> bytes:
+        """Return what executes a statement; nothing if it is not prepared or cannot have these parameters."""
+        statement = self._prepared.find(typed.sql)
+        if statement is None or not statement.takes(typed.parameters):
+            return b""
+        command = execute(statement.number, typed.parameters)
+        if not command or len(command) >= MAX_PACKET_BYTES:
+            return b""
+        self._executing = typed
+        self._statement = statement.query
+        self._scanner.expect()
+        return self._sealed(packet(command))
+
+    def _prepare(self, typed: TypedStatement) -> bytes:
+        """Return what prepares a statement; nothing unless that is due."""
+        form = self._prepared.wanted(typed.sql)
+        if form is None:
+            return b""
+        self._statement = b"\x03" + render(typed, self._backslashes_escape)  # raises if it is malformed
+        self._executing = typed
+        self._move(MysqlEvent.PREPARE)
+        steps = self._begin(prepare(self._prepared, form))
+        return b"".join([step for step in steps if isinstance(step, bytes)])
+
+    def _run(self, closes: Sequence[bytes]) -> bytes:
+        """Return what runs the statement after its preparation, with what closes statements."""
+        self._move(MysqlEvent.DONE)
+        typed, self._executing = self._executing, None
+        if typed is None:
+            raise RuntimeError("nothing was to be prepared")
+        return self._execute(typed) or self._in_text(typed, closes)
+
+    def _in_text(self, typed: TypedStatement, closes: Sequence[bytes]) -> bytes:
+        payload = b"\x03" + render(typed, self._backslashes_escape)
+        return self._sealed(closing(closes) + self._query(payload))
+
+    def _marked(self, answer: bytes) -> bytes:
+        """Say that rows of the binary protocol follow, if they do."""
+        if answer[HEADER_BYTES] in _WITHOUT_ROWS:
+            return answer
+        if len(answer) + len(BINARY_ROWS) > self._max_bytes:
+            raise BadResponse(f"the answer is longer than {self._max_bytes} bytes")
+        return BINARY_ROWS + answer
+
     # --- dialogues ------------------------------------------------------------------------------
 
     def connected(self) -> Sequence[Event]:
@@ -214,7 +300,7 @@ class MysqlConnection(StreamProtocol):
         self._move(event)
         return self._begin(release(self._session, self._account.database, elsewhere=goes_back))
 
-    def _begin(self, dialogue: Dialogue) -> Sequence[Event]:
+    def _begin(self, dialogue: Dialogue | Preparation) -> Sequence[Event]:
         self._dialogue = dialogue
         self._received = b""
         self._due = 0
@@ -256,6 +342,8 @@ class MysqlConnection(StreamProtocol):
             step = self._dialogue.send(came)
         except StopIteration as end:
             self._dialogue = None
+            if self._state is MysqlState.PREPARING:
+                return [self._run(end.value)]
             self._settle(end.value)
             return [READY]
         if isinstance(step, bytes):
@@ -272,10 +360,14 @@ class MysqlConnection(StreamProtocol):
 
     def _settle(self, session: ServerSession) -> None:
         """Take statements: a dialogue has ended well."""
+        deprecate_eof = bool(session.capabilities & DEPRECATE_EOF)
+        tracks = bool(session.capabilities & SESSION_TRACK)
+        if self._state is MysqlState.LOGGING_IN:
+            self._prepared.enabled = session.is_mariadb and session.tracks and deprecate_eof
+        elif self._state is MysqlState.RESETTING:
+            self._prepared.forget()
         self._move(MysqlEvent.DONE)
         self._session = session
         self._residue = Residue.NOTHING
-        deprecate_eof = bool(session.capabilities & DEPRECATE_EOF)
-        tracks = bool(session.capabilities & SESSION_TRACK)
         self._scanner = AnswerScanner(self._max_bytes, deprecate_eof, tracks, session.status)
         self._status = session.status

@@ -1,8 +1,10 @@
 """Parameters of a statement, escaped for the connection that it goes over.
 
-Payload: byte 0, then msgpack ``[sql bin, [parameter, ...]]``, with a ``%s`` in ``sql`` for each parameter and
-``%%`` for a percent sign; perhaps a third element, whether backslashes must escape on the connection. A
-parameter is nil, bool, int, float, str, an array of such for ``IN %s``, or an extension:
+Payload: byte 0, then msgpack ``[sql, [parameter, ...]]``, with a ``%s`` in ``sql`` for each parameter and
+``%%`` for a percent sign; perhaps a third element, whether backslashes must escape on the connection. ``sql``
+is a str if the client reads rows of the binary protocol too. It is a bin if it only reads those of the text
+protocol, as earlier versions do. A parameter is nil, bool, int, float, str, an array of such for ``IN %s``,
+or an extension:
 
     1  decimal    digits, ASCII             4  date, datetime, time   as in a literal, ASCII
     2  integer    one of over 64 bits       5  bytes                  themselves
@@ -20,7 +22,7 @@ gbk or sjis a backslash's may be.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -28,42 +30,90 @@ from reqpool_contract.errors import UsageError
 
 DECIMAL, INTEGER, TEMPORAL, BYTES, INTRODUCED = 1, 2, 4, 5, 6
 
+_ARRAY_OF_TWO, _BINS = 0x92, (0xC4, 0xC5, 0xC6)
+"""First bytes of what msgpack writes."""
+
 _TEMPORAL = re.compile(rb"[0-9:. -]+")
 _NUMBER = re.compile(rb"-?[0-9]+(\.[0-9]+)?")
 
 
-def render(payload: bytes, backslashes: bool | None) -> bytes:
-    """Write the statement that a payload holds.
+class TypedStatement(NamedTuple):
+    """A statement with its parameters.
 
-    Args:
-        payload: see above.
-        backslashes: does a backslash escape the next character in a string (not NO_BACKSLASH_ESCAPES)? None:
-            that is not known.
+    Attributes:
+        sql: in UTF-8, with ``%s`` and ``%%``.
+        parameters: as msgpack has them, texts as bytes.
+        backslashes: must they escape, or not, on the connection? None: either.
+        reads_binary: can it be prepared, as far as the client is concerned?
+    """
 
-    Returns:
-        The SQL in UTF-8.
+    sql: bytes
+    parameters: list[Any]
+    backslashes: bool | None
+    reads_binary: bool
+
+
+def read_typed(payload: bytes) -> TypedStatement:
+    """Read a payload that begins with byte 0.
 
     Raises:
-        UsageError: if the payload is malformed.
+        UsageError: if it is malformed.
     """
     try:
         # raw: a str comes as its bytes in UTF-8, which is what is wanted here.
-        sql, parameters, *wanted = msgpack.unpackb(memoryview(payload)[1:], raw=True)
-        if wanted and wanted != [backslashes]:
-            raise UsageError(
-                "a placeholder of this SQL is inside quotes, because of how sql_mode (NO_BACKSLASH_ESCAPES) "
-                "treats a backslash on this connection: pass texts with backslashes as parameters"
-            )
-        rest = sql.replace(b"%%", b"")
-        if rest.count(b"%") != rest.count(b"%s"):  # "%9999999999s" would be gigabytes
-            raise UsageError("payload is not [sql, parameters]: placeholders are %s, percent signs %%")
-        written: bytes = sql % tuple([_literal(value, backslashes) for value in parameters])
-    except UsageError:
-        raise
-    # ValueError is msgpack's, TypeError a wrong number of parameters', AttributeError SQL's that is no text.
-    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
-        raise UsageError(f"payload is not [sql, parameters]: {error}") from error
-    return written
+        parts = msgpack.unpackb(memoryview(payload)[1:], raw=True)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise _malformed(str(error)) from error
+    if type(parts) is not list or len(parts) not in (2, 3):
+        raise _malformed("it has other parts")
+    sql, parameters = parts[:2]
+    if type(sql) is not bytes or type(parameters) is not list:
+        raise _malformed("SQL is a str or a bin, parameters are an array")
+    if len(parts) == 2:
+        return TypedStatement(sql, parameters, None, payload[1] == _ARRAY_OF_TWO and payload[2] not in _BINS)
+    if type(parts[2]) is not bool:
+        raise _malformed("the third part is a bool")
+    return TypedStatement(sql, parameters, parts[2], False)
+
+
+def render(statement: TypedStatement, backslashes: bool | None) -> bytes:
+    """Write a statement's SQL, in UTF-8.
+
+    Args:
+        statement: see above.
+        backslashes: does a backslash escape the next character in a string (not NO_BACKSLASH_ESCAPES)? None:
+            that is not known.
+
+    Raises:
+        UsageError: if its placeholders and parameters do not match, or a parameter cannot be written.
+    """
+    sql, parameters, wanted, _ = statement
+    if wanted is not None and wanted is not backslashes:
+        raise UsageError(
+            "a placeholder of this SQL is inside quotes, because of how sql_mode (NO_BACKSLASH_ESCAPES) "
+            "treats a backslash on this connection: pass texts with backslashes as parameters"
+        )
+    rest = sql.replace(b"%%", b"")
+    if rest.count(b"%") != rest.count(b"%s"):  # "%9999999999s" would be gigabytes
+        raise _malformed("placeholders are %s, percent signs %%")
+    try:
+        return sql % tuple([_literal(value, backslashes) for value in parameters])
+    except (ValueError, TypeError) as error:  # a wrong number of parameters
+        raise _malformed(str(error)) from error
+
+
+def is_temporal(data: bytes) -> bool:
+    """Return whether this can be the text of a date, a time, or both."""
+    return _TEMPORAL.fullmatch(data) is not None
+
+
+def is_number(data: bytes) -> bool:
+    """Return whether these are the digits of a number."""
+    return _NUMBER.fullmatch(data) is not None
+
+
+def _malformed(why: str) -> UsageError:
+    return UsageError(f"payload is not [sql, parameters]: {why}")
 
 
 def _literal(value: Any, backslashes: bool | None) -> bytes:
@@ -101,8 +151,8 @@ def _extension(code: int, data: bytes, backslashes: bool | None) -> bytes:
         return _string(data, backslashes, b"_binary", b"_binary ")
     if code == INTRODUCED:
         return _string(data, backslashes, b"", b"")
-    if code == TEMPORAL and _TEMPORAL.fullmatch(data):
+    if code == TEMPORAL and is_temporal(data):
         return b"'" + data + b"'"
-    if code in (DECIMAL, INTEGER) and _NUMBER.fullmatch(data):
+    if code in (DECIMAL, INTEGER) and is_number(data):
         return data
     raise UsageError(f"cannot read a parameter of extension type {code}")

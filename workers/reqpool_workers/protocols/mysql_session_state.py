@@ -1,9 +1,11 @@
 """What a connection to MySQL may be used for, and what its statements leave on it.
 
+                            PREPARING
+                               ^ |
     GREETING -> LOGGING_IN -> SHARED --HOLD--> HOLDING -> PINNED
-                                ^ |                         |
-                                | +--CLEAN--> RESETTING <---+--RELEASE
-                                +----------------+
+                               ^ |                           |
+                               | +--CLEAN--> RESETTING <-----+--RELEASE
+                               +-----------------+
 
 A shared connection takes anybody's statements. The client half refuses those that would leave something
 behind on it; what is left nevertheless (by a trigger, say) shows in the server's status flags and session
@@ -43,6 +45,7 @@ class MysqlState(Enum):
     GREETING = "the server has not greeted yet"
     LOGGING_IN = "logging in"
     SHARED = "takes anybody's statements"
+    PREPARING = "preparing a statement before it is executed"
     HOLDING = "becoming one session's own"
     PINNED = "one session's own"
     RESETTING = "becoming shared again"
@@ -54,6 +57,7 @@ class MysqlEvent(Enum):
 
     GREETED = auto()
     DONE = auto()  # a dialogue has ended well
+    PREPARE = auto()
     HOLD = auto()
     RELEASE = auto()  # by its session
     CLEAN = auto()  # it is shared, and something may have been left on it
@@ -64,6 +68,8 @@ class MysqlEvent(Enum):
 TRANSITIONS: dict[tuple[MysqlState, MysqlEvent], MysqlState] = {
     (MysqlState.GREETING, MysqlEvent.GREETED): MysqlState.LOGGING_IN,
     (MysqlState.LOGGING_IN, MysqlEvent.DONE): MysqlState.SHARED,
+    (MysqlState.SHARED, MysqlEvent.PREPARE): MysqlState.PREPARING,
+    (MysqlState.PREPARING, MysqlEvent.DONE): MysqlState.SHARED,
     (MysqlState.SHARED, MysqlEvent.HOLD): MysqlState.HOLDING,
     (MysqlState.HOLDING, MysqlEvent.DONE): MysqlState.PINNED,
     (MysqlState.SHARED, MysqlEvent.CLEAN): MysqlState.RESETTING,

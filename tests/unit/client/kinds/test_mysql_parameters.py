@@ -13,7 +13,7 @@ import pytest
 
 from reqpool.kinds.mysql_parameters import pack, template
 from reqpool_contract.errors import UsageError
-from reqpool_workers.protocols.mysql_literals import render
+from reqpool_workers.protocols.mysql_literals import read_typed, render
 from support.work import Job, assert_lines_grow_linearly, assert_time_grows_linearly
 
 
@@ -42,7 +42,7 @@ def sent(sql: str, params: Any) -> list[Any]:
 
 def written(sql: str, params: Any, *, backslashes: bool = True) -> str:
     """The SQL in the end."""
-    return render(pack(template(sql), params), backslashes).decode()
+    return render(read_typed(pack(template(sql), params)), backslashes).decode()
 
 
 # --- types -------------------------------------------------------------------------------------------
@@ -230,10 +230,10 @@ def test_a_placeholder_that_is_in_quotes_on_some_connections_goes_to_others_only
     payload = pack(template(sql), ("x",))
     for on_connection in (True, False, None):
         if backslashes is None or backslashes is on_connection:
-            assert render(payload, on_connection) == (sql % "'x'").encode()
+            assert render(read_typed(payload), on_connection) == (sql % "'x'").encode()
         else:
             with pytest.raises(UsageError, match="treats a backslash on this connection"):
-                render(payload, on_connection)
+                render(read_typed(payload), on_connection)
 
 
 def test_a_statement_of_many_placeholders_and_quotes_is_read_in_linear_time() -> None:
@@ -300,10 +300,10 @@ def test_behind_an_introducer_a_parameter_brings_none_of_its_own(
     sql: str, value: Any, literal: bytes, in_digits: bytes | None
 ) -> None:
     """PyMySQL#549: Django's BinaryField writes ``_binary %s``."""
-    assert render(pack(template(sql), (value,)), True) == literal
-    assert render(pack(template(sql.replace("%s", "%(a)s")), {"a": value}), True) == literal
+    assert render(read_typed(pack(template(sql), (value,))), True) == literal
+    assert render(read_typed(pack(template(sql.replace("%s", "%(a)s")), {"a": value})), True) == literal
     if in_digits is not None:
-        assert render(pack(template(sql), (value,)), None) == in_digits
+        assert render(read_typed(pack(template(sql), (value,))), None) == in_digits
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_behind_an_introducer_a_parameter_brings_none_of_its_own(
     ],
 )  # fmt: skip
 def test_what_only_looks_like_an_introducer_is_none(before: str) -> None:
-    assert render(pack(template(before + "%s"), (b"a",)), True) == before.encode() + b"_binary'a'"
+    assert render(read_typed(pack(template(before + "%s"), (b"a",))), True) == before.encode() + b"_binary'a'"
 
 
 def test_each_parameter_has_its_own_introducer_or_none() -> None:
