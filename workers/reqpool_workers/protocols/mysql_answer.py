@@ -48,6 +48,12 @@ _ONE_BYTE = 0xFA
 _OK_OR_EOF = (OK, EOF)
 _UNORDINARY = MORE_RESULTS | SESSION_STATE_CHANGED
 
+_begun: dict[bytes, bytes] = {}
+"""How ordinary result sets began, up to their rows, by their first bytes: which are not a row's."""
+_KEY_BYTES = 64
+_MOST_KEPT = 512
+_LARGEST_KEPT_BYTES = 2 << 10
+
 _word = struct.Struct("<I").unpack_from
 
 
@@ -76,8 +82,7 @@ class AnswerScanner:
         self._deprecate_eof = deprecate_eof
         self._tracks = tracks
         self.status = status
-        self._known = b"\xff"  # how the last ordinary result set began; no answer begins like this
-        self._known_number = 0
+        self._begun = b"\xff"  # how the last ordinary result set began; no answer begins like this
         self._start(1)
 
     def expect(self, number: int = 1) -> None:
@@ -197,22 +202,21 @@ class AnswerScanner:
             if not data.startswith(b"\x07\x00\x00\x01\x00") or data[5] > _ONE_BYTE or data[6] > _ONE_BYTE:
                 return False
         else:
-            if data.startswith(self._known):
-                at, number = len(self._known), self._known_number
-            else:
-                columns = data[4]
-                if not data.startswith(b"\x01\x00\x00\x01") or not 0 < columns <= _ONE_BYTE:
-                    return False
-                at, number = 5, 2 * _NEXT_NUMBER
-                for _ in range(columns):
-                    length = _word(data, at)[0] - number if at < last else 0
-                    if not 0 < length < MAX_PACKET_BYTES or data[at + HEADER_BYTES] == ERR:
+            if not data.startswith(self._begun):
+                key = data[:_KEY_BYTES]
+                begun = _begun.get(key)
+                if begun is None or not data.startswith(begun):
+                    end_of_columns = _walk_columns(data, last)
+                    if not end_of_columns:
                         return False
-                    at += HEADER_BYTES + length
-                    number = number + _NEXT_NUMBER & 0xFF000000
-                if at > last:
-                    return False
-                self._known, self._known_number = data[:at], number
+                    begun = data[:end_of_columns]
+                    if _KEY_BYTES <= end_of_columns <= _LARGEST_KEPT_BYTES:
+                        if len(_begun) >= _MOST_KEPT:
+                            _begun.clear()
+                        _begun[key] = begun
+                self._begun = begun
+            at = len(self._begun)
+            number = (self._begun[4] + 2) * _NEXT_NUMBER & 0xFF000000
             while at < last:
                 length = _word(data, at)[0] - number
                 if not 0 < length < MAX_PACKET_BYTES or data[at + HEADER_BYTES] >= EOF:
@@ -318,6 +322,21 @@ class AnswerScanner:
         self.error = error
         self.surplus = True
         return after
+
+
+def _walk_columns(data: bytes, last: int) -> int:
+    """Return where an ordinary result set's columns end; 0 if it is none, or is beyond ``last`` there."""
+    columns = data[4]
+    if not data.startswith(b"\x01\x00\x00\x01") or not 0 < columns <= _ONE_BYTE:
+        return 0
+    at, number = 5, 2 * _NEXT_NUMBER
+    for _ in range(columns):
+        length = _word(data, at)[0] - number if at < last else 0
+        if not 0 < length < MAX_PACKET_BYTES or data[at + HEADER_BYTES] == ERR:
+            return 0
+        at += HEADER_BYTES + length
+        number = number + _NEXT_NUMBER & 0xFF000000
+    return at if at <= last else 0
 
 
 def farewell(data: bytes) -> str:

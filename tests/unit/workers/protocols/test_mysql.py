@@ -405,6 +405,25 @@ def test_begun_says_if_a_byte_of_the_answer_came() -> None:
     assert not protocol.begun
 
 
+def test_results_with_other_columns_by_turns_are_told_apart() -> None:
+    """How they began is remembered, by the first bytes, which these have in common."""
+    name = "n" * 60
+    sets = [
+        packets(1, rows([name, *others], [[b"x"] * (1 + len(others))] * 2))
+        for others in (["a"], ["b"], ["a long name"], ["c"])
+    ]
+    short = packets(1, rows(["a"], [(b"1",)]))
+    cut_short = packets(1, rows([name, "a"], [])[:-1])
+    protocol = logged_in()
+    for _ in range(3):
+        for data in (*sets, short, *reversed(sets)):
+            protocol.send(ask())
+            assert fed(protocol, data) == [(Code.OK, data)]
+    protocol.send(ask())
+    assert fed(protocol, cut_short) == []
+    assert fed(protocol, sets[0][len(cut_short) :]) == [(Code.OK, sets[0])]
+
+
 # --- what a shared connection shows of itself -------------------------------------------------------
 
 
