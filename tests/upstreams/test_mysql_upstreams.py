@@ -58,6 +58,11 @@ def table(mariadb: MariadbServer) -> str:
     return "things"
 
 
+def executed(server: MariadbServer) -> int:
+    """Return how many prepared statements a server has executed."""
+    return int(server.run("SHOW GLOBAL STATUS LIKE 'Com_stmt_execute'")[0][1])
+
+
 # --- log-ins -----------------------------------------------------------------------------------------
 
 
@@ -150,6 +155,18 @@ def test_tls_with_an_authority_of_ones_own(
         assert found.rows[0][1]
     with pool.mysql_session(secured.url("ed", scheme="mysqls"), tls=tls) as session:
         assert session.query("SELECT %s", ("ü" * 100_000,)).result().rows == [("ü" * 100_000,)]
+
+
+def test_statements_are_prepared_over_tls(
+    pool: reqpool.Pool, secured: MariadbServer, certificates: Certificates
+) -> None:
+    tls = reqpool.Tls(ca=str(certificates.ca))
+    before = executed(secured)
+    sql = "SELECT 'a' FROM DUAL WHERE 7 = %s"
+    for number in range(10):
+        found = pool.mysql(secured.url("secure"), sql, (number,), tls=tls).result()
+        assert found.rows == [("a",)] * (number == 7)
+    assert executed(secured) - before >= 5
 
 
 def test_without_tls_a_user_who_must_use_it_is_refused(pool: reqpool.Pool, secured: MariadbServer) -> None:
@@ -598,18 +615,14 @@ def test_what_is_asked_again_and_again_is_prepared(pool: reqpool.Pool, mariadb: 
     """In sessions it is not: they may change what a text means."""
     mariadb.run("CREATE OR REPLACE TABLE days (id INT PRIMARY KEY, day DATE)")
     mariadb.run("INSERT INTO days SELECT seq, '2024-01-01' + INTERVAL seq DAY FROM seq_0_to_19")
-
-    def executed() -> int:
-        return int(mariadb.run("SHOW GLOBAL STATUS LIKE 'Com_stmt_execute'")[0][1])
-
-    before = executed()
+    before = executed(mariadb)
     sql = "SELECT day FROM days WHERE id = %s"
     for number in range(20):
         found = pool.mysql(mariadb.url(), sql, (number,)).result()
         assert found.rows == [(date(2024, 1, 1) + timedelta(days=number),)]
-    assert executed() - before > 10
+    assert executed(mariadb) - before > 10
     with pool.mysql_session(mariadb.url()) as session:
-        before = executed()
+        before = executed(mariadb)
         for number in range(5):
             assert session.query(sql, (number,)).result().rows == [(date(2024, 1, 1 + number),)]
-        assert executed() == before
+        assert executed(mariadb) == before
