@@ -1,7 +1,6 @@
 """Kind ``mysql``: SQL to MySQL and MariaDB, on connections that everybody shares, or on one of one's own.
 
-Payload: byte 3 (MySQL's COM_QUERY) and the SQL in UTF-8; or byte 0 and SQL with parameters, see
-:mod:`reqpool.kinds.mysql_parameters`. Answer: the server's packets, see :mod:`reqpool.kinds.mysql_result`.
+Payloads and answers are described in :mod:`reqpool_contract.payloads.mysql`.
 
 Origin: ``mysql://user@host:port/database``, or ``mysql://user@/database?socket=/path``; variant ``tls``.
 """
@@ -18,6 +17,7 @@ from reqpool_contract.errors import BadResponse, MysqlError, UsageError
 from reqpool_contract.host_names import netloc
 from reqpool_contract.masking import without_password
 from reqpool_contract.origin_names import Endpoint
+from reqpool_contract.payloads.mysql import ERR, HEADER_BYTES, QUERY
 from reqpool_contract.tls_settings import Tls
 
 from . import Asked, Kind, Route
@@ -38,8 +38,6 @@ PORT = 3306
 KEPT_CHARS = 4096
 """Statements up to this length are looked at once; longer ones, which hardly come twice, each time."""
 KEPT_STATEMENTS = 2048
-_QUERY = b"\x03"
-_ERR = 0xFF
 
 
 class MysqlKind(Kind):
@@ -112,9 +110,9 @@ class MysqlKind(Kind):
             MysqlError: it answered with an error.
             BadResponse: the answer cannot be read.
         """
-        if len(data) < 5:
+        if len(data) <= HEADER_BYTES:
             raise BadResponse("a MySQL answer that is shorter than any packet")
-        if data[4] == _ERR:
+        if data[HEADER_BYTES] == ERR:
             raise _error(data)
         return MysqlResult(data)
 
@@ -134,7 +132,7 @@ def _checked(sql: object, pinned: bool, with_params: bool) -> Any:
     if with_params:
         return template(sql)
     try:
-        return _QUERY + sql.encode()
+        return QUERY + sql.encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"this SQL cannot be encoded as UTF-8: {error}") from error
 

@@ -1,12 +1,6 @@
-"""Parameters of a statement: checked here, typed on the wire, escaped by the worker for its connection.
+"""Parameters of a statement: checked here, typed on the wire, escaped or bound by the worker.
 
-Payload: byte 0, then msgpack ``[sql str, [parameter, ...]]``, with a ``%s`` in ``sql`` for each parameter and
-``%%`` for a percent sign. (A bin, as earlier versions sent it, would tell the worker that rows of the binary
-protocol are not read here.) A third element is there if the SQL is only for connections on which a backslash
-escapes (true), or does not (false), since its placeholders would stand in quotes on others. A parameter is
-nil, bool, int, float, str, an array of such for ``IN %s``, or an extension: 1 decimal (its digits), 2 an
-integer of over 64 bits (its digits), 4 date, datetime or time (as in a literal of SQL), 5 bytes, 6 bytes or
-text behind an introducer that the SQL has (``_binary %s``).
+The payload is described in :mod:`reqpool_contract.payloads.mysql`.
 """
 
 from __future__ import annotations
@@ -21,12 +15,10 @@ from typing import Any, NamedTuple
 import msgpack
 
 from reqpool_contract.errors import UsageError
+from reqpool_contract.payloads.mysql import BYTES, DECIMAL, INTEGER, INTRODUCED, TEMPORAL, TYPED
 
 from .mysql_statement import quoted, without_comments
 
-DECIMAL, INTEGER, TEMPORAL, BYTES, INTRODUCED = 1, 2, 4, 5, 6
-TYPED = b"\x00"
-"""Begins the payload of a statement with parameters."""
 TAKEN = "None, bool, int, float, Decimal, str, bytes, date, datetime, time, timedelta, or a list of these"
 
 _PLACEHOLDER = re.compile(r"%(?:(%)|(s)|\(([^()%]*)\)s)?")

@@ -1,7 +1,6 @@
 """Reads the packets of an answer of MySQL: columns, rows, and what the server says at the end.
 
-Rows are those of the text protocol, or, after an empty packet that the worker half puts before them, of the
-binary protocol: :mod:`.mysql_text_rows` and :mod:`.mysql_binary_rows` give the same values.
+:mod:`.mysql_text_rows` and :mod:`.mysql_binary_rows` read rows of the two protocols and give the same values.
 
 A text whose bytes are not UTF-8 (others' statements in SHOW PROCESSLIST, error texts, names from another
 character set) does not make the rows unreadable: each such byte becomes a lone surrogate, as in Python's file
@@ -22,15 +21,12 @@ from typing import NamedTuple
 from pymysql.constants import FIELD_TYPE
 
 from reqpool_contract.errors import BadResponse
+from reqpool_contract.payloads.mysql import BINARY_ROWS, EOF, ERR, MAX_PACKET_BYTES, OK
 
 from .mysql_binary_rows import binary_reader
 from .mysql_text_rows import ColumnType, Row, RowReader, read_length, read_text, text_reader
 
-MAX_PACKET_BYTES = 0xFFFFFF
 _MORE_RESULTS, _STATE_CHANGED = 8, 0x4000
-BINARY_ROWS = bytes(4)
-"""Comes before an answer with rows of the binary protocol."""
-_OK, _EOF, _ERR = 0x00, 0xFE, 0xFF
 
 _word = struct.Struct("<I").unpack_from
 _halves = struct.Struct("<HH").unpack_from
@@ -131,7 +127,7 @@ def _result(data: bytes, at: int, is_binary: bool) -> tuple[ResultSet, int, bool
         at += len(begun[0])
     else:
         first = data[at + 4]
-        if first == _OK:
+        if first == OK:
             return _end(data, at, (), [])
         begin = at
         layout, at = _columns(data, at, is_binary)
@@ -140,7 +136,7 @@ def _result(data: bytes, at: int, is_binary: bool) -> tuple[ResultSet, int, bool
                 known.clear()
             known[data[begin : begin + _KEY_BYTES]] = data[begin:at], layout
     columns, reader = layout
-    if data[at] == 5 and data[at + 4] == _EOF and data[at + 1] == data[at + 2] == 0:
+    if data[at] == 5 and data[at + 4] == EOF and data[at + 1] == data[at + 2] == 0:
         at += 9  # servers that were not told to leave it away
     rows, at = _rows(data, at, reader)
     return _end(data, at, columns, rows)
@@ -154,7 +150,7 @@ def _rows(data: bytes, begin: int, reader: RowReader) -> tuple[list[Row], int]:
         while True:
             if reader.many is not None:
                 at = reader.many(data, at, rows.append)
-            if data[at + 4] == _EOF and _word(data, at)[0] & MAX_PACKET_BYTES < MAX_PACKET_BYTES:
+            if data[at + 4] == EOF and _word(data, at)[0] & MAX_PACKET_BYTES < MAX_PACKET_BYTES:
                 return rows, at
             payload, at = _payload(data, at)
             rows.append(reader.one(payload))
@@ -179,7 +175,7 @@ def _payload(data: bytes, at: int) -> tuple[bytes, int]:
 def _columns(data: bytes, begin: int, is_binary: bool) -> tuple[Layout, int]:
     """Read the columns of a result; return its layout, and where its rows begin."""
     count, at = read_length(data, begin + 4)
-    if data[begin + 4] >= _ERR or count == 0 or at != _after(data, begin):
+    if data[begin + 4] >= ERR or count == 0 or at != _after(data, begin):
         raise BadResponse("a MySQL answer that begins with neither OK nor a number of columns")
     first = at
     for _ in range(count):
@@ -193,7 +189,7 @@ def _end(
 ) -> tuple[ResultSet, int, bool]:
     """Read the OK (or EOF) packet that ends a result."""
     after = _after(data, at)
-    if data[at + 4] not in (_OK, _EOF):
+    if data[at + 4] not in (OK, EOF):
         raise BadResponse("a MySQL answer that ends in an error")
     info = ""
     if after - at == 11 and not data[at + 5] and not data[at + 6]:

@@ -16,16 +16,12 @@ from __future__ import annotations
 import struct
 
 from reqpool_contract.errors import BadResponse, ConnectionLost
+from reqpool_contract.payloads.mysql import EOF, ERR, HEADER_BYTES, MAX_PACKET_BYTES, OK
 
 from .mysql_packets import (
     ENDS_CONNECTION,
-    EOF,
-    ERR,
-    HEADER_BYTES,
     LOCAL_INFILE,
-    MAX_PACKET_BYTES,
     MORE_RESULTS,
-    OK,
     SESSION_STATE_CHANGED,
     ServerError,
     read_eof,

@@ -1,9 +1,6 @@
 """One connection to MySQL or MariaDB: one statement at a time.
 
-Payload: byte 3 (COM_QUERY itself) and the SQL in UTF-8, sent as it is; or byte 0, SQL and parameters, see
-:mod:`.mysql_literals`. Answer: the server's packets as they came, headers included; of an answer that ends in
-an error the ERR packet alone. Before rows of the binary protocol comes an empty packet of number 0, which
-no server sends.
+Payloads and answers are described in :mod:`reqpool_contract.payloads.mysql`.
 
 Who may use the connection, and what must be undone before somebody else does, is decided in
 :mod:`.mysql_session_state`; what is prepared, in :mod:`.mysql_prepared`. A statement runs once, by its
@@ -16,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reqpool_contract.errors import BadResponse, Code, ConnectionLost, PoolError, UsageError
+from reqpool_contract.payloads.mysql import BINARY_ROWS, ERR, HEADER_BYTES, MAX_PACKET_BYTES, OK, QUERY, TYPED
 
 from . import READY, Event, StreamProtocol
 from .mysql_answer import AnswerScanner, farewell
@@ -23,13 +21,8 @@ from .mysql_execute import execute
 from .mysql_literals import TypedStatement, read_typed, render
 from .mysql_login import Account, Dialogue, ServerSession, hold, log_in, not_mysql, release
 from .mysql_packets import (
-    COM_QUERY,
     DEPRECATE_EOF,
-    ERR,
-    HEADER_BYTES,
-    MAX_PACKET_BYTES,
     NO_BACKSLASH_ESCAPES,
-    OK,
     SESSION_TRACK,
     packet,
 )
@@ -56,8 +49,6 @@ from .tls import TlsEngine
 MAX_DIALOGUE_BYTES = 1 << 16
 """Largest packet of a log-in: a greeting or a public key is some hundred bytes."""
 _OK = int(Code.OK)
-BINARY_ROWS = bytes(HEADER_BYTES)
-"""Comes before an answer with rows of the binary protocol."""
 _WITHOUT_ROWS = (OK, ERR)
 
 _MAY_GREET = (b"", b"\x0a", b"\xff")
@@ -102,8 +93,8 @@ class MysqlConnection(StreamProtocol):
 
     def send(self, request: Any) -> bytes:
         payload: bytes = request.payload
-        if not payload or payload[0] != COM_QUERY:
-            if payload[:1] != b"\x00":
+        if not payload.startswith(QUERY):
+            if not payload.startswith(TYPED):
                 raise UsageError("a payload of kind mysql must begin with byte 0 or 3")
             typed = read_typed(payload)
             if (
@@ -115,7 +106,7 @@ class MysqlConnection(StreamProtocol):
                 data = self._execute(typed) or self._prepare(typed)
                 if data:
                     return data
-            payload = b"\x03" + render(typed, self._backslashes_escape)
+            payload = QUERY + render(typed, self._backslashes_escape)
         return self._sealed(self._query(payload))
 
     def _query(self, payload: bytes) -> bytes:
@@ -250,7 +241,7 @@ class MysqlConnection(StreamProtocol):
         form = self._prepared.wanted(typed.sql)
         if form is None:
             return b""
-        self._statement = b"\x03" + render(typed, self._backslashes_escape)  # raises if it is malformed
+        self._statement = QUERY + render(typed, self._backslashes_escape)  # raises if it is malformed
         self._executing = typed
         self._move(MysqlEvent.PREPARE)
         steps = self._begin(prepare(self._prepared, form))
@@ -265,7 +256,7 @@ class MysqlConnection(StreamProtocol):
         return self._execute(typed) or self._in_text(typed, closes)
 
     def _in_text(self, typed: TypedStatement, closes: Sequence[bytes]) -> bytes:
-        payload = b"\x03" + render(typed, self._backslashes_escape)
+        payload = QUERY + render(typed, self._backslashes_escape)
         return self._sealed(closing(closes) + self._query(payload))
 
     def _marked(self, answer: bytes) -> bytes:

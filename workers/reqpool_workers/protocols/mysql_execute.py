@@ -14,7 +14,9 @@ from typing import Any
 
 import msgpack
 
-from .mysql_literals import BYTES, DECIMAL, INTEGER, TEMPORAL, is_number, is_temporal
+from reqpool_contract.payloads.mysql import BYTES, DECIMAL, INTEGER, TEMPORAL
+
+from .mysql_literals import is_number, is_temporal
 from .mysql_packets import COM_STMT_EXECUTE, length_encoded
 
 _NO_CURSOR_ONCE = b"\0\x01\0\0\0"

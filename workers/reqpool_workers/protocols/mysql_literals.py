@@ -1,14 +1,6 @@
 """Parameters of a statement, escaped for the connection that it goes over.
 
-Payload: byte 0, then msgpack ``[sql, [parameter, ...]]``, with a ``%s`` in ``sql`` for each parameter and
-``%%`` for a percent sign; perhaps a third element, whether backslashes must escape on the connection. ``sql``
-is a str if the client reads rows of the binary protocol too. It is a bin if it only reads those of the text
-protocol, as earlier versions do. A parameter is nil, bool, int, float, str, an array of such for ``IN %s``,
-or an extension:
-
-    1  decimal    digits, ASCII             4  date, datetime, time   as in a literal, ASCII
-    2  integer    one of over 64 bits       5  bytes                  themselves
-                                            6  bytes or text behind an introducer that the SQL has: _binary %s
+The payload is described in :mod:`reqpool_contract.payloads.mysql`.
 
 Whether a backslash escapes is a thing of the connection's (sql_mode NO_BACKSLASH_ESCAPES), told by its status
 flags; a doubled quote means a quote in either. MariaDB (10.11) leaves that flag wrong after a trigger or a
@@ -27,8 +19,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from reqpool_contract.errors import UsageError
-
-DECIMAL, INTEGER, TEMPORAL, BYTES, INTRODUCED = 1, 2, 4, 5, 6
+from reqpool_contract.payloads.mysql import BYTES, DECIMAL, INTEGER, INTRODUCED, TEMPORAL
 
 _ARRAY_OF_TWO, _BINS = 0x92, (0xC4, 0xC5, 0xC6)
 """First bytes of what msgpack writes."""

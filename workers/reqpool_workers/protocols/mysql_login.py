@@ -19,16 +19,11 @@ from pymysql import _auth
 from pymysql.constants import CLIENT
 
 from reqpool_contract.errors import BadResponse, ConnectFailed, PoolError
+from reqpool_contract.payloads.mysql import EOF, ERR, HEADER_BYTES, MAX_PACKET_BYTES, OK, QUERY
 
 from .mysql_packets import (
     COM_INIT_DB,
-    COM_QUERY,
     COM_RESET_CONNECTION,
-    EOF,
-    ERR,
-    HEADER_BYTES,
-    MAX_PACKET_BYTES,
-    OK,
     SESSION_TRACK,
     Reader,
     length_encoded,
@@ -201,7 +196,7 @@ def log_in(account: Account, tls: bool, private: bool) -> Dialogue:
 
 def hold(session: ServerSession) -> Dialogue:
     """Make the session one caller's: what it asks is a transaction until it says COMMIT or ROLLBACK."""
-    status = yield from _command(b"%cSET autocommit=0" % COM_QUERY)
+    status = yield from _command(QUERY + b"SET autocommit=0")
     return session._replace(status=status)
 
 
@@ -219,12 +214,12 @@ def release(session: ServerSession, database: bytes, *, elsewhere: bool) -> Dial
     """
     # An error in the midst of an XA transaction, prepared or not, however it was begun. The reset would leave
     # it in pieces: InnoDB serves nobody on this connection any more (MariaDB 10.11).
-    yield from _command(b"%cROLLBACK" % COM_QUERY)
-    yield from _command(bytes((COM_RESET_CONNECTION,)))
+    yield from _command(QUERY + b"ROLLBACK")
+    yield from _command(COM_RESET_CONNECTION)
     if session.is_mariadb:
-        yield from _command(bytes((COM_QUERY,)) + _NO_ROLE)
+        yield from _command(QUERY + _NO_ROLE)
     if elsewhere:
-        yield from _command(bytes((COM_INIT_DB,)) + database)
+        yield from _command(COM_INIT_DB + database)
     return (yield from _make_ours(session))
 
 
@@ -384,14 +379,14 @@ def _printable(name: bytes) -> str:
 def _make_ours(session: ServerSession) -> Generator[bytes, Any, ServerSession]:
     """Bring the session to what each of our statements relies on."""
     if session.tracks:
-        _, payload = yield packet(bytes((COM_QUERY,)) + _TRACKED)
+        _, payload = yield packet(QUERY + _TRACKED)
         if payload[0] == OK:
             return session._replace(status=read_status(payload))
         # Servers that know the capability but not all of the variables.
         if payload[0] != ERR or read_error(payload).number != _UNKNOWN_VARIABLE:
             raise _unexpected(payload)
         session = session._replace(tracks=False)
-    status = yield from _command(bytes((COM_QUERY,)) + _OURS)
+    status = yield from _command(QUERY + _OURS)
     return session._replace(status=status)
 
 

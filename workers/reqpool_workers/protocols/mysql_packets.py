@@ -16,15 +16,12 @@ from pymysql.constants import CLIENT, SERVER_STATUS
 from pymysql.protocol import MysqlPacket
 
 from reqpool_contract.errors import BadResponse, PoolError
+from reqpool_contract.payloads.mysql import HEADER_BYTES, MAX_PACKET_BYTES
 
-MAX_PACKET_BYTES = 0xFFFFFF
-"""Most bytes in one packet, and the length that says that another follows."""
-HEADER_BYTES = 4
+LOCAL_INFILE = 0xFB
+"""First byte of a packet, as OK, EOF and ERR are."""
 
-OK, LOCAL_INFILE, EOF, ERR = 0x00, 0xFB, 0xFE, 0xFF
-"""First bytes of packets."""
-
-COM_INIT_DB, COM_QUERY, COM_RESET_CONNECTION = 0x02, 0x03, 0x1F
+COM_INIT_DB, COM_RESET_CONNECTION = b"\x02", b"\x1f"
 COM_STMT_PREPARE, COM_STMT_EXECUTE, COM_STMT_CLOSE = b"\x16", b"\x17", b"\x19"
 
 IN_TRANS: int = SERVER_STATUS.SERVER_STATUS_IN_TRANS

@@ -21,14 +21,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from reqpool_contract.errors import BadResponse, ConnectionLost
+from reqpool_contract.payloads.mysql import ERR, HEADER_BYTES, OK, QUERY
 
 from .mysql_packets import (
     COM_STMT_CLOSE,
     COM_STMT_PREPARE,
     ENDS_CONNECTION,
-    ERR,
-    HEADER_BYTES,
-    OK,
     Reader,
     ServerError,
     packet,
@@ -135,7 +133,7 @@ class PreparedStatement:
     def __init__(self, number: bytes, form: Preparable, used: int) -> None:
         self.number = number
         self.form = form
-        self.query = b"\x03" + form.sql
+        self.query = QUERY + form.sql
         self.used = used
 
     def takes(self, parameters: list[Any]) -> bool:
