@@ -5,6 +5,7 @@ The worker half speaks to the server over a socket of the test's own; the client
 
 from __future__ import annotations
 
+import itertools
 import random
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -117,6 +118,13 @@ def by_text_and_prepared(wire: Wire, sql: str, params: Sequence[Any]) -> tuple[M
 def told(result: MysqlResult) -> Any:
     """All that an answer says, such that 1 and 1.0, or 1.0 and 1.00, are different."""
     return [(found.fields, repr(found.rows), found.warnings, found.affected) for found in result.sets]
+
+
+def told_or_refusal(wire: Wire, sql: str, params: Sequence[Any]) -> Any:
+    try:
+        return told(wire.ask(sql, params))
+    except MysqlError as error:
+        return error.number, error.sqlstate, str(error)
 
 
 # --- values ------------------------------------------------------------------------------------------
@@ -336,6 +344,35 @@ def test_a_prepared_select_finds_what_its_text_finds(
     wire = dial(things)
     text, prepared = by_text_and_prepared(wire, sql, params)
     assert told(text) == told(prepared)
+
+
+COMPARED = [
+    "n7", "é", "2024-01-05", "00:01:17", "", b"b7", b"\xff", 7, -1, 7.5, Decimal("1.75"), BIG + 1, 10**25,
+    20240105, datetime(2024, 1, 2, 3), date(2024, 1, 5), timedelta(seconds=77), True, None,
+]  # fmt: skip
+SORTS = [
+    "CREATE OR REPLACE TABLE sorts (a INT, b BIGINT UNSIGNED, c VARCHAR(50),"
+    " d VARCHAR(50) CHARACTER SET latin1, e VARBINARY(50), f DECIMAL(10, 2), g DOUBLE, h DATETIME, i DATE,"
+    " j TIME, k ENUM('a', 'b'), l YEAR, KEY (a), KEY (c), KEY (d), KEY (h))",
+    "INSERT INTO sorts SELECT seq, seq, CONCAT('n', seq), CONCAT('l', seq), CONCAT('b', seq), seq / 4,"
+    " seq / 3, '2024-01-01' + INTERVAL seq HOUR, '2024-01-01' + INTERVAL seq DAY, SEC_TO_TIME(seq),"
+    " 1 + seq % 2, 1950 + seq FROM seq_1_to_100",
+]
+
+
+def test_any_value_is_compared_with_a_column_of_any_type_as_its_text_is(
+    dial: Dial, mariadb: MariadbServer
+) -> None:
+    mariadb.run(*SORTS)
+    wire = dial(mariadb)
+    everything = list(
+        itertools.product("abcdefghijkl", ["= %s", "> %s", "<=> %s", "LIKE %s", "IN (%s, 3)"], COMPARED)
+    )
+    for column, comparison, value in RANDOM.sample(everything, 200):
+        sql = f"SELECT * FROM sorts WHERE {column} {comparison}"
+        answers = [told_or_refusal(wire, sql, (value,)) for _ in range(USES + 1)]
+        assert answers == [answers[0]] * len(answers), (sql, value)
+    assert wire.take_commands().count(EXECUTE) > 300
 
 
 @pytest.mark.parametrize(
