@@ -54,7 +54,7 @@ class Epoch:
         self.outbox = Outgoing()
         self.records = records = Records(config)
         self.grants = GrantTable(epoch, self.outbox, records.workers, records.origins)
-        self.sender = LeaseSender(epoch, self.outbox, liveness_ms / 1000)
+        self.sender = LeaseSender(epoch, self.outbox)
         self.outcomes = Outcomes(epoch, self.outbox, records, self.sender)
         self.pins = Pins(epoch, self.outbox, records, self.outcomes)
         self.leasing = Leasing(records, self.grants, self.sender, self.outcomes, self.pins)

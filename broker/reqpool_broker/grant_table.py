@@ -178,7 +178,7 @@ class GrantTable:
         for upstream in self._origins.upstreams.values():
             known = {origin.name for origin in upstream.origins}
             for worker, name in list(upstream.grants):
-                if name not in known and now_s - worker.welcomed_s > GRANT_IDLE_S:
+                if name not in known and now_s - worker.heartbeats.since_s > GRANT_IDLE_S:
                     self._set_grant(worker, name, upstream, 0)
 
     def is_spent(self, upstream: Upstream) -> bool:

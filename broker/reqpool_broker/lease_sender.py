@@ -19,16 +19,14 @@ class LeaseSender:
     Args:
         epoch: this broker's.
         outbox: where messages go.
-        liveness_s: silence after which a peer counts as lost.
 
     Attributes:
         is_wanted: :meth:`send` has something to do.
     """
 
-    def __init__(self, epoch: int, outbox: Outgoing, liveness_s: float) -> None:
+    def __init__(self, epoch: int, outbox: Outgoing) -> None:
         self._epoch = epoch
         self._outbox = outbox.workers
-        self._liveness_s = liveness_s
         self._leases: dict[Worker, list[wire.LeaseGroup]] = {}
         self._sending: dict[Worker, None] = {}
         self._cancels: dict[Worker, dict[bytes, list[int]]] = {}
@@ -95,8 +93,8 @@ class LeaseSender:
             large, route = worker.large, worker.route
             had_room = large.room_bytes > 0
             while route is not None and (step := large.next(now_s)) is not None:
-                outbox.append([route, worker.heartbeat(self._epoch, now_s, self._liveness_s)])
-                large.sent(worker.heartbeats_sent, step)
+                outbox.append([route, worker.heartbeat(now_s)])
+                large.sent(worker.heartbeats.number, step)
                 if isinstance(step, Piece):
                     outbox.append([route, wire.encode(Verb.PIECE, self._epoch, worker.heartbeat_seen, *step)])
                 else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any, Literal
 
 from reqpool_contract import wire
 from reqpool_contract.cached_settings import SettingsSender
+from reqpool_contract.freshness import HeartbeatLog
 from reqpool_contract.wire import KindInfo, Verb
 
 from .large_leases import LargeLeases
@@ -53,6 +53,8 @@ class Worker:
         in_flight: requests in those leases.
         grants: origin name to its connection slots.
         pins: connections it holds for sessions (a dict used as an ordered set).
+        heartbeats: to it; they decide whether a message is fresh.
+        heartbeat_seen: number of its last heartbeat.
         received: number of the last RESULTS processed without a gap.
         base: RESULTS of earlier connections; ``base + number`` is unique in the worker's life.
         parts: ``base + number`` of a RESULTS to how many batches published from it are not yet
@@ -81,11 +83,8 @@ class Worker:
         self.in_flight = 0
         self.grants: dict[str, Grant] = {}
         self.pins: dict[Pin, None] = {}
-        self.welcomed_s = now_s
-        self.last_heard_s = now_s
+        self.heartbeats = HeartbeatLog(wire.LIVENESS_MS / 1000, now_s)
         self.heartbeat_seen = 0
-        self.heartbeats_sent = 0
-        self.heartbeat_times: deque[tuple[int, float]] = deque()
         self.received = 0
         self.base = 0
         self.parts: dict[int, int] = {}
@@ -113,11 +112,14 @@ class Worker:
         keeps: int | None,
         now_s: float,
         *,
+        epoch: int,
+        liveness_s: float,
         apart: bool = False,
     ) -> None:
         """Begin a new connection: heartbeats and RESULTS count from 1 again, and it keeps no settings yet.
 
-        ``apart``: see :class:`~.large_leases.LargeLeases`; the others are attributes.
+        ``apart``: see :class:`~.large_leases.LargeLeases`; ``epoch`` and ``liveness_s``: see
+        :class:`~reqpool_contract.freshness.HeartbeatLog`; the others are attributes.
         """
         self.keeping = SettingsSender(keeps or 0)
         self.max_settings_bytes = wire.UNTOLD_SETTINGS_BYTES if keeps is None else wire.MAX_SETTINGS_BYTES
@@ -127,9 +129,8 @@ class Worker:
         self.kinds = kinds
         self.state = "live"
         self.full = False
-        self.welcomed_s = self.last_heard_s = now_s
-        self.heartbeat_seen = self.heartbeats_sent = 0
-        self.heartbeat_times.clear()
+        self.heartbeats.begin(epoch, liveness_s, now_s)
+        self.heartbeat_seen = 0
         self.base += self.received
         self.received = 0
         self.parts = {}
@@ -138,26 +139,12 @@ class Worker:
         self.large.withdraw(dead=True)  # what has not left by this one is leased again
         self.large = LargeLeases(apart=apart)
 
-    def heartbeat(self, epoch: int, now_s: float, liveness_s: float) -> bytes:
-        """Number a heartbeat to it, and remember when that was for as long as it may be named."""
+    def heartbeat(self, now_s: float) -> bytes:
+        """Return a heartbeat to it, numbered."""
         self.unconfirmed_bytes = 0
-        self.heartbeats_sent += 1
-        times = self.heartbeat_times
-        times.append((self.heartbeats_sent, now_s))
-        while times[0][1] < now_s - liveness_s:
-            times.popleft()
-        number, seen = self.heartbeats_sent, self.heartbeat_seen
+        number = self.heartbeats.beat(now_s)
         self.told_of = (self.received, self.undelivered, self.excused)
-        return wire.encode(Verb.HEARTBEAT, epoch, seen, number, *self.told_of)
-
-    def is_stale(self, seen: int, now_s: float, liveness_s: float) -> bool:
-        """Was the heartbeat that the message's sender had last seen sent too long ago?"""
-        if seen == 0:
-            return now_s - self.welcomed_s > liveness_s
-        for number, sent_s in reversed(self.heartbeat_times):
-            if number == seen:
-                return now_s - sent_s > liveness_s
-        return True
+        return wire.encode(Verb.HEARTBEAT, self.heartbeats.epoch, self.heartbeat_seen, number, *self.told_of)
 
     @property
     def undelivered(self) -> list[int]:
@@ -216,7 +203,7 @@ class Worker:
             "state": self.state,
             "in_flight": self.in_flight,
             "oldest_s": round(now_s - since_s, 3),
-            "since_heartbeat_s": round(now_s - self.last_heard_s, 3),
+            "since_heartbeat_s": round(now_s - self.heartbeats.heard_s, 3),
             "blocking": blocking,
             "sample": self.sample,
         }

@@ -90,11 +90,10 @@ class Workers:
                 self._life.reject(self._outbox.workers, route, Reject.UNKNOWN, "unknown worker: send HELLO")
             return
         epoch, seen, *rest = values
-        if epoch != self._life.epoch or worker.is_stale(seen, now_s, self._life.liveness_s):
+        if not worker.heartbeats.fresh(epoch, seen, now_s):
             self._disconnect(worker)
             self._life.reject(self._outbox.workers, route, Reject.UNKNOWN, "a stale message: send HELLO")
             return
-        worker.last_heard_s = now_s
         if worker.large.under_way and worker.large.arrived(seen):
             self._leasing.wake_large()
         if verb is Verb.GOODBYE:
@@ -129,7 +128,17 @@ class Workers:
         if worker.route is not None:
             self._worker_at.pop(worker.route, None)
         self._worker_at[route] = worker
-        worker.connect(route, name, pid, kinds, keeps, now_s, apart=takes_apart)
+        worker.connect(
+            route,
+            name,
+            pid,
+            kinds,
+            keeps,
+            now_s,
+            epoch=self._life.epoch,
+            liveness_s=self._life.liveness_s,
+            apart=takes_apart,
+        )
         if self._life.succession.is_stranger(id_):
             worker.state = "stranger"
         self._records.change_membership()
@@ -336,20 +345,21 @@ class Workers:
 
     def _beat(self, worker: Worker, now_s: float) -> None:
         if worker.route is not None:
-            head = worker.heartbeat(self._life.epoch, now_s, self._life.liveness_s)
+            head = worker.heartbeat(now_s)
             self._outbox.workers.append([worker.route, head])
 
     def watch(self, now_s: float) -> None:
         """Give up on who is silent."""
         for worker in list(self._records.workers.values()):
-            if worker.state == "stranger" and not worker.told and now_s - worker.welcomed_s > STRANGER_SPAN_S:
+            connected_s = now_s - worker.heartbeats.since_s
+            if worker.state == "stranger" and not worker.told and connected_s > STRANGER_SPAN_S:
                 worker.told = True
                 log.warning(
                     "worker %r (pid %d) was not started by this cluster's supervisor: it gets no requests",
                     worker.name,
                     worker.pid,
                 )
-            silent_s = now_s - worker.last_heard_s
+            silent_s = now_s - worker.heartbeats.heard_s
             if silent_s > WORKER_FORGET_S:
                 self._forget_worker(worker, now_s, orderly=False)
             elif silent_s > self._life.liveness_s and worker.state != "suspect":

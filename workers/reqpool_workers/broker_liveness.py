@@ -1,117 +1,90 @@
-"""The worker's side of its conversation with the broker: liveness and staleness. Sans-IO.
+"""The state of the worker's connection to the broker, and when to dial again. Sans-IO.
 
-docs/protocol.md#workers is the specification. Spans say nothing of the time a message spent in a pipe, so
-each carries the number of the last heartbeat its sender had seen from us, and we know when we sent that one.
+docs/protocol.md#workers is the specification.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from enum import Enum
 
 from reqpool_contract.backoff import backoff_s
 from reqpool_contract.errors import ProtocolError
+from reqpool_contract.freshness import HeartbeatLog
 from reqpool_contract.wire import HEARTBEAT_MS, LIVENESS_MS
 
 
 class LivenessState(Enum):
-    """Where the conversation stands."""
+    """States of the connection."""
 
     DOWN = "down"
-    """No socket; the next is dialled at ``dial_s``."""
+    """There is no socket; the next is dialled at ``dial_s``."""
     GREETING = "greeting"
-    """HELLO is sent."""
+    """HELLO has been sent."""
     LIVE = "live"
-    """WELCOME came."""
+    """WELCOME has arrived."""
 
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 
 
-class BrokerLiveness:
-    """Epoch, heartbeats and freshness of one conversation after the other.
+class BrokerLiveness(HeartbeatLog):
+    """Liveness of the broker, over one connection after the other.
 
     Args:
         now_s: monotonic seconds.
+
+    Attributes:
+        last_epoch: the epoch of the last WELCOME, None before the first.
+        seen: number of the broker's last heartbeat.
+        dial_s: when to dial, while there is no socket.
+        heartbeat_s: span between two heartbeats.
     """
 
+    __slots__ = ("_losses", "dial_s", "heartbeat_s", "last_epoch", "seen", "state")
+
     def __init__(self, now_s: float) -> None:
+        super().__init__(LIVENESS_MS / 1000, now_s)
         self.state = LivenessState.DOWN
-        self.epoch: int | None = None
+        self.last_epoch: int | None = None
         self.seen = 0
-        """Number of the last broker heartbeat."""
-        self.number = 0
-        """Number of our last heartbeat."""
-        self.answered = 0
-        """Number of our last heartbeat that the broker has seen."""
         self.dial_s = now_s
         self.heartbeat_s = HEARTBEAT_MS / 1000
-        self.liveness_s = LIVENESS_MS / 1000
-        self._heard_s = now_s
-        self.welcomed_s = now_s
-        """When the last WELCOME came."""
-        self._sent: deque[tuple[int, float]] = deque()
         self._losses = 0
 
     def greeted(self, now_s: float) -> None:
-        """HELLO has been sent over a new socket. The spans are the default ones until WELCOME."""
+        """Note that HELLO has been sent over a new socket. The spans are the default ones until WELCOME."""
+        self.begin(None, LIVENESS_MS / 1000, now_s)
         self.heartbeat_s = HEARTBEAT_MS / 1000
-        self.liveness_s = LIVENESS_MS / 1000
         self.state = LivenessState.GREETING
-        self._heard_s = now_s
-        self.seen = self.number = self.answered = 0
-        self._sent.clear()
+        self.seen = 0
 
     def welcomed(self, epoch: int, heartbeat_ms: int, liveness_ms: int, now_s: float) -> None:
-        """WELCOME came.
+        """Take a WELCOME.
 
         Raises:
-            ProtocolError: if a span is 0, which no conversation could keep.
+            ProtocolError: if a span is 0, which neither side could keep.
         """
         if not heartbeat_ms or not liveness_ms:
             raise ProtocolError("WELCOME with a heartbeat or liveness of 0")
-        self.state = LivenessState.LIVE
-        self.epoch = epoch
+        self.begin(epoch, liveness_ms / 1000, now_s)
         self.heartbeat_s = heartbeat_ms / 1000
-        self.liveness_s = liveness_ms / 1000
-        self.welcomed_s = self._heard_s = now_s
+        self.state = LivenessState.LIVE
+        self.last_epoch = epoch
 
     def lost(self, now_s: float) -> None:
-        """The socket is closed; ``dial_s`` says when to try again, each time a little later."""
+        """Note that the socket is closed. Each ``dial_s`` is later than the one before, until a heartbeat."""
         self.state = LivenessState.DOWN
+        self.epoch = None
         pause_s = backoff_s(self._losses - 1, FIRST_PAUSE_S, LONGEST_PAUSE_S) if self._losses else 0.0
         self.dial_s = now_s + pause_s
         self._losses += 1
 
-    def beat(self, now_s: float) -> int:
-        """Number the heartbeat that is being sent now."""
-        self.number += 1
-        self._sent.append((self.number, now_s))
-        while self._sent[0][1] < now_s - self.liveness_s:
-            self._sent.popleft()
-        return self.number
-
     def heartbeat(self, number: int) -> None:
-        """A fresh broker heartbeat came."""
+        """Take a fresh heartbeat of the broker."""
         self.seen = max(self.seen, number)
         self._losses = 0
 
-    def fresh(self, epoch: int, seen: int, now_s: float) -> bool:
-        """Is a message, read at ``now_s``, of this life of the broker, and young enough to be believed?"""
-        if self.state is not LivenessState.LIVE or epoch != self.epoch:
-            return False
-        oldest_s = now_s - self.liveness_s
-        if seen:
-            sent_s = next((sent_s for number, sent_s in reversed(self._sent) if number == seen), None)
-            if sent_s is None or sent_s < oldest_s:
-                return False
-        elif self.welcomed_s < oldest_s:
-            return False
-        self._heard_s = now_s
-        self.answered = max(self.answered, seen)
-        return True
-
     def silent(self, now_s: float) -> bool:
-        """Has nothing come for the liveness span?"""
-        return self.state is not LivenessState.DOWN and now_s - self._heard_s > self.liveness_s
+        """Return whether nothing fresh has been heard for the liveness span."""
+        return self.state is not LivenessState.DOWN and now_s - self.heard_s > self.liveness_s

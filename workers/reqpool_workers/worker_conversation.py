@@ -180,7 +180,7 @@ class WorkerConversation:
         """Send the broker a message; without a connection it is lost."""
         if self._link.state is LivenessState.DOWN:
             return
-        head = wire.encode(verb, self._link.epoch, self._link.seen, *values)
+        head = wire.encode(verb, self._link.last_epoch, self._link.seen, *values)
         if not self._carrier.send([head, *blobs] if blobs else [head]):
             # The pipe has gone, as after a message the broker would not take; all is kept for HELLO.
             self._hang_up("cannot send to the broker", now_s)
@@ -219,8 +219,8 @@ class WorkerConversation:
             "keeps": wire.WORKER_KEEPS,
             "apart": True,
         }
-        if self._link.epoch is not None:
-            about["epoch"] = self._link.epoch
+        if self._link.last_epoch is not None:
+            about["epoch"] = self._link.last_epoch
         self._dials += 1
         try:
             self._carrier.dial()
@@ -369,7 +369,7 @@ class WorkerConversation:
             now_s,
             remaining,
             answered=link.answered,
-            welcomed_s=link.welcomed_s if live else None,
+            welcomed_s=link.since_s if live else None,
             liveness_s=link.liveness_s,
         )
         self.over = state is DrainState.OVER

@@ -373,12 +373,12 @@ def test_heartbeats_are_remembered_for_as_long_as_a_message_may_name_them() -> N
     seen = worker.seen
     known = desk.broker.records.workers[worker.id]
     for _ in range(500):  # as many large bodies in one liveness span
-        known.heartbeat(worker.epoch, desk.now_s, 2.5)
+        known.heartbeat(desk.now_s)
     worker.seen = seen
     worker.answer(1)
     assert client.code(1) == 0
     assert not worker.rejects
     for _ in range(10):
         desk.now_s += 1.0
-        known.heartbeat(worker.epoch, desk.now_s, 2.5)
-    assert len(known.heartbeat_times) <= 3
+        known.heartbeat(desk.now_s)
+    assert len(known.heartbeats.sent) <= 3
