@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from reqpool_contract.errors import Code
+from reqpool_contract.grace import LEASE_GRACE_S
 
 from .lease_sender import LeaseSender
 from .leasing import Leasing
 from .origin import Origin
 from .outcomes import Outcomes
 from .pins import Pins
-from .records import LEASE_GRACE_S, Records
+from .records import Records
 from .session import Session
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from reqpool_contract.grace import LEASE_GRACE_S
+
 from .config import EMPTY, Config
 from .origin import Origin
 from .origin_table import OriginTable
@@ -17,9 +19,6 @@ from .pin import Pin
 from .requests import Lease, Past, QueuedGroup, Terms
 from .session import Session
 from .worker import Worker
-
-LEASE_GRACE_S = 0.1
-"""How long past a deadline a worker may still report it; the client waits twice as long."""
 
 
 class Records:

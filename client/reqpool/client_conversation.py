@@ -24,13 +24,14 @@ from reqpool_contract import broker_url, wire
 from reqpool_contract.counted_log import CountedLog
 from reqpool_contract.descriptors import SHORTAGES
 from reqpool_contract.errors import BadResponse, Code, PoolError, ProtocolError
+from reqpool_contract.grace import CLUSTER_GRACE_S
 from reqpool_contract.masking import without_password
 
 from .batching import next_batch
 from .callback_runner import CallbackRunner
 from .completions import Completions
 from .future import Future
-from .pending import CLUSTER_GRACE_S, Pending, within
+from .pending import Pending, within
 from .session_actions import (
     Action,
     CompleteResults,

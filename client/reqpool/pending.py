@@ -11,13 +11,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import Any
 
-from reqpool_contract import wire
+from reqpool_contract.grace import CLUSTER_GRACE_S
 
 from .future import Future
 
 SWEEP_INTERVAL_S = 0.05
 """Shortest span between two sweeps: bounds what they cost while many requests time out."""
-CLUSTER_GRACE_S = wire.CLUSTER_GRACE_MS / 1000
 
 
 class Pending:

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from reqpool_contract import wire
+from reqpool_contract.grace import ASKED_AGAIN_S
 from reqpool_contract.wire import Flag, Reject, Verb
-from reqpool_workers.lease import ASKED_AGAIN_S
 from support.worker_conversation import SESSION, Talk
 
 STEPS = 400

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-from reqpool_contract import wire
+from reqpool_contract.grace import ASKED_AGAIN_S
 from reqpool_contract.wire import MAX_ORIGINS, Flag, LeaseGroup
 
 from .protocols import Ask
@@ -16,10 +16,6 @@ OTHERS = int(Flag.OTHERS)
 
 LEAST_TOLD_S = 0.01
 """A wait that is worth reporting."""
-ASKED_AGAIN_S = (wire.CLUSTER_GRACE_MS + wire.LIVENESS_MS) / 1000
-"""How long past its deadline a request may be asked for again: its client gives it up after the grace, and
-its message may take as long as a connection can be silent. The deadline is that of the lease, counted from
-its receipt: never earlier than the client's."""
 
 Pin = tuple[bytes, int]
 """Session id, and the number that its client gave to a pinned connection."""

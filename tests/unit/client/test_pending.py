@@ -13,10 +13,11 @@ import pytest
 from reqpool.batching import next_batch
 from reqpool.future import NOBODY, Future
 from reqpool.kinds import Asked, Kind, Route
-from reqpool.pending import CLUSTER_GRACE_S, SWEEP_INTERVAL_S, Pending, within
+from reqpool.pending import SWEEP_INTERVAL_S, Pending, within
 from reqpool_contract import broker_url, wire
 from reqpool_contract.cached_settings import SettingsSender
 from reqpool_contract.errors import ProtocolError, UsageError
+from reqpool_contract.grace import CLUSTER_GRACE_S
 
 
 class Plain(Kind):

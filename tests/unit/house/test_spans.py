@@ -15,10 +15,9 @@ import reqpool_ops.demo
 import reqpool_ops.health
 import reqpool_ops.supervisor
 import reqpool_workers.broker_socket
-import reqpool_workers.lease
 import reqpool_workers.worker_spans
 from reqpool import broker_sockets, session_protocol
-from reqpool_contract import wire
+from reqpool_contract import grace, wire
 from reqpool_ops import cluster_spans
 
 BEAT_S = wire.HEARTBEAT_MS / 1000
@@ -63,10 +62,13 @@ worker, broker, supervisor = (
         pytest.param(LIVENESS_S + supervisor.READY_S, EXPIRY_S, id="session"),
         pytest.param(EXPIRY_S, reqpool_broker.epoch.WORKER_FORGET_S, id="a silent worker's connections"),
         # An outcome is kept for as long as its client may ask: until its own end, and the loss of its broker.
+        pytest.param(grace.CLUSTER_GRACE_S + LIVENESS_S, grace.ASKED_AGAIN_S + 0.001, id="asked again"),
+        # Each side waits for the word of the next one, which has less patience.
+        pytest.param(broker.TICK_S, grace.LEASE_GRACE_S, id="a late lease"),
         pytest.param(
-            (wire.CLUSTER_GRACE_MS + wire.LIVENESS_MS) / 1000,
-            reqpool_workers.lease.ASKED_AGAIN_S + 0.001,
-            id="asked again",
+            grace.LEASE_GRACE_S + broker.TICK_S,
+            grace.CLUSTER_GRACE_S,
+            id="the broker's word",
         ),
         # Who dials finds a broker that is back before it would be given up.
         pytest.param(reqpool_workers.broker_socket.RECONNECT_MOST_MS / 1000, BEAT_S, id="worker dials"),

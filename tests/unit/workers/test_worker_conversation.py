@@ -8,8 +8,8 @@ import pytest
 
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
+from reqpool_contract.grace import ASKED_AGAIN_S
 from reqpool_contract.wire import Flag, Reject, Verb
-from reqpool_workers.lease import ASKED_AGAIN_S
 from reqpool_workers.worker_spans import ACKNOWLEDGE_S, DRAIN_S
 from support.worker_conversation import EPOCH, OTHER_SESSION, SESSION, Talk
 
