@@ -35,6 +35,7 @@ from typing import Any
 import zmq
 
 from reqpool_contract import zmq_sockets
+from reqpool_contract.peer_credentials import PeerCredentials
 
 from .client_limits import ClientLimits
 from .publisher import READ_S
@@ -57,7 +58,6 @@ TOLD_S = 60.0
 HANDSHAKE_MS = 5_000
 """For so long a connection may say nothing that ZeroMQ does."""
 _EVENT = struct.Struct("=HI")
-_CREDENTIALS = struct.Struct("=iII")
 
 
 def file_limit() -> int:
@@ -248,8 +248,7 @@ def _peer_of(connection: socket.socket) -> str:
     """The process at the other end of a Unix socket, or the address of a TCP one."""
     try:
         if connection.family == socket.AF_UNIX:
-            said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            return f"process {_CREDENTIALS.unpack(said)[0]}"
+            return f"process {PeerCredentials.of(connection).pid}"
         return str(connection.getpeername()[0])
     except OSError:
         return "gone"

@@ -7,9 +7,8 @@ import re
 
 from .errors import ProtocolError, UsageError
 from .masking import without_password
+from .socket_path import MAX_SOCKET_PATH_BYTES
 
-MAX_IPC_PATH_BYTES = 107
-"""sun_path holds 108 with its NUL: unix(7)."""
 LONGEST_IPC_SUFFIX = ".results"
 """What the broker's other sockets are called after the intake's path: this, or ``.workers``."""
 
@@ -24,7 +23,7 @@ def check(url: str) -> str:
     Raises:
         UsageError: naming what is wrong with it.
     """
-    return _check(url, MAX_IPC_PATH_BYTES - len(LONGEST_IPC_SUFFIX))
+    return _check(url, MAX_SOCKET_PATH_BYTES - len(LONGEST_IPC_SUFFIX))
 
 
 def _check(url: str, most_bytes: int) -> str:
@@ -71,6 +70,6 @@ def results_url(dialled: str, results: str) -> str:
     else:
         derived = "ipc://" + posixpath.join(posixpath.dirname(dialled.removeprefix("ipc://")), results)
     try:
-        return _check(derived, MAX_IPC_PATH_BYTES)
+        return _check(derived, MAX_SOCKET_PATH_BYTES)
     except UsageError as error:
         raise ProtocolError(f"WELCOME.results: {error}") from error

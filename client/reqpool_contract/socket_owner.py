@@ -4,7 +4,6 @@ Facts it relies on:
 
 * Whoever may write into a folder may put a socket of his own in the place of another; in a sticky one, as
   /tmp is, before the other is there (unlink(2), EPERM). So the folder counts as well as the socket.
-* ``SO_PEERCRED`` of a stream socket tells the process that called listen(2): pid, uid, gid (unix(7)).
 * In a user namespace ids that are not mapped show as 65534 (user_namespaces(7)): nobody's, so not ours.
 """
 
@@ -14,16 +13,15 @@ import errno
 import os
 import socket
 import stat
-import struct
 from pathlib import Path
 
 from .masking import without_password
+from .peer_credentials import PeerCredentials
 
 WRITE = 0o022
 """Mode bits that let others write."""
 ALL = 0o077
 """Mode bits that let others do anything at all."""
-_CREDENTIALS = struct.Struct("3i")
 
 
 def check_folder(folder: Path, closed: int) -> None:
@@ -100,7 +98,6 @@ def _check_listener(address: str, shown: str) -> None:
             return  # nobody yet, or too many at once: then the owner of the file must do
         except OSError as error:
             raise OSError(error.errno, f"{shown}: {error.strerror}") from error
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, _ = _CREDENTIALS.unpack(credentials)
+        pid, uid, _ = PeerCredentials.of(probe)
     if uid not in (os.geteuid(), 0):
         raise _refused(f"process {pid} that listens at {shown} has user id {uid}, not yours ({os.geteuid()})")

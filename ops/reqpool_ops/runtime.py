@@ -6,7 +6,6 @@ Facts this file relies on:
   silently take the place of a living broker. Hence the lock, and the look at the socket, before.
 * ``flock`` ends with the process that holds it, however it ends (flock(2)). The lock file itself stays:
   unlinking it would let two processes hold "the" lock on two inodes.
-* ``sun_path`` has room for 107 bytes and a NUL (unix(7)).
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ from typing import Any
 
 from reqpool_contract import socket_owner
 from reqpool_contract.masking import without_password
+from reqpool_contract.peer_credentials import PeerCredentials
+from reqpool_contract.socket_path import MAX_SOCKET_PATH_BYTES
 
 from .cluster_spans import STOP_ENDS_S
 
 SOCKET_NAME = "reqpool.sock"
-MAX_SOCKET_PATH_BYTES = 107
 LOCK_START = '{"pid": '
 """How the lock file of a cluster that was killed begins; that of one that ended is empty."""
 SUFFIXES = ("", ".results", ".workers")
@@ -269,8 +269,7 @@ def listening_pid(path: Path) -> int | None:
             return 0
         except OSError as error:
             raise CannotStart(f"{path}: {error.strerror}") from error
-        # SO_PEERCRED of a stream socket is the process that called listen(2): pid, uid, gid (unix(7)).
-        return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
+        return PeerCredentials.of(probe).pid
 
 
 def workers_url(url: str) -> str | None:

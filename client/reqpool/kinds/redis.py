@@ -27,6 +27,7 @@ from reqpool_contract.masking import without_password
 from reqpool_contract.origin_names import Endpoint
 from reqpool_contract.payloads import redis_reply
 from reqpool_contract.payloads.redis_command import ALONE_VARIANT, MULTI, pack
+from reqpool_contract.socket_path import MAX_SOCKET_PATH_BYTES
 from reqpool_contract.tls_settings import Tls
 
 from . import redis_answer
@@ -36,8 +37,6 @@ from .route import Asked, Route
 
 PORTS = {"redis": 6379, "rediss": 6379, "unix": 0}
 """Schemes, each with its default port; a socket's path has none."""
-MAX_SOCKET_PATH_BYTES = 107
-"""sun_path holds 108 with its NUL: unix(7)."""
 
 _MULTI_COMMAND, _EXEC_COMMAND = pack(("MULTI",)), pack(("EXEC",))
 

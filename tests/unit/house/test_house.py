@@ -84,7 +84,9 @@ CORES = {
 
 SHELLS = {
     "reqpool": "",
-    "reqpool_contract": "counted_log descriptors pem socket_monitor socket_owner watched_file zmq_sockets",
+    "reqpool_contract": (
+        "counted_log descriptors peer_credentials pem socket_monitor socket_owner watched_file zmq_sockets"
+    ),
     "reqpool_broker": "__main__ connection_gate freeze_detector process publisher server",
 }
 """Modules that match a pattern of CORES and are not cores."""

@@ -8,11 +8,12 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool.kinds.redis import EXCLUSIVE_KIND, KIND, MAX_SOCKET_PATH_BYTES
+from reqpool.kinds.redis import EXCLUSIVE_KIND, KIND
 from reqpool.kinds.redis_commands import BLOCKING, PINNED_ONLY, READ_ONLY, REFUSED
 from reqpool_contract import wire
 from reqpool_contract.errors import UsageError
 from reqpool_contract.origin_names import upstream_of
+from reqpool_contract.socket_path import MAX_SOCKET_PATH_BYTES
 from reqpool_contract.tls_settings import Tls
 
 URL = "redis://127.0.0.1:6379/0"
