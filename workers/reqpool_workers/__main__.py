@@ -19,7 +19,7 @@ from reqpool_contract.descriptors import raise_file_limit
 from reqpool_contract.errors import PoolError
 from reqpool_contract.wire import WORKER_ID_BYTES
 
-from .protocols import load
+from .protocols.worker_kinds import load
 from .worker_process import WorkerProcess
 
 IN_DOUBT = 3

@@ -26,7 +26,9 @@ from .event_loop import READABLE, WORK_PER_TURN, EventLoop
 from .lease import Dropped, Pin, Request, WorkerLease
 from .lease_outcomes import LeaseOutcomes
 from .owed_ports import OwedPorts
-from .protocols import Address, DatagramKind, Then
+from .protocols.addresses import Address
+from .protocols.datagram_protocol import Then
+from .protocols.worker_kinds import DatagramKind
 from .shortages import report_shortage
 
 OUT_OF_SOCKETS = SHORTAGES | {errno.EAGAIN}

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from .event_loop import WRITABLE, EventLoop
-from .protocols import Address
+from .protocols.addresses import Address
 
 NEXT_ADDRESS_S = 0.25
 """How long one address is tried alone before the next is tried beside it (RFC 8305 §8)."""

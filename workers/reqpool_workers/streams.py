@@ -20,7 +20,8 @@ from .event_loop import EventLoop
 from .kind_fault import fault
 from .lease import Dropped, Pin, Request, WorkerLease
 from .lease_outcomes import LeaseOutcomes
-from .protocols import Address, StreamKind, address_of
+from .protocols.addresses import Address, address_of
+from .protocols.worker_kinds import StreamKind
 from .shortages import report_shortage
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from .event_loop import EventLoop
 from .lease import Pin, Request
 from .lease_outcomes import LeaseOutcomes
 from .owed_ports import OwedPorts
-from .protocols import DatagramKind, StreamKind, WorkerKind
+from .protocols.worker_kinds import DatagramKind, StreamKind, WorkerKind
 from .resolver import Resolver
 from .streams import StreamOrigin
 

@@ -14,6 +14,7 @@ from reqpool_contract.errors import Code, UsageError
 from reqpool_contract.origin_names import endpoint
 from reqpool_contract.wire import LeaseGroup, Verb
 from reqpool_workers import protocols
+from reqpool_workers.protocols import worker_kinds
 from reqpool_workers.retained_results import RetainedResults
 from reqpool_workers.worker_process import WorkerProcess
 from support.dns_peer import UdpPeer, echo
@@ -221,7 +222,7 @@ def test_kind_that_the_broker_would_refuse_is_said_at_the_start(
         def load(self) -> Any:
             return kind
 
-    monkeypatch.setattr(protocols, "registered", lambda group: [Entry()])
+    monkeypatch.setattr(worker_kinds, "registered", lambda group: [Entry()])
     with pytest.raises(UsageError, match=says):
         protocols.load()
 

@@ -14,7 +14,10 @@ from typing import Any
 
 from reqpool_contract.errors import BadResponse, Code, UsageError
 
-from . import READY, DatagramKind, DatagramProtocol, Event, StreamProtocol, Then, numeric_address
+from .addresses import numeric_address
+from .datagram_protocol import DatagramProtocol, Then
+from .stream_protocol import READY, Event, StreamProtocol
+from .worker_kinds import DatagramKind
 
 HEADER_BYTES = 12
 QR = 0x80

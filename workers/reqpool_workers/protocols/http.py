@@ -38,10 +38,13 @@ from reqpool_contract.payloads.http import (
     REDIRECTS,
 )
 
-from . import READY, Event, StreamKind, StreamProtocol, served_host, settings_of, stream_address
+from .addresses import served_host, stream_address
 from .http_body import Body, Chunked, Sized, UntilClose, too_long
 from .http_repair import STATUS_LINE, Repair
+from .settings import settings_of
+from .stream_protocol import READY, Event, StreamProtocol
 from .tls import wrap
+from .worker_kinds import StreamKind
 
 MAX_HEAD_BYTES = 64 << 10
 """Largest head of an answer, with all 1xx heads before it."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from reqpool_contract.errors import UsageError
 
 from . import Address, Name, StreamKind, StreamProtocol, served_host, settings_of, stream_address
+from .addresses import unix_address
 
 CONNECTIONS = 48
 """Default cap per upstream: a third of the 151 that servers take from all their clients together (their
@@ -22,7 +22,7 @@ def address(origin: str) -> Address | Name:
         UsageError: if it names neither a host and a port nor a socket.
     """
     path = parse_qs(urlsplit(origin).query).get("socket")
-    return Address(socket.AF_UNIX, path[0]) if path else stream_address(origin)
+    return unix_address(path[0]) if path else stream_address(origin)
 
 
 def protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:

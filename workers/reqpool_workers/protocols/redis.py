@@ -12,7 +12,6 @@ can come about are sent on such connections only (:mod:`reqpool.kinds.redis_comm
 from __future__ import annotations
 
 import re
-import socket
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +35,7 @@ from . import (
     settings_of,
     stream_address,
 )
+from .addresses import unix_address
 from .redis_framer import Framer
 
 CLIENT_NAME = "reqpool"
@@ -288,7 +288,7 @@ def _greeting(user: str, password: object, db: str, protocol: int, named: bool) 
 
 def _address(origin: str) -> Address | Name:
     parts = urlsplit(origin)
-    return Address(socket.AF_UNIX, unquote(parts.path)) if parts.scheme == "unix" else stream_address(origin)
+    return unix_address(unquote(parts.path)) if parts.scheme == "unix" else stream_address(origin)
 
 
 def _protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:

@@ -12,7 +12,9 @@ from typing import Any
 from reqpool_contract import checks, wire
 from reqpool_contract.errors import BadResponse, Code, ProtocolError, UsageError
 
-from . import READY, Event, StreamKind, StreamProtocol, stream_address
+from .addresses import stream_address
+from .stream_protocol import READY, Event, StreamProtocol
+from .worker_kinds import StreamKind
 
 
 class TcpExchange(StreamProtocol):

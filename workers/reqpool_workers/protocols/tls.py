@@ -29,7 +29,7 @@ from typing import Any
 
 from reqpool_contract.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
 
-from . import Event, StreamProtocol
+from .stream_protocol import Event, StreamProtocol
 
 RECORD_BYTES = 16 << 10
 """Largest plaintext of a record (RFC 8446 §5.1)."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from . import DatagramKind, DatagramProtocol, Then, numeric_address
+from .addresses import numeric_address
+from .datagram_protocol import DatagramProtocol, Then
+from .worker_kinds import DatagramKind
 
 IN_FLIGHT = 64
 """A server's receive buffer of default size (net.core.rmem_default 212,992) was seen to hold 92 datagrams of
