@@ -137,6 +137,14 @@ class LeaseOutcomes:
         else:
             self.forget(request)
 
+    def count_ignored(self) -> None:
+        """Count a datagram that answers nothing."""
+        self.reports.ignored += 1
+
+    def count_resent(self) -> None:
+        """Count a datagram that was sent again."""
+        self.reports.resent += 1
+
     def forget(self, request: Request) -> None:
         """Drop a request of which nothing is reported."""
         self._remove([request])

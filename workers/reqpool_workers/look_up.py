@@ -5,7 +5,6 @@ Whom to ask for what and when to give up is decided here; :mod:`~reqpool_workers
 
 from __future__ import annotations
 
-import socket
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import NamedTuple
 from reqpool_contract.errors import BadResponse
 from reqpool_contract.payloads.dns_answer import DnsAnswer
 
-from .protocols.dns import lame
+from .protocols.dns_messages import lame
 from .resolv_conf import ResolvConf
 
 RTYPES = ("A", "AAAA")
@@ -280,16 +279,3 @@ def in_order(addresses: Iterable[str], *, ipv6_first: bool) -> list[str]:
     second = [address for address in distinct if (":" in address) != ipv6_first]
     ordered = [address for pair in zip(first, second, strict=False) for address in pair]
     return ordered + first[len(second) :] + second[len(first) :]
-
-
-def has_ipv6_route() -> bool:
-    """Would this machine know where to send a packet to the IPv6 internet?
-
-    Connecting a datagram socket looks the route up and sends nothing (udp(7)).
-    """
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.connect(("2001:dc3::35", 53))  # m.root-servers.net
-    except OSError:
-        return False
-    return True

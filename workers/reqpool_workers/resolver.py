@@ -1,35 +1,33 @@
 """Host names of upstreams to addresses, without ever blocking the loop.
 
-``getaddrinfo`` blocks for as long as a name server is silent; here the questions go out as those of the kind
-``dns`` do: over a :class:`~reqpool_workers.datagrams.DatagramOrigin` for each name server, which brings
-random ids and ports, sending again, and TCP for what was cut short. Files are read, two small local ones,
-when they have changed, which is looked at once a second at most.
+``getaddrinfo`` blocks for as long as a name server is silent; here questions are sent like those of the kind
+``dns``: by a :class:`~reqpool_workers.datagram_sender.DatagramSender` for each name server, which has random
+ids and ports, sends again, and asks over TCP for what was cut short. Two small local files are read when they
+have changed, which is checked once a second at most.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterable
 from functools import partial
 from ipaddress import ip_address
 
 from reqpool_contract.errors import Code, ConnectFailed, PoolError, UsageError
 from reqpool_contract.host_names import canonical_host
-from reqpool_contract.payloads.dns_query import query
 from reqpool_contract.watched_file import WatchedFile
-from reqpool_contract.wire import LeaseGroup
 
 from . import hosts as hosts_file
 from . import resolv_conf as resolv_conf_file
-from .datagrams import DatagramOrigin
+from .datagram_sender import DatagramSender
 from .event_loop import EventLoop
 from .lease import Request, WorkerLease
-from .lease_outcomes import LeaseOutcomes
-from .look_up import RTYPES, Found, Known, LookUp, LookupFailure, Outcome, Step, has_ipv6_route, in_order
+from .look_up import RTYPES, Found, Known, LookUp, LookupFailure, Outcome, Step, in_order
+from .name_query import NameQuery, end
 from .owed_ports import OwedPorts
 from .protocols.dns import WORKER_KIND
 from .resolv_conf import ResolvConf
-from .worker_ledger import WorkerLedger
 
 Done = Callable[[list[str] | PoolError], None]
 """Called on the loop's thread: addresses in the order to try them, or what went wrong."""
@@ -49,19 +47,26 @@ RESOLV_CONF = "/etc/resolv.conf"
 HOSTS = "/etc/hosts"
 
 
-class _Questions(LeaseOutcomes):
-    """Outcomes that are not reported: they are taken up by the resolver, in a later step of the loop.
+class _Answers:
+    """The :class:`.OutcomeSink` of questions: the resolver takes their answers in a later step of the loop.
 
-    Not at once, since who reports them is in the middle of reading a socket, or of closing it.
+    Not at once, since the caller is in the middle of reading a socket, or of closing it.
     """
 
     def __init__(self, on_news: Callable[[], None]) -> None:
-        super().__init__(WorkerLedger())
-        self.outcomes: list[tuple[Request, bytes | str]] = []
+        self._outcomes: list[tuple[Request, bytes | str]] = []
         self._on_news = on_news
+
+    def take(self) -> list[tuple[Request, bytes | str]]:
+        """Take the questions that have ended, each with its answer or a text that says why there is none."""
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
 
     def finish(self, request: Request, code: int, data: bytes) -> None:
         self._note([request], data)
+
+    def decline(self, request: Request, answer: bytes) -> None:
+        self._note([request], answer)
 
     def conclude(
         self, request: Request, code: Code, text: str, *, phase: str | None = None, sent: bool | None = None
@@ -69,30 +74,44 @@ class _Questions(LeaseOutcomes):
         self._note([request], text)
 
     def fail(self, requests: list[Request], code: Code, text: str, *, phase: str, sent: bool) -> None:
-        self._note(requests, text.removeprefix("cannot reach the upstream: ").lower())
+        self._note(requests, text)
 
     def give_back(self, requests: list[Request]) -> None:
         self._note(requests, "this worker has no file descriptor left for it (RLIMIT_NOFILE)")
 
+    def count_ignored(self) -> None:
+        """Do nothing: these are not counted."""
+
+    def count_resent(self) -> None:
+        """Do nothing: these are not counted."""
+
     def _note(self, requests: list[Request], outcome: bytes | str) -> None:
-        if not self.outcomes and requests:
+        if not self._outcomes and requests:
             self._on_news()
-        self.outcomes.extend((request, outcome) for request in requests)
         for request in requests:
-            self.forget(request)
+            end(request)
+            self._outcomes.append((request, outcome))
+
+
+class _NameServer(DatagramSender):
+    """Where questions go."""
+
+    def fail(self, requests: list[Request], error: OSError, *, sent: bool) -> None:
+        """Report questions of a socket that reported an error; the resolver's text names the server."""
+        text = (error.strerror or str(error)).lower()
+        self.outcomes.fail(requests, Code.CONNECT_FAILED, text, phase="connect", sent=sent)
 
 
 class _Running:
-    """A look-up under way, and who waits for it."""
+    """A look-up in progress, and the callers that wait for it."""
 
     def __init__(self, host: str, look_up: LookUp, done: Done) -> None:
         self.host = host
         self.look_up = look_up
         self.waiting = [done]
-        self.lease: WorkerLease | None = None
-        self.hurried = False
+        self.query: NameQuery | None = None
         self.stale: Found | None = None
-        """What those who ask get meanwhile."""
+        """What callers get meanwhile."""
 
 
 class Resolver:
@@ -123,10 +142,9 @@ class Resolver:
         self._known = Known()
         self._known_by: ResolvConf | None = None
         self._running: dict[str, _Running] = {}
-        self._questions = _Questions(lambda: loop.wake(self._take_answers))
-        self._asked: dict[Request, tuple[_Running, str]] = {}
-        self._asked_count = 0
-        self._origins: dict[str, DatagramOrigin] = {}
+        self._answers = _Answers(lambda: loop.wake(self._take_answers))
+        self._asked: dict[WorkerLease, _Running] = {}
+        self._servers: dict[str, _NameServer] = {}
         self._owed_ports = owed_ports
         self._silent: dict[str, float] = {}
         self._turn = 0
@@ -171,9 +189,9 @@ class Resolver:
         """Close every fd. Look-ups under way are never done."""
         self._running.clear()
         self._asked.clear()
-        for origin in self._origins.values():
-            origin.close(reason)
-        self._origins.clear()
+        for server in self._servers.values():
+            server.close(reason)
+        self._servers.clear()
 
     def _local(self, name: str) -> list[str] | None:
         """What can be said without asking anybody; None if nothing."""
@@ -191,12 +209,12 @@ class Resolver:
 
     def _begin(self, host: str, conf: ResolvConf, done: Done) -> None:
         now_s = self._loop.now_s
-        running = self._running[host] = _Running(host, LookUp(host, conf, self._servers(conf)), done)
+        running = self._running[host] = _Running(host, LookUp(host, conf, self._in_turn(conf)), done)
         if self._known.stale(host, now_s) is not None:
             self._loop.at(now_s + STALE_AFTER_S, partial(self._use_stale, running))
         self._advance(running)
 
-    def _servers(self, conf: ResolvConf) -> list[str]:
+    def _in_turn(self, conf: ResolvConf) -> list[str]:
         first = self._turn % len(conf.servers) if conf.rotate else 0
         self._turn += 1
         servers = [*conf.servers[first:], *conf.servers[:first]]
@@ -220,62 +238,41 @@ class Resolver:
         """Begin a step; False if it is over already."""
         now_s = self._loop.now_s
         try:
-            origin = self._origin(step.server)
+            server = self._server(step.server)
         except UsageError:  # a link-local address on an interface that is not there
             for rtype in RTYPES:
                 running.look_up.take(rtype, "not an address of this machine's networks")
             return False
-        first = self._asked_count
-        self._asked_count += len(RTYPES)
-        group = LeaseGroup(
-            session=b"",
-            kind=WORKER_KIND.name,
-            origin=origin.name,
-            span_ms=round(step.span_s * 1000),
-            flags=0,
-            attempt=1,
-            pin=None,
-            trace=None,
-            seqs=tuple(range(first, self._asked_count)),
-            payloads=tuple(query(step.name, rtype) for rtype in RTYPES),
-        )
-        lease = running.lease = self._questions.ledger.admit(group, now_s)
-        lease.upstream = origin
-        for request, rtype in zip(lease.requests, RTYPES, strict=True):
-            self._asked[request] = (running, rtype)
-        running.hurried = False
-        origin.submit(lease, now_s)
-        self._loop.at(min(lease.resend_s, lease.deadline_s), partial(self._watch, running, lease))
+        running.query = NameQuery(step, server, now_s)
+        self._asked[running.query.lease] = running
+        self._loop.at(running.query.send(now_s), partial(self._watch, running, running.query))
         return True
 
-    def _watch(self, running: _Running, lease: WorkerLease, now_s: float) -> float | None:
-        """A step's timer: send again, or go on when its time is up."""
-        if running.lease is not lease:
+    def _watch(self, running: _Running, query: NameQuery, now_s: float) -> float | None:
+        """Send again, or take the next step when this one's time is up: the timer of a step."""
+        if running.query is not query:
             return None
-        if now_s >= lease.deadline_s:
+        if now_s >= query.lease.deadline_s:
             self._advance(running)
             return None
-        again_s = lease.upstream.resend(lease, now_s) if lease.upstream is not None else None
-        return lease.deadline_s if again_s is None else min(again_s, lease.deadline_s)
+        return query.resend(now_s)
 
     def _take_answers(self) -> None:
-        outcomes, self._questions.outcomes = self._questions.outcomes, []
-        for request, outcome in outcomes:
-            running, rtype = self._asked.pop(request, (None, ""))
-            if running is None or running.lease is not request.lease:
+        for request, outcome in self._answers.take():
+            running = self._asked.get(request.lease)
+            query = None if running is None else running.query
+            if running is None or query is None or query.lease is not request.lease:
                 continue
-            running.look_up.take(rtype, outcome)
+            running.look_up.take(RTYPES[request.seq], outcome)
             if running.look_up.settled:
                 self._advance(running)
-            elif running.look_up.has_addresses and not running.hurried:
-                running.hurried = True
-                self._loop.at(
-                    self._loop.now_s + RESOLVE_DELAY_S, partial(self._hurry, running, request.lease)
-                )
+            elif running.look_up.has_addresses and not query.hurried:
+                query.hurried = True
+                self._loop.at(self._loop.now_s + RESOLVE_DELAY_S, partial(self._hurry, running, query))
 
-    def _hurry(self, running: _Running, lease: WorkerLease, _now_s: float) -> None:
-        """One family's addresses have come, the other's answer has not."""
-        if running.lease is lease:
+    def _hurry(self, running: _Running, query: NameQuery, _now_s: float) -> None:
+        """Go on with the addresses of one family: the other's answer has not come."""
+        if running.query is query:
             self._advance(running)
 
     def _use_stale(self, running: _Running, now_s: float) -> None:
@@ -289,14 +286,10 @@ class Resolver:
 
     def _abandon(self, running: _Running) -> None:
         """Stop waiting for what has not been answered."""
-        lease, running.lease = running.lease, None
-        if lease is None or lease.upstream is None:
-            return
-        for request in list(lease.unended()):
-            self._asked.pop(request, None)
-            if request.live:
-                lease.upstream.drop(request, "timeout")
-                self._questions.forget(request)
+        query, running.query = running.query, None
+        if query is not None:
+            del self._asked[query.lease]
+            query.drop()
 
     def _tell(self, waiting: Iterable[Done], outcome: Outcome) -> None:
         for done in waiting:
@@ -315,21 +308,33 @@ class Resolver:
 
     # --- name servers ------------------------------------------------------------------------------
 
-    def _origin(self, server: str) -> DatagramOrigin:
-        origin = self._origins.get(server)
-        if origin is None:
-            if not self._origins:
+    def _server(self, address: str) -> _NameServer:
+        server = self._servers.get(address)
+        if server is None:
+            if not self._servers:
                 self._loop.at(self._loop.now_s + TEND_S, self._tend)
-            origin = DatagramOrigin(
-                self._loop, self._questions, WORKER_KIND, f"dns://{server}", self._owed_ports
-            )
-            self._origins[server] = origin
-        return origin
+            name = f"dns://{address}"
+            server = _NameServer(self._loop, self._answers, WORKER_KIND, name, self._owed_ports)
+            self._servers[address] = server
+        return server
 
     def _tend(self, now_s: float) -> float | None:
         """Close sockets that are idle, forget servers without one."""
-        for server, origin in list(self._origins.items()):
-            origin.tend(now_s)
-            if origin.deserted:
-                del self._origins[server]
-        return now_s + TEND_S if self._origins else None
+        for address, server in list(self._servers.items()):
+            server.tend(now_s)
+            if server.deserted:
+                del self._servers[address]
+        return now_s + TEND_S if self._servers else None
+
+
+def has_ipv6_route() -> bool:
+    """Return whether this machine knows where to send a packet to the IPv6 internet.
+
+    Connecting a datagram socket looks the route up and sends nothing (udp(7)).
+    """
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.connect(("2001:dc3::35", 53))  # m.root-servers.net
+    except OSError:
+        return False
+    return True

@@ -8,14 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from reqpool_contract.descriptors import SHORTAGES
-from reqpool_contract.errors import Code, ConnectionLost, PoolError, RequestTimeout, UsageError
+from reqpool_contract.errors import Code, ConnectFailed, ConnectionLost, PoolError, RequestTimeout, UsageError
 from reqpool_contract.origin_names import belongs
 from reqpool_contract.policy import Policy
 
 from .connection import Connection
 from .connection_pool import Assignment, ConnectionPool, Slots
 from .connection_state import ConnectionState
-from .datagrams import end_unanswered
 from .event_loop import EventLoop
 from .kind_fault import fault
 from .lease import Dropped, Pin, Request, WorkerLease
@@ -417,3 +416,18 @@ class StreamOrigin:
             else:
                 connection.close("read timeout", RequestTimeout(text))
         return self._watch_s(read_s)
+
+
+def end_unanswered(
+    outcomes: LeaseOutcomes, error: PoolError, unanswered: list[Request], *, sent: bool
+) -> None:
+    """Report what was unanswered on a connection that closed: the oldest with ``error``, others as lost."""
+    phase = "read" if sent else "connect"
+    for position, request in enumerate(unanswered):
+        if isinstance(error, ConnectFailed | ConnectionLost):
+            outcomes.fail([request], error.code, error.text, phase=phase, sent=sent)
+        elif position == 0:
+            outcomes.conclude(request, error.code, error.text, phase=phase, sent=sent)
+        else:
+            text = f"the connection was abandoned: {error.text}"
+            outcomes.fail([request], Code.CONNECTION_LOST, text, phase=phase, sent=sent)

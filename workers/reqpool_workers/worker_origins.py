@@ -8,7 +8,7 @@ from reqpool_contract.errors import UsageError
 from reqpool_contract.policy import Policy
 
 from .connection_pool import Slots
-from .datagrams import DatagramOrigin
+from .datagram_origin import DatagramOrigin
 from .event_loop import EventLoop
 from .lease import Pin, Request
 from .lease_outcomes import LeaseOutcomes

@@ -75,7 +75,7 @@ CORES = {
     "reqpool_workers": (
         "worker_conversation reporting draining granted_slots hosts large_reads lease"
         " lease_outcomes lease_timers leases reports worker_ledger"
-        " broker_liveness look_up reconnect_delay retained_results owed_ports pieces"
+        " broker_liveness look_up outcome_sink reconnect_delay retained_results owed_ports pieces"
         " connection_pool connection_state upstreams protocols protocols.*"
     ),
     "reqpool_ops": "reign",
@@ -117,8 +117,7 @@ REACHED_YET: dict[tuple[str, str], str] = {
     ("reqpool", "time"): "client_conversation kinds.dns batching pending",
     ("reqpool_broker", "os.urandom"): "admission clients epoch state recovery submissions workers",
     ("reqpool_broker", "random"): "state",
-    ("reqpool_workers", "os.urandom"): "look_up protocols.dns",
-    ("reqpool_workers", "socket"): "look_up",
+    ("reqpool_workers", "os.urandom"): "protocols.dns",
     ("reqpool_workers", "time"): "worker_conversation leases",
 }
 """The cores of a package that reach something forbidden, in one step or through other modules."""

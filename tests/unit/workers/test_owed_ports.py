@@ -84,7 +84,7 @@ def test_a_late_answer_is_not_that_of_the_next_request(
                 made.bind(("", port))
             return made
 
-        monkeypatch.setattr("reqpool_workers.datagrams.socket", Sockets(with_that_port))
+        monkeypatch.setattr("reqpool_workers.datagram_socket.socket", Sockets(with_that_port))
         broker.lease("udp", origin, {2: b"late"}, flags=0)
         peer.wait_for_queries(2)
         peer.release()
@@ -164,7 +164,7 @@ def test_a_kept_port_gives_way_to_a_request(
                 raise OSError(errno.EMFILE, "Too many open files")
             return socket.socket(*arguments)
 
-        for module in ("datagrams", "happy_eyeballs"):
+        for module in ("datagram_socket", "happy_eyeballs"):
             monkeypatch.setattr(f"reqpool_workers.{module}.socket", Sockets(if_there_is_room))
         if kind == "udp":
             broker.lease("udp", f"udp://{other.address}", {2: b"yes\n"}, flags=0)

@@ -17,9 +17,8 @@ from reqpool_contract.errors import ConnectFailed, PoolError, UsageError
 from reqpool_workers import event_loop as loop_module
 from reqpool_workers import resolver as resolver_module
 from reqpool_workers.event_loop import EventLoop
-from reqpool_workers.look_up import has_ipv6_route
 from reqpool_workers.owed_ports import OwedPorts
-from reqpool_workers.resolver import Resolver
+from reqpool_workers.resolver import Resolver, has_ipv6_route
 from support import dns_peer
 from support.dns_peer import ADDRESS, DnsPeer, after, both, by_type, closed_port, right, silent, zone
 from support.knot import ZONE, KnotServer

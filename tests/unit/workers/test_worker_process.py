@@ -255,7 +255,7 @@ def test_requests_for_which_there_is_no_fd_are_handed_back(
 
     with DnsPeer() as peer, broker.worker():
         broker.welcome()
-        monkeypatch.setattr("reqpool_workers.datagrams.DatagramSocket", none_left)
+        monkeypatch.setattr("reqpool_workers.datagram_sender.DatagramSocket", none_left)
         broker.lease("dns", f"dns://{peer.address}", {1: query(), 2: query()})
         assert broker.next(Verb.RETURN)[2] == [(SESSION, (1, 2), False)]
 

@@ -2,7 +2,7 @@
 
 The payload is a whole query with id 0: header, one question, OPT. The result is the answer as it came.
 
-Servers without EDNS are asked again without OPT, see :func:`lacks_edns`.
+Servers without EDNS are asked again without OPT, see :func:`.dns_messages.lacks_edns`.
 """
 
 from __future__ import annotations
@@ -12,118 +12,36 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Any
 
-from reqpool_contract.errors import BadResponse, Code, UsageError
+from reqpool_contract.errors import BadResponse, Code
 
 from .addresses import numeric_address
 from .datagram_protocol import DatagramProtocol, Then
+from .dns_messages import (
+    NOERROR,
+    NXDOMAIN,
+    OPCODE,
+    QR,
+    RCODE,
+    TC,
+    answers,
+    lacks_edns,
+    question_end,
+    same_question,
+    unhelpful,
+    without_edns,
+)  # fmt: skip
 from .stream_protocol import READY, Event, StreamProtocol
 from .worker_kinds import DatagramKind
 
-HEADER_BYTES = 12
-QR = 0x80
-"""Bit of byte 2: this is a response."""
-OPCODE = 0x78
-"""Bits of byte 2; 0 is a look-up."""
-AA = 0x04
-"""Bit of byte 2: the server answers for its own zone."""
-TC = 0x02
-"""Bit of byte 2: cut short, ask over TCP."""
-RA = 0x80
-"""Bit of byte 3: the server looks up what it does not know."""
-RCODE = 0x0F
-"""Bits of byte 3."""
-NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
-REFUSALS = frozenset((FORMERR, SERVFAIL, NOTIMP, REFUSED))
-"""They say something of the server, not of the name: another one may know better."""
-OPT = b"\x00\x00\x29"
-"""Owner (the root) and type of OPT."""
 LENGTH = Struct("!H")
 RANDOM_BYTES = 4096
 WITHOUT_EDNS_S = 600.0
-"""How long a server is asked without OPT once it has shown that it answers that way only."""
+"""How long a server is asked without OPT once it has turned out to answer only that way."""
 MAX_WITHOUT_EDNS = 1024
 
 
-def question_end(query: bytes) -> int:
-    """Return the offset just after the one question of a query.
-
-    Raises:
-        UsageError: if it is not a query with a question.
-    """
-    end = HEADER_BYTES
-    try:
-        while length := query[end]:
-            end += length + 1
-    except IndexError:
-        end = len(query)
-    end += 5  # the root label, type and class
-    if end > len(query) or len(query) > 0xFFFF:
-        raise UsageError("payload is not a DNS query")
-    return end
-
-
-def same_question(answer: bytes, query: bytes, end: int) -> bool:
-    """Is the question of ``answer`` that of ``query``, which ends at ``end``? Case of letters aside."""
-    if answer.startswith(query[HEADER_BYTES:end], HEADER_BYTES):
-        return True
-    # Length bytes are under 64, so lower() leaves them alone; type and class it would not.
-    return (
-        answer[HEADER_BYTES : end - 4].lower() == query[HEADER_BYTES : end - 4].lower()
-        and answer[end - 4 : end] == query[end - 4 : end]
-    )
-
-
-def answers(message: bytes, query: bytes, end: int) -> bool:
-    """Is this message, which has the id of ``query``, a response to it?
-
-    A server that refuses need not repeat the question: Unbound sends a bare header. Such a message is heard
-    only if it says no and nothing else: with one of the rcodes that do so, and no record. Whoever could forge
-    it could forge the question as well. dnspython has the same rule.
-    """
-    if len(message) < HEADER_BYTES or message[2] & (QR | OPCODE) != QR:
-        return False
-    if message[3] & RCODE in REFUSALS and (len(message) == HEADER_BYTES or not any(message[4:10])):
-        return True
-    return same_question(message, query, end)
-
-
-def lacks_edns(answer: bytes, query: bytes, end: int) -> bool:
-    """Does ``answer`` look as if the server did not understand the OPT in ``query``?
-
-    FORMERR is what RFC 6891 §7 asks for, NOTIMP is what others say; some repeat the OPT with it (c-ares 911).
-    SERVFAIL counts only if the answer has no OPT, which a server that has EDNS must send. BADVERS is refused
-    by the OPT of the answer, where the upper bits of the rcode are.
-    """
-    if len(query) == end:
-        return False
-    rcode = answer[3] & RCODE
-    if rcode in (FORMERR, NOTIMP):
-        return True
-    if rcode == SERVFAIL:
-        return not any(answer[10:12])
-    return (
-        rcode == NOERROR and answer[6:8] == b"\0\0" and answer[end : end + 3] == OPT and answer[end + 5] == 1
-    )
-
-
-def without_edns(query: bytes, end: int) -> bytes:
-    """Return a query without its OPT."""
-    return query[:10] + b"\0\0" + query[HEADER_BYTES:end]
-
-
-def lame(answer: bytes) -> bool:
-    """Has this server neither an answer nor the means to find one, and refers to others?"""
-    flags, more = answer[2], answer[3]
-    return not more & RCODE and not any(answer[6:8]) and not flags & AA and not more & RA
-
-
-def unhelpful(answer: bytes) -> bool:
-    """May another server have a better answer? NXDOMAIN is one that all would give."""
-    return answer[3] & RCODE in REFUSALS or lame(answer)
-
-
 class WithoutEdns:
-    """Servers that have shown to answer only queries without OPT; bounded, and forgotten after a while."""
+    """Servers known to answer only queries without OPT; bounded, and forgotten after a while."""
 
     def __init__(self) -> None:
         self._until_s: dict[str, float] = {}
@@ -136,7 +54,7 @@ class WithoutEdns:
             del self._until_s[next(iter(self._until_s))]
 
     def has(self, server: str, now_s: float) -> bool:
-        """Is it one of them?"""
+        """Return whether it is one of them."""
         return self._until_s.get(server, now_s) > now_s
 
 

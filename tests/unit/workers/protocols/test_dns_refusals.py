@@ -16,8 +16,8 @@ from reqpool_workers.protocols.dns import (
     DnsDatagrams,
     DnsStream,
     WithoutEdns,
-    unhelpful,
 )
+from reqpool_workers.protocols.dns_messages import unhelpful
 from support import dns_peer
 
 FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 1, 2, 3, 4, 5

@@ -20,7 +20,8 @@ from reqpool_workers.protocols import (
     served_host,
     stream_address,
 )
-from reqpool_workers.protocols.dns import DnsDatagrams, DnsStream, question_end
+from reqpool_workers.protocols.dns import DnsDatagrams, DnsStream
+from reqpool_workers.protocols.dns_messages import question_end
 from reqpool_workers.protocols.tcp import TcpExchange
 from reqpool_workers.protocols.udp import OneDatagram
 from support import dns_peer
