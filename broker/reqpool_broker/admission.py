@@ -14,9 +14,10 @@ from reqpool_contract.errors import Code, UsageError
 from reqpool_contract.wire import Flag
 
 from .epoch import Epoch
+from .fair_queue import QueuedGroup
 from .pin import MAX_PINS
-from .requests import NEW, Past, QueuedGroup, Terms
 from .session import Session
+from .terms import NEW, Past, Terms
 
 MAX_ALL_PENDING = 2_000_000
 """Requests held for all sessions together, above which those that hold many are refused more."""
@@ -225,9 +226,9 @@ class Admission:
             self._pins.unpin(session, number, tell=True)
         if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
             text = "a pin must be opened by a single non-idempotent request to a single upstream"
-        elif number in session.pins:
+        elif number in self._records.pins_of(session):
             text = f"pin {number} is already open"
-        elif len(session.pins) >= MAX_PINS:
+        elif len(self._records.pins_of(session)) >= MAX_PINS:
             text = f"{MAX_PINS} connections are already pinned to this session"
         if text or number is None:
             self._outcomes.fail(session, seqs, Code.USAGE, text, origin=terms.origins[0], sent=False)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .lease_record import Lease
 from .lease_sender import LeaseSender
 from .pins import Pins
 from .records import Records
-from .requests import Lease
 from .session import Session
 
 
@@ -45,9 +45,10 @@ class Cancellations:
                     if not group.past.sent:
                         dropped.append(seq)
         for worker in self._records.workers.values():
-            if worker.large:
-                unsent = worker.large.unsent
-                for lease in [one for one in worker.leases if one in unsent and one.terms.session is session]:
+            if self._sender.large[worker]:
+                unsent = self._sender.large[worker].unsent
+                leases = self._records.leases[worker]
+                for lease in [one for one in leases if one in unsent and one.terms.session is session]:
                     if not lease.past.sent:
                         dropped += lease.requests
                     self.drop(session, list(lease.requests))

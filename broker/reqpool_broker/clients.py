@@ -224,7 +224,7 @@ class Clients:
         if session.route is not None:
             self._session_at.pop(session.route, None)
         self.submissions.acknowledge(session, session.published)
-        for pin in list(session.pins):
+        for pin in list(self._records.pins_of(session)):
             self._pins.unpin(session, pin, tell=True)
         self._kept_bytes -= session.kept.size_bytes
         session.end()

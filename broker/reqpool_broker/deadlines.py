@@ -91,8 +91,8 @@ class Deadlines:
         records = self._records
         next_due_s = float("inf")
         for worker in records.workers.values():
-            unsent = worker.large.unsent
-            for lease in list(worker.leases):
+            unsent = self._sender.large[worker].unsent
+            for lease in list(records.leases[worker]):
                 due_s = lease.terms.deadline_s + LEASE_GRACE_S
                 if due_s > now_s:
                     next_due_s = min(next_due_s, due_s)

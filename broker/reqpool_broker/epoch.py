@@ -56,7 +56,7 @@ class Epoch:
         self.grants = GrantTable(epoch, self.outbox, records.workers, records.origins)
         self.sender = LeaseSender(epoch, self.outbox)
         self.outcomes = Outcomes(epoch, self.outbox, records, self.sender)
-        self.pins = Pins(epoch, self.outbox, records, self.outcomes)
+        self.pins = Pins(epoch, self.outbox, records, self.sender, self.outcomes)
         self.leasing = Leasing(records, self.grants, self.sender, self.outcomes, self.pins)
         self.sessions = records.sessions
         self.succession = succession

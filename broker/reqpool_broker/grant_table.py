@@ -49,7 +49,7 @@ class GrantTable:
         self._origins.config = config
         for upstream in self._origins.upstreams.values():
             upstream.policy = config.policy_of(upstream.key)
-            for origin in upstream.origins:
+            for origin in self._origins.at[upstream]:
                 origin.policy = config.policy_of(origin.name)
                 self._origins.ready[origin] = None
             for (worker, name), grant in upstream.grants.items():
@@ -72,7 +72,7 @@ class GrantTable:
             reserved.setdefault(name, {})[worker] = grant.reserved
         claims = []
         limit = 0
-        for origin in upstream.origins:
+        for origin in self._origins.at[upstream]:
             if origin.idle and not origin.granted:
                 continue
             owners = origin.owners(self._workers, self._origins.membership)
@@ -124,7 +124,7 @@ class GrantTable:
 
     def _new_grant(self, worker: Worker, name: str, upstream: Upstream) -> Grant:
         grant = worker.grants[name] = upstream.grants[worker, name] = Grant()
-        for origin in upstream.origins:
+        for origin in self._origins.at[upstream]:
             origin.granted |= origin.name == name
         return grant
 
@@ -132,7 +132,7 @@ class GrantTable:
         del worker.grants[name]
         upstream = self._origins.upstream(name)
         del upstream.grants[worker, name]
-        for origin in upstream.origins:
+        for origin in self._origins.at[upstream]:
             if origin.name == name:
                 origin.granted = any(held == name for _, held in upstream.grants)
         self._origins.desert(upstream)
@@ -144,10 +144,10 @@ class GrantTable:
             return
         grant.reserved = grant.slots
         upstream = self._origins.upstream(origin)
-        if not grant.slots:
-            self._end_grant(worker, origin)
         # Others at the same server may have waited for these slots.
         self._origins.wake_at(upstream)
+        if not grant.slots:
+            self._end_grant(worker, origin)
 
     def hold_slots(self, worker: Worker, held: dict[str, int], *, inherited: bool) -> None:
         """After a worker's HELLO: exactly the connections it names are open; no earlier grant stands.
@@ -176,7 +176,7 @@ class GrantTable:
                         self._set_grant(worker, origin.name, origin.upstream, 0)
         # A worker of an earlier broker brought them, and nobody has asked for them since.
         for upstream in self._origins.upstreams.values():
-            known = {origin.name for origin in upstream.origins}
+            known = {origin.name for origin in self._origins.at[upstream]}
             for worker, name in list(upstream.grants):
                 if name not in known and now_s - worker.heartbeats.since_s > GRANT_IDLE_S:
                     self._set_grant(worker, name, upstream, 0)
@@ -189,7 +189,7 @@ class GrantTable:
     @property
     def is_held_up(self) -> bool:
         """Do requests wait for slots that a worker which has not reported yet may have?"""
-        return not self.settled and any(up.waits for up in self._origins.upstreams.values())
+        return not self.settled and any(map(self._origins.is_awaited, self._origins.upstreams.values()))
 
     def is_blocking(self, worker: Worker) -> bool:
         """Is it silent, and has what requests wait for: slots, or places, of which the limit leaves none?
@@ -200,14 +200,14 @@ class GrantTable:
             return False
         for name, grant in worker.grants.items():
             upstream = self._origins.upstream(name)
-            if grant.reserved and upstream.reserved >= upstream.limit and upstream.waits:
+            if grant.reserved and upstream.reserved >= upstream.limit and self._origins.is_awaited(upstream):
                 return True
         return any(
             not worker.kinds[origin.kind].connections
             and origin.upstream.in_flight >= origin.limit
-            and origin.upstream.waits
-            for origin in {lease.origin for lease in worker.leases}
-            if origin is not None and origin.kind in worker.kinds
+            and self._origins.is_awaited(origin.upstream)
+            for origin in self._origins
+            if worker in origin.by_worker and origin.kind in worker.kinds
         )
 
     def forget(self, worker: Worker) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from reqpool_contract import wire
 from reqpool_contract.wire import LARGE_MESSAGE_BYTES, PIECE_BYTES, PIECES_BYTES, WINDOW_BYTES
 
-from .requests import Lease
+from .lease_record import Lease
 
 
 class Piece(NamedTuple):

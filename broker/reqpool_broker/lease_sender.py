@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb
 
-from .large_leases import Piece
+from .large_leases import LargeLeases, Piece
+from .lease_record import Lease
 from .outgoing import Outgoing, batches
-from .requests import Lease
 from .worker import Worker
 
 _PAYLOADS_AT = wire.PAYLOADS_AT[Verb.LEASE]
@@ -21,16 +24,36 @@ class LeaseSender:
         outbox: where messages go.
 
     Attributes:
+        large: large groups on their way to each worker through its connection.
         is_wanted: :meth:`send` has something to do.
     """
 
     def __init__(self, epoch: int, outbox: Outgoing) -> None:
         self._epoch = epoch
         self._outbox = outbox.workers
+        self.large: dict[Worker, LargeLeases] = {}
         self._leases: dict[Worker, list[wire.LeaseGroup]] = {}
         self._sending: dict[Worker, None] = {}
         self._cancels: dict[Worker, dict[bytes, list[int]]] = {}
         self.is_wanted = False
+
+    def begin(self, worker: Worker, *, apart: bool) -> None:
+        """A worker has a new connection: what has not left by the last one is leased again.
+
+        ``apart``: see :class:`~.large_leases.LargeLeases`.
+        """
+        if worker in self.large:
+            self.large[worker].withdraw(dead=True)
+        self.large[worker] = LargeLeases(apart=apart)
+
+    def forget(self, worker: Worker) -> None:
+        """A worker has gone for good, and everything has been withdrawn."""
+        del self.large[worker]
+        self._sending.pop(worker, None)
+
+    def unsent(self) -> Iterator[tuple[Lease, int]]:
+        """Each large lease that has not left, and how many bytes of it wait."""
+        return chain.from_iterable(self.large.values())
 
     def add(self, worker: Worker, group: wire.LeaseGroup) -> None:
         """Send a group at the end of the turn."""
@@ -39,7 +62,7 @@ class LeaseSender:
 
     def add_large(self, worker: Worker, lease: Lease, group: wire.LeaseGroup, now_s: float) -> None:
         """Send a group when there is room for it."""
-        worker.large.add(lease, group, now_s)
+        self.large[worker].add(lease, group, now_s)
         self._sending[worker] = None
         self.is_wanted = True
 
@@ -90,7 +113,7 @@ class LeaseSender:
         """Send what there is room for of the large groups that wait; returns as :meth:`send` does."""
         outbox, freed = self._outbox, False
         for worker in list(self._sending):
-            large, route = worker.large, worker.route
+            large, route = self.large[worker], worker.route
             had_room = large.room_bytes > 0
             while route is not None and (step := large.next(now_s)) is not None:
                 outbox.append([route, worker.heartbeat(now_s)])
@@ -106,18 +129,18 @@ class LeaseSender:
                 del self._sending[worker]
         return freed
 
-    def withdraw(self, worker: Worker, *, dead: bool) -> set[Lease]:
+    def withdraw(self, worker: Worker, leases: Iterable[Lease], *, dead: bool) -> set[Lease]:
         """Forget, and return, the leases that have not left for a worker: those of this turn, and large ones.
 
-        ``dead``: see :meth:`.large_leases.LargeLeases.withdraw`.
+        ``leases``: all that the worker has. ``dead``: see :meth:`.large_leases.LargeLeases.withdraw`.
         """
-        unsent = worker.large.withdraw(dead=dead)
+        unsent = self.large[worker].withdraw(dead=dead)
         groups = self._leases.pop(worker, ())
         if groups:
             seqs = {(group.session, seq) for group in groups for seq in group.seqs}
             unsent.update(
                 lease
-                for lease in worker.leases
+                for lease in leases
                 if any((lease.terms.session.id, seq) in seqs for seq in lease.requests)
                 and (dead or not lease.terms.goes_to_pin)
             )

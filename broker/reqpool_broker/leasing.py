@@ -7,6 +7,7 @@ from reqpool_contract.errors import Code
 from reqpool_contract.wire import MAX_BATCH_REQUESTS, Flag
 
 from . import slot_allocation
+from .fair_queue import QueuedGroup
 from .grant_table import GrantTable
 from .lease_sender import LeaseSender
 from .origin import Origin
@@ -14,7 +15,7 @@ from .outcomes import Outcomes
 from .overload_control import Refusal
 from .pins import Pins
 from .records import Records
-from .requests import Past, QueuedGroup, Terms
+from .terms import Past, Terms
 from .worker import Worker
 
 _SENT = int(Flag.SENT)
@@ -115,7 +116,7 @@ class Leasing:
             if origin.queue.waiting:
                 self._lease_origin(origin, now_s)
             if not origin.queue.waiting:
-                origin.upstream.queued.pop(origin, None)
+                origins.queued_at[origin.upstream].pop(origin, None)
         if self._outcomes.refusals.by_session:
             self._outcomes.publish_refusals()
         if self._sender.is_wanted and self._sender.send(now_s):
@@ -159,9 +160,9 @@ class Leasing:
                 else:
                     origin.stand(now_s)
                 return
-            taken = queue.take(min(room, MAX_BATCH_REQUESTS), worker.large.room_bytes)
+            taken = queue.take(min(room, MAX_BATCH_REQUESTS), self._sender.large[worker].room_bytes)
             if taken is None:
-                if worker.large.room_bytes <= 0:
+                if self._sender.large[worker].room_bytes <= 0:
                     # Who had it now comes last the next time.
                     (self._had_window if large else self._window_closed)[origin] = None
                 break
@@ -195,7 +196,7 @@ class Leasing:
             self._pins.end_opening(terms)
             return
         if terms.pin is not None and not terms.goes_to_pin:
-            pin = terms.session.pins.get(terms.pin)
+            pin = self._records.pins_of(terms.session).get(terms.pin)
             if pin is None or pin.worker is not None:
                 self._outcomes.end_gone(terms, seqs)
                 return
@@ -228,7 +229,7 @@ class Leasing:
         )
         if (
             group.large
-            or (terms.pin is not None and worker.large.precedes(terms.session.id, terms.pin))
+            or (terms.pin is not None and self._sender.large[worker].precedes(terms.session.id, terms.pin))
             or worker.route is None  # for a held connection: it waits until its worker is back
         ):
             self._sender.add_large(worker, lease, told, now_s)
@@ -242,7 +243,7 @@ class Leasing:
         :meth:`.retries.Retries.reconcile`.
         """
         terms = group.terms
-        pin = terms.session.pins.get(terms.pin) if terms.pin is not None else None
+        pin = None if terms.pin is None else self._records.pins_of(terms.session).get(terms.pin)
         if pin is None or pin.worker is None:
             self._outcomes.end_gone(terms, group.seqs)
             return
@@ -260,7 +261,11 @@ class Leasing:
         self._records.lease(terms, origin, worker, requests, Past(sent=terms.idempotent), now_s)
         if origin is not None:
             self._records.origins.use(origin)
-            if terms.opens and terms.pin is not None and terms.pin not in terms.session.pins:
+            if (
+                terms.opens
+                and terms.pin is not None
+                and terms.pin not in self._records.pins_of(terms.session)
+            ):
                 self._pins.adopt(worker, terms.session, terms.pin, terms.kind, origin.name)
 
     def adapt(self, now_s: float) -> None:
@@ -274,6 +279,6 @@ class Leasing:
                 origin.adapt(able, owners)
                 self._records.origins.ready[origin] = None
         for upstream in self._records.origins.upstreams.values():
-            upstream.take_turns()
+            self._records.origins.take_turns(upstream)
         self._grants.take_back(now_s)
         self._records.origins.forget_old(now_s)

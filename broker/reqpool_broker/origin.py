@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from . import slot_allocation
+from .fair_queue import QUANTUM, FairQueue, QueuedGroup
 from .overload_control import OverloadControl, Refusal
-from .queue import QUANTUM, FairQueue
-from .requests import QueuedGroup
 from .service_rate import ServiceRate
 from .upstream import Upstream
 from .worker import Worker

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from reqpool_contract.origin_names import upstream_of
 
 from .config import EMPTY, Config
+from .fair_queue import QueuedGroup
 from .origin import Origin
-from .requests import QueuedGroup
 from .upstream import Upstream
 
 IDLE_SPAN_S = 300.0
@@ -26,12 +26,16 @@ class OriginTable:
         ready: those to be looked at at the next leasing, in order (a dict used as an ordered set).
         config: names and policies of upstreams.
         upstreams: by key.
+        at: origins that lead to each upstream and are known; a user, a database each.
+        queued_at: those of them that something waits for, and perhaps some that nothing waits for any more.
         membership: changes whenever a worker comes, goes or changes its state.
     """
 
     def __init__(self, config: Config = EMPTY) -> None:
         self.config = config
         self.upstreams: dict[str, Upstream] = {}
+        self.at: dict[Upstream, dict[Origin, None]] = {}
+        self.queued_at: dict[Upstream, dict[Origin, None]] = {}
         self.membership = 0
         self.ready: dict[Origin, None] = {}
         self._all: dict[tuple[str, str], Origin] = {}
@@ -52,7 +56,7 @@ class OriginTable:
             origin = self._all[kind, name] = Origin(name, kind, upstream, now_s)
             origin.policy = self.config.policy_of(name)
             origin.granted = any(granted == name for _, granted in upstream.grants)
-            upstream.origins[origin] = None
+            self.at[upstream][origin] = None
             self._idle[origin] = None
         return origin
 
@@ -62,12 +66,18 @@ class OriginTable:
         upstream = self.upstreams.get(key)
         if upstream is None:
             upstream = self.upstreams[key] = Upstream(key, self.config.policy_of(key))
+            self.at[upstream] = {}
+            self.queued_at[upstream] = {}
         return upstream
 
     def desert(self, upstream: Upstream) -> None:
         """Forget an upstream if nothing is known of it any more."""
-        if upstream.deserted:
-            self.upstreams.pop(upstream.key, None)
+        if self.is_deserted(upstream) and self.upstreams.pop(upstream.key, None) is not None:
+            del self.at[upstream], self.queued_at[upstream]
+
+    def is_deserted(self, upstream: Upstream) -> bool:
+        """Whether nothing is known of an upstream any more."""
+        return not (self.at[upstream] or upstream.grants or upstream.inherited)
 
     def named(self, name: str) -> list[Origin]:
         """All origins of this name, whatever their kind. Slow."""
@@ -78,7 +88,7 @@ class OriginTable:
         origin.queue.push(group, front=front)
         self.use(origin)
         self._queued[origin] = None
-        origin.upstream.queued[origin] = None
+        self.queued_at[origin.upstream][origin] = None
         self.ready[origin] = None
 
     def use(self, origin: Origin) -> None:
@@ -99,7 +109,25 @@ class OriginTable:
 
     def wake_at(self, upstream: Upstream) -> None:
         """Look at all that waits for an upstream: what one of its origins gives up, another may need."""
-        self.ready.update(upstream.queued)
+        self.ready.update(self.queued_at[upstream])
+
+    def is_awaited(self, upstream: Upstream) -> bool:
+        """Whether a request waits for room at an upstream."""
+        return any(origin.queue.waiting for origin in self.queued_at[upstream])
+
+    def take_turns(self, upstream: Upstream) -> None:
+        """Where there are too few connections for each origin to have one, let another one be the first."""
+        waiting = [origin for origin in self.queued_at[upstream] if origin.queue.waiting]
+        if len(waiting) < 2:
+            return
+        granted = {name for (_, name), grant in upstream.grants.items() if grant.slots}
+        if all(origin.name in granted for origin in waiting):
+            return
+        origins = self.at[upstream]
+        for origin in origins:
+            if origin.queue.waiting:
+                origins[origin] = origins.pop(origin)
+                return
 
     def settle(self, origin: Origin) -> None:
         """Note that an origin may have become idle; the longest idle one over the bound is forgotten."""
@@ -156,6 +184,6 @@ class OriginTable:
         del self._all[origin.kind, origin.name]
         self.ready.pop(origin, None)
         self._queued.pop(origin, None)
-        origin.upstream.queued.pop(origin, None)
-        del origin.upstream.origins[origin]
+        self.queued_at[origin.upstream].pop(origin, None)
+        del self.at[origin.upstream][origin]
         self.desert(origin.upstream)

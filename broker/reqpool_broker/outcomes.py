@@ -8,12 +8,13 @@ from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import MAX_BATCH_REQUESTS
 
+from .lease_record import Lease
 from .lease_sender import LeaseSender
 from .outgoing import Outgoing
 from .overload_control import Refusal, Refusals
 from .records import Records
-from .requests import NEW, Lease, Past, Terms
 from .session import Session
+from .terms import NEW, Past, Terms
 from .worker import Worker
 
 

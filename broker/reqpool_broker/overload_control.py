@@ -30,10 +30,10 @@ from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import LOWEST_PRIORITY, MAX_BATCH_REQUESTS
 
-from .queue import FairQueue
-from .requests import Past, QueuedGroup, Terms
+from .fair_queue import FairQueue, QueuedGroup
 from .service_rate import ServiceRate
 from .session import Session
+from .terms import Past, Terms
 
 PATIENT_SHARE = 0.5
 """Of the time that a request can spare for waiting, what it may wait in a queue that does not go away."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .origin import Origin
-    from .session import Session
-    from .worker import Worker
+from .origin import Origin
+from .session import Session
+from .worker import Worker
 
 MAX_PINS = 1_000
 """Held connections of one session."""

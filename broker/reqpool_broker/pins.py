@@ -5,11 +5,12 @@ from __future__ import annotations
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb
 
+from .lease_sender import LeaseSender
 from .outcomes import Outcomes
 from .outgoing import Outgoing
 from .records import Records
-from .requests import Terms
 from .session import Session
+from .terms import Terms
 from .worker import Worker
 
 
@@ -20,13 +21,17 @@ class Pins:
         epoch: this broker's.
         outbox: where messages go.
         records: where pins are.
+        sender: has requests that have not left for a worker yet.
         outcomes: ends the requests of pins that are lost.
     """
 
-    def __init__(self, epoch: int, outbox: Outgoing, records: Records, outcomes: Outcomes) -> None:
+    def __init__(
+        self, epoch: int, outbox: Outgoing, records: Records, sender: LeaseSender, outcomes: Outcomes
+    ) -> None:
         self._epoch = epoch
         self._outbox = outbox.workers
         self._records = records
+        self._sender = sender
         self._outcomes = outcomes
 
     def unpin(self, session: Session, number: int, *, tell: bool) -> bool:
@@ -36,7 +41,7 @@ class Pins:
         Returns:
             False if it is not known.
         """
-        pin = session.pins.pop(number, None)
+        pin = self._records.close_pin(session, number)
         if pin is None:
             return False
         worker = self._records.leave_pin(pin)
@@ -47,7 +52,7 @@ class Pins:
                 head = wire.encode(Verb.UNPIN, self._epoch, worker.heartbeat_seen, session.id, number)
                 self._outbox.append([worker.route, head])
             # It overtakes these: the first request of the pin would take a connection that nobody lets go of.
-            waiting = [lease for lease, _ in worker.large if lease.terms.session is session]
+            waiting = [lease for lease, _ in self._sender.large[worker] if lease.terms.session is session]
             for lease in waiting:
                 if lease.terms.pin == number and lease.requests:
                     pairs = self._records.empty(lease)

@@ -7,18 +7,22 @@ seq is in ``Session.open``; taking it out of there is what ends it, so it ends o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reqpool_contract.grace import LEASE_GRACE_S
 
 from .config import EMPTY, Config
+from .fair_queue import QueuedGroup
+from .lease_record import Lease
 from .origin import Origin
 from .origin_table import OriginTable
 from .pin import Pin
-from .requests import Lease, Past, QueuedGroup, Terms
 from .session import Session
+from .terms import Past, Terms
 from .worker import Worker
+
+_NO_PINS: Mapping[int, Pin] = {}
 
 
 class Records:
@@ -30,6 +34,7 @@ class Records:
         origins: the table of origins.
         submitted, done, requeued: requests counted since the start.
         failed: the same of each error's name.
+        leases: what each worker has, in the order of leasing (dicts used as ordered sets).
         next_lease_due_s: no lease's time is up earlier than this; monotonic.
     """
 
@@ -37,11 +42,24 @@ class Records:
         self.sessions: dict[bytes, Session] = {}
         self.workers: dict[bytes, Worker] = {}
         self.origins = OriginTable(config)
+        self.leases: dict[Worker, dict[Lease, None]] = {}
+        self._pins_of: dict[Session, dict[int, Pin]] = {}
+        self._pins_at: dict[Worker, dict[Pin, None]] = {}
         self.submitted = 0
         self.done = 0
         self.failed: dict[str, int] = {}
         self.requeued = 0
         self.next_lease_due_s = float("inf")
+
+    def add_worker(self, worker: Worker) -> None:
+        """Begin to know a worker."""
+        self.workers[worker.id] = worker
+        self.leases[worker] = {}
+
+    def remove_worker(self, worker: Worker) -> None:
+        """Forget a worker that has nothing any more."""
+        self.workers.pop(worker.id, None)
+        self.leases.pop(worker, None)
 
     def change_membership(self) -> None:
         """A worker came, went or changed its state: owners must be worked out again."""
@@ -72,7 +90,7 @@ class Records:
         """Book requests as handed to a worker."""
         lease = Lease(terms, origin, worker, requests, past, now_s)
         terms.session.open.update(dict.fromkeys(requests, lease))
-        worker.leases[lease] = None
+        self.leases[worker][lease] = None
         if origin is not None:
             count = len(requests)
             origin.in_flight += count
@@ -103,12 +121,12 @@ class Records:
                     del origin.by_worker[worker]
             if by is not None:
                 origin.done += count
-            if upstream.queued:
+            if self.origins.queued_at[upstream]:
                 self.origins.wake_at(upstream)
             if not origin.in_flight and not origin.queue.waiting:
                 self.origins.settle(origin)
         if not lease.requests:
-            del worker.leases[lease]
+            del self.leases[worker][lease]
 
     def finish(
         self, worker: Worker, session: Session, seqs: tuple[int, ...], failed: int
@@ -144,7 +162,7 @@ class Records:
                     self.release(place, 1, worker)
                     fresh += 1
                     last, count = None, 0
-            elif place is not None:
+            elif isinstance(place, QueuedGroup):
                 # It waits to run again, and the worker we gave up on has answered after all.
                 if place.past.attempts > 1:
                     repeated.append((seq, place.past.attempts))
@@ -195,7 +213,7 @@ class Records:
             if isinstance(lease, Lease) and lease.origin is None:
                 del lease.requests[seq]
                 if not lease.requests:
-                    del lease.worker.leases[lease]
+                    del self.leases[lease.worker][lease]
                 named.setdefault(lease.worker, {})[seq] = payload
         return named
 
@@ -205,8 +223,10 @@ class Records:
         if isinstance(place, Lease):
             del place.requests[seq]
             self.release(place, 1)
-        elif place is not None:
+        elif isinstance(place, QueuedGroup):
             _leave_queue(place)
+        else:
+            return None
         return place
 
     @staticmethod
@@ -217,27 +237,44 @@ class Records:
 
     # --- pins -------------------------------------------------------------------------------------
 
-    @staticmethod
-    def open_pin(session: Session, number: int, origin: Origin) -> Pin:
-        """Note a connection that is to be pinned to a session."""
-        pin = session.pins[number] = Pin(session, number, origin)
+    def pins_of(self, session: Session) -> Mapping[int, Pin]:
+        """Connections held for a session, or being opened, by the number its client gave them."""
+        return self._pins_of.get(session, _NO_PINS)
+
+    def pins_at(self, worker: Worker) -> list[Pin]:
+        """Connections that a worker holds for sessions."""
+        return list(self._pins_at.get(worker, ()))
+
+    def open_pin(self, session: Session, number: int, origin: Origin) -> Pin:
+        """Note a connection that is to be held for a session."""
+        pin = Pin(session, number, origin)
+        self._pins_of.setdefault(session, {})[number] = pin
         return pin
 
-    @staticmethod
-    def take_pin(pin: Pin, worker: Worker, now_s: float) -> None:
+    def close_pin(self, session: Session, number: int) -> Pin | None:
+        """Note that a connection is not to be held any more; returns the pin, None if it is not known."""
+        pins = self._pins_of.get(session)
+        pin = pins.pop(number, None) if pins else None
+        if pins is not None and not pins:
+            del self._pins_of[session]
+        return pin
+
+    def take_pin(self, pin: Pin, worker: Worker, now_s: float) -> None:
         """``worker`` is given the first request of a pin, or has its connection."""
         pin.worker = worker
         pin.since_s = now_s
-        worker.pins[pin] = None
+        self._pins_at.setdefault(worker, {})[pin] = None
         pin.origin.upstream.pins += 1
         pin.origin.pins[worker] = pin.origin.pins.get(worker, 0) + 1
 
-    @staticmethod
-    def leave_pin(pin: Pin) -> Worker | None:
+    def leave_pin(self, pin: Pin) -> Worker | None:
         """Note that no worker has the connection any more; returns which one had it."""
         worker, pin.worker = pin.worker, None
-        if worker is not None and pin in worker.pins:
-            del worker.pins[pin]
+        if worker is not None:
+            pins = self._pins_at[worker]
+            del pins[pin]
+            if not pins:
+                del self._pins_at[worker]
             pin.origin.upstream.pins -= 1
             left = pin.origin.pins[worker] - 1
             if left:
@@ -246,16 +283,33 @@ class Records:
                 del pin.origin.pins[worker]
         return worker
 
+    def idle_pins(self, worker: Worker) -> list[Pin]:
+        """Connections that a worker holds for sessions that have nothing running there."""
+        running = {lease.terms.session for lease in self.leases[worker]}
+        return [pin for pin in self.pins_at(worker) if pin.session not in running]
+
+    def awaits_since_s(self, worker: Worker, now_s: float, liveness_s: float) -> float:
+        """Return since when there is what would keep a worker if it drained now.
+
+        Requests, or connections held for clients that are not silent; ``now_s`` if there is nothing.
+        """
+        pinned = (pin.since_s for pin in self.pins_at(worker) if not pin.session.is_silent(now_s, liveness_s))
+        leased = (lease.since_s for lease in self.leases[worker])
+        return min(next(leased, now_s), next(pinned, now_s))
+
     # --- the check --------------------------------------------------------------------------------
 
-    def check(self) -> None:
+    def check(self, large: Iterable[tuple[Lease, int]]) -> None:
         """Count everything again and compare; for tests.
+
+        Args:
+            large: leases that have not left, and how many bytes of each wait.
 
         Raises:
             AssertionError: if something differs.
         """
         _check_leases(self)
-        _check_bytes(self)
+        _check_bytes(self, large)
         _check_sessions(self)
         _check_parts(self)
 
@@ -271,7 +325,7 @@ def _check_leases(records: Records) -> None:
     pins: dict[Any, int] = {}
     for worker in records.workers.values():
         held = 0
-        for lease in worker.leases:
+        for lease in records.leases[worker]:
             assert lease.requests
             assert lease.worker is worker
             for seq in lease.requests:
@@ -284,9 +338,9 @@ def _check_leases(records: Records) -> None:
                 else:
                     pinned[lease.origin] = pinned.get(lease.origin, 0) + len(lease.requests)
         assert worker.in_flight == held
-        for pin in worker.pins:
+        for pin in records.pins_at(worker):
             assert pin.worker is worker
-            assert pin.session.pins.get(pin.number) is pin
+            assert records.pins_of(pin.session).get(pin.number) is pin
             pins[pin.origin, worker] = pins.get((pin.origin, worker), 0) + 1
     for origin in records.origins:
         by_worker = {w: n for (o, w), n in in_flight.items() if o is origin}
@@ -294,28 +348,27 @@ def _check_leases(records: Records) -> None:
         assert origin.pins == {w: n for (o, w), n in pins.items() if o is origin}
         assert origin.in_flight == sum(by_worker.values()) + pinned.get(origin, 0)
         assert origin.queue.waiting == sum(len(group.waiting()) for group in origin.queue)
-        assert origin in origin.upstream.origins
+        assert origin in records.origins.at[origin.upstream]
         assert origin.granted == any(name == origin.name for _, name in origin.upstream.grants)
     for upstream in records.origins.upstreams.values():
-        assert not upstream.deserted
-        assert upstream.pins == sum(sum(origin.pins.values()) for origin in upstream.origins)
-        assert upstream.in_flight == sum(origin.in_flight for origin in upstream.origins)
+        assert not records.origins.is_deserted(upstream)
+        assert upstream.pins == sum(sum(origin.pins.values()) for origin in records.origins.at[upstream])
+        assert upstream.in_flight == sum(origin.in_flight for origin in records.origins.at[upstream])
         for (worker, name), grant in upstream.grants.items():
             assert worker.grants[name] is grant
             assert grant.slots <= grant.reserved
 
 
-def _check_bytes(records: Records) -> None:
+def _check_bytes(records: Records, large: Iterable[tuple[Lease, int]]) -> None:
     waiting_bytes: dict[Any, int] = {}
     for origin in records.origins:
         for group in origin.queue:
             session = group.terms.session
             size_bytes = sum(map(len, group.payloads[group.start :])) + group.settings_bytes
             waiting_bytes[session] = waiting_bytes.get(session, 0) + size_bytes
-    for worker in records.workers.values():
-        for lease, size_bytes in worker.large:
-            session = lease.terms.session
-            waiting_bytes[session] = waiting_bytes.get(session, 0) + size_bytes
+    for lease, size_bytes in large:
+        session = lease.terms.session
+        waiting_bytes[session] = waiting_bytes.get(session, 0) + size_bytes
     for session in records.sessions.values():
         assert session.queued_bytes == waiting_bytes.get(session, 0)
         assert session.unacked_bytes == sum(len(batch.blob) for batch in session.unacked)
@@ -323,13 +376,13 @@ def _check_bytes(records: Records) -> None:
 
 def _check_sessions(records: Records) -> None:
     for session in records.sessions.values():
-        for pin in session.pins.values():
+        for pin in records.pins_of(session).values():
             assert pin.session is session
-            assert pin.worker is None or pin in pin.worker.pins
+            assert pin.worker is None or pin in records.pins_at(pin.worker)
         for seq, place in session.open.items():
             if isinstance(place, Lease):
                 assert seq in place.requests
-                assert place in place.worker.leases
+                assert place in records.leases[place.worker]
             else:
                 assert isinstance(place, QueuedGroup)
                 assert seq in place.waiting()

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 
-from .requests import Lease
+from .lease_record import Lease
 from .session import Session
 
 MAX_ALL_UNREAD_BYTES = 1 << 30

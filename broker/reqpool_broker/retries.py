@@ -11,15 +11,17 @@ from collections.abc import Iterable
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 
+from .fair_queue import QueuedGroup
 from .grant_table import GrantTable
+from .lease_record import Lease
 from .lease_sender import LeaseSender
 from .leasing import Leasing
 from .origin import SUSPECT_SPAN_S, Origin
 from .outcomes import Outcomes
 from .pins import Pins
 from .records import Records
-from .requests import Lease, Past, QueuedGroup
 from .session import Session
+from .terms import Past
 from .worker import Worker
 
 
@@ -100,7 +102,7 @@ class Retries:
             return
         self._records.requeued += len(seqs)
         if terms.pin is not None:
-            pin = terms.session.pins.get(terms.pin)
+            pin = self._records.pins_of(terms.session).get(terms.pin)
             if pin is None or not terms.opens:
                 self._outcomes.end_gone(terms, seqs)
                 return
@@ -151,8 +153,10 @@ class Retries:
             orderly: it ended having told everything: what must not be repeated and it still had was not sent
                 upstream, and runs elsewhere, too.
         """
-        unsent = self._sender.withdraw(worker, dead=dead)
-        for lease in list(reversed(worker.leases)):  # each comes before the one before it in the queue
+        unsent = self._sender.withdraw(worker, self._records.leases[worker], dead=dead)
+        for lease in list(
+            reversed(self._records.leases[worker])
+        ):  # each comes before the one before it in the queue
             if lease.origin is None:
                 if dead:
                     self._disown(lease, self._records.empty(lease), sent=not orderly)
@@ -172,8 +176,9 @@ class Retries:
                 self._end(lease, pairs, Code.OUTCOME_UNKNOWN, text)
         if dead:
             self._grants.forget(worker)
-            for pin in list(worker.pins):
+            for pin in self._records.pins_at(worker):
                 self._pins.unpin(pin.session, pin.number, tell=False)
+            self._sender.forget(worker)
         self._records.origins.wake()
 
     def _end(self, lease: Lease, pairs: list[tuple[int, bytes]], code: Code, text: str) -> None:
@@ -182,8 +187,8 @@ class Retries:
 
     def take_back(self, worker: Worker, now_s: float) -> None:
         """A worker takes nothing more: what has not left for it runs elsewhere."""
-        unsent = worker.large.unsent
-        for lease in list(reversed(worker.leases)):  # as in abandon()
+        unsent = self._sender.large[worker].unsent
+        for lease in list(reversed(self._records.leases[worker])):  # as in abandon()
             if lease in unsent and not lease.terms.goes_to_pin:
                 self._run_elsewhere(lease, now_s)
 
@@ -207,9 +212,9 @@ class Retries:
 
     def reconcile(self, worker: Worker, held: dict[bytes, set[int]], now_s: float) -> None:
         """After a worker's HELLO: what it was leased and does not hold never arrived, and runs again."""
-        self._sender.withdraw(worker, dead=False)
+        self._sender.withdraw(worker, self._records.leases[worker], dead=False)
         absent: list[tuple[Lease, list[int]]] = []
-        for lease in worker.leases:
+        for lease in self._records.leases[worker]:
             there = held.get(lease.terms.session.id, set())
             if missing := [seq for seq in lease.requests if seq not in there]:
                 absent.append((lease, missing))

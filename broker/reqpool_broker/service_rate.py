@@ -19,11 +19,9 @@ an upstream found idle is as good as new.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from math import ceil, exp
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from .requests import Lease
+from typing import NamedTuple, Protocol
 
 SHORTEST_S = 0.01
 """Between two looks: a turn of the broker's loop is much shorter on a busy day."""
@@ -44,6 +42,22 @@ GAIN = 0.25
 """Weight of a new measurement of the time."""
 
 
+class Watchable(Protocol):
+    """What is watched of a lease."""
+
+    @property
+    def requests(self) -> Sized:
+        """Those that have not ended."""
+
+    @property
+    def deadline_s(self) -> float:
+        """When they end in any case."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its worker is silent."""
+
+
 class Watched(NamedTuple):
     """A lease that is watched, to see how long requests take.
 
@@ -53,7 +67,7 @@ class Watched(NamedTuple):
         began_s: when that was.
     """
 
-    lease: Lease
+    lease: Watchable
     size: int
     began_s: float
 
@@ -118,7 +132,7 @@ class ServiceRate:
         """Requests that a client may have in one go without others waiting for longer than a moment."""
         return ceil(self.rate_per_s * TURN_S)
 
-    def watch(self, lease: Lease, size: int, now_s: float) -> None:
+    def watch(self, lease: Watchable, size: int, now_s: float) -> None:
         """Watch a new lease; for when none is watched."""
         self.watched = Watched(lease, size, now_s)
 
@@ -175,7 +189,7 @@ class ServiceRate:
         took_s = now_s - began_s
         if 2 * len(lease.requests) <= size:
             self.watched = None
-            if served and now_s < lease.terms.deadline_s and lease.worker.state != "suspect":
+            if served and now_s < lease.deadline_s and not lease.is_lost:
                 self.time_s += (took_s - self.time_s) * (GAIN if self.time_s else 1.0)
         elif served and took_s > max(1.0, 4 * in_flight / self.rate_per_s):
             self.watched = None  # others are answered, this one hangs

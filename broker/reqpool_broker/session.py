@@ -5,19 +5,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from reqpool_contract import wire
 from reqpool_contract.cached_settings import SettingsReceiver
 from reqpool_contract.wire import Verb
 
-from .requests import Lease
-
-if TYPE_CHECKING:
-    from .client_limits import ClientLimits
-    from .pin import Pin
-    from .requests import QueuedGroup
-    from .worker import Worker
+from .client_limits import ClientLimits
+from .place import Place
+from .worker import Worker
 
 ROOM_BATCHES = 256
 """Unacknowledged result batches after which nothing more is leased for the session."""
@@ -68,7 +64,6 @@ class Session:
         native: it began in this life of the broker, which has known it ever since; so what it submits again
             and is not known has never been leased.
         never_ran: ranges of seqs that were dropped from the queue when the session expired.
-        pins: connections held for it, by the number its client gave them.
         let_go: numbers of pins its client let go of when they were not known here: an earlier life's,
             perhaps, of which a worker is still to report (a dict used as an ordered set).
         held_bytes: payloads in ``held``.
@@ -85,7 +80,7 @@ class Session:
         self.pid = 0
         self.created_s = now_s
         self.last_heard_s = now_s
-        self.open: dict[int, QueuedGroup | Lease] = {}
+        self.open: dict[int, Place] = {}
         self.route: bytes | None = None
         self.place: int | None = None
         self.subscribed = False
@@ -101,7 +96,6 @@ class Session:
         self.ended = False
         self.native = False
         self.never_ran: list[tuple[int, int]] = []
-        self.pins: dict[int, Pin] = {}
         self.let_go: dict[int, None] = {}
         self.held_bytes = 0
         self.kept = SettingsReceiver(wire.SESSION_KEEPS)
@@ -142,7 +136,7 @@ class Session:
     def may_have_run(self) -> set[int]:
         """What is pending and a worker has or may have had; the rest waits here and never was with one, if it
         must not be repeated."""
-        leased = {seq for seq, place in self.open.items() if isinstance(place, Lease)}
+        leased = {seq for seq, place in self.open.items() if place.worker is not None}
         return leased.union(self.doubtful, *(group.seqs for group, _ in self.held))
 
     def is_silent(self, now_s: float, liveness_s: float) -> bool:
@@ -247,7 +241,7 @@ class Session:
         gone = ended.difference(self.open)
         for seq in seqs.intersection(self.open):
             place = self.open[seq]
-            if isinstance(place, Lease) and place.worker is not worker and place.terms.idempotent:
+            if place.worker is not None and place.worker is not worker and place.idempotent:
                 gone.add(seq)
         return gone
 

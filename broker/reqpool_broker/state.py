@@ -68,8 +68,9 @@ class Broker:
         self.records = self._life.records
         self.grants = self._life.grants
         self.leasing = self._life.leasing
+        self.sender = self._life.sender
         self._deadlines = Deadlines(
-            self.records, self._life.sender, self._life.outcomes, self._life.pins, self.leasing
+            self.records, self.sender, self._life.outcomes, self._life.pins, self.leasing
         )
         self.sessions = self._life.sessions
         self.malformed = self._life.malformed
@@ -136,6 +137,10 @@ class Broker:
                 "done_per_s": round((self.records.done - done) / (now_s - then_s), 1),
             }
 
+    def check(self) -> None:
+        """Count everything again and compare; for tests. See :meth:`~.records.Records.check`."""
+        self.records.check(self.sender.unsent())
+
     def report(self, now_s: float) -> dict[str, Any]:
         """What ``reqpool status`` shows."""
         records = self.records
@@ -152,7 +157,7 @@ class Broker:
             "workers": [
                 worker.report(
                     now_s,
-                    min(worker.awaits_since_s(now_s, self.liveness_s), heard_s.get(worker, now_s)),
+                    min(records.awaits_since_s(worker, now_s, self.liveness_s), heard_s.get(worker, now_s)),
                     blocking=self.grants.is_blocking(worker),
                 )
                 for worker in records.workers.values()

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from reqpool_contract import wire
 from reqpool_contract.cached_settings import SettingsSender
 from reqpool_contract.freshness import HeartbeatLog
+from reqpool_contract.policy import Policy
 from reqpool_contract.wire import KindInfo, Verb
-
-from .large_leases import LargeLeases
-
-if TYPE_CHECKING:
-    from reqpool_contract.policy import Policy
-
-    from .pin import Pin
-    from .requests import Lease
 
 State = Literal["live", "draining", "suspect", "stranger"]
 
@@ -49,10 +42,8 @@ class Worker:
             the supervisor did not start it, so nobody would tell of its death, and it is leased nothing.
         route: routing id of its connection, None while it has none.
         kinds: what it serves.
-        leases: what it holds, in the order of leasing (a dict used as an ordered set).
-        in_flight: requests in those leases.
+        in_flight: requests in its leases.
         grants: origin name to its connection slots.
-        pins: connections it holds for sessions (a dict used as an ordered set).
         heartbeats: to it; they decide whether a message is fresh.
         heartbeat_seen: number of its last heartbeat.
         received: number of the last RESULTS processed without a gap.
@@ -69,7 +60,6 @@ class Worker:
             its time.
         told_of: ``received``, :attr:`undelivered` and ``excused`` in the last heartbeat to it.
         full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
-        large: large groups on their way to it through this connection.
     """
 
     def __init__(self, id_: bytes, name: str, pid: int, now_s: float) -> None:
@@ -79,10 +69,8 @@ class Worker:
         self.state: State = "live"
         self.route: bytes | None = None
         self.kinds: dict[str, KindInfo] = {}
-        self.leases: dict[Lease, None] = {}
         self.in_flight = 0
         self.grants: dict[str, Grant] = {}
-        self.pins: dict[Pin, None] = {}
         self.heartbeats = HeartbeatLog(wire.LIVENESS_MS / 1000, now_s)
         self.heartbeat_seen = 0
         self.received = 0
@@ -96,7 +84,6 @@ class Worker:
         self.unconfirmed_bytes = 0
         self.keeping = SettingsSender()
         self.max_settings_bytes = wire.MAX_SETTINGS_BYTES
-        self.large = LargeLeases(apart=False)
 
     @property
     def able(self) -> bool:
@@ -114,12 +101,11 @@ class Worker:
         *,
         epoch: int,
         liveness_s: float,
-        apart: bool = False,
     ) -> None:
         """Begin a new connection: heartbeats and RESULTS count from 1 again, and it keeps no settings yet.
 
-        ``apart``: see :class:`~.large_leases.LargeLeases`; ``epoch`` and ``liveness_s``: see
-        :class:`~reqpool_contract.freshness.HeartbeatLog`; the others are attributes.
+        ``epoch`` and ``liveness_s``: see :class:`~reqpool_contract.freshness.HeartbeatLog`; the others are
+        attributes.
         """
         self.keeping = SettingsSender(keeps or 0)
         self.max_settings_bytes = wire.UNTOLD_SETTINGS_BYTES if keeps is None else wire.MAX_SETTINGS_BYTES
@@ -136,8 +122,6 @@ class Worker:
         self.parts = {}
         self.excused = False
         self.told_of = (0, [], False)
-        self.large.withdraw(dead=True)  # what has not left by this one is leased again
-        self.large = LargeLeases(apart=apart)
 
     def heartbeat(self, now_s: float) -> bytes:
         """Return a heartbeat to it, numbered."""
@@ -175,18 +159,6 @@ class Worker:
         """Part of one core it used of late, 0 to about 1."""
         percent = self.sample.get("cpu_percent", 0.0)
         return percent / 100 if isinstance(percent, (int, float)) else 0.0
-
-    def idle_pins(self) -> list[Pin]:
-        """Connections held for sessions that have nothing running here."""
-        running = {lease.terms.session for lease in self.leases}
-        return [pin for pin in self.pins if pin.session not in running]
-
-    def awaits_since_s(self, now_s: float, liveness_s: float) -> float:
-        """Since when is there what would keep it, if it were to drain now: requests, or connections held for
-        clients that are heard? ``now_s`` if there is nothing."""
-        pinned = (pin.since_s for pin in self.pins if not pin.session.is_silent(now_s, liveness_s))
-        leased = (lease.since_s for lease in self.leases)
-        return min(next(leased, now_s), next(pinned, now_s))
 
     def report(self, now_s: float, since_s: float, *, blocking: bool) -> dict[str, Any]:
         """What ``reqpool status`` shows.

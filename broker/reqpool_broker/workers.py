@@ -14,8 +14,8 @@ from . import retained_limits
 from .broker_spans import HELD_S
 from .clients import Clients
 from .epoch import WORKER_FORGET_S, Epoch
-from .requests import Terms
 from .retries import Retries
+from .terms import Terms
 from .worker import Worker
 
 log = logging.getLogger("reqpool")
@@ -41,6 +41,7 @@ class Workers:
         self._outcomes = life.outcomes
         self._pins = life.pins
         self._leasing = life.leasing
+        self._sender = life.sender
         self._attempts = Retries(
             life.records, life.sender, life.outcomes, life.pins, life.leasing, life.grants
         )
@@ -94,7 +95,8 @@ class Workers:
             self._disconnect(worker)
             self._life.reject(self._outbox.workers, route, Reject.UNKNOWN, "a stale message: send HELLO")
             return
-        if worker.large.under_way and worker.large.arrived(seen):
+        large = self._sender.large[worker]
+        if large.under_way and large.arrived(seen):
             self._leasing.wake_large()
         if verb is Verb.GOODBYE:
             self._forget_worker(worker, now_s, orderly=True)
@@ -124,21 +126,15 @@ class Workers:
         if previous is not None and previous is not worker:
             previous.route = None
         if worker is None:
-            worker = self._records.workers[id_] = Worker(id_, name, pid, now_s)
+            worker = Worker(id_, name, pid, now_s)
+            self._records.add_worker(worker)
         if worker.route is not None:
             self._worker_at.pop(worker.route, None)
         self._worker_at[route] = worker
         worker.connect(
-            route,
-            name,
-            pid,
-            kinds,
-            keeps,
-            now_s,
-            epoch=self._life.epoch,
-            liveness_s=self._life.liveness_s,
-            apart=takes_apart,
+            route, name, pid, kinds, keeps, now_s, epoch=self._life.epoch, liveness_s=self._life.liveness_s
         )
+        self._sender.begin(worker, apart=takes_apart)
         if self._life.succession.is_stranger(id_):
             worker.state = "stranger"
         self._records.change_membership()
@@ -191,17 +187,17 @@ class Workers:
         # The first request of these has come, and may have no connection yet.
         reported.update(
             (lease.terms.session.id, lease.terms.pin)
-            for lease in worker.leases
+            for lease in self._records.leases[worker]
             if lease.terms.opens and lease.terms.pin is not None
         )
-        for pin in list(worker.pins):
+        for pin in self._records.pins_at(worker):
             if (pin.session.id, pin.number) not in reported:
                 self._pins.unpin(pin.session, pin.number, tell=False)
         for session_id, number, kind, name in pins:
             session = self.sessions.get(session_id)
             if session is None and foreign:
                 session = self._life.new_session(session_id, now_s)
-            pin_known = session.pins.get(number) if session is not None else None
+            pin_known = self._records.pins_of(session).get(number) if session is not None else None
             if pin_known is not None and pin_known.worker is worker:
                 continue
             wanted = session is not None and not session.ended and number not in session.let_go
@@ -304,7 +300,8 @@ class Workers:
 
     def _unpin(self, worker: Worker, session: bytes, pin: int, now_s: float) -> None:
         known = self.sessions.get(session)
-        if known is not None and (held := known.pins.get(pin)) is not None and held.worker is worker:
+        held = None if known is None else self._records.pins_of(known).get(pin)
+        if known is not None and held is not None and held.worker is worker:
             self._pins.unpin(known, pin, tell=False)
 
     def _drain(self, worker: Worker, now_s: float) -> None:
@@ -321,6 +318,7 @@ class Workers:
         self._life.succession.forget(worker.id)
         self._records.change_membership()
         self._attempts.abandon(worker, now_s, dead=True, orderly=orderly)
+        self._records.remove_worker(worker)
 
     def _started(self, worker_id: bytes) -> None:
         self._life.succession.start(worker_id)
@@ -386,13 +384,14 @@ class Workers:
         liveness_s = self._life.liveness_s
         awaited = self._clients.awaited(now_s)
         for worker in draining:
-            for pin in worker.idle_pins():
+            for pin in self._records.idle_pins(worker):
                 is_old = self._stopping and now_s - pin.since_s > HELD_S
                 if is_old or pin.session.is_silent(now_s, liveness_s):
                     self._pins.unpin(pin.session, pin.number, tell=True)
             done = bool(worker.parts)
-            if worker.leases:  # what it holds besides, for others, ends with it
-                taken_s = [lease.since_s for lease in worker.leases] + [pin.since_s for pin in worker.pins]
+            if leases := self._records.leases[worker]:  # what it holds besides, for others, ends with it
+                pins = self._records.pins_at(worker)
+                taken_s = [lease.since_s for lease in leases] + [pin.since_s for pin in pins]
                 done = self._stopping and now_s - max(taken_s) > HELD_S
             worker.excused = done and worker not in awaited
             if worker.waits_for_news:

@@ -326,9 +326,9 @@ class Oracle:
         held = list(worker.ledger.running())
         held += worker.conversation.outbox.retained()
         broker = self.world.core
-        known = broker.records.workers.get(worker.identity) if broker is not None else None
-        if known is not None:
-            held += [(lease.terms.session.id, tuple(lease.requests)) for lease in known.leases]
+        if broker is not None and (known := broker.records.workers.get(worker.identity)) is not None:
+            leases = broker.records.leases[known]
+            held += [(lease.terms.session.id, tuple(lease.requests)) for lease in leases]
         for session, seqs in held:
             for seq in seqs:
                 asked = self._open.get((session, seq))
@@ -356,7 +356,7 @@ class Oracle:
     def check_books(self, broker: Broker) -> None:
         """What the broker has counted is what is there."""
         try:
-            broker.records.check()
+            broker.check()
         except AssertionError as error:
             self.fail(Wrong.BOOKS, f"the broker's books do not balance: {error}")
 
@@ -381,7 +381,7 @@ class Oracle:
                 "open": session.open,
                 "unacked": session.unacked,
                 "held": session.held,
-                "pins": session.pins,
+                "pins": broker.records.pins_of(session),
             }
             for name, table in kept.items():
                 if table:
@@ -390,7 +390,12 @@ class Oracle:
                         f"the broker keeps {len(table)} of session.{name} at rest: {list(table)[:3]}",
                     )
         for worker in broker.records.workers.values():
-            if worker.leases or worker.parts or worker.in_flight or worker.pins:
+            if (
+                broker.records.leases[worker]
+                or broker.records.pins_at(worker)
+                or worker.parts
+                or worker.in_flight
+            ):
                 told = worker.report(0.0, 0.0, blocking=False)
                 self.fail(Wrong.KEPT, f"the broker keeps leases or parts of a worker at rest: {told}")
         for process in world.workers:

@@ -9,7 +9,9 @@ import pytest
 
 from reqpool_broker.deadlines import Deadlines
 from reqpool_broker.epoch import Epoch
+from reqpool_broker.fair_queue import QueuedGroup
 from reqpool_broker.grant_table import GrantTable
+from reqpool_broker.lease_record import Lease
 from reqpool_broker.lease_sender import LeaseSender
 from reqpool_broker.origin_table import OriginTable
 from reqpool_broker.outcomes import Outcomes
@@ -17,7 +19,6 @@ from reqpool_broker.pin import Pin
 from reqpool_broker.pins import Pins
 from reqpool_broker.records import Records
 from reqpool_broker.recovery import Recovery
-from reqpool_broker.requests import Lease, QueuedGroup
 from reqpool_broker.retries import Retries
 from reqpool_broker.session import Session
 from reqpool_broker.submissions import Submissions
@@ -134,13 +135,13 @@ def _say_that_nothing_was_sent(patch: pytest.MonkeyPatch) -> None:
 
 
 def _forget_a_pins_place(patch: pytest.MonkeyPatch) -> None:
-    def leave(pin: Pin) -> Worker | None:
+    def leave(self: Records, pin: Pin) -> Worker | None:
         worker, pin.worker = pin.worker, None
         if worker is not None:
-            worker.pins.pop(pin, None)
+            self._pins_at[worker].pop(pin, None)
         return worker
 
-    patch.setattr(Records, "leave_pin", staticmethod(leave))
+    patch.setattr(Records, "leave_pin", leave)
 
 
 def _keep_pins_of_the_dead(patch: pytest.MonkeyPatch) -> None:

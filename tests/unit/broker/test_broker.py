@@ -11,7 +11,7 @@ import pytest
 from reqpool_broker import session as session_module
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
-from reqpool_broker.queue import QUANTUM
+from reqpool_broker.fair_queue import QUANTUM
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, Reject, Verb

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
-from reqpool_broker.pin import MAX_PINS
+from reqpool_broker.pin import MAX_PINS, Pin
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, Verb
 from support.fake_peers import Desk, FakeClient
@@ -54,7 +56,7 @@ def test_another_sessions_number_is_another_pin() -> None:
     assert gone(stranger, 1)
     ask(stranger, 2, pin=1, opens=True)
     ask(client, 2, pin=1)
-    assert len(desk.broker.sessions[client.id].pins) == len(desk.broker.sessions[stranger.id].pins) == 1
+    assert len(pins(desk, client)) == len(pins(desk, stranger)) == 1
     stranger.send(Verb.UNPIN, 1)
     desk.settle()
     ask(client, 3, pin=1)
@@ -110,6 +112,10 @@ def test_pins_of_a_deep_kind_get_a_connection_each_at_once() -> None:
     assert len(worker.held()) == 5
     assert 5 <= worker.grants[ORIGIN][1] <= 6  # a spare one, where others could share it
     desk.check_books()
+
+
+def pins(desk: Desk, client: FakeClient) -> Mapping[int, Pin]:
+    return desk.broker.records.pins_of(desk.broker.sessions[client.id])
 
 
 @pytest.mark.parametrize("depth", [1, 4])
@@ -203,7 +209,7 @@ def test_a_pin_of_a_kind_that_nobody_serves_is_not_kept() -> None:
     desk, _, client = opened()
     ask(client, 2, pin=2, opens=True, kind="bogus")
     assert "no worker serves kind 'bogus'" in refused(client, 2)
-    assert set(desk.broker.sessions[client.id].pins) == {1}
+    assert set(pins(desk, client)) == {1}
 
 
 def test_a_client_that_acknowledges_nothing_is_served_no_more_through_its_pins() -> None:
@@ -296,7 +302,7 @@ def test_cancelling_the_first_request_while_it_waits_ends_the_pin() -> None:
     desk.settle()
     worker.answer()
     assert worker.held() == []
-    assert desk.broker.sessions[client.id].pins == {}
+    assert pins(desk, client) == {}
     assert worker.unpinned == []
     ask(client, 4, pin=1)
     assert gone(client, 4)
@@ -336,7 +342,7 @@ def test_a_first_request_that_ends_in_the_queue_leaves_no_pin() -> None:
     ask(client, 3, pin=1, opens=True, span_ms=1_000)
     desk.pass_time(1.2)
     assert client.code(3) == Code.TIMEOUT
-    assert desk.broker.sessions[client.id].pins == {}
+    assert pins(desk, client) == {}
     worker.answer()
     assert worker.held() == []
     desk.check_books()

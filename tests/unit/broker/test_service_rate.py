@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool_broker.requests import NEW, Lease, Terms
+from reqpool_broker.lease_record import Lease
 from reqpool_broker.service_rate import EVIDENCE_S, STALE_S, ServiceRate
 from reqpool_broker.session import Session
+from reqpool_broker.terms import NEW, Terms
 from reqpool_broker.worker import Worker
 
 

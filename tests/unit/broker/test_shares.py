@@ -8,7 +8,7 @@ import pytest
 
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
-from reqpool_broker.queue import QUANTUM_BYTES
+from reqpool_broker.fair_queue import QUANTUM_BYTES
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, SubmitGroup, Verb
@@ -32,6 +32,10 @@ def ask(client: FakeClient, *seqs: int, size: int, origin: str = UPSTREAM) -> No
 def body(seq: int, size: int) -> bytes:
     """Of which every byte tells where it belongs."""
     return b"%08d" % seq + random.Random(seq).randbytes(size - 8)
+
+
+def room_bytes(desk: Desk, worker: FakeWorker) -> int:
+    return desk.broker.sender.large[desk.broker.records.workers[worker.id]].room_bytes
 
 
 def ask_once(client: FakeClient, seq: int, size: int) -> None:
@@ -188,7 +192,7 @@ def test_body_that_is_cancelled_half_way_leaves_nothing_behind(size: int) -> Non
     ask_once(client, 2, size)
     assert [lease.payloads for lease in worker.leases] == [(body(2, size),)]
     worker.answer()
-    assert desk.broker.records.workers[worker.id].large.room_bytes == wire.WINDOW_BYTES
+    assert room_bytes(desk, worker) == wire.WINDOW_BYTES
     desk.check_books()
 
 
@@ -205,7 +209,7 @@ def test_part_of_a_group_that_is_cancelled_before_it_has_left_does_not_leave() -
     assert worker.held() == [1, 2, 4]
     assert worker.leases[-1].payloads == (bodies[0], bodies[2])
     worker.answer()
-    assert desk.broker.records.workers[worker.id].large.room_bytes == wire.WINDOW_BYTES
+    assert room_bytes(desk, worker) == wire.WINDOW_BYTES
     desk.check_books()
 
 

@@ -1,8 +1,9 @@
 """The queue of one origin: strict between priorities, fair between sessions, first come first served in one.
 
-No I/O, no clock. What a session has waiting is a deque of :class:`~.requests.QueuedGroup`; sessions take
-turns of :data:`QUANTUM` requests, so a session with a backlog of 100,000 delays another's first request by
-one turn. Of large groups, turns are in bytes (deficit round robin, Shreedhar and Varghese 1996): who has
+No I/O, no clock. What a session has waiting is a deque of :class:`QueuedGroup`: requests are held in bulk,
+never one object each, so queueing and leasing a batch costs a few C-level calls, not a Python loop. Sessions
+take turns of :data:`QUANTUM` requests, so a session with a backlog of 100,000 delays another's first request
+by one turn. Of large groups, turns are in bytes (deficit round robin, Shreedhar and Varghese 1996): who has
 taken more than :data:`QUANTUM_BYTES` lets turns pass until that is paid for.
 """
 
@@ -14,8 +15,8 @@ from collections.abc import Iterator
 from reqpool_contract import wire
 from reqpool_contract.wire import LOWEST_PRIORITY
 
-from .requests import QueuedGroup
 from .session import Session
+from .terms import NEW, Past, Terms
 
 QUANTUM = 64
 """Requests a session may have leased before the next one's turn, at most."""
@@ -23,6 +24,107 @@ QUANTUM_BYTES = 1 << 20
 """The same in bytes, where they count; a single request may have more."""
 EMPTIED_LIMIT = 64
 """Groups that may be empty, everything in them having been cancelled, before they are looked for."""
+
+
+class QueuedGroup:
+    """Requests waiting in one origin's queue.
+
+    Attributes:
+        terms: what they share.
+        past: what lies behind them.
+        seqs: sequence numbers; those before ``start`` have been taken.
+        payloads: one for each of ``seqs``.
+        due_s: when waiting ends, at the deadline or before.
+        since_s: when waiting began.
+        start: index of the first that waits.
+        gone: how many from ``start`` on have ended while they waited (cancelled, expired).
+        settings_bytes: what the settings count for as long as any of them waits.
+        large: its payloads have so many bytes that they count, see
+            :data:`reqpool_contract.wire.LARGE_MESSAGE_BYTES`.
+        queue: where it waits, None before that.
+    """
+
+    worker = None
+    """As in :class:`~.place.Place`."""
+
+    __slots__ = (
+        "due_s",
+        "gone",
+        "large",
+        "past",
+        "payloads",
+        "queue",
+        "seqs",
+        "settings_bytes",
+        "since_s",
+        "start",
+        "terms",
+    )
+
+    def __init__(
+        self, terms: Terms, seqs: tuple[int, ...], payloads: tuple[bytes, ...], past: Past = NEW
+    ) -> None:
+        self.terms = terms
+        self.seqs = seqs
+        self.payloads = payloads
+        self.past = past
+        self.due_s = terms.deadline_s
+        self.since_s = 0.0
+        self.start = 0
+        self.gone = 0
+        self.settings_bytes = terms.own_bytes
+        self.large = False
+        self.queue: FairQueue | None = None
+
+    def waiting(self) -> list[int]:
+        """Sequence numbers that still wait here."""
+        open_ = self.terms.session.open
+        return [seq for seq in self.seqs[self.start :] if open_.get(seq) is self]
+
+    def take(self, most: int) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+        """Take up to ``most`` requests off the front."""
+        start, stop = self.start, min(self.start + most, len(self.seqs))
+        seqs, payloads = self.seqs[start:stop], self.payloads[start:stop]
+        self.start = stop
+        self.terms.session.queued_bytes -= sum(map(len, payloads))
+        if stop == len(self.seqs):
+            self.terms.session.queued_bytes -= self.settings_bytes
+            self.settings_bytes = 0
+        if self.gone:
+            open_ = self.terms.session.open
+            kept = [pair for pair in zip(seqs, payloads, strict=True) if open_.get(pair[0]) is self]
+            self.gone -= len(seqs) - len(kept)
+            seqs = tuple(seq for seq, _ in kept)
+            payloads = tuple(payload for _, payload in kept)
+        return seqs, payloads
+
+    def count_within(self, most: int, most_bytes: int) -> int:
+        """How many requests off the front have about ``most_bytes``? At least one."""
+        size_bytes = 0
+        for count, payload in enumerate(self.payloads[self.start : self.start + most]):
+            size_bytes += len(payload)
+            if count and size_bytes > most_bytes:
+                return count
+        return most
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes from ``start`` on, those of requests that have ended meanwhile included."""
+        return sum(map(len, self.payloads[self.start :])) + self.settings_bytes
+
+    def empty(self) -> None:
+        """Let go of the payloads: all that waited here have ended."""
+        self.terms.session.queued_bytes -= self.waiting_bytes
+        self.seqs, self.payloads = (), ()
+        self.start = self.gone = self.settings_bytes = 0
+
+    @property
+    def exhausted(self) -> bool:
+        return self.start >= len(self.seqs)
+
+    @property
+    def idempotent(self) -> bool:
+        return self.terms.idempotent
 
 
 class FairQueue:
