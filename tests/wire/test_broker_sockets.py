@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import zmq
 
+from reqpool_broker.process import ServerProcess
 from reqpool_broker.server import BrokerServer
-from reqpool_broker.server import run as serve
 from reqpool_broker.state import Broker
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
@@ -180,7 +180,7 @@ def test_a_broker_told_to_stop_serves_on_until_it_may_end(
     monkeypatch.setattr(BrokerServer, "run", told_to_stop)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        assert serve(BrokerServer(f"ipc://{tmp_path}/intake"), None, None) == 0
+        assert ServerProcess(BrokerServer(f"ipc://{tmp_path}/intake"), None, None).run() == 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
