@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from reqpool_broker.requests import Lease
+from reqpool_broker.lease_record import Lease
 
 from reqpool.errors import Code
 from reqpool.kinds.origin import endpoint, upstream_of
