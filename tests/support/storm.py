@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from reqpool_broker.lease_record import Lease
-
 from reqpool.errors import Code
 from reqpool.kinds.origin import endpoint, upstream_of
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import EMPTY, Config, NamedUpstream
+from reqpool_broker.lease_record import Lease
 from reqpool_contract.grace import LEASE_GRACE_S
 from reqpool_contract.policy import Policy
 from reqpool_contract.wire import Flag, Reject, Verb

@@ -49,6 +49,10 @@ class ConnectionOwner(Protocol):
     def on_tried(self, address: Address, good: bool) -> None:
         """A connection to this address is ready for the first time, or broke off in its handshake."""
 
+    def on_unsent(self, connection: Connection, error: PoolError, requests: list[Request]) -> None:
+        """The connection is gone, and these, asked for in the same turn, were not written to it; before
+        :meth:`on_closed`. The first of them ends with ``error``, the others are lost."""
+
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
     ) -> None:
@@ -105,6 +109,7 @@ class Connection:
         self._span_s = self._due_s = 0.0
         self._unanswered: deque[Request | None] = deque()
         self._live = 0
+        self._asked = self._written = 0
         self._io = ConnectionIO(loop, self)
 
     def __repr__(self) -> str:
@@ -173,7 +178,7 @@ class Connection:
         self._io.open(addresses)
 
     def send(self, requests: Sequence[Request]) -> None:
-        """Ask for requests; the connection is ready, or busy with room left."""
+        """Ask for requests, at the end of the turn; the connection is ready, or busy with room left."""
         out = []
         for request in requests:
             try:
@@ -192,7 +197,10 @@ class Connection:
         if self.state is ConnectionState.READY:
             self.since_s = self._loop.now_s
             self._move(ConnectionState.BUSY)
-        self._io.write(out[0] if len(out) == 1 else b"".join(out))
+        if not self._io.gathered:
+            self._written = self._asked
+        self._asked += len(out)
+        self._io.gather(out[0] if len(out) == 1 else b"".join(out))
 
     def hold(self, request: Request, pin: Pin) -> None:
         """Become one session's own, which ``request`` is the first of; the connection is ready."""
@@ -259,7 +267,10 @@ class Connection:
         """Close at once. ``reason`` is for people; ``error`` is what the oldest request ends with."""
         if self.state is ConnectionState.CLOSED:
             return
-        unanswered = [request for request in self._unanswered if request is not None]
+        written = len(self._unanswered) - (self._asked - self._written if self._io.gathered else 0)
+        asked = list(self._unanswered)
+        unanswered = [request for request in asked[:written] if request is not None]
+        unsent = [request for request in asked[written:] if request is not None]
         sent = self.first is None
         if self.first is not None:
             unanswered.append(self.first)  # nothing else can be there: it was never ready
@@ -267,7 +278,7 @@ class Connection:
         # An answer to a request that nobody wants any more is not the next one's error.
         if error is None or (self._unanswered and self._unanswered[0] is None):
             error = ConnectionLost(reason)
-        for request in unanswered:
+        for request in (*unanswered, *unsent):
             request.place = None
         self._unanswered.clear()
         self._live = 0
@@ -276,6 +287,8 @@ class Connection:
         self._io.close()
         if self._address is not None:
             self._owner.on_tried(self._address, False)
+        if unsent:
+            self._owner.on_unsent(self, ConnectionLost(reason) if unanswered else error, unsent)
         self._owner.on_closed(self, error, unanswered, sent)
 
     # --- what comes ------------------------------------------------------------------------------

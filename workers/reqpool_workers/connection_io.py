@@ -62,10 +62,12 @@ class ConnectionIO:
         reader: what is given all that comes.
 
     Attributes:
+        gathered: what is to be written at the end of the turn.
         unsent: what waits for room in the socket.
     """
 
     def __init__(self, loop: EventLoop, reader: StreamReader) -> None:
+        self.gathered: list[bytes] = []
         self.unsent = Unsent()
         self._loop = loop
         self._reader = reader
@@ -90,6 +92,7 @@ class ConnectionIO:
 
     def close(self) -> None:
         """Close the descriptor, or stop connecting; what was not sent is lost."""
+        self.gathered.clear()
         if self._dial is not None:
             self._dial.close()
             self._dial = None
@@ -98,13 +101,31 @@ class ConnectionIO:
             self._loop.unregister(made.fileno())
             made.close()
 
+    def gather(self, data: bytes) -> None:
+        """Have it written at the end of the turn, with all else that gathers until then."""
+        if not self.gathered:
+            self._loop.unwritten.append(self)
+        self.gathered.append(data)
+
     def write(self, data: bytes) -> None:
-        """Send as much of it as there is room for; what is large, a part in each turn."""
-        made = self._socket
-        if made is None or not data:
+        """Write it now, after what has gathered."""
+        if data:
+            self.gathered.append(data)
+            self.flush()
+
+    def flush(self) -> None:
+        """Send as much of what has gathered as there is room for; what is large, a part in each turn."""
+        gathered, made = self.gathered, self._socket
+        if not gathered or made is None:
             return
-        sent, size = 0, len(data)
-        if not self.unsent.pieces and size <= WRITE_BYTES_PER_TURN:
+        if self.unsent.pieces or sum(map(len, gathered)) > WRITE_BYTES_PER_TURN:
+            for data in gathered:
+                self.unsent.add(data)
+            gathered.clear()
+        else:
+            data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+            gathered.clear()
+            sent = 0
             try:
                 sent = made.send(data)
             except BlockingIOError:
@@ -112,9 +133,9 @@ class ConnectionIO:
             except OSError as error:
                 self._break(error)
                 return
-            if sent == size:
+            if sent == len(data):
                 return
-        self.unsent.add(memoryview(data)[sent:])
+            self.unsent.add(memoryview(data)[sent:])
         self._watch(self._events | WRITABLE)
 
     def read_on(self) -> bool:

@@ -27,7 +27,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .large_reads import LargeReads
 
@@ -45,6 +45,13 @@ Handler = Callable[[int], None]
 """Called on the loop thread with the epoll mask of its fd."""
 Timer = Callable[[float], float | None]
 """Called on the loop thread with ``now_s``; returns when to be called again, or None."""
+
+
+class Writer(Protocol):
+    """A connection for which bytes gather, to be written in one go."""
+
+    def flush(self) -> None:
+        """Write what has gathered, if anything."""
 
 
 class LoopTimes(NamedTuple):
@@ -67,6 +74,8 @@ class EventLoop:
         """Monotonic seconds at which the current turn began."""
         self.inflow = LargeReads()
         """Large answers, which are read at the end of a turn."""
+        self.unwritten: list[Writer] = []
+        """Connections for which something has gathered in this turn, see :meth:`write_out`."""
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._gone: set[int] = set()
@@ -135,8 +144,9 @@ class EventLoop:
         """
         self._running = True
         more = end_turn()
+        self.write_out()
         poll = self._epoll.poll
-        handlers, gone, timers = self._handlers, self._gone, self._timers
+        handlers, gone, timers, unwritten = self._handlers, self._gone, self._timers, self.unwritten
         while self._running:
             slept_s = time.monotonic()
             self._longest_turn_s = max(self._longest_turn_s, slept_s - self.now_s)
@@ -159,6 +169,17 @@ class EventLoop:
             if timers and timers[0][0] <= self.now_s:
                 self._run_timers()
             more = end_turn()
+            if unwritten:
+                self.write_out()
+
+    def write_out(self) -> None:
+        """Have connections write what has gathered in this turn: one system call for each.
+
+        It is done once more after ``end_turn``. Whoever wants to know there how it went calls it first.
+        """
+        for writer in self.unwritten:  # one that breaks has others take over, which then come last
+            writer.flush()
+        self.unwritten.clear()
 
     def times(self) -> LoopTimes:
         """Figures since the last call; resets them."""

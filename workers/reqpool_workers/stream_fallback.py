@@ -80,6 +80,10 @@ class StreamFallback:
         self._outcomes.conclude(request, Code.USAGE, error.text, sent=True)
         connection.close("the request was refused")
 
+    def on_unsent(self, connection: Connection, error: PoolError, requests: list[Request]) -> None:
+        """End what had not been written: it was sent before, by datagram."""
+        self.on_closed(connection, error, requests, sent=True)
+
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
     ) -> None:

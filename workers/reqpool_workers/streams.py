@@ -235,6 +235,14 @@ class StreamOrigin:
         else:
             self._last_bad = address
 
+    def on_unsent(self, connection: Connection, error: PoolError, requests: list[Request]) -> None:
+        pool = self.pool
+        again = [] if connection.pin else [request for request in requests if request not in pool.retried]
+        if again:
+            pool.again(again, self.loop.now_s)
+        ended = [request for request in requests if request not in again]
+        end_unanswered(self.outcomes, error, ended, sent=False)
+
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
     ) -> None:

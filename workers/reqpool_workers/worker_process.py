@@ -127,6 +127,8 @@ class WorkerProcess:
         reads_on = bool(inflow) and conversation.has_room
         if reads_on:
             inflow.read_on()
+        if self.loop.unwritten:
+            self.loop.write_out()
         conversation.end_turn(time.monotonic())
         if conversation.over:
             self.loop.stop()
