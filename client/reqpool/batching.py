@@ -10,7 +10,7 @@ from typing import Any
 from reqpool_contract import wire
 from reqpool_contract.cached_settings import SettingsSender
 
-from .future import Future
+from .entry import RequestEntry
 
 _RESUBMITTED = int(wire.Flag.RESUBMITTED)
 BUCKETS_PER_S = 64
@@ -18,13 +18,13 @@ BUCKETS_PER_S = 64
 
 
 def next_batch(
-    queue: deque[Future[Any]],
+    queue: deque[RequestEntry],
     connection: int,
     now_s: float,
     keeping: SettingsSender,
     most: int,
     room_bytes: float,
-    large: deque[Future[Any]],
+    large: deque[RequestEntry],
 ) -> tuple[list[Any], float, int]:
     """Take the requests of one SUBMIT off the queue's left end and group them.
 

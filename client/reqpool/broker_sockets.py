@@ -71,6 +71,8 @@ class BrokerSockets:
 
     Attributes:
         blocked: the intake socket took no more when last asked.
+        abandoned: this is a forked child: no socket is touched any more. libzmq would answer every call with
+            EINTR, and pyzmq would try again for ever.
         loss: the connection broke, and all that came through it has been read; until :meth:`hang_up`.
     """
 
@@ -82,6 +84,7 @@ class BrokerSockets:
             topic: what to subscribe to, the session id.
         """
         self.blocked = False
+        self.abandoned = False
         self.loss: Loss | None = None
         self._context = context
         self._topic = topic
@@ -102,6 +105,8 @@ class BrokerSockets:
         self._polled = False
         self._intake_sent = False
         self._ask_s = 0.0
+        self._unasked = False
+        """A message was taken from the results socket, which has not said yet whether there is another."""
         self._promised = False
         self._stalled: list[bytes] | None = None
         """A message that was promised room and found none: nothing goes out before it."""
@@ -181,7 +186,7 @@ class BrokerSockets:
         self._intake = self._results = None
         self._intake_monitor = self._results_monitor = None
         self.loss = self._ending = None
-        self._promised, self._stalled = False, None
+        self._promised, self._stalled, self._unasked = False, None, False
         self._readable.clear()
 
     def close(self, linger_ms: int) -> None:
@@ -235,6 +240,9 @@ class BrokerSockets:
         With a results socket open, only a REJECT still comes through the other one. One that came while this
         thread was sending is found with the next heartbeat.
         """
+        if self._unasked:
+            self._unasked = False
+            self._readable.add(self._results_fd)
         if self._intake_sent and (self._results is None or self.blocked or monotonic() >= self._ask_s):
             self._ask()
         return bool(self._readable)
@@ -259,15 +267,53 @@ class BrokerSockets:
         self._polled = True
         if self._probe_s != math.inf:
             span_s = min(span_s, self._probe_s - monotonic())
-        for fd, _ in self._epoll.poll(max(0.0, span_s)):
+        told = self._epoll.poll(max(0.0, span_s))
+        if self.abandoned:
+            return
+        self._hear(told)
+        if self._probe_s != math.inf and monotonic() >= self._probe_s:
+            self._begin_or_end_probe()
+
+    def _hear(self, told: list[tuple[int, int]]) -> None:
+        for fd, _ in told:
             if fd == self._wake_fd:
                 os.eventfd_read(fd)
             elif fd in self._on_news:
                 self._on_news[fd]()
             else:
                 self._readable.add(fd)
-        if self._probe_s != math.inf and monotonic() >= self._probe_s:
-            self._begin_or_end_probe()
+
+    def await_results(self, span_s: float) -> list[bytes] | None:
+        """Sleep for ``span_s`` at most until a message comes through the results socket, and take it.
+
+        Returns:
+            Its frames; None if there is none, or there is something else to look at: then the caller takes a
+            turn in full.
+        """
+        socket, monitor = self._results, self._results_monitor
+        if (
+            socket is None
+            or monitor is None
+            or monitor.reach is not Reach.STANDING
+            or self._ending is not None
+            or self._readable
+            or self._probe_s != math.inf
+        ):
+            return None
+        if not self._unasked or not zmq_sockets.readable(socket):
+            self._unasked = False
+            told = self._epoll.poll(span_s)
+            if self.abandoned:
+                return None
+            if len(told) != 1 or told[0][0] != self._results_fd:
+                self._hear(told)
+                return None
+        self._unasked = True
+        try:
+            return zmq_sockets.receive(socket)
+        except zmq.Again:
+            self._unasked = False
+            return None
 
     def messages(self) -> Iterator[tuple[bool, list[bytes]]]:
         """Take what has come in, up to a limit; hanging up meanwhile ends it.

@@ -12,7 +12,7 @@ from typing import Any
 from reqpool_contract.counted_log import CountedLog
 from reqpool_contract.errors import UsageError
 
-from .future import Future
+from .entry import RequestEntry
 
 log = logging.getLogger("reqpool")
 
@@ -28,29 +28,26 @@ class CallbackRunner:
 
     Attributes:
         errors: callbacks that raised, or that the executor did not take.
+        batches: what :meth:`run` has yet to do.
+        thread_id: of the thread inside :meth:`run`, or None.
     """
 
     def __init__(self, executor: concurrent.futures.Executor | None) -> None:
         self.errors = 0
         self._log = CountedLog(log)
         self._executor = executor
-        self._batches: deque[list[Future[Any]]] = deque()
-        self._running: list[Future[Any]] = []
-        self._thread_id: int | None = None
+        self.batches: deque[list[RequestEntry]] = deque()
+        self._running: list[RequestEntry] = []
+        self.thread_id: int | None = None
 
-    @property
-    def waiting(self) -> bool:
-        """Is there something for :meth:`run` to do?"""
-        return bool(self._batches)
-
-    def put(self, futures: list[Future[Any]]) -> None:
+    def put(self, futures: list[RequestEntry]) -> None:
         """Have the callbacks of these run, all ended. From any thread; wake the I/O thread after it."""
-        self._batches.append(futures)
+        self.batches.append(futures)
 
     def run(self) -> None:
         """Run all that wait; always on the same thread."""
-        self._thread_id = threading.get_ident()
-        batches = self._batches
+        self.thread_id = threading.get_ident()
+        batches = self.batches
         while batches:
             self._running = batches.popleft()
             for future in self._running:
@@ -64,26 +61,26 @@ class CallbackRunner:
                     self.errors += 1
         # Else the last answers would live until the next ones come.
         self._running = []
-        self._thread_id = None
+        self.thread_id = None
 
-    def failed(self, future: Future[Any]) -> None:
+    def failed(self, future: RequestEntry) -> None:
         """Count and log the exception being handled, which a callback raised. From any thread."""
         self.errors += 1
         self._log.exception("callback of request #%d raised", future.seq)
 
-    def uncalled(self) -> list[Future[Any]]:
+    def uncalled(self) -> list[RequestEntry]:
         """Return those whose callbacks wait. From any thread."""
-        batches = [self._running, *self._batches]
+        batches = [self._running, *self.batches]
         return [future for batch in batches for future in batch if future.has_callbacks()]
 
     def drop(self) -> None:
         """In a forked child: what waits is the parent's to run, even if the fork was in a callback."""
-        self._batches.clear()
+        self.batches.clear()
         self._running.clear()
 
     def is_current_thread(self) -> bool:
         """Return True inside a callback."""
-        return self._thread_id == threading.get_ident()
+        return self.thread_id == threading.get_ident()
 
     def check_wait(self) -> None:
         """Raise UsageError inside a callback: waiting there would stop all the others."""
@@ -93,7 +90,7 @@ class CallbackRunner:
                 "give that request its own callback, or give the pool an executor"
             )
 
-    def _hand_over(self, executor: concurrent.futures.Executor, future: Future[Any]) -> None:
+    def _hand_over(self, executor: concurrent.futures.Executor, future: RequestEntry) -> None:
         try:
             executor.submit(future.run_callbacks)
         except Exception as error:

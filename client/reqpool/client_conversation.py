@@ -7,31 +7,25 @@ clock belong to :class:`~.stub.Stub`, which drives it: :meth:`ClientConversation
 it outlives connections and brokers: it ends when nothing is left to be said.
 
 One thread at a time may call its methods. Other threads may only do what :class:`ClientConversation` says of
-``pending``, ``outbox``, ``cancels`` and ``unpins``.
+``pending``, and :class:`~.send_queues.SendQueues` of its queues.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
-import math
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from reqpool_contract import broker_url, wire
-from reqpool_contract.counted_log import CountedLog
-from reqpool_contract.descriptors import SHORTAGES
 from reqpool_contract.errors import BadResponse, Code, PoolError, ProtocolError
-from reqpool_contract.grace import CLUSTER_GRACE_S
 from reqpool_contract.masking import without_password
 
-from .batching import next_batch
-from .callback_runner import CallbackRunner
-from .completions import Completions
-from .future import Future
-from .pending import Pending, within
+from .completions import CallbackQueue, Completions, RoomSignal
+from .entry import RequestEntry
+from .outage import Outage
+from .pending import Pending
+from .send_queues import Intake, SendQueues
 from .session_actions import (
     Action,
     CompleteResults,
@@ -45,23 +39,12 @@ from .session_actions import (
 from .session_protocol import SessionProtocol
 from .session_state import SessionState
 
-log = logging.getLogger("reqpool")
-
-BATCHES_PER_TURN = 64
-"""Most batches sent from a queue before what has come in is looked at again."""
-EMBEDDED_POLL_S = 0.05
-"""How often a starting embedded cluster is looked at."""
-UNPINNED_REMEMBERED = 1_000
-"""Pins let go of lately, about which a new connection's broker is told once more."""
-WARN_AFTER_S = 2.0
-"""How long requests wait for a broker that is not there before a line in the log says so."""
+if TYPE_CHECKING:
+    from reqpool_contract.counted_log import CountedLog
 
 
-class Transport(Protocol):
+class Transport(Intake, Protocol):
     """The two sockets of one connection at a time; none before :meth:`dial`."""
-
-    blocked: bool
-    """The intake socket took no more when last asked."""
 
     def dial(self, url: str, hello: bytes) -> None:
         """Open the intake socket and send ``hello``.
@@ -80,30 +63,22 @@ class Transport(Protocol):
     def hang_up(self) -> None:
         """Close both sockets at once; what was received and not read is dropped."""
 
-    def has_room(self) -> bool:
-        """Will the next message that is sent through the intake socket certainly be taken?"""
-
-    def send(self, head: bytes, *payloads: bytes) -> bool:
-        """Send one message through the intake socket; never blocks. Returns False if it was not taken."""
-
 
 class ClientConversation:
     """One session at work: its table and its queues.
 
     To submit a request, from any thread: number it with ``next_seq()``, enter it in ``pending``, *then*
-    append it to ``outbox``.
+    append it to ``queues.outbox``.
 
     Attributes:
         session: its protocol.
         ends: ends the requests, and counts them.
         table: the requests that have not ended.
-        pending: the same as a dict, sequence number to future. Taking one out is the claim to end it.
+        pending: the same as a dict, sequence number to request. Taking one out is the claim to end it.
         next_seq: returns the number of a new request. From any thread.
-        outbox: what was submitted and not yet sent. Any thread may append to it.
-        cancels: cancelled requests of which the broker was not yet told. Likewise.
-        unpins: pins let go of, of which the broker was not yet told. Likewise.
+        queues: what is to be sent.
+        outage: why it cannot be.
         batches_in: result batches received, without repetitions.
-        batches_out: SUBMIT messages sent.
     """
 
     def __init__(
@@ -111,7 +86,9 @@ class ClientConversation:
         url: str,
         session: SessionProtocol,
         transport: Transport,
-        delivery: CallbackRunner,
+        delivery: CallbackQueue,
+        room: RoomSignal,
+        log: CountedLog,
         exit_text: Callable[[], str | None] | None = None,
     ) -> None:
         """Begin with nothing asked.
@@ -121,41 +98,22 @@ class ClientConversation:
             session: a new one.
             transport: what is said goes through it.
             delivery: runs the callbacks of what has ended.
-            exit_text: of an embedded cluster: says how it ended by itself, None while it runs. None: the
-                cluster is not ours.
+            room: is told when there is room in the table.
+            log: for what people are to know.
+            exit_text: see :class:`~.outage.Outage`.
         """
         self.session = session
         self.table = Pending()
-        self.pending: dict[int, Future[Any]] = self.table.futures
-        self.ends = Completions(self.pending, delivery)
+        self.pending: dict[int, RequestEntry] = self.table.futures
+        self.ends = Completions(self.pending, delivery, room)
         self.next_seq: Callable[[], int] = itertools.count(1).__next__
-        self.outbox: deque[Future[Any]] = deque()
-        self.cancels: deque[Future[Any]] = deque()
-        self.unpins: deque[int] = deque()
-        self.batches_in = self.batches_out = 0
+        self.queues = SendQueues(session, self.table, transport, self.ends)
+        self.batches_in = 0
         self._url = url
         self._shown_url = without_password(url)
+        self.outage = Outage(session, self._shown_url, log, exit_text)
         self._transport = transport
-        self._exit_text = exit_text
-        self._backlog: deque[Future[Any]] = deque()
-        self._large: deque[Future[Any]] = deque()
-        # Apart from those: until they have gone out, not all has been submitted again.
-        self._large_again: deque[Future[Any]] = deque()
-        # What is sent from where, so many requests in a message, and where those wait for which there is no
-        # room: in the order of sending.
-        self._queues = (
-            (self._backlog, wire.MAX_BATCH_REQUESTS, self._large_again),
-            (self._large_again, 1, self._large_again),
-            (self._large, 1, self._large),
-            (self.outbox, wire.MAX_BATCH_REQUESTS, self._large),
-        )
-        self._waiting_seq = 0
-        self._unpinned: deque[int] = deque(maxlen=UNPINNED_REMEMBERED)
-        self._shortage = ""
-        """What this process lacked when it last dialled; empty if nothing."""
-        self._warn_s: float | None = None
-        """When to warn that no broker answers; None while one does, infinity once that was said."""
-        self._log = CountedLog(log)
+        self._log = log
 
     # --- time, and what was asked for -------------------------------------------------------------
 
@@ -165,21 +123,22 @@ class ClientConversation:
         if actions := self.session.tick(now_s):
             self._act(actions, now_s)
         self._expire(now_s)
-        self.flush(now_s)
-        if (self._large or self._large_again) and self.session.submits.room_bytes > 0:
-            return True
-        return bool(self._backlog or self.outbox)
+        if lost := self.queues.flush(now_s):
+            self._act(lost, now_s)
+        return self.queues.has_more()
+
+    def send(self, now_s: float) -> None:
+        """Send what is to be sent, as far as the broker takes it, unless the connection is given up."""
+        if actions := self.session.tick(now_s):
+            self._act(actions, now_s)
+        if lost := self.queues.flush(now_s):
+            self._act(lost, now_s)
 
     def due_s(self, now_s: float) -> float:
         """When :meth:`turn` has something to do next, if nothing is asked for and nothing comes in."""
-        due_s = min(self.session.due_s, self.table.due_s)
-        if self._exit_text is not None and not self.session.ever_open:
-            due_s = min(due_s, now_s + EMBEDDED_POLL_S)
-        if self._warn_s is not None and self.pending:
-            due_s = min(due_s, self._warn_s)
-        return due_s
+        return min(self.session.due_s, self.table.due_s, self.outage.due_s(now_s, bool(self.pending)))
 
-    def cancel(self, future: Future[Any], now_s: float) -> bool:
+    def cancel(self, future: RequestEntry, now_s: float) -> bool:
         """End a request as cancelled, unless it is not in the table; then call :meth:`turn`. From any thread.
 
         Returns:
@@ -188,7 +147,7 @@ class ClientConversation:
         if self.pending.pop(future.seq, None) is None:
             return False
         future.end(CANCELLED_AND_NOTIFIED, Code.CANCELLED, _CANCELLED, now_s)
-        self.cancels.append(future)
+        self.queues.cancels.append(future)
         self.ends.told([future])
         return True
 
@@ -200,7 +159,8 @@ class ClientConversation:
     def say_goodbye(self, now_s: float) -> None:
         """Send what is left to be sent, and that nothing follows."""
         if self.session.state is SessionState.OPEN:
-            self.flush(now_s)
+            if lost := self.queues.flush(now_s):
+                self._act(lost, now_s)
             self._transport.send(wire.encode(wire.Verb.GOODBYE))
 
     def lose(self, text: str, final: bool, now_s: float) -> None:
@@ -256,7 +216,21 @@ class ClientConversation:
                 continue
             self._act(actions, now_s)
 
-    def _act(self, actions: list[Action], now_s: float) -> None:
+    def take_one(self, frames: list[bytes], now_s: float) -> None:
+        """Take one message of the results socket, as :meth:`take` does."""
+        session, ends = self.session, self.ends
+        flat = session.published_one(frames, now_s)
+        if flat is None:
+            self.take(((False, frames),), now_s)
+            return
+        self.batches_in += 1
+        ends.complete(flat, now_s)
+        if ends.again:
+            self._go_on(now_s)
+        ends.settle()
+        session.results.settled = session.results.received
+
+    def _act(self, actions: Sequence[Action], now_s: float) -> None:
         for action in actions:
             match action:
                 case CompleteResults(flat, attempts):
@@ -272,44 +246,36 @@ class ClientConversation:
                 case Send(frame):
                     self._transport.send(frame)
                 case OpenIntake(hello):
-                    self._miss(now_s)
+                    self.outage.missed(now_s)
                     try:
                         self._transport.dial(self._url, hello)
-                        self._shortage = ""
+                        self.outage.dialled()
                     except OSError as error:
-                        self._cannot_dial(error, f"cannot connect: {error.strerror}", now_s)
+                        text = f"cannot connect: {error.strerror}"
+                        self._act(self.outage.cannot_dial(error, text, now_s), now_s)
                 case Subscribe(results):
                     try:
                         self._transport.subscribe(broker_url.results_url(self._url, results))
                     except OSError as error:
                         text = f"cannot connect to its results socket: {error.strerror}"
-                        self._cannot_dial(error, text, now_s)
+                        self._act(self.outage.cannot_dial(error, text, now_s), now_s)
                     except ProtocolError as error:
                         text = f"cannot connect to its results socket: {error}"
                         self._act(self.session.give_up(now_s, text), now_s)
                 case Opened():
-                    self._resubmit(action)
-                    if self._warn_s == math.inf:
-                        self._log.info("the broker at %s answers", self._shown_url)
-                    self._warn_s = None
+                    self.queues.resubmit(action)
+                    self.outage.answered()
                 case Lost(text):
                     self._log.info("connection to the broker at %s lost: %s", self._shown_url, text)
                     self._transport.hang_up()
                     # One attempt that failed for another reason shows that waiting may be of use.
                     if self.session.refusal != text:
                         self.session.refusal = None
-                    self._miss(now_s)
+                    self.outage.missed(now_s)
                 case EndSubmitted(text):
                     ended = self.table.take_submitted(self.session.connection)
                     verdict = wire.encode_error(text, phase="cluster")
                     self.ends.end(ended, FINISHED, Code.PROTOCOL, verdict, now_s)
-
-    def _cannot_dial(self, error: OSError, text: str, now_s: float) -> None:
-        # What this process is short of now it may have later.
-        session = self.session
-        short = error.errno in SHORTAGES
-        self._shortage = str(error.strerror) if short else ""
-        self._act((session.give_in if short else session.give_up)(now_s, text), now_s)
 
     def _go_on(self, now_s: float) -> None:
         """Make the next requests of those whose answer asks for one, each under its future and deadline."""
@@ -317,6 +283,7 @@ class ClientConversation:
         failed = []
         while again:
             future, data = again[-1]
+            future._ended_s = now_s  # as far as its kind may know
             try:
                 route, payload, note, step = future.route.kind.follow(data, future)
                 if type(payload) is not bytes or len(payload) > wire.MAX_PAYLOAD_BYTES:
@@ -330,10 +297,11 @@ class ClientConversation:
             future.trail += (step,)
             future.connection, future.resubmitted = 0, None
             future.attempts = 1
+            future._ended_s = 0.0
             future.seq = self.next_seq()
             self.pending[future.seq] = future
             again.pop()
-            self.outbox.append(future)
+            self.queues.outbox.append(future)
         # Not before: who waits for one of these may wait for another to be in the table again.
         for future, known in failed:
             verdict = wire.encode_error(
@@ -341,135 +309,21 @@ class ClientConversation:
             )
             self.ends.end([future], FINISHED, known.code, verdict, now_s)
 
-    # --- what goes out ----------------------------------------------------------------------------
-
-    def _resubmit(self, opened: Opened) -> None:
-        # What was let go of on a connection that broke may not have arrived; the broker ignores repetitions.
-        self.unpins.extend(self._unpinned)
-        self._unpinned.clear()
-        pending = list(self.pending.values())
-        seqs = [future.seq for future in pending]
-        never_ran, doubtful = within(seqs, opened.never_ran), within(seqs, opened.doubtful)
-        for future in pending:
-            again = future.resubmitted is not None
-            unrun = opened.unrun_all if again else opened.unrun
-            unrun = unrun and not future.route.idempotent and future.seq not in doubtful
-            if unrun or future.seq in never_ran:
-                future.connection, future.resubmitted = 0, None
-            elif future.connection and (not again or opened.settled):
-                future.resubmitted = opened.watermark
-        # Some are in the outbox as well: each is sent once per connection.
-        self._put_off()
-        self._backlog.extend(pending)
-        self._note_resubmitted()
-
-    def _note_resubmitted(self) -> None:
-        if not (self._backlog or self._large_again):
-            self.session.resubmission.done(self.session.submits.number)
-
-    def _put_off(self) -> None:
-        """Send nothing that waits but the outbox: when the session opens, all of the table is submitted."""
-        self._backlog.clear()
-        self._large.clear()
-        self._large_again.clear()
-
-    def flush(self, now_s: float) -> None:
-        """Send what is to be sent, as far as the broker takes it."""
-        if not (
-            self.outbox or self.cancels or self._backlog or self._large or self._large_again or self.unpins
-        ):
-            return
-        session, table, transport = self.session, self.table, self._transport
-        if session.state is not SessionState.OPEN:
-            self._put_off()
-            while self.outbox:
-                future = self.outbox.popleft()
-                table.expect(future.deadline_s + CLUSTER_GRACE_S)
-        for queue, most, large in self._queues:
-            for _ in range(BATCHES_PER_TURN):
-                if (
-                    not queue
-                    or (queue is large and session.submits.room_bytes <= 0)
-                    or not transport.has_room()
-                ):
-                    break
-                groups, earliest_s, size_bytes = next_batch(
-                    queue, session.connection, now_s, session.keeping, most, session.submits.room_bytes, large
-                )
-                if groups:
-                    self._submit(groups, size_bytes, now_s)
-                table.expect(earliest_s + CLUSTER_GRACE_S)
-        if self.outbox and self.outbox[-1].seq != self._waiting_seq:
-            # Not sent, for want of room: a sweep finds out when these are due.
-            self._waiting_seq = self.outbox[-1].seq
-            table.expect(now_s)
-        if session.resubmission.under_way and session.state is SessionState.OPEN:
-            self._note_resubmitted()
-        while self.unpins and session.state is SessionState.OPEN and transport.has_room():
-            pin = self.unpins.popleft()
-            self._unpinned.append(pin)
-            transport.send(wire.encode(wire.Verb.UNPIN, pin))
-        if self.cancels:
-            cancelled = [self.cancels.popleft() for _ in range(len(self.cancels))]
-            self.ends.cancelled += len(cancelled)
-            sent = [future.seq for future in cancelled if future.connection == session.connection]
-            if sent and session.state is SessionState.OPEN:
-                transport.send(wire.encode(wire.Verb.CANCEL, sent))
-
-    def _submit(self, groups: list[Any], size_bytes: int, now_s: float) -> None:
-        payloads: list[Any] = []
-        if size_bytes > wire.LARGE_MESSAGE_BYTES and self.session.takes_apart:
-            groups, payloads = wire.set_apart(groups, wire.PAYLOADS_AT[wire.Verb.SUBMIT])
-        head = self.session.submit(groups, sum(map(len, payloads)) if payloads else 0)
-        keeping = self.session.keeping
-        keeps = [wire.encode(wire.Verb.KEEP, *fresh) for fresh in keeping.take_fresh()]
-        keeping.end_turn()
-        send = self._transport.send
-        if not (all(map(send, keeps)) and send(head, *payloads)):
-            # Room was asked for one message, and what comes behind one that is missing would be misread.
-            self._act(self.session.give_in(now_s, "the broker accepts no more messages for now"), now_s)
-        self.batches_out += 1
-
     # --- what is overdue, or hopeless -------------------------------------------------------------
-
-    def _miss(self, now_s: float) -> None:
-        if self._warn_s is None:
-            self._warn_s = now_s + WARN_AFTER_S
 
     def _expire(self, now_s: float) -> None:
         session = self.session
-        if session.refusal is not None and self.pending:
-            self._refuse_all(f"the broker at {self._shown_url}: {session.refusal}", now_s)
-        elif self._exit_text is not None and session.state is not SessionState.OPEN and self.pending:
-            ended = self._exit_text()
-            if ended is not None:
-                self._refuse_all(f"{ended}; its messages are on stderr", now_s)
+        if self.pending and (session.refusal is not None or session.state is not SessionState.OPEN):
+            text = self.outage.refusal()
+            if text is not None:
+                verdict = wire.encode_error(text, phase="cluster")
+                self.ends.end(self.table.take_all(), FINISHED, Code.BROKER_UNAVAILABLE, verdict, now_s)
         # With nothing pending as well: else a moment that has passed stays due, and the loop never sleeps.
         if now_s >= self.table.due_s:
-            verdict = wire.encode_error(self._trouble(), phase="cluster")
+            verdict = wire.encode_error(self.outage.trouble(), phase="cluster")
             self.ends.end(self.table.sweep(now_s), FINISHED, Code.TIMEOUT, verdict, now_s)
-        if self._warn_s is not None and now_s >= self._warn_s and self.pending:
-            self._warn_s = math.inf
-            self._log.warning(
-                "requests wait until their timeouts (%d): %s", len(self.pending), self._trouble()
-            )
-
-    def _trouble(self) -> str:
-        session = self.session
-        last = f" ({session.trouble})" if session.trouble else ""
-        if session.state is SessionState.OPEN:
-            return "the cluster did not answer in time"
-        if self._shortage:
-            return f"cannot connect to the broker at {self._shown_url}: {self._shortage}"
-        if session.ever_open:
-            return f"the connection to the broker at {self._shown_url} was lost{last}"
-        if self._exit_text is not None:
-            return f"the embedded cluster has not started yet{last}"
-        return f"no broker answers at {self._shown_url}{last}: is `reqpool up` running there?"
-
-    def _refuse_all(self, text: str, now_s: float) -> None:
-        verdict = wire.encode_error(text, phase="cluster")
-        self.ends.end(self.table.take_all(), FINISHED, Code.BROKER_UNAVAILABLE, verdict, now_s)
+        if self.outage.warn_s is not None:
+            self.outage.warn(now_s, len(self.pending))
 
 
 _CANCELLED = wire.encode_error("cancelled by the caller")

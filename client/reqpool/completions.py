@@ -1,20 +1,33 @@
-"""The ends of a stub's requests: states, counts, callbacks, and room for the next ones."""
+"""How a session's requests end: states, counts, callbacks, and room for the next ones. Sans-IO."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from concurrent.futures._base import FINISHED, PENDING
 from itertools import repeat
-from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from reqpool_contract.errors import Code
 
-from .callback_runner import CallbackRunner
-from .future import Future
+from .entry import RequestEntry
 
 _AGAIN = int(Code.AGAIN)
+
+
+class CallbackQueue(Protocol):
+    """Where the callbacks of ended requests are run."""
+
+    def put(self, futures: list[RequestEntry]) -> None:
+        """Have the callbacks of these run."""
+
+
+class RoomSignal(Protocol):
+    """Those that wait for room in the table."""
+
+    wanted: bool
+    """Someone waits."""
+
+    def tell(self) -> None:
+        """Have all that wait look again."""
 
 
 class Completions:
@@ -30,23 +43,23 @@ class Completions:
             between :meth:`complete` and :meth:`settle`.
     """
 
-    def __init__(self, pending: dict[int, Future[Any]], delivery: CallbackRunner) -> None:
+    def __init__(self, pending: dict[int, RequestEntry], delivery: CallbackQueue, room: RoomSignal) -> None:
         """Begin with nothing ended.
 
         Args:
             pending: the table. Taking a request out of it is the claim to end it.
             delivery: runs the callbacks.
+            room: is told that there is room.
         """
         self.completed = self.failed = self.timeouts = self.cancelled = 0
         self.silent = False
-        self.again: list[tuple[Future[Any], bytes]] = []
+        self.again: list[tuple[RequestEntry, bytes]] = []
         self._pending = pending
         self._delivery = delivery
-        self._taken: list[Future[Any] | None] = []
-        self._waited: list[Future[Any]] = []
-        self._with_callbacks: list[Future[Any]] = []
-        self._room = threading.Condition()
-        self._room_wanted = False
+        self._taken: list[RequestEntry | None] = []
+        self._waited: list[RequestEntry] = []
+        self._with_callbacks: list[RequestEntry] = []
+        self._room = room
 
     # --- for the I/O thread, or who leads ---------------------------------------------------------
 
@@ -90,8 +103,8 @@ class Completions:
             self._delivery.put(self._with_callbacks)
         self._waited, self._with_callbacks = [], []
         self._taken.clear()
-        if self._room_wanted:
-            self.tell_room()
+        if self._room.wanted:
+            self._room.tell()
 
     def recover(self) -> None:
         """Put in order what an exception left half done in :meth:`complete`."""
@@ -104,7 +117,7 @@ class Completions:
         self._pending.update((future.seq, future) for future in taken if future._state is PENDING)
         self.told([future for future in taken if future._state is not PENDING])
 
-    def end(self, futures: list[Future[Any]], state: str, code: Code, data: bytes, now_s: float) -> None:
+    def end(self, futures: list[RequestEntry], state: str, code: Code, data: bytes, now_s: float) -> None:
         """End these, all alike; the other arguments as in :meth:`Future.end`."""
         self._count(code, len(futures))
         waited = [
@@ -129,34 +142,10 @@ class Completions:
 
     # --- from any thread --------------------------------------------------------------------------
 
-    def told(self, futures: list[Future[Any]]) -> None:
+    def told(self, futures: list[RequestEntry]) -> None:
         """Run the callbacks of these, which have ended, and wake who waits for room."""
         with_callbacks = [future for future in futures if future.has_callbacks()]
         if with_callbacks and not self.silent:
             self._delivery.put(with_callbacks)
-        if self._room_wanted:
-            self.tell_room()
-
-    def wait_for_room(self, has_room: Callable[[], bool], give_up_s: float) -> bool:
-        """Wait until ``has_room()``; False if it is not so by ``give_up_s``.
-
-        Raises:
-            UsageError: inside a callback, if it would have to wait.
-        """
-        with self._room:
-            while True:
-                # First said, then looked: whoever makes room looks the other way round.
-                self._room_wanted = True
-                if has_room():
-                    return True
-                left_s = give_up_s - monotonic()
-                if left_s <= 0:
-                    return False
-                self._delivery.check_wait()
-                self._room.wait(left_s)
-
-    def tell_room(self) -> None:
-        """Have all who wait for room look again."""
-        with self._room:
-            self._room_wanted = False
-            self._room.notify_all()
+        if self._room.wanted:
+            self._room.tell()

@@ -4,8 +4,8 @@ A lone request (submit, wait, submit, wait) served by the I/O thread costs four 
 two to hand it over and wake the thread, two to hand the answer back; with the GIL that is about as long as
 the whole way through broker and worker. So where one request is all that is pending, the thread that waits
 for it in ``result()`` turns the loop itself (leader and follower; Schmidt et al. 2000), and the I/O thread
-is *parked* meanwhile. It comes back by itself when nobody has led for :data:`PARK_S`, and at once when
-something is submitted that nobody waits for.
+is *parked* meanwhile. It comes back by itself when no thread has led for a while, and at once when something
+is submitted that no thread waits for.
 
 The loop's turns are taken under one lock, so the sockets always belong to one thread at a time (ZeroMQ allows
 a hand-over with a full memory barrier, which a lock is).
@@ -24,8 +24,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
-PARK_S = 0.02
-"""How long after the last lone request the I/O thread comes back; heartbeats may be late by that."""
+from .entry import RequestEntry
+
 PARK_FIRST_S = 0.001
 """How long it leaves a request that is pending already to a leader to come."""
 
@@ -33,8 +33,8 @@ PARK_FIRST_S = 0.001
 class Turnable(Protocol):
     """What a driver turns. It is given with each call: an attribute would make a cycle of the two."""
 
-    def turn(self, until_s: float) -> None:
-        """Take one turn; sleep until something happens, or until ``until_s`` (monotonic)."""
+    def lead(self, entry: RequestEntry, until_s: float) -> None:
+        """Take turns until the request has ended or ``until_s`` (monotonic), or others are to take them."""
 
     def work(self) -> None:
         """Take one turn, however long its sleep, or the last one. For the pool's own threads."""
@@ -45,12 +45,16 @@ class Turnable(Protocol):
     def is_lone(self) -> bool:
         """Return True if nothing is pending, or one request whose thread may yet lead."""
 
+    def park_s(self) -> float:
+        """Return how long the I/O thread may stay away while no thread leads."""
+
 
 class Driver:
     """The right to turn one loop.
 
     Attributes:
         parked: the I/O thread stays away from the loop.
+        turning: held by the thread that has the turn.
         disturbed: a leader's turn was cut short by an exception (a signal handler's, Ctrl-C): what it had
             in hand is to be put in order before the next one.
         relieving: the loop is turned in the I/O thread's stead, while it is away.
@@ -60,7 +64,7 @@ class Driver:
         self.parked = False
         self.relieving = False
         self.disturbed = False
-        self._turning = threading.Lock()
+        self.turning = threading.Lock()
         self._unparked = threading.Event()
         self._park_wanted = False
         self._led_s = -math.inf
@@ -69,7 +73,7 @@ class Driver:
         """Take one turn, or stay away while others lead. Only the I/O thread may call it."""
         if self._park_wanted:
             self._park(loop)
-        with self._turning:
+        with self.turning:
             loop.work()
 
     def relieve(self, loop: Turnable, away: Callable[[], bool]) -> None:
@@ -77,7 +81,7 @@ class Driver:
 
         When that one is back, it is to end the turn's sleep if this is :attr:`relieving`.
         """
-        if not self._turning.acquire(blocking=False):
+        if not self.turning.acquire(blocking=False):
             return
         self.relieving = True
         try:
@@ -85,7 +89,7 @@ class Driver:
                 loop.work()
         finally:
             self.relieving = False
-            self._turning.release()
+            self.turning.release()
         if loop.is_waiting():
             self.unpark()
 
@@ -93,11 +97,11 @@ class Driver:
         self.parked = True
         if loop.is_lone():
             self._park_wanted = False
-            span_s = PARK_FIRST_S if loop.is_waiting() else PARK_S
+            span_s = PARK_FIRST_S if loop.is_waiting() else loop.park_s()
             while not self._unparked.wait(span_s):
-                if not self._turning.locked() and monotonic() - self._led_s > span_s:
+                if not self.turning.locked() and monotonic() - self._led_s > span_s:
                     break
-                span_s = PARK_S
+                span_s = loop.park_s()
         self.parked = False
         self._unparked.clear()
 
@@ -106,41 +110,29 @@ class Driver:
         if self.parked:
             self._unparked.set()
 
-    def lead(self, loop: Turnable, ended: Callable[[], bool], until_s: float) -> None:
-        """Turn the loop on this thread until ``ended()`` or ``until_s``, if the I/O thread is parked.
+    def lead(self, loop: Turnable, entry: RequestEntry, until_s: float) -> None:
+        """Turn the loop on this thread until the request has ended or ``until_s``.
 
-        If it is not, it is asked to be so from the next request on. May return before the end: the caller
-        then waits as if nobody led.
+        If the I/O thread is not parked, it is asked to be so from the next request on. May return before the
+        end: the caller then waits as if no thread led.
         """
         if not self.parked:
             self._park_wanted = True
             return
-        if not self._turning.acquire(blocking=False):
+        if not self.turning.acquire(False):
             return
         try:
-            while self.parked and not ended() and monotonic() < until_s:
-                loop.turn(until_s)
+            loop.lead(entry, until_s)
         except BaseException:
-            self.disturbed = True
-            self._unparked.set()
+            self.cut_short()
             raise
         finally:
-            self._turning.release()
+            self.turning.release()
             self._led_s = monotonic()
         if loop.is_waiting():
             self.unpark()
 
-    def serve(self, send: Callable[[], None]) -> None:
-        """Call ``send`` under the right to use the sockets, while the I/O thread is parked.
-
-        If somebody else has the right, that one sees what was brought.
-        """
-        if self._turning.acquire(blocking=False):
-            try:
-                send()
-            except BaseException:
-                self.disturbed = True
-                self._unparked.set()
-                raise
-            finally:
-                self._turning.release()
+    def cut_short(self) -> None:
+        """Note that an exception ended a turn on a caller's thread: the next one puts things in order."""
+        self.disturbed = True
+        self._unparked.set()

@@ -1,23 +1,11 @@
-"""The future of one request; it is also the request's entry in the pending table and the outbox.
-
-A ``concurrent.futures.Future`` to everybody who looks (``wait``, ``as_completed``,
-``asyncio.wrap_future``), but without the ``Condition`` that one makes at birth: that costs 2 µs and
-1.6 kB a request, and most requests are never waited for. The rules that make it safe without:
-
-* Whoever takes the request out of ``pending`` (one dict operation) ends it; nobody else may.
-* The ender looks for a condition *after* taking it out. None there: the state changes without a lock.
-  One there: the state changes, and waiters are told, under it.
-* Whoever makes a condition looks into ``pending`` *after* making it. The request still there: its ender
-  will find the condition. Gone: the change is only a few bytecodes away, and is waited for.
-
-So a waiter that saw the old state is always told, and one that saw the new state never is:
-``concurrent.futures.wait`` counts on both.
+"""What the caller of a request sees of it: a ``concurrent.futures.Future`` to everybody who looks (``wait``,
+``as_completed``, ``asyncio.wrap_future``), made of a :class:`~.entry.RequestEntry`, which says why it has no
+``Condition`` of its own.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import logging
 import math
 import threading
 import time
@@ -27,41 +15,39 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from reqpool_contract import wire
-from reqpool_contract.counted_log import CountedLog
 from reqpool_contract.errors import (
     BY_CODE,
     BadResponse,
     Code,
     PoolError,
     ProtocolError,
-    RequestFacts,
     UsageError,
 )
 
-from .kinds import Route
+from .entry import UNDECODED, EntryOwner, RequestEntry
 
 if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
 
-_UNDECODED: Any = object()
 
-
-class FutureOwner(Protocol):
+class FutureOwner(EntryOwner, Protocol):
     """What a future needs of the stub it came from."""
 
-    session_label: str
-    pending: dict[int, Future[Any]]
+    pending: dict[int, RequestEntry]
 
     def cancel(self, future: Future[Any]) -> bool:
         """End it as cancelled if it has not ended; False if it has."""
 
-    def check_wait(self) -> None:
-        """Raise UsageError if this thread must not wait for a request of this stub."""
+    def wait(self, future: Future[Any], until_s: float) -> None:
+        """Do the I/O on this thread until the future has ended or ``until_s``, where that is quicker.
 
-    def lead(self, future: Future[Any], until_s: float) -> None:
-        """Do the I/O on this thread until the future has ended or ``until_s``, where that is quicker."""
+        May return before either.
+
+        Raises:
+            UsageError: this thread must not wait for a request of this stub.
+        """
 
     def watch(self) -> None:
         """Somebody looks for ends without leading: see that the I/O thread is at its work."""
@@ -69,79 +55,15 @@ class FutureOwner(Protocol):
     def end_if_abandoned(self, future: Future[Any]) -> None:
         """End it if this is a forked child, where nobody else will."""
 
-    def report_callback_error(self, future: Future[Any]) -> None:
-        """Log and count the exception being handled."""
 
-
-class Future(concurrent.futures.Future[T]):
+class Future(RequestEntry, concurrent.futures.Future[T]):
     """What ``pool.dns(...)`` and the others return: the answer to come.
 
     Has the whole API of :class:`concurrent.futures.Future`, and can be awaited in any asyncio loop.
     All methods may be called from any thread. Not made by users.
     """
 
-    # The short names without underscore belong to the stub: slots, because there is one of these for
-    # every request and the stub reads them in its loops.
-    __slots__ = (
-        "_code",
-        "_data",
-        "_ended_s",
-        "_owner",
-        "_state",
-        "_value",
-        "callback",
-        "connection",
-        "deadline_s",
-        "note",
-        "payload",
-        "priority",
-        "resubmitted",
-        "route",
-        "seq",
-        "submitted_s",
-    )
-
-    # Made in the instance's dict when first needed; these are what is seen until then.
-    _made_condition: threading.Condition | None = None
-    _made_callbacks: deque[Callable[[Any], object]] | None = None
-    _condition_seen = False
-    """Whoever ends it has seen its condition, and will use it."""
-    trail: tuple[Any, ...] = ()
-    """See :class:`~reqpool.kinds.Asked`."""
-    attempts = 1
-    """How many times the request that goes on under ``seq`` was handed to a worker, once it has an answer."""
-
-    def __init__(
-        self,
-        owner: FutureOwner,
-        seq: int,
-        route: Route,
-        payload: bytes,
-        submitted_s: float,
-        deadline_s: float,
-        priority: int,
-        callback: Callable[[Any], object] | None,
-        note: Any = None,
-    ) -> None:
-        # Not calling super().__init__() is the point: see the top of this file.
-        self._owner = owner
-        self._state: str = PENDING
-        self._code = 0
-        self._data: Any = None
-        self._value: Any = _UNDECODED
-        self._ended_s = 0.0
-        self.seq = seq
-        self.route = route
-        self.payload = payload
-        self.submitted_s = submitted_s
-        self.deadline_s = deadline_s
-        self.priority = priority
-        self.callback = callback
-        self.note = note
-        self.connection = 0
-        """Number of the connection it was last sent on, 0 if never sent, -1 if only another process knows."""
-        self.resubmitted: bytes | None = None
-        """Its watermark once a broker that was lost may know it (empty: nothing is known), else None."""
+    __slots__ = ()
 
     # --- state ------------------------------------------------------------------------------------
 
@@ -205,7 +127,7 @@ class Future(concurrent.futures.Future[T]):
         if self._state is PENDING:
             self._wait(timeout)
         value = self._value
-        if value is _UNDECODED:
+        if value is UNDECODED:
             value = self._settle()
         if isinstance(value, PoolError):  # which no answer is
             try:
@@ -227,7 +149,7 @@ class Future(concurrent.futures.Future[T]):
         """
         if self._state is PENDING:
             self._wait(timeout)
-        if self._value is _UNDECODED:
+        if self._value is UNDECODED:
             self._settle()
         if self._state is CANCELLED_AND_NOTIFIED:
             raise self._value
@@ -281,7 +203,7 @@ class Future(concurrent.futures.Future[T]):
         Threads that look at the same time may all do so; what is kept first is everyone's.
         """
         code, data = self._code, self._data
-        if self._value is not _UNDECODED:  # another thread kept it, and then let go of the data
+        if self._value is not UNDECODED:  # another thread kept it, and then let go of the data
             return self._value
         if code == 0:
             try:
@@ -296,24 +218,9 @@ class Future(concurrent.futures.Future[T]):
         else:
             value = self._make_error(code, data)
         # In one expression without a call, so that no other thread comes in between.
-        self._value = value if self._value is _UNDECODED else self._value
+        self._value = value if self._value is UNDECODED else self._value
         self._data = None
         return self._value
-
-    @property
-    def facts(self) -> RequestFacts:
-        """What errors say of this request, which has been answered."""
-        # As _make() does, without its call: this is made for every HTTP answer.
-        return tuple.__new__(
-            RequestFacts,
-            (
-                self._owner.session_label,
-                self.seq,
-                self.route.origins[0],
-                self.attempts + len(self.trail),
-                (self._ended_s or time.monotonic()) - self.submitted_s,
-            ),
-        )
 
     def _make_error(self, code: int, data: bytes) -> PoolError:
         try:
@@ -340,10 +247,8 @@ class Future(concurrent.futures.Future[T]):
     def _wait(self, timeout: float | None) -> None:
         if timeout is not None and timeout <= 0:
             raise TimeoutError("the request has not ended yet")
-        self._owner.end_if_abandoned(self)
-        self._owner.check_wait()
         give_up_s = None if timeout is None else time.monotonic() + timeout
-        self._owner.lead(self, math.inf if give_up_s is None else give_up_s)
+        self._owner.wait(self, math.inf if give_up_s is None else give_up_s)
         if self._state is not PENDING:
             return
         condition = self._condition
@@ -354,61 +259,6 @@ class Future(concurrent.futures.Future[T]):
                     raise TimeoutError(f"the request has not ended after {timeout} s")
                 condition.wait(left_s)
 
-    def is_unsent(self) -> bool:
-        """Return True if no broker was ever given it, or the request that was redirected to it."""
-        return not self.connection and self.resubmitted is None and not self.trail
-
-    # --- for the one who took it out of pending ---------------------------------------------------
-
-    def end(self, state: str, code: int, data: Any, now_s: float) -> None:
-        """End the request. Only for whoever took it out of ``pending``, once."""
-        if not self.begin_end(state, code, data, now_s):
-            self.end_waited(state)
-
-    def begin_end(self, state: str, code: int, data: Any, now_s: float) -> bool:
-        """End the request if nobody may wait for it; else return False: :meth:`end_waited` is to follow.
-
-        Who ends several begins with all of them: ``concurrent.futures.wait`` holds the condition of one while
-        it asks for the next's, and that of one that is about to be ended unseen is not to be had.
-        """
-        self._code = code
-        self._data = data
-        self._ended_s = now_s
-        if self.see_condition():
-            return False
-        self._state = state
-        return True
-
-    def see_condition(self) -> bool:
-        """Is there a condition? Then whoever asks for it need not wait for the end."""
-        if self._made_condition is None:
-            return False
-        self._condition_seen = True
-        return True
-
-    def end_waited(self, state: str) -> None:
-        """The last step when somebody may wait; may have to wait for one that looks."""
-        condition = self._made_condition or self._condition
-        with condition:
-            self._state = state
-            for waiter in self._waiters:
-                if state is FINISHED and not self._code:
-                    waiter.add_result(self)
-                elif state is FINISHED:
-                    waiter.add_exception(self)
-                else:
-                    waiter.add_cancelled(self)
-            condition.notify_all()
-
-    @classmethod
-    def refused(cls, error: UsageError) -> Future[Any]:
-        """Return an ended future for a request that was never one."""
-        nothing: Any = None
-        future: Future[Any] = Future(NOBODY, 0, nothing, b"", 0.0, 0.0, 1, None)
-        future._value = error
-        future.end(FINISHED, error.code, None, 0.0)
-        return future
-
     def abandon(self, code: int, data: bytes) -> None:
         """End the request in a forked child: its callbacks are the parent's to run."""
         self.callback = None
@@ -417,31 +267,6 @@ class Future(concurrent.futures.Future[T]):
         self.__dict__.pop("_made_condition", None)
         self.__dict__.pop("_made_callbacks", None)
         self.end(FINISHED, code, data, time.monotonic())
-
-    def has_callbacks(self) -> bool:
-        """Return True if :meth:`run_callbacks` has something to run."""
-        return self.callback is not None or self._made_callbacks is not None
-
-    def run_callbacks(self) -> None:
-        """Run what has not run; each is taken out first, so two threads here run none twice."""
-        callback = self.callback
-        if callback is not None:
-            self.callback = None
-            self._run(callback)
-        added = self._made_callbacks
-        while added:
-            try:
-                callback = added.popleft()
-            except IndexError:
-                break
-            self._run(callback)
-
-    def _run(self, callback: Callable[[Future[T]], object]) -> None:
-        try:
-            callback(self)
-        except BaseException:
-            # Also SystemExit: a callback has no thread of its own that it could end.
-            self._owner.report_callback_error(self)
 
     # --- what concurrent.futures.wait and as_completed reach for ----------------------------------
 
@@ -463,34 +288,3 @@ class Future(concurrent.futures.Future[T]):
     if not TYPE_CHECKING:  # for type checkers they stay the base's attributes, as as_completed() wants them
         _condition = property(_make_condition)
         _waiters = property(_make_waiters)
-
-
-class Nobody:
-    """The owner of futures that ended before they began, or that nobody waits for."""
-
-    session_label = ""
-
-    def __init__(self) -> None:
-        self.pending: dict[int, Future[Any]] = {}
-        self._log = CountedLog(logging.getLogger("reqpool"))
-
-    def cancel(self, future: Future[Any]) -> bool:
-        return False
-
-    def check_wait(self) -> None:
-        pass
-
-    def lead(self, future: Future[Any], until_s: float) -> None:
-        pass
-
-    def watch(self) -> None:
-        pass
-
-    def end_if_abandoned(self, future: Future[Any]) -> None:
-        pass
-
-    def report_callback_error(self, future: Future[Any]) -> None:
-        self._log.exception("callback of a refused request raised")
-
-
-NOBODY = Nobody()

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from typing import Any
 
 from reqpool_contract.grace import CLUSTER_GRACE_S
 
-from .future import Future
+from .entry import RequestEntry
 
 SWEEP_INTERVAL_S = 0.05
 """Shortest span between two sweeps: bounds what they cost while many requests time out."""
@@ -31,7 +30,7 @@ class Pending:
     __slots__ = ("_swept_s", "due_s", "futures")
 
     def __init__(self) -> None:
-        self.futures: dict[int, Future[Any]] = {}
+        self.futures: dict[int, RequestEntry] = {}
         self.due_s = math.inf
         self._swept_s = -math.inf
 
@@ -40,7 +39,7 @@ class Pending:
         if due_s < self.due_s:
             self.due_s = max(due_s, self._swept_s + SWEEP_INTERVAL_S)
 
-    def sweep(self, now_s: float) -> list[Future[Any]]:
+    def sweep(self, now_s: float) -> list[RequestEntry]:
         """Take out what is due, and set the next due moment. Only the I/O thread may call it.
 
         Returns:
@@ -58,12 +57,12 @@ class Pending:
         self.due_s = max(earliest_s, now_s + SWEEP_INTERVAL_S)
         return taken
 
-    def take_all(self) -> list[Future[Any]]:
+    def take_all(self) -> list[RequestEntry]:
         """Take everything out. From any thread."""
         pop = self.futures.pop
         return [future for seq in list(self.futures) if (future := pop(seq, None)) is not None]
 
-    def take_submitted(self, connection: int) -> list[Future[Any]]:
+    def take_submitted(self, connection: int) -> list[RequestEntry]:
         """Take out what was last sent on this connection. Only the I/O thread may call it."""
         sent = [future for future in list(self.futures.values()) if future.connection == connection]
         return [future for future in sent if self.futures.pop(future.seq, None) is not None]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from reqpool_contract.errors import Code, ConnectionLost, UsageError
 
-from .future import _UNDECODED, Future
+from .entry import UNDECODED
+from .future import Future
 from .kinds.route import Route
 from .options import Callback
 
@@ -104,7 +105,7 @@ class PinnedSession:
                     origin=self._last.route.origins[0],
                     sent=False,
                 )
-            if self._last is not None and self._last._code and self._last._value is _UNDECODED:
+            if self._last is not None and self._last._code and self._last._value is UNDECODED:
                 self._last.result()
             if self._further is None:
                 stub, pin = self._dispatcher.take_pin()
@@ -214,7 +215,7 @@ class MysqlSession(PinnedSession):
     ) -> None:
         try:
             if error is None and self._last is not None and not self._closed:
-                if self._last._value is _UNDECODED:
+                if self._last._value is UNDECODED:
                     self._last.result()  # never read: if it failed, nothing must be committed
                 self.commit().result()
         finally:

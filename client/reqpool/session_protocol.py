@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from reqpool_contract import checks, wire
+from reqpool_contract import checks, fast_read, wire
 from reqpool_contract.backoff import backoff_s
 from reqpool_contract.cached_settings import SettingsSender
 from reqpool_contract.errors import ProtocolError
@@ -46,6 +46,9 @@ class SessionProtocol:
         trouble: what went wrong last, for error texts; empty if nothing.
         ignored: messages that were illegal, or stale.
         keeping: which settings the broker keeps for this connection.
+        heartbeat_s: how often a heartbeat is sent.
+        heard_s: when the broker was heard last, monotonic.
+        liveness_s: a connection on which nothing is heard for so long is given up.
         takes_apart: it takes large payloads in frames of their own.
         submits: what was submitted on this connection.
         results: what was received.
@@ -84,10 +87,10 @@ class SessionProtocol:
         self._heartbeats = 0
         self._broker_heartbeat = 0
         self._seen = 0
-        self._heartbeat_s = wire.HEARTBEAT_MS / 1000
-        self._liveness_s = wire.LIVENESS_MS / 1000
+        self.heartbeat_s = wire.HEARTBEAT_MS / 1000
+        self.liveness_s = wire.LIVENESS_MS / 1000
         self._next_heartbeat_s = math.inf
-        self._heard_s = 0.0
+        self.heard_s = 0.0
         self._seen_moved_s = 0.0
 
     # --- time ---------------------------------------------------------------------------------------
@@ -98,16 +101,16 @@ class SessionProtocol:
         if self.state is SessionState.CLOSED:
             return self._next_dial_s
         return min(
-            self._next_heartbeat_s, self._heard_s + self._liveness_s, self._seen_moved_s + self._liveness_s
+            self._next_heartbeat_s, self.heard_s + self.liveness_s, self._seen_moved_s + self.liveness_s
         )
 
     def tick(self, now_s: float) -> list[Action]:
         """Do what is due: dial, heartbeat, or give the connection up. Read the sockets before."""
         if self.state is SessionState.CLOSED:
             return self._dial(now_s) if now_s >= self._next_dial_s else []
-        if now_s >= self._heard_s + self._liveness_s:
-            return self._lose(now_s, f"nothing heard for {now_s - self._heard_s:.1f} s")
-        if now_s >= self._seen_moved_s + self._liveness_s:
+        if now_s >= self.heard_s + self.liveness_s:
+            return self._lose(now_s, f"nothing heard for {now_s - self.heard_s:.1f} s")
+        if now_s >= self._seen_moved_s + self.liveness_s:
             return self._lose(now_s, f"not heard by the broker for {now_s - self._seen_moved_s:.1f} s")
         if now_s >= self._next_heartbeat_s:
             return [self._heartbeat(now_s)]
@@ -119,7 +122,7 @@ class SessionProtocol:
         Ask before messages are read that came meanwhile.
         """
         expiry_s = self.resubmission.expiry_s * EXPIRY_SHARE
-        return self.state is not SessionState.CLOSED and now_s - self._heard_s > expiry_s
+        return self.state is not SessionState.CLOSED and now_s - self.heard_s > expiry_s
 
     # --- what came in -------------------------------------------------------------------------------
 
@@ -193,6 +196,35 @@ class SessionProtocol:
                     actions.append(self._heartbeat(now_s))
         return actions
 
+    def published_one(self, frames: list[bytes], now_s: float) -> tuple[Any, ...] | None:
+        """Take what nearly every publication is, the next outcome alone; :meth:`settle` is to follow.
+
+        Returns:
+            Its seq, code and data; None if it is something else, and nothing has changed: then
+            :meth:`published` is to take it.
+        """
+        if len(frames) != 3 or self.state is not SessionState.OPEN:
+            return None
+        read = fast_read.publication(frames[1], frames[2])
+        if read is None:
+            return None
+        epoch, number, acked, flat = read
+        results, submits = self.results, self.submits
+        if (
+            epoch != self._epoch
+            or number != results.received + 1
+            or number - results.acked >= BATCHES_PER_ACK
+            or now_s - self.heard_s >= self.liveness_s
+        ):
+            return None
+        self.heard_s = now_s
+        results.received = number
+        results.gap_asked_s = -math.inf
+        unacked = submits.unacked
+        while unacked and unacked[0][0] <= acked:
+            submits.room_bytes += unacked.popleft()[1]
+        return flat
+
     def settle(self) -> None:
         """Note that the results returned last have reached their futures."""
         self.results.settled = self.results.received
@@ -253,7 +285,7 @@ class SessionProtocol:
         self.submits.restart()
         self.resubmission.dialled(now_s)
         self._next_heartbeat_s = math.inf
-        self._heard_s = self._seen_moved_s = now_s
+        self.heard_s = self._seen_moved_s = now_s
         about = {**self._about, "received": self.results.received}
         if self._epoch is not None:
             about |= {"epoch": self._epoch, "generation": self._generation}
@@ -287,10 +319,10 @@ class SessionProtocol:
         self.takes_apart = takes_apart
         unbounded = window_bytes is None or not takes_apart
         self.submits.room_bytes = math.inf if unbounded else max(1, window_bytes or 0)
-        self._heartbeat_s = heartbeat_ms / 1000
-        self._liveness_s = liveness_ms / 1000
-        self._heard_s = self._seen_moved_s = now_s
-        self._next_heartbeat_s = now_s + self._heartbeat_s
+        self.heartbeat_s = heartbeat_ms / 1000
+        self.liveness_s = liveness_ms / 1000
+        self.heard_s = self._seen_moved_s = now_s
+        self._next_heartbeat_s = now_s + self.heartbeat_s
         return [Subscribe(results)]
 
     def _rejected(self, now_s: float, code: int, text: str, about: dict[str, Any]) -> list[Action]:
@@ -313,7 +345,7 @@ class SessionProtocol:
     def _heard(self, now_s: float) -> list[Action]:
         was_open = self.state is not SessionState.SUBSCRIBING
         self._move(Event.PUBLICATION)
-        self._heard_s = now_s
+        self.heard_s = now_s
         if was_open:
             return []
         self._failures = 0
@@ -333,14 +365,14 @@ class SessionProtocol:
             return wire.readable_entries(blob)
 
     def _gap(self, now_s: float, actions: list[Action]) -> None:
-        if self.results.asks_again(now_s, self._heartbeat_s):
+        if self.results.asks_again(now_s, self.heartbeat_s):
             actions.append(Send(wire.encode(Verb.RESEND, self.results.received)))
 
     def _heartbeat(self, now_s: float) -> Send:
         self._heartbeats += 1
         self.resubmission.beat(self._heartbeats, now_s)
         self.results.acked = self.results.received
-        self._next_heartbeat_s = now_s + self._heartbeat_s
+        self._next_heartbeat_s = now_s + self.heartbeat_s
         return Send(
             wire.encode(Verb.HEARTBEAT, self._heartbeats, self._broker_heartbeat, self.results.received)
         )

@@ -1,22 +1,16 @@
-"""The client's side of one session: its :class:`.ClientConversation`, sockets, clock and I/O thread,
-which runs callbacks.
-
-One thread at a time takes the turn, see :mod:`.driver` and :mod:`.relief`, and with it the sockets. Other
-threads append to a deque, and wake that thread only if it sleeps. It says that it is about to (``idle``),
-*then* looks into the deque once more; they append, *then* look at ``idle``: one of the two sees the other.
-"""
+"""One session as the callers' threads see it: they submit, wait, cancel and close; :class:`~.io_loop.IoLoop`
+does the rest."""
 
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
+import functools
 import itertools
 import logging
 import math
 import os
 import random
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures._base import FINISHED, PENDING
@@ -24,6 +18,7 @@ from time import monotonic
 from typing import Any
 
 from reqpool_contract import wire
+from reqpool_contract.counted_log import CountedLog
 from reqpool_contract.errors import Code, Overloaded
 from reqpool_contract.masking import without_password
 
@@ -31,20 +26,18 @@ from . import host
 from .broker_sockets import BrokerSockets
 from .callback_runner import CallbackRunner
 from .client_conversation import ClientConversation
-from .driver import Driver
 from .embedded import Embedded
+from .entry import RequestEntry
 from .future import Future
+from .io_loop import IoLoop
 from .kinds import Route
-from .relief import Relief
+from .room import Room
 from .session_protocol import SessionProtocol
-from .session_state import SessionState
 from .stats import Stats
 from .url_check import Lookup
 
 log = logging.getLogger("reqpool")
 
-GOODBYE_LINGER_MS = 200
-"""How long ZeroMQ may take to send what was said before closing."""
 RETRY_AFTER_S = 0.05
 """What ``Overloaded`` advises when the table is full: it empties by hundreds per batch of results."""
 
@@ -55,8 +48,6 @@ class Stub:
     Attributes:
         session_label: stands for the session in ids that are shown; the session id itself is a secret.
         pending: the table, sequence number to future.
-        closing: nothing more is submitted.
-        stopped: no turn is taken any more, or the threads were left behind in the parent process.
         abandoned: this is the child of a fork, the session the parent's.
     """
 
@@ -71,42 +62,35 @@ class Stub:
         self._url = url
         self._embedded = embedded
         self._max_pending = max_pending
-        self._session_id = os.urandom(wire.SESSION_ID_BYTES)
-        self.session_label = wire.shown_id(self._session_id)
+        session_id = os.urandom(wire.SESSION_ID_BYTES)
+        self.session_label = wire.shown_id(session_id)
         self._delivery = CallbackRunner(executor)
-        self._link = BrokerSockets(host.context(), self._session_id)
+        self._room = Room()
+        sockets = BrokerSockets(host.context(), session_id)
         name = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""
         self._conversation = ClientConversation(
             url,
-            SessionProtocol(self._session_id, name or "python", os.getpid(), random.random),
-            self._link,
+            SessionProtocol(session_id, name or "python", os.getpid(), random.random),
+            sockets,
             self._delivery,
+            self._room,
+            CountedLog(log),
             None if embedded is None else embedded.exit_text,
         )
-        self._lookup = None if embedded is not None else Lookup(url, self._link.wake)
-        self._ends = self._conversation.ends
+        lookup = None if embedded is not None else Lookup(url, sockets.wake)
+        self._loop = IoLoop(self._conversation, sockets, self._delivery, lookup, embedded)
         # These are on the way of every request.
-        self.pending: dict[int, Future[Any]] = self._conversation.pending
+        self.pending: dict[int, RequestEntry] = self._conversation.pending
         self._next_seq = self._conversation.next_seq
-        self._outbox = self._conversation.outbox
+        self._queues = self._conversation.queues
+        self._driver = self._loop.driver
         self._next_pin: Callable[[], int] = itertools.count(1).__next__
-        self.closing = False
-        self.stopped = False
         self.abandoned = False
-        self._idle = False
-        self._drain_until_s = math.inf
-        self._driver = Driver()
-        self._relief = Relief()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reqpool-io", daemon=True)
 
     def start(self) -> None:
         """Start both threads. Hold :func:`host.start_lock`."""
-        self._relief.start(self._relieve)
-        self._thread.start()
+        self._loop.start(functools.partial(host.stopped, self))
         host.started(self)
-
-    # --- for the callers' threads ---------------------------------------------------------------
 
     def submit(
         self,
@@ -121,37 +105,56 @@ class Stub:
         """Register a request and queue it.
 
         Returns:
-            Its future, or None if this stub takes no more: see ``closing`` and ``abandoned``.
+            Its future, or None if this stub takes no more.
 
         Raises:
             Overloaded: no room in the table (with ``block``: for ``timeout_s``).
             UsageError: ``block`` inside a callback while there is no room.
         """
-        if self.closing:
+        loop = self._loop
+        if loop.closing:
             return None
         now_s = monotonic()
         pending = self.pending
         if len(pending) >= self._max_pending:
             self._wait_for_room(route, now_s + timeout_s if block else now_s)
-            if self.closing:
+            if loop.closing:
                 return None
         seq = self._next_seq()
         future: Future[Any] = Future(
             self, seq, route, payload, now_s, now_s + timeout_s, priority, callback, note
         )
         pending[seq] = future
-        self._outbox.append(future)
-        if self._idle:
-            self._interrupt()
-        elif self._driver.parked:
-            if callback is None:
-                self._driver.serve(self._serve)
-            else:
-                self._driver.unpark()
-        # The thread says that it has stopped and then empties the table: it saw this one, or is seen here.
-        if self.stopped and pending.pop(seq, None) is not None:
+        driver = self._driver
+        if callback is None and driver.parked and driver.turning.acquire(False):
+            try:
+                if not self._queues.submit_one(future, now_s):
+                    self._queues.outbox.append(future)
+                    self._conversation.send(now_s)
+            except BaseException:
+                driver.cut_short()
+                raise
+            finally:
+                driver.turning.release()
+        else:
+            self._queues.outbox.append(future)
+            if loop.idle:
+                loop.interrupt()
+            elif callback is not None and driver.parked:
+                driver.unpark()
+        # The loop says that it has stopped and then empties the table: it saw this one, or is seen here.
+        if loop.stopped and pending.pop(seq, None) is not None:
             return None
         return future
+
+    def wait(self, future: Future[Any], until_s: float) -> None:
+        """See :class:`~reqpool.future.FutureOwner`."""
+        if self.abandoned:
+            self.end_if_abandoned(future)
+        if self._delivery.thread_id is not None:
+            self.check_wait()
+        if len(self.pending) == 1 and not self._loop.stopped:
+            self._driver.lead(self._loop, future, until_s)
 
     def cancel(self, future: Future[Any]) -> bool:
         """See :class:`~reqpool.future.FutureOwner`."""
@@ -161,9 +164,9 @@ class Stub:
                 return False
             self.end_if_abandoned(future)
             time.sleep(0)
-        self._interrupt()
+        self._loop.interrupt()
         self._driver.unpark()
-        if self.stopped:
+        if self._loop.stopped:
             future.run_callbacks()  # the I/O thread may have run its last ones already
         return True
 
@@ -173,35 +176,26 @@ class Stub:
 
     def unpin(self, pin: int) -> None:
         """Let go of a held connection. From any thread."""
-        self._conversation.unpins.append(pin)
-        self._interrupt()
+        self._queues.unpins.append(pin)
+        self._loop.interrupt()
         self._driver.unpark()
 
-    def lead(self, future: Future[Any], until_s: float) -> None:
-        """See :class:`~reqpool.future.FutureOwner`."""
-        if len(self.pending) == 1 and not self.stopped:
-            self._driver.lead(
-                self,
-                lambda: future._state is not PENDING or self._delivery.waiting or self._finished(),
-                until_s,
-            )
+    def check_wait(self) -> None:
+        """Raise UsageError if this thread must not wait for a request of this stub. From any thread."""
+        self._delivery.check_wait()
 
     def watch(self) -> None:
         """See :class:`~reqpool.future.FutureOwner`."""
         self._driver.unpark()
-
-    def check_wait(self) -> None:
-        """See :class:`~reqpool.future.FutureOwner`."""
-        self._delivery.check_wait()
 
     def end_if_abandoned(self, future: Future[Any]) -> None:
         """See :class:`~reqpool.future.FutureOwner`."""
         if self.abandoned and future._state is PENDING:
             future.abandon(Code.BROKER_UNAVAILABLE, _FORKED)
 
-    def report_callback_error(self, future: Future[Any]) -> None:
+    def report_callback_error(self, entry: RequestEntry) -> None:
         """See :class:`~reqpool.future.FutureOwner`."""
-        self._delivery.failed(future)
+        self._delivery.failed(entry)
 
     def stats(self) -> Stats:
         """Return a snapshot."""
@@ -210,7 +204,7 @@ class Stub:
         session, ends = conversation.session, conversation.ends
         return Stats(
             url=self._url,
-            state="closed" if self.stopped else session.state.name.lower(),
+            state="closed" if self._loop.stopped else session.state.name.lower(),
             pending=pending,
             submitted=ends.completed + ends.failed + ends.timeouts + ends.cancelled + pending,
             completed=ends.completed,
@@ -219,7 +213,7 @@ class Stub:
             cancelled=ends.cancelled,
             callback_errors=self._delivery.errors,
             batches_in=conversation.batches_in,
-            batches_out=conversation.batches_out,
+            batches_out=conversation.queues.batches_out,
             batches_repeated=session.results.repeated,
             gaps=session.results.gaps,
             ignored=session.ignored,
@@ -228,28 +222,22 @@ class Stub:
 
     def begin_close(self, drain_until_s: float) -> None:
         """Take nothing more; end what is pending at ``drain_until_s`` (monotonic). From any thread."""
-        self.closing = True
-        self._drain_until_s = drain_until_s
-        self._link.wake()
-        self._driver.unpark()
-        self._ends.tell_room()
+        self._loop.begin_close(drain_until_s)
+        self._room.tell()
 
     def join(self, timeout_s: float | None) -> None:
         """Wait for the end of all callbacks; not at all on a thread of the pool's own."""
-        if threading.current_thread() is not self._thread and not self._relief.is_current_thread():
-            self._thread.join(timeout_s)
-            if not self._thread.is_alive():
-                self._relief.join()
+        self._loop.join(timeout_s)
 
     def shut_down(self, timeout_s: float) -> None:
         """See :class:`~reqpool.host.Running`."""
         # Closing without draining was somebody's decision.
-        pending = list(self.pending.values()) if self._drain_until_s > -math.inf else []
-        self._ends.silent = True
+        pending = list(self.pending.values()) if self._loop.drain_until_s > -math.inf else []
+        self._conversation.ends.silent = True
         self.begin_close(-math.inf)
         give_up_s = monotonic() + timeout_s
-        self._ended.wait(timeout_s)
-        self._thread.join(max(0.0, give_up_s - monotonic()))  # it runs what callbacks are left
+        self._loop.ended.wait(timeout_s)
+        self._loop.thread.join(max(0.0, give_up_s - monotonic()))  # it runs what callbacks are left
         lost = [future for future in pending if future._state is not FINISHED]
         uncalled = {future for future in pending if future._state is FINISHED and future.has_callbacks()}
         uncalled.update(self._delivery.uncalled())
@@ -266,21 +254,18 @@ class Stub:
 
     def abandon(self) -> None:
         """See :class:`~reqpool.host.Running`."""
-        self.closing = self.stopped = self.abandoned = True
+        self.abandoned = True
+        self._loop.abandon()
         self._delivery.drop()
-        for future in self._conversation.table.take_all():
-            future.abandon(Code.BROKER_UNAVAILABLE, _FORKED)
-
-    def _interrupt(self) -> None:
-        if self._idle:
-            self._idle = False
-            self._link.wake()
+        for entry in self._conversation.table.take_all():
+            if isinstance(entry, Future):
+                entry.abandon(Code.BROKER_UNAVAILABLE, _FORKED)
 
     def _wait_for_room(self, route: Route, give_up_s: float) -> None:
         def has_room() -> bool:
-            return len(self.pending) < self._max_pending or self.closing
+            return len(self.pending) < self._max_pending or self._loop.closing
 
-        if not self._ends.wait_for_room(has_room, give_up_s):
+        if not self._room.wait(has_room, give_up_s, self._delivery.check_wait):
             raise Overloaded(
                 f"{self._max_pending} requests are pending in this pool (max_pending)",
                 origin=route.origins[0],
@@ -288,141 +273,7 @@ class Stub:
                 retry_after_s=RETRY_AFTER_S,
             )
 
-    # --- the I/O thread -------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        while not self.stopped:
-            self._driver.turn(self)
-            self._run_callbacks()
-        if not self.abandoned:
-            self._ended.wait()
-            self._run_callbacks()
-
-    def _run_callbacks(self) -> None:
-        if self._delivery.waiting:
-            with self._relief:
-                self._delivery.run()
-            if self._driver.relieving:
-                self._interrupt()
-
-    def _relieve(self) -> None:
-        self._driver.relieve(self, lambda: self._relief.away and not self.stopped)
-
-    def work(self) -> None:
-        """See :class:`~reqpool.driver.Turnable`."""
-        if self.stopped:
-            return
-        try:
-            if not self._finished():
-                self.turn(math.inf)
-                return
-            # First of all, or what is cancelled now would be sent yet.
-            self._conversation.cancel_all(_CLOSED, monotonic())
-            self._conversation.say_goodbye(monotonic())
-            self._end(_CLOSED)
-        except BaseException:
-            # A fault of ours, or of a kind's, must not leave anybody waiting. First of all, for a log's
-            # handler may raise as well.
-            self._end("the pool's I/O failed; see the log")
-            with contextlib.suppress(Exception):
-                log.exception("the I/O of a reqpool.Pool failed")
-
-    def _end(self, text: str) -> None:
-        if self.stopped:
-            return
-        self.closing = self.stopped = True
-        try:
-            self._conversation.cancel_all(text, monotonic())
-            self._link.close(GOODBYE_LINGER_MS)
-            if self._embedded is not None:
-                self._embedded.stop()
-        finally:
-            host.stopped(self)
-            self._relief.stop()
-            self._ended.set()
-
-    def _finished(self) -> bool:
-        return self.closing and (not self.pending or monotonic() >= self._drain_until_s)
-
-    def is_waiting(self) -> bool:
-        """See :class:`~reqpool.driver.Turnable`."""
-        conversation = self._conversation
-        return bool(
-            self.pending
-            or self._outbox
-            or conversation.cancels
-            or conversation.unpins
-            or self._delivery.waiting
-            or self.closing
-        )
-
-    def is_lone(self) -> bool:
-        """See :class:`~reqpool.driver.Turnable`."""
-        conversation = self._conversation
-        if conversation.cancels or conversation.unpins or self._delivery.waiting or self.closing:
-            return False
-        if len(self.pending) > 1:
-            return False
-        return not any(
-            future.has_callbacks() or future._made_condition is not None
-            for future in list(self.pending.values())
-        )
-
-    def _serve(self) -> None:
-        self._conversation.flush(monotonic())
-
-    def turn(self, until_s: float) -> None:
-        """What time asks for, what is to be sent, sleep, what has come in. For the driver only."""
-        conversation, link = self._conversation, self._link
-        now_s = monotonic()
-        if self._driver.disturbed:
-            # An exception cut a turn short.
-            self._driver.disturbed = False
-            conversation.put_in_order(now_s)
-        if self._lookup is not None:
-            until_s = min(until_s, self._look(self._lookup, now_s))
-        unsent = conversation.turn(now_s)
-        has_more = link.has_messages() or (unsent and not link.blocked)
-        if not has_more and not self._sleep(min(until_s, conversation.due_s(now_s))):
-            return
-        if self.abandoned:
-            # A signal handler has forked meanwhile. In the child pyzmq would try again for ever.
-            return
-        conversation.take(link.messages(), monotonic())
-        if link.loss is not None:
-            conversation.lose(*link.loss, monotonic())
-
-    def _look(self, lookup: Lookup, now_s: float) -> float:
-        """See whether a broker can be at the URL, until one was; returns when to do so again."""
-        if self._conversation.session.ever_open:
-            self._lookup = None
-            return math.inf
-        lookup.turn(now_s)
-        if lookup.fault is not None:
-            self._conversation.refuse(lookup.fault)
-        return lookup.due_s
-
-    def _sleep(self, until_s: float) -> bool:
-        """Sleep until something may have come in, or ``until_s``; False if there was work at once."""
-        conversation, blocked = self._conversation, self._link.blocked
-        self._idle = True
-        if (
-            (self._outbox and not blocked)
-            or conversation.cancels
-            or (conversation.unpins and not blocked and conversation.session.state is SessionState.OPEN)
-            or ((self._delivery.waiting or self._driver.relieving) and not self._relief.away)
-            or (self.closing and not self.pending)
-        ):
-            self._idle = False
-            return False
-        if self.closing:
-            until_s = min(until_s, self._drain_until_s)
-        self._link.sleep(until_s - monotonic())
-        self._idle = False
-        return True
-
-
-_CLOSED = "the pool was closed"
 _FORKED = wire.encode_error(
     "this request was in flight at a fork() and belongs to the parent process", phase="cluster"
 )

@@ -10,6 +10,7 @@ from reqpool_contract.errors import Code, UsageError
 from .callback_runner import Handoff
 from .dispatcher import Dispatcher
 from .future import Future
+from .refused_future import refused
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -48,7 +49,7 @@ def windowed(
                 except UsageError as error:
                     if dispatcher.closed:
                         raise
-                    yield item, Future.refused(error)
+                    yield item, refused(error)
             if not asked:
                 return
             if ended.empty():

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from reqpool.callback_runner import CallbackRunner
 from reqpool.client_conversation import ClientConversation
-from reqpool.future import Future, Nobody
+from reqpool.entry import RequestEntry
+from reqpool.future import Future
 from reqpool.kinds import Kind, Route
+from reqpool.refused_future import Nobody
+from reqpool.room import Room
 from reqpool.session_protocol import SessionProtocol
+from reqpool_contract.counted_log import CountedLog
 
 from .network import Dealer
 from .process import Process
@@ -42,7 +47,7 @@ class App(Nobody):
         super().__init__()
         self.session_label = name
 
-    def report_callback_error(self, future: Future[Any]) -> None:
+    def report_callback_error(self, entry: RequestEntry) -> None:
         raise
 
 
@@ -69,7 +74,8 @@ class ClientProcess(Process):
         self._app = App(name)
         self._delivery = CallbackRunner(None)
         session = SessionProtocol(session_id, name, 1, self.random.random)
-        self.conversation = ClientConversation(url, session, self, self._delivery)
+        log = CountedLog(logging.getLogger("reqpool"))
+        self.conversation = ClientConversation(url, session, self, self._delivery, Room(), log)
         self.pending = self.conversation.pending
         self.wake_at(world.scheduler.now_s)
 
@@ -105,7 +111,9 @@ class ClientProcess(Process):
         )
         asked.submitted(self, future)
         conversation.pending[seq] = future
-        conversation.outbox.append(future)
+        # As a thread does that waits for a lone request, or as the others do.
+        if self.random.random() < 0.5 or not conversation.queues.submit_one(future, now_s):
+            conversation.queues.outbox.append(future)
 
     def _ended(self, future: Future[Any]) -> None:
         asked: Asked = future.note
@@ -116,7 +124,7 @@ class ClientProcess(Process):
         if future._code == 0 and step <= (asked.plan.steps or 0) and not self.world.healing:
             self.ask(self.world.oracle.add(asked.plan, step, asked.pin))
         else:
-            self.conversation.unpins.append(asked.pin)
+            self.conversation.queues.unpins.append(asked.pin)
             self.stir()
 
     def _deliver(self) -> None:
@@ -134,7 +142,12 @@ class ClientProcess(Process):
 
     def turn(self, now_s: float) -> float:
         conversation = self.conversation
-        conversation.take(self._messages(), now_s)
+        conversation.take((), now_s)
+        for from_intake, frames in self._messages():
+            if from_intake or self.random.random() < 0.5:
+                conversation.take(((from_intake, frames),), now_s)
+            else:
+                conversation.take_one(frames, now_s)
         if self._lost and not self._has_messages():
             self._lost = False
             conversation.lose("the connection broke", False, now_s)
@@ -153,7 +166,7 @@ class ClientProcess(Process):
             return now_s
         unsent = conversation.turn(now_s)
         self._deliver()
-        if self._has_messages() or ((unsent or conversation.outbox) and self.has_room()):
+        if self._has_messages() or ((unsent or conversation.queues.outbox) and self.has_room()):
             return now_s
         return conversation.due_s(now_s)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from reqpool.callback_runner import CallbackRunner
 from reqpool.client_conversation import ClientConversation
-from reqpool.future import NOBODY, Future
+from reqpool.future import Future
 from reqpool.kinds import Route
+from reqpool.refused_future import NOBODY
+from reqpool.room import Room
 from reqpool.session_protocol import SessionProtocol
 from reqpool.session_state import SessionState
 from reqpool_contract import wire
+from reqpool_contract.counted_log import CountedLog
 from reqpool_contract.wire import Verb
 
 from .plain import KIND
@@ -66,7 +70,10 @@ class Talk:
     def __init__(self) -> None:
         self.transport = Transport()
         session = SessionProtocol(b"s" * 16, "test", 1, random_unit=lambda: 1.0)
-        self.conversation = ClientConversation(URL, session, self.transport, CallbackRunner(None))
+        log = CountedLog(logging.getLogger("reqpool"))
+        self.conversation = ClientConversation(
+            URL, session, self.transport, CallbackRunner(None), Room(), log
+        )
         self.session = session
 
     def submit(self, payload: bytes, now_s: float, timeout_s: float = 20.0) -> Future[Any]:
@@ -74,7 +81,7 @@ class Talk:
         seq = conversation.next_seq()
         future: Future[Any] = Future(NOBODY, seq, ROUTE, payload, now_s, now_s + timeout_s, 1, None)
         conversation.pending[seq] = future
-        conversation.outbox.append(future)
+        conversation.queues.outbox.append(future)
         return future
 
     def welcome(self, now_s: float, epoch: int = 7) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures._base import FINISHED, PENDING
 import pytest
 
 import reqpool
-from reqpool.client_conversation import WARN_AFTER_S
+from reqpool.outage import WARN_AFTER_S
 from reqpool.session_state import SessionState
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import reqpool
-from reqpool.driver import Driver
+from reqpool.entry import RequestEntry
+from reqpool.io_loop import IoLoop
 from reqpool_contract.wire import Verb
 from support.fake_broker import FakeBroker, silence
 from support.plain import KIND
@@ -26,20 +27,13 @@ class Turns:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.threads: list[str] = []
-        lead = Driver.lead
+        lead = IoLoop.lead
 
-        def noted(driver: Driver, loop: Any, ended: Any, until_s: float) -> None:
-            class Noting:
-                @staticmethod
-                def turn(until_s: float) -> None:
-                    self.threads.append(threading.current_thread().name)
-                    loop.turn(until_s)
+        def noted(loop: IoLoop, entry: RequestEntry, until_s: float) -> None:
+            self.threads.append(threading.current_thread().name)
+            lead(loop, entry, until_s)
 
-                is_waiting, is_lone = loop.is_waiting, loop.is_lone
-
-            lead(driver, Noting, ended, until_s)
-
-        monkeypatch.setattr(Driver, "lead", noted)
+        monkeypatch.setattr(IoLoop, "lead", noted)
 
 
 def ask(pool: reqpool.Pool, payload: bytes = b"x", **options: Any) -> Any:

@@ -14,8 +14,10 @@ import pytest
 import reqpool
 from reqpool.callback_runner import CallbackRunner
 from reqpool.completions import Completions
+from reqpool.entry import RequestEntry
 from reqpool.future import Future
 from reqpool.kinds import Asked, Followed, Kind, Route
+from reqpool.room import Room
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, Verb
@@ -273,11 +275,11 @@ def test_closing_at_once_ends_it_in_between(broker: FakeBroker, steps: Steps) ->
 
 def test_what_an_interruption_left_in_hand_is_pending_again() -> None:
     class Owner:
-        pending: dict[int, Future[Any]]
+        pending: dict[int, RequestEntry]
 
     owner: Any = Owner()
     owner.pending = {}
-    ends = Completions(owner.pending, CallbackRunner(None))
+    ends = Completions(owner.pending, CallbackRunner(None), Room())
     futures = []
     for seq in (1, 2, 3):
         future: Future[Any] = Future(

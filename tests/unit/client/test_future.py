@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import reqpool
+from reqpool.entry import RequestEntry
 from reqpool.future import Future
 from reqpool.kinds import Asked, Kind, Route
 from reqpool_contract import wire
@@ -70,10 +71,7 @@ class Owner:
     def cancel(self, future: Future[Any]) -> bool:
         return self.end(future, Code.CANCELLED, wire.encode_error("cancelled"), CANCELLED_AND_NOTIFIED)
 
-    def check_wait(self) -> None:
-        pass
-
-    def lead(self, future: Future[Any], until_s: float) -> None:
+    def wait(self, future: Future[Any], until_s: float) -> None:
         pass
 
     def watch(self) -> None:
@@ -82,8 +80,8 @@ class Owner:
     def end_if_abandoned(self, future: Future[Any]) -> None:
         pass
 
-    def report_callback_error(self, future: Future[Any]) -> None:
-        self.errors.append(future.seq)
+    def report_callback_error(self, entry: RequestEntry) -> None:
+        self.errors.append(entry.seq)
 
 
 def in_thread(call: Callable[[], Any]) -> concurrent.futures.Future[Any]:

@@ -171,7 +171,7 @@ def again_after_a_planned_stop(talk: Windowed, seq: int, latest: int) -> list[in
 def test_what_is_new_does_not_hide_that_a_large_request_was_not_submitted_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("reqpool.client_conversation.BATCHES_PER_TURN", 1)
+    monkeypatch.setattr("reqpool.send_queues.BATCHES_PER_TURN", 1)
     talk = lost_and_found(b"W" + WHOLE, b"small", b"X" + WHOLE)
     seq = max(talk.conversation.pending)
     talk.submit(b"Y" + WHOLE, 9.0)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from reqpool.batching import next_batch
-from reqpool.future import NOBODY, Future
+from reqpool.future import Future
 from reqpool.kinds import Asked, Kind, Route
 from reqpool.pending import SWEEP_INTERVAL_S, Pending, within
+from reqpool.refused_future import NOBODY
 from reqpool_contract import broker_url, wire
 from reqpool_contract.cached_settings import SettingsSender
 from reqpool_contract.errors import ProtocolError, UsageError

@@ -19,6 +19,7 @@ import reqpool
 from reqpool import windowed
 from reqpool.callback_runner import Handoff
 from reqpool.future import Future
+from reqpool.refused_future import refused
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Verb
@@ -359,7 +360,7 @@ def test_map_asks_for_less_at_a_time_while_it_is_refused(monkeypatch: pytest.Mon
     def ask(number: int, **options: Any) -> Future[Any]:
         full = len(running) == room
         error: Any = reqpool.Overloaded("too late") if full else reqpool.UsageError("served")
-        future: Future[Any] = Future.refused(error)
+        future: Future[Any] = refused(error)
         (ended if full else running).append(future)
         return future
 
