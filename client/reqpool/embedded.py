@@ -1,4 +1,4 @@
-"""The private broker and workers of a ``Pool()`` that was given no URL."""
+"""The private cluster of a pool without a URL."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from reqpool_contract.descriptors import SHORTAGES
 from reqpool_contract.errors import UsageError
 
 STOP_S = 5.0
-"""How long the cluster may take to end before it is killed."""
+"""The cluster is killed if it takes longer to end."""
 QUICK_S = 5.0
-"""A cluster that ended sooner than this after its start failed quickly."""
+"""A cluster that ends within this time after its start has failed quickly."""
 MOST_FAILURES = 5
-"""Quick failures in a row after which it is not started again."""
+"""Consecutive quick failures after which the cluster is not started again."""
 FIRST_DELAY_S = 0.05
-"""How long after its end it is started again; twice as long for each quick failure in a row."""
+"""Delay before the cluster is started again; doubled by each consecutive quick failure."""
 LONGEST_DELAY_S = 1.6
 
 log = logging.getLogger("reqpool")
@@ -34,23 +34,23 @@ log = logging.getLogger("reqpool")
 class Embedded:
     """A child process ``python -m reqpool_ops up --embedded`` and its folder.
 
-    It watches this process by pidfd and goes when this process goes, however it goes. If it ends by itself
-    (killed for want of memory, say), another is started in its place, at the same URL.
+    The child watches this process by pidfd and ends when this process ends, for whatever reason. If the child
+    ends first (killed for lack of memory, say), another is started at the same URL.
 
     Attributes:
-        url: where its broker listens, or will.
+        url: where its broker listens, or will listen.
     """
 
     def __init__(self, workers: int, config: str | None = None) -> None:
-        """Start it; its broker listens some tenths of a second later.
+        """Start the cluster; its broker listens a few tenths of a second later.
 
         Args:
-            workers: number of worker processes, from 1.
+            workers: number of worker processes, at least 1.
             config: path of its ``reqpool.toml``.
 
         Raises:
-            UsageError: if the ``[server]`` extra is not installed, or the folder for temporary files lies
-                too deep for a socket's path.
+            UsageError: the ``[server]`` extra is not installed, or the path of the folder for temporary
+                files is too long for a socket.
         """
         missing = [name for name in ("reqpool_ops", "psutil") if find_spec(name) is None]
         if missing:
@@ -82,21 +82,21 @@ class Embedded:
         self._watch.start()
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        # One that ended in order has removed it. Whoever may have made it meanwhile: the supervisor checks.
+        # A cluster that stopped in order has removed it. The supervisor checks who owns the folder.
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        # A session of its own: Ctrl-C reaches the app alone, which closes the pool in its own time.
+        # In a new process session, so that Ctrl-C reaches only the app, which then closes the pool.
         return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def _keep(self) -> None:
-        """Start it again whenever it ends, until it fails again and again, or is not wanted any more."""
+        """Restart the cluster when it ends, until it fails too often or is stopped."""
         first, failures = True, 0
         while True:
             started_s = time.monotonic()
             status = self._process.wait()
             text = _ended(status)
             failures = failures + 1 if time.monotonic() - started_s < QUICK_S else 0
-            # One that exits in its first life has said what is wrong, with its configuration perhaps, and
-            # would only say it again.
+            # If the first one exits at once, it has reported why (its configuration is wrong, say), and the
+            # next would only report the same.
             if first and failures and status > 0:
                 failures = MOST_FAILURES + 1
             first = False
@@ -107,7 +107,7 @@ class Embedded:
                     started = self._start_again()
                 except OSError as error:
                     text = f"the embedded cluster cannot be started again: {error.strerror}"
-                    # What this process is short of now it may have later.
+                    # A shortage of this process may pass.
                     failures += error.errno not in SHORTAGES or failures < MOST_FAILURES
                     continue
                 if not started:
@@ -125,14 +125,14 @@ class Embedded:
             return not self._stopping.is_set()
 
     def exit_text(self) -> str | None:
-        """Return how the cluster ended, or None while it runs or is about to run again.
+        """Return how the cluster ended; None while it runs or is about to be restarted.
 
-        A process forked from the owner cannot know, and gets None.
+        None as well in a process forked from the owner, which cannot know.
         """
         return self._exit_text if os.getpid() == self._owner_pid else None
 
     def stop(self) -> None:
-        """End the cluster and remove its folder; nothing in a process forked from the owner."""
+        """End the cluster and remove its folder. Does nothing in a process forked from the owner."""
         if os.getpid() != self._owner_pid:
             return
         self._stopping.set()
@@ -150,7 +150,7 @@ class Embedded:
 
 def _ended(status: int) -> str:
     if status < 0:
-        # Those over SIGRTMIN have no names.
+        # Signals over SIGRTMIN have no names.
         name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
         return f"the embedded cluster was killed by {name}"
     return f"the embedded cluster ended with exit status {status}"

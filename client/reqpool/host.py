@@ -1,7 +1,7 @@
-"""What the process around us does: fork, exit, and gevent's patches.
+"""The process around the pools: it forks, exits, and may be patched by gevent.
 
-A ZeroMQ context is not usable after fork(), and none of the parent's threads exist in the child: each
-process has its own context, made when first needed.
+A ZeroMQ context cannot be used after fork(), and the parent's threads do not exist in the child, so each
+process has its own context, made when it is first needed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from reqpool_contract import zmq_sockets
 from reqpool_contract.errors import UsageError
 
 EXIT_SECONDS = 1.0
-"""How long each stub may take to say goodbye at interpreter exit."""
+"""Longest time that each stub may take to say goodbye at interpreter exit."""
 MAX_SOCKETS = 8_192
-"""ZMQ_MAX_SOCKETS: a pool has four, two of them monitors, and a fifth while it looks who listens."""
+"""ZMQ_MAX_SOCKETS: a pool has four, two of them monitors, and a fifth while it probes the listener."""
 
 
 class Running(Protocol):
     """A stub with threads."""
 
     def abandon(self) -> None:
-        """In a forked child: end all futures; threads and sockets are the parent's."""
+        """End all futures, in a forked child: the threads and sockets are the parent's."""
 
     def shut_down(self, timeout_s: float) -> None:
-        """At exit: end all futures without callbacks, and the I/O thread; say what is lost by it."""
+        """End all futures without callbacks, and the I/O thread, at exit; log what is lost."""
 
 
 class _Host:
@@ -54,7 +54,7 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
     """Return this process's ZeroMQ context. Hold :func:`start_lock`.
 
     Raises:
-        OSError: if no file descriptor is left for it.
+        OSError: there is no file descriptor left for it.
     """
     if _host.context is None:
         with zmq_sockets.os_errors():
@@ -64,12 +64,12 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
 
 
 def started(stub: Running) -> None:
-    """Note a stub whose threads run. Hold :func:`start_lock`."""
+    """Register a stub whose threads run. Hold :func:`start_lock`."""
     _host.running.add(stub)
     multiprocessing = sys.modules.get("multiprocessing.process")
     if _host.is_finalized or multiprocessing is None or multiprocessing.parent_process() is None:
         return
-    # A child that was forked by it leaves by os._exit(), without atexit's functions.
+    # A child that multiprocessing forked exits by os._exit(), which does not run atexit's functions.
     from multiprocessing.util import Finalize
 
     _host.is_finalized = True
@@ -77,12 +77,12 @@ def started(stub: Running) -> None:
 
 
 def stopped(stub: Running) -> None:
-    """Forget it."""
+    """Unregister a stub."""
     _host.running.discard(stub)
 
 
 def check_unpatched() -> None:
-    """Raise UsageError if gevent has replaced what our threads are made of."""
+    """Raise UsageError if gevent has replaced the threads."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None:
         return
@@ -105,7 +105,7 @@ def _in_child() -> None:
 
 def _at_exit() -> None:
     for stub in list(_host.running):
-        with contextlib.suppress(Exception):  # a log's handler may raise, and the others are to end as well
+        with contextlib.suppress(Exception):  # a log handler may raise, and the other stubs must end, too
             stub.shut_down(EXIT_SECONDS)
 
 

@@ -1,10 +1,10 @@
-"""Who is it that accepts connections at a broker's URL and then does not behave like one?
+"""Who accepts connections at a broker's URL, if it does not behave like a broker.
 
-A ZeroMQ socket does not tell: it waits for a peer that says nothing, and connects again, for ever, to one
-that closes. So one plain connection is made (ZMQ_STREAM: libzmq does the look-up of the name and the
-connecting, on its own thread). A broker speaks first (libzmq sends its greeting as soon as it has accepted),
-as MySQL, SSH and SMTP servers do; HTTP and Redis servers answer :data:`QUESTION`, which a broker takes for
-the beginning of something and forgets with the connection.
+A ZeroMQ socket cannot say: it waits for a silent peer, and reconnects for ever to one that closes. So one
+plain connection is made (ZMQ_STREAM: libzmq looks up the name and connects, on its own thread). A broker
+speaks first (libzmq sends its greeting as soon as it has accepted), and so do MySQL, SSH and SMTP servers.
+HTTP and Redis servers answer :data:`QUESTION`, which a broker takes for the start of a greeting and drops
+with the connection.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Probe:
         fd: ``ZMQ_FD``; when it is readable, call :meth:`read`.
 
     Args:
-        context: this process's.
-        url: what was dialled.
+        context: this process's context.
+        url: the broker's URL.
 
     Raises:
-        zmq.ZMQError: if it cannot be dialled.
+        zmq.ZMQError: it cannot connect to the URL.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], url: str) -> None:
@@ -47,10 +47,10 @@ class Probe:
             raise
 
     def read(self) -> bytes | None:
-        """Return the first bytes that the peer said, empty if it closed instead; None: not yet."""
+        """Return the peer's first bytes, empty if it closed the connection; None: nothing has come yet."""
         while zmq_sockets.readable(self._socket):
             route, said = zmq_sockets.receive(self._socket)
-            # An empty message tells of the connection's beginning, the next one of its end: zmq_socket(3).
+            # The first empty message reports the connection's begin, the second its end: zmq_socket(3).
             if said or self._asked:
                 return bytes(said[:SHOWN_BYTES])
             self._asked = True
@@ -63,5 +63,5 @@ class Probe:
 
 
 def is_zmtp(said: bytes) -> bool:
-    """Is this how a ZeroMQ socket begins?"""
+    """Return whether these first bytes are those of a ZeroMQ socket."""
     return said.startswith(_ZMTP)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts of one process's session since its start; a snapshot, taken without stopping anything.
+    """The counts of a process's session since its start: a snapshot, taken while the session goes on.
 
     Attributes:
-        url: the broker's URL; empty for an embedded pool that was not used yet.
+        url: the broker's URL; empty for an embedded pool before its first request.
         state: ``unused``, ``closed``, ``greeting``, ``subscribing`` or ``open``.
         pending: requests that have not ended.
         submitted: requests ever submitted.
@@ -19,12 +19,12 @@ class Stats:
         timeouts: ended with RequestTimeout.
         cancelled: ended by ``cancel()`` or by closing.
         callback_errors: callbacks that raised.
-        batches_in: result batches received, without repetitions.
+        batches_in: result batches received, each counted once.
         batches_out: SUBMIT messages sent.
         batches_repeated: result batches received again and ignored.
-        gaps: times a missing result batch was asked for.
-        ignored: illegal or stale messages of the broker.
-        reconnects: times the session was opened again.
+        gaps: times that missing result batches were requested.
+        ignored: illegal or stale messages from the broker.
+        reconnects: times that the session was reopened.
     """
 
     url: str

@@ -1,7 +1,8 @@
-"""Is what a broker's URL names there at all? Asked on a thread of its own: a look-up of a name may block.
+"""Whether a broker's URL can be right; checked on a separate thread, since looking up a name may block.
 
-A broker that does not run yet is waited for. What stays wrong when one is started is told instead: a name
-that no host has, a path where there can be no socket. Who it is that listens there is another question.
+The client waits for a broker that does not run yet. It reports instead what would still be wrong if one were
+started: a host name that does not exist, a path where there cannot be a socket. Who listens at the URL is for
+:mod:`.listener_probe` to find out.
 """
 
 from __future__ import annotations
@@ -15,29 +16,29 @@ import threading
 from collections.abc import Callable
 
 FIRST_S = 0.5
-"""How long a broker may take to answer before its URL is looked at."""
+"""The URL is checked if the broker has not answered by then."""
 AGAIN_S = 2.0
-"""How often the URL is looked at after that: a name may be entered, a file removed."""
+"""Interval of further checks: the name may be registered, the file removed."""
 
 _NO_SUCH_NAME = frozenset((socket.EAI_NONAME, socket.EAI_NODATA))
-"""As opposed to a name server that does not answer: getaddrinfo(3)."""
+"""Unlike the errors for a name server that does not answer: getaddrinfo(3)."""
 
 
 def fault(url: str) -> str | None:
-    """Return what is certainly wrong with the place that a URL names, or None. Blocks."""
+    """Return what is certainly wrong with a URL, or None. Blocks."""
     scheme, _, rest = url.partition("://")
     return _path_fault(rest) if scheme == "ipc" else _name_fault(rest.rpartition(":")[0])
 
 
 def _name_fault(host: str) -> str | None:
     try:
-        # As bytes it is not taken for an international name, which libzmq does not know either.
+        # As bytes, so that IDNA is not applied: libzmq does not apply it either.
         socket.getaddrinfo(host.strip("[]").encode(), None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         if error.errno in _NO_SUCH_NAME:
             return f"no such host: {host!r}"
     except OSError:
-        pass  # the look-up itself is what fails
+        pass  # the lookup failed, which says nothing about the name
     return None
 
 
@@ -49,24 +50,24 @@ def _path_fault(path: str) -> str | None:
     except (NotADirectoryError, PermissionError) as error:
         return f"cannot reach a socket at this path: {error.strerror}"
     except OSError:
-        return None  # the cluster makes the socket when it starts, and its folder
+        return None  # the cluster makes the socket and its folder when it starts
     return None if stat.S_ISSOCK(mode) else "the file at this path is not a socket"
 
 
 class Lookup:
-    """Looks for faults of one URL, now and then.
+    """Checks one URL from time to time.
 
     Attributes:
-        fault: what was found last; see :func:`fault`.
+        fault: the last result of :func:`fault`.
         due_s: when to call :meth:`turn` next, monotonic.
     """
 
     def __init__(self, url: str, told: Callable[[], None]) -> None:
-        """Begin without a look.
+        """Make it; :meth:`turn` starts the first check.
 
         Args:
             url: the broker's.
-            told: called on the thread that looks when ``fault`` may have changed.
+            told: called on the checking thread when ``fault`` may have changed.
         """
         self.fault: str | None = None
         self.due_s = -math.inf
@@ -76,7 +77,7 @@ class Lookup:
         self._thread: threading.Thread | None = None
 
     def turn(self, now_s: float) -> None:
-        """Look if it is time to."""
+        """Start a check if one is due."""
         if now_s < self.due_s:
             return
         self.due_s = now_s + (AGAIN_S if self._begun else FIRST_S)

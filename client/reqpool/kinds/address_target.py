@@ -1,4 +1,4 @@
-"""Targets that are addresses: of kinds whose upstreams are named by host and port, not by a whole URL."""
+"""Targets of kinds whose upstreams are given as host and port, not as a URL."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from reqpool_contract.tls_settings import Tls
 def target_origin(
     scheme: str, target: object, default_port: int | None = None, *, names: bool = False
 ) -> str:
-    """Return the origin of a kind whose targets are addresses, or names of upstreams in ``reqpool.toml``.
+    """Return the origin for a target that is an address or the name of an upstream in ``reqpool.toml``.
 
     Args:
-        scheme: the kind's, ``"udp"``.
-        target: an address, as for :func:`canonical_address`, or a name. One with a dot is a host's.
+        scheme: the kind's scheme, e.g. ``"udp"``.
+        target: an address, as for :func:`canonical_address`, or a name. Names with a dot are host names.
         default_port: as for :func:`canonical_address`.
-        names: likewise.
+        names: as for :func:`canonical_address`.
 
     Raises:
-        UsageError: if it is neither.
+        UsageError: it is neither.
     """
     if isinstance(target, str) and "." not in target and target.lower() != "localhost":
         name = named(target)
@@ -39,10 +39,10 @@ def address_endpoint(
     *,
     names: bool = False,
 ) -> Endpoint:
-    """Read a URL that is scheme and address, as it stands in ``reqpool.toml``.
+    """Read a URL of only a scheme and an address, as written in ``reqpool.toml``.
 
     Raises:
-        UsageError: if it has more than that, or a password or TLS is given.
+        UsageError: the URL has other parts, or a password or TLS is given.
     """
     if password is not None or tls is not None:
         raise UsageError(f"{scheme}:// does not support {'passwords' if tls is None else 'TLS'}")

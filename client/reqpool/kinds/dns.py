@@ -1,4 +1,4 @@
-"""Kind ``dns``: a question to a name server. This is its client half; answers are in ``dns_answer``."""
+"""Client half of kind ``dns``: a question to a name server. Its answers are in ``dns_answer``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .route import Asked, Route
 
 
 class DnsKind(Kind):
-    """Client half of ``dns``. What goes to the worker half is a complete query with id 0."""
+    """Client half of ``dns``. The payload is a complete query with id 0."""
 
     name: ClassVar[str] = "dns"
     schemes: ClassVar[tuple[str, ...]] = ("dns",)
@@ -37,18 +37,17 @@ class DnsKind(Kind):
         """Check a question and encode it. Idempotent.
 
         Args:
-            target: the name server: ``"1.2.3.4"``, ``"1.2.3.4:53"``, ``"::1"``, ``"[::1]:5300"``; a
-                name of ``reqpool.toml``; a list or tuple of 1 to 8 such, tried in turn until one answers
-                with something else than FORMERR, SERVFAIL, NOTIMP, REFUSED or a referral; None for those
-                of ``/etc/resolv.conf``.
-            payload: the name, always taken as absolute, with or without the final dot; any ASCII
-                character, with zone-file escapes (``\\.``, ``\\046``; RFC 1035 §5.1); other
-                characters are encoded as browsers do it (UTS 46), which goes with no escapes.
-                ``"."`` is the root.
-            rtype: record type by its IANA name (any case; ``"TYPE65"`` too, RFC 3597) or number.
+            target: the name server: ``"1.2.3.4"``, ``"1.2.3.4:53"``, ``"::1"``, ``"[::1]:5300"``, or a
+                name from ``reqpool.toml``; or a list or tuple of 1 to 8 of these, tried in turn until one
+                answers anything but FORMERR, SERVFAIL, NOTIMP, REFUSED or a referral; None for those of
+                ``/etc/resolv.conf``.
+            payload: the name, always absolute, with or without the final dot. It may have any ASCII
+                character and zone-file escapes (``\\.``, ``\\046``; RFC 1035 §5.1). Other characters are
+                encoded as browsers do (UTS 46), and cannot be combined with escapes. ``"."`` is the root.
+            rtype: record type by its IANA name (in any case; ``"TYPE65"`` too, RFC 3597) or number.
 
         Raises:
-            UsageError: if any of these is wrong; the text names it and the way out.
+            UsageError: an argument is wrong; the text says which, and what would be right.
         """
         try:
             if target is None:
@@ -58,16 +57,16 @@ class DnsKind(Kind):
             else:
                 route = _route(target)
             return route, query(payload, rtype), None
-        except TypeError as error:  # from lru_cache: something cannot be hashed, so is neither str nor int
+        except TypeError as error:  # from lru_cache: a value cannot be hashed, so it is neither str nor int
             types = ", ".join(type(one).__name__ for one in (target, payload, rtype))
             text = f"a DNS question must be (server, name, rtype) as strings, not {types}"
             raise UsageError(text) from error
 
     def decode(self, data: bytes, request: Asked) -> DnsAnswer:
-        """Wrap an answer; it is parsed when it is looked at.
+        """Wrap an answer; it is parsed when it is read.
 
         Raises:
-            BadResponse: if it is not even the header of a DNS answer.
+            BadResponse: it does not even have the header of a DNS answer.
         """
         return DnsAnswer(data)
 

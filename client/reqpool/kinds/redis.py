@@ -1,15 +1,15 @@
-"""Kind ``redis``: commands to Redis. Connections are shared by everybody who asks for the same thing.
+"""Client half of kind ``redis``: commands to Redis, on connections that all clients share.
 
-Three ways: one command; several as MULTI/EXEC, which stay together; or a session with a connection of its
-own, in which WATCH has a meaning. A command that waits (BLPOP), or whose reply may have line ends in it that
-would shift others' (EVAL), goes by kind ``redis-exclusive``, to a connection where nobody is behind it; so do
-sessions.
+There are three ways: one command; several commands between MULTI and EXEC, which stay together; or a session
+with a separate connection, for WATCH. Two sorts of commands use kind ``redis-exclusive``, whose connections
+have one command at a time, and so do sessions: commands that wait (BLPOP), and those whose reply may contain
+line ends, which would shift the replies after it (EVAL).
 
-Payload: the command as Redis takes it. Of MULTI/EXEC: ``M``, the number of replies (uint32, big-endian), and
+Payload: the command as Redis takes it. For MULTI/EXEC: ``M``, the number of replies (uint32, big-endian), and
 all commands. Answer: see :mod:`reqpool_contract.payloads.redis_reply`.
 
-Origins: ``redis[s]://[user@]host:port/db`` and ``unix://[[user];db=n@]/path``; variants ``exclusive``,
-``alone`` and ``resp3``.
+Origins: ``redis[s]://[user@]host:port/db`` and ``unix://[[user];db=n@]/path``, with the variants
+``exclusive``, ``alone`` and ``resp3``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .redis_commands import ALONE, LOOK, QUOTES, READ, WAITS, command_name, name
 from .route import Asked, Route
 
 PORTS = {"redis": 6379, "rediss": 6379, "unix": 0}
-"""Schemes, each with its default port; a socket's path has none."""
+"""The schemes and their default ports; a Unix socket has none."""
 
 _MULTI_COMMAND, _EXEC_COMMAND = pack(("MULTI",)), pack(("EXEC",))
 
@@ -47,23 +47,23 @@ class RedisKind(Kind):
     name: ClassVar[str] = "redis"
     schemes: ClassVar[tuple[str, ...]] = tuple(PORTS)
     _always: ClassVar[int] = 0
-    """Use that all commands have."""
+    """A use that all commands of this kind have."""
 
     def encode(
         self, target: str, payload: Sequence[Any], *, tls: Tls | None = None, protocol: int = 2
     ) -> tuple[Route, bytes, None]:
-        """Check and encode one command. Idempotent if Redis has it flagged as read-only.
+        """Check and encode one command. Idempotent if Redis flags it as read-only.
 
         Args:
             target: ``redis://[user[:password]@]host[:port][/db]``, ``rediss://…`` (TLS),
                 ``unix://[user:password@]/path[?db=n]``, or an upstream's name in ``reqpool.toml``.
-            payload: the command, name and arguments: str, bytes, int, float.
-            tls: for ``rediss://``; None: verified by the system's authorities.
-            protocol: 2 or 3, of RESP.
+            payload: the command's name and arguments: str, bytes, int, float.
+            tls: for ``rediss://``; None: the server is verified against the system's authorities.
+            protocol: the version of RESP, 2 or 3.
 
         Raises:
-            UsageError: if any of these is wrong, or the command would change or take over a connection that
-                others share; the text names it and the way out.
+            UsageError: an argument is wrong, or the command would change or occupy a shared connection; the
+                text says what would be right.
         """
         packed = pack(payload)
         try:
@@ -73,7 +73,7 @@ class RedisKind(Kind):
             return _route(target, tls, protocol, use | self._always), packed, None
         except UsageError:
             raise
-        except (TypeError, ValueError) as error:  # ValueError: of a memoryview that can be written to
+        except (TypeError, ValueError) as error:  # ValueError: from hashing a writable memoryview
             raise _unhashable(target, tls, protocol, payload[0]) from error
 
     def encode_multi(
@@ -81,9 +81,9 @@ class RedisKind(Kind):
     ) -> tuple[Route, bytes, tuple[str, ...]]:
         """Check and encode a transaction: MULTI, the commands, EXEC. Not idempotent.
 
-        The answer is EXEC's: a list with the reply of each command, RedisError in place of an error. If Redis
-        will not queue one of them, none runs and the answer is the RedisError of the first such, which says
-        the command's position, from 1, and name.
+        The answer is that of EXEC: a list of the commands' replies, in which an error is a RedisError. If
+        Redis refuses to queue a command, none runs, and the result is the RedisError of the first refused
+        command, with its position, from 1, and its name.
 
         Args:
             target, tls, protocol: as for :meth:`encode`.
@@ -101,7 +101,7 @@ class RedisKind(Kind):
         packed = [pack(command) for command in commands]
         use = self._always
         for command, part in zip(commands, packed, strict=True):
-            # What waits elsewhere does not in a transaction.
+            # Blocking commands do not wait in a transaction.
             use |= self._check(command, part, False) & ALONE
         head = MULTI + (len(commands) + 2).to_bytes(4, "big")
         try:
@@ -114,11 +114,11 @@ class RedisKind(Kind):
     def pinned_route(
         self, target: str, *, pin: int, opens: bool = False, tls: Tls | None = None, protocol: int = 2
     ) -> Route:
-        """Make the route of a session: a connection of its own.
+        """Make the route of a session, for a separate connection.
 
         Args:
             target, tls, protocol: as for :meth:`encode`.
-            pin, opens: see :class:`Route`.
+            pin, opens: as in :class:`Route`.
 
         Raises:
             UsageError: as for :meth:`encode`.
@@ -130,7 +130,7 @@ class RedisKind(Kind):
         return Route(route.kind, route.origins, False, route.settings, pin, opens)
 
     def encode_pinned(self, command: Sequence[Any]) -> tuple[bytes, None]:
-        """Check and encode a command of a session; WATCH, MULTI, EXEC and SELECT are for here.
+        """Check and encode a command of a session, where WATCH, MULTI, EXEC and SELECT are allowed.
 
         Raises:
             UsageError: as for :meth:`encode`.
@@ -147,14 +147,14 @@ class RedisKind(Kind):
             raise _unhashable("", None, 2, command[0]) from error
 
     def decode(self, data: bytes, request: Asked) -> Any:
-        """Return the reply as a Python value, see :func:`redis_answer.decode`.
+        """Return the reply as a Python value, as :func:`redis_answer.decode` does.
 
         Raises:
             RedisError: Redis answered with an error.
             BadResponse: the answer cannot be read.
         """
         if data[:1] == redis_reply.BULK:
-            return data[1:]  # the commonest, without a further call
+            return data[1:]  # the most common reply, without a further call
         try:
             return redis_answer.decode(data, request)
         except BadResponse:
@@ -168,14 +168,14 @@ class RedisKind(Kind):
 
 
 class ExclusiveRedisKind(RedisKind):
-    """The same, on connections that have one command at a time."""
+    """Client half of ``redis-exclusive``: the same, on connections that have one command at a time."""
 
     name: ClassVar[str] = "redis-exclusive"
     _always: ClassVar[int] = WAITS
 
 
 def _unhashable(target: object, tls: object, protocol: object, name: object) -> UsageError:
-    """What is wrong where a cache could not take it."""
+    """Return the error for arguments that a cache cannot hash."""
     types = ", ".join(type(one).__name__ for one in (target, tls, protocol, name))
     return UsageError(
         f"target must be a string, tls= a reqpool.Tls, protocol= 2 or 3, the command a string, not {types}"
@@ -186,7 +186,7 @@ def _unhashable(target: object, tls: object, protocol: object, name: object) -> 
 def _route(target: str, tls: Tls | None, protocol: int, use: int) -> Route:
     if protocol not in (2, 3):
         raise UsageError(f"protocol={protocol!r}: must be 2 or 3")
-    # What waits has connections of its own, so that nothing else waits for them.
+    # Blocking commands have separate connections, so that no other command waits for them.
     exclusive = ("exclusive",) if use & WAITS else (ALONE_VARIANT,) if use & ALONE else ()
     variants = exclusive + (("resp3",) if protocol == 3 else ())
     name = origin_names.named(target)
@@ -217,7 +217,7 @@ def _endpoint(url: str, password: str | None, tls: Tls | None, variants: tuple[s
         option, _, db = parts.query.partition("=")
         if option not in ("", "db"):
             raise UsageError(f"{shown!r}: the only option is db, ?db=0")
-        # Not in the query, which is for variants, nor behind the path, by which limits are counted.
+        # Not in the query, which is for variants, nor after the path, by which limits are counted.
         number = _database(db, shown)
         if number:
             user = f"{user[:-1]};db={number}@"

@@ -1,4 +1,4 @@
-"""Answers of kind ``redis``: what the worker half hands on, as Python values and errors."""
+"""Answers of kind ``redis``: from the worker half's form to Python values and errors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ _AGGREGATES = frozenset((list, dict, set))
 
 
 def decode(data: bytes, request: Asked | None = None) -> Any:
-    """Make a Python value of what the worker half handed on.
+    """Make a Python value from a reply.
 
     Args:
-        data: as said.
-        request: whose reply it is, for errors inside it: those that are raised are filled in elsewhere.
+        data: the reply as the worker half passed it on.
+        request: the request of this reply, for the details of errors inside it; those of a raised error are
+            filled in by the caller.
 
     Returns:
-        As :func:`value_of`; an error inside an array is a RedisError there.
+        As :func:`value_of`; an error inside an array is a RedisError.
 
     Raises:
         RedisError: the reply is an error.
@@ -41,14 +42,14 @@ def decode(data: bytes, request: Asked | None = None) -> Any:
 
 
 def refusal_of(data: bytes, names: Sequence[str]) -> RedisError:
-    """Make the error of a transaction that was not executed; it says which command was refused.
+    """Make the error for a transaction that was not executed, which names the refused command.
 
     Args:
-        data: as the worker half handed it on, :data:`NOT_QUEUED` and so on.
+        data: the answer as the worker half passed it on; begins with :data:`NOT_QUEUED`.
         names: the commands' names.
 
     Raises:
-        BadResponse: it is not that.
+        BadResponse: it is not such an answer.
     """
     position = int.from_bytes(data[1:5], "big")
     error = value_of(data[5:])
@@ -61,7 +62,7 @@ def refusal_of(data: bytes, names: Sequence[str]) -> RedisError:
 
 
 def _complete_errors(value: Any, request: Asked) -> None:
-    """Have errors that stand inside a reply say what they are of, as those do that are raised."""
+    """Fill in the request's details in errors inside a reply, as is done for errors that are raised."""
     if isinstance(value, RedisError):
         request.facts.told_by(value)
     elif isinstance(value, list | tuple | set):
@@ -72,7 +73,10 @@ def _complete_errors(value: Any, request: Asked) -> None:
 
 
 def _list_of_strings(data: bytes) -> list[bytes] | None:
-    """Read the commonest long reply, four times as fast; None if it is another, or has line ends in it."""
+    """Read an array of strings, the most common long reply, four times as fast; None if it is not one.
+
+    None as well if a string has line ends in it.
+    """
     line = COUNT.match(data) if data[:1] == b"*" else None
     if line is None:
         return None

@@ -1,9 +1,8 @@
-"""Commands of Redis: which may run again, which need a connection to themselves, which change what others
-share; and how one is packed.
+"""Redis commands: which may run twice, which need a separate connection, and which change a connection.
 
-Tables from ``COMMAND`` of Redis 7.0.15, its flags ``readonly`` and ``blocking``, checked against the
-installed server by a test. Commands not in them (a module's, say) are taken to change data, and to leave the
-connection as it is.
+The tables are from ``COMMAND`` of Redis 7.0.15 (flags ``readonly`` and ``blocking``); a test checks them
+against the installed server. Other commands (a module's, say) are assumed to change data and to leave the
+connection unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ READ_ONLY = frozenset({
     "MEMORY USAGE", "OBJECT ENCODING", "OBJECT FREQ", "OBJECT IDLETIME", "OBJECT REFCOUNT",
     "XINFO CONSUMERS", "XINFO GROUPS", "XINFO STREAM",
 })  # fmt: skip
-"""What only reads, and so may run more than once."""
+"""Commands that only read, and so may run more than once."""
 
 _WRITES = frozenset({
     "APPEND", "BITFIELD", "BITOP", "COPY", "DECR", "DECRBY", "DEL", "FLUSHALL",
@@ -40,18 +39,18 @@ _WRITES = frozenset({
     "ZINTERSTORE", "ZPOPMAX", "ZPOPMIN", "ZRANGESTORE", "ZREM", "ZREMRANGEBYLEX", "ZREMRANGEBYRANK",
     "ZREMRANGEBYSCORE", "ZUNIONSTORE", "ECHO", "PING", "TIME", "LASTSAVE",
 })  # fmt: skip
-"""What changes data, or none, and whose errors are of fixed text, as those of :data:`READ_ONLY` are. Others
-may put their arguments into them: the containers, EXPIRE and its like, the stream groups', and whatever a
-module does."""
+"""Other commands whose errors have fixed texts, as those of :data:`READ_ONLY` have. The errors of all
+others may quote arguments: those of containers, of EXPIRE and the like, of stream groups, and of modules."""
 
 _SCRIPTS = frozenset({"EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "FCALL", "FCALL_RO", "FUNCTION", "SCRIPT"})
-"""What runs users' code, or reads it: an error or a status of theirs may have any text, and one with a line
-end in it reads like two replies (redis PR 15496). They have a connection to themselves."""
+"""Commands that run users' code, or read it. An error or a status of such code may have any text, and one
+with a line end reads like two replies (redis PR 15496), so these commands have separate connections."""
 
 BLOCKING = frozenset({
     "BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZMPOP", "BZPOPMAX", "BZPOPMIN",
 })  # fmt: skip
-"""What waits, and all that is pipelined behind it; also XREAD and XREADGROUP, if they say BLOCK."""
+"""Commands that wait, and so make everything pipelined after them wait; also XREAD and XREADGROUP, if BLOCK
+is among their words."""
 
 _OTHER_CLIENT = "reqpool answers a request once: use a separate Redis client for it"
 _IN_URL = "put them into the URL: redis://user:password@host:6379/0"
@@ -75,7 +74,7 @@ REFUSED = {
     # RESET does not undo these two in Redis 7.0 (networking.c, clearClientConnectionState).
     "CLIENT NO-EVICT": "use a separate Redis client for it",
     "CLIENT NO-TOUCH": "use a separate Redis client for it",
-    # Of Valkey 8: kept until the connection ends.
+    # Valkey 8: lasts until the connection ends.
     "CLIENT CAPA": _OTHER_CLIENT,
     "CLIENT IMPORT-SOURCE": _OTHER_CLIENT,
     "SCRIPT DEBUG": "use redis-cli --ldb",
@@ -86,7 +85,7 @@ REFUSED = {
     "POST": _LIKE_HTTP,
     "HOST:": _LIKE_HTTP,
 }
-"""What no connection of the pool takes, and the way out."""
+"""Commands that are refused on all connections, and what to do instead."""
 
 _OWN_WRITES = "it waits for the writes of its connection, which may be another caller's: " + _IN_SESSION
 
@@ -105,13 +104,13 @@ PINNED_ONLY = {
     "CLIENT SETNAME": _IN_SESSION,
     "CLIENT SETINFO": _IN_SESSION,
 }
-"""What changes the connection in a way that RESET undoes, or tells of what was done on it; and the way out if
-it is shared."""
+"""Commands that change the connection in a way that RESET undoes, or report what was done on it; and what to
+do instead where the connection is shared."""
 
 PLAIN, READ, WAITS, ALONE, LOOK, QUOTES = 0, 1, 2, 4, 8, 16
-"""Uses: WAITS and ALONE may come with READ. ALONE: nobody else's reply may come behind this one's, in a
-transaction either. LOOK, QUOTES: the name alone does not say, see :func:`use_of`; with QUOTES it depends only
-on whether there are line ends that an error could quote."""
+"""Uses. WAITS and ALONE may be combined with READ. ALONE: no other client's reply may follow this one's, not
+even in a transaction. LOOK, QUOTES: the name alone does not decide, see :func:`use_of`; with QUOTES it
+depends only on whether there are line ends that an error could quote."""
 
 _CONTAINERS = frozenset(
     name.partition(" ")[0] for table in (READ_ONLY, REFUSED, PINNED_ONLY) for name in table if " " in name
@@ -121,10 +120,10 @@ _LOOKED_AT = _CONTAINERS.union(REFUSED, PINNED_ONLY, ("XREAD", "XREADGROUP", "XP
 
 @lru_cache(maxsize=1024)
 def named_use(name: str | bytes) -> int:
-    """Tell a command's use by its name in any case.
+    """Return the use of a command by its name, in any case.
 
     Raises:
-        UsageError: if it is no name.
+        UsageError: it is not a name.
     """
     upper = _upper(name)
     if not upper or any(character <= " " for character in upper):
@@ -140,20 +139,20 @@ def named_use(name: str | bytes) -> int:
 
 
 def use_of(command: Sequence[Any], packed: bytes, pinned: bool) -> int:
-    """Tell the use of a command.
+    """Return the use of a command.
 
     Args:
         command: name and arguments.
         packed: the same as :func:`pack` makes it.
-        pinned: is the connection the session's own?
+        pinned: whether the connection is a session's.
 
     Raises:
-        UsageError: if the pool's connections do not take it; the text has the way out.
+        UsageError: the command is refused on this connection; the text says what to do instead.
     """
     named = named_use(command[0])
     if named != LOOK and named != QUOTES:
         return named
-    # Each word has two line ends of the protocol's.
+    # The protocol adds two line ends to each word, and one to their number.
     quoting = ALONE if packed.count(b"\n") != 2 * len(command) + 1 else PLAIN
     if named == QUOTES:
         return quoting
@@ -166,7 +165,7 @@ def use_of(command: Sequence[Any], packed: bytes, pinned: bool) -> int:
     if _upper(command[0]) in _SCRIPTS:
         use |= ALONE
     if name in ("XREAD", "XREADGROUP"):
-        # Options come before STREAMS, in any order; GROUP's two names may be called who knows what.
+        # Options come before STREAMS, in any order; the two names after GROUP may be any words.
         words = iter(command[1:])
         for argument in words:
             word = _upper(argument)
@@ -181,7 +180,7 @@ def use_of(command: Sequence[Any], packed: bytes, pinned: bool) -> int:
 
 
 def command_name(command: Sequence[Any]) -> str:
-    """Return a command's name for people, that of a container with its subcommand: ``CONFIG SET``."""
+    """Return a command's name for display; that of a container with its subcommand: ``CONFIG SET``."""
     name = _upper(command[0])
     return f"{name} {_upper(command[1])}" if name in _CONTAINERS and len(command) > 1 else name
 

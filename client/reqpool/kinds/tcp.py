@@ -1,4 +1,4 @@
-"""Kind ``tcp``: send bytes, get bytes until a delimiter, a length, or the upstream closes."""
+"""Client half of kind ``tcp``: send bytes, and get bytes back until a delimiter, a length, or close."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .route import Asked, Route
 from .udp import plain_bytes
 
 MAX_ANSWER_BYTES = wire.MAX_PAYLOAD_BYTES
-"""Largest answer that can be asked for."""
+"""Upper limit of ``max_bytes``."""
 
 
 class TcpKind(Kind):
-    """Client half of ``tcp``. The worker half gets msgpack ``[data, until, length, max_bytes]``."""
+    """Client half of ``tcp``. The payload is msgpack: ``[data, until, length, max_bytes]``."""
 
     name: ClassVar[str] = "tcp"
     schemes: ClassVar[tuple[str, ...]] = ("tcp",)
@@ -38,18 +38,18 @@ class TcpKind(Kind):
     ) -> tuple[Route, bytes, None]:
         """Check and encode one exchange of bytes.
 
-        With neither ``until`` nor ``length`` the answer is everything up to the upstream's close.
-        Not idempotent: what the bytes do upstream is not known here.
+        Without ``until`` and ``length``, the answer is everything until the upstream closes the connection.
+        Not idempotent, since the effect of the bytes is unknown.
 
         Args:
-            target: ``"127.0.0.1:7"``, ``"[::1]:7"``, or a name of ``reqpool.toml``.
+            target: ``"127.0.0.1:7"``, ``"[::1]:7"``, or a name from ``reqpool.toml``.
             payload: bytes to send; may be empty.
-            until: the answer ends with these bytes (they are part of it).
+            until: the answer ends with these bytes and includes them.
             length: the answer is exactly this many bytes, at least 1.
             max_bytes: a longer answer is a BadResponse; 1 to 16 MiB.
 
         Raises:
-            UsageError: if any of these is wrong; the text names it.
+            UsageError: an argument is wrong; the text says which.
         """
         data = plain_bytes(payload)
         if until is not None and length is not None:
@@ -69,7 +69,7 @@ class TcpKind(Kind):
         return route, packed, None
 
     def decode(self, data: bytes, request: Asked) -> bytes:
-        """Return the answer, with its delimiter if one was asked for."""
+        """Return the answer, including the delimiter if one was given."""
         return data
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:

@@ -1,4 +1,4 @@
-"""Kind ``udp``: send one datagram, get the datagram that comes back."""
+"""Client half of kind ``udp``: send a datagram, and get the datagram that comes back."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .kind import Kind
 from .route import Asked, Route
 
 MAX_DATAGRAM_BYTES = 65_507
-"""Most that one UDP datagram carries over IPv4: 65,535 less 20 (IP) and 8 (UDP) bytes of header."""
+"""Largest payload of a UDP datagram over IPv4: 65,535 less headers of 20 (IP) and 8 bytes (UDP)."""
 
 
 class UdpKind(Kind):
-    """Client half of ``udp``: the payload travels as it is, both ways."""
+    """Client half of ``udp``: payload and answer are the datagrams, unchanged."""
 
     name: ClassVar[str] = "udp"
     schemes: ClassVar[tuple[str, ...]] = ("udp",)
@@ -27,14 +27,14 @@ class UdpKind(Kind):
     def encode(self, target: str, payload: bytes | bytearray | memoryview) -> tuple[Route, bytes, None]:
         """Check a datagram and its address.
 
-        Not idempotent: what a datagram does to its receiver is not known here.
+        Not idempotent, since the effect of the datagram is unknown.
 
         Args:
-            target: ``"127.0.0.1:5555"``, ``"[::1]:5555"``, or a name of ``reqpool.toml``.
+            target: ``"127.0.0.1:5555"``, ``"[::1]:5555"``, or a name from ``reqpool.toml``.
             payload: 0 to 65,507 bytes.
 
         Raises:
-            UsageError: for a bad address, a str, or a datagram that is too long.
+            UsageError: the address is wrong, or the datagram is a str or too long.
         """
         if type(payload) is not bytes:
             payload = plain_bytes(payload)
@@ -60,12 +60,12 @@ def plain_bytes(data: object) -> bytes:
     """Return bytes-like data as bytes.
 
     Raises:
-        UsageError: if it is not bytes-like; a str's text says to encode it.
+        UsageError: it is not bytes-like; for a str, the text says how to encode it.
     """
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data)
-    way_out = "; write text.encode()" if isinstance(data, str) else ""
-    raise UsageError(f"data to send must be bytes, not {type(data).__name__}{way_out}")
+    advice = "; write text.encode()" if isinstance(data, str) else ""
+    raise UsageError(f"data to send must be bytes, not {type(data).__name__}{advice}")
 
 
 @lru_cache(maxsize=1024)
