@@ -17,6 +17,7 @@ from .outgoing import Outgoing
 from .pins import Pins
 from .records import Records
 from .recovery import Recovery
+from .retries import Retries
 from .session import Session
 
 WORKER_FORGET_S = 600.0
@@ -31,7 +32,7 @@ class Epoch:
         outbox: what to send.
         records: who is there, and where each request is.
         grants: the workers' connection slots.
-        sender, outcomes, pins, leasing: who decides about requests.
+        sender, outcomes, pins, leasing, retries: who decides about requests.
         sessions: by id.
         succession: the workers of the lives before, and who has died.
         malformed: illegal messages counted per socket.
@@ -58,6 +59,7 @@ class Epoch:
         self.outcomes = Outcomes(epoch, self.outbox, records, self.sender)
         self.pins = Pins(epoch, self.outbox, records, self.sender, self.outcomes)
         self.leasing = Leasing(records, self.grants, self.sender, self.outcomes, self.pins)
+        self.retries = Retries(records, self.sender, self.outcomes, self.pins, self.leasing, self.grants)
         self.sessions = records.sessions
         self.succession = succession
         self.malformed = {"intake": 0, "results": 0, "workers": 0}

@@ -96,7 +96,7 @@ class Publisher:
         if is_taken(url):
             return
         try:
-            broker.clients.spread.extend(self._open(url))
+            broker.placement.extend(self._open(url))
         except (UsageError, zmq.ZMQError) as error:
             self._number -= 1
             self._retry_s = now_s + RETRY_S
@@ -131,9 +131,9 @@ class Publisher:
                 zmq_sockets.receive(results)
                 broker.malformed["results"] += 1
             elif message[:1] == b"\x01":
-                if broker.clients.subscription(topic, place):
+                if broker.lifecycle.subscription(topic, place):
                     results.setsockopt(zmq.SUBSCRIBE, topic)
-                    broker.clients.subscribed(topic)
+                    broker.lifecycle.subscribed(topic)
                 else:
                     self._strange(int(frame.get(zmq.SRCFD)), str(frame.get("Peer-Address")))
             elif message[:1] == b"\x00" and len(topic) == wire.SESSION_ID_BYTES:

@@ -10,7 +10,6 @@ lists of the dead: docs/reliability.md#watermarks has the argument.
 from __future__ import annotations
 
 import json
-import os
 from typing import NamedTuple
 
 from reqpool_contract import checks
@@ -56,7 +55,7 @@ class Recovery:
 
     Args:
         workers: ids of those that were alive when the broker was started; None: nobody knows.
-        reign: of the supervisor; None: nobody's, so nothing an earlier life said can be compared.
+        reign: of the supervisor, or of this broker alone: then nothing an earlier life said can be compared.
         deaths: its count when the broker was started.
 
     Attributes:
@@ -66,9 +65,9 @@ class Recovery:
             what it had.
     """
 
-    def __init__(self, workers: frozenset[bytes] | None, reign: bytes | None, deaths: int) -> None:
+    def __init__(self, workers: frozenset[bytes] | None, reign: bytes, deaths: int) -> None:
         self.supervised = workers is not None
-        self._reign = os.urandom(REIGN_BYTES) if reign is None else reign
+        self._reign = reign
         self._deaths = self.died_unheard = deaths
         self.unheard = set(workers or ())
         self._started = set(self.unheard)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import select
 import time
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from .config import EMPTY, Config
 from .connection_gate import HANDSHAKE_MS, ConnectionGate, file_limit
 from .freeze_detector import FreezeDetector
 from .publisher import READ_S, Publisher, endpoint, last_part
-from .recovery import LiveWorkers
+from .recovery import REIGN_BYTES, LiveWorkers
 from .state import Broker
 
 MESSAGES_PER_TURN = 64
@@ -102,12 +103,19 @@ class BrokerServer:
         self._lag_s = 0.0
         self._ended = False
         told = advertise or last_part(self.urls["results"])
-        known = predecessors._asdict() if predecessors is not None else {}
-        known["predecessors"] = known.pop("workers", None)
-        self.broker = broker = Broker(told, time.monotonic(), config=config, **known)
+        workers_known, reign, deaths = predecessors or (None, os.urandom(REIGN_BYTES), 0)
+        self.broker = broker = Broker(
+            told,
+            time.monotonic(),
+            epoch=random.SystemRandom().getrandbits(48) | 1,
+            predecessors=workers_known,
+            reign=reign,
+            deaths=deaths,
+            config=config,
+        )
         intake_fd, workers_fd = self._fds.values()
-        self.listen(intake_fd, lambda now_s: _drain(self._intake, broker.clients.message, now_s))
-        self.listen(workers_fd, lambda now_s: _drain(self._workers, broker.workers.message, now_s))
+        self.listen(intake_fd, lambda now_s: _drain(self._intake, broker.client_messages.message, now_s))
+        self.listen(workers_fd, lambda now_s: _drain(self._workers, broker.worker_messages.message, now_s))
         self.listen(self._results.fileno(), lambda _: self._results.take(broker))
 
     def _socket(self, kind: int, url: str, send_mark: int, *, clients: bool = True) -> zmq.Socket[bytes]:
@@ -159,7 +167,7 @@ class BrokerServer:
         """
         broker, clock = self.broker, time.monotonic
         epoll, takers = self._epoll, self._takers
-        spread = broker.clients.spread
+        placement = broker.placement
         due_s = next_tick_s = next_sample_s = looked_s = ended_s = clock()
         freezes = FreezeDetector(broker.liveness_s + TICK_S)
         unread = list(takers)
@@ -199,7 +207,7 @@ class BrokerServer:
                 broker.flush(now_s)
             if now_s >= due_s:
                 due_s = min(next_tick_s, broker.next_beat_s)
-            if spread.wanting:
+            if placement.wanting:
                 self._results.extend(broker, now_s)
             self._send(unread)
             ended_s = clock()
@@ -215,7 +223,7 @@ class BrokerServer:
             why: what clients are told.
         """
         self._hear_out(all_leave=why == ORPHANED)
-        self.broker.clients.goodbye(why)
+        self.broker.heartbeats.goodbye(why)
         self._send([])
         self._gate.close(self._intake, *self._results.sockets, self._workers)
         for socket in (self._intake, *self._results.sockets, self._workers):
@@ -232,9 +240,9 @@ class BrokerServer:
         """
         end_s = time.monotonic() + LAST_WORDS_S
         while (now_s := time.monotonic()) < end_s and (
-            self._workers.poll(QUIET_MS) or (all_leave and self.broker.workers.any_serves)
+            self._workers.poll(QUIET_MS) or (all_leave and self.broker.connections.any_serves)
         ):
-            _drain(self._workers, self.broker.workers.message, now_s)
+            _drain(self._workers, self.broker.worker_messages.message, now_s)
 
     def _send(self, unread: list[int]) -> None:
         """Send what the broker has decided; adds the fds of sockets that have become readable by now."""
@@ -261,7 +269,7 @@ class BrokerServer:
                 }
         except OSError:
             pass  # /proc is read through file descriptors, of which there may be none: the last sample stands
-        self.broker.sample = {
+        self.broker.status.sample = {
             **self._sample,
             "loop_lag_ms": round(self._lag_s * 1000, 3),
             "connections": self._gate.report(),

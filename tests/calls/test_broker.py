@@ -35,13 +35,13 @@ class Site:
             submits.append((client.route, [head]))
         with Counted() as counted:
             for route, frames in submits:
-                broker.clients.message(route, frames, now_s)
+                broker.client_messages.message(route, frames, now_s)
             broker.flush(now_s)
         self.desk.deliver()
         assert len(self.worker.held()) == requests * len(self.clients)
         results = self._results()
         with counted:
-            broker.workers.message(self.worker.route, results, now_s)
+            broker.worker_messages.message(self.worker.route, results, now_s)
             broker.flush(now_s)
         self.desk.deliver()
         for client in self.clients:

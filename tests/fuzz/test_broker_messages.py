@@ -197,7 +197,7 @@ def test_the_books_are_right_whatever_is_said(said: list[tuple[Any, ...]]) -> No
             desk.broker.reconfigure(rest[0], desk.now_s)
         desk.settle()
         desk.check_books()
-        assert wire.encode(Verb.STATUS, desk.broker.report(desk.now_s))
+        assert wire.encode(Verb.STATUS, desk.broker.status.make(desk.now_s))
     # Nothing lasts: the clients go, the workers give up what they had, and all is forgotten.
     for client in clients:
         client.awake = False

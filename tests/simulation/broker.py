@@ -111,7 +111,10 @@ class BrokerProcess(Process):
             return now_s
         self._last_turn_s = now_s
         more = False
-        for server, take in ((self.intake, core.clients.message), (self.workers, core.workers.message)):
+        for server, take in (
+            (self.intake, core.client_messages.message),
+            (self.workers, core.worker_messages.message),
+        ):
             for _ in range(MESSAGES_PER_TURN):
                 if not server.inbox:
                     break
@@ -123,9 +126,9 @@ class BrokerProcess(Process):
                 break
             connection, frames = self.results.read()
             topic = frames[0][1:]
-            if core.clients.subscription(topic, 0):
+            if core.lifecycle.subscription(topic, 0):
                 self.results.accept(connection, topic)
-                core.clients.subscribed(topic)
+                core.lifecycle.subscribed(topic)
         if now_s >= self._next_tick_s:
             self._next_tick_s = now_s + TICK_S
             core.tick(now_s)
@@ -148,11 +151,11 @@ class BrokerProcess(Process):
             if not self.workers.inbox:
                 break
             connection, frames = self.workers.read()
-            core.workers.message(connection.route, frames, now_s)
+            core.worker_messages.message(connection.route, frames, now_s)
             self._quiet_s = now_s + QUIET_S
         if now_s < min(self._quiet_s, self._end_s):
             return min(self._quiet_s, self._end_s)
-        core.clients.goodbye("the broker is stopping")
+        core.heartbeats.goodbye("the broker is stopping")
         self._send(core)
         self.end(0)
         return now_s

@@ -23,7 +23,7 @@ from reqpool_broker.retries import Retries
 from reqpool_broker.session import Session
 from reqpool_broker.submissions import Submissions
 from reqpool_broker.worker import Worker
-from reqpool_broker.workers import Workers
+from reqpool_broker.worker_hello import WorkerHello
 
 
 class Mutation(NamedTuple):
@@ -208,7 +208,7 @@ def _lose_what_was_held_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def _adopt_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Workers, "_take_held", lambda self, worker, held, now_s, *, foreign: None)
+    patch.setattr(WorkerHello, "_reconcile_leases", lambda self, worker, running, now_s, *, foreign: None)
 
 
 def _wake_nobody(patch: pytest.MonkeyPatch) -> None:

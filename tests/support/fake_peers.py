@@ -54,7 +54,7 @@ class Desk:
             epoch=epoch,
             config=config,
             predecessors=predecessors,
-            reign=REIGN if self.supervised else None,
+            reign=REIGN if self.supervised else epoch.to_bytes(8, "big"),
             deaths=self.deaths,
         )
 
@@ -113,7 +113,7 @@ class Desk:
 
     def say(self, verb: Verb, *values: Any) -> None:
         """Send what the supervisor says."""
-        self.broker.workers.message(b"supervisor", [wire.encode(verb, *values)], self.now_s)
+        self.broker.worker_messages.message(b"supervisor", [wire.encode(verb, *values)], self.now_s)
 
     def stop(self) -> None:
         """Say as the supervisor that the cluster stops."""
@@ -166,7 +166,7 @@ class FakeClient:
 
     def send(self, verb: Verb, *values: Any, payloads: Sequence[Any] = ()) -> None:
         head = wire.encode(verb, *values)
-        self.desk.broker.clients.message(self.route, [head, *payloads], self.desk.now_s)
+        self.desk.broker.client_messages.message(self.route, [head, *payloads], self.desk.now_s)
 
     def hello(self, *, subscribe: bool = True, **about: Any) -> None:
         self.desk.clients.pop(self.route, None)
@@ -180,8 +180,8 @@ class FakeClient:
             if not self.welcome["resumed"]:
                 self.received.begin_numbering()
         if subscribe and self.replies and self.replies[-1][0] is Verb.WELCOME:
-            assert self.desk.broker.clients.subscription(self.id, 0)
-            self.desk.broker.clients.subscribed(self.id)
+            assert self.desk.broker.lifecycle.subscription(self.id, 0)
+            self.desk.broker.lifecycle.subscribed(self.id)
             self.desk.settle()
 
     @property
@@ -288,7 +288,7 @@ class FakeWorker:
     def send(self, verb: Verb, *values: Any, blobs: tuple[bytes, ...] = ()) -> None:
         head = wire.encode(verb, *values)
         self.desk.reported.update(blobs)
-        self.desk.broker.workers.message(self.route, [head, *blobs], self.desk.now_s)
+        self.desk.broker.worker_messages.message(self.route, [head, *blobs], self.desk.now_s)
 
     def hello(self, **about: Any) -> None:
         self.desk.workers.pop(self.route, None)

@@ -187,7 +187,9 @@ class Run:
 
     def figures(self, origin: str | None = None) -> dict[str, Any]:
         """What ``status`` says of an origin."""
-        about: dict[str, Any] = self.desk.broker.report(self.desk.now_s)["origins"][origin or self.origin]
+        about: dict[str, Any] = self.desk.broker.status.make(self.desk.now_s)["origins"][
+            origin or self.origin
+        ]
         return about
 
 

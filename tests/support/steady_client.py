@@ -184,8 +184,8 @@ class SteadyClient(FakeClient):
         if not self.welcome["resumed"]:
             self._received = self.acked = 0
         if subscribe:
-            assert self.desk.broker.clients.subscription(self.id, 0)
-            self.desk.broker.clients.subscribed(self.id)
+            assert self.desk.broker.lifecycle.subscription(self.id, 0)
+            self.desk.broker.lifecycle.subscribed(self.id)
             self.desk.settle()
 
     # --- what it is told --------------------------------------------------------------------------

@@ -294,7 +294,7 @@ class Storm:
 
     def _restart(self) -> None:
         if self.chance.random() < 0.5:
-            self.desk.broker.clients.goodbye("it ends")
+            self.desk.broker.heartbeats.goodbye("it ends")
             self.desk.deliver()
         for client in self.clients:
             client.cut_s = min(client.cut_s, self.desk.now_s)

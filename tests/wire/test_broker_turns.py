@@ -66,7 +66,7 @@ def until(done: Callable[[], bool]) -> Callable[[], bool]:
 
 def once(act: Callable[[], None], server: BrokerServer, client: zmq.Socket[bytes]) -> int:
     """Let the server do something in the turn that takes a HELLO; returns its exit status."""
-    take = server.broker.clients.message
+    take = server.broker.client_messages.message
     taken = []
 
     def message(route: bytes, frames: list[bytes], now_s: float) -> None:
@@ -74,7 +74,7 @@ def once(act: Callable[[], None], server: BrokerServer, client: zmq.Socket[bytes
         taken.append(now_s)
         act()
 
-    server.broker.clients.message = message  # type: ignore[method-assign]
+    server.broker.client_messages.message = message  # type: ignore[method-assign]
     client.send(wire.encode(Verb.HELLO, 1, 1, {"session": bytes(16)}))
     turns = itertools.count()
     return server.run(until(lambda: bool(taken) and next(turns) > 2), lambda: None)
@@ -95,7 +95,7 @@ def test_broker_that_is_frozen_in_the_middle_of_a_turn_ends_and_says_nothing(
 def turns_of(server: BrokerServer, client: zmq.Socket[bytes], messages: list[bytes]) -> list[int]:
     """Send all of these, let the server read them, and count what it reads in each turn."""
     turns = [0]
-    server.broker.clients.message = (  # type: ignore[method-assign]
+    server.broker.client_messages.message = (  # type: ignore[method-assign]
         lambda _route, _frames, _now_s: turns.__setitem__(-1, turns[-1] + 1)
     )
     flush = server.broker.flush
@@ -156,7 +156,7 @@ def test_an_orphaned_broker_leases_nothing_more_from_the_turn_in_which_it_hears_
             parent.kill()
             parent.wait()
 
-    server.broker.clients.message = message  # type: ignore[method-assign]
+    server.broker.client_messages.message = message  # type: ignore[method-assign]
     server.broker.leasing.lease = lambda now_s: turns.append(  # type: ignore[method-assign]
         parent.returncode is not None
     )

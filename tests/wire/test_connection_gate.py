@@ -332,5 +332,5 @@ def test_the_brokers_sample_stands_while_no_file_descriptor_is_left(
     server._take_sample()
     monkeypatch.setattr(psutil.Process, "num_fds", fail)
     server._take_sample()
-    assert server.broker.sample["fds"] > 0
+    assert server.broker.status.sample["fds"] > 0
     server.close()

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from reqpool_broker import admission, clients, pin, session, state, workers
+from reqpool_broker import (
+    admission,
+    pin,
+    session,
+    session_lifecycle,
+    settings_budget,
+    status_report,
+    worker_hello,
+)
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_contract import checks, errors, wire
 from reqpool_contract.wire import FailedAttempts, Flag, KindInfo, LeaseGroup, SubmitGroup, Verb
@@ -180,12 +188,15 @@ def test_flags_are_those_of_the_document() -> None:
         ("details of an error", f"{wire.MAX_ERROR_BYTES >> 10} KiB"),
         ("requests in a SUBMIT that are refused one by one", f"{wire.MAX_REFUSED_REQUESTS:,}"),
         ("settings kept for a session / by a worker", f"{wire.SESSION_KEEPS} / {wire.WORKER_KEEPS}"),
-        ("settings kept for all sessions", f"{clients.MAX_ALL_KEPT_BYTES >> 30} GiB"),
+        ("settings kept for all sessions", f"{settings_budget.MAX_ALL_CACHED_BYTES >> 30} GiB"),
         ("name in HELLO", f"{wire.MAX_NAME_CHARS} characters"),
         ("limit and depth of a kind in HELLO, slots", f"1 to {wire.MAX_SLOTS:,}"),
         ("origins in a worker's sample", f"{wire.MAX_SAMPLE_ORIGINS}"),
-        ("sessions and origins in a STATUS report", f"{state.MAX_REPORTED}"),
-        ("sessions / workers of a broker", f"{clients.MAX_SESSIONS:,} / {workers.MAX_WORKERS:,}"),
+        ("sessions and origins in a STATUS report", f"{status_report.MAX_REPORTED}"),
+        (
+            "sessions / workers of a broker",
+            f"{session_lifecycle.MAX_SESSIONS:,} / {worker_hello.MAX_WORKERS:,}",
+        ),
         ("unacknowledged result batches", f"{session.ROOM_BATCHES} or {session.ROOM_BYTES >> 20} MiB"),
         (
             "unacknowledged result batches, the broker's own included",

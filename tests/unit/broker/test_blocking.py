@@ -15,7 +15,7 @@ PLACES = ("dns", False, 2, 2)
 
 
 def blocking(desk: Desk) -> dict[str, bool]:
-    report = desk.broker.report(desk.now_s)
+    report = desk.broker.status.make(desk.now_s)
     return {worker["id"]: worker["blocking"] for worker in (*report["workers"], *report["awaited"])}
 
 

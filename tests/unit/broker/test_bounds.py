@@ -7,9 +7,9 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool_broker import clients as clients_module
 from reqpool_broker import origin_table as origins_module
 from reqpool_broker import session as session_module
+from reqpool_broker import settings_budget
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, Reject, SubmitGroup, Verb
@@ -349,7 +349,7 @@ def test_waiting_requests_share_the_settings_that_are_kept() -> None:
 
 
 def test_sessions_keep_no_more_in_all_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients_module, "MAX_ALL_KEPT_BYTES", 8 * wire.MAX_SETTINGS_BYTES)
+    monkeypatch.setattr(settings_budget, "MAX_ALL_CACHED_BYTES", 8 * wire.MAX_SETTINGS_BYTES)
     desk = Desk()
     first, second = desk.client(), desk.client()
     assert [first.welcome["keeps"], second.welcome["keeps"]] == [8, 8]
@@ -446,7 +446,7 @@ def test_failures_that_workers_report_are_counted_as_failures() -> None:
     blob = wire.encode_blob([1, 0, b"", 2, 32, b"\x80", 3, 32, b"\x80"])
     worker.send(Verb.RESULTS, worker.epoch, worker.seen, 1, [(client.id, (1, 2, 3), 2)], blobs=(blob,))
     desk.settle()
-    report = desk.broker.report(desk.now_s)
+    report = desk.broker.status.make(desk.now_s)
     assert report["counters"]["done"] == 1
     assert report["counters"]["failed"] == {"upstream": 2}
     assert report["origins"][UPSTREAM]["failed"] == 2

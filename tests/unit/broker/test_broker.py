@@ -579,9 +579,9 @@ def test_version_mismatch_names_both_ranges() -> None:
 def test_only_exact_session_ids_may_be_subscribed() -> None:
     desk = Desk()
     client = desk.client()
-    assert desk.broker.clients.subscription(client.id, 0)
+    assert desk.broker.lifecycle.subscription(client.id, 0)
     for topic in (b"", client.id[:8], client.id + b"x", b"z" * 16):
-        assert not desk.broker.clients.subscription(topic, 0)
+        assert not desk.broker.lifecycle.subscription(topic, 0)
     assert desk.broker.malformed["results"] == 3, "the last may be a client's that comes back"
 
 
@@ -592,9 +592,9 @@ def test_garbage_is_counted_and_changes_nothing() -> None:
     noise = random.Random(4)
     for _ in range(300):
         frames = [noise.randbytes(noise.randrange(40)) for _ in range(noise.randrange(3))]
-        desk.broker.clients.message(b"?", frames, desk.now_s)
-        desk.broker.clients.message(client.route, frames, desk.now_s)
-        desk.broker.workers.message(worker.route, frames, desk.now_s)
+        desk.broker.client_messages.message(b"?", frames, desk.now_s)
+        desk.broker.client_messages.message(client.route, frames, desk.now_s)
+        desk.broker.worker_messages.message(worker.route, frames, desk.now_s)
     assert desk.broker.malformed["intake"] == 600
     assert desk.broker.malformed["workers"] == 300
     desk.settle()

@@ -137,7 +137,7 @@ def test_status_shows_each_sessions_share_and_how_often_it_was_refused() -> None
     client = desk.client()
     client.submit(1)
     client.submit(2, 3, 4, 5)
-    (about,) = desk.broker.report(desk.now_s)["sessions"]
+    (about,) = desk.broker.status.make(desk.now_s)["sessions"]
     assert about["refused"] == 4
     assert (about["pending_percent"], about["bytes_percent"], about["messages_percent"]) == (25.0, 50.0, 20.0)
-    assert desk.broker.report(desk.now_s)["client_limits"]["max_pending"] == 4
+    assert desk.broker.status.make(desk.now_s)["client_limits"]["max_pending"] == 4

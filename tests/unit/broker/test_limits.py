@@ -206,7 +206,7 @@ def test_one_limit_counts_for_all_users_and_variants_and_workers() -> None:
                 worker.confirm(name, level)
         assert reserved(desk) == 4
     assert sum(level for worker in workers for _, level in worker.grants.values()) == 4
-    report = desk.broker.report(desk.now_s)["origins"]
+    report = desk.broker.status.make(desk.now_s)["origins"]
     assert [origin["granted"] for origin in report.values()] == [1, 1, 1, 1]
     assert {origin["upstream"] for origin in report.values()} == {SERVER}
     assert sum(origin["reserved"] for origin in report.values()) == 4

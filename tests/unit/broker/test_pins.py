@@ -70,7 +70,7 @@ def test_a_held_connection_is_one_of_the_upstreams_and_is_not_for_others() -> No
     ask(others, *range(100, 120))
     assert holder.grants[ORIGIN][1] == 2
     assert holder.held() == [100, 101]  # what one connection takes, and a prefetch
-    report = desk.broker.report(desk.now_s)["origins"][ORIGIN]
+    report = desk.broker.status.make(desk.now_s)["origins"][ORIGIN]
     assert (report["pinned"], report["reserved"], report["limit"]) == (1, 2, 2)
     client.send(Verb.UNPIN, 1)
     desk.settle()

@@ -158,7 +158,7 @@ def test_a_held_connection_outlives_a_changed_password_and_a_name_that_is_taken_
 
 def test_pins_are_part_of_the_status_report() -> None:
     desk, _, _ = opened()
-    report = desk.broker.report(desk.now_s)
+    report = desk.broker.status.make(desk.now_s)
     assert report["origins"][ORIGIN]["pinned"] == 1
     assert wire.encode(Verb.STATUS, report)
 

@@ -83,11 +83,11 @@ def test_every_session_has_its_turn(sockets: int) -> None:
 def test_welcome_names_the_socket_and_only_there_the_topic_is_given() -> None:
     desk = Desk()
     first = [desk.client() for _ in range(SESSIONS_PER_SOCKET)]
-    desk.broker.clients.spread.extend("6001")
+    desk.broker.placement.extend("6001")
     client = desk.client(subscribe=False)
     assert {each.welcome["results"] for each in first} == {"5571"}
     assert client.welcome["results"] == "6001"
-    may = desk.broker.clients.subscription
+    may = desk.broker.lifecycle.subscription
     assert [may(client.id, place) for place in (0, 1)] == [False, True]
     assert [may(first[0].id, place) for place in (0, 1)] == [True, False]
     client.hello(subscribe=False, epoch=desk.broker.epoch)
@@ -103,9 +103,9 @@ def test_an_expired_session_gives_up_its_room() -> None:
     desk = Desk()
     for _ in range(SESSIONS_PER_SOCKET):
         desk.client().awake = False
-    assert desk.broker.clients.spread.wanting
+    assert desk.broker.placement.wanting
     desk.pass_time(wire.SESSION_EXPIRY_MS / 1000 + 2)
-    assert not desk.broker.clients.spread.wanting
+    assert not desk.broker.placement.wanting
     assert not desk.broker.sessions
 
 
@@ -116,9 +116,9 @@ def test_heartbeats_of_many_sessions_are_spread_over_their_span() -> None:
             client = desk.client(subscribe=False)
             place = desk.broker.sessions[client.id].place
             assert place is not None
-            assert desk.broker.clients.subscription(client.id, place)
-            desk.broker.clients.subscribed(client.id)
-        desk.broker.clients.spread.extend(str(number))
+            assert desk.broker.lifecycle.subscription(client.id, place)
+            desk.broker.lifecycle.subscribed(client.id)
+        desk.broker.placement.extend(str(number))
     desk.settle()
     span_s = wire.HEARTBEAT_MS / 1000
     heard: list[set[bytes]] = []
@@ -139,14 +139,14 @@ def test_a_broker_that_was_held_up_does_not_send_all_heartbeats_at_once() -> Non
     for number in range(3):
         for _ in range(SESSIONS_PER_SOCKET):
             desk.client(subscribe=False)
-        desk.broker.clients.spread.extend(str(number))
+        desk.broker.placement.extend(str(number))
     for client in list(desk.clients.values()):
-        desk.broker.clients.subscribed(client.id)
+        desk.broker.lifecycle.subscribed(client.id)
     desk.settle()
     desk.now_s += 60.0
     desk.broker.flush(desk.now_s)
     assert len(desk.broker.outbox.results) <= SESSIONS_PER_SOCKET
     assert desk.broker.next_beat_s <= desk.now_s, "it goes on at once"
-    for _ in range(2 * len(desk.broker.clients.spread)):
+    for _ in range(2 * len(desk.broker.placement)):
         desk.broker.flush(desk.now_s)
     assert desk.broker.next_beat_s > desk.now_s, "and does not send what is long past"

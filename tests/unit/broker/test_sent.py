@@ -205,7 +205,7 @@ def client() -> FakeClient:
 
 
 def test_status_shows_a_name_of_the_session_and_not_its_secret(client: FakeClient) -> None:
-    (session,) = client.desk.broker.report(client.desk.now_s)["sessions"]
+    (session,) = client.desk.broker.status.make(client.desk.now_s)["sessions"]
     assert session["id"] not in client.id.hex()
     assert client.id.hex()[:8] not in session["id"]
 

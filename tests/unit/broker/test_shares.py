@@ -317,7 +317,7 @@ def test_large_requests_for_held_connections_count_while_they_wait(away: bool) -
         client.say_groups([SubmitGroup("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (seq,), (body(seq, MIB),))])
     assert [client.code(seq) for seq in client.outcomes if seq > 1] == [Code.OVERLOADED] * 2
     assert client.error(7)["sent"] is False
-    assert desk.broker.report(desk.now_s)["sessions"][0]["bytes_percent"] == 100.0
+    assert desk.broker.status.make(desk.now_s)["sessions"][0]["bytes_percent"] == 100.0
     desk.check_books()
     holder.awake = holder.reads = True
     holder.reconnect(pins=[(client.id, 1, "tcp", ORIGIN)])

@@ -109,17 +109,6 @@ def test_those_that_wait_at_the_upstream_take_turns_as_well() -> None:
     assert len(client.outcomes) < 1_000
 
 
-def test_a_kind_that_is_broken_here_is_one_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    def find(name: str) -> None:
-        raise ImportError("no module named what")
-
-    monkeypatch.setattr("reqpool.kinds.find", find)
-    desk = Desk(config=with_policy(max_connections=4))
-    worker, client = desk.worker(("broken", True, 8, 1)), desk.client()
-    ask(client, *range(1, 9), kind="broken")
-    assert granted(worker) == 4
-
-
 def test_a_connectionless_request_takes_no_connections_of_the_same_server() -> None:
     desk = Desk(config=with_policy(max_connections=2))
     worker = desk.worker(KIND, ("dns", False, 8, 1))
@@ -293,7 +282,7 @@ def test_a_name_stands_for_its_origin_and_settings() -> None:
         3: (found.origin, found.settings),
         4: ("tcp://other@127.0.0.1:9", b""),
     }
-    assert "secret" not in str(desk.broker.report(desk.now_s))
+    assert "secret" not in str(desk.broker.status.make(desk.now_s))
 
 
 @pytest.mark.parametrize("config", [Config(), with_policy()], ids=["no configuration", "others"])

@@ -255,7 +255,7 @@ def test_a_worker_that_the_supervisor_did_not_start_is_leased_nothing(
     client.submit(1)
     desk.pass_time(3.0)
     assert stranger.held() == []
-    assert [worker["state"] for worker in desk.broker.report(desk.now_s)["workers"]] == ["stranger"]
+    assert [worker["state"] for worker in desk.broker.status.make(desk.now_s)["workers"]] == ["stranger"]
     assert caplog.text.count("was not started by this cluster's supervisor") == 1
     stranger.send(Verb.STARTED, stranger.id)  # it was quicker than the word of it
     desk.settle()
@@ -279,7 +279,7 @@ def test_results_sent_again_on_a_new_connection_stay_undelivered_until_the_clien
 def test_large_results_are_undelivered_from_the_first_word_of_their_receipt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("reqpool_broker.workers.CONFIRM_BYTES", 1)
+    monkeypatch.setattr("reqpool_broker.lease_reports.CONFIRM_BYTES", 1)
     _, _, holder, _ = one_leased()
     holder.answer(1)
     assert holder.unreceived == {}
@@ -369,7 +369,7 @@ def test_a_planned_stop_tells_who_has_nothing_with_a_worker() -> None:
     worker = desk.worker(("dns", False, 1, 1))
     busy.submit(1, flags=ONCE)
     idle.submit(2, flags=ONCE)
-    desk.broker.clients.goodbye("bye")
+    desk.broker.heartbeats.goodbye("bye")
     said = {topic: wire.decode(head, wire.PUBLISHED)[1] for topic, head in desk.broker.outbox.results}
     assert worker.held() == [1]
     assert [said[client.id][4] for client in (busy, idle)] == [False, True]
@@ -380,7 +380,7 @@ def test_a_broker_that_ends_names_what_a_worker_may_have_and_nothing_that_waits(
     client = desk.client()
     worker = desk.worker(("dns", False, 2, 1))
     client.submit(1, 2, 3, 4, 5, flags=ONCE)
-    desk.broker.clients.goodbye("bye")
+    desk.broker.heartbeats.goodbye("bye")
     (head,) = (frames[1] for frames in desk.broker.outbox.results)
     *_, unrun, doubtful = wire.decode(head, wire.PUBLISHED)[1]
     assert worker.held() == [1, 2]
@@ -412,7 +412,7 @@ def test_what_a_client_no_longer_waits_for_puts_nothing_else_in_doubt_at_a_plann
     worker.send(Verb.DRAIN, worker.epoch, worker.seen)
     later.settle()
     client.submit(2, flags=ONCE)
-    later.broker.clients.goodbye("bye")
+    later.broker.heartbeats.goodbye("bye")
     *_, doubtful = wire.decode(later.broker.outbox.results[-1][1], wire.PUBLISHED)[1]
     assert doubtful == [(1, 1)]
 
@@ -420,7 +420,7 @@ def test_what_a_client_no_longer_waits_for_puts_nothing_else_in_doubt_at_a_plann
 def test_a_session_that_only_workers_told_of_is_not_refused_for_the_bound_of_clients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("reqpool_broker.clients.MAX_SESSIONS", 0)
+    monkeypatch.setattr("reqpool_broker.session_lifecycle.MAX_SESSIONS", 0)
     desk, client, holder, other = one_leased_before(monkeypatch)
     later = successor(desk, client, holder, other)
     holder.reconnect()
@@ -434,7 +434,7 @@ def one_leased_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[Desk, FakeClient, FakeWorker, FakeWorker]:
     with monkeypatch.context() as unbounded:
-        unbounded.setattr("reqpool_broker.clients.MAX_SESSIONS", 10)
+        unbounded.setattr("reqpool_broker.session_lifecycle.MAX_SESSIONS", 10)
         return one_leased()
 
 

@@ -103,9 +103,7 @@ REACHED_YET: dict[tuple[str, str], str] = {
         " kinds.origin kinds.redis kinds.tcp kinds.udp"
     ),
     ("reqpool_contract", "ssl"): "tls_settings",
-    ("reqpool", "time"): "kinds.dns",
-    ("reqpool_broker", "os.urandom"): "admission clients epoch state recovery submissions workers",
-    ("reqpool_broker", "random"): "state",
+    ("reqpool", "time"): " kinds.dns",
     ("reqpool_workers", "os.urandom"): "protocols.dns",
     ("reqpool_workers", "time"): "worker_conversation leases",
 }

@@ -67,7 +67,7 @@ def test_a_question_with_a_number_that_is_none_is_malformed() -> None:
 
 
 def oldest_s(desk: Desk) -> float:
-    (told,) = desk.broker.report(desk.now_s)["workers"]
+    (told,) = desk.broker.status.make(desk.now_s)["workers"]
     return float(told["oldest_s"])
 
 

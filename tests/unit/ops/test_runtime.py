@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from reqpool_broker.clients import MAX_SESSIONS
 from reqpool_broker.results_placement import SESSIONS_PER_SOCKET
+from reqpool_broker.session_lifecycle import MAX_SESSIONS
 from reqpool_ops import runtime
 from reqpool_ops.runtime import CannotStart
 from support.ports import three_free_ports

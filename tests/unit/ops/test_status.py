@@ -31,15 +31,15 @@ def report(**sample: Any) -> dict[str, Any]:
     worker.answer(101, 102, 103, 104)
     worker.answer(1)
     desk.pass_time(1.2)
-    desk.broker.sample = {
+    desk.broker.status.sample = {
         "pid": 10, "cpu_percent": 12.5, "rss_bytes": 30_000_000, "fds": 20, "threads": 3, "loop_lag_ms": 0.7,
     }  # fmt: skip
-    desk.broker.ledger.workers[worker.id].sample = sample or {
+    desk.broker.records.workers[worker.id].sample = sample or {
         "cpu_percent": 50.0, "rss_bytes": 40_000_000, "fds": 30, "threads": 2, "loop_lag_ms": 1.5,
         "busy": 0.5,
     }  # fmt: skip
     verb, (made,) = wire.decode(
-        wire.encode(wire.Verb.STATUS, desk.broker.report(desk.now_s)), wire.BROKER_TO_CLIENT
+        wire.encode(wire.Verb.STATUS, desk.broker.status.make(desk.now_s)), wire.BROKER_TO_CLIENT
     )
     assert verb is wire.Verb.STATUS
     return made
@@ -178,7 +178,7 @@ def test_names_cannot_move_the_cursor() -> None:
     desk = Desk()
     desk.worker(name="w\x1b[2J\nbroker  1  live")
     desk.client(name="s\r\x9b\u202e", pid=5).submit(1, origins=("dns://\x07",))
-    text = status.render(desk.broker.report(desk.now_s), ["\x1b is suspect"], None)
+    text = status.render(desk.broker.status.make(desk.now_s), ["\x1b is suspect"], None)
     assert all(line.isprintable() for line in text.split("\n"))
     assert r"w\x1b[2J\nbroker  1  live" in text
     assert r"s\r\x9b\u202e" in text

@@ -1,0 +1,62 @@
+"""Workers that have been asked to stop, and how long they wait for what they have. No I/O, no clock."""
+
+from __future__ import annotations
+
+from .broker_spans import HELD_S
+from .client_heartbeats import ClientHeartbeats
+from .epoch import Epoch
+from .worker import Worker
+from .worker_connections import WorkerConnections
+
+
+class Drains:
+    """Lets draining workers end as early as they may.
+
+    Args:
+        life: shared by both sides of the broker.
+        connections: how workers are reached.
+        heartbeats: asks clients to acknowledge.
+
+    Attributes:
+        stopping: the whole cluster stops.
+    """
+
+    def __init__(self, life: Epoch, connections: WorkerConnections, heartbeats: ClientHeartbeats) -> None:
+        self._life = life
+        self._records = life.records
+        self._connections = connections
+        self._heartbeats = heartbeats
+        self.stopping = False
+
+    def begin(self, worker: Worker, now_s: float) -> None:
+        """Take DRAIN: lease the worker nothing more."""
+        worker.state = "draining"
+        self._records.change_membership()
+        self._life.retries.take_back(worker, now_s)
+        self._heartbeats.ask_to_acknowledge(worker)
+
+    def hasten(self, now_s: float) -> None:
+        """Have workers that drain wait no longer than they must.
+
+        They are informed at once of what has been acknowledged, or will not be because clients are silent.
+        Connections pinned to such clients are released. If the whole cluster stops, connections that have
+        been pinned for long are released as well, and no worker waits for what has long been running.
+        """
+        draining = [worker for worker in self._records.workers.values() if worker.state == "draining"]
+        if not draining:
+            return
+        liveness_s = self._life.liveness_s
+        awaited = self._heartbeats.awaited(now_s)
+        for worker in draining:
+            for pin in self._records.idle_pins(worker):
+                is_old = self.stopping and now_s - pin.since_s > HELD_S
+                if is_old or pin.session.is_silent(now_s, liveness_s):
+                    self._life.pins.unpin(pin.session, pin.number, tell=True)
+            done = bool(worker.parts)
+            if leases := self._records.leases[worker]:  # what it has besides, for others, ends with it
+                pins = self._records.pins_at(worker)
+                taken_s = [lease.since_s for lease in leases] + [pin.since_s for pin in pins]
+                done = self.stopping and now_s - max(taken_s) > HELD_S
+            worker.excused = done and worker not in awaited
+            if worker.waits_for_news:
+                self._connections.beat(worker, now_s)

@@ -1,0 +1,51 @@
+"""KEEP: which settings are cached for a session, and how many for all together. No I/O, no clock."""
+
+from __future__ import annotations
+
+from reqpool_contract import wire
+from reqpool_contract.errors import ProtocolError
+from reqpool_contract.wire import Reject
+
+from .epoch import Epoch
+from .session import Session
+
+MAX_ALL_CACHED_BYTES = 1 << 30
+"""Settings cached for all sessions together."""
+
+
+class SettingsBudget:
+    """Caches settings for connections of clients, within bounds.
+
+    Args:
+        life: shared by both sides of the broker.
+    """
+
+    def __init__(self, life: Epoch) -> None:
+        self._life = life
+        self._cached_bytes = 0
+
+    @property
+    def room(self) -> int:
+        """How many settings a further connection may have cached: none if they might not find room."""
+        most = wire.SESSION_KEEPS * wire.MAX_SETTINGS_BYTES
+        return wire.SESSION_KEEPS if self._cached_bytes + most <= MAX_ALL_CACHED_BYTES else 0
+
+    def cache(self, session: Session, number: int, settings: bytes, now_s: float) -> None:
+        """Take a KEEP; REJECT if it cannot be cached."""
+        code, text = Reject.OVERLOADED, "no room for the settings of another session"
+        if self._cached_bytes + len(settings) <= MAX_ALL_CACHED_BYTES:
+            before = session.kept.size_bytes
+            try:
+                session.kept.keep(number, settings)
+                self._cached_bytes += session.kept.size_bytes - before
+                return
+            except ProtocolError as error:
+                self._life.malformed["intake"] += 1
+                code, text = Reject.MALFORMED, error.text
+        if session.route is not None:
+            self._life.reject(self._life.outbox.intake, session.route, code, text)
+
+    def drop(self, session: Session) -> None:
+        """Forget what a connection has cached, which begins anew or ends."""
+        self._cached_bytes -= session.kept.size_bytes
+        session.kept.clear()

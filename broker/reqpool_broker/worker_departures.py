@@ -1,0 +1,84 @@
+"""Workers that the supervisor starts, that fall silent, and that are gone. No I/O, no clock."""
+
+from __future__ import annotations
+
+import logging
+
+from .epoch import WORKER_FORGET_S, Epoch
+from .submissions import Submissions
+from .worker import Worker
+from .worker_connections import WorkerConnections
+
+log = logging.getLogger("reqpool")
+
+STRANGER_SPAN_S = 1.0
+"""How long the supervisor's word of a worker may be on its way, while the worker is here already."""
+
+
+class WorkerDepartures:
+    """Decides which workers are there.
+
+    Args:
+        life: shared by both sides of the broker.
+        connections: how workers are reached.
+        submissions: what is deferred until workers have reported or died.
+    """
+
+    def __init__(self, life: Epoch, connections: WorkerConnections, submissions: Submissions) -> None:
+        self._life = life
+        self._records = life.records
+        self._connections = connections
+        self._submissions = submissions
+
+    def announce(self, worker_id: bytes) -> None:
+        """Take STARTED: the supervisor is about to start a worker."""
+        self._life.succession.start(worker_id)
+        worker = self._records.workers.get(worker_id)
+        if worker is not None and worker.state == "stranger":  # it was quicker
+            worker.state = "live"
+            self._records.change_membership()
+
+    def die(self, now_s: float, worker_id: bytes, deaths: int, orderly: bool) -> None:
+        """Take DEAD: a worker's process has ended."""
+        worker = self._records.workers.get(worker_id)
+        if worker is not None:
+            self.forget(worker, now_s, orderly=orderly)
+        self._life.succession.die(worker_id, deaths, orderly=orderly)
+        self._submissions.release_deferred(now_s)
+        self._life.settle(now_s)
+
+    def forget(self, worker: Worker, now_s: float, *, orderly: bool) -> None:
+        """Note that a worker has nothing any more: it said GOODBYE, or is dead.
+
+        Args:
+            worker: the worker.
+            now_s: now; monotonic.
+            orderly: it left nothing in doubt.
+        """
+        self._connections.disconnect(worker)
+        worker.state = "suspect"
+        self._records.workers.pop(worker.id, None)
+        self._life.succession.forget(worker.id)
+        self._records.change_membership()
+        self._life.retries.abandon(worker, now_s, dead=True, orderly=orderly)
+        self._records.remove_worker(worker)
+
+    def watch(self, now_s: float) -> None:
+        """Give up on who is silent."""
+        for worker in list(self._records.workers.values()):
+            connected_s = now_s - worker.heartbeats.since_s
+            if worker.state == "stranger" and not worker.told and connected_s > STRANGER_SPAN_S:
+                worker.told = True
+                log.warning(
+                    "worker %r (pid %d) was not started by this cluster's supervisor: it gets no requests",
+                    worker.name,
+                    worker.pid,
+                )
+            silent_s = now_s - worker.heartbeats.heard_s
+            if silent_s > WORKER_FORGET_S:
+                self.forget(worker, now_s, orderly=False)
+            elif silent_s > self._life.liveness_s and worker.state != "suspect":
+                self._connections.disconnect(worker)
+                worker.state = "suspect"
+                self._records.change_membership()
+                self._life.retries.abandon(worker, now_s, dead=False)
