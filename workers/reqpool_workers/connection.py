@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -10,7 +9,7 @@ from typing import Protocol
 from reqpool_contract.descriptors import SHORTAGES
 from reqpool_contract.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
 
-from .connection_io import ConnectionIO
+from .connection_io import BROKEN_OFF, UNREACHABLE, ConnectionIO
 from .connection_state import TRANSITIONS, ConnectionState
 from .event_loop import EventLoop
 from .kind_fault import fault
@@ -18,11 +17,8 @@ from .lease import Pin, Request
 from .protocols import Address, Event, Refused, StreamProtocol
 from .shortages import report_shortage
 
-BROKEN_OFF = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
-"""What connect fails with if the peer took the connection and broke it before we looked: a reset of one that
-was never taken is ECONNREFUSED (``tcp_reset`` and ``__inet_stream_connect`` in Linux)."""
-UNREACHABLE = BROKEN_OFF | {errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN}
-"""What connect fails with at once while a server restarts; the last two: on a unix socket."""
+Finished = tuple[Request, int, bytes]
+"""A request, and the code and data of its result."""
 
 
 class ConnectionOwner(Protocol):
@@ -31,14 +27,11 @@ class ConnectionOwner(Protocol):
     def on_room(self, connection: Connection) -> None:
         """It may take requests: after the handshake, and each time answers have made room."""
 
-    def on_answer(self, request: Request, code: int, data: bytes) -> None:
-        """A request has its outcome."""
+    def on_answers(self, answers: list[Finished]) -> None:
+        """Requests have their outcomes, those that came in one go."""
 
     def on_unreadable(self, request: Request, error: PoolError) -> None:
         """The answer to a request has come and was not taken; the connection goes on."""
-
-    def on_answered(self, count: int) -> None:
-        """So many requests have had their outcome, in one go."""
 
     def on_refused(self, connection: Connection, request: Request, error: UsageError) -> None:
         """The protocol would not take a request; nothing was sent."""
@@ -72,7 +65,7 @@ class Connection:
         first: the request it is opened for.
 
     Attributes:
-        state: moved by :meth:`_move` alone.
+        state: moved by :meth:`_move`, but between READY and BUSY.
         first: the request that waits for the connection to be ready, or None.
         pin: whose it is alone, or None.
         retiring: True if it takes no more requests and is closed with the last answer; one that is held is
@@ -196,7 +189,7 @@ class Connection:
         self._live += len(out)
         if self.state is ConnectionState.READY:
             self.since_s = self._loop.now_s
-            self._move(ConnectionState.BUSY)
+            self.state = ConnectionState.BUSY  # without _move, as each request takes this way
         if not self._io.gathered:
             self._written = self._asked
         self._asked += len(out)
@@ -339,20 +332,25 @@ class Connection:
             self.give_up(f"no connection within {self._span_s:g} s" + (awaited and f": {awaited}"))
 
     def _handle(self, events: Sequence[Event]) -> None:
-        unanswered, answer = self._unanswered, self._owner.on_answer
+        unanswered = self._unanswered
         answers = 0
+        finished: list[Finished] = []
         for event in events:
-            if type(event) is tuple:
-                if not unanswered:
-                    self.close("unsolicited answer from the peer")
-                    return
+            if type(event) is tuple and unanswered:
                 request = unanswered.popleft()
                 answers += 1
                 if request is not None:
                     self._live -= 1
                     request.place = None
-                    answer(request, event[0], event[1])
-            elif type(event) is bytes:
+                    finished.append((request, event[0], event[1]))
+                continue
+            if finished:
+                self._owner.on_answers(finished)
+                finished = []
+            if type(event) is tuple:
+                self.close("unsolicited answer from the peer")
+                return
+            if type(event) is bytes:
                 self._io.write(event)
                 if self.state is ConnectionState.CLOSED:
                     return
@@ -373,9 +371,10 @@ class Connection:
                 self._ready()
                 if self.state is ConnectionState.CLOSED:
                     return
+        if finished:
+            self._owner.on_answers(finished)
         if answers:
             self.answers += answers
-            self._owner.on_answered(answers)
             self.overdue = False
             self.since_s = self._loop.now_s
             self._make_room()
@@ -407,7 +406,7 @@ class Connection:
         """Answers have come."""
         idle = not self._unanswered
         if idle:
-            self._move(ConnectionState.READY)
+            self.state = ConnectionState.READY  # from BUSY; without _move, as each answer takes this way
         if self._live == 0 and self.retiring and self.pin is None:
             self.close("retired")
         elif idle and (self._io.unsent.pieces or not self._protocol.reusable):

@@ -9,6 +9,7 @@ Some facts this file relies on:
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Sequence
 from typing import Protocol
@@ -24,6 +25,11 @@ LARGE_READ_BYTES = 256 << 10
 """Read from a connection whose turn it is."""
 WRITE_BYTES_PER_TURN = 128 << 10
 """What one connection may give in a turn: of large requests there may be one on each."""
+BROKEN_OFF = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
+"""What connect fails with if the peer took the connection and broke it before we looked: a reset of one that
+was never taken is ECONNREFUSED (``tcp_reset`` and ``__inet_stream_connect`` in Linux)."""
+UNREACHABLE = BROKEN_OFF | {errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN}
+"""What connect fails with at once while a server restarts; the last two: on a unix socket."""
 
 
 class StreamReader(Protocol):

@@ -113,6 +113,42 @@ class ConnectionPool(Generic[Pooled]):
         self._depth = depth
         # The last is the one used last: the others get old, and are closed.
         self._idle: list[Pooled] = []
+        # The one that was taken last: with all others idle, the busy one.
+        self._shared: Pooled | None = None
+
+    def only_choice(self, count: int, now_s: float) -> Pooled | None:
+        """Return the connection to which :meth:`assign` would give requests that have just come, if there is
+        nothing to think about: it takes them all, nothing waits, and the others are idle.
+
+        Args:
+            count: of the requests; none opens a pin.
+            now_s: monotonic seconds.
+        """
+        if self.waiting or self.fresh or count > self._depth:
+            return None
+        idle, others = self._idle, len(self.members) - len(self._idle)
+        if self._depth == 1 or not others:
+            if not idle or now_s - idle[-1].born_s > self.policy.lifetime_s:
+                return None
+            self._shared = idle.pop()
+            return self._shared
+        one = self._shared
+        if (
+            others > 1
+            or one is None
+            or one.state is not ConnectionState.BUSY
+            or one.pin is not None
+            or one.retiring
+            or one.load + count > self._depth
+            or now_s - one.born_s > self.policy.lifetime_s
+        ):
+            return None
+        return one
+
+    def park(self, connection: Pooled) -> None:
+        """Note as idle a connection that has just had its last answer, with nothing waiting."""
+        if connection.pin is None and not connection.retiring and connection not in self._idle:
+            self._idle.append(connection)
 
     def join(self, connection: Pooled) -> None:
         """A connection is being opened."""
@@ -125,6 +161,8 @@ class ConnectionPool(Generic[Pooled]):
         self.slots.taken -= 1
         if connection in self._idle:
             self._idle.remove(connection)
+        if self._shared is connection:
+            self._shared = None
         if connection.pin is not None:
             self.pins.pop(connection.pin, None)
 
@@ -172,8 +210,10 @@ class ConnectionPool(Generic[Pooled]):
             requests = self._take(self.fresh, connection, now_s)
         if not requests:
             requests = self._take(self.waiting, connection, now_s)
-        if not requests and connection.state is ConnectionState.READY and connection not in self._idle:
-            self._idle.append(connection)
+        if requests or connection.state is ConnectionState.BUSY:
+            self._shared = connection
+        else:
+            self.park(connection)
         return requests
 
     def is_old(self, connection: Pooled, now_s: float) -> bool:
@@ -227,6 +267,7 @@ class ConnectionPool(Generic[Pooled]):
                 continue
             requests = self._take(self.waiting, one, now_s)
             if requests:
+                self._shared = one
                 plan.sends.append((one, requests))
             elif one.state is ConnectionState.READY:
                 self._idle.append(one)
@@ -316,7 +357,9 @@ class ConnectionPool(Generic[Pooled]):
         while waiting and len(taken) < most:
             request = waiting[0]
             # One that ended meanwhile is nobody's; one that is late is reported by its lease's timer.
-            if request.live and request.lease.deadline_s > now_s:
+            # Written out: request.live, which is asked of each.
+            live = request.lease.session.running.get(request.seq) is request
+            if live and request.lease.deadline_s > now_s:
                 if request.lease.pin is not None and (taken or connection.load):
                     break
                 taken.append(request)

@@ -38,19 +38,25 @@ class LeaseOutcomes:
 
     def finish(self, request: Request, code: int, data: bytes) -> None:
         """A request has its outcome."""
-        lease = request.lease
-        session = lease.session
-        del session.running[request.seq]
-        lease.live -= 1
-        if not lease.live:
-            lease.requests = []  # they point back at the lease: no cycle is left for the collector
-        if not session.dirty:
-            session.dirty = True
-            self.reports.dirty.append(session)
-        lease.ready += (request.seq, code, data)
-        if not lease.idempotent and lease.until_s > session.until_s:
-            session.until_s = lease.until_s
-        self.reports.done += 1
+        self.finish_many(((request, code, data),))
+
+    def finish_many(self, finished: Iterable[tuple[Request, int, bytes]]) -> None:
+        """:meth:`finish` for each: all answers that were read in one go."""
+        reports = self.reports
+        for request, code, data in finished:
+            lease = request.lease
+            session = lease.session
+            del session.running[request.seq]
+            lease.live -= 1
+            if not lease.live:
+                lease.requests = []  # they point back at the lease: no cycle is left for the collector
+            if not session.dirty:
+                session.dirty = True
+                reports.dirty.append(session)
+            lease.ready += (request.seq, code, data)
+            if not lease.idempotent and lease.until_s > session.until_s:
+                session.until_s = lease.until_s
+            reports.done += 1
 
     def conclude(
         self, request: Request, code: Code, text: str, *, phase: str | None = None, sent: bool | None = None

@@ -104,13 +104,8 @@ class Reporting:
         connections are kept busy by requests that wait here already, nobody waits for less by being told one
         by one; with nothing waiting, a lone request above all, an answer is told at once.
         """
-        reports = self._reports
-        at_once = (
-            self._drain.state is not DrainState.SERVING
-            or self._grants.unanswered
-            or reports.unreported >= MOST_HELD_BACK
-        )
-        if at_once or not reports.busy:
+        at_once = self._drain.state is not DrainState.SERVING or self._grants.unanswered
+        if at_once or not self._reports.can_wait(MOST_HELD_BACK):
             self._held_back_s = 0.0
             return False
         if not self._held_back_s:

@@ -5,11 +5,14 @@ It gathers here until the end of a turn of the loop.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from reqpool_contract.wire import FailedAttempts
 
 from .lease import OriginTransport, Pin, SessionResults
+
+_BACKLOG = attrgetter("backlog")
 
 
 class WorkerReports:
@@ -46,17 +49,15 @@ class WorkerReports:
         self.patient += count
         self.answering.add(origin)
 
-    @property
-    def unreported(self) -> int:
-        """How many results have not been taken."""
-        return self.done - self._taken
+    def can_wait(self, most: int) -> bool:
+        """Return whether all results, if there are fewer than ``most``, could wait a little.
 
-    @property
-    def busy(self) -> bool:
-        """Whether all results could wait a little, since each origin has as many requests to go on with as
-        there are results."""
+        They can if each origin has as many requests to go on with as there are results.
+        """
         unreported = self.done - self._taken
-        return self.patient == unreported and all(one.backlog >= unreported for one in self.answering)
+        if self.patient != unreported or unreported >= most:
+            return False
+        return min(map(_BACKLOG, self.answering), default=0) >= unreported
 
     def take_results(self) -> list[tuple[bytes, list[Any], float | None]]:
         """Take the results: (session, flat results, until when they are retained, as in

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reqpool_contract.errors import Code, PoolError, UsageError
 
-from .connection import Connection
+from .connection import Connection, Finished
 from .event_loop import EventLoop
 from .lease import Request
 from .outcome_sink import OutcomeSink
@@ -61,15 +61,13 @@ class StreamFallback:
     def on_tried(self, address: Address, good: bool) -> None:
         """Do nothing: there is only one address."""
 
-    def on_answered(self, count: int) -> None:
-        """Do nothing: they are reported at the end of the turn, like all others."""
-
-    def on_answer(self, request: Request, code: int, data: bytes) -> None:
-        """Report an answer, unless another origin may have a better one."""
-        if self._kind.declines is not None and self._kind.declines(data):
-            self._outcomes.decline(request, data)
-        else:
-            self._outcomes.finish(request, code, data)
+    def on_answers(self, answers: list[Finished]) -> None:
+        """Report answers, unless another origin may have a better one."""
+        for request, code, data in answers:
+            if self._kind.declines is not None and self._kind.declines(data):
+                self._outcomes.decline(request, data)
+            else:
+                self._outcomes.finish(request, code, data)
 
     def on_unreadable(self, request: Request, error: PoolError) -> None:
         """End a request whose answer was not taken."""

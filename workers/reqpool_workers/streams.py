@@ -12,7 +12,7 @@ from reqpool_contract.errors import Code, ConnectFailed, ConnectionLost, PoolErr
 from reqpool_contract.origin_names import belongs
 from reqpool_contract.policy import Policy
 
-from .connection import Connection
+from .connection import Connection, Finished
 from .connection_pool import Assignment, ConnectionPool, Slots
 from .connection_state import ConnectionState
 from .event_loop import EventLoop
@@ -74,7 +74,6 @@ class StreamOrigin:
         self.kind = kind
         self.name = name
         self.pool: ConnectionPool[Connection] = ConnectionPool(kind.depth, slots)
-        self.on_answer = outcomes.finish
         self.settings = settings
         self._place = kind.address(name)
         self._resolver = resolver
@@ -107,6 +106,12 @@ class StreamOrigin:
 
     def submit(self, lease: WorkerLease, now_s: float) -> None:
         """Send a lease's requests, or have them wait for a connection."""
+        plain = lease.pin is None and lease.deadline_s > now_s
+        if plain and (connection := self.pool.only_choice(len(lease.requests), now_s)):
+            connection.send(lease.requests)
+            if connection.state is ConnectionState.READY:  # all were refused
+                self.on_room(connection)
+            return
         self._carry_out(self.pool.add(lease.requests, now_s))
 
     def submit_pinned(self, lease: WorkerLease, pin: Pin) -> None:
@@ -201,8 +206,11 @@ class StreamOrigin:
     # --- connections -------------------------------------------------------------------------------
 
     def on_room(self, connection: Connection) -> None:
-        now_s = self.loop.now_s
         pool = self.pool
+        if connection.state is ConnectionState.READY and not (pool.waiting or pool.fresh):
+            pool.park(connection)  # how old it is matters when it is next taken
+            return
+        now_s = self.loop.now_s
         while connection.state in (ConnectionState.READY, ConnectionState.BUSY) and connection.pin is None:
             if connection.state is ConnectionState.READY and pool.is_old(connection, now_s):
                 connection.close("old")
@@ -216,9 +224,11 @@ class StreamOrigin:
 
     def on_unreadable(self, request: Request, error: PoolError) -> None:
         self.outcomes.conclude(request, error.code, error.text, phase="read", sent=True)
+        self.outcomes.reports.answered(self, 1)
 
-    def on_answered(self, count: int) -> None:
-        self.outcomes.reports.answered(self, count)
+    def on_answers(self, answers: list[Finished]) -> None:
+        self.outcomes.finish_many(answers)
+        self.outcomes.reports.answered(self, len(answers))
 
     def on_refused(self, connection: Connection, request: Request, error: UsageError) -> None:
         self.outcomes.conclude(request, Code.USAGE, error.text, sent=False)
@@ -237,11 +247,10 @@ class StreamOrigin:
 
     def on_unsent(self, connection: Connection, error: PoolError, requests: list[Request]) -> None:
         pool = self.pool
-        again = [] if connection.pin else [request for request in requests if request not in pool.retried]
-        if again:
+        once = pool.retried if connection.pin is None else requests
+        if again := [request for request in requests if request not in once]:
             pool.again(again, self.loop.now_s)
-        ended = [request for request in requests if request not in again]
-        end_unanswered(self.outcomes, error, ended, sent=False)
+        end_unanswered(self.outcomes, error, [one for one in requests if one not in again], sent=False)
 
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool

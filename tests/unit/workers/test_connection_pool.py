@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 
 import pytest
@@ -101,6 +102,11 @@ def told(plan: Assignment[Peer]) -> list[str]:
     ]
 
 
+def by_name(plan: Assignment[Peer]) -> list[tuple[str, int]]:
+    """Say which connections have how many requests."""
+    return [(one.name, len(requests)) for one, requests in plan.sends]
+
+
 def seqs(requests: Iterable[Request]) -> list[int]:
     return [request.seq for request in requests]
 
@@ -176,6 +182,47 @@ def test_the_first_request_of_a_pin_has_a_connection_alone_and_those_behind_it_w
     one = table.pool.members[0]
     one.state, one.load = ConnectionState.READY, 0
     assert table.pool.next_for(one, NOW_S) == [opening]
+
+
+# --- the only choice -------------------------------------------------------------------------------
+
+
+def drawn(seed: int) -> tuple[Table, int]:
+    """A table, and a number of requests that come; the same ones for the same seed."""
+    draw = random.Random(seed)
+    depth = draw.choice([1, 1, 3])
+    peers = []
+    for name in "abcd"[: draw.randint(0, 4)]:
+        state = draw.choice([ConnectionState.READY] * 4 + [ConnectionState.BUSY] * 2 + [*OPENING])
+        load = draw.randint(1, depth) if state is ConnectionState.BUSY else 0
+        pin = (SESSION, len(peers)) if draw.random() < 0.1 and state not in OPENING else None
+        age_s, retiring = draw.choice([10.0] * 9 + [601.0]), draw.random() < 0.05
+        peers.append(Peer(name, state, load=load, age_s=age_s, pin=pin, retiring=retiring))
+    table = Table(*peers, depth=depth, granted=draw.randint(0, 5))
+    for peer in peers:  # those that are shared have been taken, one after the other
+        if peer.state is ConnectionState.BUSY:
+            assert table.pool.next_for(peer, NOW_S) == []
+    if draw.random() < 0.1:
+        table.add(9)
+    return table, draw.randint(1, 4)
+
+
+def test_the_only_choice_is_what_would_be_assigned() -> None:
+    found = 0
+    for seed in range(3_000):
+        table, count = drawn(seed)
+        choice = table.pool.only_choice(count, NOW_S)
+        if choice is not None:
+            again, _ = drawn(seed)
+            expected = again.add(count)
+            assert by_name(expected) == [(choice.name, count)]
+            assert expected.opens == expected.adopts == []
+            for one, requests in expected.sends:
+                for peer in (choice, one):
+                    peer.state, peer.load = ConnectionState.BUSY, peer.load + len(requests)
+            assert by_name(table.add(9)) == by_name(again.add(9))  # and leaves the same to be assigned
+            found += 1
+    assert found > 300
 
 
 # --- fresh connections -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from reqpool_contract.errors import ConnectionLost, PoolError, UsageError
 from reqpool_contract.wire import Flag, LeaseGroup
 from reqpool_workers import connection_io
-from reqpool_workers.connection import Connection
+from reqpool_workers.connection import Connection, Finished
 from reqpool_workers.event_loop import EventLoop
 from reqpool_workers.lease import Request
 from reqpool_workers.lease_outcomes import LeaseOutcomes
@@ -36,14 +36,11 @@ class Owner:
     def on_room(self, connection: Connection) -> None:
         self.ready = True
 
-    def on_answer(self, request: Request, code: int, data: bytes) -> None:
-        self.answered.append(request.seq)
+    def on_answers(self, answers: list[Finished]) -> None:
+        self.answered += [request.seq for request, _, _ in answers]
 
     def on_unreadable(self, request: Request, error: PoolError) -> None:
         raise AssertionError(error)
-
-    def on_answered(self, count: int) -> None:
-        pass
 
     def on_refused(self, connection: Connection, request: Request, error: UsageError) -> None:
         raise AssertionError(error)
