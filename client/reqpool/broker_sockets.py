@@ -3,8 +3,8 @@
 Facts it relies on:
 
 * ``ZMQ_FD`` is edge-triggered: see :mod:`reqpool_contract.zmq_sockets` for when a socket must be asked before
-sleeping. * A ZeroMQ socket belongs to one thread at a time: the one that takes the turn, see :mod:`.driver`.
-Only
+  sleeping.
+* A ZeroMQ socket belongs to one thread at a time: the one that takes the turn, see :mod:`.driver`. Only
   :meth:`BrokerSockets.wake` may be called from any.
 * What sits in an old socket's pipe may be delivered later, to the next broker: on loss both sockets
   are closed with linger 0 and new ones opened.
@@ -20,19 +20,17 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import select
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from time import monotonic
-from typing import NamedTuple
 
 import zmq
 
 from reqpool_contract import descriptors, socket_owner, wire, zmq_sockets
 from reqpool_contract.socket_monitor import Monitor, Reach
 
-from .listener_probe import Probe, is_zmtp
+from .listener_probe import ListenerProbe, Loss
+from .watched_fds import WatchedFds
 
 log = logging.getLogger("reqpool")
 
@@ -47,23 +45,7 @@ RECONNECT_LATER_MS = 1_000
 PATIENT_DIALS = 4
 ASK_S = 0.25
 """How long the intake socket, which was sent on, need not be asked while the results socket is open."""
-PROBE_AFTER_S = 0.5
-"""How long a peer that accepts a connection may take to say that it speaks ZMTP, before it is looked at."""
-PROBE_S = 0.5
-"""How long it may take to answer that."""
 TURNED_AWAY = "a broker listens there, but turns connections away; its log says why"
-
-
-class Loss(NamedTuple):
-    """Why the connection can no longer be used.
-
-    Attributes:
-        text: what happened.
-        final: the peer is certainly not a broker, so waiting is pointless.
-    """
-
-    text: str
-    final: bool = False
 
 
 class BrokerSockets:
@@ -94,13 +76,8 @@ class BrokerSockets:
         self._intake_fd = self._results_fd = -1
         self._intake_monitor: Monitor | None = None
         self._results_monitor: Monitor | None = None
-        self._probe: Probe | None = None
-        self._probe_s = math.inf
         self._dials = 0
-        self._greeted = False
-        """Whoever closes connections there begins as a ZeroMQ socket does."""
         self._ending: Loss | None = None
-        self._on_news: dict[int, Callable[[], None]] = {}
         self._readable: set[int] = set()
         self._polled = False
         self._intake_sent = False
@@ -110,15 +87,13 @@ class BrokerSockets:
         self._promised = False
         self._stalled: list[bytes] | None = None
         """A message that was promised room and found none: nothing goes out before it."""
-        self._epoll = select.epoll()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Closed with the last reference, not with the thread: a late wake() must not hit another file.
-        weakref.finalize(self, os.close, self._wake_fd).atexit = False
-        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._watched = WatchedFds()
+        self._epoll = self._watched.epoll
+        self._probe = ListenerProbe(context, self._watched)
 
     def wake(self) -> None:
         """End a sleep, or the next one. From any thread."""
-        os.eventfd_write(self._wake_fd, 1)
+        self._watched.wake()
 
     # --- opening and closing --------------------------------------------------------------------
 
@@ -169,15 +144,15 @@ class BrokerSockets:
                 monitor.close()
             socket.close(0)
             raise
-        self._watch(monitor.fd, lambda: self._note(monitor))
+        self._watched.add(monitor.fd, lambda: self._note(monitor))
         return socket, fd, monitor
 
     def hang_up(self, linger_ms: int = 0) -> None:
         """Close both sockets; what was received and not read is dropped."""
-        self._end_probe()
+        self._probe.end()
         for monitor in (self._intake_monitor, self._results_monitor):
             if monitor is not None:
-                self._unwatch(monitor.fd)
+                self._watched.remove(monitor.fd)
                 monitor.close()
         for socket, fd in ((self._intake, self._intake_fd), (self._results, self._results_fd)):
             if socket is not None:
@@ -265,21 +240,22 @@ class BrokerSockets:
     def sleep(self, span_s: float) -> None:
         """Sleep until a socket may be read, or a wake-up, or ``span_s``."""
         self._polled = True
-        if self._probe_s != math.inf:
-            span_s = min(span_s, self._probe_s - monotonic())
+        if self._probe.due_s != math.inf:
+            span_s = min(span_s, self._probe.due_s - monotonic())
         told = self._epoll.poll(max(0.0, span_s))
         if self.abandoned:
             return
         self._hear(told)
-        if self._probe_s != math.inf and monotonic() >= self._probe_s:
-            self._begin_or_end_probe()
+        if self._probe.due_s != math.inf and monotonic() >= self._probe.due_s:
+            self._probe.turn(self._url)
+        if self._probe.loss is not None:
+            self.loss, self._probe.loss = self._probe.loss, None
 
     def _hear(self, told: list[tuple[int, int]]) -> None:
+        on_news = self._watched.on_news
         for fd, _ in told:
-            if fd == self._wake_fd:
-                os.eventfd_read(fd)
-            elif fd in self._on_news:
-                self._on_news[fd]()
+            if fd in on_news:
+                on_news[fd]()
             else:
                 self._readable.add(fd)
 
@@ -297,7 +273,7 @@ class BrokerSockets:
             or monitor.reach is not Reach.STANDING
             or self._ending is not None
             or self._readable
-            or self._probe_s != math.inf
+            or self._probe.due_s != math.inf
         ):
             return None
         if not self._unasked or not zmq_sockets.readable(socket):
@@ -355,14 +331,6 @@ class BrokerSockets:
 
     # --- what becomes of the connection -----------------------------------------------------------
 
-    def _watch(self, fd: int, on_news: Callable[[], None]) -> None:
-        self._epoll.register(fd, select.EPOLLIN)
-        self._on_news[fd] = on_news
-
-    def _unwatch(self, fd: int) -> None:
-        self._epoll.unregister(fd)
-        del self._on_news[fd]
-
     def _note(self, monitor: Monitor) -> None:
         """See what has become of a connection."""
         reach = monitor.read()
@@ -372,67 +340,26 @@ class BrokerSockets:
                 self._dials = 0
             match reach:
                 case Reach.ACCEPTED:
-                    self._probe_s = min(self._probe_s, monotonic() + PROBE_AFTER_S)
+                    self._probe.expect()
                     return
                 case Reach.BROKEN_OFF:
-                    if not self._greeted:
-                        self._suspect()
+                    if not self._probe.greeted:
+                        self._probe.suspect()
                         return
                     ending = Loss(TURNED_AWAY)
                 case Reach.STANDING:
-                    self._greeted = False
-                    self._end_probe()
+                    self._probe.greeted = False
+                    self._probe.end()
         if reach in (Reach.BROKEN_OFF, Reach.LOST, Reach.FOREIGN):
             self._ending = ending
             self._readable |= {self._intake_fd, self._results_fd}
 
     def _speaks(self, socket: zmq.Socket[bytes], monitor: Monitor) -> bool:
-        """Has the peer said by now that it speaks ZMTP? What comes from one that has not is not a message."""
+        """Return whether the peer has said by now that it speaks ZMTP: only then what comes is a message."""
         if not zmq_sockets.readable(socket):
             return False
         self._note(monitor)
         if monitor.reach in (Reach.STANDING, Reach.LOST):
             return True
-        self._suspect()
+        self._probe.suspect()
         return False
-
-    def _suspect(self) -> None:
-        """Look at once who it is that listens there."""
-        if self._probe is None:
-            self._probe_s = -math.inf
-
-    def _begin_or_end_probe(self) -> None:
-        if self._probe is not None:  # it is silent, as a frozen broker is: liveness tells what comes of it
-            self._end_probe()
-            return
-        self._probe_s = monotonic() + PROBE_S
-        try:
-            descriptors.check_spare()
-            self._probe = Probe(self._context, self._url)
-        except (OSError, zmq.ZMQError) as error:
-            log.debug("cannot determine what listens at %s: %s", self._url, error)
-            self._end_probe()
-            return
-        self._watch(self._probe.fd, self._read_probe)
-        self._read_probe()
-
-    def _read_probe(self) -> None:
-        said = self._probe.read() if self._probe is not None else None
-        if said is None:
-            return
-        self._end_probe()
-        if not said:
-            self.loss = Loss(Reach.BROKEN_OFF.value)
-        elif not is_zmtp(said):
-            self.loss = Loss(f"the listener is not a reqpool broker; it sent {said!r}", final=True)
-        else:
-            # A broker that was being replaced, perhaps, and that takes the next connection.
-            self._greeted = True
-
-    def _end_probe(self) -> None:
-        self._probe_s = math.inf
-        if self._probe is not None:
-            if self._probe.fd in self._on_news:
-                self._unwatch(self._probe.fd)
-            self._probe.close()
-            self._probe = None

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 import reqpool
-from reqpool.broker_sockets import Loss
+from reqpool.listener_probe import Loss
 from reqpool.stub import Stub
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb

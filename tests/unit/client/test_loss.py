@@ -21,8 +21,8 @@ from reqpool.broker_sockets import (
     RECONNECT_MS,
     TURNED_AWAY,
     BrokerSockets,
-    Loss,
 )
+from reqpool.listener_probe import Loss
 from reqpool_contract.wire import Flag, Verb
 from support.fake_broker import FakeBroker, echo, silence
 from support.leaks import no_leak

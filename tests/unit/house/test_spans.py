@@ -16,7 +16,7 @@ import reqpool_ops.health
 import reqpool_ops.supervisor
 import reqpool_workers.broker_socket
 import reqpool_workers.worker_spans
-from reqpool import broker_sockets, session_protocol
+from reqpool import broker_sockets, listener_probe, session_protocol
 from reqpool_contract import grace, wire
 from reqpool_ops import cluster_spans
 
@@ -74,7 +74,7 @@ worker, broker, supervisor = (
         pytest.param(reqpool_workers.broker_socket.RECONNECT_MOST_MS / 1000, BEAT_S, id="worker dials"),
         pytest.param(broker_sockets.RECONNECT_MS / 1000, BEAT_S, id="client dials"),
         pytest.param(session_protocol.BACKOFF_MOST_S, LIVENESS_S, id="client says HELLO again"),
-        pytest.param(broker_sockets.PROBE_AFTER_S + broker_sockets.PROBE_S, LIVENESS_S, id="probe"),
+        pytest.param(listener_probe.PROBE_AFTER_S + listener_probe.PROBE_S, LIVENESS_S, id="probe"),
     ],
 )
 def test_the_one_that_waits_has_more_patience(shorter_s: float, longer_s: float) -> None:
