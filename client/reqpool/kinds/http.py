@@ -1,4 +1,4 @@
-"""Kind ``http``: a request to an HTTP/1.1 server. Its client half; answers are in ``http_response``."""
+"""Client half of kind ``http``: a request to an HTTP/1.1 server. Answers are in ``http_response``."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from .route import Asked, Followed, Route, with_idempotence
 
 DEFAULT_MAX_BYTES = 16 << 20
 LARGEST_MAX_BYTES = wire.MAX_ANSWER_BYTES
-"""What the pool carries of one answer at most."""
+"""Largest answer that the pool carries."""
 MAX_REDIRECTS = 20
-"""As browsers have it (WHATWG Fetch, HTTP-redirect fetch)."""
+"""The limit of browsers (WHATWG Fetch, HTTP-redirect fetch)."""
 
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 """RFC 9110 §9.2.2."""
 _WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
-"""Of these a server expects a length, though it be 0 (RFC 9110 §8.6)."""
+"""Methods for which a server expects a length, even if it is 0 (RFC 9110 §8.6)."""
 _OF_ONE_ORIGIN = frozenset(("authorization", "cookie", "proxy-authorization", "host"))
-"""Fields that are for the server they were given for."""
+"""Fields that must not be sent to another server."""
 _OF_A_BODY = frozenset(("content-encoding", "content-language", "content-location", "content-type"))
 
 _OF_THE_CONNECTION = b"authorization: negotiate"
-"""Begins a field that authenticates the connection, not the one request."""
+"""Start of a field that authenticates the connection, not only the request."""
 
 _DEFAULTS = {
     "user-agent": f"User-Agent: reqpool/{version('reqpool')}\r\n".encode(),
@@ -53,21 +53,21 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NOT_IN_URLS = re.compile(r"[\x00-\x1f\x7f-\xff]")
 
 _CACHED_URL_CHARACTERS = 1_000
-"""A longer URL is encoded anew each time: thousands of such would be megabytes."""
+"""Longer URLs are not cached: thousands of them would be megabytes."""
 
 
 class Note(NamedTuple):
-    """What a redirect, and the answer, need to know of a request.
+    """A request, as redirects and the answer need to know it.
 
     Attributes:
         method: in upper case.
-        url: whole, with its fragment, without user and password.
-        place: where it goes to.
-        fields: what was added to the defaults.
+        url: the whole URL with its fragment, without user and password.
+        place: where the request goes.
+        fields: the fields that were added to the defaults.
         content: the body, or None.
         tls: for https.
-        credentials: may those of the upstream's settings be sent?
-        max_bytes: largest body of the answer, as it comes and when decoded.
+        credentials: whether those of the upstream's settings may be sent.
+        max_bytes: largest body of the answer, as received and when decoded.
     """
 
     method: str
@@ -81,7 +81,7 @@ class Note(NamedTuple):
 
 
 class HttpKind(Kind):
-    """Client half of ``http``. What goes to the worker half stands in ``http_payload``."""
+    """Client half of ``http``. The payload is described in :mod:`reqpool_contract.payloads.http`."""
 
     name: ClassVar[str] = "http"
     schemes: ClassVar[tuple[str, ...]] = ("http", "https")
@@ -107,24 +107,25 @@ class HttpKind(Kind):
 
         Args:
             target: ``http://host/path``, ``https://host/path``, or ``name/path`` with the name of an
-                upstream in the broker's config. User and password in it mean basic authentication.
+                upstream in ``reqpool.toml``. A user and password in it are sent as basic authentication.
             payload: the method.
-            params: for the query: a mapping or a list of pairs, values str, bytes, numbers, or lists of such;
-                or a str or bytes, written already.
-            headers: a mapping or a list of pairs, instead of the default ones or beside them.
-            json: for the body: anything that JSON can write.
-            data: for the body: bytes, str, something with ``read()``, or a form (a mapping or a list of
+            params: for the query: a mapping or a list of pairs, with values of str, bytes, numbers, or lists
+                of these; or a str or bytes, already encoded.
+            headers: a mapping or a list of pairs; added to the default fields, or replacing those of the same
+                name.
+            json: the body, as anything that JSON can represent.
+            data: the body, as bytes, str, an object with ``read()``, or a form (a mapping or a list of
                 pairs).
-            files: for a multipart body: name to content, (filename, content) or (filename, content, content
-                type); see :func:`reqpool.kinds.http_body.body`.
+            files: a multipart body: maps names to contents, (filename, content) or (filename, content,
+                content type); see :func:`reqpool.kinds.http_body.body`.
             auth: (user, password), each str or bytes, or a bearer token.
-            tls: for https, also where only a redirect leads there; None: verified with the system's
-                authorities.
+            tls: for https, also if only a redirect leads there; None: the server is verified against the
+                system's authorities.
             follow_redirects: False: a redirect is the answer.
-            max_bytes: largest body of the answer, as it comes and when decoded; from 1 byte to 48 MiB.
+            max_bytes: largest body of the answer, as received and when decoded; from 1 byte to 48 MiB.
 
         Raises:
-            UsageError: if any of these is wrong; the text names it and the way out.
+            UsageError: an argument is wrong; the text says which, and what would be right.
         """
         if (
             params is headers is json is data is files is auth is tls is None
@@ -155,23 +156,23 @@ class HttpKind(Kind):
         )
 
     def decode(self, data: bytes, request: Asked) -> HttpResponse:
-        """Wrap an answer; it is read when it is looked at.
+        """Wrap an answer; it is parsed when it is read.
 
         Raises:
-            BadResponse: if it is none.
+            BadResponse: it is not an HTTP answer.
         """
         note: Note = request.note
         return HttpResponse.of(data, note.url, request.trail, request.facts, note.max_bytes)
 
     def follow(self, data: bytes, request: Asked) -> Followed:
-        """Make the request that a redirect leads to, as browsers do (WHATWG Fetch) and RFC 9110 §15.4 has it.
+        """Make the request that a redirect leads to, as browsers (WHATWG Fetch) and RFC 9110 §15.4 do.
 
-        303, and 301 and 302 after POST, make it a GET without a body. To another scheme, host or port go
-        neither credentials nor cookies nor a client certificate; from https to http no credentials of any
-        sort.
+        After 303, and after 301 and 302 for POST, it is a GET without a body. Credentials, cookies and client
+        certificates are not sent to another scheme, host or port; from https to http, no credentials of any
+        sort are sent.
 
         Raises:
-            BadResponse: too many redirects, or one that leads nowhere; the text says where.
+            BadResponse: too many redirects, or one to an invalid URL, which the text names.
         """
         note: Note = request.note
         here = note.url
@@ -191,16 +192,16 @@ class HttpKind(Kind):
                 f"{without_password(note.url)} redirects to a URL that cannot be requested: {error.text}"
             ) from error
         if request.route.idempotent is not (note.method in IDEMPOTENT):
-            route = with_idempotence(route, request.route.idempotent)  # the caller's word holds all the way
+            route = with_idempotence(route, request.route.idempotent)  # as the caller chose
         return Followed(route, payload, further, answer)
 
     def endpoint(self, url: str, *, password: str | None = None, tls: Tls | None = None) -> Endpoint:
         """Read the URL of an upstream; see :meth:`Kind.endpoint`.
 
-        With a user it means basic authentication, with a password alone a bearer token.
+        A user means basic authentication, a password without a user a bearer token.
 
         Raises:
-            UsageError: if it is wrong, or has a path or a query: those are the requests' own.
+            UsageError: it is wrong, or has a path or a query: those belong to requests.
         """
         read = parse(url, PORTS)
         if read.path not in ("", "/") or read.query:
@@ -231,7 +232,7 @@ def _method(method: object) -> str:
     return method
 
 
-# URLs repeat in real use; a hit costs a fraction of making the request anew.
+# URLs repeat in real use; a hit costs a fraction of encoding the request again.
 @lru_cache(maxsize=4096)
 def _plain(method: str, url: str) -> tuple[Route, bytes, Note]:
     nothing = (None, None, None)
@@ -280,7 +281,7 @@ def _encoded(
 
 
 def _request(note: Note, line: str, follow: bool) -> tuple[Route, bytes, Note]:
-    """Write a request; ``line`` is the path and query of its URL."""
+    """Write a request; ``line`` is its path and query."""
     method, _, where, given, content, _, credentials, max_bytes = note
     flags = HEAD if method == "HEAD" else 0
     if follow:
@@ -297,7 +298,7 @@ def _request(note: Note, line: str, follow: bool) -> tuple[Route, bytes, Note]:
     if not credentials or "authorization" in names:
         flags |= NO_CREDENTIALS
     if "authorization" in names and any(line.lower().startswith(_OF_THE_CONNECTION) for _, line in given):
-        # The server takes all that comes on the connection for this user's (RFC 4559 §6).
+        # The server attributes all requests on the connection to this user (RFC 4559 §6).
         given = [*_without(given, frozenset(("connection",))), field("Connection", "close")]
         names.add("connection")
     if "connection" in names and any(
@@ -333,7 +334,7 @@ def _location(here: str, answer: HttpResponse) -> str:
     host = _HOST.match(location)
     begin = 0 if host is None else host.end()
     try:
-        # Of a host these are letters; of all else they are bytes, which the server is to see again.
+        # In a host these are letters; elsewhere they are bytes, which the server must get back unchanged.
         named = location[:begin].encode("latin-1").decode()
         if _CONTROL.search(named):
             raise UsageError("its host has a control character in it")
@@ -364,7 +365,7 @@ def _redirected(note: Note, here: str, there: str, status: int) -> tuple[Route, 
     before = place(KIND, split(here)[0], None)
     where, tls, credentials = place(KIND, prefix, note.tls), note.tls, note.credentials
     if where.origin == before.origin:
-        # Also back to a place that was called by its name, where the name is what stands for its settings.
+        # Also if it leads back to an upstream given by its name, to which the settings belong.
         where = note.place._replace(authorization=where.authorization)
     else:
         given = _without(given, _OF_ONE_ORIGIN)

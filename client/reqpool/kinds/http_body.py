@@ -22,7 +22,7 @@ class RequestBody(NamedTuple):
 
     Attributes:
         content: its bytes.
-        content_type: what they are; empty if nothing is known of them.
+        content_type: the type of them; empty if it is unknown.
     """
 
     content: bytes
@@ -30,19 +30,19 @@ class RequestBody(NamedTuple):
 
 
 def body(json: object, data: object, files: object) -> RequestBody | None:
-    """Make the body of a request from what a caller gave; None if nothing.
+    """Make the body of a request from the caller's arguments; None if there are none.
 
     Args:
-        json: anything that JSON can write; goes with neither of the others.
-        data: bytes; a str (UTF-8); an object with ``read()``, read here and now; or a form: a mapping or a
-            list of pairs.
-        files: a mapping or a list of pairs, each name with a content, (filename, content), or (filename,
-            content, content type); a content is bytes, str, or an object with ``read()``. Where the filename
-            is None, the part has none, nor a content type unless one is given. With ``files``, ``data`` is a
+        json: anything that JSON can represent; cannot be combined with the others.
+        data: bytes; a str (UTF-8); an object with ``read()``, which is read at once; or a form: a mapping or
+            a list of pairs.
+        files: a mapping or a list of pairs of a name with a content, (filename, content), or (filename,
+            content, content type). A content is bytes, str, or an object with ``read()``. If the filename is
+            None, the part has none, and a content type only if one is given. With ``files``, ``data`` is a
             form.
 
     Raises:
-        UsageError: if any of these is wrong; the text names it.
+        UsageError: an argument is wrong; the text says which.
     """
     if json is not None:
         if data is not None or files is not None:
@@ -94,7 +94,7 @@ def _content(given: Any, what: str) -> bytes:
 
 
 def _multipart(fields: Iterable[tuple[str | bytes, str | bytes]], files: object) -> RequestBody:
-    # 128 random bits: no content has this line in it by accident, and nobody can put it there on purpose.
+    # 128 random bits: a content cannot contain this line, neither by accident nor on purpose.
     boundary = os.urandom(16).hex()
     parts: list[bytes] = []
     for name, value in fields:
@@ -111,7 +111,7 @@ def _multipart(fields: Iterable[tuple[str | bytes, str | bytes]], files: object)
 
 
 def _files(files: object) -> Iterable[tuple[str, str | bytes | None, bytes, str | None]]:
-    """Read ``files=``: name, filename, content and content type of each."""
+    """Return name, filename, content and content type of each part of ``files=``."""
     items: Iterable[Any]
     if isinstance(files, Mapping):
         items = files.items()
@@ -139,16 +139,16 @@ def _files(files: object) -> Iterable[tuple[str, str | bytes | None, bytes, str 
 
 
 def _filename(content: object, name: str) -> str | bytes:
-    """Return the name of a file that was given without one: that on disk, else the field's."""
+    """Return the filename of a file given without one: that on disk, otherwise the field's name."""
     path = getattr(content, "name", None)
-    # Where a file has no path, Python has a number or something like <stdin> there.
+    # For a file without a path this is a number, or a text like <stdin>.
     if isinstance(path, str | bytes) and path and not os.fsdecode(path).startswith("<"):
         return os.path.basename(path)
     return name
 
 
 def _quoted(text: str | bytes) -> bytes:
-    """Write a name or a filename for between quotes, as browsers do (WHATWG HTML, multipart/form-data)."""
+    """Encode a name or a filename for use in quotes, as browsers do (WHATWG HTML, multipart/form-data)."""
     try:
         data = text if isinstance(text, bytes) else text.encode()
     except UnicodeEncodeError as error:

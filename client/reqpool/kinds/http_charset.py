@@ -1,4 +1,4 @@
-"""Charsets of HTTP answers: what a server names, and what Python calls it."""
+"""Charsets of HTTP answers: from the server's name to Python's codec."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import codecs
 import re
 from functools import lru_cache
 
-# Text encodings to Python, but none of a document's; and punycode takes quadratic time.
+# Python has these as text encodings, but documents are not in them; and punycode takes quadratic time.
 _NO_CHARSETS = frozenset(("idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"))
 _MAX_NAME_CHARACTERS = 40
-"""Python remembers each name that it does not know."""
+"""Python caches each unknown name."""
 
 _KEPT_CHARACTERS = 100
-"""A longer Content-Type is read anew each time: thousands of such would be megabytes."""
+"""A longer Content-Type is not cached: thousands of them would be megabytes."""
 
-# RFC 9110 §5.6.6, and what servers send besides: white space round the "=", and "," where others were joined.
+# RFC 9110 §5.6.6, and what servers send besides: spaces around "=", and "," where fields were joined.
 _PARAMETER = re.compile(r'(?:^|;)[ \t]*([^\s;,="]+)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^;,]*)')
 _ESCAPED = re.compile(r"\\(.)")
 
 
 def codec(name: str) -> str | None:
-    """Return what Python calls a charset; None if it knows none of this name."""
+    """Return Python's name of a charset; None if Python does not know it."""
     if len(name) > _MAX_NAME_CHARACTERS:
         return None
     try:
-        # Not all codecs are charsets; these three are what bytes can be asked to do.
+        # Not all codecs are for text: these two raise LookupError for the others.
         "".encode(name)
         b"".decode(name)
         known = codecs.lookup(name).name
@@ -34,7 +34,7 @@ def codec(name: str) -> str | None:
 
 
 def charset(content_type: str) -> str | None:
-    """Return the charset that a Content-Type names first, by Python's name; None if none is known."""
+    """Return Python's name of the first known charset in a Content-Type; None if there is none."""
     return _kept(content_type) if len(content_type) <= _KEPT_CHARACTERS else _charset(content_type)
 
 
@@ -43,7 +43,7 @@ def _charset(content_type: str) -> str | None:
         if name.lower() == "charset":
             if value.startswith('"'):
                 value = _ESCAPED.sub(r"\1", value[1:-1])
-            # Single quotes are not RFC 9110's, but servers send them.
+            # Single quotes are not in RFC 9110, but servers send them.
             known = codec(value.strip(" \t'\""))
             if known is not None:
                 return known

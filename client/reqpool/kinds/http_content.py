@@ -1,6 +1,6 @@
-"""Content codings of HTTP answers: gzip, deflate, br, zstd (RFC 9110 §8.4), with a bound on what comes out.
+"""Content codings of HTTP answers: gzip, deflate, br, zstd (RFC 9110 §8.4), with a limit on the output.
 
-``br`` and ``zstd`` are asked for, and read, where the packages for them are installed (``reqpool[http]``).
+``br`` and ``zstd`` are accepted if the packages for them are installed (``reqpool[http]``).
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ ACCEPTED = ", ".join(
     ["gzip", "deflate"]
     + [coding for coding, package in (("br", "brotli"), ("zstd", "zstandard")) if find_spec(package)]
 )
-"""What answers may come in, as Accept-Encoding says it."""
+"""The codings in which answers may come: the value of Accept-Encoding."""
 
 MAX_CODINGS = 4
-"""How many codings may be put on each other."""
+"""Codings that may be applied to one body."""
 ZSTD_WINDOW_BYTES = 8 << 20
-"""RFC 9659: the most that a decoder of this content coding needs to support."""
+"""Largest window that a decoder of this content coding must support (RFC 9659)."""
 
 MAX_MEMBERS = 4096
-"""How many streams may stand behind each other in one body: a hostile one has a million empty ones."""
+"""Streams that may follow each other in one body: a hostile body has a million empty ones."""
 
 _NO_CODINGS = frozenset(("", "identity", "none", "7bit", "8bit", "binary", "aws-chunked"))
-"""What servers write there that changes nothing: MIME's transfer encodings, and what object stores keep of an
-upload. Names of charsets, which belong into Content-Type, are of this kind, too."""
+"""Names that servers put there and that change nothing: transfer encodings of MIME, and what object stores
+keep from an upload. Names of charsets, which belong in Content-Type, change nothing either."""
 
 _PIECE_BYTES = 64 << 10
-"""Fed at once: what comes behind a stream's end is copied, and that is not to be all the rest each time."""
+"""Input of one step: what follows a stream's end is copied, and that must not be the whole rest each time."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS
 _RAW = -zlib.MAX_WBITS
@@ -42,13 +42,12 @@ def decoded(data: bytes, codings: str, limit: int) -> bytes:
     """Undo the codings of a body.
 
     Args:
-        data: the body as it came; if it is empty, it stays so (an answer to HEAD names codings, too).
-        codings: value of Content-Encoding, the last one applied last.
-        limit: most bytes that may come out, at each step.
+        data: the body as received; an empty one stays empty (an answer to HEAD names codings, too).
+        codings: the value of Content-Encoding; the last coding was applied last.
+        limit: most bytes of output, for each coding.
 
     Raises:
-        BadResponse: a coding is unknown here, the data is malformed or cut short, or too much comes out of
-            it.
+        BadResponse: a coding is unknown, the data is malformed or cut short, or the output is too large.
     """
     names = [name.strip().lower() for name in codings.split(",")]
     if len(names) > MAX_CODINGS:
@@ -74,8 +73,8 @@ def decoded(data: bytes, codings: str, limit: int) -> bytes:
     return data
 
 
-# Each returns at most a little more than ``limit`` bytes: whether it is too much is for the caller to say.
-# None stands for data that is malformed or ends too soon.
+# Each returns little more than ``limit`` bytes at most, so the caller checks whether that is too much. None
+# means that the data is malformed or cut short.
 
 
 def _inflate(data: bytes, limit: int, bits: int) -> bytes | None:
@@ -91,7 +90,7 @@ def _gzip(data: bytes, limit: int) -> bytes | None:
     parts: list[bytes] = []
     room = limit + 1
     at = members = 0
-    # One member or several (RFC 1952 §2.2); what comes behind and begins like none is padding, as to gzip.
+    # One or several members (RFC 1952 §2.2). As in gzip, what follows and does not begin like one is padding.
     while at == 0 or data.startswith(_GZIP_MAGIC, at):
         members += 1
         _check_members(members, "gzip")
@@ -113,7 +112,7 @@ def _gzip(data: bytes, limit: int) -> bytes | None:
 
 
 def _deflate(data: bytes, limit: int) -> bytes | None:
-    # The coding is zlib's format; some servers send what the word says instead (RFC 9110 §8.4.1.2).
+    # The coding is zlib's format, but some servers send raw deflate (RFC 9110 §8.4.1.2).
     content = _inflate(data, limit, _ZLIB_OR_GZIP)
     return _inflate(data, limit, _RAW) if content is None else content
 
@@ -151,7 +150,7 @@ def _zstd(data: bytes, limit: int) -> bytes | None:
     decoder = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
     parts: list[bytes] = []
     try:
-        # Only its reader has a bound on what comes out, and only the other one knows data that is cut short.
+        # Only the stream reader limits its output, and only decompressobj detects data that is cut short.
         reader = decoder.stream_reader(data, read_across_frames=True)
         size_bytes = 0
         while size_bytes <= limit and (part := reader.read(_PIECE_BYTES)):

@@ -1,4 +1,4 @@
-"""Header fields of HTTP: those to be sent, checked; and those received, as a mapping. RFC 9110 §5."""
+"""Header fields of HTTP (RFC 9110 §5): checks of those to send, and a mapping of those received."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _OURS = {
 _CONNECTION_OPTIONS = frozenset((b"close", b"keep-alive"))
 
 Fields = list[tuple[str, bytes]]
-"""Fields to be sent: each name in lower case, and the whole line."""
+"""Fields to send: the name in lower case, and the whole line."""
 
 
 def is_token(text: str) -> bool:
-    """Is it a token (RFC 9110 §5.6.2), as methods and names of fields are?"""
+    """Return whether a text is a token (RFC 9110 §5.6.2), like methods and names of fields."""
     return _TOKEN.fullmatch(text) is not None
 
 
 def field(name: str | bytes, value: str | bytes) -> tuple[str, bytes]:
-    """Check a field and write its line; a str is written in Latin-1.
+    """Check a field and write its line; a str is encoded as Latin-1.
 
     Raises:
-        UsageError: if the name is no token, or the value has CR, LF, NUL or another control character in it,
-            or is a str that is not Latin-1. The text names the field, never the value: it may be a secret.
+        UsageError: the name is not a token, or the value has CR, LF, NUL or another control character, or is
+            a str that is not Latin-1. The text names the field, never the value, which may be a secret.
     """
     if isinstance(name, bytes):
         name = name.decode("latin-1")
@@ -59,13 +59,13 @@ def field(name: str | bytes, value: str | bytes) -> tuple[str, bytes]:
 
 
 def fields(headers: object) -> Fields:
-    """Check the headers that a caller gave.
+    """Check a caller's headers.
 
     Args:
-        headers: a mapping, or an iterable of (name, value), in which a name may come more than once.
+        headers: a mapping, or an iterable of (name, value), in which names may be repeated.
 
     Raises:
-        UsageError: as :func:`field`, and for fields that are not the caller's to set.
+        UsageError: as :func:`field`, and for fields that callers must not set.
     """
     items: Iterable[Any]
     if isinstance(headers, HttpHeaders):
@@ -99,15 +99,15 @@ def fields(headers: object) -> Fields:
 
 
 def connection_options(line: bytes) -> set[bytes]:
-    """Return the options that a Connection field's line has, in lower case (RFC 9110 §7.6.1)."""
+    """Return the options in the line of a Connection field, in lower case (RFC 9110 §7.6.1)."""
     return {option.strip(b" \t") for option in line.lower().rstrip().partition(b":")[2].split(b",")}
 
 
 def basic(user: str | bytes, password: str | bytes) -> str:
-    """Return the header value of basic authentication (RFC 7617); a str is written in UTF-8.
+    """Return the header value of basic authentication (RFC 7617); a str is encoded as UTF-8.
 
     Raises:
-        UsageError: for a colon in the user's name, or control characters.
+        UsageError: the user's name has a colon, or there are control characters.
     """
     name, secret = (
         one.encode("utf-8", "surrogatepass") if isinstance(one, str) else one for one in (user, password)
@@ -124,7 +124,7 @@ def bearer(token: str) -> str:
     """Return the header value of a bearer token (RFC 6750).
 
     Raises:
-        UsageError: if it is empty or has other characters than printable ASCII without spaces.
+        UsageError: it is empty, or has spaces or characters that are not printable ASCII.
     """
     if not re.fullmatch(r"[!-~]+", token):
         raise UsageError("a bearer token must be printable ASCII without spaces")
@@ -132,10 +132,10 @@ def bearer(token: str) -> str:
 
 
 def authorization(auth: object) -> str:
-    """Return the header value for an ``auth=``: (user, password), or a bearer token.
+    """Return the header value for ``auth=``: (user, password), or a bearer token.
 
     Raises:
-        UsageError: if it is neither.
+        UsageError: it is neither.
     """
     if isinstance(auth, str):
         return bearer(auth)
@@ -149,13 +149,13 @@ def authorization(auth: object) -> str:
 
 
 class HttpHeaders(Mapping[str, str]):
-    """Headers of an answer: names in any case, values in Latin-1.
+    """The headers of an answer; names are found in any case, values are decoded as Latin-1.
 
-    ``headers["accept"]`` joins the values of a name that comes more than once with ``", "`` (RFC 9110 §5.3);
-    for Set-Cookie, where that cannot be undone, use :meth:`get_all`.
+    ``headers["accept"]`` joins the values of a repeated name with ``", "`` (RFC 9110 §5.3). That cannot be
+    undone for Set-Cookie: use :meth:`get_all`.
 
     Attributes:
-        all: every field as it came, in order.
+        all: every field as received, in order.
     """
 
     __slots__ = ("_values", "all")
@@ -169,7 +169,7 @@ class HttpHeaders(Mapping[str, str]):
 
     @classmethod
     def of_head(cls, head: bytes) -> HttpHeaders:
-        """Read the head of an answer, which has been checked; its first line is left out."""
+        """Read the head of an answer, which has been checked already; its first line is skipped."""
         found = []
         for line in head.decode("latin-1").split("\r\n")[1:]:
             name, colon, value = line.partition(":")
@@ -178,7 +178,7 @@ class HttpHeaders(Mapping[str, str]):
         return cls(found)
 
     def get_all(self, name: str) -> list[str]:
-        """Return each value of a name, in order; empty if there is none."""
+        """Return the values of a name, in order; empty if there are none."""
         return list(self._values.get(name.lower(), ()))
 
     def __getitem__(self, name: str) -> str:

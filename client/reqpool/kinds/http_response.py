@@ -1,4 +1,4 @@
-"""What ``pool.http`` gives: an answer, read when it is looked at."""
+"""The result of ``pool.http``: an answer, parsed when it is read."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .http_fields import HttpHeaders
 
 END = b"\r\n\r\n"
 NO_FACTS = RequestFacts("", 0, "", 0, 0.0)
-"""Of an answer that no pool has got."""
+"""For an answer that did not come through a pool."""
 _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class HttpResponse:
-    """An HTTP answer. Any status is one: see :meth:`raise_for_status`. May be looked at from any thread.
+    """An HTTP answer, of any status: see :meth:`raise_for_status`. May be used from any thread.
 
     Attributes:
         status: 200, 404, …
-        url: what answered: after redirects the last one; without user and password.
-        raw: the body as it came: its content codings not undone.
-        history: the answers that led here by redirect, the first one first. A body that did not come
-            together with its head is empty there: it is not waited for.
-        facts: of the request; elapsed_s in it is the seconds to this answer, redirects included.
+        url: the URL that answered, the last one after redirects; without user and password.
+        raw: the body as received, with its content codings.
+        history: the redirects that led here, in order. Their bodies may be empty: the pool does not wait for
+            a body that did not come with its head.
+        facts: the details of the request; ``elapsed_s`` is the seconds to this answer, redirects included.
     """
 
     __slots__ = (
@@ -57,13 +57,11 @@ class HttpResponse:
         Args:
             head: status line and fields, without the empty line.
             body: without its framing.
-            url: see above.
-            history: see above.
-            facts: see above.
-            max_bytes: most that the body may be when decoded.
+            url, history, facts: see the attributes.
+            max_bytes: largest body when decoded.
 
         Raises:
-            BadResponse: if the head begins like no answer of HTTP/1.
+            BadResponse: the head does not begin like an answer of HTTP/1.
         """
         number = head[9:12]
         if not number.isdigit() or not head.startswith(b"HTTP/1."):
@@ -75,7 +73,7 @@ class HttpResponse:
         self.facts = facts
         self._head = head
         self._max_bytes = max_bytes
-        # Each is filled by one assignment: two threads that look at once do the work twice, no more.
+        # Each is set by one assignment: two threads that read at the same time do the work twice, no more.
         self._headers: HttpHeaders | None = None
         self._content: bytes | None = None
 
@@ -83,10 +81,10 @@ class HttpResponse:
     def of(
         cls, data: bytes, url: str, history: tuple[HttpResponse, ...], facts: RequestFacts, max_bytes: int
     ) -> HttpResponse:
-        """Wrap what the worker half hands on: head, empty line, body.
+        """Wrap an answer as the worker half passes it on: head, empty line, body.
 
         Raises:
-            BadResponse: if that is not what it is.
+            BadResponse: it is not that.
         """
         end = data.find(END)
         if end < 0:
@@ -100,7 +98,7 @@ class HttpResponse:
 
     @property
     def reason(self) -> str:
-        """The words behind the status, as the server wrote them; often empty."""
+        """The words after the status, as the server wrote them; often empty."""
         return self._head.partition(b"\r\n")[0][13:].decode("latin-1")
 
     @property
@@ -113,10 +111,10 @@ class HttpResponse:
 
     @property
     def content(self) -> bytes:
-        """The body, its content codings undone.
+        """The body, decoded.
 
         Raises:
-            BadResponse: it is malformed, cut short, in a coding that is not known here, or longer than the
+            BadResponse: it is malformed, cut short, in an unknown content coding, or longer than the
                 request's ``max_bytes``.
         """
         content = self._content
@@ -133,7 +131,7 @@ class HttpResponse:
 
     @property
     def encoding(self) -> str:
-        """The charset that the server named, or UTF-8, also where Python has no such charset."""
+        """The charset that the server named; UTF-8 if it named none, or one that Python does not have."""
         return self._charset or "utf-8"
 
     @property
@@ -143,12 +141,12 @@ class HttpResponse:
 
     @property
     def text(self) -> str:
-        """The content as text, in :attr:`encoding`; what is malformed is replaced.
+        """The content as text, in :attr:`encoding`; malformed bytes are replaced.
 
-        A byte order mark overrides the server's word (WHATWG Encoding, "decode"), and is left out.
+        A byte order mark overrides the server's charset (WHATWG Encoding, "decode") and is removed.
 
         Raises:
-            BadResponse: see :attr:`content`.
+            BadResponse: as :attr:`content`.
         """
         content, encoding = self.content, self.encoding
         if content.startswith(codecs.BOM_UTF8):
@@ -158,12 +156,12 @@ class HttpResponse:
         return content.decode(encoding, "replace").removeprefix("\ufeff")
 
     def json(self) -> Any:
-        """Return the content read as JSON: UTF-8, UTF-16 or UTF-32, else the charset that the server named.
+        """Parse the content as JSON in UTF-8, UTF-16 or UTF-32, otherwise in the charset the server named.
 
-        RFC 8259 allows UTF-8 alone.
+        RFC 8259 allows only UTF-8.
 
         Raises:
-            BadResponse: if it is not JSON; and see :attr:`content`.
+            BadResponse: it is not JSON, or as :attr:`content`.
         """
         content = self.content
         try:
@@ -182,14 +180,14 @@ class HttpResponse:
 
     @property
     def ok(self) -> bool:
-        """Is the status under 400?"""
+        """Whether the status is under 400."""
         return self.status < 400
 
     def raise_for_status(self) -> HttpResponse:
-        """Return this answer, if its status is under 400.
+        """Return this answer if its status is under 400.
 
         Raises:
-            HttpError: else.
+            HttpError: it is 400 or more.
         """
         if self.status < 400:
             return self
@@ -206,5 +204,5 @@ class HttpResponse:
 
 
 def _shown(text: str) -> str:
-    """Return what a server wrote fit for an error's text: control characters are escaped."""
+    """Return a server's text for use in an error: control characters are escaped."""
     return text if text.isprintable() else repr(text)[1:-1]

@@ -1,6 +1,6 @@
-"""URLs of HTTP requests: which upstream, and what stands in the request line.
+"""URLs of HTTP requests: their upstream and their request line.
 
-The part up to the path repeats from request to request, so it is parsed once and kept.
+The part before the path repeats from request to request, so it is parsed once and cached.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ _PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)([^#]*)(#.*)?", re.DOTA
 _NAMED_PARTS = re.compile(rf"({NAME.pattern})((?:[/?][^#]*)?)(#.*)?", re.DOTALL)
 _UNCHANGED = r"[!$&-;=?-\[\]_a-z~]*"
 _PLAIN = re.compile(f"/{_UNCHANGED}(?:%[0-9A-Fa-f]{{2}}{_UNCHANGED})*")
-"""Path and query with which nothing has to be done."""
+"""A path and query that are sent unchanged."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-# Browsers, curl and Python read http:x, http:/x and ///x each in a way of its own.
+# Browsers, curl and Python each read http:x, http:/x and ///x differently.
 _HOSTLESS = re.compile(r"(?:https?:(?!//)|(?:https?:)?//(?:[/?#]|$))", re.IGNORECASE)
 _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# What requests and urllib3 leave as it is, too; all else is percent-encoded as UTF-8 (RFC 3986 §2.1).
+# Unchanged by requests and urllib3, too; everything else is percent-encoded as UTF-8 (RFC 3986 §2.1).
 _SAFE = "!#$%&'()*+,/:;=?@[]~"
 
 
 class HttpTarget(NamedTuple):
-    """Where requests go to.
+    """Where requests go.
 
     Attributes:
-        origin: without settings; ``@name`` of an upstream called by its name.
-        shown: how a URL of it begins: without user and password, without the default port.
-        host: value of the Host header, empty where only the worker knows it.
-        authorization: header value that the URL's user and password ask for, or empty.
+        origin: the origin, without settings; ``@name`` for an upstream given by its name.
+        shown: the beginning of its URLs, without user, password and default port.
+        host: the value of the Host header; empty if only the worker knows it.
+        authorization: the header value for the URL's user and password, or empty.
         idempotent, other: the routes of requests that may be repeated, and of others.
     """
 
@@ -58,22 +58,22 @@ class HttpTarget(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def place(kind: Kind, prefix: str, tls: Tls | None) -> HttpTarget:
-    """Read the part of a URL that is before its path.
+    """Read the part of a URL before its path.
 
     Args:
-        kind: for the routes.
+        kind: the kind of the routes.
         prefix: ``http://user:password@host:port``, or the name of an upstream.
         tls: for https.
 
     Raises:
-        UsageError: if it is wrong; the text names what.
+        UsageError: it is wrong; the text says what.
     """
     name = named(prefix)
     if name is not None:
         if tls is not None:
             raise UsageError(f"tls= cannot be given for an upstream called by name ({prefix})")
         return HttpTarget(name, prefix, "", "", Route(kind, (name,), True), Route(kind, (name,), False))
-    if "\\" in prefix:  # browsers read it as a slash, so what is before it would be the host
+    if "\\" in prefix:  # browsers read it as a slash, which would end the host
         raise UsageError(f"{without_password(prefix)!r} has a backslash in it")
     url = parse(prefix, PORTS)
     authorization = ""
@@ -95,10 +95,10 @@ def place(kind: Kind, prefix: str, tls: Tls | None) -> HttpTarget:
 
 
 def split(url: object) -> tuple[str, str, str]:
-    """Split a URL into what is before its path, path with query, and fragment with its ``#``.
+    """Split a URL into the part before the path, the path with its query, and the fragment with its ``#``.
 
     Raises:
-        UsageError: if it is neither ``http://…``, ``https://…`` nor ``name/path`` of an upstream's name.
+        UsageError: it is neither ``http://…``, ``https://…`` nor ``name/path`` with an upstream's name.
     """
     if not isinstance(url, str):
         raise UsageError(f"a URL must be a string, not {type(url).__name__}")
@@ -118,13 +118,13 @@ def split(url: object) -> tuple[str, str, str]:
 
 
 def _check_host(url: str, prefix: str, path: str) -> None:
-    """See that an ``@`` behind a host is not the end of a password that has ended the host too early.
+    """Check that an ``@`` after the host does not end a password with a character that ended the host early.
 
-    A path may have an ``@`` in it. But a fragment is never sent (RFC 9110 §4.2.5), so if it begins where the
-    path should, nobody would notice; and what is said of a bad host would have the password in it.
+    A path may contain an ``@``. But a fragment is never sent (RFC 9110 §4.2.5), so one that begins where the
+    path should would go unnoticed, and the error for a bad host would show the password.
 
     Raises:
-        UsageError: if it looks like one.
+        UsageError: it seems to.
     """
     if named(prefix) is not None:
         return
@@ -139,12 +139,12 @@ def _check_host(url: str, prefix: str, path: str) -> None:
 
 
 def joined(here: str, reference: str) -> str:
-    """Return the absolute URL that a reference means where ``here`` is the URL at hand (RFC 3986 §5.2).
+    """Return the absolute URL of a reference relative to the URL ``here`` (RFC 3986 §5.2).
 
     Its path may have dot segments, which :func:`target` resolves.
 
     Raises:
-        UsageError: if it has a scheme or ``//`` and then no host.
+        UsageError: it has a scheme or ``//`` but no host.
     """
     if _HOSTLESS.match(reference):
         raise UsageError(f"{without_password(reference)!r} has no host")
@@ -164,14 +164,14 @@ def joined(here: str, reference: str) -> str:
 
 
 def target(path: str, params: object = None) -> str:
-    """Write path and query as they stand in the request line, in ASCII.
+    """Encode path and query for the request line, in ASCII.
 
     Args:
         path: with its query; may be empty.
-        params: more for the query; see :func:`query`.
+        params: added to the query; see :func:`query`.
 
     Raises:
-        UsageError: for control characters, or params that are none.
+        UsageError: there are control characters, or ``params`` is wrong.
     """
     if params is not None:
         more = query(params)
@@ -193,14 +193,14 @@ def target(path: str, params: object = None) -> str:
 
 
 def query(params: object) -> str:
-    """Write parameters as a query or a form (``application/x-www-form-urlencoded``).
+    """Encode parameters as a query or a form (``application/x-www-form-urlencoded``).
 
     Args:
-        params: a mapping, or a list of pairs; a value is str, bytes, a number, or a list or tuple of such,
-            which repeats the name; None leaves it out. Or a str or bytes, written already.
+        params: a mapping, or a list of pairs. A value is str, bytes, a number, or a list or tuple of these,
+            which repeats the name; a name with the value None is omitted. Or a str or bytes, already encoded.
 
     Raises:
-        UsageError: if it is anything else.
+        UsageError: it is anything else.
     """
     if isinstance(params, str):
         return params
@@ -210,10 +210,10 @@ def query(params: object) -> str:
 
 
 def form(given: object, what: str) -> str:
-    """Write names and values as ``application/x-www-form-urlencoded``; see :func:`query`.
+    """Encode names and values as ``application/x-www-form-urlencoded``; see :func:`query`.
 
     Raises:
-        UsageError: as :func:`pairs`, and for a str that UTF-8 has no bytes for.
+        UsageError: as :func:`pairs`, and for a str that cannot be encoded as UTF-8.
     """
     try:
         return urlencode(pairs(given, what))
@@ -222,10 +222,10 @@ def form(given: object, what: str) -> str:
 
 
 def pairs(given: object, what: str) -> list[tuple[str | bytes, str | bytes]]:
-    """Read names and values of a query, a form or a multipart body, one pair for each value.
+    """Return the names and values of a query, a form or a multipart body, one pair for each value.
 
     Raises:
-        UsageError: if they are none; the text names ``what`` and the name.
+        UsageError: they are not names and values; the text contains ``what`` and the name.
     """
     items: Iterable[Any]
     if isinstance(given, Mapping):
@@ -243,7 +243,7 @@ def pairs(given: object, what: str) -> list[tuple[str | bytes, str | bytes]]:
         if not isinstance(name, str | bytes):
             raise UsageError(f"{what}= has a name that is not a string: {name!r}")
         for one in value if isinstance(value, list | tuple) else (value,):
-            # By the base's own rules: str() of an enum's member is its name.
+            # By the rules of the base type: str() of an enum's member is its name.
             if isinstance(one, str):
                 found.append((name, str.__str__(one)))
             elif isinstance(one, bytes):
