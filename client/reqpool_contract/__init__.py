@@ -1,4 +1,4 @@
-"""What all sides of reqpool share: the wire and its checks, error codes, sockets, and the names of things.
+"""What all parts of reqpool share: the wire and its checks, error codes, sockets, and names of origins.
 
-Imports nothing else of reqpool's; the SDK, the broker, the workers and the operators' tools import it.
+It imports no other package of reqpool; the SDK, the broker, the workers and the operators' tools import it.
 """

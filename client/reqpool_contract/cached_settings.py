@@ -1,7 +1,7 @@
-"""Settings that one side of a connection keeps, so that they travel once and not with each request.
+"""Cached settings: kept by the receiver, so that they are sent once and not with each request. Sans-IO.
 
 A file of certificate authorities alone may have hundreds of KiB. KEEP (docs/protocol.md#kept-settings) gives
-settings a number for as long as the connection lives; groups then name the number. Sans-IO, and the same
+settings a number for the life of the connection, and groups refer to the number. It works in the same way
 between client and broker as between broker and worker.
 """
 
@@ -12,10 +12,10 @@ from .errors import ProtocolError
 
 
 class SettingsSender:
-    """The sender's end: which settings the peer keeps.
+    """The sender's side: which settings the peer keeps.
 
     Args:
-        most: how many the peer said it keeps; 0 for one that knows no KEEP.
+        most: how many the peer keeps, as it reported; 0 for a peer that does not know KEEP.
     """
 
     def __init__(self, most: int = 0) -> None:
@@ -25,9 +25,9 @@ class SettingsSender:
         self._full = False
 
     def place(self, settings: bytes) -> int | None:
-        """Return the number under which the peer keeps settings; None if they have to travel themselves.
+        """Return the number under which the peer keeps settings; None if they must be sent in full.
 
-        Small ones always do. What :meth:`take_fresh` returns must be sent before what names the number.
+        Small ones always are. Send what :meth:`take_fresh` returns before a group with the number.
         """
         if len(settings) < wire.KEPT_FROM_BYTES or not self._most:
             return None
@@ -39,14 +39,14 @@ class SettingsSender:
         return number
 
     def take_fresh(self) -> list[tuple[int, bytes]]:
-        """Return what is to be sent as KEEP: numbers and settings."""
+        """Return what must be sent as KEEP: numbers and settings."""
         fresh, self._fresh = self._fresh, []
         return fresh
 
     def end_turn(self) -> None:
-        """All that names a number has been sent: start over if there was no room for more.
+        """Start over if there was no room for further settings; call when all groups have been sent.
 
-        Not before, or a number would mean other settings by the time its request is read.
+        Not before, or a number might mean other settings by the time its request is read.
         """
         if self._full:
             self._numbers.clear()
@@ -54,10 +54,10 @@ class SettingsSender:
 
 
 class SettingsReceiver:
-    """The receiver's end: settings by number.
+    """The receiver's side: settings by number.
 
     Args:
-        most: how many it keeps at most.
+        most: the most that it keeps.
     """
 
     def __init__(self, most: int) -> None:
@@ -66,14 +66,14 @@ class SettingsReceiver:
 
     @property
     def size_bytes(self) -> int:
-        """Size of all that is kept. It is added up each time."""
+        """The size of all settings kept; computed by each call."""
         return sum(map(len, self._settings.values()))
 
     def keep(self, number: int, settings: bytes) -> None:
-        """Keep settings under a number, in place of what was kept there.
+        """Keep settings under a number, replacing those that were kept there.
 
         Raises:
-            ProtocolError: if the number is over what was agreed.
+            ProtocolError: the number is too large.
         """
         if number >= self._most:
             raise ProtocolError(f"KEEP {number}: numbers must be below {self._most}")
@@ -83,7 +83,7 @@ class SettingsReceiver:
         """Return the settings kept under a number.
 
         Raises:
-            ProtocolError: if there are none.
+            ProtocolError: there are none.
         """
         settings = self._settings.get(number)
         if settings is None:
@@ -91,5 +91,5 @@ class SettingsReceiver:
         return settings
 
     def clear(self) -> None:
-        """A new connection: forget all."""
+        """Forget all settings, for a new connection."""
         self._settings.clear()

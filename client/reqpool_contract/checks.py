@@ -1,4 +1,4 @@
-"""Checks of decoded values that a peer sent; the tables of :mod:`reqpool_contract.wire` are made of them."""
+"""Checks of decoded values from a peer, used by the tables of :mod:`reqpool_contract.wire`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from .errors import ProtocolError
 
 ID_BYTES = 16
-"""Of a session and of a worker."""
+"""Size of the id of a session or of a worker."""
 WATERMARK_BYTES = 16
 
 Check = Callable[[Any], Any]
-"""Takes a decoded value, returns it (perhaps as a NamedTuple), or raises ProtocolError."""
+"""Returns a decoded value (perhaps as a NamedTuple), or raises ProtocolError."""
 
 
 def uint(value: Any) -> int:
@@ -75,7 +75,7 @@ def array(check: Check) -> Check:
 
 
 def bounded(most: int) -> Check:
-    """An unsigned integer from 1 to ``most``."""
+    """Return a check for an unsigned integer from 1 to ``most``."""
 
     def checked(value: Any) -> int:
         if not 0 < uint(value) <= most:
@@ -86,7 +86,7 @@ def bounded(most: int) -> Check:
 
 
 def record(make: Callable[..., Any], *checks: Check) -> Check:
-    """An array with one element per check; further elements are ignored (a later version's)."""
+    """Return a check for an array with one element per check; later versions' further ones are ignored."""
 
     def checked(value: Any) -> Any:
         if type(value) is not tuple or len(value) < len(checks):
@@ -97,4 +97,4 @@ def record(make: Callable[..., Any], *checks: Check) -> Check:
 
 
 seq_ranges = array(record(lambda first, last: (first, last), uint, uint))
-"""Runs of sequence numbers, both ends included."""
+"""Ranges of sequence numbers, both ends included."""

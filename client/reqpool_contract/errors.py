@@ -1,6 +1,6 @@
-"""The exception tree, and the frozen numbers that stand for it on the wire.
+"""The exception tree, and its frozen codes on the wire.
 
-Codes never change their meaning and are never used again; the text beside them is free.
+The meaning of a code never changes, and no code is reused; the text that travels with it is free.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Code(IntEnum):
     USAGE = 1
     PROTOCOL = 2
     AGAIN = 3
-    """No end: the client half of the kind makes a further request of the answer (a redirect, say)."""
+    """Not an end: the client half of the kind makes a further request from the answer (a redirect, say)."""
     BROKER_UNAVAILABLE = 10
     OVERLOADED = 11
     WORKER_LOST = 12
@@ -34,23 +34,23 @@ class Code(IntEnum):
 
 
 BY_CODE: dict[int, type[PoolError]] = {}
-"""Code to exception; filled below, by each class that has a code."""
+"""Maps codes to exceptions; each class with a code adds itself."""
 
 
 class PoolError(Exception):
-    """Root of everything reqpool raises.
+    """Base class of all errors that reqpool raises.
 
     Attributes:
-        request_id: ``"<session>-<sequence>"`` of the request, or None when there was none yet. It is fit for
-            logs: the session's part is derived from its id one way, and is what ``reqpool status`` shows.
-        origin: the upstream, e.g. ``"dns://127.0.0.1:53"``; never holds a secret.
-        phase: where it happened: ``queue``, ``connect``, ``read``, ``cluster``, or None.
+        request_id: ``"<session>-<sequence>"`` of the request, or None if it has none yet. It may be logged:
+            its first part is not the session's id but derived from it, and is what ``reqpool status`` shows.
+        origin: the upstream, e.g. ``"dns://127.0.0.1:53"``; never contains a secret.
+        phase: where the time was spent: ``queue``, ``connect``, ``read``, ``cluster``, or None.
         elapsed_s: seconds from submission to this outcome.
-        attempts: how many times the request was handed to a worker, redirects included; 0 if never, or if no
-            worker or broker was left to tell.
-        sent: could the upstream have acted on it, in this attempt or an earlier one? False: certainly not;
-            None: nobody knows whether it left the pool.
-        retry_after_s: after ``Overloaded``, how long to wait before trying again.
+        attempts: times that the request was leased to a worker, redirects included; 0 if it never was, or if
+            no worker or broker was left to report it.
+        sent: whether the upstream could have acted on the request, in any attempt. False: certainly not;
+            None: it is unknown whether the request left the pool.
+        retry_after_s: for ``Overloaded``, seconds to wait before trying again.
     """
 
     code: ClassVar[Code] = Code.PROTOCOL
@@ -111,13 +111,13 @@ SomeError = TypeVar("SomeError", bound=PoolError)
 
 
 class RequestFacts(NamedTuple):
-    """What errors say of the request they came from. An answer that may raise one later keeps it.
+    """The details of a request that errors carry; kept by answers that may raise an error later.
 
     Attributes:
-        session_label: what stands for the session in ids that are shown.
-        seq: the request's number in it.
+        session_label: the session's part of ids that are shown.
+        seq: the request's number in the session.
         origin: the upstream that answered.
-        attempts: how many times it was handed to a worker.
+        attempts: times that the request was leased to a worker.
         elapsed_s: seconds from submission to the end.
     """
 
@@ -129,11 +129,11 @@ class RequestFacts(NamedTuple):
 
     @property
     def request_id(self) -> str:
-        """See :class:`PoolError`."""
+        """As in :class:`PoolError`."""
         return f"{self.session_label}-{self.seq}"
 
     def told_by(self, error: SomeError) -> SomeError:
-        """Fill in an error that was made of an answer, and so of a request that was sent."""
+        """Fill in an error made from an answer, whose request was therefore sent; return the error."""
         error.request_id = self.request_id
         error.origin = error.origin or self.origin
         error.attempts = self.attempts
@@ -146,37 +146,37 @@ RequestFacts.__module__ = "reqpool.errors"
 
 
 class UsageError(PoolError, ValueError, code=Code.USAGE):
-    """The caller broke the contract: a bad name, target, payload or order of calls."""
+    """The caller made a mistake: a wrong name, target, payload, option or order of calls."""
 
 
 class ProtocolError(PoolError, code=Code.PROTOCOL):
-    """A peer of ours (client, broker or worker) sent an illegal frame."""
+    """A client, broker or worker sent an illegal message."""
 
 
 class ClusterError(PoolError):
-    """The pool itself, not the upstream, could not carry the request through."""
+    """The pool, not the upstream, failed to complete the request."""
 
 
 class BrokerUnavailable(ClusterError, code=Code.BROKER_UNAVAILABLE):
-    """There is certainly no broker at the URL, or it refuses this client (a version, say).
+    """There is certainly no broker at the URL, or it refuses this client (for its version, say).
 
-    One that may yet come is waited for until the request's timeout.
+    If a broker may still start there, requests wait for it until their timeout instead.
     """
 
 
 class Overloaded(ClusterError, code=Code.OVERLOADED):
-    """A bound was reached, or the upstream could not have answered in time (phase ``queue``): not sent.
+    """A limit was reached, or the upstream could not have answered in time (phase ``queue``): not sent.
 
-    ``retry_after_s`` says how long to wait.
+    ``retry_after_s`` is the time to wait before trying again.
     """
 
 
 class WorkerLost(ClusterError, code=Code.WORKER_LOST):
-    """Workers died under an idempotent request until its attempts were used up."""
+    """Each worker that had the idempotent request died, until no attempts were left."""
 
 
 class OutcomeUnknown(ClusterError, code=Code.OUTCOME_UNKNOWN):
-    """The worker holding a request that must not be repeated is gone: it may or may not have run."""
+    """The worker was lost while it ran a request that must not be repeated: it may or may not have run."""
 
 
 class Cancelled(ClusterError, concurrent.futures.CancelledError, code=Code.CANCELLED):
@@ -184,7 +184,7 @@ class Cancelled(ClusterError, concurrent.futures.CancelledError, code=Code.CANCE
 
 
 class RequestTimeout(PoolError, TimeoutError, code=Code.TIMEOUT):
-    """The request's time was up; ``phase`` says where it was spent."""
+    """The request did not end within its timeout; ``phase`` is where the time was spent."""
 
 
 class UpstreamError(PoolError, code=Code.UPSTREAM):
@@ -192,7 +192,7 @@ class UpstreamError(PoolError, code=Code.UPSTREAM):
 
 
 class ConnectFailed(UpstreamError, code=Code.CONNECT_FAILED):
-    """No connection to the upstream came about (refused, unreachable, bad TLS)."""
+    """The connection to the upstream could not be made (refused, unreachable, bad TLS)."""
 
 
 class ConnectionLost(UpstreamError, code=Code.CONNECTION_LOST):
@@ -208,7 +208,7 @@ class UpstreamRefused(UpstreamError, code=Code.UPSTREAM_REFUSED):
 
 
 class HttpError(UpstreamError):
-    """An HTTP answer's status says that it failed; raised by ``HttpResponse.raise_for_status`` alone.
+    """The status of an HTTP answer is an error; raised only by ``HttpResponse.raise_for_status``.
 
     Attributes:
         status: 400 or more.
@@ -225,7 +225,7 @@ class RedisError(UpstreamError):
     """Redis answered with an error.
 
     Attributes:
-        reply_code: its first word: ``ERR``, ``WRONGTYPE``, ``MOVED``, ``LOADING``, ``READONLY`` …
+        reply_code: the error's first word: ``ERR``, ``WRONGTYPE``, ``MOVED``, ``LOADING``, ``READONLY``, …
     """
 
     def __init__(self, text: str = "", *, reply_code: str = "ERR", **about: Any) -> None:
@@ -237,7 +237,7 @@ class MysqlError(UpstreamError):
     """MySQL or MariaDB answered with an error.
 
     Attributes:
-        number: the server's, e.g. 1062 (duplicate entry).
+        number: the server's error number, e.g. 1062 (duplicate entry).
         sqlstate: five characters, e.g. ``"23000"``.
     """
 

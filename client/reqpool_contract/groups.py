@@ -1,7 +1,7 @@
-"""Groups: what the messages of several requests are made of, and the checks of what a peer sent as one.
+"""Groups: the requests in a message that share everything but their payload, and checks of a peer's groups.
 
-A group that is malformed or over a bound is an :class:`BadGroup` in the place of the group, wherever that can
-be: the others of its message are used. The records are read as ``wire.NAME``, like all of the contract.
+A group that is malformed or over a limit is replaced by a :class:`BadGroup` wherever possible, so that the
+others of its message are used. The records are used as ``wire.NAME``, like all of the contract.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class Flag(IntFlag):
     """Bits of a request group's ``flags``."""
 
     IDEMPOTENT = 1
-    """May run more than once."""
+    """The requests may run more than once."""
     RESUBMITTED = 2
-    """The stub sent it before, on an earlier connection."""
+    """The client sent them before, on an earlier connection."""
     OPENS = 4
-    """The first request of its pin: take a connection for it."""
+    """The first request of its pin: reserve a connection for it."""
     SENT = 8
-    """Of a lease group: an earlier attempt may have reached the upstream."""
+    """For a lease group: an earlier attempt may have reached the upstream."""
     OTHERS = 16
-    """Of a lease group: other origins are left to be tried after this one."""
+    """For a lease group: there are other origins to try after this one."""
 
 
 class SubmitGroup(NamedTuple):
@@ -63,16 +63,17 @@ class SubmitGroup(NamedTuple):
     Attributes:
         kind: registered name of the kind.
         origins: upstreams to try in turn, at least one.
-        span_ms: what was left of the timeout when the message was sent.
+        span_ms: the rest of the timeout when the message was sent.
         flags: :class:`Flag` bits.
         priority: 0 (first) to 2 (last).
-        pin: client-chosen number of the held connection, or None.
-        trace: trace context, passed through as it is, or None.
-        seqs: sequence numbers, u64, ascending or not, each once in a session's life.
+        pin: the client's number of the pinned connection, or None.
+        trace: trace context, passed through unchanged, or None.
+        seqs: sequence numbers, u64, in any order, each once in a session's life.
         payloads: one for each of ``seqs``.
-        settings: what the kind's worker half needs for a connection; empty if nothing.
+        settings: what the kind's worker half needs for a connection; empty if it needs nothing.
         kept: number under which the receiver keeps the settings (then ``settings`` is empty), or None.
-        watermark: of those with flag RESUBMITTED: none whose death counts up to here had them; else empty.
+        watermark: with flag RESUBMITTED: no worker whose death was counted up to this had the requests;
+            otherwise empty.
     """
 
     kind: str
@@ -90,13 +91,13 @@ class SubmitGroup(NamedTuple):
 
 
 class LeaseGroup(NamedTuple):
-    """Requests handed to one worker that share everything but their payload.
+    """Requests leased to one worker that share everything but their payload.
 
     Attributes:
         session: id of the session that submitted them.
         kind: registered name of the kind.
-        origin: the one upstream of this attempt.
-        span_ms: what this attempt may take.
+        origin: the upstream of this attempt.
+        span_ms: time for this attempt.
         flags: :class:`Flag` bits.
         attempt: 1 for the first.
         pin: as in :class:`SubmitGroup`.
@@ -104,9 +105,9 @@ class LeaseGroup(NamedTuple):
         seqs: sequence numbers.
         payloads: one for each of ``seqs``.
         settings: as in :class:`SubmitGroup`.
-        wait_ms: how long it may wait for a connection; None: until its end.
+        wait_ms: how long it may wait for a connection; None: as long as ``span_ms``.
         kept: as in :class:`SubmitGroup`.
-        queued_ms: how long they have waited for this attempt until now.
+        queued_ms: how long the requests have waited for this attempt.
     """
 
     session: bytes
@@ -126,15 +127,15 @@ class LeaseGroup(NamedTuple):
 
 
 class FailedAttempts(NamedTuple):
-    """Attempts of a RETRY that ended without an outcome, or with one that another origin may better, all for
-    one reason.
+    """Attempts of a RETRY that ended for one reason: without an outcome, or with one that another origin may
+    improve on.
 
     Attributes:
         session: id of the session.
         seqs: sequence numbers.
-        code: what the outcome is if nothing else can be tried (:class:`~reqpool_contract.errors.Code`).
-        sent: could the upstream have acted on them?
-        details: msgpack map of :func:`encode_error`; with code 0 the answer.
+        code: the outcome if nothing else can be tried (:class:`~reqpool_contract.errors.Code`).
+        sent: whether the upstream could have acted on them.
+        details: msgpack map of :func:`encode_error`; with code 0, the answer.
     """
 
     session: bytes
@@ -145,12 +146,12 @@ class FailedAttempts(NamedTuple):
 
 
 class BadGroup(NamedTuple):
-    """A group that is malformed or over a bound, in a message whose other groups are not.
+    """A group that is malformed or over a limit, in a message whose other groups are not.
 
     Attributes:
-        session: id of the session; empty in a SUBMIT, whose sender is the session, or if it cannot be read.
-        seqs: its requests; empty if they cannot be read.
-        resubmitted: may they be known already?
+        session: id of the session; empty in a SUBMIT, which comes from the session, or if it is unreadable.
+        seqs: its requests; empty if they are unreadable.
+        resubmitted: whether they may be known already.
         text: what is wrong.
     """
 
@@ -182,7 +183,7 @@ def _is_payload(value: Any) -> bool:
 
 
 def _payloads(value: Any) -> tuple[bytes, ...]:
-    # What came as a frame of its own is perhaps a zmq.Frame; nothing that msgpack makes has a buffer.
+    # A payload from a separate frame may be a zmq.Frame; no value from msgpack has a buffer.
     if type(value) is not tuple or not value or not all(map(_is_payload, value)):
         raise ProtocolError("expected payloads: a non-empty array of bytes")
     if max(map(len, value)) > MAX_PAYLOAD_BYTES:
@@ -255,9 +256,9 @@ def _are_requests(numbers: Any, payloads: Any) -> bool:
 
 
 def _group(value: Any) -> SubmitGroup:
-    """What nearly every group looks like is accepted at once; the others are looked at field by field."""
+    """Accept a group of the usual form at once, and check any other field by field."""
     if type(value) is tuple and 9 <= len(value) < 12:
-        value = (*value, *(b"", None, b"")[len(value) - 9 :])  # what is not needed may be omitted
+        value = (*value, *(b"", None, b"")[len(value) - 9 :])  # trailing fields may be omitted
     if type(value) is tuple and len(value) >= 12:
         kind, origins, span_ms, flags, priority, pin, trace, numbers, payloads, settings = value[:10]
         if (
@@ -288,7 +289,7 @@ def _group(value: Any) -> SubmitGroup:
 def _lease_group(value: Any) -> LeaseGroup:
     """As :func:`_group`."""
     if type(value) is tuple and 10 <= len(value) < 14:
-        # Of a peer that knows no settings and so on.
+        # From a peer that does not know settings and the fields after them.
         value = (*value, *(b"", None, None, 0)[len(value) - 10 :])
     if type(value) is tuple and len(value) >= 14:
         session, kind, name, span_ms, flags, attempt, pin, trace, numbers, payloads, settings = value[:11]
@@ -320,7 +321,7 @@ def _lease_group(value: Any) -> LeaseGroup:
 
 
 def submit_groups(value: Any) -> list[SubmitGroup | BadGroup]:
-    """Those of a SUBMIT. One that cannot be used ends alone, as far as its requests can be named."""
+    """Return the groups of a SUBMIT. If one cannot be used, only its requests fail, if they can be named."""
     if type(value) is not tuple:
         raise ProtocolError(f"expected an array, got {type(value).__name__}")
     groups: list[SubmitGroup | BadGroup] = []
@@ -338,7 +339,7 @@ def submit_groups(value: Any) -> list[SubmitGroup | BadGroup]:
             unread = _unread(item, None, 7, error.text)
             refused += len(unread.seqs)
             if not unread.seqs or refused > MAX_REFUSED_REQUESTS:
-                # Nobody could be told, or too many. Nothing is taken; the client finds out which it was.
+                # Its requests cannot be named, or are too many: the whole message is refused.
                 raise
             flags = item[3]
             groups.append(unread._replace(resubmitted=type(flags) is not int or bool(flags & _RESUBMITTED)))
@@ -348,7 +349,7 @@ def submit_groups(value: Any) -> list[SubmitGroup | BadGroup]:
 
 
 def _unread(value: Any, session_at: int | None, seqs_at: int, text: str) -> BadGroup:
-    """Read of a group that is malformed what it takes to end its requests: session and seqs, by index."""
+    """Read from a malformed group what is needed to end its requests: session and seqs, by index."""
     try:
         session = b"" if session_at is None else identity(value[session_at])
         return BadGroup(session, seqs(value[seqs_at]), True, text)
@@ -357,7 +358,7 @@ def _unread(value: Any, session_at: int | None, seqs_at: int, text: str) -> BadG
 
 
 def _each(check: Check, session_at: int, seqs_at: int) -> Check:
-    """An array of groups, with an :class:`BadGroup` in the place of each that is malformed."""
+    """Return a check for an array of groups, which replaces each malformed one by a :class:`BadGroup`."""
 
     def checked(value: Any) -> list[Any]:
         if type(value) is not tuple:
@@ -389,7 +390,7 @@ _returned_record = record(lambda *values: values, identity, seqs, boolean)
 
 def _returned(value: Any) -> tuple[bytes, tuple[int, ...], bool]:
     if type(value) is tuple and len(value) == 2:
-        value = (*value, False)  # from a peer that does not say whether an earlier attempt was sent
+        value = (*value, False)  # from a peer that does not report whether an earlier attempt was sent
     checked: tuple[bytes, tuple[int, ...], bool] = _returned_record(value)
     return checked
 

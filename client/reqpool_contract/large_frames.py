@@ -1,7 +1,7 @@
-"""Large payloads in frames of their own, behind the head that they belong to (docs/protocol.md#large-bodies).
+"""Large payloads in separate frames, after the head that they belong to (docs/protocol.md#large-bodies).
 
-What is packed into a head is copied when that is packed and when it is unpacked: some 2 ms for 4 MiB each
-time, in which everybody else waits. A frame of its own is passed on by the broker as it came.
+A payload in a head is copied when the head is packed and when it is unpacked: some 2 ms for 4 MiB each time,
+during which all others wait. The broker passes separate frames on unchanged.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ def set_apart(groups: Iterable[tuple[Any, ...]], at: int) -> tuple[list[tuple[An
     """Take the large payloads out of groups.
 
     Args:
-        groups: of a SUBMIT or a LEASE, as they would be packed.
+        groups: those of a SUBMIT or a LEASE, as they would be packed.
         at: the index of ``payloads`` in each.
 
     Returns:
-        The groups, with None for each large payload, and the frames to send behind their head.
+        The groups, with None for each large payload, and the frames to send after the head.
     """
     parted: list[tuple[Any, ...]] = []
     frames: list[Any] = []
@@ -36,10 +36,10 @@ def set_apart(groups: Iterable[tuple[Any, ...]], at: int) -> tuple[list[tuple[An
 
 
 def put_back(groups: Any, at: int, frames: Sequence[Any]) -> Any:
-    """Put frames where :func:`set_apart` took them from, in groups that a peer sent.
+    """Put a peer's frames back into its groups, where :func:`set_apart` took them from.
 
     Raises:
-        ProtocolError: if there are more or fewer of them than places.
+        ProtocolError: there are more or fewer frames than places.
     """
     if type(groups) is not tuple:
         raise ProtocolError(f"expected an array, got {type(groups).__name__}")

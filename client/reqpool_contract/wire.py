@@ -1,17 +1,17 @@
 """The wire: verbs, fields, encode and decode. No I/O, no clock.
 
-With it come its numbers (:mod:`.limits`), and the groups of requests and results (:mod:`.groups`).
+It includes the numbers of the wire (:mod:`.limits`), and the groups of requests and results (:mod:`.groups`).
+``docs/protocol.md`` is the specification; a test compares the tables there with the schemas here.
 
-``docs/protocol.md`` is the specification; a test holds the tables there and the schemas here together.
-A message is a *head* (a msgpack array whose first element is the verb) and, for results, one *blob* frame
-per group, for requests one per large payload: the broker passes them on without looking inside.
+A message is a *head* (a msgpack array whose first element is the verb), followed by one *blob* frame per
+group for results, and by one frame per large payload for requests. The broker passes these on unread.
 
     Frames:
         0   bytes   head: msgpack [verb, field, field, ...], docs/protocol.md#verbs
-        1…  bytes   blobs (RESULTS), docs/protocol.md#blob, or large payloads (SUBMIT, LEASE), :mod:`.apart`
+        1…  bytes   blobs (RESULTS), docs/protocol.md#blob, or payloads (SUBMIT, LEASE), :mod:`.large_frames`
 
-Everything a peer sends goes through :func:`decode`, which checks every element's type and changes
-nothing else; it raises :class:`~reqpool_contract.errors.ProtocolError` and never another exception.
+Everything that a peer sends goes through :func:`decode`, which checks the type of every element and has no
+other effect; it raises :class:`~reqpool_contract.errors.ProtocolError` and no other exception.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import msgpack
 
 from .checks import ID_BYTES, Check, array, blob, boolean, fields, identity, seq_ranges, text, uint, watermark
 from .errors import Code, ProtocolError
-from .groups import *  # noqa: F403  (as the numbers: part of the contract, so part of this module)
+from .groups import *  # noqa: F403  (part of the contract, and so of this module)
 from .groups import (
     LeaseGroup,
     SubmitGroup,
@@ -47,9 +47,9 @@ from .limits import MAX_ERROR_CHARS, MAX_ORIGIN_CHARS
 from .worker_reports import *  # noqa: F403
 
 VERSION = 1
-"""The protocol version this code speaks."""
+"""The protocol version of this code."""
 LOWEST_VERSION = 1
-"""The oldest version it still serves."""
+"""The oldest version that it supports."""
 
 SESSION_ID_BYTES = ID_BYTES
 WORKER_ID_BYTES = ID_BYTES
@@ -90,15 +90,15 @@ class Reject(IntEnum):
     """``code`` of a REJECT."""
 
     UNKNOWN = 1
-    """No such session or worker here: say HELLO."""
+    """The session or worker is unknown: send HELLO."""
     VERSION = 2
-    """No protocol version in common."""
+    """There is no common protocol version."""
     GAP = 3
-    """A numbered message is missing: say HELLO and submit again what is open."""
+    """A numbered message is missing: send HELLO and resubmit the open requests."""
     MALFORMED = 4
-    """A message could not be read; its text says why."""
+    """A message could not be read; the text says why."""
     OVERLOADED = 5
-    """No room for another session."""
+    """There is no room for another session."""
 
 
 _INT = {int}
@@ -108,7 +108,7 @@ _BYTES = {bytes}
 # --- schemas: one literal table per direction ----------------------------------------------------
 
 Schema = Mapping[Verb, tuple[tuple[str, Check] | tuple[str, Check, Any], ...]]
-"""Verb to its fields: name, check and, for a trailing field that may be missing, what its absence means."""
+"""Maps verbs to fields: name, check and, for a trailing field that may be missing, its default."""
 
 CLIENT_TO_BROKER: Schema = {
     Verb.HELLO: (("lowest", uint), ("highest", uint), ("about", fields)),
@@ -128,7 +128,7 @@ BROKER_TO_CLIENT: Schema = {
     Verb.REJECT: (("code", uint), ("text", text), ("about", fields)),
     Verb.STATUS: (("report", fields),),
 }
-"""Intake socket, ROUTER -> DEALER: what is said before the session is open."""
+"""Intake socket, ROUTER -> DEALER, until the session is open."""
 
 PUBLISHED: Schema = {
     Verb.OPEN: (("epoch", uint),),
@@ -142,7 +142,7 @@ PUBLISHED: Schema = {
         ("doubtful", seq_ranges, None),
     ),
 }  # fmt: skip
-"""Results socket, XPUB -> SUB, below the session id as topic."""
+"""Results socket, XPUB -> SUB, after a frame with the session id as topic."""
 
 WORKER_TO_BROKER: Schema = {
     Verb.HELLO: (("lowest", uint), ("highest", uint), ("about", fields)),
@@ -184,7 +184,7 @@ BROKER_TO_WORKER: Schema = {
 # --- encode and decode ---------------------------------------------------------------------------
 
 
-# One for all: making a Packer costs more than packing a head. Its pack() holds the GIL from end to end.
+# Shared, since making a Packer costs more than packing a head. pack() holds the GIL until it returns.
 _pack: Callable[[Any], bytes] = msgpack.Packer().pack
 
 
@@ -194,14 +194,14 @@ def encode(verb: Verb, *values: Any) -> bytes:
 
 
 def unpack(frame: Any) -> Any:
-    """Decode one msgpack object of untrusted bytes, or of a :class:`zmq.Frame`; arrays become tuples.
+    """Decode one msgpack object from untrusted bytes or a :class:`zmq.Frame`; arrays become tuples.
 
     Raises:
-        ProtocolError: if the bytes are not exactly one msgpack object.
+        ProtocolError: the bytes are not exactly one msgpack object.
     """
     try:
         if type(frame) is not bytes:
-            frame = frame.buffer  # read where it lies
+            frame = frame.buffer  # read in place
         return msgpack.unpackb(frame, use_list=False, strict_map_key=True)
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
         raise ProtocolError(f"not msgpack: {error or type(error).__name__}") from error
@@ -211,25 +211,25 @@ PAYLOADS_AT = {
     Verb.SUBMIT: SubmitGroup._fields.index("payloads"),
     Verb.LEASE: LeaseGroup._fields.index("payloads"),
 }
-"""Where payloads stand in the groups of those messages that may have frames with large ones."""
+"""Index of the payloads in the groups of messages that may have frames for large ones."""
 _GROUPS_AT = 3
-"""Where the groups stand in their heads."""
+"""Index of the groups in the heads of these messages."""
 
 
 def decode(frame: bytes, schema: Schema, apart: Sequence[Any] = ()) -> tuple[Verb, list[Any]]:
     """Decode one head by the table of its direction.
 
     Args:
-        frame: the head as it came.
+        frame: the head as received.
         schema: e.g. :data:`CLIENT_TO_BROKER`.
-        apart: the frames behind it; none if they are not payloads.
+        apart: the frames after the head; empty if they are not payloads.
 
     Returns:
-        The verb and its fields in the table's order, checked. Further fields are ignored, optional ones that
-        are missing filled in.
+        The verb and its fields in the table's order, checked. Further fields are ignored, and missing
+        optional ones filled in.
 
     Raises:
-        ProtocolError: if it is not a head of this direction; nothing has changed then.
+        ProtocolError: it is not a head of this direction.
     """
     head = unpack(frame)
     if type(head) is not tuple or not head or type(head[0]) is not int:
@@ -260,10 +260,10 @@ def decode(frame: bytes, schema: Schema, apart: Sequence[Any] = ()) -> tuple[Ver
 
 
 def shown_id(session_id: bytes) -> str:
-    """Return the label of a session, for wherever people or other programs see it.
+    """Return the label of a session, for display and for other programs.
 
-    The session id itself is a secret: whoever has it can take the session over. This is derived from it one
-    way (BLAKE2b, RFC 7693, 8 bytes, personalised), so that errors, logs and ``status`` name a session alike.
+    The session id itself is a secret, with which the session could be taken over. The label is a hash of it
+    (BLAKE2b, RFC 7693, 8 bytes, personalised), so that errors, logs and ``status`` use the same name.
     """
     return hashlib.blake2b(session_id, digest_size=8, person=b"reqpool-session").hexdigest()
 
@@ -277,7 +277,7 @@ def decode_blob(frame: bytes) -> tuple[Any, ...]:
     """Decode a results blob into its flat tuple ``(seq, code, data, …)``.
 
     Raises:
-        ProtocolError: if it is not a whole number of (uint, uint, bytes).
+        ProtocolError: it is not a whole number of (uint, uint, bytes).
     """
     flat = unpack(frame)
     if (
@@ -294,11 +294,11 @@ def decode_blob(frame: bytes) -> tuple[Any, ...]:
 
 
 def readable_entries(frame: bytes) -> tuple[Any, ...]:
-    """Read what can be read of a blob that :func:`decode_blob` refuses.
+    """Read what is readable in a blob that :func:`decode_blob` refuses.
 
     Returns:
-        As :func:`decode_blob`. An entry that has a seq, and no legal code or data, is a protocol error; what
-        has no seq is left out. Empty if nothing can be read.
+        As :func:`decode_blob`. An entry that has a seq but no legal code and data becomes a protocol error;
+        entries without a seq are omitted. Empty if nothing is readable.
     """
     try:
         entries = unpack(frame)
@@ -315,7 +315,7 @@ def readable_entries(frame: bytes) -> tuple[Any, ...]:
 
 
 def sendable(text: str, most: int) -> str:
-    """Return a text for people as it can travel: of ``most`` characters, without surrogates."""
+    """Return a text for display in a form that can be sent: cut to ``most`` characters, no surrogates."""
     text = text[: most + 1].encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
@@ -329,9 +329,9 @@ def encode_error(
     sent: bool | None = None,
     retry_after_ms: int | None = None,
 ) -> bytes:
-    """Encode the data of a result whose code is not OK: a msgpack map, absent keys left out.
+    """Encode the data of a result whose code is not OK: a msgpack map without absent keys.
 
-    A text that is too long is cut, and what is not Unicode in it escaped: an error always gets through.
+    A long text is cut, and what is not Unicode in it is escaped, so that every error can be sent.
     """
     about = {
         "text": sendable(text, MAX_ERROR_CHARS),
@@ -343,7 +343,7 @@ def encode_error(
 
 
 def as_sent(details: bytes) -> bytes:
-    """Return details of :func:`encode_error` that say that the upstream could have acted."""
+    """Return details of :func:`encode_error`, changed to say that the upstream could have acted."""
     try:
         about = decode_error(details)
     except ProtocolError:
@@ -352,9 +352,9 @@ def as_sent(details: bytes) -> bytes:
 
 
 def decode_error(data: bytes) -> dict[str, Any]:
-    """Decode what :func:`encode_error` made.
+    """Decode the details that :func:`encode_error` made.
 
     Raises:
-        ProtocolError: if it is not a map with string keys.
+        ProtocolError: they are not a map with string keys.
     """
     return fields(unpack(data))

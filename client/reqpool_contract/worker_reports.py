@@ -1,4 +1,4 @@
-"""What a worker reports in HELLO: the kinds it serves, and what it has from before."""
+"""A worker's reports in HELLO: the kinds that it serves, and what it still has from before."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class KindInfo(NamedTuple):
 
     Attributes:
         name: the kind.
-        connections: True if each request needs a granted connection slot.
-        limit: default cap per origin for the whole pool: connections, or requests in flight.
-        depth: requests that may be outstanding on one connection; 1 for connectionless kinds.
-        waits: True if a request may keep its connection for as long as it likes.
-        prompt_variant: variant of origins to which none of its requests does; empty if there is none.
+        connections: whether each request needs a granted connection slot.
+        limit: default limit per origin for the whole pool: connections, or requests in flight.
+        depth: requests that may be unanswered on one connection; 1 for connectionless kinds.
+        waits: whether a request may occupy its connection for an unlimited time.
+        prompt_variant: variant of origins whose requests never do; empty if there is none.
     """
 
     name: str
@@ -34,7 +34,7 @@ _kind_record = record(KindInfo, kind_name, boolean, _count, _count, boolean, tex
 
 
 def _kind(value: Any) -> KindInfo:
-    if type(value) is tuple and len(value) in (4, 5):  # of an earlier version, which does not report the rest
+    if type(value) is tuple and len(value) in (4, 5):  # from an earlier version
         value = (*value, False, "") if len(value) == 4 else (*value, "")
     checked: KindInfo = _kind_record(value)
     return checked
@@ -52,7 +52,7 @@ def kinds(value: Any) -> dict[str, KindInfo]:
 
 
 def held(value: Any) -> dict[bytes, set[int]]:
-    """Check ``held`` of a worker's HELLO: session id to seqs."""
+    """Check ``held`` of a worker's HELLO: session ids to seqs."""
     by_session: dict[bytes, set[int]] = {}
     for session, numbers in _held(value):
         by_session.setdefault(session, set()).update(numbers)
@@ -60,11 +60,11 @@ def held(value: Any) -> dict[bytes, set[int]]:
 
 
 def slots(value: Any) -> dict[str, int]:
-    """Check ``slots`` of a worker's HELLO: origin to open connections."""
+    """Check ``slots`` of a worker's HELLO: origins to open connections."""
     return dict(_slots(value))
 
 
 def pins(value: Any) -> list[tuple[bytes, int, str, str]]:
-    """Check ``pins`` of a worker's HELLO: session id, pin, kind and origin of each held connection."""
+    """Check ``pins`` of a worker's HELLO: session id, pin, kind and origin of each pinned connection."""
     checked: list[tuple[bytes, int, str, str]] = _pins(value)
     return checked
