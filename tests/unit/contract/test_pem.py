@@ -10,7 +10,7 @@ import pytest
 
 from reqpool_contract.errors import UsageError
 from reqpool_contract.tls_settings import Tls
-from reqpool_workers.protocols.tls import TlsEngine as WorkerTls
+from reqpool_workers.protocols.tls_engine import TlsEngine as WorkerTls
 from support import certificates
 from support.certificates import Certificates
 

@@ -43,7 +43,7 @@ from .http_body import Body, Chunked, Sized, UntilClose, too_long
 from .http_repair import STATUS_LINE, Repair
 from .settings import settings_of
 from .stream_protocol import READY, Event, StreamProtocol
-from .tls import wrap
+from .tls_stream import wrap
 from .worker_kinds import StreamKind
 
 MAX_HEAD_BYTES = 64 << 10

@@ -44,7 +44,7 @@ from .mysql_session_state import (
     expected_residue,
     judge,
 )
-from .tls import TlsEngine
+from .tls_engine import TlsEngine
 
 MAX_DIALOGUE_BYTES = 1 << 16
 """Largest packet of a log-in: a greeting or a public key is some hundred bytes."""

@@ -295,7 +295,7 @@ def _protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:
     connection = RedisConnection(origin, settings, max_bytes)
     if not origin.startswith("rediss:"):
         return connection
-    from .tls import wrap  # here: workers of plain connections need no ssl
+    from .tls_stream import wrap  # here: workers of plain connections need no ssl
 
     secured: StreamProtocol = wrap(connection, settings_of(settings).get("tls") or {}, served_host(origin))
     return secured

@@ -12,7 +12,8 @@ import pytest
 
 from reqpool_contract.errors import BadResponse, ConnectFailed, ConnectionLost, UsageError
 from reqpool_workers.protocols import READY, Event, StreamProtocol
-from reqpool_workers.protocols.tls import RECORD_BYTES, TlsEngine, wrap
+from reqpool_workers.protocols.tls_engine import RECORD_BYTES, TlsEngine
+from reqpool_workers.protocols.tls_stream import wrap
 from support import certificates as certs
 from support.certificates import Certificates, Pair
 

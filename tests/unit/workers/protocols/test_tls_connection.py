@@ -16,7 +16,8 @@ import pytest
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Verb
 from reqpool_workers.protocols import READY, Event, StreamKind, StreamProtocol, WorkerKind, numeric_address
-from reqpool_workers.protocols.tls import TlsEngine, wrap
+from reqpool_workers.protocols.tls_engine import TlsEngine
+from reqpool_workers.protocols.tls_stream import wrap
 from support import certificates as certs
 from support.certificates import Certificates, Pair
 from support.fake_worker_broker import FakeBroker
