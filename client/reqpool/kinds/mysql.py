@@ -1,4 +1,4 @@
-"""Kind ``mysql``: SQL to MySQL and MariaDB, on connections that everybody shares, or on one of one's own.
+"""Kind ``mysql``: SQL for MySQL and MariaDB, on shared connections or on a session's own connection.
 
 Payloads and answers are described in :mod:`reqpool_contract.payloads.mysql`.
 
@@ -36,7 +36,7 @@ else:
 
 PORT = 3306
 KEPT_CHARS = 4096
-"""Statements up to this length are looked at once; longer ones, which hardly come twice, each time."""
+"""Statements up to this length are checked once; longer ones, which are rarely repeated, each time."""
 KEPT_STATEMENTS = 2048
 
 
@@ -54,25 +54,25 @@ class MysqlKind(Kind):
         params: Sequence[Any] | Mapping[str, Any] | None = None,
         tls: Tls | None = None,
     ) -> tuple[Route, bytes, None]:
-        """Check and encode one statement for a shared connection. Not idempotent: the caller may say
-        otherwise.
+        """Check and encode one statement for a shared connection. Not idempotent unless the caller says so.
 
         Args:
             target: ``mysql://user[:password]@host[:port][/database]``, ``mysqls://…`` (TLS, or no
                 connection), ``mysql://user@/database?socket=/path``, or an upstream's name in
                 ``reqpool.toml``.
-            payload: one SQL statement; several, parted by semicolons, the server refuses.
-            params: for each ``%s`` of the statement one, or one under each name of its ``%(name)s``, none of
-                which stands in quotes; a percent sign is then ``%%``. None, bool, int, float, Decimal, str,
-                bytes, date, datetime (without time zone), time, timedelta; a list or tuple of these for
-                ``IN %s``. One of a derived type has to equal the value of its base type that is stored:
-                pandas.NaT does not. Bytes come with an introducer (``_binary'...'``) unless the SQL has one
-                (``_binary %s``, ``_latin1 %s``). None: no parameters, and percent signs are themselves.
-            tls: makes it TLS whatever the scheme.
+            payload: one SQL statement; the server refuses several, separated by semicolons.
+            params: one for each ``%s`` of the statement, or one for each name of its ``%(name)s``;
+                placeholders must not be inside quotes, and a percent sign must be written ``%%``. None, bool,
+                int, float, Decimal, str, bytes, date, datetime (without time zone), time, timedelta; a list
+                or tuple of these for ``IN %s``. One of a derived type has to equal the value of its base type
+                that is stored: pandas.NaT does not. Bytes come with an introducer (``_binary'...'``) unless
+                the SQL has one (``_binary %s``, ``_latin1 %s``). None: no parameters, and percent signs are
+                themselves.
+            tls: TLS settings; they require TLS whatever the scheme is.
 
         Raises:
-            UsageError: if any of these is wrong, or the statement would leave something behind on a
-                connection that others share; the text names it and the way out.
+            UsageError: if any of these is wrong, or the statement would change the state of a shared
+                connection; the text names the cause and the fix.
         """
         if type(payload) is str and len(payload) <= KEPT_CHARS:
             sql = _shared(payload) if params is None else _shared_template(payload)
@@ -96,19 +96,19 @@ class MysqlKind(Kind):
     def encode_pinned(
         self, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None
     ) -> tuple[bytes, None]:
-        """Check and encode a statement of a session; what it leaves behind is undone when the session ends.
+        """Check and encode a statement of a session. What it changes is undone when the session ends.
 
         Raises:
-            UsageError: as for :meth:`encode`, and for one that takes the session away from utf8mb4.
+            UsageError: as for :meth:`encode`, and for a statement that leaves utf8mb4.
         """
         return _payload(_checked(sql, True, params is not None), params), None
 
     def decode(self, data: bytes, request: Asked) -> MysqlResult:
-        """Return what the server answered; rows are decoded when they are looked at.
+        """Return the server's answer; rows are decoded when they are first accessed.
 
         Raises:
-            MysqlError: it answered with an error.
-            BadResponse: the answer cannot be read.
+            MysqlError: if the server answered with an error.
+            BadResponse: if the answer cannot be read.
         """
         if len(data) <= HEADER_BYTES:
             raise BadResponse("a MySQL answer that is shorter than any packet")

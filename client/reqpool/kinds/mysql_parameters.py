@@ -35,14 +35,14 @@ _INTRODUCER = re.compile(
 """A character set before a string literal, here a placeholder (``_latin1 'a'``).
 https://dev.mysql.com/doc/refman/8.4/en/charset-introducer.html"""
 _INTRODUCER_CHARS = 400
-"""How far before a placeholder it is looked for, with blanks and comments between."""
+"""How far before a placeholder an introducer is searched for; blanks and comments may be between."""
 _ENDS_A_NAME = re.compile(r"[\w$.@]")
 _OF_UTF8 = frozenset(("binary", "utf8", "utf8mb3", "utf8mb4"))
 """Character sets in which the UTF-8 of a text is that text, or as good as."""
 _NOT_OF_ASCII = frozenset(("ucs2", "utf16", "utf16le", "utf32", "swe7"))
 """Character sets in which ASCII is something else."""
 _LITERALS = frozenset("NnXxBb")
-"""What makes a string literal one of the national character set, or of digits: ``X'41'``."""
+"""Prefixes that make a string literal one of the national character set, or of digits: ``X'41'``."""
 _AS_THEY_ARE = frozenset((int, str, type(None), bool))
 
 # One for all: making a Packer costs more than packing. Its pack() holds the GIL from end to end.
@@ -54,10 +54,11 @@ class Template(NamedTuple):
 
     Attributes:
         sql: with ``%s`` and ``%%`` only; can be written in UTF-8.
-        places: how many parameters it takes.
-        names: under which names, in their order; None if by position.
-        introducers: of each place the character set that the SQL has before it, or ""; None if there is none.
-        backslashes: must they escape, or not, on the connection? None: either.
+        places: the number of parameters.
+        names: the parameters' names, in order; None if they are given by position.
+        introducers: for each place the character set that the SQL names before it, or ""; None if it names
+            none at all.
+        backslashes: whether they must escape (True) or must not (False) on the connection; None: either.
     """
 
     sql: str
@@ -173,7 +174,7 @@ def pack(form: Template, params: Sequence[Any] | Mapping[str, Any]) -> bytes:
 
 
 def _introduced(value: Any, name: str, number: int) -> Any:
-    """Return a parameter that stands behind an introducer as msgpack is to have it."""
+    """Return a parameter that follows an introducer, in the form for msgpack."""
     if type(value) is str:
         if name not in _OF_UTF8 and (name in _NOT_OF_ASCII or not value.isascii()):
             # Its UTF-8 would be taken for characters of that set.
@@ -210,7 +211,7 @@ def _in_order(form: Template, params: Any) -> Sequence[Any]:
 
 
 def _typed(value: Any, number: int) -> Any:
-    """Return a parameter as msgpack is to have it."""
+    """Return a parameter in the form for msgpack."""
     kind = type(value)
     if kind is list or kind is tuple:
         if not value:
@@ -226,10 +227,10 @@ def _typed(value: Any, number: int) -> Any:
 
 
 def _derived(value: Any) -> Any:
-    """Return a value of a derived type as msgpack is to have it: as the value of the base type it equals.
+    """Return a value of a derived type in the form for msgpack: as the value of the base type that it equals.
 
-    One that equals none, by its own rules, is something else: pandas.NaT, which is year 1 to ``datetime``, or
-    a Timestamp with nanoseconds.
+    A value that equals none is something else by its own rules: pandas.NaT, which is year 1 to ``datetime``,
+    or a Timestamp with nanoseconds.
     """
     kind = type(value)
     base = next((base for base in kind.__mro__ if base in _PLAIN), None)
@@ -255,9 +256,10 @@ def _derived(value: Any) -> Any:
 
 
 MOST_DIGITS = 65
-"""Of a DECIMAL, which is what integers of over 64 bits are to the server; it clips longer ones in silence."""
+"""Of a DECIMAL, which is how the server reads integers of more than 64 bits; it silently clips longer
+ones."""
 LONGEST_TIME = timedelta(hours=838, minutes=59, seconds=59, microseconds=999_999)
-"""Of a TIME; longer ones are clipped in silence, but in strict mode."""
+"""Of a TIME; longer ones are clipped silently, except in strict mode."""
 
 
 def _integer(value: int) -> Any:
@@ -352,4 +354,4 @@ _PLAIN: dict[type, Callable[[Any], Any]] = {
     time: lambda value: time.fromisoformat(time.isoformat(value)),
     timedelta: timedelta.__pos__,
 }
-"""Makes the value of a base type that is inside one of a derived type, whatever that one overrides."""
+"""Functions that return the base type's value of a derived type, whatever that type overrides."""

@@ -1,4 +1,4 @@
-"""What a statement gave."""
+"""The result of a statement."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ if TYPE_CHECKING:
 
 
 class MysqlResult:
-    """What a statement gave: rows, or how many it changed. Read when it is first looked at.
+    """The result of a statement: rows, or how many rows it changed. It is decoded on first access.
 
-    A BadResponse may come of that look, then, if the rows are not what they say. May be used by any thread;
-    can be pickled.
+    So the first access raises BadResponse if the rows are malformed. May be used by any thread; can be
+    pickled.
 
     Attributes:
         rows: a tuple for each row, with None for NULL; empty for a statement without any. Where a text is not
             UTF-8 (others' statements in SHOW PROCESSLIST may have bytes in them), each such byte is a lone
             surrogate in it: ``text.encode("utf-8", "surrogateescape")`` gives the bytes back.
         columns: the columns' names, in order.
-        fields: all that the server says of the columns.
+        fields: the columns' definitions, as the server sends them.
         affected: rows that the statement inserted, changed or deleted; 0 if it only read.
         last_id: the AUTO_INCREMENT value that it made first, or set by LAST_INSERT_ID(x); 0 if none.
-        warnings: how many; SHOW WARNINGS in a session tells which.
+        warnings: the number of warnings; in a session, SHOW WARNINGS lists them.
         info: the server's remark, e.g. ``"Records: 3  Duplicates: 0  Warnings: 0"``.
         sets: this and every further result, in order: a CALL has one for each SELECT of its procedure and a
             last one, without columns, for itself.
@@ -37,8 +37,8 @@ class MysqlResult:
         Args:
             data: its packets, as they came.
         """
-        # The packets until somebody looks, then what is in them. It is changed by one assignment: two threads
-        # that look at once do the work twice, no more.
+        # The packets until the first access, then their contents. It is changed by one assignment: two
+        # threads that access it at the same time do the work twice, nothing worse.
         self._answer: bytes | list[ResultSet] = data
 
     def _look(self) -> list[ResultSet]:
@@ -82,7 +82,7 @@ class MysqlResult:
         return (self, *map(_looked_at, self._look()[1:]))
 
     def dicts(self) -> list[dict[str, Any]]:
-        """Return the rows as dicts; of columns with one name the last counts."""
+        """Return the rows as dicts; of columns with the same name, the last one counts."""
         names = self.columns
         return [dict(zip(names, row, strict=True)) for row in self.rows]
 

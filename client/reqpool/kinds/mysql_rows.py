@@ -1,4 +1,4 @@
-"""Reads the packets of an answer of MySQL: columns, rows, and what the server says at the end.
+"""Reads the packets of an answer: columns, rows, and the packet at the end.
 
 :mod:`.mysql_text_rows` and :mod:`.mysql_binary_rows` read rows of the two protocols and give the same values.
 
@@ -7,8 +7,8 @@ character set) does not make the rows unreadable: each such byte becomes a lone 
 names, and ``text.encode("utf-8", "surrogateescape")`` gives the bytes back. No text from the server has
 surrogates otherwise, and none of them can be sent as a parameter.
 
-The worker half has counted packets off and knows that they end where the answer ends; what they hold it has
-not looked at. Whatever else is wrong with them is a BadResponse.
+The worker half has counted the packets and knows that the last one ends the answer, but has not read their
+contents. Anything wrong there is a BadResponse.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class MysqlColumn(NamedTuple):
             text.
         table: alias of the table it is from; empty for an expression.
         database: of that table.
-        length: most bytes that a value can have.
-        decimals: digits behind the point.
+        length: the most bytes that a value can have.
+        decimals: digits after the decimal point.
         collation: number of the character set and collation; 63 is bytes.
-        nullable: may there be NULL in it?
-        unsigned: no negative numbers.
+        nullable: whether it may contain NULL.
+        unsigned: whether its numbers are never negative.
     """
 
     name: str
@@ -110,7 +110,7 @@ def read(data: bytes) -> list[ResultSet]:
             result, at, more = _result(data, at, is_binary)
             found.append(result)
     # IndexError and struct.error at the end of the data; ValueError, UnicodeDecodeError and DecimalException
-    # from a value that is none of its type.
+    # from a value that does not have its type.
     except (IndexError, ValueError, DecimalException, struct.error) as error:
         raise BadResponse(f"a MySQL answer that cannot be read: {error!r}") from error
     if at != len(data):
@@ -137,7 +137,7 @@ def _result(data: bytes, at: int, is_binary: bool) -> tuple[ResultSet, int, bool
             known[data[begin : begin + _KEY_BYTES]] = data[begin:at], layout
     columns, reader = layout
     if data[at] == 5 and data[at + 4] == EOF and data[at + 1] == data[at + 2] == 0:
-        at += 9  # servers that were not told to leave it away
+        at += 9  # the server does not support CLIENT_DEPRECATE_EOF
     rows, at = _rows(data, at, reader)
     return _end(data, at, columns, rows)
 
@@ -210,8 +210,8 @@ def _end(
 
 
 def _remark(rest: bytes, state_changed: bool) -> str:
-    """Read what an OK packet has behind its warnings: a remark, and what was changed, which is for the
-    worker half.
+    """Read what follows the warnings in an OK packet: a remark, and session-track information, which is for
+    the worker half.
 
     The remark has its length before it; without CLIENT_SESSION_TRACK it may be the packet's rest instead, see
     ``read_ok`` of the worker half.

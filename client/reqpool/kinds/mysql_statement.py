@@ -1,17 +1,18 @@
-"""What a statement would leave behind on its connection, as far as its text tells.
+"""What a statement would leave on its connection, as far as its text shows.
 
-On a connection that others share, a statement that changes the session (SET, USE, a temporary table, a lock,
-an open transaction) would change what theirs mean, and one that asks what the last statement left
-(FOUND_ROWS(), a variable) would be told of theirs. Both are for a session with a connection of its own,
+On a shared connection, a statement that changes the session (SET, USE, a temporary table, a lock, an open
+transaction) would change what other statements mean, and one that asks for what the last statement left
+(FOUND_ROWS(), a variable) would see another caller's. Both need a session with its own connection,
 ``pool.mysql_session``.
 
-This is help, not a wall: what a stored procedure does is not seen here. The worker half has the server tell
-it of changes and closes the connection then; of GET_LOCK() and, in MariaDB, of SELECT ... INTO @name no
-server tells. Comments are looked into where the server does (``/*! ... */``); strings and quoted names are
-not looked at, read as without NO_BACKSLASH_ESCAPES. Columns and tables may be called what is looked for here.
+This is help, not a safeguard: what a stored procedure does cannot be seen here. The worker half lets the
+server report changes and then closes the connection; no server reports GET_LOCK() or, in MariaDB, SELECT ...
+INTO @name. Comments are searched where the server executes them (``/*! ... */``); strings and quoted names
+are not, and are read as without NO_BACKSLASH_ESCAPES. Columns and tables may have the names that are searched
+for here.
 
-A statement may have 16 MB, and the app's other threads wait while a regular expression runs. So what is
-looked for in all of it is looked for as plain text, with regular expressions only at the places found.
+A statement may be 16 MB long, and the app's other threads wait while a regular expression runs. So the whole
+of it is searched for plain text only, and regular expressions are used at the places found.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import NamedTuple, NoReturn
 
 from reqpool_contract.errors import UsageError
 
-# The next three let nearly every statement through at little cost.
+# The next three pass nearly every statement at little cost.
 _ORDINARY = re.compile(
     r"\s*(?:SELECT|INSERT|UPDATE|DELETE|REPLACE|WITH|CALL|SHOW|EXPLAIN|DESCRIBE|DESC|TRUNCATE|ALTER|DO)\s",
     re.IGNORECASE,
@@ -34,10 +35,10 @@ _SUSPECT = (
 _PIECE_CHARS, _OVERLAP_CHARS = 1 << 18, 16
 
 _MARK = re.compile(r"""'|"|`|\#|--(?=[\x00-\x20\x7f]|\Z)|/\*(?:M?!\d*)?|\*/""")
-"""What begins a string, a quoted name, or a comment; or stands around what a server of some version runs.
-Behind two hyphens only blanks and control characters of ASCII make a comment: sql_lex.cc."""
+"""Begins a string, a quoted name or a comment, or surrounds what servers of some versions execute. Two
+hyphens begin a comment only before an ASCII blank or control character: sql_lex.cc."""
 _STRAY = re.compile(r"\\(?!N)")
-"""A backslash that is no part of a string; ``\\N`` is NULL."""
+"""A backslash that is not part of a string; ``\\N`` is NULL."""
 
 _USE_A_SESSION = "use pool.mysql_session(url), whose connection is not shared"
 
@@ -53,7 +54,7 @@ _BEGINS = re.compile(
     re.VERBOSE,
 )
 _HAS_NO_ACCOUNTS = re.compile(r"(?:SELECT|INSERT|UPDATE|DELETE|REPLACE|WITH|VALUES|CALL|DO|LOAD)\b|\(")
-"""Elsewhere an ``@`` stands in the name of an account."""
+"""In other statements an ``@`` is part of an account's name."""
 _SHOWS_THE_LAST = re.compile(
     r"SHOW (?:COUNT ?\( ?\* ?\) )?(?:WARNINGS|ERRORS)\b|GET (?:CURRENT )?DIAGNOSTICS\b"
 )
@@ -75,9 +76,9 @@ class _Trace(NamedTuple):
     """A way to leave something on a connection, or to ask for what was left there.
 
     Attributes:
-        word: what to look for.
-        rest: what follows it then.
-        asks: does it ask?
+        word: the text to search for.
+        rest: what must follow it.
+        asks: whether it asks for something.
     """
 
     word: str
@@ -104,7 +105,7 @@ _NAME_BEFORE = re.compile(
     r"(?:[\w$]|\. ?|\b(?:TABLE|EXISTS|INTO|IGNORE|INSERT|REPLACE|INDEX|KEY|UNIQUE|FULLTEXT|SPATIAL|REFERENCES"
     r"|CALL|WITH|RECURSIVE) )\Z"
 )
-"""Before a word that is then a name, or a part of one, and not the server's function."""
+"""Precedes a word that is a name or a part of one, not one of the server's functions."""
 _NAME_BEFORE_CHARS = 16
 _CURRVAL = "CURRVAL"
 _SEQUENCE = re.compile(r"([\w$]+) ?\. ?\Z")
@@ -114,14 +115,14 @@ _SETS = re.compile(r"SET\b")
 
 
 def check(sql: str, *, pinned: bool) -> None:
-    """Refuse a statement that its connection is not to be asked.
+    """Refuse a statement that must not be sent on its connection.
 
     Args:
         sql: the statement.
-        pinned: is the connection the caller's own?
+        pinned: whether the connection belongs to a session.
 
     Raises:
-        UsageError: with what is right instead.
+        UsageError: the text says what to do instead.
     """
     if _ORDINARY.match(sql) and (pinned or not _is_suspect(sql)):
         return
@@ -147,7 +148,7 @@ def check(sql: str, *, pinned: bool) -> None:
         if not trace.asks and (leaves := _find(whole, trace)):
             _refuse(f"{leaves!r} leaves something on")
     if _HAS_NO_ACCOUNTS.match(bare) and "@" in bare.replace("@@", ""):
-        # MariaDB does not tell of those that INTO or an OUT parameter sets.
+        # MariaDB does not report variables set by INTO or by an OUT parameter.
         _refuse("a variable (@name) belongs to")
     if shows := _SHOWS_THE_LAST.match(bare):
         _refuse_to_look_back(shows[0])
@@ -170,7 +171,7 @@ def _refuse_to_look_back(what: str) -> NoReturn:
 
 
 def _is_suspect(sql: str) -> bool:
-    """May there be something in it that is looked for?"""
+    """Return whether it may contain what is searched for."""
     for at in range(0, len(sql), _PIECE_CHARS):
         piece = sql[at : at + _PIECE_CHARS + _OVERLAP_CHARS].upper()
         for word in _SUSPECT:
@@ -180,7 +181,7 @@ def _is_suspect(sql: str) -> bool:
 
 
 def _find(bare: str, trace: _Trace) -> str:
-    """Return how it is written there, or an empty string."""
+    """Return the text found, or an empty string."""
     word, rest, _ = trace
     at = bare.find(word)
     while at >= 0:
@@ -215,7 +216,7 @@ def _find_sequence(bare: str) -> str:
 
 
 def _without_settings(bare: str) -> str:
-    """Return what a SET STATEMENT … FOR is for, or the statement itself."""
+    """Return the statement after SET STATEMENT … FOR, or the statement itself."""
     begin = 0
     while bare.startswith("SET STATEMENT ", begin) and (end := bare.find(" FOR ", begin)) >= 0:
         begin = end + len(" FOR ")
@@ -223,7 +224,7 @@ def _without_settings(bare: str) -> str:
 
 
 def _sets_character_set(bare: str) -> bool:
-    """Does one of the parts of this SET choose a character set?"""
+    """Return whether one of the parts of this SET chooses a character set."""
     depth = 0
     begins = True
     for part in re.finditer(r"[(),]|[^(),]+", bare[len("SET") :]):
@@ -259,7 +260,7 @@ def _bare(sql: str) -> str:
 
 
 def without_comments(sql: str) -> str:
-    """Blank the comments of a statement, in as many characters."""
+    """Blank the comments of a statement, keeping the length."""
     code: list[str] = []
     end = 0
     for begin, after, is_comment in _not_code(_without_escapes(sql)):
@@ -271,7 +272,7 @@ def without_comments(sql: str) -> str:
 
 
 def _without_escapes(sql: str) -> str:
-    """Blank what does not end a string though it looks like it, in as many characters."""
+    """Replace what looks like the end of a string but is not, keeping the length."""
     return _without_doubled(sql.replace("\\\\", "__").replace("\\'", "__").replace('\\"', "__"))
 
 
@@ -280,14 +281,14 @@ def _without_doubled(sql: str) -> str:
 
 
 def _not_code(sql: str, *, runs: bool = True) -> Iterator[tuple[int, int, bool]]:
-    """Find strings, quoted names and comments; where each begins and ends, and if it is a comment.
+    """Find strings, quoted names and comments: where each begins and ends, and whether it is a comment.
 
-    What is not closed ends behind the statement's end.
+    One that is not closed ends after the statement's end.
 
     Args:
         sql: without escapes.
-        runs: does the server look into ``/*!80000 ... */`` and ``/*M! ... */``, as all of them do into
-            ``/*! ... */``? Then only the signs around it count as a comment.
+        runs: whether the server executes ``/*!80000 ... */`` and ``/*M! ... */``, as every server does
+            ``/*! ... */``. Then only the signs around them count as comments.
     """
     at = 0
     looked_into = False
@@ -312,7 +313,7 @@ def _not_code(sql: str, *, runs: bool = True) -> Iterator[tuple[int, int, bool]]
 
 
 def _end_of_skipped(sql: str, at: int) -> int:
-    """Return where a ``/*!80000 ... */`` ends that is not for this server, with the comments in it."""
+    """Return where a ``/*!80000 ... */`` that is not for this server ends, comments inside it included."""
     while (end := sql.find("*/", at)) >= 0:
         inner = sql.find("/*", at, end)
         if inner < 0:
@@ -324,12 +325,12 @@ def _end_of_skipped(sql: str, at: int) -> int:
 
 
 class Quoted(NamedTuple):
-    """Which of some places of a statement stand in a string, a quoted name or a comment.
+    """Which of some places of a statement are inside a string, a quoted name or a comment.
 
     Attributes:
-        places: those that do.
-        backslashes: with these places alone it is so only where a backslash escapes the next character (True)
-            or does not (False: NO_BACKSLASH_ESCAPES); None: anywhere.
+        places: the offsets of these.
+        backslashes: the answer holds only where a backslash escapes the next character (True) or does not
+            (False: NO_BACKSLASH_ESCAPES); None: everywhere.
     """
 
     places: set[int]
@@ -337,11 +338,11 @@ class Quoted(NamedTuple):
 
 
 def quoted(sql: str, places: Sequence[int]) -> Quoted:
-    """Tell which of some places stand in a string, a quoted name or a comment.
+    """Return which of some places are inside a string, a quoted name or a comment.
 
     How a statement is read depends on its connection (NO_BACKSLASH_ESCAPES, ANSI_QUOTES) and on the server's
-    version (``/*!80000 ... */``). Readings that no server takes, since something is not closed, or a
-    backslash stands outside of all quotes, count only if there are no others.
+    version (``/*!80000 ... */``). Readings that every server refuses, since something is not closed or a
+    backslash is outside all quotes, count only if there are no others.
 
     Args:
         sql: the statement.

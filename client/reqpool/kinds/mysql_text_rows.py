@@ -132,7 +132,7 @@ def _date(data: bytes) -> Any:
 
 
 def text_datetime(data: bytes) -> Any:
-    """Read a DATETIME; one that is none to Python, with a zero in its date, stays a text."""
+    """Read a DATETIME; one that Python does not have, with a zero in its date, stays a text."""
     text = data.decode("ascii")
     try:
         return datetime.fromisoformat(text)

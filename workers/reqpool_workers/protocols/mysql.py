@@ -1,4 +1,4 @@
-"""Kind ``mysql``: where its upstreams are, and what a connection to one is made of."""
+"""Kind ``mysql``: where its upstreams are, and how a connection to one is made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def address(origin: str) -> Address | Name:
     """Read ``mysql://user@host:port/database``, or ``mysql://user@/database?socket=/path``.
 
     Raises:
-        UsageError: if it names neither a host and a port nor a socket.
+        UsageError: if it has neither a host and a port nor a socket.
     """
     path = parse_qs(urlsplit(origin).query).get("socket")
     return unix_address(path[0]) if path else stream_address(origin)
@@ -29,9 +29,10 @@ def protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:
     """Make the protocol of one connection.
 
     Args:
-        origin: as for :func:`address`; with the variant ``tls`` it speaks TLS or not at all.
-        settings: ``password`` str, ``tls`` map, each or both left out.
-        max_bytes: largest answer, packet headers included.
+        origin: as for :func:`address`.
+        settings: ``password`` str, ``tls`` map; both may be omitted. With ``tls`` the connection is encrypted
+            or refused.
+        max_bytes: the largest answer, packet headers included.
 
     Raises:
         UsageError: if PyMySQL is missing, or the origin or the settings are malformed.

@@ -1,14 +1,15 @@
-"""Where an answer of MySQL ends: the text protocol's packets are counted off, not looked into.
+"""Finds the end of an answer: its packets are counted, not read.
 
     FIRST --OK--> the end, or FIRST again if more results follow
     FIRST --number of columns--> COLUMNS --each one--> [EOF] ROWS --each one--> ROWS
     ROWS --OK or EOF--> as after OK          anything --ERR--> the end
 
-An ERR packet out of its turn is the server's last word: in the place of an answer it is the answer, unless it
-says good-bye and was sent before the statement was read.
+An ERR packet with an unexpected number is the server's last word: instead of an answer it is the answer,
+unless it announces the end of the connection and was sent before the statement was read.
 
-A connection's answers may be megabytes, so bytes are kept as they came and joined once; only a packet that
-has to be read whole (OK, EOF, ERR) waits in a buffer, and those are small.
+Answers may be megabytes, so bytes are kept as they came and joined once; only a packet that has to be read
+whole (OK, EOF, ERR) waits in a buffer, and these are small. The packets of the text and of the binary
+protocol are counted alike.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .mysql_packets import (
 )
 
 MAX_CONTROL_BYTES = 1 << 16
-"""Largest OK, EOF or ERR packet that is believed."""
+"""Largest OK, EOF or ERR packet that is accepted."""
 _NEXT_NUMBER = 1 << 24
 _FIRST, _COLUMNS, _AFTER_COLUMNS, _ROWS = range(4)
 
@@ -57,22 +58,22 @@ class AnswerScanner:
     """Finds the end of one answer after the other.
 
     Attributes:
-        status: the server's status flags as of the last answer; an ERR says nothing of them.
-        tracked: what the last answer's end tells of changes to the session.
+        status: the server's status flags as of the last answer; an ERR packet has none.
+        tracked: changes to the session that the end of the last answer reports.
         error: the ERR packet that ended the last answer, or None.
-        begun: has a byte of the present answer come?
-        surplus: bytes came that belong to no request, behind the last answer or in its place: nobody must
-            use the connection again.
+        begun: whether a byte of the present answer has come.
+        surplus: whether bytes came that belong to no request, after the last answer or instead of it: the
+            connection must not be used again.
     """
 
     def __init__(self, max_bytes: int, deprecate_eof: bool, tracks: bool, status: int) -> None:
         """Scan answers.
 
         Args:
-            max_bytes: largest answer, with its headers.
-            deprecate_eof: were EOF packets done away with at log-in (CLIENT_DEPRECATE_EOF)?
-            tracks: was CLIENT_SESSION_TRACK agreed on?
-            status: the status flags as of the log-in's end.
+            max_bytes: largest answer, headers included.
+            deprecate_eof: whether CLIENT_DEPRECATE_EOF was agreed on at log-in.
+            tracks: whether CLIENT_SESSION_TRACK was agreed on.
+            status: the status flags at the end of the log-in.
         """
         self._max_bytes = max_bytes
         self._deprecate_eof = deprecate_eof
@@ -82,10 +83,10 @@ class AnswerScanner:
         self._start(1)
 
     def expect(self, number: int = 1) -> None:
-        """A command was sent: what comes now answers it.
+        """Expect an answer: a command was sent.
 
         Args:
-            number: of the answer's first packet: how many the command had.
+            number: of the answer's first packet, which is the count of the command's packets.
         """
         if not self._fresh or number != 1:
             self._start(number)
@@ -97,7 +98,7 @@ class AnswerScanner:
         self.begun = False
         self.surplus = False
         self._phase = _FIRST
-        # The expected sequence number, where it stands in a header that is read as one word.
+        # The expected sequence number, at its position in a header that is read as one word.
         self._number = (number & 0xFF) * _NEXT_NUMBER
         self._columns = 0  # definitions still to come
         self._continues = False  # the last packet was one of 0xFFFFFF bytes
@@ -114,8 +115,8 @@ class AnswerScanner:
             packet alone.
 
         Raises:
-            BadResponse: if this is no answer, or a longer one than allowed.
-            ConnectionLost: if the server said good-bye instead.
+            BadResponse: if this is not an answer, or a longer one than allowed.
+            ConnectionLost: if the server ended the connection instead.
         """
         if self._fresh:
             if self._is_ordinary(data):
@@ -154,7 +155,7 @@ class AnswerScanner:
                 if length == 0:
                     raise BadResponse("an empty packet instead of an answer or a row")
                 if at + HEADER_BYTES == end:
-                    break  # what it is stands in its first byte
+                    break  # its first byte shows what it is
                 if self._read_whole(data[at + HEADER_BYTES], length):
                     if length > MAX_CONTROL_BYTES:
                         raise BadResponse(f"a packet of {length} bytes where an answer should begin or end")
@@ -184,9 +185,10 @@ class AnswerScanner:
         return None
 
     def _is_ordinary(self, data: bytes) -> bool:
-        """Is this a whole answer of the most frequent sorts: a small result set, or an OK with small numbers?
+        """Return whether this is a whole answer of the most frequent sorts: a small result set, or an OK with
+        small numbers.
 
-        Says nothing about others; nearly all answers are of these, and this costs a third of looking closely.
+        Nearly all answers are, and this costs a third of a close look. False does not mean that it is wrong.
         """
         end = len(data)
         if not _SHORTEST_BYTES <= end <= _SMALL_BYTES or end > self._max_bytes:
@@ -234,7 +236,7 @@ class AnswerScanner:
         return True
 
     def _read_whole(self, first: int, length: int) -> bool:
-        """Does this packet decide what comes next?"""
+        """Return whether this packet decides what comes next."""
         if self._phase in (_FIRST, _AFTER_COLUMNS) or first == ERR:
             return True
         if self._phase == _COLUMNS or first != EOF:
@@ -287,18 +289,18 @@ class AnswerScanner:
         return b"".join(pieces)
 
     def _out_of_turn(self, data: bytes, at: int, due: int) -> int | None:
-        """Look at a packet of a wrong number: servers send an ERR packet so when they give up.
+        """Look at a packet with an unexpected number: servers that give up send an ERR packet like this.
 
-        One of number 0, in place of the answer, was sent before the statement was read, if it says that the
-        connection is over: a server that was shut down, or whose patience with an idle connection ended.
+        One of number 0, instead of the answer, was sent before the statement was read if it says that the
+        connection is over: the server was shut down, or the connection was idle for too long.
 
         Returns:
-            Where it ends, if it is an ERR packet in place of the answer, which it then is; None if more of it
+            Where it ends if it is an ERR packet instead of the answer, which it then is; None if more of it
             has to come first.
 
         Raises:
-            ConnectionLost: it says good-bye, and the statement was not read.
-            BadResponse: it is something else.
+            ConnectionLost: if the connection is over and the statement was not read.
+            BadResponse: if it is something else.
         """
         came = data[at + 3]
         length = int.from_bytes(data[at : at + 3], "little")
@@ -321,7 +323,8 @@ class AnswerScanner:
 
 
 def _walk_columns(data: bytes, last: int) -> int:
-    """Return where an ordinary result set's columns end; 0 if it is none, or is beyond ``last`` there."""
+    """Return where the columns of an ordinary result set end; 0 if it is not one, or they end after
+    ``last``."""
     columns = data[4]
     if not data.startswith(b"\x01\x00\x00\x01") or not 0 < columns <= _ONE_BYTE:
         return 0
@@ -336,7 +339,7 @@ def _walk_columns(data: bytes, last: int) -> int:
 
 
 def farewell(data: bytes) -> str:
-    """Return what a server says that ends a connection unasked."""
+    """Return the text with which a server ends an idle connection."""
     payload = data[HEADER_BYTES : HEADER_BYTES + (_word(data, 0)[0] & MAX_PACKET_BYTES)]
     return str(read_error(payload)) if len(payload) > 2 else "it gave no reason"
 

@@ -2,9 +2,9 @@
 
 Payloads and answers are described in :mod:`reqpool_contract.payloads.mysql`.
 
-Who may use the connection, and what must be undone before somebody else does, is decided in
-:mod:`.mysql_session_state`; what is prepared, in :mod:`.mysql_prepared`. A statement runs once, by its
-EXECUTE or by its text: as text if it could not be prepared, or if the server did not begin to execute it.
+:mod:`.mysql_session_state` decides what the connection may be used for and what must be undone before that;
+:mod:`.mysql_prepared` decides which statements are prepared. A statement runs once, by its EXECUTE or by its
+text: as text if it could not be prepared, or if the server did not begin to execute it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from .mysql_session_state import (
 from .tls_engine import TlsEngine
 
 MAX_DIALOGUE_BYTES = 1 << 16
-"""Largest packet of a log-in: a greeting or a public key is some hundred bytes."""
+"""Largest packet of a dialogue: a greeting or a public key has some hundred bytes."""
 _OK = int(Code.OK)
 _WITHOUT_ROWS = (OK, ERR)
 
@@ -57,7 +57,7 @@ _RELEASES = {MysqlState.PINNED: MysqlEvent.RELEASE, MysqlState.SHARED: MysqlEven
 
 
 class MysqlConnection(StreamProtocol):
-    """From the log-in to the last statement."""
+    """One connection, from the log-in to the last statement."""
 
     def __init__(
         self, account: Account, max_bytes: int, tls: dict[str, Any] | None, host: str, *, local: bool
@@ -65,11 +65,11 @@ class MysqlConnection(StreamProtocol):
         """Make the protocol of one connection.
 
         Args:
-            account: who logs in.
-            max_bytes: largest answer, with its packets' headers.
-            tls: settings of TLS; None speaks plain.
-            host: the name in the server's certificate.
-            local: is it a Unix socket?
+            account: the account to log in with.
+            max_bytes: largest answer, packet headers included.
+            tls: TLS settings; None: no TLS.
+            host: the name that the server's certificate must be for.
+            local: whether it is a Unix socket.
         """
         self._account = account
         self._max_bytes = max_bytes
@@ -78,7 +78,7 @@ class MysqlConnection(StreamProtocol):
         self._private = local or tls is not None
         self._tls: TlsEngine | None = None
         self._dialogue: Dialogue | Preparation | None = None
-        self._received = b""  # the begin of a dialogue's packet
+        self._received = b""  # the beginning of a dialogue's packet
         self._due = 0  # number of the dialogue's next packet
         self._session: ServerSession
         self._scanner: AnswerScanner
@@ -207,7 +207,7 @@ class MysqlConnection(StreamProtocol):
         return not self._status & NO_BACKSLASH_ESCAPES
 
     def _judge(self) -> None:
-        """Look at what an answer says of the session."""
+        """Look at what the end of an answer reports about the session."""
         scanner = self._scanner
         end = AnswerEnd(self._status, scanner.status, scanner.tracked, scanner.error, scanner.surplus)
         event, self._residue = judge(self._state, self._residue, self._statement, end)
@@ -260,7 +260,7 @@ class MysqlConnection(StreamProtocol):
         return self._sealed(closing(closes) + self._query(payload))
 
     def _marked(self, answer: bytes) -> bytes:
-        """Say that rows of the binary protocol follow, if they do."""
+        """Mark an answer with rows as one of the binary protocol."""
         if answer[HEADER_BYTES] in _WITHOUT_ROWS:
             return answer
         if len(answer) + len(BINARY_ROWS) > self._max_bytes:
@@ -298,7 +298,7 @@ class MysqlConnection(StreamProtocol):
         return self._go_on(None)
 
     def _converse(self, data: bytes) -> list[Event]:
-        """Give the dialogue each packet that is complete."""
+        """Give the dialogue each complete packet."""
         events: list[Event] = []
         self._received += data
         while len(self._received) >= HEADER_BYTES and self._dialogue is not None:
@@ -310,7 +310,7 @@ class MysqlConnection(StreamProtocol):
                 raise BadResponse(not_mysql(self._received))
             if not fits:
                 raise BadResponse(f"a packet of {length} bytes during the log-in")
-            # A server that gives up says why, with whatever number it has come to.
+            # A server that gives up says why, in a packet with any number.
             if number != self._due and first not in (b"", b"\xff"):
                 raise BadResponse(f"expected packet {self._due}, got {number}")
             end = HEADER_BYTES + length
@@ -326,7 +326,7 @@ class MysqlConnection(StreamProtocol):
         return events
 
     def _go_on(self, came: tuple[int, bytes] | None) -> list[Event]:
-        """Let the dialogue have a packet; None starts it, or tells it that TLS stands."""
+        """Give the dialogue a packet; None starts it, or means that TLS is established."""
         if self._dialogue is None:
             raise BadResponse("an unexpected TLS handshake")
         try:
@@ -343,7 +343,7 @@ class MysqlConnection(StreamProtocol):
             self._due = step[HEADER_BYTES - 1] + 1 & 0xFF
             return [step if self._tls is None else self._tls.encrypt(step)]
         if self._received:
-            # Whoever sits between could have put it there, and we would take it for the server's own.
+            # A man in the middle could have sent it, and it would be taken for the server's own.
             raise BadResponse("unencrypted data received where TLS must begin")
         self._tls = TlsEngine(self._tls_settings or {}, self._host)
         self._due = step.request[HEADER_BYTES - 1] + 2 & 0xFF  # the response takes the number between

@@ -1,14 +1,14 @@
-"""Parameters of a statement, escaped for the connection that it goes over.
+"""Parameters of a statement, escaped for the connection on which it is sent.
 
 The payload is described in :mod:`reqpool_contract.payloads.mysql`.
 
-Whether a backslash escapes is a thing of the connection's (sql_mode NO_BACKSLASH_ESCAPES), told by its status
-flags; a doubled quote means a quote in either. MariaDB (10.11) leaves that flag wrong after a trigger or a
-routine that set sql_mode: the mode is restored at its end, the flag is not. So where it has changed it is
-believed no more, and what has a backslash in it is written in hexadecimal digits, the same in either mode.
+Whether a backslash escapes depends on the connection (sql_mode NO_BACKSLASH_ESCAPES) and shows in its status
+flags; a doubled quote means a quote either way. MariaDB (10.11) leaves that flag wrong after a trigger or a
+routine that set sql_mode: the mode is restored at its end, the flag is not. So a flag that has changed is not
+trusted, and a text with a backslash is written in hexadecimal digits, which mean the same in either mode.
 
-That a quote's byte is never a part of a character, so that bytes may be replaced, is what utf8mb4 is for: in
-gbk or sjis a backslash's may be.
+Bytes can be replaced because in utf8mb4 the byte of a quote is never part of another character; in gbk or
+sjis that of a backslash may be.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class TypedStatement(NamedTuple):
     Attributes:
         sql: in UTF-8, with ``%s`` and ``%%``.
         parameters: as msgpack has them, texts as bytes.
-        backslashes: must they escape, or not, on the connection? None: either.
-        reads_binary: can it be prepared, as far as the client is concerned?
+        backslashes: whether they must escape (True) or must not (False) on the connection; None: either.
+        reads_binary: whether the client reads rows of the binary protocol.
     """
 
     sql: bytes
@@ -51,7 +51,7 @@ def read_typed(payload: bytes) -> TypedStatement:
         UsageError: if it is malformed.
     """
     try:
-        # raw: a str comes as its bytes in UTF-8, which is what is wanted here.
+        # raw: a str comes as its bytes in UTF-8.
         parts = msgpack.unpackb(memoryview(payload)[1:], raw=True)
     except (ValueError, msgpack.UnpackException) as error:
         raise _malformed(str(error)) from error
@@ -71,9 +71,9 @@ def render(statement: TypedStatement, backslashes: bool | None) -> bytes:
     """Write a statement's SQL, in UTF-8.
 
     Args:
-        statement: see above.
-        backslashes: does a backslash escape the next character in a string (not NO_BACKSLASH_ESCAPES)? None:
-            that is not known.
+        statement: the statement.
+        backslashes: whether a backslash escapes the next character in a string (not NO_BACKSLASH_ESCAPES);
+            None: that is not known.
 
     Raises:
         UsageError: if its placeholders and parameters do not match, or a parameter cannot be written.

@@ -1,8 +1,8 @@
-"""The log-in: greeting, TLS, authentication, and what makes the session ours.
+"""The log-in: greeting, TLS, authentication, and the statement that sets the session up.
 
 A *dialogue* is a generator: it yields packets to send (framed; empty for none) or :class:`StartTls`, and is
-sent each packet that comes, as its sequence number and payload. It returns what the last OK said of the
-session, and raises ConnectFailed with a text that says which of the many things went wrong.
+sent each packet that comes, as its sequence number and payload. It returns the session as the last OK
+describes it, or raises ConnectFailed with a text that says what went wrong.
 
 Sources: dev.mysql.com/doc/dev/mysql-server, "Connection Phase"; mariadb.com/kb/en/connection; for
 caching_sha2 the page "Caching_sha2_password information", for ed25519
@@ -35,8 +35,8 @@ from .mysql_packets import (
 
 
 class StartTls(NamedTuple):
-    """Send ``request`` in clear; what comes after it goes through TLS, both ways. None is sent when TLS
-    stands."""
+    """Send ``request`` unencrypted; everything after it goes through TLS, both ways. The dialogue is sent
+    None when TLS is established."""
 
     request: bytes
 
@@ -65,8 +65,8 @@ CAPABILITIES: int = (
 )
 _ATTRIBUTES = {b"_client_name": b"reqpool", b"program_name": b"reqpool"}
 
-# autocommit may be off in the server's configuration; what is tracked, here the transaction above all, shows
-# that a statement left something behind on a connection that others use.
+# autocommit may be off in the server's configuration. Tracking, above all of the transaction, shows that a
+# statement left something on a shared connection.
 _OURS = b"SET NAMES utf8mb4, autocommit=1"
 _TRACKED = (
     _OURS + b", session_track_schema=1, session_track_state_change=1, session_track_transaction_info='STATE'"
@@ -75,15 +75,15 @@ _TRACKED = (
 )
 _UNKNOWN_VARIABLE = 1193
 _NO_ROLE = b"IF CURRENT_ROLE() IS NOT NULL THEN SIGNAL SQLSTATE '45000'; END IF"
-"""For MariaDB, whose reset leaves the role that a SET ROLE, perhaps in a routine, has taken. One that the
-account has by default cannot be told from it: then the connection is closed instead."""
+"""For MariaDB, whose reset leaves the role that a SET ROLE, perhaps in a routine, has set. An account's
+default role cannot be distinguished from it: then the connection is closed instead."""
 
 _FULL_AUTHENTICATION, _FAST_AUTHENTICATION_DONE = b"\x01\x04", b"\x01\x03"
 _ASK_PUBLIC_KEY = b"\x02"
 _SALT_BYTES = 20
 MAX_STEPS = 8
-"""Of a log-in, after the first reply; the longest, with a switch and the full way of caching_sha2, has 3.
-Each may cost an RSA encryption, which all connections of a worker wait for."""
+"""Of a log-in, after the first reply; the longest, with a switch and full authentication of caching_sha2, has
+3. Each may cost an RSA encryption, during which all connections of a worker wait."""
 
 _WHICH = {
     1040: "too many connections",
@@ -102,11 +102,11 @@ _WHICH = {
     3118: "account locked",
     4151: "account locked",
 }
-"""What error numbers during a log-in mean, in a word; the server's text follows."""
+"""What error numbers during a log-in mean, in short; the server's text follows."""
 
 
 class Account(NamedTuple):
-    """Who logs in, and how.
+    """An account and how it logs in.
 
     Attributes:
         user, database: in UTF-8; no database is empty.
@@ -119,13 +119,13 @@ class Account(NamedTuple):
 
 
 class ServerSession(NamedTuple):
-    """What a log-in, or another dialogue, leaves.
+    """A session at the server, after a log-in or another dialogue.
 
     Attributes:
         capabilities: the CLIENT_* flags in force.
-        tracks: does the server tell of changes to the session's state?
+        tracks: whether the server reports changes to the session's state.
         status: the status flags of the last OK.
-        is_mariadb: is it MariaDB?
+        is_mariadb: whether the server is MariaDB.
     """
 
     capabilities: int
@@ -144,17 +144,18 @@ class Greeting(NamedTuple):
 
 
 def log_in(account: Account, tls: bool, private: bool) -> Dialogue:
-    """Log in, up to a session that is ready for anybody's statements.
+    """Log in, up to a session that is ready for statements.
 
     Args:
-        account: who.
-        tls: over TLS? Then never without.
-        private: can nobody listen, since it is TLS or a Unix socket? Then a password goes as it is where the
-            server asks for it: over a socket caching_sha2_password takes nothing else.
+        account: the account.
+        tls: whether to use TLS, and nothing else.
+        private: whether the connection cannot be overheard, since it is TLS or a Unix socket. Then the
+            password is sent in clear if the server asks for it; caching_sha2_password requires that on a
+            socket.
 
     Raises:
-        ConnectFailed: saying what the server refuses, or does not offer.
-        BadResponse: if it speaks another language.
+        ConnectFailed: if the server refuses something, or does not offer it; the text says what.
+        BadResponse: if it speaks another protocol.
     """
     number, payload = yield b""
     if payload[:1] == bytes((ERR,)):
@@ -195,25 +196,25 @@ def log_in(account: Account, tls: bool, private: bool) -> Dialogue:
 
 
 def hold(session: ServerSession) -> Dialogue:
-    """Make the session one caller's: what it asks is a transaction until it says COMMIT or ROLLBACK."""
+    """Make the session one caller's own: its statements are a transaction until COMMIT or ROLLBACK."""
     status = yield from _command(QUERY + b"SET autocommit=0")
     return session._replace(status=status)
 
 
 def release(session: ServerSession, database: bytes, *, elsewhere: bool) -> Dialogue:
-    """Undo all that a holder did: transaction, variables, temporary tables, locks, prepared statements,
-    database.
+    """Undo everything that statements did to the session: transaction, variables, temporary tables, locks,
+    prepared statements, database.
 
     Args:
         session: as it was at log-in.
         database: the one named at log-in.
-        elsewhere: may another database be the current one? COM_RESET_CONNECTION leaves that as it is.
+        elsewhere: whether another database may be the current one; COM_RESET_CONNECTION does not change that.
 
     Raises:
-        BadResponse: if the server does not do it; it was new in MySQL 5.7.3 and MariaDB 10.2.4.
+        BadResponse: if the server does not support it; it was added in MySQL 5.7.3 and MariaDB 10.2.4.
     """
-    # An error in the midst of an XA transaction, prepared or not, however it was begun. The reset would leave
-    # it in pieces: InnoDB serves nobody on this connection any more (MariaDB 10.11).
+    # This fails inside an XA transaction, prepared or not, however it was begun. The reset would leave it in
+    # pieces, and InnoDB would serve no statement on this connection any more (MariaDB 10.11).
     yield from _command(QUERY + b"ROLLBACK")
     yield from _command(COM_RESET_CONNECTION)
     if session.is_mariadb:
@@ -252,7 +253,7 @@ def read_greeting(payload: bytes) -> Greeting:
 
 
 def not_mysql(received: bytes) -> str:
-    """Say that what answers at this port is something else, with its first words."""
+    """Return the text for a peer that is not a MySQL server, with its first bytes."""
     if received[HEADER_BYTES : HEADER_BYTES + 1] == b"\x0b":
         hint = "this is its X protocol; the classic protocol has another port, usually 3306"
     else:
@@ -261,7 +262,7 @@ def not_mysql(received: bytes) -> str:
 
 
 def refused(payload: bytes) -> ConnectFailed:
-    """Make the error of an ERR packet that came during a log-in."""
+    """Return the error for an ERR packet during a log-in."""
     error = read_error(payload)
     which = _WHICH.get(error.number, "refused")
     return ConnectFailed(f"{which}: {error}")
@@ -273,7 +274,7 @@ def refused(payload: bytes) -> ConnectFailed:
 def _authenticate(
     account: Account, private: bool, plugin: bytes, salt: bytes, number: int, payload: bytes
 ) -> Generator[bytes, Any, int]:
-    """Go on until the server says OK, from the first packet after our response."""
+    """Continue until the server sends OK, from the first packet after our response."""
     switched = False
     for _ in range(MAX_STEPS):
         first = payload[0]
@@ -377,7 +378,7 @@ def _printable(name: bytes) -> str:
 
 
 def _make_ours(session: ServerSession) -> Generator[bytes, Any, ServerSession]:
-    """Bring the session to what each of our statements relies on."""
+    """Set the session up as our statements need it."""
     if session.tracks:
         _, payload = yield packet(QUERY + _TRACKED)
         if payload[0] == OK:

@@ -1,9 +1,8 @@
-"""MySQL's packets: framing, and the few that are read for what they say rather than handed on.
+"""MySQL's packets: framing, and the few that are read rather than passed on.
 
-A packet is a 3-byte length, a sequence number, and as many bytes; a length of 0xFFFFFF means that the next
-packet goes on where this one stopped. The numbers count up through both sides' packets of one exchange,
-modulo 256. Source: https://mariadb.com/kb/en/0-packet/ and dev.mysql.com/doc/dev/mysql-server, "Client/Server
-Protocol".
+A packet is a 3-byte length, a sequence number, and that many bytes; a length of 0xFFFFFF means that the next
+packet continues this one. The numbers count up through both sides' packets of one exchange, modulo 256.
+Source: https://mariadb.com/kb/en/0-packet/ and dev.mysql.com/doc/dev/mysql-server, "Client/Server Protocol".
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ SESSION_TRACK: int = CLIENT.SESSION_TRACK
 DEPRECATE_EOF: int = CLIENT.DEPRECATE_EOF
 
 ENDS_CONNECTION = frozenset((1053, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 3032, 3169, 4031))
-"""Errors that say that the connection is over, whatever was asked: the server shuts down (1053, 1079) or is
-taken offline (3032), the connection was killed (1927 MariaDB, 3169 MySQL, 1080), was idle for too long
-(4031), or broke (1152, 1158 to 1161, 1184)."""
+"""Errors that end the connection, whatever was asked: the server shuts down (1053, 1079) or is taken offline
+(3032), the connection was killed (1927 MariaDB, 3169 MySQL, 1080), was idle for too long (4031), or broke
+(1152, 1158 to 1161, 1184)."""
 
 TRACK_VARIABLES, TRACK_SCHEMA, TRACK_STATE, TRACK_TRANSACTION = 0, 1, 2, 5
-"""What a piece of session-track information is about."""
+"""Types of session-track information."""
 _NO_TRANSACTION = b"________"
 
 
@@ -54,7 +53,7 @@ class ServerError(NamedTuple):
     Attributes:
         number: e.g. 1045.
         sqlstate: five characters; ``HY000`` where the server sent none (before authentication).
-        text: the server's own words.
+        text: the server's message.
     """
 
     number: int
@@ -78,7 +77,7 @@ class Reader:
         return self._size - int(self._packet._position)
 
     def skip(self, size: int) -> None:
-        """Pass over bytes."""
+        """Skip bytes."""
         self._packet.advance(size)
 
     def take(self, size: int) -> bytes:
@@ -111,10 +110,10 @@ class Reader:
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn whatever PyMySQL's reader raises at the end of the data into a BadResponse.
+    """Turn any exception of PyMySQL's reader at the end of the data into a BadResponse.
 
     Raises:
-        BadResponse: saying ``what`` is malformed.
+        BadResponse: the text says that ``what`` is malformed.
     """
     try:
         yield
@@ -167,8 +166,7 @@ def read_error(payload: bytes) -> ServerError:
 
 
 def read_eof(payload: bytes) -> tuple[int, Tracked]:
-    """Read an EOF packet, as servers send that know no CLIENT_DEPRECATE_EOF: the status flags, nothing
-    tracked.
+    """Read an EOF packet, as servers without CLIENT_DEPRECATE_EOF send it: the status flags, nothing tracked.
 
     Raises:
         BadResponse: if it is cut short.
@@ -188,14 +186,14 @@ def read_status(payload: bytes) -> int:
 
 
 def read_ok(payload: bytes, *, tracks: bool) -> tuple[int, Tracked]:
-    """Read an OK packet, its first byte being OK or, at the end of rows, EOF: the status flags, what is
-    tracked.
+    """Read an OK packet, whose first byte is OK or, at the end of rows, EOF: status flags and tracked
+    changes.
 
     Args:
         payload: the packet's bytes.
-        tracks: was CLIENT_SESSION_TRACK agreed on? Without it nothing behind the warnings is looked at: the
-            remark there is the packet's rest, says the protocol's description, and ClickHouse and Dolt send
-            it so (ClickHouse#84542), while MySQL writes its length all the same.
+        tracks: whether CLIENT_SESSION_TRACK was agreed on. Without it nothing after the warnings is read: the
+            remark there is the rest of the packet, according to the protocol's description, and ClickHouse
+            and Dolt send it so (ClickHouse#84542), although MySQL writes its length.
 
     Raises:
         BadResponse: if it is malformed.
@@ -213,7 +211,7 @@ def read_ok(payload: bytes, *, tracks: bool) -> tuple[int, Tracked]:
         status = reader.uint16()
         if tracks and status & SESSION_STATE_CHANGED:
             reader.skip(2)  # warnings
-            # ProxySQL (#2915), and MariaDB behind MaxScale, set the flag and send nothing.
+            # ProxySQL (#2915), and MaxScale with MariaDB, set the flag and send nothing.
             if reader.left:
                 reader.text()  # a remark on what was done
             if reader.left:
@@ -224,7 +222,7 @@ def read_ok(payload: bytes, *, tracks: bool) -> tuple[int, Tracked]:
 
 
 def changes(tracked: Tracked) -> set[int]:
-    """Return the TRACK_* things that are now otherwise than on a shared connection."""
+    """Return the TRACK_* types of what now differs from a shared connection."""
     return {
         about
         for about, value in tracked

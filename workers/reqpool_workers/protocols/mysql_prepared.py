@@ -48,7 +48,7 @@ more statements than there is room for would displace one another all the time."
 MOST_COUNTED = 512
 """Statements whose uses are counted."""
 MOST_SQL_BYTES = 4 << 10
-"""Longer statements hardly come twice; they are not looked at."""
+"""Longer statements are rarely repeated; they are ignored."""
 
 _PREPARE_OK_BYTES = 12
 _TOO_MANY_PREPARED, _NEEDS_PREPARING = 1461, 1615
@@ -65,7 +65,8 @@ _TOKEN = re.compile(
 )
 _ESCAPE = re.compile(rb"%[%s]")
 _TAKES_VALUES = frozenset((b"where", b"on", b"having", b"limit", b"values", b"set", b"update"))
-"""Words after which, up to the next of the words above, a placeholder is a value to look for or to store."""
+"""Words after which, up to the next of the words above, a placeholder is a value to search for or to
+store."""
 
 
 class Preparable(NamedTuple):
@@ -75,7 +76,7 @@ class Preparable(NamedTuple):
         template: its text, with ``%s`` and ``%%``.
         sql: with a ``?`` for each parameter.
         places: how many there are.
-        limits: which of them stand in a LIMIT: as a literal, it has to be a whole number.
+        limits: which of them are in a LIMIT, where a literal must be a whole number.
     """
 
     template: bytes
@@ -86,7 +87,7 @@ class Preparable(NamedTuple):
 
 @lru_cache(256)
 def preparable(template: bytes) -> Preparable | None:
-    """Return how a statement is prepared; None if it had better not be.
+    """Return how a statement can be prepared; None if it must not be.
 
     Args:
         template: SQL with ``%s`` for each parameter, and ``%%`` for percent signs.
@@ -124,7 +125,7 @@ class PreparedStatement:
     Attributes:
         number: its id there, as it is sent.
         form: what was prepared.
-        query: the payload of COM_QUERY that it stands for, without parameters.
+        query: its text as the payload of a COM_QUERY, without parameters.
         used: when it was last used, in statements of the connection.
     """
 
@@ -148,7 +149,7 @@ class PreparedStatements:
     """The prepared statements of one connection, by their text with ``%s``.
 
     Attributes:
-        enabled: are statements prepared at all? Not by a server that cannot do it, or has no room for more.
+        enabled: whether statements are prepared at all; not if the server cannot do it or has no more room.
     """
 
     def __init__(self) -> None:
@@ -226,7 +227,7 @@ def _used(statement: PreparedStatement) -> int:
 
 
 def prepare(prepared: PreparedStatements, form: Preparable) -> Preparation:
-    """Prepare a statement, in the place of another if there is no room.
+    """Prepare a statement, and close another one if there is no room.
 
     Raises:
         ConnectionLost: if the server ends the connection instead; the statement itself was not sent.
@@ -248,7 +249,7 @@ def prepare(prepared: PreparedStatements, form: Preparable) -> Preparation:
     for _ in range(columns):
         _, payload = yield b""
         names.append(_name(payload))
-    # As text, a column with a question mark in its name would have a parameter there.
+    # In an answer to the text, a column like this would have the parameter in its name.
     if places != form.places or any(b"?" in name for name in names):
         return [*prepared.refuse(form.template), number]
     prepared.add(number, form)
@@ -261,12 +262,12 @@ def closing(numbers: Sequence[bytes]) -> bytes:
 
 
 def never_began(error: ServerError, answer: bytes) -> bool:
-    """Return whether an EXECUTE failed before the statement began: the server has lost it, does not take its
+    """Return whether an EXECUTE failed before the statement began: the server does not know it, refuses its
     parameters, or could not prepare it again after its tables had changed.
 
     Args:
-        error: what the server says.
-        answer: the packet that says so, which is the first if nothing began.
+        error: the server's error.
+        answer: its packet, which is the answer's first packet if nothing began.
     """
     if answer[HEADER_BYTES - 1] != 1:
         return False

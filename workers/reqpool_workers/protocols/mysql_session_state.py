@@ -7,9 +7,9 @@
                                | +--CLEAN--> RESETTING <-----+--RELEASE
                                +-----------------+
 
-A shared connection takes anybody's statements. The client half refuses those that would leave something
-behind on it; what is left nevertheless (by a trigger, say) shows in the server's status flags and session
-tracking, and the connection is spent: it is closed after that answer. Where it may not show, after an error,
+A shared connection takes statements of all callers. The client half refuses those that would change its
+state; what changes nevertheless (by a trigger, say) shows in the server's status flags and session tracking,
+and the connection is spent: it is closed after that answer. Where it may not show, after an error,
 which reports no state, or a CALL, which may take locks that no server reports, the connection is reset. One
 that is pinned to a session may be changed at will, and is reset afterwards, or closed if something might
 outlast the reset.
@@ -44,7 +44,7 @@ class MysqlState(Enum):
 
     GREETING = "the server has not greeted yet"
     LOGGING_IN = "logging in"
-    SHARED = "takes anybody's statements"
+    SHARED = "takes statements of all callers"
     PREPARING = "preparing a statement before it is executed"
     HOLDING = "becoming one session's own"
     PINNED = "one session's own"
@@ -94,14 +94,14 @@ class Residue(Flag):
 
 
 class AnswerEnd(NamedTuple):
-    """What the end of an answer says of the session.
+    """What the end of an answer reports about the session.
 
     Attributes:
-        before: the status flags as of the last answer but this one.
-        status: the status flags now; an ERR packet says nothing of them.
+        before: the status flags as of the previous answer.
+        status: the status flags now; an ERR packet has none.
         tracked: reported changes.
         error: the ERR packet, or None.
-        surplus: did bytes follow that belong to no answer?
+        surplus: whether bytes followed that belong to no answer.
     """
 
     before: int
@@ -111,7 +111,7 @@ class AnswerEnd(NamedTuple):
     surplus: bool = False
 
 
-_SERVES_NOBODY = ENDS_CONNECTION | {1317}
+_SPOILING = ENDS_CONNECTION | {1317}
 """Errors after which a connection is not used again. KILL QUERY (1317) leaves it open, but may come late and
 hit the next statement."""
 _NOT_SHARED = IN_TRANS | DB_DROPPED
@@ -169,7 +169,7 @@ def judge(
         state: SHARED or PINNED.
         residue: as it was when the statement was sent.
         statement: the payload of COM_QUERY.
-        end: what the server said.
+        end: the end of the answer.
 
     Returns:
         SPOILED, or None if the connection can be used on; and what is left on it.
@@ -177,7 +177,7 @@ def judge(
     Raises:
         BadResponse: if a tracked variable is malformed.
     """
-    if end.surplus or (end.error is not None and end.error.number in _SERVES_NOBODY):
+    if end.surplus or (end.error is not None and end.error.number in _SPOILING):
         return MysqlEvent.SPOILED, residue
     changed = changes(end.tracked)
     escapes_changed = bool((end.before ^ end.status) & NO_BACKSLASH_ESCAPES)
