@@ -12,6 +12,7 @@ from .outcomes import Outcomes
 from .pins import Pins
 from .records import Records
 from .session import Session
+from .worker_state import WorkerState
 
 
 class Deadlines:
@@ -107,7 +108,7 @@ class Deadlines:
                     self._outcomes.end_leased(
                         lease, pairs, Code.TIMEOUT, text, phase="queue", sent=lease.past.sent
                     )
-                elif worker.state == "suspect":
+                elif worker.state is WorkerState.SUSPECT:
                     text = "the worker that holds it is silent; it may or may not have run"
                     self._outcomes.end_leased(lease, pairs, Code.OUTCOME_UNKNOWN, text)
                 else:

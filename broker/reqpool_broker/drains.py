@@ -7,6 +7,7 @@ from .client_heartbeats import ClientHeartbeats
 from .epoch import Epoch
 from .worker import Worker
 from .worker_connections import WorkerConnections
+from .worker_state import WorkerEvent, WorkerState
 
 
 class Drains:
@@ -30,7 +31,7 @@ class Drains:
 
     def begin(self, worker: Worker, now_s: float) -> None:
         """Take DRAIN: lease the worker nothing more."""
-        worker.state = "draining"
+        worker.move(WorkerEvent.DRAIN)
         self._records.change_membership()
         self._life.retries.take_back(worker, now_s)
         self._heartbeats.ask_to_acknowledge(worker)
@@ -42,7 +43,8 @@ class Drains:
         Connections pinned to such clients are released. If the whole cluster stops, connections that have
         been pinned for long are released as well, and no worker waits for what has long been running.
         """
-        draining = [worker for worker in self._records.workers.values() if worker.state == "draining"]
+        workers = self._records.workers.values()
+        draining = [worker for worker in workers if worker.state is WorkerState.DRAINING]
         if not draining:
             return
         liveness_s = self._life.liveness_s

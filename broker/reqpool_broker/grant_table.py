@@ -16,6 +16,7 @@ from .origin_table import OriginTable
 from .outgoing import Outgoing
 from .upstream import Upstream
 from .worker import Grant, Worker
+from .worker_state import WorkerState
 
 GRANT_IDLE_S = 10.0
 """How long an unused grant stands before its connections are asked back."""
@@ -196,7 +197,7 @@ class GrantTable:
 
         They stay its own until it is dead for certain, so that the limit holds at the server.
         """
-        if worker.state != "suspect":
+        if worker.state is not WorkerState.SUSPECT:
             return False
         for name, grant in worker.grants.items():
             upstream = self._origins.upstream(name)

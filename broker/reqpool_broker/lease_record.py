@@ -5,6 +5,9 @@ from __future__ import annotations
 from .origin import Origin
 from .terms import Past, Terms
 from .worker import Worker
+from .worker_state import WorkerState
+
+_SUSPECT, _GONE = WorkerState.SUSPECT, WorkerState.GONE
 
 
 class Lease:
@@ -51,8 +54,8 @@ class Lease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether its worker is silent."""
-        return self.worker.state == "suspect"
+        """Whether its worker is silent, or gone."""
+        return self.worker.state is _SUSPECT or self.worker.state is _GONE
 
     @property
     def idempotent(self) -> bool:

@@ -13,6 +13,9 @@ from .client_heartbeats import ClientHeartbeats
 from .epoch import Epoch
 from .worker import Worker
 from .worker_connections import WorkerConnections
+from .worker_state import WorkerState
+
+_DRAINING = WorkerState.DRAINING
 
 
 class LeaseReports:
@@ -62,7 +65,7 @@ class LeaseReports:
                 silent = session.is_silent(now_s, self._life.liveness_s)
                 blob = retained_limits.fit(blob, seqs, session, self._sessions.values(), silent=silent)
             fresh = self._outcomes.finish(worker, session, seqs, failed, blob)
-            if fresh and worker.state == "draining":  # it waits until they are acknowledged
+            if fresh and worker.state is _DRAINING:  # it waits until they are acknowledged
                 self._heartbeats.beat(session)
             if session.ended and not session.open:
                 self._sessions.pop(session_id, None)
@@ -86,7 +89,7 @@ class LeaseReports:
             session = self._sessions.get(session_id)
             if session is not None:
                 full |= self._retries.hand_back(worker, session, seqs, now_s, sent=sent)
-        if full and worker.state == "live" and not worker.full:
+        if full and worker.state is WorkerState.LIVE and not worker.full:
             # It has no room. Until a heartbeat says otherwise, or the two would play ping-pong.
             worker.full = True
             self._records.change_membership()

@@ -17,9 +17,12 @@ from .pins import Pins
 from .records import Records
 from .terms import Past, Terms
 from .worker import Worker
+from .worker_state import WorkerState
 
 _SENT = int(Flag.SENT)
 _OTHERS = int(Flag.OTHERS)
+
+_LIVE = WorkerState.LIVE
 
 
 class Leasing:
@@ -53,7 +56,7 @@ class Leasing:
     def enqueue(self, group: QueuedGroup, now_s: float, *, front: bool = False) -> None:
         """Let a group wait for its next upstream, and mark its requests as waiting there."""
         terms = group.terms
-        live = [worker for worker in self._records.workers.values() if worker.state == "live"]
+        live = [worker for worker in self._records.workers.values() if worker.state is _LIVE]
         if live and not any(terms.kind in worker.kinds for worker in live):
             served = ", ".join(sorted({kind for worker in live for kind in worker.kinds}))
             text = f"no worker serves kind {terms.kind!r}; served: {served}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from reqpool_contract import wire
 from reqpool_contract.cached_settings import SettingsSender
@@ -10,7 +10,9 @@ from reqpool_contract.freshness import HeartbeatLog
 from reqpool_contract.policy import Policy
 from reqpool_contract.wire import KindInfo, Verb
 
-State = Literal["live", "draining", "suspect", "stranger"]
+from .worker_state import TRANSITIONS, WorkerEvent, WorkerState
+
+_LIVE = WorkerState.LIVE
 
 
 class Grant:
@@ -38,8 +40,7 @@ class Worker:
 
     Attributes:
         id: 16 random bytes, new with every process.
-        state: ``live``; ``draining``: finishes what it has; ``suspect``: silent for too long; ``stranger``:
-            the supervisor did not start it, so nobody would tell of its death, and it is leased nothing.
+        state: changed by :meth:`move` alone.
         route: routing id of its connection, None while it has none.
         kinds: what it serves.
         in_flight: requests in its leases.
@@ -54,7 +55,7 @@ class Worker:
         unconfirmed_bytes: results received since the last heartbeat to it.
         keeping: which settings it keeps for this connection.
         max_settings_bytes: the largest it takes.
-        told: people have been told that it is a stranger.
+        warned: the log says that it is a stranger.
         excused: it drains, and need not wait for what it has left: all clients that have not acknowledged
             what it keeps are silent, and it runs nothing, or the cluster stops and all that it runs has had
             its time.
@@ -66,7 +67,7 @@ class Worker:
         self.id = id_
         self.name = name
         self.pid = pid
-        self.state: State = "live"
+        self.state = _LIVE
         self.route: bytes | None = None
         self.kinds: dict[str, KindInfo] = {}
         self.in_flight = 0
@@ -78,17 +79,21 @@ class Worker:
         self.parts: dict[int, int] = {}
         self.sample: dict[str, Any] = {}
         self.full = False
-        self.told = False
+        self.warned = False
         self.excused = False
         self.told_of: tuple[int, list[int], bool] = (0, [], False)
         self.unconfirmed_bytes = 0
         self.keeping = SettingsSender()
         self.max_settings_bytes = wire.MAX_SETTINGS_BYTES
 
+    def move(self, event: WorkerEvent) -> None:
+        """Change the state; a KeyError if this cannot happen in it."""
+        self.state = TRANSITIONS[self.state, event]
+
     @property
     def able(self) -> bool:
         """May it be leased more?"""
-        return self.state == "live" and self.route is not None and not self.full
+        return self.state is _LIVE and self.route is not None and not self.full
 
     def connect(
         self,
@@ -99,13 +104,14 @@ class Worker:
         keeps: int | None,
         now_s: float,
         *,
+        strange: bool,
         epoch: int,
         liveness_s: float,
     ) -> None:
         """Begin a new connection: heartbeats and RESULTS count from 1 again, and it keeps no settings yet.
 
-        ``epoch`` and ``liveness_s``: see :class:`~reqpool_contract.freshness.HeartbeatLog`; the others are
-        attributes.
+        ``strange``: the supervisor has not announced it; ``epoch`` and ``liveness_s``: see
+        :class:`~reqpool_contract.freshness.HeartbeatLog`; the others are attributes.
         """
         self.keeping = SettingsSender(keeps or 0)
         self.max_settings_bytes = wire.UNTOLD_SETTINGS_BYTES if keeps is None else wire.MAX_SETTINGS_BYTES
@@ -113,7 +119,7 @@ class Worker:
         self.name = name
         self.pid = pid
         self.kinds = kinds
-        self.state = "live"
+        self.move(WorkerEvent.STRANGE if strange else WorkerEvent.HELLO)
         self.full = False
         self.heartbeats.begin(epoch, liveness_s, now_s)
         self.heartbeat_seen = 0
@@ -172,7 +178,7 @@ class Worker:
             "id": self.id.hex(),
             "name": self.name,
             "pid": self.pid,
-            "state": self.state,
+            "state": self.state.value,
             "in_flight": self.in_flight,
             "oldest_s": round(now_s - since_s, 3),
             "since_heartbeat_s": round(now_s - self.heartbeats.heard_s, 3),

@@ -6,6 +6,7 @@ from reqpool_contract.wire import Reject
 
 from .epoch import Epoch
 from .worker import Worker
+from .worker_state import WorkerState
 
 
 class WorkerConnections:
@@ -27,7 +28,8 @@ class WorkerConnections:
     @property
     def any_serves(self) -> bool:
         """Whether a worker is connected that has not said that it ends."""
-        return any(one.state == "live" and one.route is not None for one in self._records.workers.values())
+        workers = self._records.workers.values()
+        return any(one.state is WorkerState.LIVE and one.route is not None for one in workers)
 
     def take_over(self, route: bytes, worker: Worker) -> None:
         """Note that a route is this worker's; another that had it has no connection any more."""

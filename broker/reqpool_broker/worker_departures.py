@@ -8,6 +8,7 @@ from .epoch import WORKER_FORGET_S, Epoch
 from .submissions import Submissions
 from .worker import Worker
 from .worker_connections import WorkerConnections
+from .worker_state import WorkerEvent, WorkerState
 
 log = logging.getLogger("reqpool")
 
@@ -34,8 +35,8 @@ class WorkerDepartures:
         """Take STARTED: the supervisor is about to start a worker."""
         self._life.succession.start(worker_id)
         worker = self._records.workers.get(worker_id)
-        if worker is not None and worker.state == "stranger":  # it was quicker
-            worker.state = "live"
+        if worker is not None and worker.state is WorkerState.STRANGER:  # it was quicker
+            worker.move(WorkerEvent.STARTED)
             self._records.change_membership()
 
     def die(self, now_s: float, worker_id: bytes, deaths: int, orderly: bool) -> None:
@@ -56,7 +57,7 @@ class WorkerDepartures:
             orderly: it left nothing in doubt.
         """
         self._connections.disconnect(worker)
-        worker.state = "suspect"
+        worker.move(WorkerEvent.ENDED)
         self._records.workers.pop(worker.id, None)
         self._life.succession.forget(worker.id)
         self._records.change_membership()
@@ -67,8 +68,8 @@ class WorkerDepartures:
         """Give up on who is silent."""
         for worker in list(self._records.workers.values()):
             connected_s = now_s - worker.heartbeats.since_s
-            if worker.state == "stranger" and not worker.told and connected_s > STRANGER_SPAN_S:
-                worker.told = True
+            if worker.state is WorkerState.STRANGER and not worker.warned and connected_s > STRANGER_SPAN_S:
+                worker.warned = True
                 log.warning(
                     "worker %r (pid %d) was not started by this cluster's supervisor: it gets no requests",
                     worker.name,
@@ -77,8 +78,8 @@ class WorkerDepartures:
             silent_s = now_s - worker.heartbeats.heard_s
             if silent_s > WORKER_FORGET_S:
                 self.forget(worker, now_s, orderly=False)
-            elif silent_s > self._life.liveness_s and worker.state != "suspect":
+            elif silent_s > self._life.liveness_s and worker.state is not WorkerState.SUSPECT:
                 self._connections.disconnect(worker)
-                worker.state = "suspect"
+                worker.move(WorkerEvent.SILENT)
                 self._records.change_membership()
                 self._life.retries.abandon(worker, now_s, dead=False)

@@ -109,12 +109,11 @@ class WorkerHello:
             hello.kinds,
             hello.keeps,
             now_s,
+            strange=life.succession.is_stranger(hello.id),
             epoch=life.epoch,
             liveness_s=life.liveness_s,
         )
         life.sender.begin(worker, apart=hello.apart)
-        if life.succession.is_stranger(hello.id):
-            worker.state = "stranger"
         self._records.change_membership()
         welcome = {
             "epoch": life.epoch,

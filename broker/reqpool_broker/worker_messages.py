@@ -16,6 +16,9 @@ from .worker import Worker
 from .worker_connections import WorkerConnections
 from .worker_departures import WorkerDepartures
 from .worker_hello import WorkerHello
+from .worker_state import WorkerState
+
+_DRAINING = WorkerState.DRAINING
 
 
 class WorkerMessages:
@@ -107,7 +110,7 @@ class WorkerMessages:
         if full != worker.full:
             worker.full = full
             self._records.change_membership()
-        if worker.state == "draining":  # it ends no sooner than it knows that this one was seen
+        if worker.state is _DRAINING:  # it ends no sooner than it knows that this one was seen
             self._connections.beat(worker, now_s)
 
     def _granted(self, worker: Worker, origin: str, grant: int, held: int, now_s: float) -> None:

@@ -9,6 +9,7 @@ from reqpool_broker.service_rate import EVIDENCE_S, STALE_S, ServiceRate
 from reqpool_broker.session import Session
 from reqpool_broker.terms import NEW, Terms
 from reqpool_broker.worker import Worker
+from reqpool_broker.worker_state import WorkerEvent
 
 
 class Bench:
@@ -93,7 +94,7 @@ def test_what_a_silent_worker_held_does_not_count_either() -> None:
     bench.waves(10)
     lease = bench.lease()
     bench.now_s += 2.5
-    bench.worker.state = "suspect"
+    bench.worker.move(WorkerEvent.SILENT)
     lease.requests.clear()
     bench.done += 1
     bench.service.observe(bench.now_s, bench.done, 64, 1)

@@ -9,6 +9,7 @@ import pytest
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
 from reqpool_broker.fair_queue import QUANTUM_BYTES
+from reqpool_broker.worker_state import WorkerState
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, SubmitGroup, Verb
@@ -331,7 +332,7 @@ def test_large_request_for_a_held_connection_that_dies_before_it_has_left_has_no
     holder.reads = holder.awake = False
     client.say_groups([SubmitGroup("tcp", (ORIGIN,), 60_000, 0, 1, 1, None, (2,), (bytes(MIB),))])
     desk.pass_time(3.0)
-    assert desk.broker.records.workers[holder.id].state == "suspect"
+    assert desk.broker.records.workers[holder.id].state is WorkerState.SUSPECT
     holder.die()
     assert gone(client, 2)
     desk.check_books()
