@@ -13,6 +13,7 @@ from reqpool_contract import wire
 from reqpool_contract.errors import Code, UsageError
 from reqpool_contract.wire import Flag
 
+from .broker_session_state import KnownSince
 from .epoch import Epoch
 from .fair_queue import QueuedGroup
 from .pin import MAX_PINS
@@ -139,7 +140,7 @@ class Admission:
         """
         if group.flags & _IDEMPOTENT:
             # Workers do not retain the results of these for the client: that none has one proves nothing.
-            return not session.native
+            return session.known_since is KnownSince.LATER
         lost = self._lost(session, unknown, group.watermark)
         text = "the pool lost track of it; it may or may not have run"
         self._outcomes.fail(session, lost, Code.OUTCOME_UNKNOWN, text, origin=group.origins[0], sent=True)
@@ -149,7 +150,7 @@ class Admission:
 
     def _lost(self, session: Session, seqs: Iterable[int], watermark: bytes) -> tuple[int, ...]:
         """Which of these, submitted again and not known here, may a worker have sent upstream?"""
-        in_doubt = not session.native and self._life.succession.in_doubt(watermark)
+        in_doubt = session.known_since is KnownSince.LATER and self._life.succession.in_doubt(watermark)
         return tuple(
             seq for seq in seqs if seq in session.doubtful or (in_doubt and not session.never_run(seq))
         )

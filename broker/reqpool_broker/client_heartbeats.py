@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from reqpool_contract import wire
 from reqpool_contract.wire import Verb
 
+from .broker_session_state import BrokerSessionState
 from .epoch import Epoch
 from .results_placement import ResultsPlacement
 from .session import Session
@@ -37,7 +38,7 @@ class ClientHeartbeats:
 
     def beat(self, session: Session) -> None:
         """Send a session a heartbeat; it acknowledges what it has not acknowledged yet at once."""
-        if session.subscribed:
+        if session.state is BrokerSessionState.OPEN:
             session.heartbeats_sent += 1
             head = wire.encode(
                 Verb.HEARTBEAT,
@@ -83,7 +84,7 @@ class ClientHeartbeats:
     def goodbye(self, text: str) -> None:
         """Tell every client that the broker ends, why, and which of its requests may have run."""
         for session in self._sessions.values():
-            if session.subscribed:
+            if session.state is BrokerSessionState.OPEN:
                 doubtful = seq_ranges(session.may_have_run())
                 values = [self._life.epoch, text, session.submitted, session.published, not doubtful]
                 if 0 < len(doubtful) <= MAX_RANGES:

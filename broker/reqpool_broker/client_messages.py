@@ -9,6 +9,7 @@ from reqpool_contract import checks, wire
 from reqpool_contract.errors import ProtocolError
 from reqpool_contract.wire import Reject, Verb
 
+from .broker_session_state import BrokerSessionEvent, KnownSince
 from .cancellations import Cancellations
 from .client_heartbeats import ClientHeartbeats
 from .epoch import Epoch
@@ -82,7 +83,7 @@ class ClientMessages:
         session.last_heard_s = now_s
         session.messages += 1
         if verb is Verb.GOODBYE:
-            self._lifecycle.end(session)
+            self._lifecycle.end(session, BrokerSessionEvent.GOODBYE)
         else:
             self._on[verb](session, *values, now_s)
             if len(frames) > 1:
@@ -109,5 +110,6 @@ class ClientMessages:
         session.drop_held(seqs)
 
     def _unpin(self, session: Session, pin: int, now_s: float) -> None:
-        if not self._life.pins.unpin(session, pin, tell=True) and not session.native:
+        released = self._life.pins.unpin(session, pin, tell=True)
+        if not released and session.known_since is KnownSince.LATER:
             session.note_let_go(pin, MAX_PINS)

@@ -9,6 +9,7 @@ from reqpool_contract.errors import Code
 from reqpool_contract.wire import CONFIRM_BYTES, Reject
 
 from . import retained_limits
+from .broker_session_state import BrokerSessionState
 from .client_heartbeats import ClientHeartbeats
 from .epoch import Epoch
 from .worker import Worker
@@ -16,6 +17,7 @@ from .worker_connections import WorkerConnections
 from .worker_state import WorkerState
 
 _DRAINING = WorkerState.DRAINING
+_ENDED = BrokerSessionState.ENDED
 
 
 class LeaseReports:
@@ -67,7 +69,7 @@ class LeaseReports:
             fresh = self._outcomes.finish(worker, session, seqs, failed, blob)
             if fresh and worker.state is _DRAINING:  # it waits until they are acknowledged
                 self._heartbeats.beat(session)
-            if session.ended and not session.open:
+            if session.state is _ENDED and not session.open:
                 self._sessions.pop(session_id, None)
         # Not before: what is received and is not with a client yet is undelivered only once it is published.
         if worker.unconfirmed_bytes > CONFIRM_BYTES:

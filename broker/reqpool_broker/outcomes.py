@@ -8,6 +8,7 @@ from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import MAX_BATCH_REQUESTS
 
+from .broker_session_state import BrokerSessionState
 from .lease_record import Lease
 from .lease_sender import LeaseSender
 from .outgoing import Outgoing
@@ -16,6 +17,8 @@ from .records import Records
 from .session import Session
 from .terms import NEW, Past, Terms
 from .worker import Worker
+
+_OPEN, _ENDED = BrokerSessionState.OPEN, BrokerSessionState.ENDED
 
 
 class Outcomes:
@@ -50,11 +53,11 @@ class Outcomes:
 
         ``attempts``: (seq, attempts) of those that took more than one.
         """
-        if session.ended:
+        if session.state is _ENDED:
             return
         keepers = ((worker, worker.part_published()),) if worker is not None else ()
         batch = session.keep(blob, seqs, keepers, attempts)
-        if session.subscribed:
+        if session.state is _OPEN:
             self._outbox.append(session.frames(batch, self._epoch))
 
     def fail(

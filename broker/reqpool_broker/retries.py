@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 
+from .broker_session_state import BrokerSessionState
 from .fair_queue import QueuedGroup
 from .grant_table import GrantTable
 from .lease_record import Lease
@@ -96,7 +97,7 @@ class Retries:
         """Let requests of a lease that has ended wait for their next attempt."""
         seqs, payloads = zip(*pairs, strict=True)
         terms = lease.terms
-        if terms.session.ended:  # nobody waits for them
+        if terms.session.state is BrokerSessionState.ENDED:  # nobody waits for them
             self._records.close(terms.session, seqs)
             self._pins.end_opening(terms)
             return

@@ -11,6 +11,7 @@ from reqpool_contract import wire
 from reqpool_contract.cached_settings import SettingsReceiver
 from reqpool_contract.wire import Verb
 
+from .broker_session_state import TRANSITIONS, BrokerSessionEvent, BrokerSessionState, KnownSince
 from .client_limits import ClientLimits
 from .place import Place
 from .worker import Worker
@@ -51,7 +52,7 @@ class Session:
         open: every request that has not ended: seq to where it waits or runs.
         route: routing id of the client's connection, None while it has none.
         place: number of the results socket it is published on; None before its first HELLO and after its end.
-        subscribed: its subscription has been accepted since the last HELLO.
+        state: changed by :meth:`move` alone.
         submitted: number of the last SUBMIT processed.
         unacked: result batches kept until acknowledged.
         queued_bytes: payload bytes waiting in queues, or for room on the way to a worker.
@@ -60,9 +61,7 @@ class Session:
         held: groups submitted again after a broker's restart, until the old workers have reported.
         doubtful: seqs that a worker of the broker's earlier life reported as held and then lost, perhaps
             after it had sent them upstream.
-        ended: the client is gone for good; what runs finishes unheard.
-        native: it began in this life of the broker, which has known it ever since; so what it submits again
-            and is not known has never been leased.
+        known_since: whether what it submits again, and is not known, may have been leased.
         never_ran: ranges of seqs that were dropped from the queue when the session expired.
         let_go: numbers of pins its client let go of when they were not known here: an earlier life's,
             perhaps, of which a worker is still to report (a dict used as an ordered set).
@@ -83,7 +82,8 @@ class Session:
         self.open: dict[int, Place] = {}
         self.route: bytes | None = None
         self.place: int | None = None
-        self.subscribed = False
+        self.state = BrokerSessionState.UNCONNECTED
+        self.known_since = KnownSince.LATER
         self.submitted = 0
         self.heartbeat_seen = 0
         self.heartbeats_sent = 0
@@ -93,8 +93,6 @@ class Session:
         self.queued_bytes = 0
         self.held: list[tuple[wire.SubmitGroup, float]] = []
         self.doubtful: set[int] = set()
-        self.ended = False
-        self.native = False
         self.never_ran: list[tuple[int, int]] = []
         self.let_go: dict[int, None] = {}
         self.held_bytes = 0
@@ -104,26 +102,30 @@ class Session:
         self.debt_bytes = 0
         self.done = 0
 
+    def move(self, event: BrokerSessionEvent) -> None:
+        """Change the state; a KeyError if this cannot happen in it."""
+        self.state = TRANSITIONS[self.state, event]
+
     def begin(self, route: bytes, *, resumed: bool, now_s: float) -> None:
         """Begin a new connection: SUBMIT and heartbeats count from 1 again, and so do results
         unless the session is resumed."""
+        if self.state is BrokerSessionState.ENDED:
+            self.known_since = KnownSince.LATER
+        self.move(BrokerSessionEvent.HELLO)
         self.route = route
-        self.subscribed = False
         self.kept.clear()
         self.last_heard_s = now_s
         self.submitted = self.heartbeat_seen = self.heartbeats_sent = 0
-        self.ended = False
         if not resumed:
             self.unacked = deque(
                 batch._replace(number=number) for number, batch in enumerate(self.unacked, 1)
             )
             self.published = len(self.unacked)
 
-    def end(self) -> None:
-        """The client is gone."""
+    def end(self, why: BrokerSessionEvent) -> None:
+        """Note that the client is gone."""
+        self.move(why)
         self.route = None
-        self.subscribed = False
-        self.ended = True
         self.kept.clear()
         self.take_held()
         self.never_ran = []

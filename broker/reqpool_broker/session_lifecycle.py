@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from reqpool_contract import checks, wire
 from reqpool_contract.wire import Reject, Verb
 
+from .broker_session_state import BrokerSessionEvent, BrokerSessionState, KnownSince
 from .cancellations import Cancellations
 from .client_heartbeats import MAX_RANGES, seq_ranges
 from .epoch import Epoch
@@ -107,14 +108,13 @@ class SessionLifecycle:
         previous = self.by_route.pop(route, None)
         if previous is not None and previous is not session:
             previous.route = None
-            self.end(previous)
+            self.end(previous, BrokerSessionEvent.REPLACED)
         resumed = False
         if session is None:
             session = life.new_session(hello.id, now_s)
-            session.native = hello.epoch is None
-        elif session.ended:
-            session.native = False
-        else:
+            if hello.epoch is None:
+                session.known_since = KnownSince.BEGINNING
+        elif session.state is not BrokerSessionState.ENDED:
             # A WELCOME that did not arrive began a numbering that the client knows nothing of.
             resumed = hello.epoch == life.epoch and hello.generation in (None, session.generation)
         if session.route is not None:
@@ -168,18 +168,18 @@ class SessionLifecycle:
     def subscribed(self, topic: bytes) -> None:
         """The subscription is accepted: say OPEN, and publish what has not been acknowledged."""
         session = self._sessions[topic]
-        session.subscribed = True
+        session.move(BrokerSessionEvent.SUBSCRIBED)
         self._outbox.results.append([topic, wire.encode(Verb.OPEN, self._life.epoch)])
         self.publish_again(session, 0, 0.0)
 
     def publish_again(self, session: Session, after: int, now_s: float) -> None:
         """Take a RESEND: publish the unacknowledged batches with a number above ``after``."""
-        if session.subscribed:
+        if session.state is BrokerSessionState.OPEN:
             for batch in session.unacked:
                 if batch.number > after:
                     self._outbox.results.append(session.frames(batch, self._life.epoch))
 
-    def end(self, session: Session) -> None:
+    def end(self, session: Session, why: BrokerSessionEvent) -> None:
         """Note that the client is gone for good: what waits is dropped, what runs finishes unheard."""
         if session.route is not None:
             self.by_route.pop(session.route, None)
@@ -187,7 +187,7 @@ class SessionLifecycle:
         for pin in list(self._life.records.pins_of(session)):
             self._life.pins.unpin(session, pin, tell=True)
         self._budget.drop(session)
-        session.end()
+        session.end(why)
         self._placement.leave(session)
         self._cancellations.forget(session)
         if not session.open:
@@ -199,13 +199,13 @@ class SessionLifecycle:
         self._tombstones[session.id] = ranges if len(ranges) <= MAX_RANGES else []
         while len(self._tombstones) > MAX_TOMBSTONES:
             self._tombstones.popitem(last=False)
-        self.end(session)
+        self.end(session, BrokerSessionEvent.EXPIRED)
 
     def watch(self, now_s: float) -> None:
         """Forget who was silent for too long; a second has passed, and messages are counted anew."""
         for session in list(self._sessions.values()):
             session.messages = 0
-            if session.ended:
+            if session.state is BrokerSessionState.ENDED:
                 if not session.open:
                     self._sessions.pop(session.id, None)
             elif now_s - session.last_heard_s > self._life.expiry_s:

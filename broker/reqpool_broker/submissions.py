@@ -7,6 +7,7 @@ from reqpool_contract.errors import Code, ProtocolError
 from reqpool_contract.wire import Flag, Reject
 
 from .admission import Admission
+from .broker_session_state import KnownSince
 from .epoch import Epoch
 from .session import MAX_UNACKED_BATCHES, Session, group_bytes
 
@@ -86,7 +87,7 @@ class Submissions:
     def _must_defer(self, session: Session, group: wire.SubmitGroup, now_s: float) -> bool:
         """Whether a group that an earlier broker may have known has to wait for reports of its workers."""
         return (
-            not session.native
+            session.known_since is KnownSince.LATER
             and self._life.must_hold(now_s)
             and not self._admission.check_limits(session, group.flags, len(group.seqs), group_bytes(group))
         )
@@ -112,7 +113,7 @@ class Submissions:
         for group in groups:
             for seq in group.seqs:
                 if seq in unknown:
-                    sent = group.resubmitted and not session.native
+                    sent = group.resubmitted and session.known_since is KnownSince.LATER
                     alike.setdefault((f"the broker cannot use it: {group.text}", sent), {})[seq] = None
         for (text, sent), seqs in alike.items():
             self._outcomes.fail(session, seqs, Code.PROTOCOL, text, sent=sent)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from reqpool_contract import checks, wire
 from reqpool_contract.wire import KindInfo, Reject, Verb
 
+from .broker_session_state import BrokerSessionState
 from .epoch import Epoch
 from .submissions import Submissions
 from .terms import Terms
@@ -182,7 +183,11 @@ class WorkerHello:
             pin_known = self._records.pins_of(session).get(number) if session is not None else None
             if pin_known is not None and pin_known.worker is worker:
                 continue
-            wanted = session is not None and not session.ended and number not in session.let_go
+            wanted = (
+                session is not None
+                and session.state is not BrokerSessionState.ENDED
+                and number not in session.let_go
+            )
             if session is not None and wanted and foreign and pin_known is None:
                 life.pins.adopt(worker, session, number, kind, name)
             elif worker.route is not None:

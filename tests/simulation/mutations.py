@@ -10,6 +10,7 @@ import pytest
 from reqpool import resubmission, session_protocol
 from reqpool.resubmission import Resubmission
 from reqpool.session_actions import Opened
+from reqpool_broker.broker_session_state import KnownSince
 from reqpool_broker.epoch import Epoch
 from reqpool_broker.grant_table import GrantTable
 from reqpool_broker.recovery import Recovery
@@ -97,8 +98,9 @@ def _await_nobody_after_a_second_hello(patch: pytest.MonkeyPatch) -> None:
     begin = Session.begin
 
     def begin_again(self: Session, route: bytes, *, resumed: bool, now_s: float) -> None:
-        self.native |= resumed
         begin(self, route, resumed=resumed, now_s=now_s)
+        if resumed:
+            self.known_since = KnownSince.BEGINNING
 
     patch.setattr(Session, "begin", begin_again)
 
@@ -126,7 +128,8 @@ def _believe_a_session_that_expired(patch: pytest.MonkeyPatch) -> None:
     def new_session(self: Epoch, id_: bytes, now_s: float) -> Session:
         session = new(self, id_, now_s)
         # As if it had begun here, whatever its client says.
-        patch.setattr(Session, "native", property(lambda self: True, lambda self, value: None), raising=False)
+        always = property(lambda self: KnownSince.BEGINNING, lambda self, value: None)
+        patch.setattr(Session, "known_since", always, raising=False)
         return session
 
     patch.setattr(Epoch, "new_session", new_session)

@@ -49,8 +49,7 @@ FILED_TWICE_YET = {
 
 MOST_LINES = 450
 
-LONG_YET = {
-}
+LONG_YET = {}
 """Longer files, and the most lines of each: today's, rounded up to the next 25."""
 
 CYCLES_YET: list[tuple[str, str]] = []
