@@ -190,15 +190,15 @@ def batch() -> Counted:
 
 
 LOADS = [
-    Load("worker, a lone request", 1, "request", 80, lone),
+    Load("worker, a lone request", 1, "request", 68, lone),
     Load(
         "worker, groups of one request, each of another session, in one message",
         GROUPS,
         "group",
-        1_610,
+        1_400,
         groups,
     ),
-    Load("worker, one group", BATCH, "request", 530, batch),
+    Load("worker, one group", BATCH, "request", 510, batch),
 ]
 
 

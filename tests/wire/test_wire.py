@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reqpool_contract import checks, wire
+from reqpool_contract import checks, fast_read, wire
 from reqpool_contract.errors import Code, ProtocolError
 from reqpool_contract.wire import FailedAttempts, LeaseGroup, Schema, SubmitGroup, Verb
 
@@ -135,6 +135,15 @@ def values_of(schema: Schema, verb: Verb) -> st.SearchStrategy[tuple[Any, ...]]:
 def test_a_head_comes_back_as_it_went(schema: Schema, verb: Verb, data: st.DataObject) -> None:
     values = data.draw(values_of(schema, verb))
     assert wire.decode(wire.encode(verb, *values), schema) == (verb, list(values))
+
+
+@given(UINT, UINT, st.lists(lease_groups(), max_size=3))
+def test_a_lease_that_is_read_in_one_look_is_what_the_tables_read(
+    epoch: int, seen: int, groups: list[LeaseGroup]
+) -> None:
+    head = wire.encode(Verb.LEASE, epoch, seen, groups)
+    plain = all(group.pin is None and group.trace is None for group in groups)
+    assert fast_read.lease(head) == ((epoch, seen, groups) if plain else None)
 
 
 @pytest.mark.parametrize(("schema", "verb"), MESSAGES)

@@ -47,7 +47,7 @@ class Leases:
         self._upstreams = upstreams
         self._timers = LeaseTimers(outcomes, at)
 
-    def take(self, groups: list[LeaseGroup | BadGroup], now_s: float, *, refuse: bool) -> None:
+    def take(self, groups: Iterable[LeaseGroup | BadGroup], now_s: float, *, refuse: bool) -> None:
         """Take the groups of a LEASE; with ``refuse`` those for no pinned connection are handed back."""
         for group in groups:
             if isinstance(group, BadGroup):

@@ -14,7 +14,7 @@ from heapq import nlargest
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from reqpool_contract import checks, wire
+from reqpool_contract import checks, fast_read, wire
 from reqpool_contract.counted_log import CountedLog
 from reqpool_contract.errors import ProtocolError
 from reqpool_contract.wire import RESULTS_WINDOW_BYTES, BadGroup, LeaseGroup, Reject, Verb
@@ -132,7 +132,17 @@ class WorkerConversation:
 
     def take(self, frames: Sequence[bytes], now_s: float) -> None:
         """Take a message that was read before ``now_s``."""
-        if self._link.state is LivenessState.DOWN:
+        link = self._link
+        if link.state is LivenessState.DOWN:
+            return
+        # What nearly every message is: the table below says the same, or what is wrong.
+        lease = fast_read.lease(frames[0]) if len(frames) == 1 else None
+        if lease is not None and len(frames[0]) <= wire.LARGE_MESSAGE_BYTES:
+            epoch, seen, groups = lease
+            if link.fresh(epoch, seen, now_s):
+                self._on_lease(now_s, groups)
+            elif link.state is LivenessState.LIVE:
+                self._hang_up("a stale LEASE", now_s)
             return
         try:
             payloads: list[bytes] = []
@@ -305,7 +315,7 @@ class WorkerConversation:
 
     # --- requests ----------------------------------------------------------------------------------
 
-    def _on_lease(self, now_s: float, groups: list[LeaseGroup | BadGroup]) -> None:
+    def _on_lease(self, now_s: float, groups: Sequence[LeaseGroup | BadGroup]) -> None:
         self._drain.excused = False
         refuse = self._drain.state is not DrainState.SERVING or self.outbox.full
         self._leases.take(groups, now_s, refuse=refuse)
