@@ -70,8 +70,13 @@ class Reporting:
         """
         reports, say = self._reports, self._speaker.say
         if reports.dirty and not self._holds_back(now_s):
-            for batch in self._outbox.pack(reports.take_results()):
-                self.send(now_s, batch)
+            message = self._outbox.pack_small(reports.dirty)
+            if message is not None:
+                reports.clear_results()
+                self.send(now_s, message)
+            else:
+                for message in self._outbox.pack(reports.take_results()):
+                    self.send(now_s, message)
         hands_back = bool(reports.returns or reports.failures)
         if reports.returns:
             say(now_s, Verb.RETURN, reports.take_returns())
@@ -88,14 +93,14 @@ class Reporting:
             for granted in self._grants.answers():
                 say(now_s, Verb.GRANTED, *granted)
 
-    def send(self, now_s: float, batch: ResultsMessage) -> None:
+    def send(self, now_s: float, message: ResultsMessage) -> None:
         """Send RESULTS."""
         groups, blobs = [], []
-        for part in batch.parts:
+        for part in message.parts:
             told = part if part.blob else part.verdicts()
             groups.append((told.session, told.seqs, told.failed))
             blobs.append(told.blob)
-        self._speaker.say(now_s, Verb.RESULTS, batch.number, groups, blobs=blobs)
+        self._speaker.say(now_s, Verb.RESULTS, message.number, groups, blobs=blobs)
 
     def _holds_back(self, now_s: float) -> bool:
         """Return whether results shall gather for a little longer.

@@ -59,23 +59,28 @@ class WorkerReports:
             return False
         return min(map(_BACKLOG, self.answering), default=0) >= unreported
 
-    def take_results(self) -> list[tuple[bytes, list[Any], float | None]]:
-        """Take the results: (session, flat results, until when they are retained, as in
-        :class:`~.retained_results.Part`)."""
-        taken: list[tuple[bytes, list[Any], float | None]] = []
+    def clear_results(self) -> None:
+        """Forget the results: they have been packed."""
         self._taken = self.done
         self.patient = 0
         self.answering.clear()
         for session in self.dirty:
             session.dirty = False
+            session.ready.clear()  # leases have these lists, too
+            session.ready_once.clear()
+            session.until_s = 0.0
+        self.dirty.clear()
+
+    def take_results(self) -> list[tuple[bytes, list[Any], float | None]]:
+        """Take the results: (session, flat results, until when they are retained, as in
+        :class:`~.retained_results.Part`)."""
+        taken: list[tuple[bytes, list[Any], float | None]] = []
+        for session in self.dirty:
             if session.ready:
                 taken.append((session.identity, session.ready.copy(), None))
-                session.ready.clear()
             if session.ready_once:
                 taken.append((session.identity, session.ready_once.copy(), session.until_s))
-                session.ready_once.clear()
-                session.until_s = 0.0
-        self.dirty.clear()
+        self.clear_results()
         return taken
 
     def take_returns(self) -> list[tuple[bytes, tuple[int, ...], bool]]:

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
+
+import msgpack
 
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import MAX_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
+
+from .lease import SessionResults
 
 DROPPED = wire.encode_error(
     "the answer was dropped: its client did not fetch it in time, and the broker that had it is gone",
     sent=True,
 )
 """What is left of an outcome for which there was no room."""
+
+
+FEW_SESSIONS = 64
+SMALL_ANSWER_BYTES = 4096
+"""Sessions, and bytes of each answer, up to which results are packed without looking at how they fit."""
+
+_BYTES = {bytes}
+_OK, _AGAIN = int(Code.OK), int(Code.AGAIN)
+_packer, _new = msgpack.Packer(), tuple.__new__
 
 
 class Part(NamedTuple):
@@ -125,6 +138,41 @@ class RetainedResults:
         if self.kept_bytes > self._max_bytes:
             self._make_room()
         return batches
+
+    def pack_small(self, sessions: Sequence[SessionResults]) -> ResultsMessage | None:
+        """Make one message of sessions' results, and retain it: what :meth:`pack` would make.
+
+        Returns:
+            None, and nothing has changed, if it is not a few small answers that fit into one message.
+        """
+        if len(sessions) > FEW_SESSIONS:
+            return None
+        parts: list[Part] = []
+        size_bytes, expires_s, pack = 0, math.inf, _packer.pack
+        for session in sessions:
+            for flat, until_s in ((session.ready, None), (session.ready_once, session.until_s)):
+                if not flat:
+                    continue
+                data, codes = flat[2::3], flat[1::3]
+                if len(codes) > MAX_BATCH_REQUESTS or set(map(type, data)) != _BYTES:
+                    return None
+                if max(map(len, data)) > SMALL_ANSWER_BYTES:
+                    return None
+                blob = pack(flat)
+                size_bytes += len(blob)
+                if until_s is not None and until_s < expires_s:
+                    expires_s = until_s
+                failed = len(codes) - codes.count(_OK) - codes.count(_AGAIN) if any(codes) else 0
+                parts.append(_new(Part, (session.identity, tuple(flat[0::3]), failed, blob, until_s)))
+        if size_bytes > MAX_BATCH_BYTES:
+            return None
+        self._number += 1
+        message: ResultsMessage = _new(ResultsMessage, (self._number, parts, size_bytes, expires_s))
+        self._unreceived.append(message)
+        self._unreceived_bytes += size_bytes
+        if self._unreceived_bytes + self._undelivered_bytes > self._max_bytes:
+            self._make_room()
+        return message
 
     def received(self, number: int) -> None:
         """The broker has all batches up to ``number``."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import MAX_BATCH_BYTES, MAX_BATCH_REQUESTS
-from reqpool_workers.retained_results import RetainedResults
+from reqpool_workers.lease import SessionResults
+from reqpool_workers.reports import WorkerReports
+from reqpool_workers.retained_results import FEW_SESSIONS, SMALL_ANSWER_BYTES, RetainedResults
 
 A, B = b"a" * 16, b"b" * 16
 LATER = 1_000.0
@@ -186,3 +189,47 @@ def test_what_may_be_repeated_outlives_what_was_sent_with_it() -> None:
     outbox.received(2)
     assert held(outbox) == {}
     assert outbox.kept_bytes == 0
+
+
+# --- a few small answers ---------------------------------------------------------------------------
+
+
+def drawn(chance: random.Random) -> list[SessionResults]:
+    """Sessions with results, nearly always small ones."""
+    sessions = []
+    for number in range(chance.choice([1, 1, 2, 5, FEW_SESSIONS, FEW_SESSIONS + 1])):
+        session = SessionResults(number.to_bytes(16))
+        for flat in chance.choice(
+            [[session.ready], [session.ready_once], [session.ready, session.ready_once]]
+        ):
+            for _ in range(chance.choice([1, 1, 3, 30])):
+                code = chance.choice([Code.OK, 0, Code.AGAIN, Code.TIMEOUT])
+                size = chance.choice(
+                    [0, 9, SMALL_ANSWER_BYTES, SMALL_ANSWER_BYTES + chance.choice([0, 0, 1])]
+                )
+                data = bytes(size) if chance.random() < 0.999 else bytearray(size)
+                flat += (chance.randrange(1 << 40), code, data)
+        session.until_s = float(chance.randrange(1, 50)) if session.ready_once else 0.0
+        sessions.append(session)
+    return sessions
+
+
+def test_a_few_small_answers_are_packed_as_any_others_are() -> None:
+    packed = 0
+    for seed in range(400):
+        sessions = drawn(random.Random(seed))
+        reports = WorkerReports()
+        reports.dirty = sessions
+        small = RetainedResults(1 << 16)
+        message = small.pack_small(sessions)
+        if message is None:
+            assert not list(small.retained())
+            assert small.arrived
+        else:
+            packed += 1
+            outbox = RetainedResults(1 << 16)
+            assert [message] == outbox.pack(reports.take_results())
+            assert list(small.retained()) == list(outbox.retained())
+            assert (small.kept_bytes, small.full) == (outbox.kept_bytes, outbox.full)
+            assert small.renumbered() == outbox.renumbered()
+    assert 100 < packed < 400
