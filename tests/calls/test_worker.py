@@ -190,15 +190,15 @@ def batch() -> Counted:
 
 
 LOADS = [
-    Load("worker, a lone request", 1, "request", 55, lone),
+    Load("worker, a lone request", 1, "request", 46, lone),
     Load(
         "worker, groups of one request, each of another session, in one message",
         GROUPS,
         "group",
-        880,
+        745,
         groups,
     ),
-    Load("worker, one group", BATCH, "request", 495, batch),
+    Load("worker, one group", BATCH, "request", 480, batch),
 ]
 
 

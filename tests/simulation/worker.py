@@ -140,7 +140,7 @@ class WorkerProcess(Process):
             if self._socket is None or not self._socket.inbox:
                 break
             conversation.take(self._socket.read(), now_s)
-        reads_on = self.inflow and conversation.has_room
+        reads_on = self.inflow.waiting and conversation.has_room
         if reads_on:
             self.inflow.read_on()
         conversation.end_turn(now_s)
@@ -148,7 +148,7 @@ class WorkerProcess(Process):
             in_doubt = conversation.in_doubt or any(self.ledger.running())
             self.end(IN_DOUBT if in_doubt else ORDERLY)
             return now_s
-        if reads_on and self.inflow:
+        if reads_on and self.inflow.waiting:
             return now_s
         if self._socket is not None and self._socket.inbox:
             return now_s
@@ -156,7 +156,7 @@ class WorkerProcess(Process):
 
     def _tend(self, now_s: float) -> float:
         self.sites.tend(now_s)
-        self.conversation.give_back_stranded()
+        self.conversation.tend()
         return now_s + TEND_S
 
     # --- what the conversation asks for -----------------------------------------------------------

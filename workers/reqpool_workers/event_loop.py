@@ -144,7 +144,8 @@ class EventLoop:
         """
         self._running = True
         more = end_turn()
-        self.write_out()
+        if self.unwritten:
+            self.write_out()
         poll = self._epoll.poll
         handlers, gone, timers, unwritten = self._handlers, self._gone, self._timers, self.unwritten
         while self._running:

@@ -26,19 +26,20 @@ class LargeReads:
     The next piece of each new one comes soon, as there may be no more than that. Then they are read one after
     the other: if they took turns, all would be complete, and wait to be sent on, at about the same time. But
     after each answer it is the others' turn: a connection that many requests share may never run dry.
+
+    Attributes:
+        waiting: there are some.
     """
 
     def __init__(self) -> None:
         # Dicts used as ordered sets.
         self._new: dict[Source, None] = {}
         self._long: dict[Source, None] = {}
-
-    def __bool__(self) -> bool:
-        """Does any wait?"""
-        return bool(self._new or self._long)
+        self.waiting = False
 
     def wait(self, source: Source) -> None:
         """More can be read from this one."""
+        self.waiting = True
         if source not in self._long:
             self._new[source] = None
 
@@ -56,3 +57,4 @@ class LargeReads:
             del self._new[new]
             if new.read_on():
                 self._long[new] = None
+        self.waiting = bool(self._new or self._long)

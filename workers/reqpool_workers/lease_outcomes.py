@@ -7,13 +7,13 @@ Every request that runs leaves through exactly one of :meth:`LeaseOutcomes.finis
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import FailedAttempts
 
-from .lease import Pin, Request, WorkerLease
+from .lease import OriginTransport, Pin, Request, WorkerLease
 from .worker_ledger import WorkerLedger
 
 MOST_DECLINED_BYTES = 4096
@@ -40,8 +40,15 @@ class LeaseOutcomes:
         """A request has its outcome."""
         self.finish_many(((request, code, data),))
 
-    def finish_many(self, finished: Iterable[tuple[Request, int, bytes]]) -> None:
-        """:meth:`finish` for each: all answers that were read in one go."""
+    def finish_many(
+        self, finished: Sequence[tuple[Request, int, bytes]], origin: OriginTransport | None = None
+    ) -> None:
+        """:meth:`finish` for each: all answers that were read in one go.
+
+        Args:
+            finished: request, code and data of each.
+            origin: where they come from, if it may have other requests to go on with.
+        """
         reports = self.reports
         for request, code, data in finished:
             lease = request.lease
@@ -56,7 +63,10 @@ class LeaseOutcomes:
             lease.ready += (request.seq, code, data)
             if not lease.idempotent and lease.until_s > session.until_s:
                 session.until_s = lease.until_s
-            reports.done += 1
+        reports.done += len(finished)
+        if origin is not None:
+            reports.patient += len(finished)
+            reports.answering.add(origin)
 
     def conclude(
         self, request: Request, code: Code, text: str, *, phase: str | None = None, sent: bool | None = None

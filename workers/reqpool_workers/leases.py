@@ -68,7 +68,13 @@ class Leases:
             elif refuse:
                 self._outcomes.give_back(lease.requests)
             else:
-                self._submit(lease, group, now_s)
+                try:
+                    upstream = self._upstreams.reach(group.kind, group.origin, group.settings)
+                except Exception as error:
+                    self._end_unreachable(lease, error)
+                else:
+                    lease.upstream = upstream
+                    upstream.submit(lease, now_s)
             if lease.live:
                 self._timers.watch(lease, now_s)
 
@@ -82,19 +88,13 @@ class Leases:
             lease.upstream = upstream
             upstream.submit_pinned(lease, pin)
 
-    def _submit(self, lease: WorkerLease, group: LeaseGroup, now_s: float) -> None:
-        try:
-            upstream = self._upstreams.reach(group.kind, group.origin, group.settings)
-        except Exception as error:
-            text = error.text if isinstance(error, UsageError) else fault(error)
-            if lease.others:  # a zone that is no network interface here, say
-                self._outcomes.fail(list(lease.requests), Code.USAGE, text, phase="connect", sent=False)
-                return
-            for request in list(lease.requests):
-                self._outcomes.conclude(request, Code.USAGE, text, sent=False)
-        else:
-            lease.upstream = upstream
-            upstream.submit(lease, now_s)
+    def _end_unreachable(self, lease: WorkerLease, error: Exception) -> None:
+        text = error.text if isinstance(error, UsageError) else fault(error)
+        if lease.others:  # a zone that is not a network interface here, say
+            self._outcomes.fail(list(lease.requests), Code.USAGE, text, phase="connect", sent=False)
+            return
+        for request in list(lease.requests):
+            self._outcomes.conclude(request, Code.USAGE, text, sent=False)
 
     def _refuse(self, group: BadGroup) -> None:
         """End what a lease group that cannot be used asks for; the others of its message run."""

@@ -227,8 +227,7 @@ class StreamOrigin:
         self.outcomes.reports.answered(self, 1)
 
     def on_answers(self, answers: list[Finished]) -> None:
-        self.outcomes.finish_many(answers)
-        self.outcomes.reports.answered(self, len(answers))
+        self.outcomes.finish_many(answers, self)
 
     def on_refused(self, connection: Connection, request: Request, error: UsageError) -> None:
         self.outcomes.conclude(request, Code.USAGE, error.text, sent=False)

@@ -218,7 +218,6 @@ class WorkerConversation:
             self.outbox.pack(self.reports.take_results())
         self.outbox.expire(now_s)
         self.outbox.restart()
-        self.ledger.tidy()
         # And those to come: their first request may have its connection, and end, before its client comes.
         pins = dict.fromkeys([*self._upstreams.pins(), *self.ledger.openings()])
         about: dict[str, Any] = {
@@ -311,7 +310,6 @@ class WorkerConversation:
         self.outbox.undelivered(undelivered)
         self._drain.excused = excused
         self.outbox.expire(now_s)
-        self.ledger.tidy()
 
     # --- requests ----------------------------------------------------------------------------------
 
@@ -340,6 +338,11 @@ class WorkerConversation:
 
     def _on_unpin(self, _now_s: float, session: bytes, pin: int) -> None:
         self._leases.unpin((session, pin))
+
+    def tend(self) -> None:
+        """Hand back and forget, once a second, what need not be looked for at once."""
+        self.give_back_stranded()
+        self.ledger.tidy()
 
     def give_back_stranded(self) -> None:
         """Hand back what waits for a connection that cannot come."""

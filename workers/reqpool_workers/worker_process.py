@@ -124,7 +124,7 @@ class WorkerProcess:
                 break
             until_s = min(until_s, now_s + READ_S)
         inflow = self.loop.inflow
-        reads_on = bool(inflow) and conversation.has_room
+        reads_on = inflow.waiting and conversation.has_room
         if reads_on:
             inflow.read_on()
         if self.loop.unwritten:
@@ -132,13 +132,13 @@ class WorkerProcess:
         conversation.end_turn(time.monotonic())
         if conversation.over:
             self.loop.stop()
-        if reads_on and inflow:
+        if reads_on and inflow.waiting:
             return True
         return self._socket is not None and self._socket.readable
 
     def _tend(self, now_s: float) -> float:
         self.origins.tend(now_s)
-        self.conversation.give_back_stranded()
+        self.conversation.tend()
         return now_s + TEND_S
 
     def _on_parent_exit(self, _mask: int) -> None:

@@ -63,7 +63,7 @@ def test_a_connection_whose_answer_waits_can_be_given_up(broker: FakeBroker) -> 
         broker.say(Verb.GRANT, origin, 1, 2, {})
         broker.lease("lines", origin, {1: b"1\n", 2: b"2\n"})
         (done,) = broker.results(1)
-        wait_until(lambda: bool(worker.loop.inflow))
+        wait_until(lambda: worker.loop.inflow.waiting)
         broker.say(Verb.CANCEL, [(SESSION, (3 - done,))])
         wait_until(lambda: peer.open == 1)
         assert worker.loop.fds == BROKER_FDS + 1
@@ -84,7 +84,7 @@ def test_a_connection_that_many_share_does_not_keep_others_large_answers_waiting
         broker.say(Verb.GRANT, one, 1, 1, {})
         broker.lease("lines", many, {seq: b"%d\n" % seq for seq in range(1, 31)})
         seen = set(broker.results(1))
-        wait_until(lambda: bool(worker.loop.inflow))
+        wait_until(lambda: worker.loop.inflow.waiting)
         broker.lease("lines", one, {100: b"100\n"})
         wait_until(lambda: other.received == b"100\n")
         while 100 not in seen:
@@ -115,7 +115,7 @@ def test_an_answer_that_we_do_not_read_is_not_late(broker: FakeBroker) -> None:
         broker.say(Verb.GRANT, origin, 1, 2, {})
         broker.lease("lines", origin, {1: b"1\n", 2: b"2\n"})
         (done,) = broker.results(1)
-        wait_until(lambda: bool(worker.loop.inflow))
+        wait_until(lambda: worker.loop.inflow.waiting)
         broker.say(Verb.GRANT, origin, 1, 2, {"read_ms": 50})
         broker.say(Verb.GRANT, other, 1, 1, {"read_ms": 100})
         broker.lease("lines", other, {3: b"3\n"})

@@ -36,7 +36,7 @@ def read() -> list[str]:
 def order(inflow: LargeReads, read: list[str]) -> str:
     """Read all that waits, in turns; returns what was read in which."""
     turns = []
-    while inflow:
+    while inflow.waiting:
         inflow.read_on()
         turns.append("".join(read))
         read.clear()

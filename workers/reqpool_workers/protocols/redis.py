@@ -59,6 +59,10 @@ class RedisConnection(StreamProtocol):
         max_bytes: of a reply.
     """
 
+    # Attributes, since they are looked at after each answer.
+    reusable = True
+    unclean = False
+
     def __init__(self, origin: str, settings: bytes, max_bytes: int) -> None:
         parts = urlsplit(origin)
         variants = parts.query.split("&")
@@ -74,8 +78,6 @@ class RedisConnection(StreamProtocol):
         self._framer = Framer(protocol, max_bytes)
         self._exclusive = "exclusive" in variants or ALONE_VARIANT in variants
         self._held = False
-        self._cut = False
-        """May more of the last reply come?"""
         self._pushes = protocol == 3
         self._steps: deque[str] = deque()
         """What the handshake still waits for."""
@@ -108,6 +110,7 @@ class RedisConnection(StreamProtocol):
         if self._answered == self._asked and not self._steps and not self._may_come_unasked(data):
             raise BadResponse(f"unsolicited data from Redis: {data[:40]!r}")
         answers: list[Answer | Refused] = self._framer.feed(data)
+        self.reusable = not self._framer.unfinished
         if self._steps or self._transactions or self._exclusive or self._framer.broken is not None:
             return self._look_at(answers)
         self._answered += len(answers)
@@ -137,12 +140,13 @@ class RedisConnection(StreamProtocol):
             )
         answer = events[-1]
         # In what is a session's own, more can do harm to nobody else.
-        self._cut = (
+        cut = (
             not self._held
             and isinstance(answer, tuple)
             and answer[1][:1] != BULK
             and _CUT.search(answer[1]) is not None
         )
+        self.reusable = self.reusable and not cut
 
     def _may_come_unasked(self, data: bytes) -> bool:
         return self._pushes and (self._framer.begun or data[:1] == b">")
@@ -198,10 +202,6 @@ class RedisConnection(StreamProtocol):
 
     def eof(self) -> Sequence[Event]:
         return []
-
-    @property
-    def reusable(self) -> bool:
-        return not self._framer.begun and not self._cut
 
     def hold(self) -> Sequence[Event]:
         self._held = True

@@ -70,6 +70,8 @@ class Framer:
         max_bytes: a larger reply is refused.
 
     Attributes:
+        unfinished: elements that are still to come: of the reply itself (1), and of each array around that
+            place; empty if no part of a reply has come.
         broken: what came is not a reply, or too large to be skipped; no more can be had.
     """
 
@@ -87,8 +89,7 @@ class Framer:
         """Is what is missing the end of a line?"""
         self._searched = 0
         """Up to there it has none."""
-        self._open: list[int] = []
-        """Elements that are still to come: of the reply itself (1), and of each array around that place."""
+        self.unfinished: list[int] = []
         self._refusal: BadResponse | None = None
         """Why the reply is skipped."""
         self._within = _Within.ELEMENT
@@ -104,7 +105,7 @@ class Framer:
     @property
     def begun(self) -> bool:
         """Has a part of a reply come?"""
-        return bool(self._open)
+        return bool(self.unfinished)
 
     def feed(self, data: bytes) -> list[Answer | Refused]:
         """Take bytes that came, return the replies that are complete; look at :attr:`broken` then."""
@@ -116,7 +117,7 @@ class Framer:
         return answers
 
     def _feed(self, data: bytes, answers: list[Answer | Refused]) -> None:
-        if self._open:
+        if self.unfinished:
             unseen = min(self._unseen, len(data))
             if unseen:
                 self._unseen -= unseen
@@ -166,8 +167,8 @@ class Framer:
 
     def _reply(self, buffer: bytes | bytearray, begin: int, answers: list[Answer | Refused]) -> int:
         """Take the reply that begins there; return where it ends, -1 if more has to come."""
-        if not self._open:
-            self._open.append(1)
+        if not self.unfinished:
+            self.unfinished.append(1)
         end = self._walk(buffer, begin)
         if end < 0:
             return end
@@ -204,7 +205,7 @@ class Framer:
         Returns:
             Where the reply ends; -1 if more has to come.
         """
-        at, size, stack, most = begin + self._at, len(buffer), self._open, self._most
+        at, size, stack, most = begin + self._at, len(buffer), self.unfinished, self._most
         if self._within is not _Within.ELEMENT:
             at = self._skip_rest(buffer, at)
             if at < 0 or self._completes():
@@ -262,7 +263,7 @@ class Framer:
                     raise _malformed(buffer, at)
                 return self._odd(buffer, begin, at)
             if not int(line[1]):
-                self._open.pop()
+                self.unfinished.pop()
                 return line.end()
             at = self._string(buffer, begin, at, line)
             if at < 0:
@@ -270,14 +271,14 @@ class Framer:
 
     def _completes(self) -> bool:
         """Is the reply complete, now that an element is?"""
-        stack = self._open
+        stack = self.unfinished
         while stack and not stack[-1]:
             stack.pop()
         return not stack
 
     def _enter(self, buffer: bytes | bytearray, begin: int, at: int, count: int) -> bool:
         """So many elements follow, or :data:`_STREAM`, or :data:`_PARTS`; False if none does."""
-        stack = self._open
+        stack = self.unfinished
         least = at + count * _SMALLEST_REPLY_BYTES if count > 0 else at
         if least - begin > self._most or self._refusal is not None:
             self._check_size(buffer, begin, least)
@@ -353,8 +354,8 @@ class Framer:
                 self._check_size(buffer, at, len(buffer))
                 return self._wait(len(buffer) - buffer.endswith(b"\r"), len(buffer) + 1)
         self._within = _Within.ELEMENT
-        if self._open[-1] > 0:
-            self._open[-1] -= 1
+        if self.unfinished[-1] > 0:
+            self.unfinished[-1] -= 1
         return end
 
     def _wait(self, at: int, wanted: int, *, in_line: bool = False) -> int:
@@ -376,12 +377,12 @@ class Framer:
         self._refusal = BadResponse(text)
         self._push = buffer[begin] == 62  # >
         flat: list[int] = []
-        for left in self._open:
+        for left in self.unfinished:
             if flat and left >= 0 and flat[-1] >= 0:
                 flat[-1] += left
             else:
                 flat.append(left)
-        self._open[:] = flat
+        self.unfinished[:] = flat
         self._elements = sum(left for left in flat if left > 0)
 
 
