@@ -1,7 +1,7 @@
-"""Addresses of upstreams: one place that reads ``host:port`` and writes it in one canonical way.
+"""Addresses of upstreams: reads ``host:port`` and writes it in its canonical form.
 
-One upstream must have one spelling: the pool's limits are counted per origin, and two spellings
-would be two limits.
+An upstream must have only one spelling: the pool's limits are counted per origin, and two spellings would
+have two limits.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from reqpool_contract.masking import without_password
 
 
 def canonical_address(text: object, default_port: int | None = None, *, names: bool = False) -> str:
-    """Check an address and write it canonically.
+    """Check an address and write it in its canonical form.
 
     Args:
         text: ``"127.0.0.1:53"``, ``"[::1]:53"``, ``"localhost:53"``; with a default port also
             ``"127.0.0.1"``, ``"[::1]"`` and ``"::1"``.
-        default_port: the port where the text names none; None if it has to name one.
-        names: may the host be a name, for the workers to look up?
+        default_port: the port if the text has none; None: it must have one.
+        names: whether the host may be a name, which the workers look up.
 
     Returns:
         ``"127.0.0.1:53"`` or ``"[::1]:53"``: compressed, always with a port. ``localhost`` becomes
-        127.0.0.1 (RFC 6761 §6.3: it is the loopback address without asking anybody). A link-local address
-        keeps its zone: ``"[fe80::1%eth0]:53"``.
+        127.0.0.1 (RFC 6761 §6.3: it is the loopback address, without a lookup). A link-local address keeps
+        its zone: ``"[fe80::1%eth0]:53"``.
 
     Raises:
-        UsageError: if it is not an address; the text names it and says how to write one.
+        UsageError: it is not an address; the text contains it and says how to write one.
     """
     example = '"127.0.0.1:5300" or "[::1]:5300"'
     if not isinstance(text, str):
@@ -56,7 +56,7 @@ def canonical_address(text: object, default_port: int | None = None, *, names: b
         if default_port is None:
             raise UsageError(f"address {shown} has no port; write it like {example}")
         return netloc(canonical, default_port)
-    # str.isdecimal takes digits of other scripts, which isascii leaves out; 6 digits are never a port.
+    # isascii excludes the digits of other scripts, which isdecimal accepts; 6 digits are never a port.
     is_number = port_text.isascii() and port_text.isdecimal() and len(port_text) <= 5
     port = int(port_text) if is_number else 0
     if not 1 <= port <= 65535:
@@ -65,7 +65,7 @@ def canonical_address(text: object, default_port: int | None = None, *, names: b
 
 
 def _split(text: str, shown: str) -> tuple[str, str | None]:
-    """Split into host and port text, or None where no port is named."""
+    """Split into host and port, which is None if there is none."""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):

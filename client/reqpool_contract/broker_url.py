@@ -1,4 +1,4 @@
-"""URLs of a broker: which are good, and where its results socket is."""
+"""URLs of a broker: checks, and the URL of its results socket."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from .masking import without_password
 from .socket_path import MAX_SOCKET_PATH_BYTES
 
 LONGEST_IPC_SUFFIX = ".results"
-"""What the broker's other sockets are called after the intake's path: this, or ``.workers``."""
+"""The suffixes of the broker's other sockets, after the path of its intake: this, and ``.workers``."""
 
-# What zmq_connect(3) takes (libzmq, socket_base.cpp), without its wildcards. A name is ASCII: IDNA is not
+# As zmq_connect(3) accepts it (libzmq, socket_base.cpp), without wildcards. Names are ASCII: IDNA is not
 # applied to brokers.
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._-]+)?\]")
 
 
 def check(url: str) -> str:
-    """Return the URL if a client can dial it, and what the broker has beside it.
+    """Return the URL if clients can connect to it and to the broker's other sockets.
 
     Raises:
-        UsageError: naming what is wrong with it.
+        UsageError: they cannot; the text says why.
     """
     return _check(url, MAX_SOCKET_PATH_BYTES - len(LONGEST_IPC_SUFFIX))
 
@@ -59,7 +59,7 @@ def results_url(dialled: str, results: str) -> str:
     """Make the results socket's URL from WELCOME's ``results``, docs/protocol.md#sockets.
 
     Raises:
-        ProtocolError: if it makes none.
+        ProtocolError: the result is not a URL.
     """
     if "://" in results:
         derived = results

@@ -1,8 +1,8 @@
-"""A log whose lines may repeat: after a few of a kind they are counted, and one in ten seconds is written.
+"""A log for lines that may repeat: after a few of a kind, one in ten seconds is written and the rest counted.
 
-Whoever misuses a cluster, or is misled by one, can cause a line with every message. Lines are of a kind if
-they have the same format, so what differs between them must be passed as arguments. Count for each object to
-whom such lines belong (one stub, one peer), so that one's flood hides nothing of another's.
+A peer that misuses a cluster, or is misled by one, can cause a line with every message. Lines with the same
+format are of one kind, so pass what differs between them as arguments. Use a log for each object that such
+lines are about (one stub, one peer), so that a flood about one does not hide lines about another.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Callable
 from typing import Any
 
 FEW_LINES = 5
-"""Lines of a kind that are written before the rest are counted."""
+"""Lines of a kind that are written before further ones are counted."""
 SPAN_S = 10.0
-"""Then one is written in this span. A span without one too many starts anew."""
+"""Then one is written per span of this length. After a span with few lines, all are written again."""
 
 
 class _Kind:
     """Lines of one kind.
 
     Attributes:
-        since_s: when the current span began.
-        left: how many may still be written in it.
-        unwritten: how many were not since the last that was.
+        since_s: start of the current span.
+        left: lines that may still be written in it.
+        unwritten: lines that were not written since the last one that was.
     """
 
     __slots__ = ("left", "since_s", "unwritten")
@@ -36,14 +36,14 @@ class _Kind:
 
 
 class CountedLog(logging.LoggerAdapter[logging.Logger]):
-    """A logger to its users. From any thread: without a lock, as a fork could leave that one taken."""
+    """A logger, for any thread. It has no lock, since a fork could leave one locked in the child."""
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with nothing written.
+        """Make a log without any lines yet.
 
         Args:
             logger: writes the lines.
-            clock: in seconds.
+            clock: returns seconds.
         """
         super().__init__(logger, {})
         self._clock = clock
@@ -69,6 +69,6 @@ class CountedLog(logging.LoggerAdapter[logging.Logger]):
             kind.unwritten = 0
         elif kind.left == 0:
             msg = f"{msg} (similar messages are counted, and one is written every {SPAN_S:.0f} s)"
-        # One frame more than a logger has between its caller and the line.
+        # There is one more frame here between the caller and the logger.
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
         super().log(level, msg, *args, **kwargs)

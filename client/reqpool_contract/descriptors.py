@@ -1,6 +1,6 @@
-"""Shortages that pass: a process or its machine is out of file descriptors, or of memory for sockets.
+"""Passing shortages: a process or its machine is out of file descriptors, or of memory for sockets.
 
-Linux gives EMFILE at the limit of the process (RLIMIT_NOFILE, getrlimit(2)), ENFILE at that of the machine
+Linux returns EMFILE at the limit of the process (RLIMIT_NOFILE, getrlimit(2)), ENFILE at that of the machine
 (fs.file-max, proc(5)), ENOBUFS or ENOMEM when the kernel has no memory for a socket (socket(2)).
 """
 
@@ -15,24 +15,24 @@ from collections.abc import Iterator
 from .errors import Overloaded
 
 SPARE_FDS = 16
-"""File descriptors that must be left before a step that cannot be undone. A socket takes six, with its
-monitor and its connection, the context's threads five; the rest is for what other threads open meanwhile."""
+"""File descriptors that must be free before a step that cannot be undone. A socket takes six, with its
+monitor and its connection, and the context's threads five; the rest is for other threads meanwhile."""
 SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 RETRY_AFTER_S = 1.0
-"""What ``Overloaded`` advises: files are closed when something else ends."""
+"""``retry_after_s`` of ``Overloaded``: files are closed when something else ends."""
 
 
 def raise_file_limit() -> None:
-    """Allow this process as many file descriptors as it may have."""
+    """Raise this process's limit of file descriptors to the highest that it may have."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def check_spare() -> None:
-    """See that :data:`SPARE_FDS` file descriptors are left.
+    """Check that :data:`SPARE_FDS` file descriptors are free.
 
     Raises:
-        OSError: if fewer are left; its ``strerror`` says how many there may be, and how to raise the limit.
+        OSError: fewer are free; its ``strerror`` contains the limit, and how to raise it.
     """
     held: list[int] = []
     try:
@@ -55,7 +55,7 @@ def check_spare() -> None:
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """Raise Overloaded, with what is short, where a request cannot be submitted for one of the shortages."""
+    """Turn errors of the shortages into Overloaded, for steps of submitting a request."""
     try:
         yield
     except OSError as error:

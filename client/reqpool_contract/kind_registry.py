@@ -11,11 +11,10 @@ def registered(group: str) -> EntryPoints:
     """Return all entry points of a group: ``reqpool.kinds`` or ``reqpool.worker_kinds``.
 
     Raises:
-        OSError: if the process is too short of file descriptors to find them.
+        OSError: the process does not have enough file descriptors to find them.
     """
     descriptors.check_spare()
-    # A folder that could not be listed, for want of a descriptor perhaps, counts as empty, and is not
-    # listed again (importlib.metadata, FastPath.children). importlib.invalidate_caches() sees to that
-    # from Python 3.12 on only.
+    # A folder that could not be listed (for lack of a descriptor, say) counts as empty and is not listed
+    # again (importlib.metadata, FastPath.children). importlib.invalidate_caches() helps only since 3.12.
     MetadataPathFinder().invalidate_caches()
     return entry_points(group=group)

@@ -1,9 +1,10 @@
-"""URLs and addresses as they may be shown: in errors, in logs, on a terminal.
+"""URLs and addresses in a form for errors, logs and terminals: without secrets.
 
-What is shown has most often been refused, so it need not be a URL at all: a password with a ``/`` in it ends
-the authority early, a colon is missing, the arguments were given in the wrong order. So this does not parse.
-Whatever could be a secret is masked: all before the last ``@``, and behind it, too, where that may be in an
-option's value; what is in a port's place but not a port; the values of options, parameters and fragments.
+What is shown has usually been refused, so it may not be a URL at all: a password with a ``/`` ends the
+authority early, a colon is missing, or the arguments were in the wrong order. So this does not parse.
+Everything that could be a secret is masked: all before the last ``@``, and after it, too, if that may be in
+an option's value; what is in the place of a port but is not one; and the values of options, parameters and
+fragments.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 
 PERCENT_ENCODE = "percent-encode / ? # @ in a user name or a password: %2F %3F %23 %40"
-"""What to do about a URL that may have ended within its password."""
+"""Advice for a URL that may have ended within its password."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/+")
 _USER = re.compile(r"[^:/?#@\\]*:")
@@ -22,15 +23,15 @@ _IPV6 = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*(?:%[A-Za-z0-9_.~
 _OPTIONS_BEGIN = re.compile(
     r"(?:\A|@)(?:\[[^\[\]/?#@]*\]|[^:/?#;&@\\\[\]]+)(?::[0-9]{0,5})?(?:/[^?#;&@]*)?[?#;&]"
 )
-"""A whole host, and options or a fragment after it: an ``@`` behind that need not be one before a host."""
+"""A whole host with options or a fragment: an ``@`` after these need not precede another host."""
 _OPTIONS = re.compile(r"([?#;&=]).+", re.DOTALL)
 _WORD = re.compile(r"\S+")
 
 
 def without_password(text: object) -> str:
-    """Return a URL, an address, or what was given for one, fit to be shown.
+    """Return a URL or an address, or what was given as one, without secrets.
 
-    The user's name stays where it is certain to be one: ``redis://user:***@host:6379/0``.
+    The user's name is kept if it certainly is one: ``redis://user:***@host:6379/0``.
     """
     shown = text if isinstance(text, str) else f"({type(text).__name__})"
     scheme = _SCHEME.match(shown)
@@ -48,7 +49,7 @@ def without_password(text: object) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """Return a sentence in which URLs and addresses may stand, fit to be shown."""
+    """Return a sentence that may contain URLs and addresses, without their secrets."""
 
     def masked(word: re.Match[str]) -> str:
         return without_password(word[0]) if "@" in word[0] or ":/" in word[0] else word[0]

@@ -9,16 +9,16 @@ from .address import canonical_address
 from .errors import UsageError
 
 MAX_SERVERS = 3
-"""glibc's MAXNS: further nameserver lines have never been used by anybody."""
+"""glibc's MAXNS; further nameserver lines are ignored."""
 FALLBACK = ("127.0.0.1:53",)
-"""resolv.conf(5): without a nameserver line, the one on the local machine."""
+"""resolv.conf(5): used if there is no nameserver line."""
 _WITH_PORT = re.compile(r"\[(.*)\]:([0-9]+)")
 
 
 def parse(text: str) -> tuple[str, ...]:
-    """Read the nameserver lines of a resolv.conf; lines that make no sense are skipped, as glibc does.
+    """Return the servers of a resolv.conf; invalid lines are skipped, as glibc does.
 
-    A server on another port is written as OpenBSD's resolv.conf(5) has it: ``nameserver [127.0.0.1]:5300``.
+    A server on another port is written as in OpenBSD's resolv.conf(5): ``nameserver [127.0.0.1]:5300``.
     """
     servers: list[str] = []
     for line in text.splitlines():

@@ -1,13 +1,13 @@
-"""Origins: the one canonical name of what a connection leads to, and the settings that make it.
+"""Origins: canonical names of what connections lead to, and the settings that belong to them.
 
-``scheme://[user@]host:port[/path][?variant][#digest]``: everything that makes a connection what it is, so
-that requests share connections exactly when all of it is equal. Secrets (passwords, tokens, keys) and TLS
-material are not in it but in the *settings*, which travel beside it once per batch; a digest of the settings
-stands for them, so that two users with different passwords never share a connection. Whoever sees the name
-(``status`` shows it) can test guesses against the digest, so it is made slow to compute: scrypt (RFC 7914),
-some 10 ms and 4 MiB a guess, salted with the rest of the name.
+``scheme://[user@]host:port[/path][?variant][#digest]`` contains everything that identifies a connection, so
+that requests share connections exactly if all of it is equal. Secrets (passwords, tokens, keys) and TLS
+material are not in the name but in the *settings*, which are sent separately. The name has a digest of them,
+so that users with different passwords never share a connection. Anyone who sees the name (``status`` shows
+it) can test guesses against the digest, so it is slow to compute: scrypt (RFC 7914), some 10 ms and 4 MiB for
+a guess, salted with the rest of the name.
 
-An origin ``@name[?variant]`` stands for an upstream of the broker's ``reqpool.toml``; the broker replaces it.
+An origin ``@name[?variant]`` means an upstream in the broker's ``reqpool.toml``; the broker replaces it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .host_names import canonical_host
 from .masking import PERCENT_ENCODE, without_password
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-"""What an upstream of ``reqpool.toml`` may be called."""
+"""Names of upstreams in ``reqpool.toml``."""
 DIGEST_BYTES = 10
 _SCRYPT_N, _SCRYPT_R = 1 << 12, 8  # 128 * N * r = 4 MiB
 
@@ -37,16 +37,16 @@ _AUTHORITY = re.compile(
     r"(?:(?P<userinfo>[^\[\]]*)@)?(?:\[(?P<literal>[^\[\]@]*)\]|(?P<name>[^\[\]:@]*))(?::(?P<port>[^@]*))?",
     re.DOTALL,
 )
-"""RFC 3986 §3.2, but for the ``@`` in a password, which other clients take, too. Brackets stand around the
-whole host or nowhere: ``evil.test[::1]`` is one host to some readers and another one to others."""
+"""RFC 3986 §3.2, but a password may contain ``@``, as other clients allow. Brackets enclose the whole host or
+nothing: parsers disagree about which host ``evil.test[::1]`` is."""
 
 
 class Endpoint(NamedTuple):
-    """A URL in the pool's own terms.
+    """An origin and its settings.
 
     Attributes:
         origin: canonical name of the upstream, without secrets.
-        settings: what the worker half needs to make a connection, packed; empty if nothing.
+        settings: what the worker half needs to open a connection, packed; empty if it needs nothing.
     """
 
     origin: str
@@ -59,10 +59,10 @@ class Url(NamedTuple):
     Attributes:
         scheme: in lower case.
         user, password: percent-decoded; None if absent.
-        host: as :func:`~reqpool_contract.host_names.canonical_host` writes it; empty if the URL names none.
-        port: the scheme's default if the URL names none.
-        path: as it stands, with its first slash; empty if absent.
-        query: as it stands, without the question mark.
+        host: as :func:`~reqpool_contract.host_names.canonical_host` writes it; empty if the URL has none.
+        port: the scheme's default if the URL has none.
+        path: unchanged, with its first slash; empty if absent.
+        query: unchanged, without the question mark.
     """
 
     scheme: str
@@ -79,10 +79,10 @@ def parse(url: object, ports: Mapping[str, int]) -> Url:
 
     Args:
         url: e.g. ``"redis://user:secret@host:6379/0"``.
-        ports: the schemes it may have, each with its default port; 0 if its URLs name no host.
+        ports: the schemes that it may have, with their default ports; 0 for a scheme without hosts.
 
     Raises:
-        UsageError: if it is wrong; the text names what, and never the password.
+        UsageError: it is wrong; the text says what, and never contains the password.
     """
     if not isinstance(url, str):
         raise UsageError(f"a URL must be a string, not {type(url).__name__}")
@@ -106,7 +106,7 @@ def parse(url: object, ports: Mapping[str, int]) -> Url:
     userinfo, literal, name, port_text = found.group("userinfo", "literal", "name", "port")
     port = ports[scheme]
     if port_text:
-        # str.isdecimal takes digits of other scripts, which isascii leaves out; 6 digits are never a port.
+        # isascii excludes the digits of other scripts, which isdecimal accepts; 6 digits are never a port.
         is_number = port_text.isascii() and port_text.isdecimal() and len(port_text) <= 5
         port = int(port_text) if is_number else 0
         if not 1 <= port <= 65535:
@@ -128,15 +128,15 @@ def _decoded(text: str, shown: str) -> str:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        pass  # this error has the secret in it, and must not be in the traceback
+        pass  # this error contains the secret, and must not be in the traceback
     raise UsageError(f"{shown}: the user name and password must be percent-encoded UTF-8")
 
 
 def host_and_port(origin: str) -> tuple[str, int]:
-    """Read host and port of an origin, ``scheme://[user@]host:port…``.
+    """Return host and port of an origin, ``scheme://[user@]host:port…``.
 
     Raises:
-        UsageError: if it has none, or not in the one spelling that origins have.
+        UsageError: it has none, or not in their canonical spelling.
     """
     parts = _PARTS.fullmatch(origin)
     found = _AUTHORITY.fullmatch(parts[2]) if parts else None
@@ -151,11 +151,11 @@ def endpoint(public: str, settings: Mapping[str, Any]) -> Endpoint:
 
     Args:
         public: ``scheme://[user@]host:port[/path][?variant]``.
-        settings: what msgpack takes; by convention ``password`` str, ``token`` str, ``tls`` as
-            :meth:`.Tls.settings` makes it. What is None is left out.
+        settings: values for msgpack; by convention ``password`` str, ``token`` str, and ``tls`` as
+            :meth:`.Tls.settings` returns it. Those that are None are omitted.
 
     Raises:
-        UsageError: if the wire could not carry them (docs/protocol.md#limits).
+        UsageError: they are too large for the wire (docs/protocol.md#limits).
     """
     given = {name: settings[name] for name in sorted(settings) if settings[name] is not None}
     origin, packed = public, b""
@@ -163,7 +163,7 @@ def endpoint(public: str, settings: Mapping[str, Any]) -> Endpoint:
         try:
             packed = msgpack.packb(given)
         except (TypeError, ValueError, OverflowError) as error:
-            # Without the cause: it holds what is secret.
+            # Without the cause, which contains the secret.
             reason = "it is not UTF-8" if isinstance(error, UnicodeError) else type(error).__name__
             raise UsageError(f"one of {', '.join(given)} cannot be sent: {reason}") from None
         if len(packed) > wire.MAX_SETTINGS_BYTES:
@@ -181,38 +181,37 @@ def endpoint(public: str, settings: Mapping[str, Any]) -> Endpoint:
 
 
 def belongs(origin: str, settings: bytes) -> bool:
-    """Are these the settings that an origin's digest stands for (none, if it has no digest)?"""
+    """Return whether these settings are those of an origin's digest (none, if it has no digest)."""
     public, _, digest = origin.partition("#")
     if not settings or not digest:
         return not settings and not digest
-    # As bytes: of text compare_digest takes ASCII alone, and anybody may have written this.
+    # As bytes: compare_digest accepts only ASCII text, and a client may have written anything here.
     return hmac.compare_digest(digest.encode(), _digest(settings, public.partition("?")[0]).encode())
 
 
 @lru_cache(maxsize=256)
 def _digest(packed: bytes, public: str) -> str:
-    """Digest settings; the variant is not part of ``public``, so that all variants have the same."""
+    """Return the digest of settings; ``public`` is without the variant, so all variants have the same."""
     return hashlib.scrypt(
         packed, salt=public.encode(), n=_SCRYPT_N, r=_SCRYPT_R, p=1, dklen=DIGEST_BYTES
     ).hex()
 
 
 def named(target: object) -> str | None:
-    """Return the origin of an upstream that is called by its name in ``reqpool.toml``; None if it is no
-    name."""
+    """Return the origin for the name of an upstream in ``reqpool.toml``; None if it is not a name."""
     return f"@{target}" if isinstance(target, str) and NAME.fullmatch(target) else None
 
 
 def variants(origin: str) -> list[str]:
-    """Return the variants in an origin's name: ``a`` and ``b`` of ``redis://host:6379/0?a&b``."""
+    """Return the variants of an origin: ``a`` and ``b`` of ``redis://host:6379/0?a&b``."""
     variant = origin.partition("#")[0].partition("?")[2]
     return variant.split("&") if variant else []
 
 
 def upstream_of(origin: str) -> str:
-    """Return what an origin's limits are counted by: scheme, host and port, whoever asks for whatever there.
+    """Return the upstream by which an origin's limits are counted: scheme, host and port.
 
-    Where the URL names no host (a Unix socket) it is scheme and path.
+    For an origin without a host (a Unix socket) it is scheme and path.
     """
     scheme, separator, rest = origin.partition("://")
     if not separator:

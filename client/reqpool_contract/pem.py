@@ -1,7 +1,7 @@
-"""PEM files (RFC 7468): what of them a worker needs, and whether it is that.
+"""PEM files (RFC 7468): the blocks that a worker needs, checked.
 
-Only the blocks are taken. What stands between them is for people, in whatever encoding their editor has, and
-a private key in a file of authorities is not to be sent around.
+Only these blocks are used. The text between blocks is for human readers, in any encoding, and a private key
+in a file of authorities must not be sent to workers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _MARK = re.compile(rb"-----(?:BEGIN ([A-Z0-9 ]{1,64})-----(?=\s)|END ([A-Z0-9 ]{
 _CERTIFICATE = re.compile(r"(?:X509 )?CERTIFICATE")
 _KEY = re.compile(r"(?:[A-Z0-9]+ )?PRIVATE KEY")
 _ENCRYPTED = ("ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED")
-"""PKCS #8, and what OpenSSL wrote before (RFC 1421 §4.6.1.1)."""
+"""PKCS #8, and the older form of OpenSSL (RFC 1421 §4.6.1.1)."""
 
 MAX_FILE_BYTES = MAX_SETTINGS_BYTES
-"""Of a file, what stands between its blocks included."""
+"""Largest file, including the text between blocks."""
 
 Path = str | os.PathLike[str]
 
@@ -30,7 +30,7 @@ def authorities(path: Path) -> str:
     """Read the certificates to trust.
 
     Raises:
-        UsageError: if the file cannot be read, or has no certificate in it, or a broken one.
+        UsageError: the file cannot be read, or contains no certificate, or a broken one.
     """
     text = _certificates("ca", path)
     why = _why_not_trusted(text)
@@ -40,17 +40,18 @@ def authorities(path: Path) -> str:
 
 
 def own(cert: Path, key: Path | None) -> tuple[str, str | None]:
-    """Read a certificate (chain) of our own and its key.
+    """Read the client's certificate (chain) and its key.
 
     Args:
-        cert: path of its file.
-        key: path of the key's file; None: it is in the same one.
+        cert: path of the certificate's file.
+        key: path of the key's file; None: it is in the same file.
 
     Returns:
-        Both as text; None for the key where it is in the first.
+        Both as text; None for the key if the first text contains it.
 
     Raises:
-        UsageError: if one cannot be read, is not there, is encrypted, or the key is another certificate's.
+        UsageError: one of them is missing, encrypted or unreadable, or the key belongs to another
+            certificate.
     """
     chain = _certificates("cert", cert)
     name, path = ("cert", cert) if key is None else ("key", key)
@@ -81,7 +82,7 @@ def _certificates(name: str, path: Path) -> str:
 
 
 def _blocks(name: str, path: Path) -> list[tuple[str, str]]:
-    """Return label and text of each block in a file."""
+    """Return the label and the text of each block in a file."""
     if "-----BEGIN" in os.fsdecode(path):
         raise UsageError(f"tls {name}= must be the path of a PEM file, not its contents")
     try:
@@ -95,13 +96,13 @@ def _blocks(name: str, path: Path) -> list[tuple[str, str]]:
         raise UsageError(
             f"tls {name}={os.fspath(path)!r} has {size} bytes; at most {MAX_FILE_BYTES} are allowed"
         )
-    # Mark by mark: a pattern for whole blocks would look for the end of each through the whole file.
+    # Mark by mark: a pattern for whole blocks would search the whole file for the end of each.
     blocks = []
     label, start = b"", 0
     for mark in _MARK.finditer(data):
         begun, ended = mark.groups()
         if begun == label:
-            continue  # a block that was cut off, and is a broken one with what follows
+            continue  # the block was cut off, and is broken together with what follows
         if begun is None and ended == label:
             text = data[start : mark.end()].decode("ascii", "replace").replace("\r", "")
             blocks.append((label.decode("ascii"), text + "\n"))
@@ -111,7 +112,7 @@ def _blocks(name: str, path: Path) -> list[tuple[str, str]]:
 
 @lru_cache(maxsize=64)
 def _why_not_trusted(text: str) -> str:
-    """Say why OpenSSL does not take certificates; empty if it does. Some 20 ms for a system's 150."""
+    """Return why OpenSSL refuses certificates; empty if it accepts them. Takes 20 ms for a system's 150."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError) as error:

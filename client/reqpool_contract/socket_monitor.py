@@ -1,16 +1,16 @@
-"""What becomes of the connection below a ZeroMQ socket, told by libzmq's socket monitor.
+"""The state of the connection below a ZeroMQ socket, from libzmq's socket monitor.
 
-Facts it relies on (zmq_socket_monitor(3), libzmq 4.3.5):
+Facts that this relies on (zmq_socket_monitor(3), libzmq 4.3.5):
 
-* A socket says nothing when its connection breaks: it goes on taking messages, for whoever is there next.
-* Events come over a PAIR. Each connection makes two (it is there, it speaks ZMTP), its end one more: what a
-  message costs stays as it was. libzmq's thread *blocks* when that PAIR is full, so it has no mark.
-* The event of a handshake comes before the first message of its connection. A peer that speaks no ZMTP at
-  all is taken for one of ZeroMQ 2 (``zmtp_engine.cpp``): it makes no such event, and what it says comes out
-  as messages.
-* A connection that ends before its handshake makes ``HANDSHAKE_FAILED_NO_DETAIL`` and then ``DISCONNECTED``;
-  ``DISCONNECTED`` alone means that the handshake itself was against the protocol: a socket of another type.
-* Monitored or not, libzmq connects again by itself, but not after an offence against the protocol.
+* A socket does not report that its connection broke: it goes on accepting messages, for the next peer.
+* Events come over a PAIR: two for each connection (it is made, it speaks ZMTP) and one for its end, but none
+  for messages. libzmq's thread *blocks* when the PAIR is full, so it has no high-water mark.
+* The event of the handshake comes before the first message of the connection. A peer that does not speak ZMTP
+  is taken for one of ZeroMQ 2 (``zmtp_engine.cpp``): there is no such event, and what it sends arrives as
+  messages.
+* A connection that ends before its handshake causes ``HANDSHAKE_FAILED_NO_DETAIL``, then ``DISCONNECTED``.
+  ``DISCONNECTED`` alone means that the handshake violated the protocol: a socket of another type.
+* Monitored or not, libzmq reconnects by itself, but not after a violation of the protocol.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from . import zmq_sockets
 
 
 class Reach(Enum):
-    """How far a socket has come in reaching its peer."""
+    """How far the connection of a socket has got."""
 
     NOBODY = "nothing listens there"
     ACCEPTED = "it accepts connections, but does not answer"
@@ -43,8 +43,8 @@ _DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
 _EVENTS = _FAILED | _FAILED_PROTOCOL | _FAILED_AUTH | _CONNECTED | _SUCCEEDED | _DISCONNECTED
 _EVENT = struct.Struct("=hi")
 
-# What is not listed changes nothing: LOST and FOREIGN are the end, what libzmq connects to after that is not
-# what the owner has said hello to.
+# Other events change nothing. LOST and FOREIGN are final: the owner has not said hello to the peer to which
+# libzmq reconnects.
 TRANSITIONS: dict[tuple[Reach, int], Reach] = {
     (Reach.NOBODY, _CONNECTED): Reach.ACCEPTED,
     (Reach.BROKEN_OFF, _CONNECTED): Reach.ACCEPTED,
@@ -61,15 +61,15 @@ class Monitor:
     """The monitor of one socket with one connection; made before the socket connects.
 
     Attributes:
-        fd: ``ZMQ_FD`` of the monitor's own socket; when it is readable, call :meth:`read`.
-        reach: see :class:`Reach`, as of the last :meth:`read`.
+        fd: ``ZMQ_FD`` of the monitor's socket; when it is readable, call :meth:`read`.
+        reach: the state at the last :meth:`read`.
 
     Args:
         context: that of ``socket``.
-        socket: whose connection is looked at.
+        socket: the socket to monitor.
 
     Raises:
-        zmq.ZMQError: if no more sockets can be opened.
+        zmq.ZMQError: no more sockets can be opened.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], socket: zmq.Socket[bytes]) -> None:
@@ -83,20 +83,20 @@ class Monitor:
             self._pair.setsockopt(zmq.RCVHWM, 0)
             self._pair.connect(address)
             self.fd = int(self._pair.FD)
-            # Once asked, and with nothing to be read, the next event makes the fd readable.
+            # After a read that found nothing, the next event makes the fd readable.
             self.read()
         except BaseException:
             self.close()
             raise
 
     def read(self) -> Reach:
-        """Take in what has happened; returns :attr:`reach`."""
+        """Process the events and return :attr:`reach`."""
         while zmq_sockets.readable(self._pair):
             event, _ = _EVENT.unpack_from(zmq_sockets.receive(self._pair)[0])
             self.reach = TRANSITIONS.get((self.reach, event), self.reach)
         return self.reach
 
     def close(self) -> None:
-        """Look no longer; call it before the socket is closed."""
+        """Stop monitoring. Call this before the socket is closed."""
         self._socket.disable_monitor()
         self._pair.close(0)

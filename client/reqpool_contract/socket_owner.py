@@ -1,10 +1,10 @@
-"""Whose is the socket at an ipc URL? What is asked of a pool may hold passwords: it goes to nobody else.
+"""Whether the socket at an ipc URL is this user's: requests may contain passwords, and must go to no other.
 
-Facts it relies on:
+Facts that this relies on:
 
-* Whoever may write into a folder may put a socket of his own in the place of another; in a sticky one, as
-  /tmp is, before the other is there (unlink(2), EPERM). So the folder counts as well as the socket.
-* In a user namespace ids that are not mapped show as 65534 (user_namespaces(7)): nobody's, so not ours.
+* A user who may write into a folder may replace a socket in it by another; in a sticky folder, like /tmp,
+  only before the socket exists (unlink(2), EPERM). So the folder is checked as well as the socket.
+* In a user namespace, ids that are not mapped appear as 65534 (user_namespaces(7)), which is not this user.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .peer_credentials import PeerCredentials
 WRITE = 0o022
 """Mode bits that let others write."""
 ALL = 0o077
-"""Mode bits that let others do anything at all."""
+"""Mode bits that let others do anything."""
 
 
 def check_folder(folder: Path, closed: int) -> None:
-    """Check that a folder is this user's, or root's, and closed to others.
+    """Check that a folder belongs to this user or root, and is closed to others.
 
     Args:
-        folder: not followed if it is a link.
+        folder: its path; a symbolic link is not followed.
         closed: mode bits that it must not have, :data:`WRITE` or :data:`ALL`.
 
     Raises:
         FileNotFoundError: it does not exist.
-        PermissionError: it is not; says what would be right.
-        OSError: it cannot be looked at, or is not a folder. The ``strerror`` of each is the whole text.
+        PermissionError: it belongs to another user or is open to others; the text says what would be right.
+        OSError: it is inaccessible, or not a folder. In all cases ``strerror`` is the whole text.
     """
     about = _look(folder)
     if not stat.S_ISDIR(about.st_mode):
@@ -47,12 +47,12 @@ def check_folder(folder: Path, closed: int) -> None:
 
 
 def check(url: str) -> None:
-    """Check that nobody else can be who answers at a broker's URL; of a tcp URL nothing can be known.
+    """Check that no other user can answer at a broker's URL. A tcp URL cannot be checked.
 
-    Nothing there yet is fine.
+    It is accepted if nothing is there yet.
 
     Raises:
-        OSError: somebody else can; names the path, its owner or mode, and what would be right.
+        OSError: another user can; the text has the path, its owner or mode, and what would be right.
     """
     scheme, _, name = url.partition("://")
     if scheme != "ipc":
@@ -95,7 +95,7 @@ def _check_listener(address: str, shown: str) -> None:
         try:
             probe.connect(address)
         except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-            return  # nobody yet, or too many at once: then the owner of the file must do
+            return  # no listener, or too many connections: the owner of the file must suffice
         except OSError as error:
             raise OSError(error.errno, f"{shown}: {error.strerror}") from error
         pid, uid, _ = PeerCredentials.of(probe)

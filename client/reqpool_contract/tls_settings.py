@@ -1,4 +1,4 @@
-"""TLS settings: what an app says about securing a connection, and what of it travels to the workers."""
+"""TLS settings: what an app specifies for a connection, and the form in which workers get it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .host_names import as_served, canonical_host
 class Tls:
     """How a connection is secured.
 
-    The files are read where this is used first, in the app's own process, and their contents travel: workers
-    need not see them. They are read once in a process's life.
+    The app's process reads the files when they are first used, once in its life, and sends their contents:
+    workers do not need access to them.
 
     Attributes:
-        ca: path of a PEM file with the authorities to trust; None: the system's.
-        cert: path of a PEM file with a certificate (chain) of our own, and its key if ``key`` is None.
-        key: path of a PEM file with its key, unencrypted.
-        verify: False: take any certificate. Then anybody in between can read and write.
-        server_name: the name to ask for and to find in the certificate; None: the URL's host.
+        ca: path of a PEM file with the authorities to trust; None: those of the system.
+        cert: path of a PEM file with the client's certificate (chain), and its key if ``key`` is None.
+        key: path of a PEM file with the key, unencrypted.
+        verify: False: accept any certificate. Then anyone in between can read and change the traffic.
+        server_name: the name to request, and to find in the certificate; None: the URL's host.
     """
 
     ca: str | os.PathLike[str] | None = None
@@ -33,10 +33,10 @@ class Tls:
     server_name: str | None = None
 
     def __post_init__(self) -> None:
-        """Check what type they have: it goes into caches, and to the workers.
+        """Check the types, since objects go into caches and to the workers.
 
         Raises:
-            UsageError: if one is something else.
+            UsageError: an attribute has another type.
         """
         for name in ("ca", "cert", "key"):
             path = getattr(self, name)
@@ -53,10 +53,11 @@ class Tls:
                 raise UsageError(f"tls server_name={error.text}") from error
 
     def settings(self) -> dict[str, Any]:
-        """Return it as the worker halves take it: contents instead of paths, only what is not default.
+        """Return the settings as worker halves need them: contents, not paths, and without defaults.
 
         Raises:
-            UsageError: if a file cannot be read, is not what it should be, or they are too large.
+            UsageError: a file cannot be read or has wrong contents, or the files are too large.
+            Overloaded: the process is short of file descriptors.
         """
         if self.key is not None and self.cert is None:
             raise UsageError("tls: a key without a certificate: give cert= as well")
@@ -64,7 +65,7 @@ class Tls:
         if self.ca is not None or self.cert is not None:
             with descriptors.told():
                 descriptors.check_spare()
-                from . import pem  # loads ssl: as much as all else that an app without TLS needs
+                from . import pem  # loads ssl, which apps without TLS do not need
         if self.ca is not None:
             about["ca"] = pem.authorities(self.ca)
         if self.cert is not None:

@@ -8,17 +8,17 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 CHECK_INTERVAL_S = 1.0
-"""How long a look at the file's metadata is good for."""
+"""Interval of checks of the file's metadata."""
 
 T = TypeVar("T")
 
 
 class WatchedFile(Generic[T]):
-    """What a small local file says, parsed.
+    """The parsed contents of a small local file.
 
     Args:
-        path: need not exist: then it says what an empty file does.
-        parse: makes something of its text; must not raise.
+        path: the file; one that does not exist counts as empty.
+        parse: parses its text; must not raise.
     """
 
     def __init__(self, path: str, parse: Callable[[str], T]) -> None:
@@ -29,7 +29,7 @@ class WatchedFile(Generic[T]):
         self._check_at_s = float("-inf")
 
     def get(self, now_s: float) -> T:
-        """Return what it says; the same object as long as the file is the same.
+        """Return the parsed contents: the same object as long as the file is unchanged.
 
         Args:
             now_s: monotonic seconds.
@@ -43,7 +43,7 @@ class WatchedFile(Generic[T]):
         text, version = "", None
         try:
             stat = os.stat(self._path)
-            # Editors and container engines replace the file: its time alone would not tell.
+            # Editors and container engines replace the file: its time alone is not enough.
             version = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
             if version == self._version:
                 return
@@ -51,7 +51,7 @@ class WatchedFile(Generic[T]):
                 text = file.read()
         except OSError as error:
             if self._version is None or error.errno in (errno.EMFILE, errno.ENFILE):
-                return  # in the latter case it is there, and is read when there is a descriptor for it
+                return  # if short of descriptors, the file exists and is read later
             version = None
         self._version = version
         self._value = self._parse(text)

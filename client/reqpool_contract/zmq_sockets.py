@@ -1,18 +1,18 @@
-"""Reading and writing ZeroMQ sockets from an epoll loop, shared by stub, broker and worker.
+"""Reading and writing ZeroMQ sockets from an epoll loop; used by client, broker and worker.
 
-``ZMQ_FD`` is edge-triggered in meaning: it becomes readable when something has changed, and reading
-``EVENTS`` takes that note away (zmq_getsockopt(3)), as do send and receive. A message that arrives while
-this thread is sending leaves the fd silent. So: register the fd, and do not sleep before every socket whose
-fd was reported, or that was sent on, has said that nothing is left: :func:`readable` returns False, or
-:func:`receive` raises ``zmq.Again``. Without that, throughput collapses while the CPU idles. Asking
-the others as well would be two system calls each.
+``ZMQ_FD`` behaves as edge-triggered: it becomes readable when something has changed, and reading ``EVENTS``
+resets it (zmq_getsockopt(3)), as do send and receive. A message that arrives while this thread is sending
+does not make the fd readable. So register the fd, and do not sleep until each socket whose fd was reported,
+or that was sent on, has reported that nothing is left: :func:`readable` returns False, or :func:`receive`
+raises ``zmq.Again``. Otherwise throughput collapses while the CPU idles. Asking the other sockets as well
+would cost two system calls each.
 
 Asking costs 1.6 µs, ``zmq.Again`` 3.7. When its fd was reported, a socket nearly always has a message, so it
-is read without asking first; then it is asked whether there is another; after :data:`SEVERAL` messages it is
-read until there are no more.
+is read without asking; then it is asked whether there is another; after :data:`SEVERAL` messages it is read
+until there are no more.
 
-These replace ``recv_multipart`` and ``send_multipart``, which cost twice as much (flags as enums, checks of
-every frame).
+These functions replace ``recv_multipart`` and ``send_multipart``, which cost twice as much (flags as enums,
+checks of every frame).
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ _POLLOUT = int(zmq.POLLOUT)
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _send: Callable[[zmq.Socket[bytes], Any, int, bool], object] = zmq.backend.Socket.send
-"""What ``zmq.Socket.send`` calls once it has looked at options for sockets of other kinds."""
+"""What ``zmq.Socket.send`` calls after it has handled options for sockets of other types."""
 
 SEVERAL = 3
-"""Messages of a turn after which there are usually more: asking each time costs more than ``zmq.Again``."""
+"""Messages of a turn after which more usually follow: asking each time would cost more than ``zmq.Again``."""
 COPIED_BYTES = 64 << 10
-"""Up to here a received frame is copied into bytes; a larger one stays where libzmq has put it. Bytes are
-always copied when they are sent: to hand them over takes a thread that lets go of them afterwards."""
+"""Size up to which received frames are copied into bytes; larger ones stay in libzmq's memory. Bytes are
+always copied when they are sent: without a copy, another thread would have to release them afterwards."""
 
 
 def events(socket: zmq.Socket[bytes]) -> tuple[bool, bool]:
-    """Ask a socket: can it be read, can it be written?"""
+    """Return whether a socket can be read, and whether it can be written."""
     mask = int(socket.getsockopt(_EVENTS))
     return bool(mask & _POLLIN), bool(mask & _POLLOUT)
 
 
 def readable(socket: zmq.Socket[bytes]) -> bool:
-    """Ask a socket: is there a message?"""
+    """Return whether a socket has a message."""
     return bool(int(socket.getsockopt(_EVENTS)) & _POLLIN)
 
 
 def receive(socket: zmq.Socket[bytes]) -> list[Any]:
-    """Take the frames of one message: bytes, but a :class:`zmq.Frame` for a large one that is not the first.
+    """Receive the frames of one message: bytes, or a :class:`zmq.Frame` for a large one after the first.
 
     Raises:
-        zmq.Again: if there is none.
+        zmq.Again: there is none.
     """
-    # A Frame knows whether another follows. To ask the socket for RCVMORE makes an enum in Python each time.
+    # A Frame knows whether another follows. Asking the socket for RCVMORE makes an enum in Python each time.
     frame = socket.recv(_NOBLOCK, False)
     frames: list[Any] = [frame.bytes]
     while frame.more:
@@ -66,11 +66,11 @@ def receive(socket: zmq.Socket[bytes]) -> list[Any]:
 
 
 def send(socket: zmq.Socket[bytes], frames: list[Any]) -> None:
-    """Queue one message of bytes, and frames as :func:`receive` gave them; never blocks.
+    """Queue one message of bytes, and of frames as :func:`receive` returns them; never blocks.
 
     Raises:
-        zmq.Again: if the pipe is full; nothing was queued.
-        zmq.ZMQError: EHOSTUNREACH if a ROUTER has no such peer; nothing was queued.
+        zmq.Again: the pipe is full; nothing was queued.
+        zmq.ZMQError: EHOSTUNREACH: a ROUTER has no such peer; nothing was queued.
     """
     last = frames[-1]
     for frame in frames[:-1]:
@@ -80,7 +80,7 @@ def send(socket: zmq.Socket[bytes], frames: list[Any]) -> None:
 
 @contextlib.contextmanager
 def os_errors() -> Iterator[None]:
-    """Raise ZeroMQ's errors as what they stand for: who dials need not know ZeroMQ."""
+    """Raise ZeroMQ's errors as the OSErrors that they mean, for callers that do not know ZeroMQ."""
     try:
         yield
     except zmq.ZMQError as error:
