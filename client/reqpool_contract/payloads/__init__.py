@@ -1,1 +1,1 @@
-"""Payloads: what the two halves of a kind write and read, for the kinds in which both do it."""
+"""Payloads: the codecs that both halves of a kind need."""

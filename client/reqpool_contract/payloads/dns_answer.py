@@ -1,7 +1,7 @@
-"""DNS answers: a thin view on the message as it came, parsed when it is looked at.
+"""DNS answers: a thin view of the received message, parsed when it is read.
 
-dnslib takes 22 to 34 µs for an answer; this takes 1 to 3 µs for one record of the types that make up nearly
-all traffic. ``dns_data`` reads the others.
+dnslib takes 22 to 34 µs for an answer; this takes 1 to 3 µs for a record of the types that make up nearly all
+traffic. ``dns_data`` reads the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .dns_types import NUMBERS, type_name
 
 _HEADER_BYTES = 12
 _TO_QUESTION = b"\xc0\x0c"
-"""The usual owner of a record: a pointer to the question's name, right behind the header."""
+"""The usual owner of a record: a pointer to the question's name, right after the header."""
 
 _RCODES = {
     0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED",
@@ -44,7 +44,7 @@ class DnsText(str):
     """The strings of a TXT record, joined; octets that are not UTF-8 as ``\\xNN``.
 
     Attributes:
-        strings: the strings as they came.
+        strings: the strings as received.
     """
 
     __module__ = "reqpool.kinds.dns_answer"  # where apps find it, in pickles too
@@ -66,16 +66,16 @@ class DnsRecord(NamedTuple):
     """One resource record.
 
     Attributes:
-        name: owner, without the final dot (``"."`` is the root), case as the server sent it; octets that a
-            zone file would take for something else are escaped.
-        type: ``"A"``, ``"MX"``, …; ``"TYPE65280"`` where the type has no name. Data that is not what its
-            type says is shown as that of a type without a name: ``"TYPE1"``, ``r"\\# 2 7F00"``.
-        ttl: seconds; 0 for what is over 2**31 - 1 (RFC 2181 §8).
+        name: the owner, without the final dot (``"."`` is the root), in the case in which the server sent it;
+            octets with a meaning in zone files are escaped.
+        type: ``"A"``, ``"MX"``, …; ``"TYPE65280"`` for a type without a name. Data that is invalid for its
+            type is shown like that of a type without a name: ``"TYPE1"``, ``r"\\# 2 7F00"``.
+        ttl: seconds; 0 if it is over 2**31 - 1 (RFC 2181 §8).
         value: by type:
             A, AAAA: the address as str. CNAME, NS, PTR, DNAME: the name as str.
             MX: (preference, exchange). SRV: (priority, weight, port, target).
             SOA: (mname, rname, serial, refresh, retry, expire, minimum), spans in seconds.
-            TXT: :class:`DnsText`, a str that keeps the ``strings`` it was joined from.
+            TXT: :class:`DnsText`, a str with the ``strings`` that it was joined from.
             All others: zone-file text, the same as ``text``.
     """
 
@@ -86,7 +86,7 @@ class DnsRecord(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The data as a zone file has it: names with their final dot, strings in quotes."""
+        """The data as in a zone file: names with their final dot, strings in quotes."""
         value = self.value
         if isinstance(value, DnsText):
             return " ".join(map(quoted, value.strings))
@@ -97,28 +97,27 @@ class DnsRecord(NamedTuple):
         return str(value)
 
     def __str__(self) -> str:
-        """Return the record as a line of a zone file, between tabs as dig prints it."""
+        """Return the record as a line of a zone file, with tabs as dig prints it."""
         return f"{absolute(self.name)}\t{self.ttl}\tIN\t{self.type}\t{self.text}"
 
 
 _Section = tuple[tuple[DnsRecord, ...], int, int]
-"""Its records, where they end, and the upper bits of the rcode, of its OPT. Bare, since there are many."""
+"""Its records, the index of its end, and its OPT's upper bits of the rcode. A tuple, for speed."""
 
 
 DnsRecord.__module__ = "reqpool.kinds.dns_answer"
 
 
 class DnsAnswer:
-    """A name server's answer. NXDOMAIN and other refusals are answers too: see ``rcode``.
+    """A name server's answer. NXDOMAIN and other refusals are answers, too: see ``rcode``.
 
-    Everything is parsed on first look, so each attribute but ``raw``, ``rcode``, ``truncated`` and
-    ``authoritative`` raises BadResponse if the part it needs is malformed, that is, if no record after it
-    can be found; a record whose data is odd hides no other, see :class:`DnsRecord`. Records of another class
-    than IN, which is the one that was asked for, are only in ``raw`` and ``message``. May be looked at from
-    any thread.
+    Each part is parsed when it is first read, so all attributes except ``raw``, ``rcode``, ``truncated`` and
+    ``authoritative`` raise BadResponse if the part is so malformed that the records after it cannot be found.
+    A record with invalid data does not hide others, see :class:`DnsRecord`. Records of other classes than IN,
+    which was requested, are only in ``raw`` and ``message``. May be used from any thread.
 
     Attributes:
-        raw: the message as it came.
+        raw: the message as received.
     """
 
     __module__ = "reqpool.kinds.dns_answer"
@@ -128,18 +127,18 @@ class DnsAnswer:
         """Wrap a message.
 
         Raises:
-            BadResponse: if it is too short for a header, or no answer.
+            BadResponse: it is too short for a header, or not an answer.
         """
         if len(raw) < _HEADER_BYTES or raw[2] < 0x80:
             raise BadResponse(f"not a DNS answer: {len(raw)} bytes, {raw[:_HEADER_BYTES].hex()}")
         self.raw = raw
-        # Each is filled by one assignment: two threads that look at once do the work twice, no more.
+        # Each is set by one assignment: two threads that read at the same time do the work twice, no more.
         self._question: tuple[str, int, int] | None = None
         self._answers: _Section | None = None
         self._authority: _Section | None = None
         self._additional: _Section | None = None
         if len(raw) == _HEADER_BYTES and raw[3] & 0x0F:
-            # A refusal that is only a header. Its counts are the query's, if anything's.
+            # A refusal that is only a header. Its counts, if it has any, are those of the query.
             self._question = ("", 0, _HEADER_BYTES)
             self._answers = self._authority = self._additional = ((), _HEADER_BYTES, 0)
 
@@ -160,13 +159,13 @@ class DnsAnswer:
 
     @property
     def rcode(self) -> str:
-        """``"NOERROR"``, ``"NXDOMAIN"``, ``"SERVFAIL"``, …; ``"RCODE12"`` where the number has no name."""
+        """``"NOERROR"``, ``"NXDOMAIN"``, ``"SERVFAIL"``, …; ``"RCODE12"`` for a number without a name."""
         number = self.rcode_number
         return _RCODES.get(number) or f"RCODE{number}"
 
     @property
     def rcode_number(self) -> int:
-        """The response code, with EDNS's upper 8 bits (RFC 6891 §6.1.3) if they can be read."""
+        """The response code, with the upper 8 bits of EDNS (RFC 6891 §6.1.3) if they are readable."""
         raw = self.raw
         low = raw[3] & 0x0F
         if raw[10] == raw[11] == 0:  # no additional record, so no OPT
@@ -178,18 +177,18 @@ class DnsAnswer:
 
     @property
     def name(self) -> str:
-        """The name that was asked for, without the final dot; ``""`` if the question is not repeated."""
+        """The requested name, without the final dot; ``""`` if the answer does not repeat the question."""
         return (self._question or self._parse_question())[0]
 
     @property
     def rtype(self) -> str:
-        """The type that was asked for; ``""`` if the question is not repeated."""
+        """The requested type; ``""`` if the answer does not repeat the question."""
         number = (self._question or self._parse_question())[1]
         return type_name(number) if number else ""
 
     @property
     def truncated(self) -> bool:
-        """TC: the server had more to say than it could send."""
+        """TC: the answer was too long to be sent in full."""
         return bool(self.raw[2] & 0x02)
 
     @property
@@ -199,15 +198,15 @@ class DnsAnswer:
 
     @property
     def message(self) -> Any:
-        """The whole message as a ``dnslib.DNSRecord``, made anew at each look.
+        """The whole message as a new ``dnslib.DNSRecord``.
 
-        dnslib reads all of it or nothing, and has its own names for some types.
+        dnslib reads all of it or nothing, and has different names for some types.
         """
         import dnslib
 
         try:
             return dnslib.DNSRecord.parse(self.raw)
-        except Exception as error:  # dnslib raises whatever its parsers run into
+        except Exception as error:  # dnslib's parsers raise any exception
             raise BadResponse(f"dnslib cannot read the answer: {error}") from error
 
     def __repr__(self) -> str:
@@ -293,7 +292,7 @@ class DnsAnswer:
 
 
 def _read_value(raw: bytes, at: int, end: int, rtype: int) -> Any:
-    """Read a record's data; None if it is not what its type says, or does not fill its length exactly."""
+    """Read a record's data; None if it is invalid for its type, or does not fill its length exactly."""
     value: Any
     try:
         if rtype == _AAAA:
@@ -327,5 +326,5 @@ def _read_strings(raw: bytes, at: int, end: int) -> DnsText | None:
         stop = at + 1 + raw[at]
         strings.append(raw[at + 1 : stop])
         at = stop
-    # No string at all is not allowed, but is read as an empty one (RFC 6763 §6.1).
+    # A TXT without any string is not allowed, but read as an empty string (RFC 6763 §6.1).
     return DnsText(tuple(strings) or (b"",)) if at == end else None

@@ -1,10 +1,10 @@
-r"""A record's data as zone-file text, for the types that ``dns_answer`` has no Python value for.
+r"""A record's data as zone-file text, for types without a Python value in ``dns_answer``.
 
-Most types are a few fields in a row, so they stand in a table. What a zone file has no better form for is
-written as RFC 3597 §5 has it for any type: ``\# 4 7F000001``.
+Most types are a sequence of a few fields, so they are in a table. Data without a better form in zone files is
+written in the form for any type, RFC 3597 §5: ``\# 4 7F000001``.
 
-Names are decompressed in every type that has one: RFC 3597 §4 asks for it in those of RFC 1035 and in RP,
-AFSDB, RT, SIG, PX, NXT, NAPTR and SRV, servers compress in others too, and it cannot be misread.
+Names are decompressed in every type that has them. RFC 3597 §4 requires it for the types of RFC 1035 and for
+RP, AFSDB, RT, SIG, PX, NXT, NAPTR and SRV; servers also compress in others, and it is unambiguous.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _LAYOUTS = {
     "NID": "2l", "L64": "2l", "L32": "2a", "EUI48": "6", "EUI64": "8",
     "LOC": "L", "SVCB": "2nP", "HTTPS": "2nP",
 }  # fmt: skip
-"""Fields in order, each a letter of :data:`_FIELDS`."""
+"""The fields in order, each a letter of :data:`_FIELDS`."""
 _BY_NUMBER = {NUMBERS[name]: layout for name, layout in _LAYOUTS.items()}
 
 _SVC_KEYS = ("mandatory", "alpn", "no-default-alpn", "port", "ipv4hint", "ech", "ipv6hint")
-"""RFC 9460 §14.3.2. Later ones are written as ``key7``, which every reader of zone files understands."""
+"""RFC 9460 §14.3.2. Later keys are written as ``key7``, which every parser of zone files accepts."""
 
 
 def data_text(raw: bytes, at: int, end: int, rtype: int) -> str | None:
-    """Write the data from ``at`` to ``end`` as zone-file text; None if it is not what its type says."""
+    """Write the data from ``at`` to ``end`` as zone-file text; None if it is invalid for its type."""
     layout = _BY_NUMBER.get(rtype)
     if layout is None:
         return generic_text(raw[at:end])
@@ -56,12 +56,12 @@ def data_text(raw: bytes, at: int, end: int, rtype: int) -> str | None:
 
 
 def generic_text(data: bytes) -> str:
-    """Write any data as RFC 3597 §5 does."""
+    """Write any data in the form of RFC 3597 §5."""
     return f"\\# {len(data)} {data.hex().upper()}".rstrip()
 
 
 def quoted(octets: bytes) -> str:
-    r"""Write a character-string (RFC 1035 §5.1): quoted, ``\DDD`` for what is not printable ASCII."""
+    r"""Write a character-string (RFC 1035 §5.1): in quotes, with ``\DDD`` for all but printable ASCII."""
     return '"' + "".join(map(_QUOTED.__getitem__, octets)) + '"'
 
 
@@ -72,7 +72,7 @@ _QUOTED = [
 
 
 class _Data:
-    """A record's data while it is read; IndexError at its end."""
+    """A reader of a record's data, which raises IndexError at its end."""
 
     def __init__(self, raw: bytes, at: int, end: int) -> None:
         self._raw = raw
@@ -90,7 +90,7 @@ class _Data:
         return self._raw[self.at - size : self.at]
 
     def rest(self) -> bytes:
-        """All that is left, which must be something: a zone file cannot say nothing."""
+        """Read the rest, which must not be empty: zone files cannot represent that."""
         if not self.left:
             raise IndexError
         return self.take(self.left)
@@ -125,7 +125,7 @@ def _word(data: _Data) -> str:
 
 
 def _key(data: _Data) -> str:
-    """Flags, protocol and algorithm; the key, unless the flags say that there is none (RFC 2535 §7.1)."""
+    """Flags, protocol, algorithm, and the key unless the flags say that there is none (RFC 2535 §7.1)."""
     flags = data.uint(2)
     words = [str(flags), str(data.uint(1)), str(data.uint(1))]
     if flags & 0xC000 != 0xC000:
@@ -138,7 +138,7 @@ def _time(data: _Data) -> str:
 
 
 def _windows(data: _Data) -> str:
-    """Types as NSEC lists them (RFC 4034 §4.1.2)."""
+    """The types in an NSEC's bit maps (RFC 4034 §4.1.2)."""
     types: list[str] = []
     last = -1
     while data.left:
@@ -234,7 +234,7 @@ def _service_value(key: int, value: bytes) -> str | None:
                 protocols.append(data.string())
             if not all(protocols):
                 raise ValueError
-            # A list within a string: commas are escaped in the one, the backslashes again in the other.
+            # A list within a string: commas are escaped for the list, backslashes once more for the string.
             return quoted(b",".join(p.replace(b"\\", rb"\\").replace(b",", rb"\,") for p in protocols))
         case "no-default-alpn" if not value:
             return None
@@ -284,4 +284,4 @@ _FIELDS: dict[str, Callable[[_Data], str]] = {
     "w": _word,
     "x": lambda data: data.rest().hex().upper(),
 }
-"""A letter for each form a field can have, numbers by their octets; capitals are long."""
+"""A letter for each form of a field; for numbers the count of octets; capitals are for long forms."""

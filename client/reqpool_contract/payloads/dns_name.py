@@ -1,8 +1,8 @@
-"""Domain names as a message has them, and as zone-file text (RFC 1035 §4.1.4, §5.1).
+"""Domain names in messages, and as zone-file text (RFC 1035 §4.1.4, §5.1).
 
-What a hostile message could try: a compression pointer must point backwards (RFC 1035 §4.1.4: to a
-prior occurrence), a name ends at 255 octets, and it takes at most 127 pointers (a name has no more labels):
-time is linear in the size of the message.
+Against hostile messages: a compression pointer must point backwards (RFC 1035 §4.1.4: to a prior occurrence),
+a name has at most 255 octets and at most 127 pointers (it cannot have more labels). So time is linear in the
+size of the message.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from ..errors import BadResponse
 _MAX_NAME_BYTES = 255
 _MAX_POINTERS = 127
 _SPECIAL = b'."();@$\\'
-"""Printable octets that a zone file would take for something else; a dot within a label is one."""
+"""Printable octets with a meaning in zone files; a dot within a label is one."""
 _PLAIN = bytes(code for code in range(33, 127) if code == ord(".") or code not in _SPECIAL)
-"""Octets that stand for themselves in a name's text; the dot too, which is counted instead."""
+"""Octets that are unchanged in a name's text; also the dot, since dots are counted instead."""
 
 
 def read_name(raw: bytes, at: int) -> tuple[str, int]:
-    """Read a name, compressed or not; return its text without the final dot, and where it ends.
+    """Read a name, compressed or not; return its text without the final dot, and the index of its end.
 
     Raises:
-        IndexError: if the message ends within it.
-        BadResponse: if it is malformed.
+        IndexError: the message ends within it.
+        BadResponse: it is malformed.
     """
     labels: list[bytes] = []
     end = pointers = 0
@@ -51,7 +51,7 @@ def read_name(raw: bytes, at: int) -> tuple[str, int]:
 
 
 def absolute(name: str) -> str:
-    """Return a name as a zone file needs it: without a final dot it would be completed."""
+    """Return a name with its final dot, without which zone files would complete it."""
     return name if name == "." else f"{name}."
 
 

@@ -1,4 +1,4 @@
-"""DNS queries: one question as it goes to a name server (RFC 1035 §4)."""
+"""DNS queries: one question to a name server (RFC 1035 §4)."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from ..masking import without_password
 from .dns_types import NUMBERS
 
 EDNS_UDP_BYTES = 1232
-"""Largest UDP answer asked for: fits IPv6's smallest MTU, so no path fragments it (DNS flag day 2020)."""
+"""Largest UDP answer: fits the smallest MTU of IPv6, so no path fragments it (DNS flag day 2020)."""
 
 MAX_NAME_BYTES = 255
-"""RFC 1035 §2.3.4, length octets and the root's included."""
+"""RFC 1035 §2.3.4, including the length octets and that of the root."""
 MAX_LABEL_BYTES = 63
 
-# id 0 (the worker draws one per attempt), RD, 1 question, 1 additional (OPT).
+# id 0 (the worker chooses one per attempt), RD, 1 question, 1 additional (OPT).
 _HEADER = b"\x00\x00\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01"
 # Class IN, then OPT (RFC 6891 §6.1.2): root, type 41, size as class, ttl 0 (version 0, no flags), no options.
 _AFTER_TYPE = b"\x00\x01" + b"\x00\x00\x29" + EDNS_UDP_BYTES.to_bytes(2, "big") + b"\x00\x00\x00\x00\x00\x00"
 _LENGTH_OCTETS = {length: bytes((length,)) for length in range(1, MAX_LABEL_BYTES + 1)}
 
 _NO_QUESTION = {41: "OPT", 250: "TSIG", 251: "IXFR", 252: "AXFR"}
-"""Types that are no look-up: parts of a message, or zone transfers (many messages, not one answer)."""
+"""Types that cannot be looked up: parts of messages, and zone transfers (many messages, not one answer)."""
 
 _ASKABLE = {name: number for name, number in NUMBERS.items() if number not in _NO_QUESTION}
 
 _ESCAPE = re.compile(r"\\(?:([0-9]{3})|(.)|$)", re.DOTALL)
 
 
-# Names repeat in real use; a hit costs a third of making the query anew.
+# Names repeat in real use; a hit costs a third of encoding the query again.
 @lru_cache(maxsize=4096)
 def query(name: str, rtype: str | int) -> bytes:
     """Encode a question for one name and type: recursion desired, class IN, EDNS 0, id 0.
 
     Args:
-        name: as :meth:`Pool.dns` takes it: ASCII with zone-file escapes, or Unicode.
+        name: as for :meth:`Pool.dns`: ASCII with zone-file escapes, or Unicode.
         rtype: the type's name or number.
 
     Raises:
-        UsageError: if one of them cannot be asked for; the text names it.
-        TypeError: if one cannot be hashed.
+        UsageError: one of them cannot be looked up; the text contains it.
+        TypeError: one cannot be hashed.
     """
     number = _ASKABLE.get(rtype) or _type_number(rtype)  # type: ignore[arg-type]
     try:
@@ -52,13 +52,13 @@ def query(name: str, rtype: str | int) -> bytes:
         if len(wire_name) >= MAX_NAME_BYTES or "\\" in name:
             raise KeyError
     except (KeyError, UnicodeEncodeError, AttributeError):
-        wire_name = b""  # what is raised below has no cause: a UnicodeEncodeError keeps the whole name
+        wire_name = b""  # errors below must not have a cause: a UnicodeEncodeError holds the whole name
     wire_name = wire_name or _wire_name(name)
     return b"".join((_HEADER, wire_name, b"\x00", number.to_bytes(2, "big"), _AFTER_TYPE))
 
 
 def _wire_name(name: str) -> bytes:
-    """Encode any name without the root's octet, or say what is wrong with it."""
+    """Encode any name, without the octet of the root; raise UsageError if it is wrong."""
     if not isinstance(name, str):
         hint = "; write name.decode()" if isinstance(name, bytes) else ""
         raise UsageError(f"a DNS name must be a string, not {type(name).__name__}{hint}")
@@ -67,7 +67,7 @@ def _wire_name(name: str) -> bytes:
     if name == "":
         raise UsageError('the DNS name is empty; the root is written "."')
     shown = without_password(name)
-    if len(name) > 4 * MAX_NAME_BYTES:  # the longest there is: every octet escaped as \\DDD
+    if len(name) > 4 * MAX_NAME_BYTES:  # the longest text has every octet escaped as \\DDD
         raise UsageError(
             f"DNS name {shown[:40]!r}… has {len(name)} characters; the limit is {MAX_NAME_BYTES} octets"
         )
@@ -95,10 +95,10 @@ def _split_labels(name: str, shown: str) -> list[bytes]:
         try:
             ascii_name = to_ascii(name)
         except ValueError as error:
-            # The error has a piece of the name in it, which may be a secret if the name is not shown whole.
+            # The error contains a part of the name, which may be a secret if the name is not shown whole.
             why = f": {error}" if shown == name else ""
         else:
-            # UTS 46 knows no escapes: it would end a label at an escaped dot, and the question be another.
+            # UTS 46 does not know escapes: it would end a label at an escaped dot, and change the question.
             if "\\" in ascii_name:
                 raise UsageError(
                     f"DNS name {shown!r} has a backslash and non-ASCII characters; write those as xn--…"

@@ -1,7 +1,7 @@
 """DNS record types by their IANA names.
 
-As in https://www.iana.org/assignments/dns-parameters (2026-03), ``*`` as ``ANY``. dnslib's table is not used:
-it calls 53 HIP, and lacks some thirty types.
+From https://www.iana.org/assignments/dns-parameters (2026-03), with ``ANY`` for ``*``. dnslib's table is not
+used: it calls 53 HIP, and lacks some thirty types.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ _NAMES = {number: name for name, number in NUMBERS.items()}
 
 
 def type_name(number: int) -> str:
-    """Return a type's name, ``TYPE65280`` for one without (RFC 3597 §5)."""
+    """Return a type's name; ``TYPE65280`` if it has none (RFC 3597 §5)."""
     return _NAMES.get(number) or f"TYPE{number}"

@@ -1,4 +1,4 @@
-"""Commands to Redis: how one is written (RESP, https://redis.io/docs/latest/develop/reference/protocol-spec/)."""
+"""Redis commands in RESP: https://redis.io/docs/latest/develop/reference/protocol-spec/."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 from ..errors import UsageError
 
 ALONE_VARIANT = "alone"
-"""Of an origin: its connections have one command at a time, none of which waits."""
+"""Variant of origins whose connections have one command at a time, none of which waits."""
 MULTI = b"M"
-"""Begins the payload of a MULTI/EXEC."""
+"""First byte of the payload of a MULTI/EXEC."""
 
 
 def pack(command: Sequence[Any]) -> bytes:
-    """Write a command as Redis takes it: an array of bulk strings.
+    """Write a command as an array of bulk strings.
 
     Args:
-        command: name and arguments: str (sent as UTF-8), bytes, int or float (its shortest exact form).
+        command: name and arguments: str (sent as UTF-8), bytes, int or float (in its shortest exact form).
 
     Raises:
-        UsageError: if one of them is something else; the text names it.
+        UsageError: one of them has another type; the text contains it.
     """
     if type(command) is not tuple and type(command) is not list:
         raise UsageError(f'a command must be a tuple like ("GET", "key"), not {type(command).__name__}')
-    # Nearly all commands are short ASCII text, and one str is quicker to build than many bytes.
+    # Nearly all commands are short ASCII text, and one str is built faster than many bytes objects.
     text = f"*{len(command)}\r\n"
     for argument in command:
         if type(argument) is not str:
@@ -40,7 +40,7 @@ def pack(command: Sequence[Any]) -> bytes:
         write = _WRITE.get(type(argument))
         try:
             data = write(argument) if write is not None else _bytes_of(argument)
-        except ValueError as error:  # of str.encode, UnicodeEncodeError
+        except ValueError as error:  # from str.encode: UnicodeEncodeError
             what = f"argument {position} of a command" if position else "a command's name"
             raise UsageError(f"{what} is of type {type(argument).__name__}: {error}") from error
         parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
@@ -48,11 +48,11 @@ def pack(command: Sequence[Any]) -> bytes:
 
 
 def _bytes_of(argument: object) -> bytes:
-    """Write an argument of no common type; a ValueError says what is wrong with it."""
+    """Write an argument of an unusual type; a ValueError says what is wrong with it."""
     match argument:
         case bool() | None:
             raise ValueError("Redis has no such value: give 0, 1 or a string")
-        # By the base's own methods: those of a subclass (an IntEnum, a float of numpy) may write no number.
+        # By methods of the base type: those of a subclass (IntEnum, numpy's float) may not write a number.
         case str():
             return str.encode(argument)
         case int():
@@ -70,4 +70,4 @@ _WRITE: dict[type, Callable[[Any], bytes]] = {
     int: b"%d".__mod__,
     float: lambda number: repr(number).encode(),
 }
-"""How an argument is written, by its type."""
+"""Functions that write arguments, by type."""

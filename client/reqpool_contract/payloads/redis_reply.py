@@ -1,9 +1,9 @@
-"""Replies of Redis: how one is written (RESP, https://redis.io/docs/latest/develop/reference/protocol-spec/).
+"""Redis replies in RESP: https://redis.io/docs/latest/develop/reference/protocol-spec/.
 
-The worker half finds where replies end, the client half reads them, both by the expressions in here.
+The worker half finds the ends of replies, and the client half reads them, both with these expressions.
 
-What travels between the two is a reply as it came, but for the commonest one: a bulk string is a :data:`BULK`
-and its bytes, without length and end.
+An answer is a reply as received, except for the most common one: a bulk string is :data:`BULK` and its bytes,
+without length and end.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any
 from ..errors import BadResponse, RedisError
 
 BULK = b'"'
-"""Begins a bulk string's bytes; no reply of Redis begins with it."""
+"""Precedes the bytes of a bulk string; no reply of Redis begins with it."""
 
 NOT_QUEUED = b"M"
-"""Begins the answer to a transaction that was not executed: position of the command that was refused, from 1
-(uint32, big-endian), and the error reply to it."""
+"""Begins the answer to a transaction that was not executed, followed by the position of the refused command,
+from 1 (uint32, big-endian), and the error reply to it."""
 
 MAX_DEPTH = 128
-"""Arrays in arrays. Redis itself makes a handful; a script of a user's may make a hundred."""
+"""Depth of arrays in arrays. Redis itself uses a handful of levels; a user's script may use a hundred."""
 
 LINES = frozenset(b"+-:_#,(")
-"""What begins a reply that is one line: where it ends is known even if it cannot be read."""
+"""First bytes of replies of one line: their end is known even if they cannot be read."""
 
 SCALAR = re.compile(
     rb"(?:"
-    # A lone CR or LF ends no line, and an error may quote one.
+    # A lone CR or LF does not end a line, and an error may quote one.
     rb"[+-][^\r]*+(?:\r(?!\n)[^\r]*+)*"
-    # 4300 digits: what int() takes (sys.int_info.default_max_str_digits).
+    # 4300 digits: the limit of int() (sys.int_info.default_max_str_digits).
     rb"|[:(][+-]?[0-9]{1,4300}"
     rb"|_|#[tf]|[$*=~%]-1"
     # Before Redis 7.2 infinity and NaN come as the C library writes them, nan(n-char-sequence) included
@@ -39,15 +39,15 @@ SCALAR = re.compile(
     rb"|(?i:inf(?:inity)?|nan(?:\([0-9a-z_]{0,64}\))?))"
     rb")\r\n"
 )
-"""Replies of one line that can be read."""
+"""Valid replies of one line."""
 LENGTH = re.compile(rb"[$=!]([0-9]{1,10})\r\n")
-"""First line of replies with so many bytes, and an end of line."""
+"""First line of a reply that has this many bytes and an end of line."""
 PART = re.compile(rb";([0-9]{1,10})\r\n")
-"""First line of a part of a streamed string; one of no bytes is the end."""
+"""First line of a part of a streamed string; an empty part is the end."""
 COUNT = re.compile(rb"([*~%>|])([0-9]{1,10})\r\n")
-"""First line of replies with so many elements: type, count."""
+"""First line of an aggregate: type, number of elements."""
 STREAMED = re.compile(rb"([$*~%])\?\r\n")
-"""First line of replies whose end is marked: the parts of a string, or elements and :data:`END`."""
+"""First line of streamed replies: the parts of a string, or elements and then :data:`END`."""
 END = b".\r\n"
 
 
@@ -55,9 +55,9 @@ def elements(kind: bytes, count: int) -> int:
     """Return how many replies follow the first line of an aggregate.
 
     Args:
-        kind: its type, ``*~%>|``. A map has keys and values; attributes (``|``) are a map in front of the
-            reply that they are about, here taken as one with it.
-        count: what its first line says.
+        kind: its type, ``*~%>|``. A map has keys and values. Attributes (``|``) are a map before the reply
+            that they describe, and count as one with it here.
+        count: the number in its first line.
     """
     if kind == b"%":
         return 2 * count
@@ -65,15 +65,16 @@ def elements(kind: bytes, count: int) -> int:
 
 
 def value_of(data: bytes) -> Any:
-    """Make a Python value of one whole reply, which is not a :data:`BULK`.
+    """Make a Python value from one whole reply that is not a :data:`BULK`.
 
     Returns:
-        bytes (bulk strings, simple strings and verbatim ones), int, None, lists of these; RESP3 also float,
-        bool, dict and set. A map in which a key occurs twice or is not a simple value is a list of (key,
-        value), a set with such elements a list: nothing is lost. An error is a RedisError, at any depth.
+        bytes (for bulk, simple and verbatim strings), int, None, lists of these; in RESP3 also float, bool,
+        dict and set. So that nothing is lost, a map with repeated keys, or keys that are not simple values,
+        is a list of (key, value), and a set with such elements a list. An error is a RedisError, at any
+        depth.
 
     Raises:
-        BadResponse: if it is not one reply of Redis.
+        BadResponse: it is not exactly one reply of Redis.
     """
     try:
         value, end = _read(data, 0, 0)
@@ -85,7 +86,7 @@ def value_of(data: bytes) -> Any:
 
 
 def error_of(text: bytes) -> RedisError:
-    """Make the error of an error reply's text, e.g. ``b"WRONGTYPE Operation against a key …"``."""
+    """Make the error for the text of an error reply, e.g. ``b"WRONGTYPE Operation against a key …"``."""
     said = text.decode("utf-8", "backslashreplace")
     return RedisError(said, reply_code=said.partition(" ")[0] or "ERR")
 
@@ -98,7 +99,7 @@ _part = PART.match
 
 
 def _read(data: bytes, at: int, depth: int) -> tuple[Any, int]:
-    """Read the reply at ``at``; return it and where it ends."""
+    """Read the reply at ``at``; return it and the index of its end."""
     line = _length(data, at)
     if line is not None:
         text, end = _text(data, line)
@@ -125,7 +126,7 @@ def _read(data: bytes, at: int, depth: int) -> tuple[Any, int]:
 
 
 def _text(data: bytes, line: re.Match[bytes]) -> tuple[bytes, int]:
-    """Return the bytes behind a length, and where their line ends."""
+    """Return the bytes after a length, and the index of their line's end."""
     begin = line.end()
     end = begin + int(line[1])
     if data[end : end + 2] != b"\r\n":
