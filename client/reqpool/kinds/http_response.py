@@ -49,7 +49,7 @@ class HttpResponse:
         body: bytes,
         url: str = "",
         history: tuple[HttpResponse, ...] = (),
-        facts: RequestFacts = NO_FACTS,
+        facts: RequestFacts | float = NO_FACTS,
         max_bytes: int = 16 << 20,
     ) -> None:
         """Wrap an answer.
@@ -57,7 +57,8 @@ class HttpResponse:
         Args:
             head: status line and fields, without the empty line.
             body: without its framing.
-            url, history, facts: see the attributes.
+            url, history: see the attributes.
+            facts: see the attributes; only the seconds in pickles of 0.2.0.
             max_bytes: largest body when decoded.
 
         Raises:
@@ -70,7 +71,7 @@ class HttpResponse:
         self.url = url
         self.raw = body
         self.history = history
-        self.facts = facts
+        self.facts = NO_FACTS._replace(elapsed_s=facts) if isinstance(facts, float) else facts
         self._head = head
         self._max_bytes = max_bytes
         # Each is set by one assignment: two threads that read at the same time do the work twice, no more.

@@ -51,17 +51,15 @@ def objects() -> dict[str, Any]:
             "ConnectionLost", "BadResponse", "UpstreamRefused",
         )
     }  # fmt: skip
-    facts = errors.RequestFacts("abc", 7, "http://127.0.0.1:80", 1, 0.25)
     first = HttpResponse(b"HTTP/1.1 302 Found\r\nLocation: /b", b"", "http://127.0.0.1/a")
-    page = HttpResponse(
-        b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain", b"gone", "http://127.0.0.1/b", (first,), facts
-    )
+    head = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain"
+    page = HttpResponse(head, b"gone", "http://127.0.0.1/b", (first,), 0.25)
     answer, rows = DnsAnswer(DNS), MysqlResult(MYSQL)
     found["HttpError"] = errors.HttpError("404", status=404, response=page)
     found["RedisError"] = errors.RedisError("WRONGTYPE", reply_code="WRONGTYPE", **about)
     found["MysqlError"] = errors.MysqlError("Duplicate entry", number=1062, sqlstate="23000", **about)
-    found |= {"HttpResponse": page, "HttpHeaders": page.headers, "RequestFacts": facts}
-    found |= {"DnsAnswer": answer, "DnsRecord": answer.records[0], "DnsText": answer.records[1].value}
+    found |= {"HttpResponse": page, "HttpHeaders": page.headers}
+    found |= {"DnsAnswer": answer, "DnsRecord": answer.records[0]}
     rows.rows  # noqa: B018  # reads them
     found |= {"MysqlResult": MysqlResult(MYSQL), "MysqlResult with rows": rows, "MysqlColumn": rows.fields[0]}
     found["Tls"] = Tls(ca="/etc/ca.pem", server_name="db.example")
