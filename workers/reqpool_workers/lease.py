@@ -39,7 +39,7 @@ class Dropped(NamedTuple):
 
 
 class OriginTransport(Protocol):
-    """What talks to one origin: ``datagram_origin.py``, ``streams.py``.
+    """What talks to one origin: ``datagram_origin.py``, ``stream_origin.py``.
 
     Attributes:
         backlog: requests that wait here for a connection.

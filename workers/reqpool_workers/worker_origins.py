@@ -15,7 +15,7 @@ from .lease_outcomes import LeaseOutcomes
 from .owed_ports import OwedPorts
 from .protocols.worker_kinds import DatagramKind, StreamKind, WorkerKind
 from .resolver import Resolver
-from .streams import StreamOrigin
+from .stream_origin import StreamOrigin
 
 Origin = DatagramOrigin | StreamOrigin
 

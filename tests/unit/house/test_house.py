@@ -64,6 +64,7 @@ CORES = {
     "reqpool_broker": "*",
     "reqpool_workers": (
         "worker_conversation reporting draining granted_slots hosts large_reads lease"
+        " address_order close_verdict"
         " lease_outcomes lease_timers leases reports worker_ledger"
         " broker_liveness look_up outcome_sink reconnect_delay retained_results owed_ports pieces"
         " connection_pool connection_state upstreams protocols protocols.*"

@@ -327,6 +327,39 @@ def test_it_is_tried_once_more_and_not_twice(broker: FakeBroker) -> None:
     assert peer.accepted == 2
 
 
+def test_what_was_tried_once_more_ends_though_another_beside_it_is_tried_again(broker: FakeBroker) -> None:
+    def answers_the_first_line(peer_side: Connection) -> None:
+        def read_lines(count: int, data: bytes = b"") -> bytes:
+            while data.count(b"\n") < count and (more := peer_side.read()):
+                data += more
+            return data
+
+        number = peer_side.peer.accepted
+        first = read_lines(2 if number == 2 else 1)
+        peer_side.send(first[:2])
+        if number == 1:
+            read_lines(2)
+        elif number == 2:
+            read_lines(3, first)
+        else:
+            peer_side.wait_for_end()
+
+    with TcpPeer(answers_the_first_line) as peer, broker.worker(lines(3)):
+        broker.welcome()
+        origin = f"lines://{peer.address}/begun"
+        broker.say(Verb.GRANT, origin, 1, 1, {})
+        broker.lease("lines", origin, {1: b"1\n"})
+        assert broker.results(1) == {1: (0, b"1")}
+        broker.lease("lines", origin, {2: b"2\n", 3: b"3\n"})
+        assert broker.results(1) == {2: (0, b"2")}
+        broker.lease("lines", origin, {4: b"4\n"})
+        # The second connection closes with 3 and 4 unanswered: 3 has had its chance, 4 has another.
+        failed = broker.failure()
+        assert (failed.seqs, failed.code, failed.sent) == ((3,), Code.CONNECTION_LOST, True)
+        assert broker.results(1) == {4: (0, b"4")}
+    assert peer.accepted == 3
+
+
 @pytest.mark.parametrize("depth", [1, 8])
 def test_many_that_need_a_fresh_connection_share_it_without_delay(broker: FakeBroker, depth: int) -> None:
     count = 8

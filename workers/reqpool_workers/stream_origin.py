@@ -8,10 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from reqpool_contract.descriptors import SHORTAGES
-from reqpool_contract.errors import Code, ConnectFailed, ConnectionLost, PoolError, RequestTimeout, UsageError
+from reqpool_contract.errors import Code, ConnectFailed, ConnectionLost, PoolError, UsageError
 from reqpool_contract.origin_names import belongs
 from reqpool_contract.policy import Policy
 
+from .address_order import AddressOrder
+from .close_verdict import Again, Closed, Verdict, Wait, what_to_retry
 from .connection import Connection, Finished
 from .connection_pool import Assignment, ConnectionPool, Slots
 from .connection_state import ConnectionState
@@ -21,14 +23,12 @@ from .lease import Dropped, Pin, Request, WorkerLease
 from .lease_outcomes import LeaseOutcomes
 from .protocols.addresses import Address, address_of
 from .protocols.worker_kinds import StreamKind
+from .read_timeout import ReadTimeout
 from .shortages import report_shortage
 
 if TYPE_CHECKING:
     from .resolver import Resolver
 
-READ_CHECKS_PER_SPAN = 8
-"""How often it is looked for late answers within ``Policy.read_timeout_s``."""
-SHORTEST_CHECK_S = 0.02
 SHORT_S = 0.2
 """How long after a connection for which there was no file descriptor the next is tried."""
 FORGET_SHORT_S = 1.0
@@ -78,11 +78,10 @@ class StreamOrigin:
         self._place = kind.address(name)
         self._resolver = resolver
         self._free_fd = free_fd
-        self._last_good: Address | None = None
-        self._last_bad: Address | None = None
+        self._order = AddressOrder()
         self._assigning = False
         self._assign_again = False
-        self._watching = False
+        self._read_timeout = ReadTimeout(loop, self.pool, outcomes)
 
     # --- what the worker asks of it ----------------------------------------------------------------
 
@@ -91,7 +90,7 @@ class StreamOrigin:
         self.pool.slots.granted = slots
         if policy is not None:
             self.pool.policy = policy
-            self._start_watch()
+            self._read_timeout.watch()
         self._tidy()
 
     def grant_held(self) -> None:
@@ -236,13 +235,9 @@ class StreamOrigin:
         self._send(connection, (request,))
 
     def on_tried(self, address: Address, good: bool) -> None:
+        self._order.note(address, good)
         if good:
             self.pool.outage.end()
-            self._last_good = address
-            if self._last_bad == address:
-                self._last_bad = None
-        else:
-            self._last_bad = address
 
     def on_unsent(self, connection: Connection, error: PoolError, requests: list[Request]) -> None:
         pool = self.pool
@@ -254,37 +249,51 @@ class StreamOrigin:
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
     ) -> None:
-        pool = self.pool
-        if connection in pool.members:
-            pool.remove(connection)
-        unread = error.sent is False  # the peer's last words were said before it read the request
-        # Until its first request is sent nothing is held: how that one ends says it all.
-        if connection.pin is not None and sent and not (unread and unanswered and unanswered[0].lease.opens):
-            self.outcomes.reports.unpinned.append(connection.pin)
-        # That one which had served cannot be held, or cleaned for the next, is not that one's error.
-        harmless = (
-            connection.shortened or (connection.answers and not sent) or (unread and connection.pin is None)
+        if connection in self.pool.members:
+            self.pool.remove(connection)
+        verdict = what_to_retry(
+            Closed(
+                sent=sent,
+                unread=error.sent is False,
+                given_up=isinstance(error, ConnectionLost) and connection.stale,
+                served=connection.answers > 0,
+                shortened=connection.shortened,
+                pinned=connection.pin is not None,
+                opens=bool(unanswered) and unanswered[0].lease.opens,
+                shortage=bool(connection.shortage),
+                unreachable=connection.unreachable,
+            )
         )
-        if harmless or (isinstance(error, ConnectionLost) and connection.stale):
-            again = [
-                request
-                for request in unanswered
-                if request not in pool.retried
-                and (harmless or (request.lease.idempotent and pool.policy.retries))
-            ]
-            if again:
-                if sent and not unread:
-                    for request in again:
-                        request.lease.resent_seqs |= {request.seq}
-                pool.again(again, self.loop.now_s)
-                unanswered = [request for request in unanswered if request not in pool.retried]
-        if connection.shortage:
+        if verdict.unpinned and connection.pin is not None:
+            self.outcomes.reports.unpinned.append(connection.pin)
+        unanswered = self._retry(unanswered, verdict)
+        if verdict.wait is Wait.DESCRIPTOR:
             self._wait_for_fd(connection.shortage, unanswered)
             unanswered = []
-        elif connection.unreachable and unanswered:
+        elif verdict.wait is Wait.SERVER and unanswered:
             unanswered = self._wait_for_server(unanswered)
-        end_unanswered(self.outcomes, error, unanswered, sent=sent and not unread)
+        end_unanswered(self.outcomes, error, unanswered, sent=verdict.sent)
         self._assign()
+
+    def _retry(self, unanswered: list[Request], verdict: Verdict) -> list[Request]:
+        """Try requests again on a fresh connection; return the others."""
+        pool = self.pool
+        if verdict.again is Again.NONE or not unanswered:
+            return unanswered
+        every = verdict.again is Again.ALL
+        again = [
+            request
+            for request in unanswered
+            if request not in pool.retried and (every or (request.lease.idempotent and pool.policy.retries))
+        ]
+        if not again:
+            return unanswered
+        if verdict.sent:
+            for request in again:
+                request.lease.resent_seqs |= {request.seq}
+        pool.again(again, self.loop.now_s)
+        gone = set(again)
+        return [request for request in unanswered if request not in gone]
 
     def _wait_for_server(self, unanswered: list[Request]) -> list[Request]:
         """A server that restarts is back in a moment, and nothing was sent: the requests wait for that.
@@ -380,7 +389,7 @@ class StreamOrigin:
         request.place = connection
         self.pool.join(connection)
         connection.bound(policy.connect_timeout_s)
-        self._start_watch()
+        self._read_timeout.watch()
         if isinstance(self._place, Address):
             connection.open([self._place])
         else:
@@ -402,36 +411,7 @@ class StreamOrigin:
         if not addresses:
             connection.give_up(why)
             return
-        # The one that took the last connection comes first: a dead address is not tried again and again. One
-        # that took it and broke off in the handshake comes last: another attempt meets another server.
-        addresses.sort(key=lambda address: (address == self._last_bad, address != self._last_good))
-        connection.open(addresses)
-
-    def _start_watch(self) -> None:
-        read_s = self.pool.policy.read_timeout_s
-        if read_s is not None and self.pool.members and not self._watching:
-            self._watching = True
-            self.loop.at(self._watch_s(read_s), self._watch)
-
-    def _watch_s(self, read_s: float) -> float:
-        return self.loop.now_s + max(SHORTEST_CHECK_S, read_s / READ_CHECKS_PER_SPAN)
-
-    def _watch(self, now_s: float) -> float | None:
-        """The timer for late answers: runs while there are connections and a bound."""
-        read_s = self.pool.policy.read_timeout_s
-        if read_s is None or not self.pool.members:
-            self._watching = False
-            return None
-        for connection in self.pool.late(now_s):
-            text = f"no answer within {read_s:g} s (read timeout of this upstream)"
-            if connection.shared and not connection.overdue:
-                # One's slow command is no reason to lose the answers to others' behind it.
-                request = connection.pass_over_oldest("read timeout")
-                if request is not None:
-                    self.outcomes.conclude(request, Code.TIMEOUT, text, phase="read", sent=True)
-            else:
-                connection.close("read timeout", RequestTimeout(text))
-        return self._watch_s(read_s)
+        connection.open(self._order.sorted(addresses))
 
 
 def end_unanswered(
