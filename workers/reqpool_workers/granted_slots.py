@@ -7,7 +7,7 @@ from typing import Any
 
 from reqpool_contract.policy import Policy
 
-from .upstreams import Upstreams
+from .worker_upstreams import Upstreams
 
 
 class GrantedSlots:

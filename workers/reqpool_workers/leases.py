@@ -16,7 +16,7 @@ from .kind_fault import fault
 from .lease import Pin, Request, WorkerLease
 from .lease_outcomes import LeaseOutcomes
 from .lease_timers import LeaseTimers
-from .upstreams import Upstreams
+from .worker_upstreams import Upstreams
 
 if TYPE_CHECKING:
     from .event_loop import Timer

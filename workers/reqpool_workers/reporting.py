@@ -11,7 +11,7 @@ from .draining import Drain, DrainState
 from .granted_slots import GrantedSlots
 from .reports import WorkerReports
 from .retained_results import ResultsMessage, RetainedResults
-from .upstreams import Upstreams
+from .worker_upstreams import Upstreams
 
 if TYPE_CHECKING:
     from .event_loop import Timer

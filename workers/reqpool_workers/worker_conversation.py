@@ -27,7 +27,7 @@ from .leases import Leases
 from .pieces import Pieces
 from .reporting import Reporting
 from .retained_results import RetainedResults
-from .upstreams import Upstreams
+from .worker_upstreams import Upstreams
 
 if TYPE_CHECKING:
     from .event_loop import Timer

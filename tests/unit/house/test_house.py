@@ -43,7 +43,7 @@ FILED_TWICE = {
 """Names of several modules, and why they stay."""
 
 FILED_TWICE_YET = {
-    2: "origin pool upstreams",
+    2: "origin pool",
 }
 """How many modules have one name, and which names."""
 
@@ -67,7 +67,7 @@ CORES = {
         " address_order close_verdict"
         " lease_outcomes lease_timers leases reports worker_ledger"
         " broker_liveness look_up outcome_sink reconnect_delay retained_results owed_ports pieces"
-        " connection_pool connection_state upstreams protocols protocols.*"
+        " connection_pool connection_state worker_upstreams protocols protocols.*"
     ),
     "reqpool_ops": "reign",
 }
