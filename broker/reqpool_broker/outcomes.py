@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from reqpool_contract import wire
-from reqpool_contract.errors import Code
+from reqpool_contract.errors import PIN_GONE, Code
 from reqpool_contract.wire import MAX_BATCH_REQUESTS
 
 from .broker_session_state import BrokerSessionState
@@ -148,8 +148,7 @@ class Outcomes:
 
     def end_gone(self, terms: Terms, seqs: Iterable[int]) -> None:
         """End requests whose held connection is no more."""
-        text = "the connection pinned to this session is lost, with its uncommitted work"
-        self.end_unleased(terms, seqs, Code.CONNECTION_LOST, text, NEW)
+        self.end_unleased(terms, seqs, Code.CONNECTION_LOST, PIN_GONE, NEW)
 
     def end_unleased(self, terms: Terms, seqs: Iterable[int], code: Code, text: str, past: Past) -> None:
         """End requests that are neither queued nor leased at this moment."""

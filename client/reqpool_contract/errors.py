@@ -37,6 +37,10 @@ BY_CODE: dict[int, type[PoolError]] = {}
 """Maps codes to exceptions; each class with a code adds itself."""
 
 
+PIN_GONE = "the connection pinned to this session is lost, with its uncommitted work"
+"""What broker and workers report as CONNECTION_LOST for a request whose pinned connection is gone."""
+
+
 class PoolError(Exception):
     """Base class of all errors that reqpool raises.
 

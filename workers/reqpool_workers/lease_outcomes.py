@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from reqpool_contract import wire
-from reqpool_contract.errors import Code
+from reqpool_contract.errors import PIN_GONE, Code
 from reqpool_contract.wire import FailedAttempts
 
 from .lease import OriginTransport, Pin, Request, WorkerLease
@@ -18,7 +18,6 @@ from .worker_ledger import WorkerLedger
 
 MOST_DECLINED_BYTES = 4096
 """The longest answer that RETRY carries: it is one message for all, whose size is bounded."""
-PIN_GONE = "the connection pinned to this session is lost, with its uncommitted work"
 
 
 class LeaseOutcomes:
