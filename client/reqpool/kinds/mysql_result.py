@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from reqpool_contract.errors import BadResponse
+from reqpool_contract.payloads.mysql import BINARY_ROWS
 
 if TYPE_CHECKING:
     from .mysql_rows import MysqlColumn, ResultSet, Row
@@ -44,9 +49,7 @@ class MysqlResult:
     def _look(self) -> list[ResultSet]:
         answer = self._answer
         if not isinstance(answer, list):
-            from .mysql_rows import read  # needs PyMySQL, which an app without MySQL does not have
-
-            answer = self._answer = read(answer)
+            answer = self._answer = _reader()(answer)
         return answer
 
     @property
@@ -90,6 +93,9 @@ class MysqlResult:
 
     def __getstate__(self) -> tuple[None, dict[str, Any]]:
         answer = self._answer
+        if not isinstance(answer, list) and answer.startswith(BINARY_ROWS):
+            with suppress(BadResponse):  # that is for its reader
+                answer = self._look()  # 0.2.0 reads rows of the text protocol only
         if isinstance(answer, list):
             return None, {"_data": b"", "_set": answer[0], "_further": answer[1:]}
         return None, {"_data": answer, "_set": None, "_further": []}
@@ -112,6 +118,13 @@ class MysqlResult:
         if found.columns:
             return f"<MysqlResult {len(found.rows)} rows of {', '.join(self.columns)}>"
         return f"<MysqlResult {found.affected} affected, last id {found.last_id}>"
+
+
+@cache
+def _reader() -> Callable[[bytes], list[ResultSet]]:
+    from .mysql_rows import read  # needs PyMySQL, which an app without MySQL does not have
+
+    return read
 
 
 def _looked_at(found: ResultSet) -> MysqlResult:

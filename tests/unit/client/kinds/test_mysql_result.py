@@ -157,6 +157,17 @@ def test_a_result_can_be_pickled(looked: bool) -> None:
     assert (copy.rows, copy.columns, len(copy.sets)) == ([("1",)], ("a",), 2)
 
 
+def test_rows_of_the_binary_protocol_are_pickled_as_what_they_are() -> None:
+    """0.2.0 reads rows of the text protocol only."""
+    answer = bytes(4) + packets(1, [b"\x01", column("a"), b"\0\0\x011", ok(ends_rows=True)])
+    _, state = MysqlResult(answer).__getstate__()
+    assert (state["_data"], state["_set"].rows) == (b"", [("1",)])
+    assert pickle.loads(pickle.dumps(MysqlResult(answer))).rows == [("1",)]
+    malformed = pickle.loads(pickle.dumps(MysqlResult(answer[:-1])))
+    with pytest.raises(BadResponse):
+        _ = malformed.rows
+
+
 def test_threads_that_look_at_the_same_time_see_all_of_a_result() -> None:
     def look(found: MysqlResult) -> object:
         return [one.rows for one in found.sets]
