@@ -296,6 +296,13 @@ def test_a_statement_that_the_server_did_not_begin_is_asked_as_text(error: bytes
     never_prepared(protocol, ask())
 
 
+def test_nothing_more_is_asked_on_a_connection_with_bytes_that_belong_to_nothing() -> None:
+    protocol = with_prepared()
+    protocol.send(ask())
+    assert fed(protocol, packet(1, LOST) + b"\0") == [(Code.OK, packet(1, LOST))]
+    assert not protocol.reusable
+
+
 @pytest.mark.parametrize(
     "error", [err(1062, b"23000"), err(1243, b"HY000", b"said by a trigger"), err(1210, b"HY000", b"so too")]
 )
