@@ -13,29 +13,12 @@ from typing import Any
 from . import health
 from .children import BOOT_FAILURE, NEVER_BEGAN, ORDERLY, Child
 from .reign import Reign
-from .report_values import maps, number
+from .report_values import maps
 
 LEAVE_NO_DOUBT = frozenset((ORDERLY, BOOT_FAILURE, NEVER_BEGAN))
 """How workers end that have nothing left that must not be repeated: in order, or before they had begun."""
 
 log = logging.getLogger("reqpool")
-
-
-def has_ended(report: Mapping[str, Any], since_s: float) -> bool:
-    """Has all ended that workers had at an instant, requests and held connections?
-
-    Args:
-        report: a broker's, its number the instant at which it was asked for, monotonic, in ms.
-        since_s: the instant, monotonic.
-    """
-    if maps(report.get("awaited")):
-        return False  # workers of the broker before, of which this one has yet to hear what they run
-    asked_s = (number(report.get("number")) or 0.0) / 1000
-    ages_s = [number(worker.get("oldest_s")) or 0.0 for worker in maps(report.get("workers"))]
-    uptime_s = number(report.get("uptime_s"))
-    if uptime_s is not None and asked_s - uptime_s > since_s:
-        return not any(ages_s)  # a broker that came later cannot tell since when that has run which it found
-    return asked_s - max(ages_s, default=0.0) > since_s
 
 
 class Fleet:

@@ -1,31 +1,19 @@
-"""The supervisor: starts the broker and the workers, replaces what dies or hangs, stops all in order.
+"""The supervisor: starts the broker and the workers, replaces what dies or hangs, stops everything in order.
 
 One thread, one poll. Signal handlers only queue (gunicorn's arbiter is the model). Everything is an event
 of the poll: a signal's byte, a child's pidfd, the parent's pidfd, the broker's first line, a report.
 
-    running --SIGINT, SIGTERM--> finishing --what ran then has ended, or 10 s--> draining
-       |                           |                                               |
-       |                           |         over <--broker gone-- stopping <--workers gone
-       |                           |  second signal, or the parent is gone            |
-       +---------------------------+---------> everything is killed <-----------------+
-
-While it is finishing it serves as before: nobody is to wait in the queue for somebody else's slow request,
-or for a connection that somebody holds. What is left to drain then began after the order.
-
-SIGHUP has the configuration read again; without one it is as SIGTERM. SIGUSR1 is for one worker more, SIGUSR2
-for one fewer, SIGRTMIN for other processes in the place of all: :mod:`.rolling`.
+SIGINT and SIGTERM stop the cluster (:mod:`.shutdown`); a second one, or the end of the parent, kills
+everything at once. SIGHUP rereads the configuration; without a configuration it acts like SIGTERM. SIGUSR1
+adds a worker, SIGUSR2 removes one, SIGRTMIN replaces all processes (:mod:`.rolling`).
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import enum
 import logging
-import math
 import os
 import signal
-import socket
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -39,12 +27,14 @@ from . import early_signals, runtime
 from .broker_process import BrokerProcess
 from .children import Child, ended
 from .cluster_spans import SERVE_ON_S, WORKER_ENDS_S
-from .fleet import Fleet, has_ended
+from .fleet import Fleet
 from .reign import Reign
 from .report_values import counted
 from .restart import RESTART_SIGNAL
 from .rolling import RestartFailed, Steps, replace_all
 from .runtime import MAX_WORKERS, CannotStart
+from .shutdown import Phase, PhaseEvent, Shutdown
+from .signal_queue import SCALE_SIGNALS, SignalQueue
 
 if TYPE_CHECKING:  # it reads all kinds, which takes as long as all the rest of a start
     from .checked_config import CheckedConfig
@@ -55,22 +45,7 @@ ASK_OFTEN_S = 0.1
 ORPHANS_S = 5.0
 """What the children of a supervisor that was killed get to notice it and end."""
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Not SIGTTIN and SIGTTOU, as elsewhere: the kernel sends those, too, to who reads or writes a terminal in the
-# background (termios(3)).
-SCALE_SIGNALS = {signal.SIGUSR1: 1, signal.SIGUSR2: -1}
-
 log = logging.getLogger("reqpool")
-
-
-class Phase(enum.Enum):
-    """Where the cluster is in its life; see the picture above."""
-
-    RUNNING = 1
-    FINISHING = 2
-    DRAINING = 3
-    STOPPING = 4
-    OVER = 5
 
 
 @dataclass
@@ -110,15 +85,12 @@ class Supervisor:
         self._plan = plan
         # An embedded cluster is stopped when its only client has closed: what still runs has no reader.
         self._late_level = logging.WARNING if plan.embedded_parent_pid is None else logging.INFO
-        self._phase = Phase.RUNNING
-        self._told_s = math.inf
-        self._status = 0
+        self._shutdown = Shutdown(plan.serve_on_s)
         reign = Reign(os.urandom(8))
         self._broker = BrokerProcess(plan.broker, plan.url, plan.config, reign)
         self._fleet = Fleet(plan.worker, plan.workers, plan.drain_s, reign, self._broker.tell_news)
         self._lock: runtime.Lock | None = None
-        self._signals: collections.deque[int] = collections.deque()
-        self._wake_in, self._wake_out = socket.socketpair()
+        self._signals = SignalQueue(embedded=plan.embedded_parent_pid is not None)
         self._parent_fd = -1
         self._restarts_asked = self._restarts_begun = 0
         self._restart: Steps | None = None
@@ -136,19 +108,19 @@ class Supervisor:
         raise_file_limit()  # for the children, too: a connection costs one, or two
         early_signals.hold()  # who finds the lock may send one
         self._claim()
-        self._catch_signals()
+        self._signals.catch()
         try:
             self._watch_parent()
             now_s = time.monotonic()
             self._broker.start(now_s)
             if self._workers_url is not None:  # they need not wait for it: it will be there when they are
                 self._fleet.start_all(now_s)
-            while self._phase is not Phase.OVER:
+            while self._shutdown.phase is not Phase.OVER:
                 self._turn()
         finally:
             self._kill_all()
             self._clean_up()
-        return self._status
+        return self._shutdown.status
 
     # --- start ---
 
@@ -164,21 +136,6 @@ class Supervisor:
             if not self._lock.after_kill:  # else the next one is to wait for those children, too
                 self._lock.close()
             raise
-
-    def _catch_signals(self) -> None:
-        for end in (self._wake_in, self._wake_out):
-            end.setblocking(False)
-        embedded = self._plan.embedded_parent_pid is not None
-        for number in (*STOP_SIGNALS, *SCALE_SIGNALS, RESTART_SIGNAL):
-            # A terminal's Ctrl-C is for the parent, which says what becomes of its embedded cluster.
-            ignored = embedded and number != signal.SIGTERM
-            signal.signal(number, signal.SIG_IGN if ignored else self._queue_signal)
-        early_signals.let_through()
-
-    def _queue_signal(self, number: int, _frame: object) -> None:
-        self._signals.append(number)
-        with contextlib.suppress(BlockingIOError):  # full of wake-ups already
-            self._wake_in.send(b"\0")
 
     def _watch_parent(self) -> None:
         pid = self._plan.embedded_parent_pid
@@ -205,32 +162,27 @@ class Supervisor:
             if child.kill_late(now_s):
                 log.log(self._late_level, "the broker (pid %d) did not stop in time; killed", child.pid)
         self._fleet.kill_late(now_s, self._late_level)
-        if self._phase is Phase.RUNNING:
+        if self._shutdown.phase is Phase.RUNNING:
             self._start_workers(now_s)
             self._restart_further(now_s)
         if self._keeps_standby:
             self._broker.keep_standby(now_s)
-        if self._broker_is_wanted and self._broker.child.due_s <= now_s:
+        if self._shutdown.wants_broker and self._broker.child.due_s <= now_s:
             self._broker.start(now_s)
-        if self._phase is not Phase.RUNNING:
+        if self._shutdown.phase is not Phase.RUNNING:
             self._stop_further(now_s)
-
-    @property
-    def _broker_is_wanted(self) -> bool:
-        # While workers drain, too: without a broker nobody hears of what they finish.
-        return self._phase in (Phase.RUNNING, Phase.FINISHING, Phase.DRAINING)
 
     @property
     def _keeps_standby(self) -> bool:
         # Not for an embedded one: its only client would pay for it, at each start.
         serves_many = self._plan.embedded_parent_pid is None
-        return serves_many and self._phase is Phase.RUNNING and self._restart is None
+        return serves_many and self._shutdown.phase is Phase.RUNNING and self._restart is None
 
     def _poll(self) -> None:
         now_s = time.monotonic()
         poller = zmq.Poller()
-        poller.register(self._wake_out, zmq.POLLIN)
-        if self._parent_fd >= 0 and self._phase is not Phase.OVER:
+        poller.register(self._signals.readable, zmq.POLLIN)
+        if self._parent_fd >= 0 and self._shutdown.phase is not Phase.OVER:
             poller.register(self._parent_fd, zmq.POLLIN)
         for child in (*self._broker.children, *self._fleet.workers):
             if child.process is not None:
@@ -244,19 +196,16 @@ class Supervisor:
         ready = dict(poller.poll(int(max(0.0, wake_s - now_s) * 1000) + 1))
         if self._parent_fd in ready:
             log.info("the parent process has ended; stopping")
-            self._phase, self._status = Phase.OVER, 1
+            self._shutdown.cut_short()
 
     @property
     def _ask_every_s(self) -> float:
         often = self._restart is not None or self._fleet.is_uneasy or self._broker.is_uneasy
-        often = often and self._phase is Phase.RUNNING
-        return ASK_OFTEN_S if often or self._phase is Phase.FINISHING else ASK_EVERY_S
+        often = often and self._shutdown.phase is Phase.RUNNING
+        return ASK_OFTEN_S if often or self._shutdown.phase is Phase.FINISHING else ASK_EVERY_S
 
     def _take_signals(self, now_s: float) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._wake_out.recv(4096)
-        while self._signals:
-            number = self._signals.popleft()
+        while (number := self._signals.take()) is not None:
             name = signal.Signals(number).name
             if number == signal.SIGHUP and self._plan.config is not None:
                 self._reload(self._plan.config)
@@ -265,12 +214,12 @@ class Supervisor:
             elif number == RESTART_SIGNAL:
                 self._restarts_asked += 1
                 self._note(restarts_asked=self._restarts_asked)
-            elif self._phase is Phase.RUNNING:
+            elif self._shutdown.phase is Phase.RUNNING:
                 log.info("%s: stopping; signal again to stop at once", name)
                 self._stop(now_s)
-            elif self._phase is not Phase.OVER:
+            elif self._shutdown.phase is not Phase.OVER:
                 log.warning("%s again: stopping at once", name)
-                self._phase, self._status = Phase.OVER, 1
+                self._shutdown.cut_short()
 
     def _reload(self, config: CheckedConfig) -> None:
         try:
@@ -284,7 +233,7 @@ class Supervisor:
     def _scale(self, step: int, now_s: float) -> None:
         """Have one worker more, or one fewer: that one finishes what it runs and hands back the rest."""
         count = self._plan.workers + step
-        if self._phase is not Phase.RUNNING or not 1 <= count <= MAX_WORKERS:
+        if self._shutdown.phase is not Phase.RUNNING or not 1 <= count <= MAX_WORKERS:
             log.warning(
                 "the number of workers stays %d: it must be from 1 to %d", self._plan.workers, MAX_WORKERS
             )
@@ -351,10 +300,10 @@ class Supervisor:
             self._note_end(*end, now_s)
 
     def _note_end(self, child: Child, pid: int, status: int, now_s: float) -> None:
-        is_broker, running = child is self._broker.child, self._phase is Phase.RUNNING
+        is_broker, running = child is self._broker.child, self._shutdown.phase is Phase.RUNNING
         if is_broker and not self._broker.urls and running:
             raise CannotStart(f"the broker {ended(status)} before it was ready; see its output above")
-        wanted = self._broker_is_wanted if is_broker else running and not child.leaving
+        wanted = self._shutdown.wants_broker if is_broker else running and not child.leaving
         if wanted:
             child.plan_next(pid, status, now_s)
         elif status != 0 and -status not in child.signals:  # else that is how it was told to end
@@ -363,7 +312,7 @@ class Supervisor:
     # --- the broker's word ---
 
     def _hear_broker(self, now_s: float) -> None:
-        if self._phase is Phase.OVER:
+        if self._shutdown.phase is Phase.OVER:
             return
         first = not self._broker.urls
         if self._broker.hear(now_s):
@@ -372,9 +321,9 @@ class Supervisor:
             else:
                 self._broker.child.log.info("the broker is back (pid %d)", self._broker.child.pid)
         report = self._broker.report(now_s)
-        if report is not None and self._phase in (Phase.RUNNING, Phase.FINISHING):
+        if report is not None and self._shutdown.phase in (Phase.RUNNING, Phase.FINISHING):
             self._fleet.judge(report, now_s)
-            if self._phase is Phase.FINISHING and has_ended(report, self._told_s):
+            if self._shutdown.phase is Phase.FINISHING and self._shutdown.is_served(report):
                 self._drain(now_s)
         self._broker.ask(now_s, self._ask_every_s)
 
@@ -389,25 +338,26 @@ class Supervisor:
     # --- stop ---
 
     def _stop(self, now_s: float) -> None:
-        self._phase, self._told_s = Phase.FINISHING, now_s
+        self._shutdown.order(now_s)
         self._note(stopping=True)
         self._broker.drop_standby()
         if self._restart is not None:
             self._end_restart("the cluster is stopping", well=False)
 
     def _drain(self, now_s: float) -> None:
-        self._phase = Phase.DRAINING
+        self._shutdown.move(PhaseEvent.SERVED)
         self._fleet.dismiss_all(now_s)
 
     def _stop_further(self, now_s: float) -> None:
-        is_late = now_s >= self._told_s + self._plan.serve_on_s
-        if self._phase is Phase.FINISHING and (is_late or not self._broker.urls):
+        # A broker that has never been up has never had a request.
+        may_drain = self._shutdown.is_late(now_s) or not self._broker.urls
+        if self._shutdown.phase is Phase.FINISHING and may_drain:
             self._drain(now_s)
-        if self._phase is Phase.DRAINING and not self._fleet.workers:
-            self._phase = Phase.STOPPING
+        if self._shutdown.phase is Phase.DRAINING and not self._fleet.workers:
+            self._shutdown.move(PhaseEvent.WORKERS_GONE)
             self._broker.dismiss(now_s)
-        if self._phase is Phase.STOPPING and self._broker.child.process is None:
-            self._phase = Phase.OVER
+        if self._shutdown.phase is Phase.STOPPING and self._broker.child.process is None:
+            self._shutdown.move(PhaseEvent.BROKER_GONE)
 
     def _kill_all(self) -> None:
         children = [child for child in (*self._broker.children, *self._fleet.workers) if child.process]
@@ -427,8 +377,7 @@ class Supervisor:
             self._remove_embedded()
         if self._parent_fd >= 0:
             os.close(self._parent_fd)
-        self._wake_in.close()
-        self._wake_out.close()
+        self._signals.close()
 
     def _remove_embedded(self) -> None:
         """Remove the folder the parent made for us: it may have been killed, and nobody else knows of it."""

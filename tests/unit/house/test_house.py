@@ -69,7 +69,7 @@ CORES = {
         " broker_liveness look_up outcome_sink reconnect_delay retained_results owed_ports pieces"
         " connection_pool connection_state worker_upstreams protocols protocols.*"
     ),
-    "reqpool_ops": "reign",
+    "reqpool_ops": "reign shutdown",
 }
 """Modules that decide and do no I/O: sockets, threads, the time and random numbers are passed to them."""
 

@@ -1,4 +1,4 @@
-"""When what ran at an instant has ended, as the broker's report tells."""
+"""The phases of a stop, and when what ran at an instant has ended according to the broker's report."""
 
 from __future__ import annotations
 
@@ -7,13 +7,65 @@ from typing import Any
 import pytest
 
 from reqpool_contract.wire import Verb
-from reqpool_ops.fleet import has_ended
+from reqpool_ops.shutdown import TRANSITIONS, Phase, PhaseEvent, Shutdown, WrongPhase, has_ended
 from support.fake_peers import Desk
 from support.pinned import ask, opened
 
 
 def report(*oldest_s: Any, number: Any = 101_000) -> dict[str, Any]:
     return {"number": number, "workers": [{"oldest_s": age_s} for age_s in oldest_s]}
+
+
+ORDER = list(Phase)
+IN_TURN = [PhaseEvent.ORDERED, PhaseEvent.SERVED, PhaseEvent.WORKERS_GONE, PhaseEvent.BROKER_GONE]
+
+
+def after(moves: int) -> Shutdown:
+    """Return a shutdown that has come that far in order."""
+    shutdown = Shutdown(10.0)
+    for event in IN_TURN[:moves]:
+        shutdown.order(100.0) if event is PhaseEvent.ORDERED else shutdown.move(event)
+    return shutdown
+
+
+@pytest.mark.parametrize("event", PhaseEvent)
+@pytest.mark.parametrize("moves", range(len(ORDER)))
+def test_every_move_is_one_phase_on_or_to_the_end(moves: int, event: PhaseEvent) -> None:
+    shutdown = after(moves)
+    assert (shutdown.phase, shutdown.status) == (ORDER[moves], 0)
+    expected = None
+    if shutdown.phase is not Phase.OVER:
+        if event is PhaseEvent.CUT_SHORT:
+            expected = Phase.OVER
+        elif event is IN_TURN[moves]:
+            expected = ORDER[moves + 1]
+    assert TRANSITIONS.get((shutdown.phase, event)) is expected
+    if expected is None:
+        with pytest.raises(WrongPhase, match=shutdown.phase.value):
+            shutdown.move(event)
+        assert shutdown.phase is ORDER[moves]
+    else:
+        shutdown.move(event)
+        assert shutdown.phase is expected
+
+
+@pytest.mark.parametrize("moves", range(4))
+def test_a_stop_that_is_cut_short_says_so_by_its_status(moves: int) -> None:
+    shutdown = after(moves)
+    shutdown.cut_short()
+    assert (shutdown.phase, shutdown.status) == (Phase.OVER, 1)
+
+
+def test_a_broker_is_replaced_until_the_workers_have_gone() -> None:
+    assert [after(moves).wants_broker for moves in range(5)] == [True, True, True, False, False]
+
+
+def test_a_cluster_serves_on_for_its_span_after_the_order() -> None:
+    assert not after(0).is_late(1e9)
+    assert not after(1).is_late(109.9)
+    assert after(1).is_late(110.0)
+    assert after(1).is_served(report(0.9))
+    assert not after(1).is_served(report(1.1))
 
 
 @pytest.mark.parametrize(
