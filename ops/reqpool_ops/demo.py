@@ -26,8 +26,8 @@ from reqpool_contract.masking import without_password
 from . import health, status
 from .cli import DEFAULT_WORKERS
 from .cluster_spans import STOP_ENDS_S
+from .demo_upstreams.zone import HOSTS, ZONE
 from .report_values import counted, text
-from .upstreams.zone import HOSTS, ZONE
 
 WINDOW = 200
 """Requests in flight at a time."""
@@ -241,8 +241,8 @@ def progress(kind: str, count: int, total: int) -> None:
 
 @contextlib.contextmanager
 def upstream_process() -> Iterator[dict[str, dict[str, str]]]:
-    """Run the demo's upstreams; give what they say of themselves (:mod:`reqpool_ops.upstreams.__main__`)."""
-    command = [sys.executable, "-P", "-m", "reqpool_ops.upstreams", "--parent-pid", str(os.getpid())]
+    """Run the demo's upstreams; yield their report (:mod:`reqpool_ops.demo_upstreams.__main__`)."""
+    command = [sys.executable, "-P", "-m", "reqpool_ops.demo_upstreams", "--parent-pid", str(os.getpid())]
     with child(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

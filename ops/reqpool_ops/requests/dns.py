@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from .pool import add_options, pool
+from .command_pool import add_options, pool
 
 if TYPE_CHECKING:
     import reqpool

@@ -12,7 +12,7 @@ from reqpool_contract.masking import without_password
 
 from ..report_values import text as printable
 from . import secured
-from .pool import add_options, pool, show_bytes
+from .command_pool import add_options, pool, show_bytes
 
 if TYPE_CHECKING:
     import reqpool

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..report_values import text as printable
 from . import secured
-from .pool import add_options, pool
+from .command_pool import add_options, pool
 
 if TYPE_CHECKING:
     import reqpool

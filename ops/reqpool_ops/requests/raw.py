@@ -9,7 +9,7 @@ from typing import Any
 from reqpool_contract.errors import UsageError
 
 from ..report_values import text as printable
-from .pool import add_options, pool, show_bytes
+from .command_pool import add_options, pool, show_bytes
 
 ESCAPES = {rb"\n": b"\n", rb"\r": b"\r", rb"\t": b"\t", rb"\0": b"\0", rb"\\": b"\\"}
 ESCAPES_TEXT = r"\n, \r, \t, \0, \\, \xNN"

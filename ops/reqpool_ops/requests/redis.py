@@ -10,7 +10,7 @@ from typing import Any
 from reqpool_contract.errors import RedisError
 
 from . import secured
-from .pool import add_options, pool
+from .command_pool import add_options, pool
 
 ESCAPES = {
     ord(character): f"\\{letter}" for character, letter in zip('"\\\n\r\t\a\b', '"\\nrtab', strict=True)

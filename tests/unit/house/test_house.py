@@ -43,7 +43,7 @@ FILED_TWICE = {
 """Names of several modules, and why they stay."""
 
 FILED_TWICE_YET = {
-    2: "origin pool",
+    2: "origin",
 }
 """How many modules have one name, and which names."""
 

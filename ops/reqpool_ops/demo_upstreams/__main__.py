@@ -1,4 +1,4 @@
-"""``python -m reqpool_ops.upstreams --parent-pid N``: run the demo's upstreams.
+"""``python -m reqpool_ops.demo_upstreams --parent-pid N``: run the demo's upstreams.
 
 Prints one JSON line: ``targets``, what a request names to reach each, by kind; ``servers``, what serves it;
 ``reasons``, why a kind is not there. Goes when the parent goes, or with SIGTERM.
@@ -67,7 +67,7 @@ def stop(number: int, frame: object) -> None:
 
 def main() -> None:
     """Run the upstreams."""
-    options = argparse.ArgumentParser(prog="python -m reqpool_ops.upstreams")
+    options = argparse.ArgumentParser(prog="python -m reqpool_ops.demo_upstreams")
     options.add_argument("--parent-pid", type=int, required=True)
     parent_pid = options.parse_args().parent_pid
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the demo, which then ends us

@@ -14,12 +14,12 @@ from typing import Any
 import dnslib
 import pytest
 
-from reqpool_ops.upstreams import servers
+from reqpool_ops.demo_upstreams import servers
 from support.wait import wait_until
 
 BARE = """
 import sys
-from reqpool_ops.upstreams import __main__, servers
+from reqpool_ops.demo_upstreams import __main__, servers
 servers.PATH = ""
 sys.argv[1:] = ["--parent-pid", sys.argv[1]]
 __main__.main()
