@@ -54,6 +54,9 @@ class Admission:
             now_s: now; monotonic.
         """
         own_bytes = 0 if group.kept is not None else len(group.settings)
+        asked = None
+        if group.kept is None and own_bytes < wire.KEPT_FROM_BYTES:
+            asked = (group.kind, group.origins, group.settings)
         unusable = ""
         try:
             group = self._resolve_names(group)
@@ -71,6 +74,7 @@ class Admission:
             group.settings,
             group.pin,
             own_bytes,
+            asked,
         )
         seqs, payloads, sent = group.seqs, group.payloads, False
         resubmitted = group.flags & _RESUBMITTED

@@ -52,6 +52,7 @@ class ClientMessages:
         self._cancellations = cancellations
         self._status = status
         self._by_route = lifecycle.by_route
+        self._take_short = submissions.take_short
         self._on: dict[Verb, Callable[..., None]] = {
             Verb.SUBMIT: submissions.submit,
             Verb.HEARTBEAT: self._heartbeat,
@@ -63,6 +64,9 @@ class ClientMessages:
 
     def message(self, route: bytes, frames: list[bytes], now_s: float) -> None:
         """Take one message of the intake socket, its routing id split off."""
+        session = self._by_route.get(route)
+        if session is not None and len(frames) == 1 and self._take_short(session, frames[0], now_s):
+            return
         try:
             verb, values = wire.decode(frames[0] if frames else b"", wire.CLIENT_TO_BROKER, frames[1:])
             if verb is Verb.HELLO:
@@ -75,7 +79,6 @@ class ClientMessages:
             self._life.malformed["intake"] += 1
             self._life.reject(self._outbox.intake, route, Reject.MALFORMED, error.text)
             return
-        session = self._by_route.get(route)
         if session is None:
             if verb is not Verb.GOODBYE:
                 self._life.reject(self._outbox.intake, route, Reject.UNKNOWN, "unknown session: send HELLO")

@@ -48,6 +48,7 @@ class GrantTable:
     def reconfigure(self, config: Config) -> None:
         """Take a new configuration; what did not change stays, open connections above all."""
         self._origins.config = config
+        self._origins.ways.clear()
         for upstream in self._origins.upstreams.values():
             upstream.policy = config.policy_of(upstream.key)
             for origin in self._origins.at[upstream]:
@@ -131,6 +132,7 @@ class GrantTable:
 
     def _end_grant(self, worker: Worker, name: str) -> None:
         del worker.grants[name]
+        self._origins.ways.clear()
         upstream = self._origins.upstream(name)
         del upstream.grants[worker, name]
         for origin in self._origins.at[upstream]:

@@ -9,13 +9,15 @@ from reqpool_contract.wire import MAX_BATCH_REQUESTS, Flag
 from . import slot_allocation
 from .fair_queue import QueuedGroup
 from .grant_table import GrantTable
+from .lease_record import Lease
 from .lease_sender import LeaseSender
 from .origin import Origin
 from .outcomes import Outcomes
 from .overload_control import Refusal
 from .pins import Pins
 from .records import Records
-from .terms import Past, Terms
+from .terms import NEW, Asked, Past, Terms
+from .way import Way
 from .worker import Worker
 from .worker_state import WorkerState
 
@@ -238,6 +240,22 @@ class Leasing:
             self._sender.add_large(worker, lease, told, now_s)
         else:
             self._sender.add(worker, told)
+            if terms.asked is not None and terms.asked not in self._records.origins.ways:
+                self._learn(lease, terms.asked)
+
+    def _learn(self, lease: Lease, asked: Asked) -> None:
+        """Remember where a group was leased, if others like it may be leased there without queueing."""
+        origin, worker, terms = lease.origin, lease.worker, lease.terms
+        if origin is None or terms.pin is not None or len(terms.origins) > 1 or lease.past is not NEW:
+            return
+        origins = self._records.origins
+        if len(origin.owners(self._records.workers, origins.membership)) > 1:
+            return
+        kind = worker.kinds[origin.kind]
+        grant = worker.grants.get(origin.name) if kind.connections else None
+        if grant is not None or not kind.connections:
+            way = Way(origin, worker, grant, kind.depth, terms.origins, terms.settings, terms.own_bytes)
+            origins.learn(asked, way)
 
     def lease_pinned(self, group: QueuedGroup, now_s: float) -> None:
         """Lease requests to the worker that holds their connection, at once: they wait for nobody else's.
@@ -279,7 +297,8 @@ class Leasing:
                 origin.last_used_s = now_s
                 owners = origin.owners(self._records.workers, self._records.origins.membership)
                 able = sum(w.able and origin.kind in w.kinds for w in self._records.workers.values())
-                origin.adapt(able, owners)
+                if origin.adapt(able, owners):
+                    self._records.origins.ways.clear()
                 self._records.origins.ready[origin] = None
         for upstream in self._records.origins.upstreams.values():
             self._records.origins.take_turns(upstream)

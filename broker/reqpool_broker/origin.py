@@ -28,6 +28,7 @@ class Origin:
         pins: connections held for sessions, for each worker that has any.
         owner_count: how many workers share it.
         suspect_until_s: until when it is tried last.
+        is_forgotten: it has been unused for long, and the table knows it no longer.
         granted: some worker has connection slots for it.
         policy: how requests to it and connections there are treated.
         limit: what the upstream may have at a time, as last worked out.
@@ -49,6 +50,7 @@ class Origin:
         self.owner_count = 1
         self.suspect_until_s = 0.0
         self.granted = False
+        self.is_forgotten = False
         self.last_used_s = now_s
         self.done = 0
         self.failed = 0
@@ -76,10 +78,12 @@ class Origin:
             self._ranked_at = membership
         return self._ranking[: self.owner_count]
 
-    def adapt(self, available: int, owners: list[Worker]) -> None:
-        """Add or remove an owner, as their CPU asks for it."""
+    def adapt(self, available: int, owners: list[Worker]) -> bool:
+        """Add or remove an owner, as their CPU asks for it; returns whether there are more or fewer now."""
         shares = [worker.cpu_share() for worker in owners]
+        before = self.owner_count
         self.owner_count = slot_allocation.owner_count(self.owner_count, shares, max(1, available))
+        return self.owner_count != before
 
     @property
     def idle(self) -> bool:

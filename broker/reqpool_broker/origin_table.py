@@ -9,7 +9,9 @@ from reqpool_contract.origin_names import upstream_of
 from .config import EMPTY, Config
 from .fair_queue import QueuedGroup
 from .origin import Origin
+from .terms import Asked
 from .upstream import Upstream
+from .way import MAX_WAYS, Way
 
 IDLE_SPAN_S = 300.0
 """How long an unused origin's counters are kept."""
@@ -28,6 +30,9 @@ class OriginTable:
         upstreams: by key.
         at: origins that lead to each upstream and are known; a user, a database each.
         queued_at: those of them that something waits for, and perhaps some that nothing waits for any more.
+        idle: origins that had nothing to do when they were last looked at, the longest idle first.
+        is_crowded: there may be more of these than are kept.
+        ways: where groups are leased without queueing, by what their clients asked.
         membership: changes whenever a worker comes, goes or changes its state.
     """
 
@@ -40,7 +45,9 @@ class OriginTable:
         self.ready: dict[Origin, None] = {}
         self._all: dict[tuple[str, str], Origin] = {}
         self._queued: dict[Origin, None] = {}
-        self._idle: dict[Origin, None] = {}
+        self.idle: dict[Origin, None] = {}
+        self.is_crowded = False
+        self.ways: dict[Asked, Way] = {}
 
     def __iter__(self) -> Iterator[Origin]:
         return iter(self._all.values())
@@ -57,7 +64,10 @@ class OriginTable:
             origin.policy = self.config.policy_of(name)
             origin.granted = any(granted == name for _, granted in upstream.grants)
             self.at[upstream][origin] = None
-            self._idle[origin] = None
+            self.idle[origin] = None
+            if not self.is_crowded and len(self._all) > MAX_IDLE:
+                self.is_crowded = True
+                self.sweep()
         return origin
 
     def upstream(self, name: str) -> Upstream:
@@ -83,6 +93,12 @@ class OriginTable:
         """All origins of this name, whatever their kind. Slow."""
         return [origin for origin in self._all.values() if origin.name == name]
 
+    def learn(self, asked: Asked, way: Way) -> None:
+        """Remember where a group was leased."""
+        if len(self.ways) >= MAX_WAYS:
+            self.ways.clear()
+        self.ways[asked] = way
+
     def push(self, origin: Origin, group: QueuedGroup, *, front: bool) -> None:
         """Let a group wait for an origin."""
         origin.queue.push(group, front=front)
@@ -93,7 +109,7 @@ class OriginTable:
 
     def use(self, origin: Origin) -> None:
         """Note that an origin is idle no longer."""
-        self._idle.pop(origin, None)
+        self.idle.pop(origin, None)
 
     def queued(self) -> list[Origin]:
         """Those that something waits for."""
@@ -131,19 +147,27 @@ class OriginTable:
 
     def settle(self, origin: Origin) -> None:
         """Note that an origin may have become idle; the longest idle one over the bound is forgotten."""
-        if not origin.idle or origin in self._idle:
+        if not origin.idle or origin in self.idle:
             return
-        self._idle[origin] = None
-        if len(self._idle) > MAX_IDLE:
-            for oldest in self._idle:
+        self.idle[origin] = None
+        if len(self.idle) > MAX_IDLE:
+            for oldest in self.idle:
                 if not oldest.granted:
                     self._forget(oldest)
                     return
 
+    def sweep(self) -> None:
+        """Look which origins have become idle; while there are not too many, nothing else notes it."""
+        for origin in self._all.values():
+            if origin.idle:
+                self.idle.setdefault(origin)
+
     def forget_old(self, now_s: float) -> None:
         """Forget the counters of origins that have not been used for long, and the oldest over the bound."""
-        over = len(self._idle) - MAX_IDLE
-        for origin in list(self._idle):
+        self.sweep()
+        self.is_crowded = len(self._all) > MAX_IDLE // 2
+        over = len(self.idle) - MAX_IDLE
+        for origin in list(self.idle):
             if (over > 0 or now_s - origin.last_used_s > IDLE_SPAN_S) and not origin.granted:
                 over -= 1
                 self._forget(origin)
@@ -180,7 +204,8 @@ class OriginTable:
         }
 
     def _forget(self, origin: Origin) -> None:
-        del self._idle[origin]
+        origin.is_forgotten = True
+        del self.idle[origin]
         del self._all[origin.kind, origin.name]
         self.ready.pop(origin, None)
         self._queued.pop(origin, None)

@@ -64,6 +64,7 @@ class Records:
     def change_membership(self) -> None:
         """A worker came, went or changed its state: owners must be worked out again."""
         self.origins.membership += 1
+        self.origins.ways.clear()
         self.origins.wake()
 
     def count_failed(self, name: str, count: int) -> None:
@@ -92,6 +93,7 @@ class Records:
         terms.session.open.update(dict.fromkeys(requests, lease))
         self.leases[worker][lease] = None
         if origin is not None:
+            self.origins.idle.pop(origin, None)
             count = len(requests)
             origin.in_flight += count
             origin.upstream.in_flight += count
@@ -123,7 +125,7 @@ class Records:
                 origin.done += count
             if self.origins.queued_at[upstream]:
                 self.origins.wake_at(upstream)
-            if not origin.in_flight and not origin.queue.waiting:
+            if self.origins.is_crowded and not origin.in_flight and not origin.queue.waiting:
                 self.origins.settle(origin)
         if not lease.requests:
             del self.leases[worker][lease]
@@ -179,6 +181,26 @@ class Records:
                 last.origin.failed += failed
         self.done += fresh - failed
         return fresh, tuple(repeated), elsewhere
+
+    def finish_plain(self, worker: Worker, session: Session, seqs: tuple[int, ...], failed: int) -> None:
+        """As :meth:`finish`, for requests that are known to be leased to ``worker``, for the first time."""
+        leases: dict[int, Lease] = session.open  # type: ignore[assignment]  # all of these are
+        last, count = leases[seqs[0]], 0
+        for seq in seqs:
+            lease = leases.pop(seq)
+            if lease is not last:
+                self.release(last, count, worker)
+                last, count = lease, 0
+            del lease.requests[seq]
+            count += 1
+        self.release(last, count, worker)
+        if failed:
+            failed = min(failed, len(seqs))
+            self.count_failed("upstream", failed)
+            if last.origin is not None:
+                last.origin.failed += failed
+        session.done += len(seqs)
+        self.done += len(seqs) - failed
 
     def empty(self, lease: Lease) -> list[tuple[int, bytes]]:
         """Take everything out of a lease, which is over; returns seqs and payloads, which are still open."""

@@ -10,6 +10,7 @@ from .admission import Admission
 from .broker_session_state import KnownSince
 from .epoch import Epoch
 from .session import MAX_UNACKED_BATCHES, Session, group_bytes
+from .short_way import ShortSubmit
 
 _RESUBMITTED = int(Flag.RESUBMITTED)
 _OPENS = int(Flag.OPENS)
@@ -20,6 +21,9 @@ class Submissions:
 
     Args:
         life: shared by both sides of the broker.
+
+    Attributes:
+        take_short: takes a SUBMIT's frame by the short way; False if that is not possible.
     """
 
     def __init__(self, life: Epoch) -> None:
@@ -27,6 +31,7 @@ class Submissions:
         self._records = life.records
         self._outcomes = life.outcomes
         self._admission = Admission(life)
+        self.take_short = ShortSubmit(life, self._admission).take
         self._deferring: dict[Session, None] = {}
 
     def submit(

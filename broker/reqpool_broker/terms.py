@@ -13,6 +13,10 @@ _OPENS = int(Flag.OPENS)
 """As a plain int, like all flags on the request path: the operators of enum.IntFlag take microseconds."""
 
 
+Asked = tuple[str, tuple[str, ...], bytes]
+"""Kind, origins and settings as a client sent them."""
+
+
 class Terms:
     """What requests of one submitted group have in common; never changes.
 
@@ -25,12 +29,14 @@ class Terms:
         pin: number of the held connection they are for, or None.
         trace: trace context or None.
         settings: what the worker needs for a connection.
+        asked: what its client asked for, if others that ask for the same can be leased alike.
         own_bytes: size of the settings, if they came with these requests alone; 0 if they are kept, or stand
             in the configuration.
         deadline_s: broker-monotonic instant at which the requests end in any case.
     """
 
     __slots__ = (
+        "asked",
         "deadline_s",
         "flags",
         "kind",
@@ -55,6 +61,7 @@ class Terms:
         settings: bytes = b"",
         pin: int | None = None,
         own_bytes: int = 0,
+        asked: Asked | None = None,
     ) -> None:
         self.session = session
         self.kind = kind
@@ -65,6 +72,7 @@ class Terms:
         self.settings = settings
         self.pin = pin
         self.own_bytes = own_bytes
+        self.asked = asked
         self.deadline_s = deadline_s
 
     @property

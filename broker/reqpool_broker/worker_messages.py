@@ -12,6 +12,7 @@ from reqpool_contract.wire import Reject, Verb
 from .drains import Drains
 from .epoch import Epoch
 from .lease_reports import LeaseReports
+from .short_way import ShortResults
 from .worker import Worker
 from .worker_connections import WorkerConnections
 from .worker_departures import WorkerDepartures
@@ -51,6 +52,7 @@ class WorkerMessages:
         self._drains = drains
         self._by_route = connections.by_route
         self._large = life.sender.large
+        self._take_short = ShortResults(life).take
         self._on: dict[Verb, Callable[..., None]] = {
             Verb.HEARTBEAT: self._heartbeat,
             Verb.RETURN: reports.hand_back,
@@ -62,6 +64,9 @@ class WorkerMessages:
 
     def message(self, route: bytes, frames: list[bytes], now_s: float) -> None:
         """Take one message of the workers socket, its routing id split off."""
+        worker = self._by_route.get(route)
+        if worker is not None and len(frames) > 1 and self._take_short(worker, frames, now_s):
+            return
         try:
             verb, values = wire.decode(frames[0] if frames else b"", wire.WORKER_TO_BROKER)
             blobs = frames[1:]
@@ -83,7 +88,6 @@ class WorkerMessages:
         if verb is Verb.STOPPING:
             self._drains.stopping = True
             return
-        worker = self._by_route.get(route)
         if worker is None or worker.route != route:
             if verb is not Verb.GOODBYE:
                 self._connections.reject(route, Reject.UNKNOWN, "unknown worker: send HELLO")

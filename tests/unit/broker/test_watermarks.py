@@ -280,6 +280,7 @@ def test_large_results_are_undelivered_from_the_first_word_of_their_receipt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("reqpool_broker.lease_reports.CONFIRM_BYTES", 1)
+    monkeypatch.setattr("reqpool_broker.short_way.CONFIRM_BYTES", 1)
     _, _, holder, _ = one_leased()
     holder.answer(1)
     assert holder.unreceived == {}
