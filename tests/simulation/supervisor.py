@@ -17,9 +17,10 @@ from reqpool_contract.wire import Verb
 from reqpool_ops.broker_process import STAND_BY_AFTER_S, STAND_BY_AGAIN_S
 from reqpool_ops.children import Backoff, Child
 from reqpool_ops.cluster_spans import BROKER_ENDS_S, SERVE_ON_S, WORKER_ENDS_S
-from reqpool_ops.fleet import Fleet, has_ended
+from reqpool_ops.fleet import Fleet
 from reqpool_ops.reign import Reign
 from reqpool_ops.rolling import RestartFailed, Steps, replace_all
+from reqpool_ops.shutdown import has_ended
 
 from .broker import BrokerProcess
 from .network import Dealer
