@@ -92,6 +92,11 @@ class ClientMessages:
             if len(frames) > 1:
                 self._heartbeats.awaiting_confirmation[session] = None
 
+    def begin_second(self) -> None:
+        """Count messages anew, once a second."""
+        for session in self._life.sessions.values():
+            session.messages = 0
+
     def _report(self, now_s: float, query: dict[str, Any]) -> bytes:
         number = checks.optional_uint(query.get("number"))
         report = self._status.make(now_s)

@@ -1,42 +1,40 @@
-"""What is past its deadline: the broker's one place for it. No I/O, no clock."""
+"""What ends by time: the broker's one place for it. No I/O, no clock."""
 
 from __future__ import annotations
 
 from reqpool_contract.errors import Code
 from reqpool_contract.grace import LEASE_GRACE_S
 
-from .lease_sender import LeaseSender
-from .leasing import Leasing
+from .broker_session_state import BrokerSessionState
+from .epoch import WORKER_FORGET_S, Epoch
 from .origin import Origin
-from .outcomes import Outcomes
-from .pins import Pins
-from .records import Records
 from .session import Session
+from .session_lifecycle import SessionLifecycle
+from .worker_departures import WorkerDepartures
 from .worker_state import WorkerState
 
 
 class Deadlines:
-    """Ends requests whose time is up, wherever they are.
+    """Ends requests whose time is up, silent peers, and what nobody has used for long.
 
     Args:
-        records: where requests are.
-        sender: tells workers.
-        outcomes: ends requests.
-        pins: which connections are held for whom.
-        leasing: tries other origins.
+        life: shared by both sides of the broker.
+        lifecycle: ends sessions.
+        departures: gives up on workers.
     """
 
-    def __init__(
-        self, records: Records, sender: LeaseSender, outcomes: Outcomes, pins: Pins, leasing: Leasing
-    ) -> None:
-        self._records = records
-        self._sender = sender
-        self._outcomes = outcomes
-        self._pins = pins
-        self._leasing = leasing
+    def __init__(self, life: Epoch, lifecycle: SessionLifecycle, departures: WorkerDepartures) -> None:
+        self._life = life
+        self._records = life.records
+        self._sender = life.sender
+        self._outcomes = life.outcomes
+        self._pins = life.pins
+        self._leasing = life.leasing
+        self._lifecycle = lifecycle
+        self._departures = departures
 
-    def expire(self, now_s: float) -> None:
-        """End what is past its deadline. Call it several times a second."""
+    def expire_requests(self, now_s: float) -> None:
+        """End requests that are past their deadline. Call it several times a second."""
         records = self._records
         for origin in records.origins.queued():
             if origin.queue.next_due_s <= now_s:
@@ -116,3 +114,29 @@ class Deadlines:
                     self._outcomes.end_leased(lease, pairs, Code.TIMEOUT, text, phase="read")
                 self._pins.end_opening(lease.terms)
         records.next_lease_due_s = next_due_s
+
+    def give_up_on_workers(self, now_s: float) -> None:
+        """Give up on workers that are silent. Call it with each heartbeat."""
+        for worker in list(self._records.workers.values()):
+            silent_s = now_s - worker.heartbeats.heard_s
+            if silent_s > WORKER_FORGET_S:
+                self._departures.forget(worker, now_s, orderly=False)
+            elif silent_s > self._life.liveness_s and worker.state is not WorkerState.SUSPECT:
+                self._departures.suspect(worker, now_s)
+
+    def expire_sessions(self, now_s: float) -> None:
+        """End sessions that were silent for too long, and forget those of which nothing runs any more. Call
+        it every second."""
+        sessions = self._records.sessions
+        for session in list(sessions.values()):
+            if session.state is BrokerSessionState.ENDED:
+                if not session.open:
+                    sessions.pop(session.id, None)
+            elif now_s - session.last_heard_s > self._life.expiry_s:
+                self._lifecycle.expire(session)
+
+    def release_idle(self, now_s: float) -> None:
+        """Ask for connections back that nobody uses, and forget origins that nobody uses. Call it every
+        second."""
+        self._life.grants.take_back(now_s)
+        self._records.origins.forget_old(now_s)

@@ -290,7 +290,7 @@ class Leasing:
                 self._pins.adopt(worker, terms.session, terms.pin, terms.kind, origin.name)
 
     def adapt(self, now_s: float) -> None:
-        """Once a second: owners follow the load, idle grants are asked back, idle origins forgotten."""
+        """Once a second: owners follow the load, and origins take turns where connections are scarce."""
         for origin in self._records.origins:
             origin.measure(now_s)
             if not origin.idle:
@@ -302,5 +302,3 @@ class Leasing:
                 self._records.origins.ready[origin] = None
         for upstream in self._records.origins.upstreams.values():
             self._records.origins.take_turns(upstream)
-        self._grants.take_back(now_s)
-        self._records.origins.forget_old(now_s)

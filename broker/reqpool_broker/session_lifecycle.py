@@ -200,13 +200,3 @@ class SessionLifecycle:
         while len(self._tombstones) > MAX_TOMBSTONES:
             self._tombstones.popitem(last=False)
         self.end(session, BrokerSessionEvent.EXPIRED)
-
-    def watch(self, now_s: float) -> None:
-        """Forget who was silent for too long; a second has passed, and messages are counted anew."""
-        for session in list(self._sessions.values()):
-            session.messages = 0
-            if session.state is BrokerSessionState.ENDED:
-                if not session.open:
-                    self._sessions.pop(session.id, None)
-            elif now_s - session.last_heard_s > self._life.expiry_s:
-                self.expire(session)

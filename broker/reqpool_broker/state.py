@@ -78,7 +78,6 @@ class Broker:
         self.grants = life.grants
         self.leasing = life.leasing
         self.sender = life.sender
-        self._deadlines = Deadlines(life.records, life.sender, life.outcomes, life.pins, life.leasing)
         self.sessions = life.sessions
         self.malformed = life.malformed
         self.liveness_s = life.liveness_s
@@ -93,6 +92,7 @@ class Broker:
         )
         self.connections = connections = WorkerConnections(life)
         self._departures = WorkerDepartures(life, connections, self._submissions)
+        self._deadlines = Deadlines(life, self.lifecycle, self._departures)
         self._drains = Drains(life, connections, self.heartbeats)
         self.worker_messages = WorkerMessages(
             life,
@@ -133,20 +133,23 @@ class Broker:
 
     def tick(self, now_s: float) -> None:
         """Do what time asks for; call it about every 50 ms."""
-        self._deadlines.expire(now_s)
+        self._deadlines.expire_requests(now_s)
         self._life.settle(now_s)
         self._submissions.release_deferred(now_s)
         if now_s >= self._next_heartbeat_s:
             self._next_heartbeat_s = now_s + self._life.heartbeat_ms / 1000
             self.connections.beat_all(now_s)
-            self._departures.watch(now_s)
+            self._departures.warn_of_strangers(now_s)
+            self._deadlines.give_up_on_workers(now_s)
         else:
             self._drains.hasten(now_s)
         if now_s >= self._next_second_s:
             self._next_second_s = now_s + 1.0
             self.status.measure_rates(now_s)
             self.leasing.adapt(now_s)
-            self.lifecycle.watch(now_s)
+            self._deadlines.release_idle(now_s)
+            self.client_messages.begin_second()
+            self._deadlines.expire_sessions(now_s)
         self.flush(now_s)
 
     def check(self) -> None:

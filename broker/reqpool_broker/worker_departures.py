@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from .epoch import WORKER_FORGET_S, Epoch
+from .epoch import Epoch
 from .submissions import Submissions
 from .worker import Worker
 from .worker_connections import WorkerConnections
@@ -64,9 +64,16 @@ class WorkerDepartures:
         self._life.retries.abandon(worker, now_s, dead=True, orderly=orderly)
         self._records.remove_worker(worker)
 
-    def watch(self, now_s: float) -> None:
-        """Give up on who is silent."""
-        for worker in list(self._records.workers.values()):
+    def suspect(self, worker: Worker, now_s: float) -> None:
+        """Note that a worker is silent: it is leased nothing, and keeps what it has until it is gone."""
+        self._connections.disconnect(worker)
+        worker.move(WorkerEvent.SILENT)
+        self._records.change_membership()
+        self._life.retries.abandon(worker, now_s, dead=False)
+
+    def warn_of_strangers(self, now_s: float) -> None:
+        """Log which workers the supervisor has not announced, each once."""
+        for worker in self._records.workers.values():
             connected_s = now_s - worker.heartbeats.since_s
             if worker.state is WorkerState.STRANGER and not worker.warned and connected_s > STRANGER_SPAN_S:
                 worker.warned = True
@@ -75,11 +82,3 @@ class WorkerDepartures:
                     worker.name,
                     worker.pid,
                 )
-            silent_s = now_s - worker.heartbeats.heard_s
-            if silent_s > WORKER_FORGET_S:
-                self.forget(worker, now_s, orderly=False)
-            elif silent_s > self._life.liveness_s and worker.state is not WorkerState.SUSPECT:
-                self._connections.disconnect(worker)
-                worker.move(WorkerEvent.SILENT)
-                self._records.change_membership()
-                self._life.retries.abandon(worker, now_s, dead=False)
