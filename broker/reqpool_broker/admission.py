@@ -173,7 +173,7 @@ class Admission:
                 "(max_messages_per_s)"
             )
         pending = session.pending + count
-        queued_bytes = session.queued_bytes + session.held_bytes + size_bytes
+        queued_bytes = session.queued_bytes + session.deferred.size_bytes + size_bytes
         if pending > limits.max_pending:
             return f"the broker holds at most {limits.max_pending} requests of a client (max_pending)"
         if queued_bytes > limits.max_queued_bytes:
@@ -185,7 +185,7 @@ class Admission:
             return f"the broker holds at most {MAX_ALL_PENDING} requests of all clients"
         if (
             queued_bytes > limits.max_queued_bytes // 10
-            and sum(s.queued_bytes + s.held_bytes for s in self._records.sessions.values())
+            and sum(s.queued_bytes + s.deferred.size_bytes for s in self._records.sessions.values())
             > MAX_ALL_QUEUED_BYTES
         ):
             return f"the broker queues at most {MAX_ALL_QUEUED_BYTES} bytes of all clients"

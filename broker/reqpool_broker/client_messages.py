@@ -115,7 +115,7 @@ class ClientMessages:
 
     def _cancel(self, session: Session, seqs: tuple[int, ...], now_s: float) -> None:
         self._cancellations.drop(session, seqs)
-        session.drop_held(seqs)
+        session.deferred.drop(seqs)
 
     def _unpin(self, session: Session, pin: int, now_s: float) -> None:
         released = self._life.pins.unpin(session, pin, tell=True)

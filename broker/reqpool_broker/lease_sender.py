@@ -102,12 +102,12 @@ class LeaseSender:
         """
         ahead = (ahead_bytes,) if ahead_bytes else ()  # else it takes no room
         outbox, seen = self._outbox, worker.heartbeat_seen
-        for batch in batches(groups, worker.keeping):
-            for fresh in worker.keeping.take_fresh():
+        for batch in batches(groups, worker.cached):
+            for fresh in worker.cached.take_fresh():
                 outbox.append([route, wire.encode(Verb.KEEP, self._epoch, seen, *fresh)])
             parted, payloads = wire.set_apart(batch, _PAYLOADS_AT) if apart else (batch, [])
             outbox.append([route, wire.encode(Verb.LEASE, self._epoch, seen, parted, *ahead), *payloads])
-        worker.keeping.end_turn()
+        worker.cached.end_turn()
 
     def _send_large(self, now_s: float) -> bool:
         """Send what there is room for of the large groups that wait; returns as :meth:`send` does."""

@@ -56,7 +56,7 @@ class Outcomes:
         if session.state is _ENDED:
             return
         keepers = ((worker, worker.part_published()),) if worker is not None else ()
-        batch = session.keep(blob, seqs, keepers, attempts)
+        batch = session.retain(blob, seqs, keepers, attempts)
         if session.state is _OPEN:
             self._outbox.append(session.frames(batch, self._epoch))
 

@@ -26,17 +26,17 @@ class Outgoing:
         self.workers: list[list[bytes]] = []
 
 
-def batches(groups: list[wire.LeaseGroup], keeping: SettingsSender) -> Iterable[list[wire.LeaseGroup]]:
+def batches(groups: list[wire.LeaseGroup], cached: SettingsSender) -> Iterable[list[wire.LeaseGroup]]:
     """Split lease groups into messages of about MAX_BATCH_BYTES.
 
     Args:
         groups: with their settings.
-        keeping: which of those the worker keeps; what is to be sent before a message gathers there.
+        cached: which of those the worker has cached; what is to be sent before a message gathers there.
     """
     batch: list[wire.LeaseGroup] = []
     size_bytes = 0
     for group in groups:
-        if group.settings and (kept := keeping.place(group.settings)) is not None:
+        if group.settings and (kept := cached.place(group.settings)) is not None:
             group = group._replace(settings=b"", kept=kept)
         group_bytes = (
             sum(map(len, group.payloads))

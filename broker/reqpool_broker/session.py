@@ -13,6 +13,7 @@ from reqpool_contract.wire import Verb
 
 from .broker_session_state import TRANSITIONS, BrokerSessionEvent, BrokerSessionState, KnownSince
 from .client_limits import ClientLimits
+from .deferred import DeferredGroups
 from .place import Place
 from .worker import Worker
 
@@ -32,7 +33,7 @@ class ResultBatch(NamedTuple):
         number: its place in the session, from 1.
         blob: the results, encoded.
         seqs: whose they are.
-        keepers: workers that keep an outcome of them until it is acknowledged, each with the number of the
+        keepers: workers that retain an outcome of them until it is acknowledged, each with the number of the
             RESULTS that it came in. Not always the one that is published: see :meth:`Session.attach`.
         attempts: (seq, attempts) of those that took more than one.
     """
@@ -54,19 +55,18 @@ class Session:
         place: number of the results socket it is published on; None before its first HELLO and after its end.
         state: changed by :meth:`move` alone.
         submitted: number of the last SUBMIT processed.
-        unacked: result batches kept until acknowledged.
+        unacked: result batches that are retained until acknowledged.
         queued_bytes: payload bytes waiting in queues, or for room on the way to a worker.
         generation: which numbering of result batches this is: a client that has not heard that another began
             acknowledges what it never got.
-        held: groups submitted again after a broker's restart, until the old workers have reported.
-        doubtful: seqs that a worker of the broker's earlier life reported as held and then lost, perhaps
+        deferred: submissions that wait for reports of earlier workers.
+        doubtful: seqs that a worker of the broker's earlier life reported as running and then lost, perhaps
             after it had sent them upstream.
         known_since: whether what it submits again, and is not known, may have been leased.
         never_ran: ranges of seqs that were dropped from the queue when the session expired.
         let_go: numbers of pins its client let go of when they were not known here: an earlier life's,
             perhaps, of which a worker is still to report (a dict used as an ordered set).
-        held_bytes: payloads in ``held``.
-        kept: settings that came with KEEP, for its groups to name.
+        cached: settings that came with KEEP, for its groups to name.
         messages: those that came in this second.
         refused: requests refused because it was at a limit.
         debt_bytes: by how much its last turn in a queue exceeded its share, less what it has let pass since.
@@ -91,12 +91,11 @@ class Session:
         self.unacked: deque[ResultBatch] = deque()
         self.unacked_bytes = 0
         self.queued_bytes = 0
-        self.held: list[tuple[wire.SubmitGroup, float]] = []
+        self.deferred = DeferredGroups()
         self.doubtful: set[int] = set()
         self.never_ran: list[tuple[int, int]] = []
         self.let_go: dict[int, None] = {}
-        self.held_bytes = 0
-        self.kept = SettingsReceiver(wire.SESSION_KEEPS)
+        self.cached = SettingsReceiver(wire.SESSION_KEEPS)
         self.messages = 0
         self.refused = 0
         self.debt_bytes = 0
@@ -113,7 +112,7 @@ class Session:
             self.known_since = KnownSince.LATER
         self.move(BrokerSessionEvent.HELLO)
         self.route = route
-        self.kept.clear()
+        self.cached.clear()
         self.last_heard_s = now_s
         self.submitted = self.heartbeat_seen = self.heartbeats_sent = 0
         if not resumed:
@@ -126,8 +125,8 @@ class Session:
         """Note that the client is gone."""
         self.move(why)
         self.route = None
-        self.kept.clear()
-        self.take_held()
+        self.cached.clear()
+        self.deferred.take()
         self.never_ran = []
 
     def never_run(self, seq: int) -> bool:
@@ -139,7 +138,7 @@ class Session:
         """What is pending and a worker has or may have had; the rest waits here and never was with one, if it
         must not be repeated."""
         leased = {seq for seq, place in self.open.items() if place.worker is not None}
-        return leased.union(self.doubtful, *(group.seqs for group, _ in self.held))
+        return leased.union(self.doubtful, self.deferred.seqs)
 
     def is_silent(self, now_s: float, liveness_s: float) -> bool:
         """Has its client been frozen, killed or cut off, as far as can be told by its silence?"""
@@ -147,29 +146,9 @@ class Session:
 
     @property
     def pending(self) -> int:
-        """Requests held for it in all."""
+        """Requests of it that have not ended."""
         count = len(self.open)
-        return count + sum(len(group.seqs) for group, _ in self.held) if self.held else count
-
-    def hold(self, group: wire.SubmitGroup, deadline_s: float) -> None:
-        """Keep a group back until the old workers have reported."""
-        self.held.append((group, deadline_s))
-        self.held_bytes += group_bytes(group)
-
-    def take_held(self) -> list[tuple[wire.SubmitGroup, float]]:
-        """Return what was held back, which it is no longer."""
-        held, self.held = self.held, []
-        self.held_bytes = 0
-        return held
-
-    def drop_held(self, seqs: Iterable[int]) -> None:
-        """These have ended while they were held back."""
-        if self.held:
-            gone = set(seqs)
-            for group, deadline_s in self.take_held():
-                kept = _without(group, gone)
-                if kept.seqs:
-                    self.hold(kept, deadline_s)
+        return count + len(self.deferred.seqs) if self.deferred.groups else count
 
     def note_let_go(self, number: int, most: int) -> None:
         """Remember of a pin that is not known here that its client has let go of it, of the last ``most``."""
@@ -182,14 +161,14 @@ class Session:
         """May more be leased for it? A client that does not acknowledge throttles itself only."""
         return len(self.unacked) < ROOM_BATCHES and self.unacked_bytes < ROOM_BYTES
 
-    def keep(
+    def retain(
         self,
         blob: bytes,
         seqs: tuple[int, ...],
         keepers: tuple[tuple[Worker, int], ...] = (),
         attempts: tuple[tuple[int, int], ...] = (),
     ) -> ResultBatch:
-        """Number a result batch and keep it until it is acknowledged."""
+        """Number a result batch and retain it until it is acknowledged."""
         self.published += 1
         batch = ResultBatch(self.published, blob, seqs, keepers, attempts)
         self.unacked.append(batch)
@@ -235,9 +214,9 @@ class Session:
         return fresh
 
     def superseded(self, seqs: set[int], worker: Worker) -> set[int]:
-        """Which of these, held by a worker that was away, have ended or run again elsewhere meanwhile?
+        """Which of these, running at a worker that was away, have ended or run again elsewhere meanwhile?
 
-        What must not be repeated never runs elsewhere while a worker may hold it.
+        What must not be repeated never runs elsewhere while a worker may have it.
         """
         ended = {seq for batch in self.unacked for seq in batch.seqs if seq in seqs}
         gone = ended.difference(self.open)
@@ -249,7 +228,7 @@ class Session:
 
     def report(self, now_s: float, limits: ClientLimits) -> dict[str, Any]:
         """What ``status`` shows; the parts of its limits that it has taken are in percent."""
-        queued_bytes = self.queued_bytes + self.held_bytes
+        queued_bytes = self.queued_bytes + self.deferred.size_bytes
         return {
             "id": wire.shown_id(self.id),
             "name": self.name,
@@ -264,13 +243,3 @@ class Session:
             "age_s": round(now_s - self.created_s, 3),
             "silent_s": round(now_s - self.last_heard_s, 3),
         }
-
-
-def group_bytes(group: wire.SubmitGroup) -> int:
-    """What a group takes; settings that are kept are there once for all."""
-    return sum(map(len, group.payloads)) + (len(group.settings) if group.kept is None else 0)
-
-
-def _without(group: wire.SubmitGroup, gone: set[int]) -> wire.SubmitGroup:
-    pairs = [pair for pair in zip(group.seqs, group.payloads, strict=True) if pair[0] not in gone]
-    return group._replace(seqs=tuple(s for s, _ in pairs), payloads=tuple(p for _, p in pairs))

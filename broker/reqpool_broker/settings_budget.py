@@ -34,10 +34,10 @@ class SettingsBudget:
         """Take a KEEP; REJECT if it cannot be cached."""
         code, text = Reject.OVERLOADED, "no room for the settings of another session"
         if self._cached_bytes + len(settings) <= MAX_ALL_CACHED_BYTES:
-            before = session.kept.size_bytes
+            before = session.cached.size_bytes
             try:
-                session.kept.keep(number, settings)
-                self._cached_bytes += session.kept.size_bytes - before
+                session.cached.keep(number, settings)
+                self._cached_bytes += session.cached.size_bytes - before
                 return
             except ProtocolError as error:
                 self._life.malformed["intake"] += 1
@@ -47,5 +47,5 @@ class SettingsBudget:
 
     def drop(self, session: Session) -> None:
         """Forget what a connection has cached, which begins anew or ends."""
-        self._cached_bytes -= session.kept.size_bytes
-        session.kept.clear()
+        self._cached_bytes -= session.cached.size_bytes
+        session.cached.clear()

@@ -57,7 +57,7 @@ class ShortSubmit:
         limits, open_, unacked = origins.config.clients, session.open, session.unacked
         if (
             number != session.submitted + 1
-            or session.held
+            or session.deferred.groups
             or session.messages >= limits.max_messages_per_s
             or LIMIT_SHARE * (len(open_) + wire.MAX_BATCH_REQUESTS) > limits.max_pending
             or LIMIT_SHARE * (session.queued_bytes + len(frame)) > limits.max_queued_bytes

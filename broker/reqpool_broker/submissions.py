@@ -8,8 +8,9 @@ from reqpool_contract.wire import Flag, Reject
 
 from .admission import Admission
 from .broker_session_state import KnownSince
+from .deferred import group_bytes
 from .epoch import Epoch
-from .session import MAX_UNACKED_BATCHES, Session, group_bytes
+from .session import MAX_UNACKED_BATCHES, Session
 from .short_way import ShortSubmit
 
 _RESUBMITTED = int(Flag.RESUBMITTED)
@@ -62,7 +63,7 @@ class Submissions:
                 continue
             if group.kept is not None:
                 try:
-                    group = group._replace(settings=session.kept.find(group.kept))
+                    group = group._replace(settings=session.cached.find(group.kept))
                 except ProtocolError as error:
                     resubmitted = bool(group.flags & _RESUBMITTED)
                     bad.append(wire.BadGroup(b"", group.seqs, resubmitted, error.text))
@@ -71,7 +72,7 @@ class Submissions:
             if (
                 group.flags & _RESUBMITTED or (group.pin is not None and not group.flags & _OPENS)
             ) and self._must_defer(session, group, now_s):
-                session.hold(group, deadline_s)
+                session.deferred.add(group, deadline_s)
                 self._deferring[session] = None
             else:
                 admit(session, group, deadline_s, now_s)
@@ -85,7 +86,7 @@ class Submissions:
             for worker, worker_number in batch.keepers:
                 worker.part_delivered(worker_number)
             # From here on nothing else would know that they have ended.
-            session.drop_held(batch.seqs)
+            session.deferred.drop(batch.seqs)
         if throttled and session.has_room:
             self._records.origins.wake()
 
@@ -102,7 +103,7 @@ class Submissions:
         if self._deferring and not self._life.must_hold(now_s):
             deferring, self._deferring = self._deferring, {}
             for session in deferring:
-                for group, deadline_s in session.take_held():
+                for group, deadline_s in session.deferred.take():
                     self._admission.admit(session, group, deadline_s, now_s)
 
     def _reject(self, session: Session, code: Reject, text: str) -> None:

@@ -53,7 +53,7 @@ class Worker:
             acknowledged by their clients.
         sample: the psutil figures of its last heartbeat.
         unconfirmed_bytes: results received since the last heartbeat to it.
-        keeping: which settings it keeps for this connection.
+        cached: which settings it has cached for this connection.
         max_settings_bytes: the largest it takes.
         warned: the log says that it is a stranger.
         excused: it drains, and need not wait for what it has left: all clients that have not acknowledged
@@ -83,7 +83,7 @@ class Worker:
         self.excused = False
         self.told_of: tuple[int, list[int], bool] = (0, [], False)
         self.unconfirmed_bytes = 0
-        self.keeping = SettingsSender()
+        self.cached = SettingsSender()
         self.max_settings_bytes = wire.MAX_SETTINGS_BYTES
 
     def move(self, event: WorkerEvent) -> None:
@@ -113,7 +113,7 @@ class Worker:
         ``strange``: the supervisor has not announced it; ``epoch`` and ``liveness_s``: see
         :class:`~reqpool_contract.freshness.HeartbeatLog`; the others are attributes.
         """
-        self.keeping = SettingsSender(keeps or 0)
+        self.cached = SettingsSender(keeps or 0)
         self.max_settings_bytes = wire.UNTOLD_SETTINGS_BYTES if keeps is None else wire.MAX_SETTINGS_BYTES
         self.route = route
         self.name = name

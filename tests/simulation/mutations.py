@@ -11,6 +11,7 @@ from reqpool import resubmission, session_protocol
 from reqpool.resubmission import Resubmission
 from reqpool.session_actions import Opened
 from reqpool_broker.broker_session_state import KnownSince
+from reqpool_broker.deferred import DeferredGroups
 from reqpool_broker.epoch import Epoch
 from reqpool_broker.grant_table import GrantTable
 from reqpool_broker.recovery import Recovery
@@ -106,7 +107,7 @@ def _await_nobody_after_a_second_hello(patch: pytest.MonkeyPatch) -> None:
 
 
 def _hold_what_is_acknowledged(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Session, "drop_held", lambda self, seqs: None)
+    patch.setattr(DeferredGroups, "drop", lambda self, seqs: None)
 
 
 def _call_delivered_what_was_resent(patch: pytest.MonkeyPatch) -> None:

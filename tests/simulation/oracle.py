@@ -380,7 +380,7 @@ class Oracle:
             kept = {
                 "open": session.open,
                 "unacked": session.unacked,
-                "held": session.held,
+                "held": session.deferred.groups,
                 "pins": broker.records.pins_of(session),
             }
             for name, table in kept.items():
