@@ -28,7 +28,7 @@ import zmq
 from reqpool_contract import wire, zmq_sockets
 from reqpool_contract.errors import UsageError
 
-from .state import Broker
+from .broker import Broker
 
 MESSAGES_PER_TURN = 64
 """Subscriptions read from one socket before the next gets its turn."""

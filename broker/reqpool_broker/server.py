@@ -26,13 +26,13 @@ import zmq
 from reqpool_contract import wire, zmq_sockets
 from reqpool_contract.errors import UsageError
 
+from .broker import Broker
 from .broker_spans import GOODBYE_LINGER_S, LAST_WORDS_S, TICK_S
 from .config import EMPTY, Config
 from .connection_gate import HANDSHAKE_MS, ConnectionGate, file_limit
 from .freeze_detector import FreezeDetector
 from .publisher import READ_S, Publisher, endpoint, last_part
 from .recovery import REIGN_BYTES, LiveWorkers
-from .state import Broker
 
 MESSAGES_PER_TURN = 64
 """Messages read from one socket before the others get their turn; in time it is :data:`.publisher.READ_S`."""
@@ -54,7 +54,7 @@ log = logging.getLogger("reqpool")
 
 
 class BrokerServer:
-    """Bound sockets around one :class:`~.state.Broker`.
+    """Bound sockets around one :class:`~.broker.Broker`.
 
     Args:
         intake: URL to bind for clients, ``tcp://host:port`` or ``ipc://path``. Port 0 takes a free one.
@@ -64,7 +64,7 @@ class BrokerServer:
         advertise: what WELCOME says of the results socket, where it is not what the clients can derive; then
             there is only one.
         predecessors: what the supervisor knows; None: there is none.
-        config: see :class:`~.state.Broker`.
+        config: see :class:`~.broker.Broker`.
 
     Raises:
         UsageError: if a URL cannot be bound; names it and why.

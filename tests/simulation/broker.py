@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from reqpool_broker.broker import Broker
 from reqpool_broker.client_limits import ClientLimits
 from reqpool_broker.config import Config
 from reqpool_broker.recovery import LiveWorkers
-from reqpool_broker.state import Broker
 
 from .network import Server
 from .process import Process

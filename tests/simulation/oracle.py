@@ -16,7 +16,7 @@ from .upstream import Attempt
 from .wrong import Broken, Wrong
 
 if TYPE_CHECKING:
-    from reqpool_broker.state import Broker
+    from reqpool_broker.broker import Broker
 
     from .client import ClientProcess
     from .process import Process

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from reqpool.kinds import Kind, Route
-from reqpool_broker.state import Broker
+from reqpool_broker.broker import Broker
 from reqpool_ops.children import NEVER_BEGAN
 
 from .broker import BrokerProcess

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from reqpool_broker.broker import Broker
 from reqpool_broker.config import EMPTY, Config
-from reqpool_broker.state import Broker
 from reqpool_contract import wire
 from reqpool_contract.wire import FailedAttempts, Flag, LeaseGroup, SubmitGroup, Verb
 from reqpool_workers.pieces import Pieces

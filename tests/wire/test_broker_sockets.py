@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import zmq
 
+from reqpool_broker.broker import Broker
 from reqpool_broker.process import ServerProcess
 from reqpool_broker.server import BrokerServer
-from reqpool_broker.state import Broker
 from reqpool_contract import wire
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, Reject, SubmitGroup, Verb

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reqpool_broker.state import Broker
+from reqpool_broker.broker import Broker
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag
 from support.fake_peers import REIGN, Desk, FakeClient, FakeWorker

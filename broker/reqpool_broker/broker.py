@@ -1,8 +1,8 @@
 """The broker without its sockets: messages and time in, messages to send out. No I/O, no clock.
 
-:class:`~.client_messages.ClientMessages` and :class:`~.worker_messages.WorkerMessages` read messages,
-each of its own peers. They share one :class:`~.epoch.Epoch`: its :class:`~.records.Records` know
-where requests are, a :class:`~.session.Session` and a :class:`~.worker.Worker` are what is known of a peer.
+:class:`~.client_messages.ClientMessages` and :class:`~.worker_messages.WorkerMessages` read messages, each of
+its own peers. They share one :class:`~.epoch.Epoch`: its :class:`~.records.Records` know where requests are.
+A :class:`~.session.Session` and a :class:`~.worker.Worker` are what is known of a peer.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .worker_messages import WorkerMessages
 
 
 class Broker:
-    """The broker's state. One thread calls it.
+    """Decides everything that the broker does. One thread calls it.
 
     Args:
         results: what WELCOME says of the first results socket.
         now_s: monotonic seconds, as in all methods.
-        epoch: number of this life, above 0, which no other life has.
+        epoch: number of this epoch, above 0, which no other broker has.
         reign, predecessors, deaths: see :class:`~.recovery.Recovery`.
         heartbeat_ms: span between two heartbeats.
         liveness_ms: silence after which a peer counts as lost.
