@@ -154,7 +154,7 @@ class Admission:
 
     def _lost(self, session: Session, seqs: Iterable[int], watermark: bytes) -> tuple[int, ...]:
         """Which of these, submitted again and not known here, may a worker have sent upstream?"""
-        in_doubt = session.known_since is KnownSince.LATER and self._life.succession.in_doubt(watermark)
+        in_doubt = session.known_since is KnownSince.LATER and self._life.recovery.in_doubt(watermark)
         return tuple(
             seq for seq in seqs if seq in session.doubtful or (in_doubt and not session.never_run(seq))
         )

@@ -69,9 +69,9 @@ class Broker:
         config: Config = EMPTY,
     ) -> None:
         self.epoch = epoch
-        succession = Recovery(predecessors, reign, deaths)
+        recovery = Recovery(predecessors, reign, deaths)
         self._life = life = Epoch(
-            self.epoch, succession, heartbeat_ms, liveness_ms, session_expiry_ms, config, now_s
+            self.epoch, recovery, heartbeat_ms, liveness_ms, session_expiry_ms, config, now_s
         )
         self.outbox = life.outbox
         self.records = life.records

@@ -47,7 +47,7 @@ class ClientHeartbeats:
                 session.heartbeat_seen,
                 session.submitted,
                 session.published,
-                b"" if session.deferred.groups else self._life.succession.watermark,
+                b"" if session.deferred.groups else self._life.recovery.watermark,
             )
             self._outbox.results.append([session.id, head])
 

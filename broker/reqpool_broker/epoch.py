@@ -34,7 +34,7 @@ class Epoch:
         grants: the workers' connection slots.
         sender, outcomes, pins, leasing, retries: who decides about requests.
         sessions: by id.
-        succession: the workers of the lives before, and who has died.
+        recovery: the workers of the lives before, and who has died.
         malformed: illegal messages counted per socket.
         heartbeat_ms: span between two heartbeats.
         liveness_s: silence after which a peer counts as lost.
@@ -44,7 +44,7 @@ class Epoch:
     def __init__(
         self,
         epoch: int,
-        succession: Recovery,
+        recovery: Recovery,
         heartbeat_ms: int,
         liveness_ms: int,
         session_expiry_ms: int,
@@ -61,15 +61,15 @@ class Epoch:
         self.leasing = Leasing(records, self.grants, self.sender, self.outcomes, self.pins)
         self.retries = Retries(records, self.sender, self.outcomes, self.pins, self.leasing, self.grants)
         self.sessions = records.sessions
-        self.succession = succession
+        self.recovery = recovery
         self.malformed = {"intake": 0, "results": 0, "workers": 0}
         self.heartbeat_ms = heartbeat_ms
         self.liveness_s = liveness_ms / 1000
         self.expiry_s = session_expiry_ms / 1000
-        self.grants.settled = not succession.unheard
+        self.grants.settled = not recovery.unheard
         self._hold_until_s = now_s + self.liveness_s
         self._settle_s = now_s + WORKER_FORGET_S
-        self._stay_until_s = now_s + COME_S if succession.unheard else now_s
+        self._stay_until_s = now_s + COME_S if recovery.unheard else now_s
 
     def new_session(self, id_: bytes, now_s: float) -> Session:
         """Begin to know a client, of which a worker may have told before it comes itself."""
@@ -86,19 +86,19 @@ class Epoch:
 
     def must_hold(self, now_s: float) -> bool:
         """Has what is submitted again to wait for reports of the broker's earlier workers?"""
-        succession = self.succession
-        return now_s < self._hold_until_s and (not succession.supervised or bool(succession.unheard))
+        recovery = self.recovery
+        return now_s < self._hold_until_s and (not recovery.supervised or bool(recovery.unheard))
 
     def follow(self, now_s: float) -> None:
         """A peer has come from an earlier life: where nobody knows its workers, they have time to report."""
-        if not self.succession.supervised and now_s < self._hold_until_s:
+        if not self.recovery.supervised and now_s < self._hold_until_s:
             self.grants.settled = False
             self._settle_s = self._hold_until_s
 
     def settle(self, now_s: float) -> None:
         """See whether all workers of the earlier life have reported or died, or have had the time to."""
         if not self.grants.settled and (
-            now_s >= self._settle_s or (self.succession.supervised and not self.succession.unheard)
+            now_s >= self._settle_s or (self.recovery.supervised and not self.recovery.unheard)
         ):
             self.grants.settle()
 

@@ -143,7 +143,7 @@ class SessionLifecycle:
             "expiry_ms": round(life.expiry_s * 1000),
             "resumed": resumed,
             "generation": session.generation,
-            "watermark": life.succession.watermark,
+            "watermark": life.recovery.watermark,
             "max_pending": life.records.origins.config.clients.max_pending,
             "never_ran": session.never_ran,
             "keeps": self._budget.room,

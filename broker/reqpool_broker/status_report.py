@@ -71,7 +71,7 @@ class StatusReport:
                     "since_heartbeat_s": round(now_s - self._started_s, 3),
                     "blocking": life.grants.is_held_up,
                 }
-                for id_ in life.succession.unheard
+                for id_ in life.recovery.unheard
             ],
             "origins": records.origins.report(MAX_REPORTED),
             "origins_total": len(records.origins),

@@ -33,7 +33,7 @@ class WorkerDepartures:
 
     def announce(self, worker_id: bytes) -> None:
         """Take STARTED: the supervisor is about to start a worker."""
-        self._life.succession.start(worker_id)
+        self._life.recovery.start(worker_id)
         worker = self._records.workers.get(worker_id)
         if worker is not None and worker.state is WorkerState.STRANGER:  # it was quicker
             worker.move(WorkerEvent.STARTED)
@@ -44,7 +44,7 @@ class WorkerDepartures:
         worker = self._records.workers.get(worker_id)
         if worker is not None:
             self.forget(worker, now_s, orderly=orderly)
-        self._life.succession.die(worker_id, deaths, orderly=orderly)
+        self._life.recovery.die(worker_id, deaths, orderly=orderly)
         self._submissions.release_deferred(now_s)
         self._life.settle(now_s)
 
@@ -59,7 +59,7 @@ class WorkerDepartures:
         self._connections.disconnect(worker)
         worker.move(WorkerEvent.ENDED)
         self._records.workers.pop(worker.id, None)
-        self._life.succession.forget(worker.id)
+        self._life.recovery.forget(worker.id)
         self._records.change_membership()
         self._life.retries.abandon(worker, now_s, dead=True, orderly=orderly)
         self._records.remove_worker(worker)

@@ -110,7 +110,7 @@ class WorkerHello:
             hello.kinds,
             hello.keeps,
             now_s,
-            strange=life.succession.is_stranger(hello.id),
+            strange=life.recovery.is_stranger(hello.id),
             epoch=life.epoch,
             liveness_s=life.liveness_s,
         )
@@ -123,7 +123,7 @@ class WorkerHello:
         }
         self._outbox.workers.append([route, wire.encode(Verb.WELCOME, version, welcome)])
         foreign = hello.epoch != life.epoch
-        first = life.succession.report(hello.id)
+        first = life.recovery.report(hello.id)
         if foreign and hello.epoch is not None:
             life.follow(now_s)
         life.grants.hold_slots(worker, hello.slots, inherited=foreign and first)

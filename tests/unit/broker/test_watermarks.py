@@ -462,24 +462,24 @@ def test_a_line_that_is_not_a_supervisors_is_refused(line: str) -> None:
 
 
 def test_one_started_in_this_life_that_never_reported_leaves_nothing_in_doubt() -> None:
-    succession = Recovery(frozenset({b"old"}), REIGN, 3)
-    before = succession.watermark
-    succession.report(b"old")
-    succession.start(b"new")
-    succession.die(b"new", 4, orderly=False)
-    assert not succession.in_doubt(before)
-    assert succession.watermark != before
-    succession.die(b"old", 5, orderly=False)  # what it had is known here
-    assert not succession.in_doubt(before)
+    recovery = Recovery(frozenset({b"old"}), REIGN, 3)
+    before = recovery.watermark
+    recovery.report(b"old")
+    recovery.start(b"new")
+    recovery.die(b"new", 4, orderly=False)
+    assert not recovery.in_doubt(before)
+    assert recovery.watermark != before
+    recovery.die(b"old", 5, orderly=False)  # what it had is known here
+    assert not recovery.in_doubt(before)
 
 
 def test_an_orderly_end_of_one_that_never_reported_leaves_nothing_in_doubt() -> None:
-    succession = Recovery(frozenset({b"old"}), REIGN, 3)
-    before = succession.watermark
-    assert succession.in_doubt(before)  # it may have anything
-    succession.die(b"old", 3, orderly=True)
-    assert not succession.in_doubt(before)
-    assert succession.in_doubt(b"")
+    recovery = Recovery(frozenset({b"old"}), REIGN, 3)
+    before = recovery.watermark
+    assert recovery.in_doubt(before)  # it may have anything
+    recovery.die(b"old", 3, orderly=True)
+    assert not recovery.in_doubt(before)
+    assert recovery.in_doubt(b"")
 
 
 def test_a_message_of_the_supervisor_is_not_for_clients() -> None:
