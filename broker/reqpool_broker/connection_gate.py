@@ -10,7 +10,7 @@ Facts it relies on (libzmq 4.3.5):
 - Descriptors are told by the socket's monitor. Its pipe holds as many events as the marks of its two ends
   add up to, 1,000 and what the reader asks for (``socket_base.cpp``, ``inproc``); then libzmq's I/O thread
   waits until some are read, and accepts nothing meanwhile. So no more than that come in unnoticed through
-  one listener; the others have pipes of their own.
+  one listener; each has its own pipe.
 - An XPUB with ``XPUB_MANUAL`` keeps every topic that is asked for, also those that are refused, until the
   connection ends (``_manual_subscriptions`` in ``xpub.cpp``). A message tells the descriptor that it came
   through (``ZMQ_SRCFD``) and the peer: an address, or for a Unix socket ``localhost:uid:gid:pid``.
@@ -41,12 +41,13 @@ from .client_limits import ClientLimits
 from .publisher import READ_S
 
 UNNOTICED = 1_100
-"""Connections that one listener may have accepted before any of them is noticed."""
+"""Connections that one listener may have accepted before any of them is counted."""
 MOST_LISTENERS = 162
 """Intake, workers, and a results socket for every 64 sessions."""
 BAN_S, LONGEST_BAN_S = 10.0, 640.0
-"""For how long its process is turned away then, twice as long each time: libzmq connects again by itself and
-repeats all subscriptions. An address is not: many processes may have it."""
+"""For how long a process is turned away that sent refused subscriptions, twice as long each time: libzmq
+connects again by itself and repeats all of them. An address is not turned away: many processes may share it.
+"""
 MOST_BANS = 1_000
 OWN_FILES = 32
 """File descriptors of a broker that nobody is connected to."""
@@ -54,14 +55,14 @@ FILES_OF_RESULTS = 640
 """Of 160 further results sockets and their monitors; there is one for every 64 sessions."""
 EVENTS_PER_TURN = 512
 TOLD_S = 60.0
-"""How often it is logged that some are turned away."""
+"""How often the log says that connections are turned away."""
 HANDSHAKE_MS = 5_000
-"""For so long a connection may say nothing that ZeroMQ does."""
+"""How long a connection may take for ZeroMQ's handshake."""
 _EVENT = struct.Struct("=HI")
 
 
 def file_limit() -> int:
-    """How many file descriptors may this process have?"""
+    """Return how many file descriptors this process may have."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
@@ -80,7 +81,7 @@ class ConnectionGate:
     """
 
     def __init__(self, files: int, limits: ClientLimits) -> None:
-        # Room for what comes in unnoticed; where files are few, it cannot be as much.
+        # Room for what comes in uncounted; where descriptors are few, there can only be less.
         self._reserve = min(UNNOTICED * MOST_LISTENERS, files // 4)
         room = files - self._reserve - OWN_FILES
         self.most = max(8, room - min(room // 16, FILES_OF_RESULTS))
@@ -97,7 +98,7 @@ class ConnectionGate:
         self._monitors: dict[int, tuple[zmq.Socket[bytes], bool]] = {}
 
     def reconfigure(self, limits: ClientLimits) -> None:
-        """Take new limits; who is connected stays."""
+        """Take new limits; connections that are open stay."""
         self.most_of_one = limits.max_connections or self.most // 2
         self._most_strange = limits.max_refused_subscriptions
 
@@ -124,7 +125,7 @@ class ConnectionGate:
         self._monitors.pop(fd)[0].close(0)
 
     def take(self, fd: int) -> bool:
-        """Read what a monitor tells; returns True if there may be more."""
+        """Read a monitor's events; returns True if there may be more."""
         monitor, clients = self._monitors[fd]
         end_s = time.monotonic() + READ_S
         for _ in range(EVENTS_PER_TURN):
@@ -140,7 +141,7 @@ class ConnectionGate:
         return True
 
     def _enter(self, place: tuple[int, int], clients: bool) -> None:
-        """Count a connection, or turn it away: the monitor that tells of it, and its descriptor."""
+        """Count a connection, or turn it away. ``place``: the monitor that reports it, and its descriptor."""
         self._strange.pop(place[1], None)
         with contextlib.suppress(OSError), _connection(place[1]) as connection:
             peer = _peer_of(connection)
@@ -194,7 +195,7 @@ class ConnectionGate:
         return time.monotonic() < end_s
 
     def news(self, now_s: float) -> str:
-        """What to log of those that were turned away, at most once a minute; empty if nothing."""
+        """Return a log line about those that were turned away, at most once a minute; empty if none."""
         if self.refused == self._told or now_s < self._next_told_s:
             return ""
         count, self._told, self._next_told_s = self.refused - self._told, self.refused, now_s + TOLD_S
@@ -204,7 +205,7 @@ class ConnectionGate:
         )
 
     def report(self) -> dict[str, Any]:
-        """What ``status`` shows."""
+        """Return what ``status`` shows."""
         return {
             "open": self.open,
             "limit": self.most,
@@ -217,7 +218,7 @@ class ConnectionGate:
     def close(self, *watched: zmq.Socket[bytes]) -> None:
         """Stop watching; before the sockets are closed."""
         for fd in self._monitors:
-            # One that is full would keep libzmq's thread, and with it the end, waiting.
+            # A full one would keep libzmq's thread waiting, and with it the end.
             while self.take(fd):
                 pass
         for bound in watched:
@@ -229,7 +230,7 @@ class ConnectionGate:
 
 @contextlib.contextmanager
 def _connection(fd: int) -> Iterator[socket.socket]:
-    """The connection that has a descriptor now, under one of our own: its number cannot pass to another.
+    """Give the connection that has a descriptor now, under a descriptor of its own that no other can get.
 
     Raises:
         OSError: if nothing has it, or something else than a connection.
@@ -245,7 +246,7 @@ def _connection(fd: int) -> Iterator[socket.socket]:
 
 
 def _peer_of(connection: socket.socket) -> str:
-    """The process at the other end of a Unix socket, or the address of a TCP one."""
+    """Return the process at the other end of a Unix socket, or the address of a TCP one."""
     try:
         if connection.family == socket.AF_UNIX:
             return f"process {PeerCredentials.of(connection).pid}"

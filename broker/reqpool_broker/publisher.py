@@ -10,7 +10,7 @@ ZeroMQ facts it relies on (libzmq 4.3.5):
   (``xpub_t::xpipe_terminated``), on the thread and within the call that uses the socket next, whichever that
   is, and for all connections that have ended by then. So no socket has many; and as one call cannot be
   bounded, those whose descriptor tells that they have something to do take turns.
-- It takes what stands at an ipc path for left over, and removes it.
+- It takes whatever is at an ipc path for a leftover, and removes it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from .broker import Broker
 MESSAGES_PER_TURN = 64
 """Subscriptions read from one socket before the next gets its turn."""
 READ_S = 0.002
-"""For how long a turn of the loop may read from each kind of socket; what has been begun is finished. A
+"""For how long a turn of the loop may read from each kind of socket; a message that was begun is finished. A
 request passes the broker twice, and waits for a turn each time: 64 full batches would take some 100 ms."""
 RETRY_S = 10.0
-"""When it is tried again to open one, after one could not be opened."""
+"""When to try to open one again, after one could not be opened."""
 
 log = logging.getLogger("reqpool")
 
@@ -48,7 +48,7 @@ class Publisher:
         bind: opens a socket and binds it to a URL.
         url: of the first.
         another: makes the URL of another out of its number; None: there is only the first.
-        strange: told of each refused subscription, the descriptor and the peer it came from.
+        strange: called with each refused subscription: the descriptor and the peer it came from.
 
     Attributes:
         sockets: those that are open.
@@ -154,7 +154,7 @@ class Publisher:
             try:
                 zmq_sockets.send(self.sockets[session.place], frames)
             except zmq.Again:
-                continue  # full: the batch is kept, and the client will miss it
+                continue  # full: the batch is retained, and the client will miss it
         messages.clear()
         for place in used:
             if place not in self._unread and zmq_sockets.readable(self.sockets[place]):
@@ -162,22 +162,22 @@ class Publisher:
         return bool(self._unread)
 
     def close(self) -> None:
-        """Close what the sockets were waited for with; they are their owner's."""
+        """Close what waits for the sockets; they themselves belong to their owner."""
         self._epoll.close()
 
 
 def endpoint(bound: zmq.Socket[bytes]) -> str:
-    """The URL that a socket is bound to."""
+    """Return the URL that a socket is bound to."""
     return bound.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
 
 def last_part(url: str) -> str:
-    """What a client needs to find a results socket from the URL it dialled: a port, or a file name."""
+    """Return how a client finds a results socket from the URL that it dialled: its port, or its file name."""
     return url.rpartition(":" if url.startswith("tcp:") else "/")[2]
 
 
 def is_taken(url: str) -> bool:
-    """Is something at the path of an ipc URL that a broker that has ended did not leave there?"""
+    """Tell whether the path of an ipc URL is taken, and not only by what an ended broker left there."""
     if not url.startswith("ipc://"):
         return False
     path = url.removeprefix("ipc://")

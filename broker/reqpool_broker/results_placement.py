@@ -16,21 +16,21 @@ class ResultsPlacement:
     """Which session is published on which results socket.
 
     Args:
-        told: what WELCOME says of the first socket.
+        name: how WELCOME names the first socket.
 
     Attributes:
         wanting: it is time for another socket.
     """
 
-    def __init__(self, told: str) -> None:
+    def __init__(self, name: str) -> None:
         self.wanting = False
-        self._told = [told]
+        self._names = [name]
         self._on: list[dict[Session, None]] = [{}]
         self._turn = -1
 
-    def extend(self, told: str) -> None:
-        """Another socket is bound, of which WELCOME says this."""
-        self._told.append(told)
+    def extend(self, name: str) -> None:
+        """Note that another socket is bound, and how WELCOME names it."""
+        self._names.append(name)
         self._on.append({})
         self.wanting = False
 
@@ -38,7 +38,7 @@ class ResultsPlacement:
         """Place a session that has none yet, in the first socket with room, else where there are fewest.
 
         Returns:
-            What WELCOME tells it; the same until it leaves.
+            How WELCOME names the socket; the same until the session leaves.
         """
         if session.place is None:
             counts = [len(sessions) for sessions in self._on]
@@ -48,17 +48,17 @@ class ResultsPlacement:
                 session.place = counts.index(min(counts))
             self._on[session.place][session] = None
             self.wanting = all(len(sessions) >= SESSIONS_PER_SOCKET for sessions in self._on)
-        return self._told[session.place]
+        return self._names[session.place]
 
     def leave(self, session: Session) -> None:
-        """Nothing is published to it any more."""
+        """Note that nothing is published to a session any more."""
         if session.place is not None:
             del self._on[session.place][session]
             session.place = None
             self.wanting = False
 
     def __len__(self) -> int:
-        """How many sockets are there?"""
+        """Return how many sockets there are."""
         return len(self._on)
 
     def turn(self) -> Iterable[Session]:

@@ -3,7 +3,7 @@
 ZeroMQ facts it relies on (libzmq 4.3.5):
 
 - ``ROUTER_MANDATORY``: a message to a peer that has gone is an error (EHOSTUNREACH), not dropped in silence.
-- A peer that does not begin with a greeting (a browser, say) is taken for one of ZeroMQ 2, what it says for
+- A peer that does not begin with a greeting (a browser, say) is taken for one of ZeroMQ 2, its bytes for
   messages, and each such connection leaks about 10 kB. With a ``ZAP_DOMAIN`` such peers are refused
   (``zmtp_engine.cpp``); without a handler for it, and without ``ZAP_ENFORCE_DOMAIN``, nobody else notices.
 - ``ZMQ_FD`` is edge-triggered: see :mod:`reqpool_contract.zmq_sockets` for when a socket must be asked
@@ -35,20 +35,21 @@ from .publisher import READ_S, Publisher, endpoint, last_part
 from .recovery import REIGN_BYTES, LiveWorkers
 
 MESSAGES_PER_TURN = 64
-"""Messages read from one socket before the others get their turn; in time it is :data:`.publisher.READ_S`."""
+"""Messages read from one socket before the others get their turn; the bound in time is
+:data:`.publisher.READ_S`."""
 BYTES_PER_TURN = 4 << 20
-"""The same in bytes of heads: further frames are passed on as they are. What exceeds it is read all the same,
-as a message cannot be read in part."""
+"""The same in bytes of heads, since further frames are passed on unread. A message that exceeds it is read to
+its end."""
 PEER_MESSAGES = 512
 """High-water mark per peer."""
 SLEPT_EXIT = 75
 """Exit status of a broker that was frozen for longer than the liveness span: start a new one."""
 SAMPLE_SPAN_S = 1.0
 QUIET_MS = 20
-"""A socket from which nothing has come for so long at the end has no more to say."""
+"""At the end, a socket from which nothing has come for this long has nothing more to report."""
 PLANNED = "the broker is stopping"
 ORPHANED = "the broker is stopping because its supervisor has died"
-"""What clients are told at its end."""
+"""Reasons that clients are given at its end."""
 
 log = logging.getLogger("reqpool")
 
@@ -59,10 +60,10 @@ class BrokerServer:
     Args:
         intake: URL to bind for clients, ``tcp://host:port`` or ``ipc://path``. Port 0 takes a free one.
         results: URL for the first results socket; None puts it beside the intake: the next port, a free port
-            if the intake's was 0, or the intake's path with ``.publisher`` behind it.
+            if the intake's was 0, or the intake's path with ``.results`` appended.
         workers: URL for the workers socket; None as for ``results`` (the port after the next, ``.workers``).
-        advertise: what WELCOME says of the results socket, where it is not what the clients can derive; then
-            there is only one.
+        advertise: how WELCOME names the results socket, where clients cannot derive it; then there is only
+            one.
         predecessors: what the supervisor knows; None: there is none.
         config: see :class:`~.broker.Broker`.
 
@@ -90,7 +91,7 @@ class BrokerServer:
             None if advertise else lambda number: _another(self.urls["results"], intake, number),
             self._gate.note_strange,
         )
-        # Towards workers credit is the bound; a mark would only lose leases.
+        # Towards workers, credit is the bound; a high-water mark would only lose leases.
         self._workers = self._socket(zmq.ROUTER, workers or _beside(intake, 2, "workers"), 0, clients=False)
         self.urls = {
             "intake": endpoint(self._intake),
@@ -102,10 +103,10 @@ class BrokerServer:
         self._sample: dict[str, Any] = {}
         self._lag_s = 0.0
         self._ended = False
-        told = advertise or last_part(self.urls["results"])
+        named = advertise or last_part(self.urls["results"])
         workers_known, reign, deaths = predecessors or (None, os.urandom(REIGN_BYTES), 0)
         self.broker = broker = Broker(
-            told,
+            named,
             time.monotonic(),
             epoch=random.SystemRandom().getrandbits(48) | 1,
             predecessors=workers_known,
@@ -151,7 +152,7 @@ class BrokerServer:
         self._epoll.register(fd, select.EPOLLIN)
 
     def end(self) -> None:
-        """End in this turn, before anything more is leased; for what :meth:`listen` calls."""
+        """End in this turn, before anything more is leased; to be called by what :meth:`listen` calls."""
         self._ended = True
 
     def run(self, stop: Callable[[], bool], reload: Callable[[], Config | None]) -> int:
@@ -162,8 +163,7 @@ class BrokerServer:
             reload: likewise; a configuration that it returns is taken.
 
         Returns:
-            An exit status: 0, or :data:`SLEPT_EXIT` if the process was frozen and must come back as a
-            new epoch.
+            An exit status: 0, or :data:`SLEPT_EXIT` if the process was frozen and must begin a new epoch.
         """
         broker, clock = self.broker, time.monotonic
         epoll, takers = self._epoll, self._takers
@@ -189,8 +189,8 @@ class BrokerServer:
             unread = [fd for fd in ready if takers[fd](now_s)]
             span_s = clock() - looked_s
             if span_s > freezes.most_s and freezes.slept(span_s):
-                # Frozen, perhaps in the middle of the turn: what was queued here is old, the others have
-                # moved on without us, and nothing that this turn has decided may leave.
+                # Frozen, perhaps in the middle of the turn: what was queued here is old, peers have moved on
+                # without this broker, and nothing that this turn has decided may leave.
                 status = SLEPT_EXIT
                 break
             if self._ended:
@@ -220,7 +220,7 @@ class BrokerServer:
         """Say goodbye and close the sockets; waits at most 200 ms for the goodbyes to leave.
 
         Args:
-            why: what clients are told.
+            why: the reason that clients are given.
         """
         self._hear_out(all_leave=why == ORPHANED)
         self.broker.heartbeats.goodbye(why)
@@ -233,10 +233,10 @@ class BrokerServer:
         self._epoll.close()
 
     def _hear_out(self, *, all_leave: bool) -> None:
-        """Read the last words of workers and of the supervisor: what has ended, and what was never run.
+        """Read the last reports of workers and of the supervisor: what has ended, and what was never run.
 
-        They were sent before the signal that ends us, but may come after it. With ``all_leave`` every worker
-        is about to hand back what it has not sent.
+        They were sent before the signal that ends this process, but may come after it. With ``all_leave``,
+        every worker is about to hand back what it has not sent.
         """
         end_s = time.monotonic() + LAST_WORDS_S
         while (now_s := time.monotonic()) < end_s and (
@@ -245,7 +245,7 @@ class BrokerServer:
             _drain(self._workers, self.broker.worker_messages.message, now_s)
 
     def _send(self, unread: list[int]) -> None:
-        """Send what the broker has decided; adds the fds of sockets that have become readable by now."""
+        """Send what the broker has decided; adds the fds of sockets that have become readable meanwhile."""
         outbox = self.broker.outbox
         for socket, messages in ((self._workers, outbox.workers), (self._intake, outbox.intake)):
             if messages:
@@ -306,12 +306,12 @@ def _send_all(socket: zmq.Socket[bytes], messages: list[list[bytes]]) -> None:
         try:
             zmq_sockets.send(socket, frames)
         except zmq.Again:
-            # Only the intake has a mark: what is dropped is for one that does not read.
+            # Only the intake has a high-water mark: what is dropped is for a peer that does not read.
             continue
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-            # The peer has gone: its silence will be noticed, and what was for it handed on.
+            # The peer has gone: its silence will be noticed, and what it had handed to others.
     messages.clear()
 
 
@@ -327,7 +327,7 @@ def _beside(url: str, offset: int, name: str) -> str:
 
 
 def _another(results: str, intake: str, number: int) -> str:
-    """Where another results socket may be: any free port of the first one's host, or beside the intake."""
+    """Return where another results socket may be: a port of the first one's host, or beside the intake."""
     if results.startswith("tcp:"):
         return f"{results.rpartition(':')[0]}:0"
     return _beside(intake, 0, f"res{number}")
