@@ -198,7 +198,7 @@ LOADS = [
         745,
         groups,
     ),
-    Load("worker, one group", BATCH, "request", 480, batch),
+    Load("worker, one group", BATCH, "request", 286, batch),
 ]
 
 

@@ -37,7 +37,7 @@ class ConnectionOwner(Protocol):
         """The protocol would not take a request; nothing was sent."""
 
     def on_opening(self, connection: Connection, request: Request) -> None:
-        """It is ready, and the request it was opened for wants it held."""
+        """It is ready, and to be pinned for the request it was opened for."""
 
     def on_tried(self, address: Address, good: bool) -> None:
         """A connection to this address is ready for the first time, or broke off in its handshake."""
@@ -49,14 +49,12 @@ class ConnectionOwner(Protocol):
     def on_closed(
         self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
     ) -> None:
-        """The connection is gone. The first of ``unanswered`` ends with ``error``, the others are lost.
-
-        ``sent``: were they sent on it, or was it never ready?
-        """
+        """The connection is gone. The first of ``unanswered`` ends with ``error``, the others are lost. All
+        were ``sent`` on it, unless it was never ready."""
 
 
 class Connection:
-    """A connection to an origin, opened for one request and perhaps kept for others.
+    """A connection to an origin, opened for one request and perhaps used for others.
 
     Args:
         loop: that of this thread.
@@ -68,11 +66,10 @@ class Connection:
         state: moved by :meth:`_move`, but between READY and BUSY.
         first: the request that waits for the connection to be ready, or None.
         pin: whose it is alone, or None.
-        retiring: True if it takes no more requests and is closed with the last answer; one that is held is
-            closed when it is let go of.
+        retiring: it takes no more requests, and is closed with the last answer, or when its pin is released.
         reason: why it was closed.
-        unreachable: nobody listened there, or the listener closed it before it said anything.
-        shortage: there was no file descriptor for it, and why; else empty.
+        unreachable: there was no listener, or it closed the connection before it said anything.
+        shortage: why there was no file descriptor for it, if that was so.
         shortened: the next connection will say less in its handshake, by which this one may have failed.
         answers: how many requests it has answered.
         born_s: monotonic seconds at which it was opened.
@@ -152,13 +149,12 @@ class Connection:
         )
 
     def adopt(self, request: Request) -> None:
-        """Come about for this request; the connection is orphaned."""
+        """Be opened for this request; the connection is orphaned."""
         self.first = request
         request.place = self
 
     def bound(self, span_s: float) -> None:
-        """Give up unless the connection is ready within this span; also for :meth:`hold` and
-        :meth:`release`."""
+        """Close unless the connection is ready within this span; also for :meth:`hold`, :meth:`release`."""
         self._span_s = span_s
         self._due_s = self._loop.now_s + span_s
         self._loop.at(self._due_s, self._late)
@@ -172,38 +168,48 @@ class Connection:
 
     def send(self, requests: Sequence[Request]) -> None:
         """Ask for requests, at the end of the turn; the connection is ready, or busy with room left."""
-        out = []
-        for request in requests:
+        asked, data = requests, None
+        if len(requests) > 1:
             try:
-                out.append(self._protocol.send(request))
-            except UsageError as error:
-                self._owner.on_refused(self, request, error)
-                continue
+                data = self._protocol.send_all(requests)
             except Exception as error:
-                self._owner.on_refused(self, request, UsageError(fault(error)))
-                continue
-            request.place = self
-            self._unanswered.append(request)
-        if not out:
+                fault(error)  # each is asked for alone, and perhaps refused
+        if data is None:
+            out: list[bytes] = []
+            asked = []
+            for request in requests:
+                try:
+                    out.append(self._protocol.send(request))
+                except UsageError as error:
+                    self._owner.on_refused(self, request, error)
+                except Exception as error:
+                    self._owner.on_refused(self, request, UsageError(fault(error)))
+                else:
+                    asked.append(request)
+            data = out[0] if len(out) == 1 else b"".join(out)
+        if not asked:
             return
-        self._live += len(out)
+        for request in asked:
+            request.place = self
+        self._unanswered.extend(asked)
+        self._live += len(asked)
         if self.state is ConnectionState.READY:
             self.since_s = self._loop.now_s
             self.state = ConnectionState.BUSY  # without _move, as each request takes this way
         if not self._io.gathered:
             self._written = self._asked
-        self._asked += len(out)
-        self._io.gather(out[0] if len(out) == 1 else b"".join(out))
+        self._asked += len(asked)
+        self._io.gather(data)
 
     def hold(self, request: Request, pin: Pin) -> None:
-        """Become one session's own, which ``request`` is the first of; the connection is ready."""
+        """Pin the connection, which is ready, to the session of ``request``, the first of its sequence."""
         self.pin = pin
         self.first = request
         request.place = self
         self._between(self._protocol.hold)
 
     def release(self) -> None:
-        """Be nobody's own again, or close; the connection is ready."""
+        """Be shared again, or close; the connection is ready."""
         self.pin = None
         self._between(self._protocol.release)
 
@@ -221,10 +227,10 @@ class Connection:
             self._handle(events)
 
     def drop(self, request: Request, reason: str) -> None:
-        """A request is no longer wanted: with its answer outstanding, the connection serves nobody else.
+        """Drop a request: while its answer is outstanding, the connection takes no other.
 
-        One that is still coming about goes on: where a request's timeout is shorter than a handshake takes,
-        none would ever have a connection.
+        One that is still being opened goes on: where a request's timeout is shorter than a handshake takes,
+        there would never be a connection.
         """
         request.place = None
         if self.first is request:
@@ -240,10 +246,10 @@ class Connection:
             self.close(reason)
 
     def pass_over_oldest(self, reason: str) -> Request | None:
-        """The oldest answer is overdue: drop its request, and wait for those behind it.
+        """Drop the request whose answer is overdue, the oldest, and wait for those after it.
 
         Returns:
-            The request, or None if nobody waits for that answer any more.
+            The request, or None if it had been dropped before.
         """
         oldest = self._unanswered[0]
         self.overdue = True
@@ -253,11 +259,11 @@ class Connection:
         return oldest
 
     def give_up(self, reason: str) -> None:
-        """Close a connection that does not come about."""
+        """Close a connection that cannot be made."""
         self.close(reason, ConnectFailed(reason))
 
     def close(self, reason: str, error: PoolError | None = None) -> None:
-        """Close at once. ``reason`` is for people; ``error`` is what the oldest request ends with."""
+        """Close at once. ``reason`` is for display; ``error`` is what the oldest request ends with."""
         if self.state is ConnectionState.CLOSED:
             return
         written = len(self._unanswered) - (self._asked - self._written if self._io.gathered else 0)
@@ -268,7 +274,7 @@ class Connection:
         if self.first is not None:
             unanswered.append(self.first)  # nothing else can be there: it was never ready
             self.first = None
-        # An answer to a request that nobody wants any more is not the next one's error.
+        # The answer to a request that was dropped is not the next one's error.
         if error is None or (self._unanswered and self._unanswered[0] is None):
             error = ConnectionLost(reason)
         for request in (*unanswered, *unsent):

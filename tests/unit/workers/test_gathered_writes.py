@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 
 import pytest
@@ -213,3 +213,31 @@ def test_what_is_too_large_for_a_turn_goes_out_in_order(opened: Open) -> None:
     opened.run_until(read)
     opened.loop.unregister(opened.peer.fileno())
     assert bytes(received) == b"1\n" + large
+
+
+def test_several_that_the_protocol_takes_at_once_are_asked_for_at_once(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def together(_self: Lines, requests: Sequence[Request]) -> bytes:
+        return b"".join(request.payload.upper() for request in requests)
+
+    monkeypatch.setattr(Lines, "send_all", together)
+    opened.connection.send(opened.requests(b"a\n"))
+    opened.connection.send(opened.requests(b"b\n", b"c\n"))
+    opened.loop.write_out()
+    assert opened.peer.recv(100) == b"a\nB\nC\n"
+    opened.peer.sendall(b"0\n1\n2\n3\n")
+    opened.run_until(lambda: len(opened.owner.answered) == 4)
+    assert opened.owner.answered == [0, 1, 2, 3]
+
+
+def test_a_protocol_that_fails_at_several_is_asked_for_each(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_self: Lines, requests: Sequence[Request]) -> bytes:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(Lines, "send_all", failing)
+    opened.connection.send(opened.requests(b"b\n", b"c\n"))
+    opened.loop.write_out()
+    assert opened.peer.recv(100) == b"b\nc\n"

@@ -99,6 +99,13 @@ class RedisConnection(StreamProtocol):
         self._asked += 1
         return payload
 
+    def send_all(self, requests: Sequence[Any]) -> bytes | None:
+        payloads: list[bytes] = [request.payload for request in requests]
+        if MULTI in {payload[:1] for payload in payloads}:
+            return None
+        self._asked += len(payloads)
+        return b"".join(payloads)
+
     def _send_transaction(self, payload: bytes) -> bytes:
         replies = int.from_bytes(payload[1:5], "big")
         if replies < 3 or not payload.endswith(b"\r\n"):

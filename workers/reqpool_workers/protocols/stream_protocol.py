@@ -55,6 +55,13 @@ class StreamProtocol(ABC):
             UsageError: if its payload is malformed; the connection goes on as if nothing had been asked.
         """
 
+    def send_all(self, requests: Sequence[Any]) -> bytes | None:
+        """Return the bytes that ask for several requests, in their order.
+
+        None, the default, if :meth:`send` has to be called for each; nothing has changed then.
+        """
+        return None
+
     @abstractmethod
     def feed(self, data: bytes) -> Sequence[Event]:
         """Take bytes from the peer.

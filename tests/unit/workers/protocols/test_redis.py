@@ -735,3 +735,40 @@ def test_rediss_is_secured_from_the_first_byte() -> None:
     )
     assert not isinstance(secured, RedisConnection)
     assert isinstance(WORKER_KIND.protocol(ORIGIN, b"", MAX_BYTES), RedisConnection)
+
+
+# --- several at once -------------------------------------------------------------------------------
+
+
+def test_several_commands_are_asked_for_at_once_in_their_order() -> None:
+    together, alone = ready(), ready()
+    commands = [ask(b"*1\r\n$4\r\nPING\r\n"), ask(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n")]
+    assert together.send_all(commands) == b"".join(map(alone.send, commands))
+    replies = b"+PONG\r\n$1\r\nv\r\n"
+    assert together.feed(replies) == alone.feed(replies)
+    with pytest.raises(BadResponse):  # they are two that were asked for, and no more
+        together.feed(b"+PONG\r\n")
+
+
+def test_a_transaction_among_several_commands_has_each_asked_for_alone() -> None:
+    together = ready()
+    commands = [ask(b"*1\r\n$4\r\nPING\r\n"), ask_multi(("INCR", "n"))]
+    assert together.send_all(commands) is None
+    for command in commands:
+        together.send(command)
+    answers = together.feed(b"+PONG\r\n+OK\r\n+QUEUED\r\n*1\r\n:1\r\n")
+    assert answers == [(0, b"+PONG\r\n"), (0, b"*1\r\n:1\r\n")]
+
+
+@pytest.mark.parametrize("variant", ["", "?resp3"])
+def test_a_connection_is_reusable_between_replies(variant: str) -> None:
+    made = ready(ORIGIN + variant, asked=2)
+    assert made.reusable
+    made.feed(b"$4\r\nab")
+    assert not made.reusable
+    made.feed(b"cd\r\n")
+    assert made.reusable
+    made.feed(b"*2\r\n+a\r\n")
+    assert not made.reusable
+    made.feed(b"+b\r\n")
+    assert made.reusable
