@@ -241,6 +241,9 @@ class StreamOrigin:
 
     def on_unsent(self, connection: Connection, error: PoolError, requests: list[Request]) -> None:
         pool = self.pool
+        if connection.pin is not None and requests[0].lease.opens:  # nothing was pinned yet
+            del pool.pins[connection.pin]
+            connection.pin = None
         once = pool.retried if connection.pin is None else requests
         if again := [request for request in requests if request not in once]:
             pool.again(again, self.loop.now_s)
