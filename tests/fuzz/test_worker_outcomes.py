@@ -12,7 +12,7 @@ from reqpool_contract.wire import Flag, Reject, Verb
 from support.worker_conversation import SESSION, Talk
 
 STEPS = 400
-KEPT_BYTES = 5_000
+RETAINED_BYTES = 5_000
 
 
 class Story:
@@ -25,7 +25,7 @@ class Story:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.talk = Talk(kept_bytes=KEPT_BYTES)
+        self.talk = Talk(retained_bytes=RETAINED_BYTES)
         self.owed: dict[int, float] = {}
         self._seq = 0
         self._batches: dict[int, list[int]] = {}
@@ -43,7 +43,7 @@ class Story:
         self.pass_s(0.1)
         self.lose()
         assert not self.talk.held()
-        assert self.talk.conversation.in_doubt == self.talk.conversation.outbox.kept_bytes == 0
+        assert self.talk.conversation.in_doubt == self.talk.conversation.outbox.retained_bytes == 0
 
     def lease(self) -> None:
         seqs = range(self._seq, self._seq + self.random.randint(1, 4))
@@ -119,7 +119,7 @@ class Story:
 
     def look(self) -> None:
         outbox = self.talk.conversation.outbox
-        assert outbox.kept_bytes <= KEPT_BYTES + 4_000 or outbox.full
+        assert outbox.retained_bytes <= RETAINED_BYTES + 4_000 or outbox.full
         assert len(set(self.talk.upstreams.sent)) == len(self.talk.upstreams.sent), "ran twice"
 
 

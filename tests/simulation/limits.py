@@ -48,7 +48,7 @@ SMALL = {
     "ROOM_BYTES": (10, 100),
     "MAX_UNACKED_BATCHES": (20, 60),
     "CONFIRM_BYTES": (10, 100),
-    "KEPT_RESULTS_BYTES": (10, 200),
+    "RETAINED_RESULTS_BYTES": (10, 200),
 }
 """The same of limits that are small or not, each by itself."""
 
@@ -65,7 +65,7 @@ REFUSING = {
 """The same of limits at which requests end with an error."""
 
 CRAMPING = {
-    "KEPT_RESULTS_BYTES", "MAX_PENDING", "MAX_QUEUED_BYTES", "MAX_ALL_PENDING", "MAX_ALL_QUEUED_BYTES",
+    "RETAINED_RESULTS_BYTES", "MAX_PENDING", "MAX_QUEUED_BYTES", "MAX_ALL_PENDING", "MAX_ALL_QUEUED_BYTES",
     "MAX_ALL_UNREAD_BYTES",
 }  # fmt: skip
 """Where these are small, what an earlier broker knew may end with ``OutcomeUnknown``, for want of room."""

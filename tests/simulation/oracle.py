@@ -402,6 +402,6 @@ class Oracle:
             if process.alive:
                 outbox = process.conversation.outbox
                 pins = list(process.sites.pins())
-                if not process.ledger.empty or any(outbox.retained()) or outbox.kept_bytes or pins:
+                if not process.ledger.empty or any(outbox.retained()) or outbox.retained_bytes or pins:
                     self.fail(Wrong.KEPT, f"{process.name} keeps requests or results at rest")
         self.check_books(broker)

@@ -71,9 +71,9 @@ class WorkerProcess(Process):
         ]
         about = {"worker": identity, "name": name, "pid": 1, "kinds": kinds}
         self._begins_s = now_s = world.scheduler.now_s + boot_s
-        kept_bytes = worker_conversation.KEPT_RESULTS_BYTES
+        retained_bytes = worker_conversation.RETAINED_RESULTS_BYTES
         self.conversation = WorkerConversation(
-            about, self, self.sites, self.outcomes, now_s, kept_bytes=kept_bytes
+            about, self, self.sites, self.outcomes, now_s, retained_bytes=retained_bytes
         )
         self.at(now_s + TEND_S, self._tend)
         self.wake_at(now_s)
@@ -442,7 +442,7 @@ class Sites:
             if site.upstream.depth:
                 site.grant(min(site.granted, len(site.wires)))
 
-    def held(self, name: str) -> int:
+    def open_connections(self, name: str) -> int:
         site = self._sites.get(name)
         return len(site.wires) if site is not None and site.upstream.depth else 0
 

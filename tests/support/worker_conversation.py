@@ -92,7 +92,7 @@ class Upstreams:
         if self.slots_granted is not None:
             self.slots_granted = 0
 
-    def held(self, name: str) -> int:
+    def open_connections(self, name: str) -> int:
         return 0
 
     def slots(self) -> list[tuple[str, int]]:
@@ -124,7 +124,7 @@ class Talk:
         sockets: is there a file descriptor for one?
     """
 
-    def __init__(self, *, kept_bytes: int = 1 << 20) -> None:
+    def __init__(self, *, retained_bytes: int = 1 << 20) -> None:
         self.now_s = 100.0
         self.hellos: list[dict[str, Any]] = []
         self.up = True
@@ -136,7 +136,7 @@ class Talk:
         outcomes = LeaseOutcomes(WorkerLedger())
         self.upstreams = Upstreams(outcomes)
         self.conversation = WorkerConversation(
-            {"worker": bytes(16)}, self, self.upstreams, outcomes, self.now_s, kept_bytes=kept_bytes
+            {"worker": bytes(16)}, self, self.upstreams, outcomes, self.now_s, retained_bytes=retained_bytes
         )
 
     # --- Carrier -----------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ def test_flags_are_those_of_the_document() -> None:
             f"{admission.MAX_ALL_PENDING:,} or {admission.MAX_ALL_QUEUED_BYTES >> 30} GiB of payloads",
         ),
         ("held connections of a session", f"{pin.MAX_PINS:,}"),
-        ("results that a worker keeps", f"{worker_conversation.KEPT_RESULTS_BYTES >> 20} MiB"),
+        ("results that a worker keeps", f"{worker_conversation.RETAINED_RESULTS_BYTES >> 20} MiB"),
         ("heartbeat / liveness", f"{wire.HEARTBEAT_MS:,} ms / {wire.LIVENESS_MS:,} ms"),
         ("session expiry", f"{wire.SESSION_EXPIRY_MS // 1000} s of silence"),
         ("requests in a SUBMIT, a LEASE group or a RESULTS group", f"{wire.MAX_BATCH_REQUESTS}"),

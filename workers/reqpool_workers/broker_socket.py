@@ -1,4 +1,4 @@
-"""The ZeroMQ socket to the broker, fit for an epoll loop; :mod:`reqpool_contract.zmq_sockets` says why."""
+"""The ZeroMQ socket to the broker, as an epoll loop needs it: see :mod:`reqpool_contract.zmq_sockets`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BrokerSocket:
             was received and has not been read must not be read then.
 
     Raises:
-        zmq.ZMQError: if it cannot be opened, for want of file descriptors as a rule; nothing is left open.
+        zmq.ZMQError: if it cannot be opened, mostly for lack of file descriptors; nothing is left open.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class BrokerSocket:
 
     @property
     def readable(self) -> bool:
-        """Is a message there? Must be asked before each sleep."""
+        """Whether there is a message. Must be asked before each sleep."""
         if self._stirred:
             self._stirred = zmq_sockets.readable(self._socket)
         return self._stirred
@@ -91,7 +91,7 @@ class BrokerSocket:
         self._socket.close(round(GOODBYE_LINGER_S * 1000) if goodbye else 0)
 
     def _on_event(self, _mask: int) -> None:
-        """Woken up: the end of the turn reads."""
+        """Note that there may be a message: the end of the turn reads it."""
         self._stirred = True
 
     def _on_news(self, _mask: int) -> None:

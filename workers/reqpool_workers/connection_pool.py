@@ -1,6 +1,6 @@
 """Connections to one origin: who gets which, what is opened, what is closed. Decides; does no I/O.
 
-A worker never holds more connections than the last grant's slots, those that are still closing down included.
+A worker never has more connections than the last grant's slots, those that are still closing included.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class ConnectionPool(Generic[Pooled]):
         pins: those that are one session's own.
         waiting: requests without a connection, in the order they came; ended ones are skipped.
         fresh: requests that must have a connection opened since ``fresh_s``.
-        fresh_s: when a kept connection last turned out to have been given up by its peer.
-        retried: those that had one such connection; there is no third for them.
+        fresh_s: when an idle connection last turned out to have been given up by its peer.
+        retried: those that had one such connection; they do not get a third.
         outage: of the server.
         short_until_s: until then nothing is connected, since there was no file descriptor for it;
         shortage: and why.
@@ -151,12 +151,12 @@ class ConnectionPool(Generic[Pooled]):
             self._idle.append(connection)
 
     def join(self, connection: Pooled) -> None:
-        """A connection is being opened."""
+        """Add a connection that is being opened."""
         self.members.append(connection)
         self.slots.taken += 1
 
     def remove(self, connection: Pooled) -> None:
-        """A connection is closed."""
+        """Remove a connection that is closed."""
         self.members.remove(connection)
         self.slots.taken -= 1
         if connection in self._idle:
@@ -167,20 +167,20 @@ class ConnectionPool(Generic[Pooled]):
             self.pins.pop(connection.pin, None)
 
     def add(self, requests: list[Request], now_s: float) -> Assignment[Pooled]:
-        """Requests came."""
+        """Take requests that came."""
         self.waiting.extend(requests)
         plan = self.assign(now_s)
         self.overflowed += min(len(self.waiting), len(requests))
         return plan
 
     def again(self, requests: list[Request], now_s: float) -> None:
-        """These had a connection that their peer had given up: each is to have one more, a fresh one."""
+        """Give each of these one more connection, a fresh one: the peer had given theirs up."""
         self.fresh.extend(requests)
         self.retried.update(requests)
         self.fresh_s = now_s
 
     def wait_for_server(self, requests: list[Request]) -> list[Request]:
-        """Let these, which had a connection that did not come about, wait for another one.
+        """Let these wait for another connection: theirs could not be made.
 
         Returns:
             All that cannot wait until there is one, of those that wait already, too.
@@ -196,13 +196,13 @@ class ConnectionPool(Generic[Pooled]):
 
     @property
     def stranded(self) -> list[Request]:
-        """Requests that wait for a connection and can have none: what there may be is not for sharing."""
+        """Requests that wait for a connection and can have none: all that there may be are pinned."""
         if self.slots.granted > len(self.pins):
             return []
         return [request for request in (*self.waiting, *self.fresh) if request.live]
 
     def next_for(self, connection: Pooled, now_s: float) -> list[Request]:
-        """The requests that a connection with room shall have next; with none it is noted as idle."""
+        """Return what a connection with room is to be asked next; without any it is noted as idle."""
         if connection.pin is not None or connection.retiring:
             return []
         requests: list[Request] = []
@@ -217,14 +217,14 @@ class ConnectionPool(Generic[Pooled]):
         return requests
 
     def is_old(self, connection: Pooled, now_s: float) -> bool:
-        """Has it lived its time?"""
+        """Return whether a connection is older than the policy allows."""
         return now_s - connection.born_s > self.policy.lifetime_s
 
     def assign(self, now_s: float) -> Assignment[Pooled]:
         """Give waiting requests to connections with room, else to new ones.
 
         Those that are shared are filled first, the least loaded before the others; of the idle ones the one
-        that was used last comes first. Then come those that are on their way for nobody.
+        that was used last comes first. Then come those that are being opened for no request.
         """
         plan: Assignment[Pooled] = Assignment([], [], [], [])
         down = now_s < self.outage.retry_s or now_s < self.short_until_s
@@ -299,10 +299,10 @@ class ConnectionPool(Generic[Pooled]):
         return room
 
     def surplus(self, now_s: float) -> list[tuple[Pooled, str]]:
-        """What is idle for too long, too old, or over the grant; busy ones of these are marked to retire."""
+        """Return what is idle for too long, too old, or over the grant; busy ones are marked to retire."""
         closes = []
         over = self.slots.taken - self.slots.granted
-        # Idle ones go first, then those that were opened last; held ones last of all.
+        # Idle ones go first, then those that were opened last; pinned ones last of all.
         for one in sorted(
             self.members,
             key=lambda one: (one.pin is not None, one.state is not ConnectionState.READY, -one.born_s),
@@ -333,7 +333,7 @@ class ConnectionPool(Generic[Pooled]):
         return closes
 
     def late(self, now_s: float) -> list[Pooled]:
-        """Those whose oldest unanswered request has waited for longer than :attr:`Policy.read_timeout_s`."""
+        """Return those whose oldest unanswered request has waited for longer than the policy allows."""
         read_s = self.policy.read_timeout_s
         if read_s is None:
             return []
@@ -341,7 +341,7 @@ class ConnectionPool(Generic[Pooled]):
         return [one for one in busy if now_s - one.since_s > read_s]
 
     def prune(self) -> None:
-        """Let go of waiting requests that have ended."""
+        """Forget waiting requests that have ended."""
         self.waiting = deque(request for request in self.waiting if request.live)
         self.fresh = deque(request for request in self.fresh if request.live)
         self.retried = {request for request in self.retried if request.live}
@@ -350,13 +350,13 @@ class ConnectionPool(Generic[Pooled]):
         """Take requests for a connection, as many as it has room for.
 
         One that opens a pin comes alone, and to a connection with nothing else on it. While it waits for
-        that, those behind it wait, too: else a connection that many share would never be free.
+        that, those after it wait, too: otherwise a connection that many share would never be free.
         """
         taken: list[Request] = []
         most = self._depth - connection.load
         while waiting and len(taken) < most:
             request = waiting[0]
-            # One that ended meanwhile is nobody's; one that is late is reported by its lease's timer.
+            # One that is late is reported by its lease's timer.
             # Written out: request.live, which is asked of each.
             live = request.lease.session.running.get(request.seq) is request
             if live and request.lease.deadline_s > now_s:

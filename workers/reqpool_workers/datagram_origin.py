@@ -44,7 +44,7 @@ class DatagramOrigin(DatagramSender):
     def grant(self, slots: int, policy: Policy) -> None:
         """Do nothing: sockets are not granted."""
 
-    def grant_held(self) -> None:
+    def grant_open(self) -> None:
         """Do nothing: sockets are not granted."""
 
     def unsent(self) -> list[Request]:

@@ -137,8 +137,8 @@ class EventLoop:
         """Run until :meth:`stop`.
 
         Args:
-            begin_turn: called with ``now_s`` before the first handler of each turn; None if nobody has to
-                know how long the wait took.
+            begin_turn: called with ``now_s`` before the first handler of each turn; None if it does not
+                matter how long the wait took.
             end_turn: called after each turn, before sleeping; returns True if it left work to be done, in
                 which case the next wait does not sleep.
         """
@@ -176,7 +176,7 @@ class EventLoop:
     def write_out(self) -> None:
         """Have connections write what has gathered in this turn: one system call for each.
 
-        It is done once more after ``end_turn``. Whoever wants to know there how it went calls it first.
+        It is done once more after ``end_turn``, which calls it first if it has to know how that went.
         """
         for writer in self.unwritten:  # one that breaks has others take over, which then come last
             writer.flush()

@@ -1,4 +1,4 @@
-"""The broker's leave to hold connections, in this conversation. Sans-IO."""
+"""What the broker has granted over this connection: how many connections to upstreams. Sans-IO."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class GrantedSlots:
     """The last GRANT for each origin, and whether it has been answered.
 
     Args:
-        upstreams: who opens the connections.
+        upstreams: open the connections.
 
     Attributes:
         unanswered: origins to the numbers of GRANTs that GRANTED was not sent for.
@@ -40,17 +40,17 @@ class GrantedSlots:
         return True
 
     def answers(self) -> Iterator[tuple[str, int, int]]:
-        """Origin, number and connections held, for GRANTED: of each grant that is kept by now."""
+        """Yield origin, number and connections, for GRANTED: of each grant that is observed by now."""
         for name, number in list(self.unanswered.items()):
-            slots, held = self._granted[name][1], self._upstreams.held(name)
-            if held <= slots:
+            slots, open_connections = self._granted[name][1], self._upstreams.open_connections(name)
+            if open_connections <= slots:
                 del self.unanswered[name]
                 if not slots:
                     del self._granted[name]
-                yield name, number, held
+                yield name, number, open_connections
 
     def lapse(self) -> None:
-        """A new conversation: nothing is granted but what is open."""
+        """Note that the connection to the broker is a new one: nothing is granted but what is open."""
         self._granted.clear()
         self.unanswered.clear()
         self._upstreams.open_no_more()

@@ -23,9 +23,10 @@ class Source(Protocol):
 class LargeReads:
     """The connections with more to be read.
 
-    The next piece of each new one comes soon, as there may be no more than that. Then they are read one after
-    the other: if they took turns, all would be complete, and wait to be sent on, at about the same time. But
-    after each answer it is the others' turn: a connection that many requests share may never run dry.
+    The next piece of each new one is read soon, as there may be no more than that. Then they are read one
+    after the other: if they took turns, all would be complete, and wait to be sent on, at about the same
+    time. But after each answer it is the others' turn: a connection that many requests share may never run
+    dry.
 
     Attributes:
         waiting: there are some.
@@ -38,7 +39,7 @@ class LargeReads:
         self.waiting = False
 
     def wait(self, source: Source) -> None:
-        """More can be read from this one."""
+        """Note that more can be read from this one."""
         self.waiting = True
         if source not in self._long:
             self._new[source] = None

@@ -1,4 +1,4 @@
-"""When leases are looked at: to send again, to stop waiting, to expire. Sans-IO."""
+"""When leases are looked at: to send again, to end a wait, to expire. Sans-IO."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LeaseTimers:
         self._due_s = math.inf
 
     def watch(self, lease: WorkerLease, now_s: float) -> None:
-        """See that a new lease is looked at in time."""
+        """Look at a new lease in time."""
         self._watched.append(lease)
         due_s = min(lease.resend_s, lease.wait_s, now_s + LEASE_LOOK_S)
         if due_s < self._due_s:
@@ -66,7 +66,7 @@ class LeaseTimers:
             self._set(next_s)
 
     def _end_waiting(self, lease: WorkerLease) -> None:
-        """End those that have waited for a connection for as long as they may."""
+        """End the requests that have waited for a connection for as long as they may."""
         waiting = [request for request in lease.unended() if request.place is None]
         if not waiting or lease.upstream is None:
             return

@@ -18,7 +18,7 @@ class Pieces:
 
         Raises:
             ProtocolError: if it does not continue what is there, or the payload gets too large. What is there
-                is of no use then: the connection has to be given up.
+                cannot be used then: the connection has to be given up.
         """
         if offset == 0:
             self._pieces, self._size_bytes = [], 0
@@ -31,7 +31,11 @@ class Pieces:
             self._size_bytes += len(piece)
 
     def complete(self, frames: list[bytes]) -> tuple[list[bytes], int]:
-        """Put what has come before the first of a LEASE's frames, which is the rest; how much was that?"""
+        """Put what has come before the first of a LEASE's frames, which is the rest.
+
+        Returns:
+            The frames, and how many bytes were put before the first.
+        """
         ahead_bytes = self._size_bytes
         if self._pieces:
             frames = [b"".join((*self._pieces, frames[0])), *frames[1:]]

@@ -1,4 +1,4 @@
-"""Results on their way to the broker and the clients: numbered, and kept until they have arrived. Sans-IO."""
+"""Results on their way to broker and clients: numbered, and retained until they have arrived. Sans-IO."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DROPPED = wire.encode_error(
     "the answer was dropped: its client did not fetch it in time, and the broker that had it is gone",
     sent=True,
 )
-"""What is left of an outcome for which there was no room."""
+"""What remains of an outcome for which there was no room."""
 
 
 FEW_SESSIONS = 64
@@ -49,7 +49,7 @@ class Part(NamedTuple):
     until_s: float | None
 
     def verdicts(self) -> Part:
-        """What is sent for it once its blob is gone: the requests have run, how they ended is not known."""
+        """Return what is sent once its blob is gone: the requests have run, how they ended is not known."""
         flat: list[Any] = [value for seq in self.seqs for value in (seq, Code.OUTCOME_UNKNOWN, DROPPED)]
         return self._replace(failed=len(self.seqs), blob=wire.encode_blob(flat))
 
@@ -72,16 +72,16 @@ _SIZE_BYTES = attrgetter("size_bytes")
 
 
 class RetainedResults:
-    """Batches, from the turn that made them until whoever might ask for them again cannot any more.
+    """Messages, from the turn that made them until they can no longer be asked for again.
 
-    Results of requests that may run again are kept until the broker has them. The others' are what a new
-    broker, or this one after a lost connection, knows by that they have run: they are kept until their client
-    has acknowledged them, or their deadline has passed. When they take too much room, the *answers* of those
-    that the broker has are let go of, the longest unacknowledged first; that the requests have run is not
-    forgotten. So clients that acknowledge nothing never fill it.
+    Results of requests that may run again are retained until the broker has them. From those of the others a
+    new broker, or this one after a lost connection, knows that the requests have run: they are retained until
+    their client has acknowledged them, or their deadline has passed. When they take too much room, the
+    *answers* of those that the broker has are dropped, the longest unacknowledged first; that the requests
+    have run is not forgotten. So clients that acknowledge nothing never fill it.
 
     Args:
-        max_bytes: size of the blobs that may be kept.
+        max_bytes: size of the blobs that may be retained.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -101,26 +101,26 @@ class RetainedResults:
 
     @property
     def full(self) -> bool:
-        """Is there no room for more results, since the broker has not received those that are kept?"""
+        """Whether there is no room for more results, since the broker has not received those there are."""
         return self._unreceived_bytes > self._max_bytes
 
     @property
     def arrived(self) -> bool:
-        """Has the broker received all that is kept?"""
+        """Whether the broker has received all that is retained."""
         return not self._unreceived
 
     @property
-    def kept_bytes(self) -> int:
-        """Size of all blobs that are kept."""
+    def retained_bytes(self) -> int:
+        """Size of all blobs."""
         return self._unreceived_bytes + self._undelivered_bytes
 
     @property
     def unacknowledged(self) -> int:
-        """How many requests that must not be repeated have an outcome that is kept."""
+        """How many requests that must not be repeated have an outcome that is retained."""
         return sum(len(part.seqs) for part in self._parts() if part.until_s is not None)
 
     def pack(self, results: Iterable[tuple[bytes, list[Any], float | None]]) -> list[ResultsMessage]:
-        """Make numbered batches of (session, flat results, :attr:`Part.until_s`), keep them, return them."""
+        """Make numbered messages of (session, flat results, :attr:`Part.until_s`), and retain them."""
         batches: list[ResultsMessage] = []
         parts: list[Part] = []
         size = 0
@@ -135,7 +135,7 @@ class RetainedResults:
                 size += len(blob)
         if parts:
             batches.append(self._numbered(parts))
-        if self.kept_bytes > self._max_bytes:
+        if self.retained_bytes > self._max_bytes:
             self._make_room()
         return batches
 
@@ -175,7 +175,7 @@ class RetainedResults:
         return message
 
     def received(self, number: int) -> None:
-        """The broker has all batches up to ``number``."""
+        """Note that the broker has all messages up to ``number``."""
         while self._unreceived and self._unreceived[0].number <= number:
             batch = self._unreceived.popleft()
             self._unreceived_bytes -= batch.size_bytes
@@ -185,7 +185,7 @@ class RetainedResults:
                 self._undelivered_bytes += once.size_bytes
 
     def undelivered(self, numbers: Iterable[int]) -> None:
-        """Of what has been received, the clients have all but these batches."""
+        """Note that of what has been received the clients have all but these messages."""
         if self._undelivered or self._verdicts:
             missing = set(numbers)
             self._verdicts = deque(batch for batch in self._verdicts if batch.number in missing)
@@ -193,7 +193,7 @@ class RetainedResults:
             self._undelivered_bytes = sum(map(_SIZE_BYTES, self._undelivered))
 
     def expire(self, now_s: float) -> None:
-        """Let go of what nobody can ask for any more."""
+        """Drop what can no longer be asked for."""
         self._verdicts = _unexpired(self._verdicts, now_s)
         self._undelivered = _unexpired(self._undelivered, now_s)
         self._undelivered_bytes = sum(map(_SIZE_BYTES, self._undelivered))
@@ -201,7 +201,7 @@ class RetainedResults:
         self._unreceived_bytes = sum(map(_SIZE_BYTES, self._unreceived))
 
     def restart(self) -> None:
-        """A new connection: what is kept is to be sent again, numbered anew by :meth:`renumbered`."""
+        """Note that the connection is a new one, over which :meth:`renumbered` is to be sent."""
         self._unreceived = deque((*self._verdicts, *self._undelivered, *self._unreceived))
         self._unreceived_bytes += self._undelivered_bytes
         self._verdicts.clear()
@@ -210,11 +210,11 @@ class RetainedResults:
         self._number = 0
 
     def renumbered(self) -> list[ResultsMessage]:
-        """Number all that is kept from 1 and return it for sending."""
-        kept, self._unreceived = self._unreceived, deque()
+        """Number all that is retained from 1, and return it to be sent again."""
+        left, self._unreceived = self._unreceived, deque()
         self._number = 0
         self._unreceived_bytes = 0
-        return [self._numbered(batch.parts) for batch in kept]
+        return [self._numbered(batch.parts) for batch in left]
 
     def retained(self) -> Iterator[tuple[bytes, tuple[int, ...]]]:
         """Yield the requests whose results are retained, for HELLO."""
@@ -234,14 +234,14 @@ class RetainedResults:
         return batch
 
     def _make_room(self) -> None:
-        """Let go of as much as it takes: answers that the broker has, then what may run again."""
-        while self.kept_bytes > self._max_bytes and self._undelivered:
+        """Drop as much as it takes: answers that the broker has, then what may run again."""
+        while self.retained_bytes > self._max_bytes and self._undelivered:
             batch = self._undelivered.popleft()
             self._undelivered_bytes -= batch.size_bytes
             self._verdicts.append(_batch(batch.number, [part._replace(blob=b"") for part in batch.parts]))
         if not self.full:
             return
-        kept: deque[ResultsMessage] = deque()
+        left: deque[ResultsMessage] = deque()
         while self._unreceived:
             batch = self._unreceived.popleft()
             if self.full:
@@ -249,8 +249,8 @@ class RetainedResults:
                 batch = _once(batch)
                 self._unreceived_bytes += batch.size_bytes
             if batch.parts:
-                kept.append(batch)
-        self._unreceived = kept
+                left.append(batch)
+        self._unreceived = left
 
 
 def _batch(number: int, parts: list[Part]) -> ResultsMessage:
@@ -269,15 +269,15 @@ def _once(batch: ResultsMessage) -> ResultsMessage:
 
 
 def _unexpired(batches: deque[ResultsMessage], now_s: float) -> deque[ResultsMessage]:
-    """Leave out the parts of which nobody can ask for any request again."""
-    kept: deque[ResultsMessage] = deque()
+    """Leave out the parts of which no request can be asked for again."""
+    left: deque[ResultsMessage] = deque()
     for batch in batches:
         if batch.expires_s <= now_s:
             parts = [part for part in batch.parts if part.until_s is None or part.until_s > now_s]
             batch = _batch(batch.number, parts)
         if batch.parts:
-            kept.append(batch)
-    return kept
+            left.append(batch)
+    return left
 
 
 def _encoded(flat: list[Any]) -> list[tuple[list[Any], bytes]]:
@@ -293,9 +293,9 @@ def _encoded(flat: list[Any]) -> list[tuple[list[Any], bytes]]:
 
 
 def _mended(flat: list[Any]) -> list[Any]:
-    """Put an error in the place of each answer that its client, or the broker, could not take.
+    """Replace each answer that its client, or the broker, could not take by an error.
 
-    It would take all others of its message with it.
+    It would make all others of its message unreadable.
     """
     mended: list[Any] = []
     for seq, code, data in zip(flat[0::3], flat[1::3], flat[2::3], strict=True):

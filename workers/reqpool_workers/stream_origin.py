@@ -93,7 +93,7 @@ class StreamOrigin:
             self._read_timeout.watch()
         self._tidy()
 
-    def grant_held(self) -> None:
+    def grant_open(self) -> None:
         """From now on as many connections as there are."""
         slots = self.pool.slots
         self.grant(min(slots.granted, slots.taken))

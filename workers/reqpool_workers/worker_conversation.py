@@ -34,17 +34,21 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-KEPT_RESULTS_BYTES = 64 << 20
+RETAINED_RESULTS_BYTES = 64 << 20
 _LARGE = frozenset((Verb.LEASE, Verb.PIECE))
 """What the broker sends no more of before it is answered. Nothing else is: it answers each heartbeat of a
 worker that drains, and one about thousands of undelivered RESULTS would go back and forth without a pause."""
 
 
 class Carrier(Protocol):
-    """Who has the socket and the timers."""
+    """What has the socket and the timers."""
 
     def dial(self) -> None:
-        """Open a fresh connection to the broker; there is none. OSError says why that is not possible now."""
+        """Open a fresh connection to the broker; there is none.
+
+        Raises:
+            OSError: why that is not possible now.
+        """
 
     def send(self, frames: list[bytes]) -> bool:
         """Send a message on it; False if nothing can be sent any more."""
@@ -64,11 +68,11 @@ class WorkerConversation:
 
     Args:
         about: what HELLO says of this worker: ``worker``, ``name``, ``pid``, ``kinds``.
-        carrier: who has the socket.
+        carrier: has the socket.
         upstreams: where requests go.
         outcomes: where requests end.
         now_s: monotonic seconds, as everywhere here.
-        kept_bytes: see :class:`RetainedResults`.
+        retained_bytes: see :class:`RetainedResults`.
 
     Attributes:
         over: it has drained, as far as it could; what is :attr:`in_doubt` by then stays so.
@@ -83,11 +87,11 @@ class WorkerConversation:
         outcomes: LeaseOutcomes,
         now_s: float,
         *,
-        kept_bytes: int = KEPT_RESULTS_BYTES,
+        retained_bytes: int = RETAINED_RESULTS_BYTES,
     ) -> None:
         self.ledger = outcomes.ledger
         self.reports = outcomes.reports
-        self.outbox = RetainedResults(kept_bytes)
+        self.outbox = RetainedResults(retained_bytes)
         self.over = False
         self.said_goodbye = False
         self._log = CountedLog(_log)
@@ -121,7 +125,7 @@ class WorkerConversation:
     # --- each turn ---------------------------------------------------------------------------------
 
     def wake(self, now_s: float) -> None:
-        """A turn begins, nothing has been read or sent in it: is the broker still to be believed?"""
+        """Begin a turn, before anything is read or sent: after a long one the broker has given us up."""
         if now_s - self._turn_s > self._link.liveness_s and self._link.state is not LivenessState.DOWN:
             # Stopped for a while, or starved: what lies in the socket is old, the broker has given us up.
             self._hang_up(f"this process did not run for {now_s - self._turn_s:.1f} s", now_s)
@@ -153,7 +157,7 @@ class WorkerConversation:
             if verb not in (Verb.WELCOME, Verb.REJECT):
                 epoch, seen, *values = values
                 if self._link.state is LivenessState.GREETING:
-                    return  # of this connection, but meant for whoever had its route before
+                    return  # of this connection, but meant for the one that had its route before
                 if not self._link.fresh(epoch, seen, now_s):
                     self._hang_up(f"a stale {verb.name}", now_s)
                     return
@@ -180,7 +184,7 @@ class WorkerConversation:
         self._hang_up(why, now_s, logging.INFO)
 
     def end_turn(self, now_s: float) -> None:
-        """Tell the broker this turn's news; notice that a drain is done."""
+        """Report this turn's news to the broker; notice that a drain is done."""
         if self._link.state is LivenessState.LIVE:
             self._reporting.report(now_s)
         if self._drain.state is not DrainState.SERVING:
@@ -192,12 +196,12 @@ class WorkerConversation:
             return
         head = wire.encode(verb, self._link.last_epoch, self._link.seen, *values)
         if not self._carrier.send([head, *blobs] if blobs else [head]):
-            # The pipe has gone, as after a message the broker would not take; all is kept for HELLO.
+            # The pipe has gone, as after a message the broker would not take; all is retained for HELLO.
             self._hang_up("cannot send to the broker", now_s)
 
     @property
     def has_room(self) -> bool:
-        """May more be read of large answers, which would wait for what is on its way to the broker?"""
+        """Whether more may be read of large answers, which wait for what is on its way to the broker."""
         return (
             self._link.state is not LivenessState.LIVE or self.outbox.unreceived_bytes < RESULTS_WINDOW_BYTES
         )
@@ -241,7 +245,7 @@ class WorkerConversation:
         self._start_beating(now_s)
 
     def _hang_up(self, why: str, now_s: float, level: int = logging.WARNING) -> None:
-        """Give the connection up and never read it again; a timer dials anew."""
+        """Give the connection up and never read it again; a timer dials the next one."""
         self._log.log(level, "hung up: %s", why)
         self._carrier.hang_up()
         self._link.lost(now_s)

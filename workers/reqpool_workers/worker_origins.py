@@ -82,9 +82,9 @@ class WorkerOrigins:
         """Grants have lapsed: no connection is opened until there are new ones. Those that are open stay."""
         self._grants.clear()
         for origin in self._origins.values():
-            origin.grant_held()
+            origin.grant_open()
 
-    def held(self, name: str) -> int:
+    def open_connections(self, name: str) -> int:
         """Connections that are open, or being opened, to origins of this name."""
         return self._slots[name].taken if name in self._slots else 0
 

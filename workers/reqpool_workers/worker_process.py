@@ -33,7 +33,7 @@ class WorkerProcess:
     Args:
         broker_url: the broker's workers socket.
         identity: 16 random bytes, or those the supervisor chose.
-        name: for people.
+        name: for display.
         kinds: by name.
         parent_pid: process with which this one ends, or None.
 
@@ -74,8 +74,8 @@ class WorkerProcess:
         """Serve until drained or stopped; closes every fd.
 
         Returns:
-            Was the end orderly? True is a promise to the supervisor: all that must not be repeated and was
-            sent upstream from here has been acknowledged by its client, or its deadline has passed.
+            Whether the end was orderly. True is a promise to the supervisor: all that must not be repeated
+            and was sent upstream from here has been acknowledged by its client, or its deadline has passed.
         """
         self.loop.at(self.loop.now_s + TEND_S, self._tend)
         try:

@@ -25,7 +25,7 @@ class Upstreams(Protocol):
     def open_no_more(self) -> None:
         """Open no connection until there are new grants: these have lapsed. Those that are open stay."""
 
-    def held(self, name: str) -> int:
+    def open_connections(self, name: str) -> int:
         """Return how many connections are open, or being opened, to origins of this name."""
 
     def slots(self) -> list[tuple[str, int]]:

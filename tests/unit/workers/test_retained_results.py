@@ -61,7 +61,7 @@ def test_repeatable_results_go_when_received_the_others_when_delivered() -> None
     assert held(outbox) == {A: {2}}
     outbox.undelivered([])
     assert held(outbox) == {}
-    assert outbox.kept_bytes == 0
+    assert outbox.retained_bytes == 0
 
 
 def test_one_slow_client_keeps_only_its_own_results() -> None:
@@ -90,7 +90,7 @@ def test_what_is_kept_is_numbered_anew_in_the_next_connection() -> None:
     assert outbox.pack([(A, flat(4), None)])[0].number == 4
     outbox.received(4)
     outbox.undelivered([])
-    assert outbox.kept_bytes == 0
+    assert outbox.retained_bytes == 0
 
 
 def test_over_the_bound_what_may_be_repeated_goes_first_of_what_the_broker_has_not_received() -> None:
@@ -125,7 +125,7 @@ def test_clients_that_acknowledge_nothing_never_fill_it() -> None:
         assert not outbox.full
         outbox.received(number)
         outbox.undelivered(range(1, number + 1))
-        assert outbox.kept_bytes <= 1_100
+        assert outbox.retained_bytes <= 1_100
     assert held(outbox) == {A: set(range(1, 1_001))}
     assert outbox.unacknowledged == 1_000
 
@@ -172,23 +172,23 @@ def test_outcomes_are_kept_until_nobody_can_ask_for_them_again() -> None:
     assert held(outbox) == {A: {3}}
     outbox.expire(30.0)
     assert held(outbox) == {}
-    assert outbox.kept_bytes == 0
+    assert outbox.retained_bytes == 0
 
 
 def test_what_may_be_repeated_outlives_what_was_sent_with_it() -> None:
     outbox = RetainedResults(1_000)
     outbox.pack([(A, flat(1, data=bytes(100)), None), (B, flat(2, data=bytes(300)), 10.0)])
     outbox.pack([(B, flat(3), 20.0)])
-    kept_bytes = outbox.kept_bytes
+    retained_bytes = outbox.retained_bytes
     outbox.expire(10.0)
     assert held(outbox) == {A: {1}, B: {3}}
-    assert outbox.kept_bytes <= kept_bytes - 300
+    assert outbox.retained_bytes <= retained_bytes - 300
     outbox.expire(20.0)
     assert held(outbox) == {A: {1}}
-    assert 100 <= outbox.kept_bytes < 200
+    assert 100 <= outbox.retained_bytes < 200
     outbox.received(2)
     assert held(outbox) == {}
-    assert outbox.kept_bytes == 0
+    assert outbox.retained_bytes == 0
 
 
 # --- a few small answers ---------------------------------------------------------------------------
@@ -230,6 +230,6 @@ def test_a_few_small_answers_are_packed_as_any_others_are() -> None:
             outbox = RetainedResults(1 << 16)
             assert [message] == outbox.pack(reports.take_results())
             assert list(small.retained()) == list(outbox.retained())
-            assert (small.kept_bytes, small.full) == (outbox.kept_bytes, outbox.full)
+            assert (small.retained_bytes, small.full) == (outbox.retained_bytes, outbox.full)
             assert small.renumbered() == outbox.renumbered()
     assert 100 < packed < 400

@@ -38,7 +38,7 @@ def lose_connection(talk: Talk) -> None:
 
 def told_large(*, flags: int = Flag.IDEMPOTENT) -> Talk:
     """A large answer is on its way to the broker."""
-    talk = Talk(kept_bytes=8 << 20)
+    talk = Talk(retained_bytes=8 << 20)
     talk.welcome()
     assert talk.conversation.has_room
     talk.lease(1, flags=flags)
@@ -152,7 +152,7 @@ def test_of_what_was_cancelled_nothing_else_is_told(talk: Talk, slots: int | Non
 
 
 def test_a_client_that_acknowledges_nothing_keeps_no_lease_of_others_away() -> None:
-    talk = Talk(kept_bytes=10_000)
+    talk = Talk(retained_bytes=10_000)
     talk.welcome()
     for number in range(1, 101):
         talk.lease(number)
@@ -162,7 +162,7 @@ def test_a_client_that_acknowledges_nothing_keeps_no_lease_of_others_away() -> N
     talk.lease(1, session=OTHER_SESSION)
     assert talk.heard(Verb.RETURN) == []
     assert talk.upstreams.sent[-1] == 1
-    assert talk.conversation.outbox.kept_bytes <= 11_000
+    assert talk.conversation.outbox.retained_bytes <= 11_000
     lose_connection(talk)
     assert talk.held() == set(range(1, 101))
     talk.welcome()
@@ -172,7 +172,7 @@ def test_a_client_that_acknowledges_nothing_keeps_no_lease_of_others_away() -> N
 
 
 def test_a_broker_that_receives_nothing_gets_its_leases_back() -> None:
-    talk = Talk(kept_bytes=10_000)
+    talk = Talk(retained_bytes=10_000)
     talk.welcome()
     for number in range(1, 11):
         talk.lease(number)

@@ -146,7 +146,7 @@ class RedisConnection(StreamProtocol):
                 "Redis sent more than the reply to this command: most likely a line end in an error's text"
             )
         answer = events[-1]
-        # In what is a session's own, more can do harm to nobody else.
+        # On a session's own connection, more can harm no other client.
         cut = (
             not self._held
             and isinstance(answer, tuple)

@@ -30,7 +30,7 @@ from . import Answer, Refused
 
 MAX_SKIPPED_BYTES = (512 << 20) + 1024
 """Of a reply that is skipped while others wait behind it. Redis makes no string of over 512 MB
-(proto-max-bulk-len); whatever claims more would hold the connection up for longer than it is worth."""
+(proto-max-bulk-len); what claims more would occupy the connection for longer than it is worth."""
 MAX_SKIPPED_ELEMENTS = 4_000_000
 """Likewise; each takes about 1 µs of the worker's time."""
 MAX_NUMBER_BYTES = 64
@@ -42,7 +42,7 @@ _FRAME_BYTES = 32
 _SMALLEST_REPLY_BYTES = 3
 
 _STREAM, _PARTS = -1, -2
-"""In place of the elements that are to come: a streamed aggregate, a streamed string."""
+"""Instead of the number of elements that are to come: a streamed aggregate, a streamed string."""
 
 _LENGTHS = {b"$%d" % length: length + 4 for length in range(4096)}
 """First line of a bulk string: bytes from its end to the reply's; quicker than int(), and as strict."""
@@ -86,7 +86,7 @@ class Framer:
         self._at = 0
         """Where in it to go on."""
         self._in_line = False
-        """Is what is missing the end of a line?"""
+        """Whether what is missing is the end of a line."""
         self._searched = 0
         """Up to there it has none."""
         self.unfinished: list[int] = []
@@ -96,15 +96,15 @@ class Framer:
         self._unseen = 0
         """Bytes to be skipped that have not come."""
         self._skipped = 0
-        """Bytes of the reply that are held no longer."""
+        """Bytes of the reply that have been dropped."""
         self._elements = 0
         """Of the reply that is skipped, as far as they were announced."""
         self._push = False
-        """Is what is skipped a push?"""
+        """Whether what is skipped is a push."""
 
     @property
     def begun(self) -> bool:
-        """Has a part of a reply come?"""
+        """Whether a part of a reply has come."""
         return bool(self.unfinished)
 
     def feed(self, data: bytes) -> list[Answer | Refused]:
@@ -227,7 +227,7 @@ class Framer:
                     self._check_size(buffer, begin, at)
             elif (line := _count(buffer, at)) is not None:
                 if len(stack) == 1 and buffer[at] == 62 and not self._pushes:  # >
-                    # Whether it is the reply that is due, or comes before that, nobody can tell.
+                    # It cannot be known whether it is the reply that is due, or comes before that.
                     raise _malformed(buffer, at)
                 at = line.end()
                 if self._enter(buffer, begin, at, elements(line[1], int(line[2]))):
