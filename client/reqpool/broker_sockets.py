@@ -350,6 +350,9 @@ class BrokerSockets:
                 case Reach.STANDING:
                     self._probe.greeted = False
                     self._probe.end()
+        if reach is Reach.STANDING:
+            # What came before this was known was left unread.
+            self._readable.add(self._intake_fd if monitor is self._intake_monitor else self._results_fd)
         if reach in (Reach.BROKEN_OFF, Reach.LOST, Reach.FOREIGN):
             self._ending = ending
             self._readable |= {self._intake_fd, self._results_fd}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 
 import pytest
 import zmq
@@ -22,7 +23,8 @@ from reqpool.broker_sockets import (
     TURNED_AWAY,
     BrokerSockets,
 )
-from reqpool.listener_probe import Loss
+from reqpool.listener_probe import ListenerProbe, Loss
+from reqpool_contract.socket_monitor import Monitor
 from reqpool_contract.wire import Flag, Verb
 from support.fake_broker import FakeBroker, echo, silence
 from support.leaks import no_leak
@@ -98,6 +100,26 @@ def test_what_came_before_the_loss_is_read_before_it_is_told() -> None:
     assert received == [b"%d" % number for number in range(5 * MESSAGES_PER_TURN)]
     link.close(0)
     context.term()
+
+
+def test_what_came_before_its_connection_was_known_to_stand_is_read_once_it_is(
+    context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = context.socket(zmq.XPUB)
+    link = BrokerSockets(context, b"topic")
+    suspected: list[Any] = []
+    link.subscribe(f"tcp://127.0.0.1:{results.bind_to_random_port('tcp://127.0.0.1')}")
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "read", lambda self: self.reach)  # libzmq's thread has not reported it yet
+        patch.setattr(ListenerProbe, "suspect", lambda self: suspected.append(self))
+        assert results.recv() == b"\1topic"
+        results.send_multipart([b"topic", b"early"])
+        wait_until(lambda: bool(turn(link) or suspected))
+    received: list[bytes] = []
+    wait_until(lambda: bool(received.extend(frames[1] for frames in turn(link)) or received))
+    assert received == [b"early"]
+    link.close(0)
+    results.close(0)
 
 
 def test_nothing_is_sent_while_what_came_before_a_loss_is_read(
