@@ -209,6 +209,21 @@ class BrokerSockets:
             return False
         return True
 
+    def submit(self, head: bytes) -> bool:
+        """Send one message of one frame while the intake socket is not ``blocked``; never blocks.
+
+        A message that finds no room after all is kept back here. Returns False if there is no connection.
+        """
+        if self._intake is None or self._ending is not None or self._stalled is not None:
+            return False
+        self._intake_sent = True
+        try:
+            zmq_sockets.send_frame(self._intake, head, zmq_sockets.NOBLOCK, True)
+        except zmq.Again:
+            self.blocked = True
+            self._stalled = [head]
+        return True
+
     def has_messages(self) -> bool:
         """Is there more to be read at once? Asks the intake socket where that is needed before a sleep.
 

@@ -224,10 +224,13 @@ class ClientConversation:
             self.take(((False, frames),), now_s)
             return
         self.batches_in += 1
-        ends.complete(flat, now_s)
-        if ends.again:
-            self._go_on(now_s)
-        ends.settle()
+        if flat[1]:
+            ends.complete(flat, now_s)
+            if ends.again:
+                self._go_on(now_s)
+            ends.settle()
+        else:
+            ends.complete_one(flat, now_s)
         session.results.settled = session.results.received
 
     def _act(self, actions: Sequence[Action], now_s: float) -> None:

@@ -11,6 +11,7 @@ from reqpool_contract.errors import Code
 from .entry import RequestEntry
 
 _AGAIN = int(Code.AGAIN)
+_NONE = (None,)
 
 
 class CallbackQueue(Protocol):
@@ -94,6 +95,31 @@ class Completions:
             future.payload = b""
             if future.callback is not None or future._made_callbacks is not None:
                 with_callbacks.append(future)
+
+    def complete_one(self, flat: tuple[Any, ...], now_s: float) -> None:
+        """:meth:`complete` and :meth:`settle` for one outcome that is an answer.
+
+        Args:
+            flat: seq, 0, data.
+            now_s: monotonic clock.
+        """
+        taken = self._taken
+        taken.extend(map(self._pending.pop, flat[:1], _NONE))  # one call, as above
+        entry = taken[0]
+        if entry is not None:
+            if entry._made_condition is not None:
+                entry.end(FINISHED, 0, flat[2], now_s)
+            else:
+                entry._ended_s = now_s
+                entry._data = flat[2]
+                entry._state = FINISHED
+            self.completed += 1
+            entry.payload = b""
+            if (entry.callback is not None or entry._made_callbacks is not None) and not self.silent:
+                self._delivery.put([entry])
+        taken.clear()
+        if self._room.wanted:
+            self._room.tell()
 
     def settle(self) -> None:
         """Tell who waits for what :meth:`complete` ended, once those that go on are in the table again."""

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from .entry import RequestEntry
 
@@ -31,16 +31,21 @@ PARK_FIRST_S = 0.001
 
 
 class Turnable(Protocol):
-    """What a driver turns. It is given with each call: an attribute would make a cycle of the two."""
+    """What a driver turns. It is given with each call: an attribute would make a cycle of the two.
+
+    Attributes:
+        brought: requests and the like that only a turn can move on, while any of it is not empty.
+        closing: the last turns are to be taken.
+    """
+
+    brought: tuple[Collection[Any], ...]
+    closing: bool
 
     def lead(self, entry: RequestEntry, until_s: float) -> None:
         """Take turns until the request has ended or ``until_s`` (monotonic), or others are to take them."""
 
     def work(self) -> None:
         """Take one turn, however long its sleep, or the last one. For the pool's own threads."""
-
-    def is_waiting(self) -> bool:
-        """Return True if there is something that only a turn can move on."""
 
     def is_lone(self) -> bool:
         """Return True if nothing is pending, or one request whose thread may yet lead."""
@@ -90,14 +95,14 @@ class Driver:
         finally:
             self.relieving = False
             self.turning.release()
-        if loop.is_waiting():
+        if any(loop.brought) or loop.closing:
             self.unpark()
 
     def _park(self, loop: Turnable) -> None:
         self.parked = True
         if loop.is_lone():
             self._park_wanted = False
-            span_s = PARK_FIRST_S if loop.is_waiting() else loop.park_s()
+            span_s = PARK_FIRST_S if any(loop.brought) else loop.park_s()
             while not self._unparked.wait(span_s):
                 if not self.turning.locked() and monotonic() - self._led_s > span_s:
                     break
@@ -129,7 +134,7 @@ class Driver:
         finally:
             self.turning.release()
             self._led_s = monotonic()
-        if loop.is_waiting():
+        if any(loop.brought) or loop.closing:
             self.unpark()
 
     def cut_short(self) -> None:

@@ -125,7 +125,12 @@ class Future(RequestEntry, concurrent.futures.Future[T]):
             UsageError: called inside a callback of the same pool for an unfinished request.
         """
         if self._state is PENDING:
-            self._wait(timeout)
+            if timeout is None:
+                self._owner.wait(self, math.inf)
+                if self._state is PENDING:
+                    self._wait_for_others(None, math.inf)
+            else:
+                self._wait(timeout)
         value = self._value
         if value is UNDECODED:
             value = self._settle()
@@ -247,14 +252,17 @@ class Future(RequestEntry, concurrent.futures.Future[T]):
     def _wait(self, timeout: float | None) -> None:
         if timeout is not None and timeout <= 0:
             raise TimeoutError("the request has not ended yet")
-        give_up_s = None if timeout is None else time.monotonic() + timeout
-        self._owner.wait(self, math.inf if give_up_s is None else give_up_s)
-        if self._state is not PENDING:
-            return
+        give_up_s = math.inf if timeout is None else time.monotonic() + timeout
+        self._owner.wait(self, give_up_s)
+        if self._state is PENDING:
+            self._wait_for_others(timeout, give_up_s)
+
+    def _wait_for_others(self, timeout: float | None, give_up_s: float) -> None:
+        """Wait for the end, which another thread brings about."""
         condition = self._condition
         with condition:
             while self._state is PENDING:
-                left_s = None if give_up_s is None else give_up_s - time.monotonic()
+                left_s = None if timeout is None else give_up_s - time.monotonic()
                 if left_s is not None and left_s <= 0:
                     raise TimeoutError(f"the request has not ended after {timeout} s")
                 condition.wait(left_s)

@@ -11,9 +11,10 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures._base import PENDING
 from time import monotonic
+from typing import Any
 
 from .broker_sockets import BrokerSockets
 from .callback_runner import CallbackRunner
@@ -48,6 +49,7 @@ class IoLoop:
         ended: set when the last turn was taken.
         thread: the I/O thread.
         driver: the right to turn this.
+        brought: see :class:`~.driver.Turnable`.
     """
 
     def __init__(
@@ -76,11 +78,14 @@ class IoLoop:
         self.thread = threading.Thread(target=self._run, name="reqpool-io", daemon=True)
         self.driver = Driver()
         self._conversation = conversation
-        self._queues = conversation.queues
+        self._queues = queues = conversation.queues
         self._sockets = sockets
         self._delivery = delivery
         self._lookup = lookup
         self._embedded = embedded
+        self.brought: tuple[Collection[Any], ...] = (
+            conversation.pending, queues.outbox, queues.cancels, queues.unpins, delivery.batches,
+        )  # fmt: skip
         self._relief = Relief()
         self._on_end: Callable[[], None] | None = None
         self._quiet_until_s = -math.inf
@@ -182,18 +187,6 @@ class IoLoop:
         return self.closing and (not self._conversation.pending or monotonic() >= self.drain_until_s)
 
     # --- turns ------------------------------------------------------------------------------------
-
-    def is_waiting(self) -> bool:
-        """See :class:`~.driver.Turnable`."""
-        queues = self._queues
-        return bool(
-            self._conversation.pending
-            or queues.outbox
-            or queues.cancels
-            or queues.unpins
-            or self._delivery.batches
-            or self.closing
-        )
 
     def is_lone(self) -> bool:
         """See :class:`~.driver.Turnable`."""

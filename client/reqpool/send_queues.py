@@ -29,6 +29,13 @@ class Intake(Protocol):
     blocked: bool
     """The intake socket took no more when last asked."""
 
+    def submit(self, head: bytes) -> bool:
+        """Send a SUBMIT while the intake is not ``blocked``; never blocks.
+
+        Returns:
+            False if there is no connection that it could be sent on.
+        """
+
     def has_room(self) -> bool:
         """Return whether the next message that is sent will certainly be taken."""
 
@@ -100,7 +107,7 @@ class SendQueues:
             or now_s - session.heard_s >= session.liveness_s
             or len(route.settings) >= wire.KEPT_FROM_BYTES
             or len(entry.payload) > wire.LARGE_MESSAGE_BYTES
-            or not intake.has_room()
+            or intake.blocked
         ):
             return False
         deadline_s = entry.deadline_s
@@ -123,9 +130,8 @@ class SendQueues:
                 )
             ]
         )
-        if not intake.send(head):
-            # The number that is missing makes the broker refuse what follows, and all is submitted again.
-            return False
+        if not intake.submit(head):
+            return False  # the connection is about to be given up: nobody misses the number
         entry.connection = session.connection
         self.batches_out += 1
         due_s = deadline_s + CLUSTER_GRACE_S

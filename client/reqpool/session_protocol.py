@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
+
 from reqpool_contract import checks, fast_read, wire
 from reqpool_contract.backoff import backoff_s
 from reqpool_contract.cached_settings import SettingsSender
@@ -30,6 +32,8 @@ from .session_actions import (
 from .session_state import TRANSITIONS, Event, SessionState
 from .submit_window import SubmitWindow
 
+_pack: Callable[[Any], bytes] = msgpack.Packer().pack
+_SUBMIT = int(Verb.SUBMIT)
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MOST_S = 1.0
 
@@ -263,7 +267,7 @@ class SessionProtocol:
         """
         submits, results = self.submits, self.results
         number = submits.number + 1
-        frame = wire.encode(Verb.SUBMIT, number, results.received, groups)
+        frame = _pack((_SUBMIT, number, results.received, groups))
         submits.number = number
         submits.room_bytes -= large_bytes
         submits.unacked.append((number, large_bytes))

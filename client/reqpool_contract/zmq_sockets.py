@@ -27,10 +27,11 @@ import zmq.backend
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 _POLLOUT = int(zmq.POLLOUT)
-_NOBLOCK = int(zmq.NOBLOCK)
+NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-_send: Callable[[zmq.Socket[bytes], Any, int, bool], object] = zmq.backend.Socket.send
-"""What ``zmq.Socket.send`` calls after it has handled options for sockets of other types."""
+send_frame: Callable[[zmq.Socket[bytes], Any, int, bool], object] = zmq.backend.Socket.send
+"""What ``zmq.Socket.send`` calls after it has handled options for sockets of other types. Takes the socket, a
+frame, flags, and whether to copy the frame."""
 
 SEVERAL = 3
 """Messages of a turn after which more usually follow: asking each time would cost more than ``zmq.Again``."""
@@ -57,10 +58,10 @@ def receive(socket: zmq.Socket[bytes]) -> list[Any]:
         zmq.Again: there is none.
     """
     # A Frame knows whether another follows. Asking the socket for RCVMORE makes an enum in Python each time.
-    frame = socket.recv(_NOBLOCK, False)
+    frame = socket.recv(NOBLOCK, False)
     frames: list[Any] = [frame.bytes]
     while frame.more:
-        frame = socket.recv(_NOBLOCK, False)
+        frame = socket.recv(NOBLOCK, False)
         frames.append(frame if len(frame) > COPIED_BYTES else frame.bytes)
     return frames
 
@@ -74,8 +75,8 @@ def send(socket: zmq.Socket[bytes], frames: list[Any]) -> None:
     """
     last = frames[-1]
     for frame in frames[:-1]:
-        _send(socket, frame, _MORE, type(frame) is bytes)
-    _send(socket, last, _NOBLOCK, type(last) is bytes)
+        send_frame(socket, frame, _MORE, type(frame) is bytes)
+    send_frame(socket, last, NOBLOCK, type(last) is bytes)
 
 
 @contextlib.contextmanager

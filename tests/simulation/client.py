@@ -199,6 +199,9 @@ class ClientProcess(Process):
         self._intake = self._results = None
         self._lost = False
 
+    def submit(self, head: bytes) -> bool:
+        return self.has_room() and self.send(head)
+
     def has_room(self) -> bool:
         return self._intake is not None and not self._lost and self._intake.has_room
 

@@ -56,6 +56,9 @@ class Transport:
     def has_room(self) -> bool:
         return not self.blocked
 
+    def submit(self, head: bytes) -> bool:
+        return self.send(head)
+
     def send(self, head: bytes, *payloads: bytes) -> bool:
         self.sent.append(wire.decode(head, wire.CLIENT_TO_BROKER, payloads))
         return True
@@ -71,9 +74,8 @@ class Talk:
         self.transport = Transport()
         session = SessionProtocol(b"s" * 16, "test", 1, random_unit=lambda: 1.0)
         log = CountedLog(logging.getLogger("reqpool"))
-        self.conversation = ClientConversation(
-            URL, session, self.transport, CallbackRunner(None), Room(), log
-        )
+        self.delivery = CallbackRunner(None)
+        self.conversation = ClientConversation(URL, session, self.transport, self.delivery, Room(), log)
         self.session = session
 
     def submit(self, payload: bytes, now_s: float, timeout_s: float = 20.0) -> Future[Any]:

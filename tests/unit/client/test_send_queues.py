@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Callable
 from concurrent.futures._base import FINISHED, PENDING
 from typing import Any
 
 import pytest
 
+import reqpool
 from reqpool.future import Future
 from reqpool.kinds import Route
 from reqpool.refused_future import NOBODY
 from reqpool_contract import wire
+from reqpool_contract.errors import Code
 from reqpool_contract.wire import Verb
 from support.client_conversation import ROUTE, Talk
 from support.plain import KIND
+from support.wait import wait_until
 
 TOPIC = b"s" * 16
 
@@ -167,3 +171,50 @@ def test_every_eighth_outcome_is_acknowledged_at_once() -> None:
     for number in range(1, 9):
         talk.conversation.take_one(results(number, number, 0, b"answer"), 0.1)
     assert talk.transport.sent[-1] == (Verb.HEARTBEAT, [1, 0, 8])
+
+
+def test_an_outcome_that_came_alone_wakes_those_who_wait_and_has_callbacks_run() -> None:
+    talk = opened()
+    future = lone(talk)
+    ended: list[Any] = []
+    future.add_done_callback(ended.append)
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(concurrent.futures.wait, [future], 10)
+        wait_until(lambda: future._made_condition is not None)
+        talk.conversation.take_one(results(1, future.seq, 0, b"answer"), 0.2)
+        assert future in waiting.result(10).done
+    talk.delivery.run()
+    assert ended == [future]
+
+
+def test_an_error_that_comes_alone_ends_its_request() -> None:
+    talk = opened()
+    future = lone(talk)
+    failure = wire.encode_error("refused", phase="connect")
+    talk.conversation.take_one(results(1, future.seq, int(Code.CONNECT_FAILED), failure), 0.2)
+    with pytest.raises(reqpool.ConnectFailed, match="refused"):
+        future.result(0)
+    assert talk.conversation.ends.failed == 1
+
+
+def test_an_interruption_amid_an_outcome_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = opened()
+    future = lone(talk)
+    ends = talk.conversation.ends
+
+    class Interrupted:
+        wanted = True
+
+        def tell(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ends, "_room", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        talk.conversation.take_one(results(1, future.seq, 0, b"answer"), 0.2)
+    monkeypatch.undo()
+    talk.conversation.put_in_order(0.3)
+    # It has ended; that the broker publishes it again does no harm.
+    assert talk.session.results.received == 0
+    talk.open(1.0)
+    talk.conversation.take_one(results(1, future.seq, 0, b"answer"), 1.0)
+    assert (future.result(0), ends.completed) == (b"answer", 1)
