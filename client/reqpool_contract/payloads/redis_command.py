@@ -13,6 +13,12 @@ MULTI = b"M"
 """First byte of the payload of a MULTI/EXEC."""
 
 
+_ARRAYS = tuple([f"*{count}" for count in range(32)])
+_BULKS = tuple([f"\r\n${size}\r\n" for size in range(512)])
+"""First lines of arrays and of bulk strings, each with the end of the line before: to write a number takes
+longer."""
+
+
 def pack(command: Sequence[Any]) -> bytes:
     """Write a command as an array of bulk strings.
 
@@ -25,17 +31,19 @@ def pack(command: Sequence[Any]) -> bytes:
     if type(command) is not tuple and type(command) is not list:
         raise UsageError(f'a command must be a tuple like ("GET", "key"), not {type(command).__name__}')
     # Nearly all commands are short ASCII text, and one str is built faster than many bytes objects.
-    text = f"*{len(command)}\r\n"
+    count = len(command)
+    text = _ARRAYS[count] if count < 32 else f"*{count}"
     for argument in command:
         if type(argument) is not str:
             break
-        text += f"${len(argument)}\r\n{argument}\r\n"
+        size = len(argument)
+        text = f"{text}{_BULKS[size]}{argument}" if size < 512 else f"{text}\r\n${size}\r\n{argument}"
     else:
         if text.isascii() and command:
-            return text.encode()
+            return f"{text}\r\n".encode()
     if not command:
         raise UsageError('a command must have at least a name: ("PING",)')
-    parts = [b"*%d\r\n" % len(command)]
+    parts = [b"*%d" % count]
     for position, argument in enumerate(command):
         write = _WRITE.get(type(argument))
         try:
@@ -43,7 +51,8 @@ def pack(command: Sequence[Any]) -> bytes:
         except ValueError as error:  # from str.encode: UnicodeEncodeError
             what = f"argument {position} of a command" if position else "a command's name"
             raise UsageError(f"{what} is of type {type(argument).__name__}: {error}") from error
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+        parts += (b"\r\n$%d\r\n" % len(data), data)
+    parts.append(b"\r\n")
     return b"".join(parts)
 
 

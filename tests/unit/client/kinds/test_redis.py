@@ -380,6 +380,16 @@ def test_values_travel_as_redis_py_writes_them(value: Any, written: bytes) -> No
     assert type(payload) is bytes
 
 
+@pytest.mark.parametrize("word", ["x", "é", b"\xff"])
+@pytest.mark.parametrize("size", [0, 1, 9, 10, 255, 256, 511, 512, 513, 100_000])
+@pytest.mark.parametrize("count", [1, 30, 31, 32, 100])
+def test_a_command_of_any_size_is_an_array_of_bulk_strings(word: str | bytes, size: int, count: int) -> None:
+    argument = word * size
+    written = argument.encode() if isinstance(argument, str) else argument
+    _, payload, _ = KIND.encode(URL, ("RPUSH", "k", *(argument for _ in range(count))))
+    assert payload == resp(b"RPUSH", b"k", *[written] * count)
+
+
 def test_a_transaction_is_one_payload_with_its_number_of_replies() -> None:
     route, payload, note = KIND.encode_multi(URL, [("INCR", "a"), ["GET", b"b"]])
     commands = resp(b"MULTI") + resp(b"INCR", b"a") + resp(b"GET", b"b") + resp(b"EXEC")
