@@ -31,7 +31,7 @@ REPLIES = st.recursive(
     LEAVES,
     lambda inner: st.lists(inner, max_size=5).map(lambda items: b"*%d\r\n" % len(items) + b"".join(items)),
     max_leaves=20,
-)
+).filter(lambda reply: len(reply) <= MAX_BYTES)
 
 
 def framed(data: bytes, cuts: list[int], protocol: int = 2) -> list[bytes]:
@@ -126,7 +126,7 @@ REPLIES3 = st.recursive(
         st.lists(inner, max_size=2).map(lambda items: a_stream(items * 2, b"%")),
     ),
     max_leaves=12,
-)
+).filter(lambda reply: len(reply) <= MAX_BYTES)
 REFUSED = st.sampled_from([
     b",1.2.3\r\n",
     b":12x\r\n",
