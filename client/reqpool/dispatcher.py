@@ -169,7 +169,7 @@ class Dispatcher:
 
     def _open(self) -> Stub:
         """Start this process's stub."""
-        with host.start_lock(), descriptors.told():
+        with host.start_lock(), descriptors.as_overloaded():
             if self.closed:
                 raise UsageError("the pool is closed")
             stub = self._stub

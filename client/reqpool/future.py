@@ -214,9 +214,9 @@ class Future(RequestEntry, concurrent.futures.Future[T]):
             try:
                 value = self.route.kind.decode(data, self)
             except PoolError as error:
-                value = self.facts.told_by(error)
+                value = self.facts.fill_in(error)
             except Exception as error:
-                value = self.facts.told_by(
+                value = self.facts.fill_in(
                     BadResponse(f"kind {self.route.kind.name!r} could not decode the answer: {error!r}")
                 )
                 value.__cause__ = error

@@ -62,17 +62,17 @@ class Lookup:
         due_s: when to call :meth:`turn` next, monotonic.
     """
 
-    def __init__(self, url: str, told: Callable[[], None]) -> None:
+    def __init__(self, url: str, changed: Callable[[], None]) -> None:
         """Make it; :meth:`turn` starts the first check.
 
         Args:
             url: the broker's.
-            told: called on the checking thread when ``fault`` may have changed.
+            changed: called on the checking thread when ``fault`` may have changed.
         """
         self.fault: str | None = None
         self.due_s = -math.inf
         self._url = url
-        self._told = told
+        self._changed = changed
         self._begun = False
         self._thread: threading.Thread | None = None
 
@@ -89,4 +89,4 @@ class Lookup:
 
     def _run(self) -> None:
         self.fault = fault(self._url)
-        self._told()
+        self._changed()

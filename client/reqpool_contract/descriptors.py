@@ -54,7 +54,7 @@ def check_spare() -> None:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def as_overloaded() -> Iterator[None]:
     """Turn errors of the shortages into Overloaded, for steps of submitting a request."""
     try:
         yield

@@ -136,7 +136,7 @@ class RequestFacts(NamedTuple):
         """As in :class:`PoolError`."""
         return f"{self.session_label}-{self.seq}"
 
-    def told_by(self, error: SomeError) -> SomeError:
+    def fill_in(self, error: SomeError) -> SomeError:
         """Fill in an error made from an answer, whose request was therefore sent; return the error."""
         error.request_id = self.request_id
         error.origin = error.origin or self.origin

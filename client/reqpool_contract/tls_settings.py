@@ -63,7 +63,7 @@ class Tls:
             raise UsageError("tls: a key without a certificate: give cert= as well")
         about: dict[str, Any] = {}
         if self.ca is not None or self.cert is not None:
-            with descriptors.told():
+            with descriptors.as_overloaded():
                 descriptors.check_spare()
                 from . import pem  # loads ssl, which apps without TLS do not need
         if self.ca is not None:

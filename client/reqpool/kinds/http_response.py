@@ -125,7 +125,7 @@ class HttpResponse:
                 try:
                     content = decoded(content, self.headers["content-encoding"], self._max_bytes)
                 except BadResponse as error:
-                    self.facts.told_by(error)
+                    self.facts.fill_in(error)
                     raise
             self._content = content
         return content
@@ -177,7 +177,7 @@ class HttpResponse:
             kind = _shown(self.headers.get("content-type", "no content type"))
             url = without_password(self.url)
             text = f"the answer from {url} ({self.status}, {kind}) is not JSON: {error}"
-            raise self.facts.told_by(BadResponse(text)) from error
+            raise self.facts.fill_in(BadResponse(text)) from error
 
     @property
     def ok(self) -> bool:
@@ -194,7 +194,7 @@ class HttpResponse:
             return self
         text = _shown(f"{self.status} {self.reason}".rstrip())
         text = f"{text}: {without_password(self.url)}"
-        raise self.facts.told_by(HttpError(text, status=self.status, response=self))
+        raise self.facts.fill_in(HttpError(text, status=self.status, response=self))
 
     def __repr__(self) -> str:
         return f"<HttpResponse {self.status} {without_password(self.url)} {len(self.raw)} bytes>"

@@ -64,7 +64,7 @@ def refusal_of(data: bytes, names: Sequence[str]) -> RedisError:
 def _complete_errors(value: Any, request: Asked) -> None:
     """Fill in the request's details in errors inside a reply, as is done for errors that are raised."""
     if isinstance(value, RedisError):
-        request.facts.told_by(value)
+        request.facts.fill_in(value)
     elif isinstance(value, list | tuple | set):
         for item in value:
             _complete_errors(item, request)

@@ -20,7 +20,7 @@ class InstalledKinds(dict[str, Any]):
     """
 
     def __missing__(self, name: str) -> Any:
-        with descriptors.told():
+        with descriptors.as_overloaded():
             # A package never tries again to import what failed for lack of one (pymysql: ssl).
             descriptors.check_spare()
             kind = self[name] = _registered(name).load()

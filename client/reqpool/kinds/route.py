@@ -108,7 +108,7 @@ class Asked(Protocol):
         elapsed_s: seconds from submission to the end.
         route: as submitted, with the caller's ``idempotent=`` applied.
         facts: the details that errors carry. They are filled in for errors that :meth:`.Kind.decode`
-            raises; a value that holds errors, or raises one later, calls ``facts.told_by(error)`` itself.
+            raises; a value that holds errors, or raises one later, calls ``facts.fill_in(error)`` itself.
     """
 
     note: Any
