@@ -1,4 +1,4 @@
-"""From a queue of futures to the groups of one SUBMIT: sans-IO."""
+"""Makes the groups of a SUBMIT from a queue of requests. Sans-IO."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .entry import RequestEntry
 
 _RESUBMITTED = int(wire.Flag.RESUBMITTED)
 BUCKETS_PER_S = 64
-"""Requests whose deadlines lie in the same 1/64 s share a group, and the later end as its deadline."""
+"""Requests with deadlines in the same 1/64 s share a group, whose deadline is the end of that interval."""
 
 
 def next_batch(
@@ -26,24 +26,24 @@ def next_batch(
     room_bytes: float,
     large: deque[RequestEntry],
 ) -> tuple[list[Any], float, int]:
-    """Take the requests of one SUBMIT off the queue's left end and group them.
+    """Take the requests of one SUBMIT from the queue's left end and group them.
 
-    Other threads may append to ``queue`` meanwhile. What has ended, or was sent on this connection
-    already, is dropped.
+    Other threads may append to ``queue`` meanwhile. Requests that have ended, or were already sent on this
+    connection, are dropped.
 
     Args:
-        queue: what to send, oldest first.
-        connection: number of the connection they will be sent on, from 1.
+        queue: the requests to send, oldest first.
+        connection: number of the connection on which they will be sent, from 1.
         now_s: monotonic clock; spans are counted from here.
-        keeping: which settings the broker keeps; what is to be sent before the SUBMIT gathers there.
-        most: requests to take at most.
-        room_bytes: large payloads are taken as long as there is any.
-        large: gets those requests for whose payloads there is none.
+        keeping: the settings that the broker keeps; collects what must be sent before the SUBMIT.
+        most: largest number of requests to take.
+        room_bytes: large payloads are taken while this is over 0.
+        large: gets the requests for whose payloads there is no room.
 
     Returns:
-        The groups in the order of :class:`~reqpool_contract.wire.Group`, none if nothing was left to send;
-        the earliest deadline among them and those that wait for room (at most 1/64 s early); and about how
-        many bytes the groups have.
+        The groups, with the fields of :class:`~reqpool_contract.wire.SubmitGroup`, empty if nothing was left
+        to send; the earliest deadline of these and of those that wait for room (at most 1/64 s early); and
+        the approximate size of the groups in bytes.
     """
     groups: dict[tuple[Any, ...], tuple[list[int], list[bytes], int | None]] = {}
     last_key: tuple[Any, ...] | None = None
@@ -85,9 +85,9 @@ def next_batch(
     entries = []
     for (route, priority, bucket, resubmitted), (seqs, payloads, kept) in groups.items():
         if not seqs:
-            continue  # the one for which it was made did not fit in any more
+            continue  # the request for which it was made did not fit any more
         earliest_s = min(earliest_s, bucket / BUCKETS_PER_S)
-        # From the bucket's end and rounded up: nobody is timed out before the span that was asked for.
+        # From the bucket's end and rounded up, so that no request times out early.
         span_ms = math.ceil(((bucket + 1) / BUCKETS_PER_S - now_s) * 1000)
         entries.append(
             (

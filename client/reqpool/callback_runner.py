@@ -1,4 +1,4 @@
-"""Callbacks of requests that have ended, and who runs them: the I/O thread, between two turns of its loop."""
+"""Runs the callbacks of requests that have ended, on the I/O thread between two turns of its loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("reqpool")
 
 
 class Handoff(SimpleQueue[Any]):
-    """A callback of the pool's own: puts the future into a queue. Never worth an executor's while."""
+    """A callback of the pool itself, which puts the future into a queue; never run by an executor."""
 
     __call__ = SimpleQueue.put
 
@@ -28,8 +28,8 @@ class CallbackRunner:
 
     Attributes:
         errors: callbacks that raised, or that the executor did not take.
-        batches: what :meth:`run` has yet to do.
-        thread_id: of the thread inside :meth:`run`, or None.
+        batches: what :meth:`run` still has to do.
+        thread_id: id of the thread inside :meth:`run`, or None.
     """
 
     def __init__(self, executor: concurrent.futures.Executor | None) -> None:
@@ -41,11 +41,11 @@ class CallbackRunner:
         self.thread_id: int | None = None
 
     def put(self, futures: list[RequestEntry]) -> None:
-        """Have the callbacks of these run, all ended. From any thread; wake the I/O thread after it."""
+        """Queue the callbacks of requests that have ended. From any thread; then wake the I/O thread."""
         self.batches.append(futures)
 
     def run(self) -> None:
-        """Run all that wait; always on the same thread."""
+        """Run all queued callbacks; always on the same thread."""
         self.thread_id = threading.get_ident()
         batches = self.batches
         while batches:
@@ -57,29 +57,29 @@ class CallbackRunner:
                     else:
                         self._hand_over(self._executor, future)
                 except BaseException:
-                    # A log's handler, or an executor, has raised; the others, and this thread, go on.
+                    # A log handler or an executor has raised; the other callbacks and this thread go on.
                     self.errors += 1
-        # Else the last answers would live until the next ones come.
+        # Otherwise the last answers would live until the next ones come.
         self._running = []
         self.thread_id = None
 
     def failed(self, future: RequestEntry) -> None:
-        """Count and log the exception being handled, which a callback raised. From any thread."""
+        """Count and log the exception that a callback raised and that is being handled. From any thread."""
         self.errors += 1
         self._log.exception("callback of request #%d raised", future.seq)
 
     def uncalled(self) -> list[RequestEntry]:
-        """Return those whose callbacks wait. From any thread."""
+        """Return the requests whose callbacks are queued. From any thread."""
         batches = [self._running, *self.batches]
         return [future for batch in batches for future in batch if future.has_callbacks()]
 
     def drop(self) -> None:
-        """In a forked child: what waits is the parent's to run, even if the fork was in a callback."""
+        """Drop all callbacks, in a forked child: the parent runs them, even if the fork was in a callback."""
         self.batches.clear()
         self._running.clear()
 
     def is_current_thread(self) -> bool:
-        """Return True inside a callback."""
+        """Return whether the caller is inside a callback."""
         return self.thread_id == threading.get_ident()
 
     def check_wait(self) -> None:

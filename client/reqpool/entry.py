@@ -1,17 +1,18 @@
-"""A request in the pending table and in the queues, until it has ended; :class:`~.future.Future` is what its
-caller sees of it. No threads and no clock, apart from the condition of those that wait.
+"""A request in the pending table and the queues, until it has ended; its caller sees a
+:class:`~.future.Future`. No threads and no clock, apart from the condition of threads that wait.
 
-A ``concurrent.futures.Future`` makes a ``Condition`` at birth: that costs 2 µs and 1.6 kB a request, and most
-requests are never waited for. The rules that make it safe without:
+A ``concurrent.futures.Future`` makes a ``Condition`` at once: that costs 2 µs and 1.6 kB a request, and most
+requests are never waited for. These rules make it safe without one:
 
-* Whoever takes the request out of ``pending`` (one dict operation) ends it, and no other thread may.
-* The ender looks for a condition *after* taking it out. None there: the state changes without a lock.
-  One there: the state changes, and waiters are told, under it.
-* Whoever makes a condition looks into ``pending`` *after* making it. The request still there: its ender
-  will find the condition. Gone: the change is only a few bytecodes away, and is waited for.
+* The thread that takes the request out of ``pending`` (one dict operation) ends it, and no other thread may.
+* That thread looks for a condition *after* taking the request out. If there is none, the state changes
+  without a lock. If there is one, the state changes, and waiters are notified, while it is held.
+* A thread that makes a condition looks into ``pending`` *after* making it. If the request is still there, the
+  thread that ends it will find the condition. If not, the change is only a few bytecodes away, and is waited
+  for.
 
-So a waiter that saw the old state is always told, and one that saw the new state never is:
-``concurrent.futures.wait`` counts on both.
+So a waiter that saw the old state is always notified, and one that saw the new state never is:
+``concurrent.futures.wait`` relies on both.
 """
 
 from __future__ import annotations
@@ -29,39 +30,38 @@ if TYPE_CHECKING:
     from collections import deque
 
 UNDECODED: Any = object()
-"""The value of a request that nobody has looked at yet."""
+"""The value of a request whose result was not read yet."""
 
 
 class EntryOwner(Protocol):
-    """What an entry needs of the session it belongs to."""
+    """The session of an entry, as the entry uses it."""
 
     @property
     def session_label(self) -> str:
-        """Stands for the session wherever people see it."""
+        """The session's label for display."""
 
     def report_callback_error(self, entry: RequestEntry) -> None:
-        """Log and count the exception being handled."""
+        """Log and count the exception that is being handled."""
 
 
 class RequestEntry:
     """One request.
 
     Attributes:
-        seq: its number. One that goes on after an answer gets another.
-        route, payload, note: what its kind made of it; the payload is dropped when it ends.
+        seq: its number. A request that goes on after an answer gets another one.
+        route, payload, note: as its kind made them; the payload is dropped at the end.
         submitted_s, deadline_s: monotonic.
         priority: 0 (first) to 2.
-        callback: called with it when it has ended; None, or once it was called.
-        connection: number of the connection it was last sent on, 0 if never sent, -1 if only another process
-            knows.
-        resubmitted: its watermark once a broker that was lost may know it (empty: nothing is known), else
+        callback: called with the request when it has ended; None if there is none, or after the call.
+        connection: number of the connection on which it was last sent; 0: it was never sent; -1: only another
+            process knows.
+        resubmitted: its watermark if a broker that was lost may know it (empty: nothing is known), otherwise
             None.
         trail: see :class:`~.kinds.route.Asked`.
-        attempts: how many times the request that goes on under ``seq`` was handed to a worker, once it has an
-            answer.
+        attempts: times that the request was leased to a worker under this ``seq``, once it has an answer.
     """
 
-    # Slots, because there is one of these for every request, and the session's loops read them.
+    # Slots, since every request has one of these, and the session's loops read them.
     __slots__ = (
         "__dict__",
         "_code",
@@ -82,11 +82,11 @@ class RequestEntry:
         "submitted_s",
     )
 
-    # Made in the instance's dict when first needed; these are what is seen until then.
+    # Set in the instance's dict when first needed; until then these are seen.
     _made_condition: threading.Condition | None = None
     _made_callbacks: deque[Callable[[Any], object]] | None = None
     _condition_seen = False
-    """Whoever ends it has seen its condition, and will use it."""
+    """The thread that ends it has seen its condition, and will use it."""
     trail: tuple[Any, ...] = ()
     attempts = 1
 
@@ -106,7 +106,7 @@ class RequestEntry:
         callback: Callable[[Any], object] | None,
         note: Any = None,
     ) -> None:
-        # Not calling super().__init__() is the point: see the top of this file.
+        # super().__init__() is deliberately not called: see the top of this file.
         self._owner = owner
         self._state: str = PENDING
         self._code = 0
@@ -131,8 +131,8 @@ class RequestEntry:
 
     @property
     def facts(self) -> RequestFacts:
-        """What errors say of this request, which has been answered."""
-        # As _make() does, without its call: this is made for every HTTP answer.
+        """The details of this request for errors, once it has been answered."""
+        # As _make() does, without the call: this is done for every HTTP answer.
         return tuple.__new__(
             RequestFacts,
             (
@@ -145,10 +145,10 @@ class RequestEntry:
         )
 
     def is_unsent(self) -> bool:
-        """Return True if no broker was ever given it, or the request that was redirected to it."""
+        """Return whether neither the request nor one that was redirected to it was ever sent to a broker."""
         return not self.connection and self.resubmitted is None and not self.trail
 
-    # --- for the one who took it out of pending ---------------------------------------------------
+    # --- for the thread that took it out of pending ---------------------------------------------------
 
     def end(self, state: str, code: int, data: Any, now_s: float) -> None:
         """End the request. Only for the thread that took it out of ``pending``, once."""
@@ -156,10 +156,11 @@ class RequestEntry:
             self.end_waited(state)
 
     def begin_end(self, state: str, code: int, data: Any, now_s: float) -> bool:
-        """End the request if nobody may wait for it; if not, return False: :meth:`end_waited` is to follow.
+        """End the request if no thread may be waiting for it; if not, return False: call :meth:`end_waited`.
 
-        The thread that ends several begins with all of them: ``concurrent.futures.wait`` holds the condition
-        of one while it asks for the next's, and must wait for that of one that is about to be ended unseen.
+        A thread that ends several requests calls this for all of them before it calls :meth:`end_waited`:
+        ``concurrent.futures.wait`` holds the condition of one request while it asks for the next one's, and
+        there it waits for the end of a request that is just being ended without a condition.
         """
         self._code = code
         self._data = data
@@ -170,14 +171,14 @@ class RequestEntry:
         return True
 
     def see_condition(self) -> bool:
-        """Return whether there is a condition: then asking for it takes no wait for the end."""
+        """Return whether there is a condition, which can then be used without waiting for the end."""
         if self._made_condition is None:
             return False
         self._condition_seen = True
         return True
 
     def end_waited(self, state: str) -> None:
-        """Take the last step when a thread may wait; may have to wait for one that looks."""
+        """Take the last step if a thread may be waiting; may have to wait for one that is looking."""
         condition = self._made_condition or self._condition
         with condition:
             self._state = state
@@ -191,11 +192,11 @@ class RequestEntry:
             condition.notify_all()
 
     def has_callbacks(self) -> bool:
-        """Return True if :meth:`run_callbacks` has something to run."""
+        """Return whether :meth:`run_callbacks` has something to run."""
         return self.callback is not None or self._made_callbacks is not None
 
     def run_callbacks(self) -> None:
-        """Run what has not run; each is taken out first, so two threads here run none twice."""
+        """Run the callbacks that have not run; each is removed first, so that no two threads run the same."""
         callback = self.callback
         if callback is not None:
             self.callback = None
@@ -212,5 +213,5 @@ class RequestEntry:
         try:
             callback(self)
         except BaseException:
-            # Also SystemExit: a callback has no thread of its own that it could end.
+            # Also SystemExit: a callback does not run on a thread that it may end.
             self._owner.report_callback_error(self)

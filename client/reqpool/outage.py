@@ -1,5 +1,5 @@
-"""What becomes of requests while no broker can be reached: what is logged, what their errors say, and whether
-waiting has any point. Sans-IO."""
+"""Requests while no broker can be reached: what is logged, what their errors say, and whether they wait.
+Sans-IO."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from reqpool_contract.counted_log import CountedLog
 
 EMBEDDED_POLL_S = 0.05
-"""How often a starting embedded cluster is looked at."""
+"""Interval of checks of an embedded cluster that starts."""
 WARN_AFTER_S = 2.0
-"""How long requests wait for a broker that is not there before a line in the log says so."""
+"""Time for which requests wait for a broker before that is logged."""
 
 
 class Outage:
-    """Knows why a session is not open.
+    """The reasons why a session is not open.
 
     Attributes:
-        warn_s: when to warn that no broker answers, monotonic; None while one does, infinity once that was
-            said.
+        warn_s: when to warn that no broker answers, monotonic; None while one does, infinity after the
+            warning.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class Outage:
         log: CountedLog,
         exit_text: Callable[[], str | None] | None,
     ) -> None:
-        """Begin with no broker missed.
+        """Begin without an outage.
 
         Args:
             session: the session.
-            shown_url: the broker's, without secrets.
-            log: for what people are to know.
-            exit_text: of an embedded cluster: says how it ended by itself, None while it runs. None: the
-                cluster is not ours.
+            shown_url: the broker's URL, without secrets.
+            log: for warnings.
+            exit_text: for an embedded cluster: returns how it ended by itself, None while it runs. None: the
+                cluster is not embedded.
         """
         self.warn_s: float | None = None
         self._session = session
@@ -52,7 +52,7 @@ class Outage:
         self._log = log
         self._exit_text = exit_text
         self._shortage = ""
-        """What this process lacked when it last dialled; empty if nothing."""
+        """What this process was short of when it last connected; empty if nothing."""
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -61,8 +61,8 @@ class Outage:
         self._shortage = ""
 
     def cannot_dial(self, error: OSError, text: str, now_s: float) -> list[Action]:
-        """Note that a socket could not be opened; returns what the session asks for then."""
-        # What this process is short of now it may have later.
+        """Note that a socket could not be opened; return the actions that the session asks for."""
+        # A shortage of this process may pass.
         session = self._session
         short = error.errno in SHORTAGES
         self._shortage = str(error.strerror) if short else ""
@@ -82,7 +82,7 @@ class Outage:
     # --- what comes of it -------------------------------------------------------------------------
 
     def due_s(self, now_s: float, are_pending: bool) -> float:
-        """When to look again, monotonic."""
+        """Return when to check again, monotonic."""
         due_s = math.inf
         if self._exit_text is not None and not self._session.ever_open:
             due_s = now_s + EMBEDDED_POLL_S
@@ -91,13 +91,13 @@ class Outage:
         return due_s
 
     def warn(self, now_s: float, pending: int) -> None:
-        """Log that requests wait, once, when it is time to."""
+        """Log once that requests wait, when it is due."""
         if self.warn_s is not None and now_s >= self.warn_s and pending:
             self.warn_s = math.inf
             self._log.warning("requests wait until their timeouts (%d): %s", pending, self.trouble())
 
     def refusal(self) -> str | None:
-        """Return why there is no point in waiting, or None."""
+        """Return why requests must not wait, or None."""
         session = self._session
         if session.refusal is not None:
             return f"the broker at {self._shown_url}: {session.refusal}"
@@ -107,7 +107,7 @@ class Outage:
         return None if ended is None else f"{ended}; its messages are on stderr"
 
     def trouble(self) -> str:
-        """Return what a request that timed out here has waited for."""
+        """Return what a request that timed out here was waiting for."""
         session = self._session
         last = f" ({session.trouble})" if session.trouble else ""
         if session.state is SessionState.OPEN:

@@ -1,7 +1,7 @@
-"""Requests that have not ended, and when to look for those whose time is up: sans-IO.
+"""Requests that have not ended, and when to look for those whose time is up. Sans-IO.
 
-There is no timer per request. One sweep looks at all of them when the earliest may be due; between
-two sweeps everything that was answered has gone for nothing.
+There is no timer per request. A sweep looks at all of them when the earliest may be due; requests that were
+answered between two sweeps cost nothing.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from reqpool_contract.grace import CLUSTER_GRACE_S
 from .entry import RequestEntry
 
 SWEEP_INTERVAL_S = 0.05
-"""Shortest span between two sweeps: bounds what they cost while many requests time out."""
+"""Shortest interval of sweeps: limits their cost while many requests time out."""
 
 
 class Pending:
-    """The table, and its next due moment.
+    """The table, and when it is next due.
 
     Attributes:
-        futures: sequence number to future. ``futures.pop(seq, None)`` is the claim to end a request:
-            one dict operation, from any thread.
+        futures: maps sequence numbers to requests. ``futures.pop(seq, None)`` claims the right to end a
+            request: one dict operation, from any thread.
         due_s: when to sweep next, or infinity.
     """
 
@@ -40,10 +40,10 @@ class Pending:
             self.due_s = max(due_s, self._swept_s + SWEEP_INTERVAL_S)
 
     def sweep(self, now_s: float) -> list[RequestEntry]:
-        """Take out what is due, and set the next due moment. Only the I/O thread may call it.
+        """Take out what is due, and set when to sweep next. Only the I/O thread may call it.
 
         Returns:
-            The futures taken out: the caller ends them.
+            The requests taken out, which the caller ends.
         """
         taken = []
         earliest_s = math.inf
@@ -69,7 +69,7 @@ class Pending:
 
 
 def within(seqs: Iterable[int], ranges: Iterable[tuple[int, int]]) -> set[int]:
-    """Return those sequence numbers that lie in one of the ranges, ends included; in any order, both."""
+    """Return the sequence numbers in one of the ranges, ends included; both may be in any order."""
     ordered = sorted(seqs)
     found: set[int] = set()
     for first, last in ranges:

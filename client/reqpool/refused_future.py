@@ -1,4 +1,4 @@
-"""The future of a request that was refused before it was one."""
+"""Futures of requests that were refused when they were submitted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .future import Future
 
 
 class Nobody:
-    """The owner of futures that ended before they began, or that nobody waits for."""
+    """The owner of futures that have ended from the start, or are never waited for."""
 
     session_label = ""
 

@@ -1,12 +1,12 @@
-"""Who turns the loop while the I/O thread is held up by callbacks.
+"""The thread that turns the loop while the I/O thread is delayed by callbacks.
 
-Callbacks run on the I/O thread: a thread of their own costs two switches between threads and two of the GIL
-for every batch of answers (Redis GET, 1,000 in flight: 118,000 a second with it, 168,000 without). Nearly all
-callbacks are short. For those that are not there is a second thread: it sees that the I/O thread has been
-away for long, and turns the loop until that one is back, so a slow callback stops neither heartbeats nor
-other threads' requests.
+Callbacks run on the I/O thread: a separate thread would cost two thread switches and two of the GIL for every
+batch of answers (Redis GET, 1,000 in flight: 118,000 a second with it, 168,000 without). Nearly all callbacks
+are short. For the others there is a second thread, which notices that the I/O thread has been away for long
+and turns the loop until it is back, so that a slow callback stops neither heartbeats nor other threads'
+requests.
 
-The watch costs a look every 5 ms while callbacks are being run, and nothing while none are.
+Watching costs one check every 5 ms while callbacks run, and nothing while none run.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import threading
 from collections.abc import Callable
 
 LOOK_S = 0.005
-"""The I/O thread is relieved when it has been in the same callbacks for one to two of these. Another thread
-may wait as long for the GIL in any case (``sys.getswitchinterval()``)."""
+"""The I/O thread is relieved after it has run the same callbacks for one to two of these intervals. Other
+threads may wait that long for the GIL in any case (``sys.getswitchinterval()``)."""
 
 
 class Relief:
-    """The second thread. As a context manager: the I/O thread is away, in callbacks.
+    """The second thread. Its context means that the I/O thread is away, running callbacks.
 
-    Its fields are written by one thread each, and read by the other in the opposite order (Dekker).
+    Each field is written by only one thread, and read by the other in the opposite order (Dekker).
 
     Attributes:
-        away: the I/O thread is in callbacks.
+        away: whether the I/O thread is running callbacks.
     """
 
     def __init__(self) -> None:
@@ -40,13 +40,14 @@ class Relief:
         """Start the thread.
 
         Args:
-            relieve: turns the loop until the I/O thread is back. Only the thread keeps it: no cycle.
+            relieve: turns the loop until the I/O thread is back. Only the thread refers to it, so there is
+                no reference cycle.
         """
         self._thread = threading.Thread(target=self._run, args=(relieve,), name="reqpool-relief", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, from any: nothing is turned any more."""
+        """End the thread: the loop is not turned any more. From any thread."""
         self._stopping.set()
         self._roused.set()
 
@@ -56,7 +57,7 @@ class Relief:
             self._thread.join()
 
     def is_current_thread(self) -> bool:
-        """Return True on the second thread."""
+        """Return whether the caller runs on the second thread."""
         return threading.current_thread() is self._thread
 
     def __enter__(self) -> None:

@@ -1,7 +1,8 @@
-"""What is known of pending requests when a session opens again: docs/protocol.md#a-clients-session, sans-IO.
+"""What is known about pending requests when a session reopens: docs/protocol.md#a-clients-session. Sans-IO.
 
-A broker that is lost takes with it what it knew. What must not be repeated may be submitted again only with a
-watermark, which proves that no worker of a dead broker has it, or if the broker has said that it never ran.
+What a lost broker knew is lost with it. A request that must not be repeated may be resubmitted only with a
+watermark, which proves that no worker of a dead broker has it, or if the broker has reported that it never
+ran.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from reqpool_contract import wire
 from .session_actions import Opened
 
 EXPIRY_SHARE = 0.9
-"""Part of the session expiry after which a broker that has not heard us may have forgotten us: clocks do not
-run equally fast."""
+"""Part of the session expiry after which a broker that has not heard from this client may have forgotten it:
+clocks run at different speeds."""
 
 
 class Resubmission:
-    """Gathers what brokers say of pending requests, until the next connection opens.
+    """Gathers what brokers report about pending requests, until the next connection opens.
 
     Attributes:
-        under_way: not all that was pending when the session opened has been submitted yet.
-        expiry_s: after how long without a word from us a broker forgets the session.
-        offered_watermark: WELCOME's: of what is first sent on this connection.
+        under_way: whether some of what was pending when the session opened has not been submitted yet.
+        expiry_s: time without a message from this client after which a broker forgets the session.
+        offered_watermark: the watermark of WELCOME, for what is first sent on this connection.
     """
 
     def __init__(self) -> None:
@@ -41,10 +42,10 @@ class Resubmission:
         self._confirmed_s = math.inf  # nothing was sent that a broker could have forgotten
         self._beats: deque[tuple[int, float]] = deque()
 
-    # --- what the broker says ---------------------------------------------------------------------
+    # --- what the broker reports ---------------------------------------------------------------------
 
     def welcomed(self, watermark: bytes, expiry_s: float) -> None:
-        """Note what WELCOME says."""
+        """Note the contents of WELCOME."""
         self.offered_watermark = watermark
         self.expiry_s = expiry_s
 
@@ -58,10 +59,10 @@ class Resubmission:
         self._watermark_settled = True
 
     def said_goodbye(self, unrun: bool, is_settled: bool, doubtful: tuple[tuple[int, int], ...]) -> None:
-        """Note what GOODBYE says.
+        """Note the contents of GOODBYE.
 
         Args:
-            unrun: nothing has run of what must not be repeated, but for ``doubtful``.
+            unrun: nothing that must not be repeated has run, except for ``doubtful``.
             is_settled: that includes what had been resubmitted.
             doubtful: ranges of sequence numbers.
         """
@@ -70,9 +71,9 @@ class Resubmission:
         self._doubtful = doubtful
 
     def is_settled(self, acked: int) -> bool:
-        """Return whether every outcome of what was resubmitted is known.
+        """Return whether the outcomes of all resubmitted requests are known.
 
-        Only then what the broker says covers everything that is pending.
+        Only then do the broker's reports cover everything that is pending.
 
         Args:
             acked: number of the last SUBMIT that the broker has taken.
@@ -87,17 +88,17 @@ class Resubmission:
         self._dialed_s = now_s
 
     def beat(self, number: int, now_s: float) -> None:
-        """Note that our heartbeat of this number is sent."""
+        """Note that the client's heartbeat of this number is sent."""
         self._beats.append((number, now_s))
 
     def confirmed(self, number: int) -> None:
-        """Note that the broker has seen our heartbeat of this number."""
+        """Note that the broker has seen the client's heartbeat of this number."""
         while self._beats and self._beats[0][0] <= number:
             self._confirmed_s = self._beats.popleft()[1]
 
     def opened(self, now_s: float) -> Opened:
         """Return what to do with everything that is pending, now that the session is open."""
-        # A broker that had not heard us for so long has forgotten us, and perhaps what it gave to whom.
+        # A broker that had not heard from us for that long has forgotten the session, and perhaps its leases.
         known = now_s - self._confirmed_s < self.expiry_s * EXPIRY_SHARE
         opened = Opened(
             self._never_ran,
@@ -118,7 +119,7 @@ class Resubmission:
         """Note that all that was pending when the session opened has been submitted.
 
         Args:
-            submits: number of the last SUBMIT of it.
+            submits: number of the last SUBMIT with some of it.
         """
         self.under_way = False
         self._settled_through = submits

@@ -1,4 +1,4 @@
-"""The result batches of a session: which have come, which are settled and acknowledged, which is missing."""
+"""The result batches of a session: those received, those settled and acknowledged, and the missing one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ BATCHES_PER_ACK = 8
 
 
 class ResultsWindow:
-    """What was received.
+    """The batches that were received.
 
     Attributes:
         received: number of the last batch received in order; 0 before the first.
-        settled: of the last whose outcomes have reached their futures.
-        acked: of the last that the broker was told of.
+        settled: number of the last batch whose outcomes have reached their futures.
+        acked: number of the last batch that was acknowledged to the broker.
         repeated: batches that came twice.
-        gaps: times a missing batch was asked for.
-        gap_asked_s: when that was last, monotonic; minus infinity once it has come.
+        gaps: times that a missing batch was requested.
+        gap_asked_s: when one was last requested, monotonic; minus infinity after it has come.
     """
 
     __slots__ = ("acked", "gap_asked_s", "gaps", "received", "repeated", "settled")
@@ -28,11 +28,14 @@ class ResultsWindow:
         self.gap_asked_s = -math.inf
 
     def restart(self) -> None:
-        """Begin a session that the broker does not know: it numbers from 1."""
+        """Begin a session that the broker does not know, with numbers from 1."""
         self.received = self.settled = 0
 
     def accept(self, number: int) -> bool:
-        """Take the batch of this number if it is the next; if not, it came before or follows a gap."""
+        """Return whether the batch of this number is the next, and count it if so.
+
+        If not, it has come before or follows a gap.
+        """
         if number == self.received + 1:
             self.received = number
             self.gap_asked_s = -math.inf
@@ -42,9 +45,9 @@ class ResultsWindow:
         return False
 
     def asks_again(self, now_s: float, pause_s: float) -> bool:
-        """Return whether to ask for the missing batch now.
+        """Return whether to request the missing batch now.
 
-        Every batch that follows it shows the same gap: it is asked for once, then every ``pause_s``.
+        Every batch after it shows the same gap, so it is requested once, then every ``pause_s``.
         """
         if now_s < self.gap_asked_s + pause_s:
             return False

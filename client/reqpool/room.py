@@ -1,4 +1,4 @@
-"""Room in the table of pending requests: the threads that wait for it."""
+"""Threads that wait for room in the table of pending requests."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from time import monotonic
 
 
 class Room:
-    """Waits for room, and is told of it.
+    """Lets threads wait for room, and notifies them of it.
 
     Attributes:
-        wanted: a thread waits. It is set before that thread looks, and read after room was made.
+        wanted: whether a thread waits. Set before that thread looks, and read after room was made.
     """
 
     def __init__(self) -> None:
@@ -19,16 +19,16 @@ class Room:
         self._condition = threading.Condition()
 
     def wait(self, has_room: Callable[[], bool], give_up_s: float, check_wait: Callable[[], None]) -> bool:
-        """Wait until ``has_room()``; return False if it is not so by ``give_up_s``.
+        """Wait until ``has_room()``; return False if it does not become true by ``give_up_s``.
 
         Args:
-            has_room: looks.
+            has_room: returns whether there is room.
             give_up_s: monotonic.
             check_wait: called before waiting; raises if this thread must not wait.
         """
         with self._condition:
             while True:
-                # First said, then looked: the thread that makes room looks the other way round.
+                # Set before looking: the thread that makes room does both in the opposite order.
                 self.wanted = True
                 if has_room():
                     return True
@@ -39,7 +39,7 @@ class Room:
                 self._condition.wait(left_s)
 
     def tell(self) -> None:
-        """Have all that wait look again."""
+        """Let all waiting threads look again."""
         with self._condition:
             self.wanted = False
             self._condition.notify_all()

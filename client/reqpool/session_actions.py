@@ -1,4 +1,4 @@
-"""What a client's session asks of the one that drives it."""
+"""The actions that a client's session asks its driver to take."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ class OpenIntake(NamedTuple):
 
 
 class Subscribe(NamedTuple):
-    """Open a fresh SUB to the results socket that WELCOME named, below the session's id."""
+    """Open a new SUB to the results socket that WELCOME named, for the session's id."""
 
     results: str
 
 
 class Opened(NamedTuple):
-    """Submit everything pending; what was sent before is marked as resubmitted, but for ``never_ran``.
+    """Submit everything pending; what was sent before is marked as resubmitted, except for ``never_ran``.
 
     Attributes:
         never_ran: ranges of sequence numbers, ends included, that the broker dropped unrun.
-        watermark: of what was first sent on the connection before; empty if nothing is known of it.
-        settled: so it is also of what had been resubmitted on that connection.
-        unrun: the broker before has said goodbye, and nothing has run of what must not be repeated, is
-            pending and was first sent on the connection before, but for ``doubtful``.
-        unrun_all: so it is of what had been submitted again on that connection.
-        doubtful: ranges as in ``never_ran``: these may have run.
+        watermark: that of what was first sent on the last connection; empty if nothing is known.
+        settled: whether it also applies to what had been resubmitted on that connection.
+        unrun: whether the last broker said goodbye, and of what must not be repeated, is pending and was
+            first sent on the last connection, nothing has run except for ``doubtful``.
+        unrun_all: whether that also applies to what had been resubmitted on that connection.
+        doubtful: ranges as in ``never_ran``, of requests that may have run.
     """
 
     never_ran: tuple[tuple[int, int], ...]
@@ -49,7 +49,7 @@ class CompleteResults(NamedTuple):
 
     Attributes:
         flat: seq, code, data, seq, code, data, …
-        attempts: (seq, attempts) of those that took more than one.
+        attempts: (seq, attempts) for those that took more than one.
     """
 
     flat: tuple[Any, ...]
@@ -57,7 +57,7 @@ class CompleteResults(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """Close both sockets, linger 0."""
+    """Close both sockets, with linger 0."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""Where a client's session is, and every move between those states."""
+"""The states of a client's session, and all transitions between them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 
 class SessionState(Enum):
-    """Where the session is."""
+    """The state of the session."""
 
     CLOSED = auto()
     GREETING = auto()
@@ -15,7 +15,7 @@ class SessionState(Enum):
 
 
 class Event(Enum):
-    """What moves a session."""
+    """What changes the state of a session."""
 
     DIAL = auto()
     WELCOME = auto()
@@ -23,8 +23,8 @@ class Event(Enum):
     LOSS = auto()
 
 
-# Every move there is. Anything published proves the subscription, so an OPEN that got lost is made up
-# for by the next heartbeat.
+# All transitions. Any publication proves the subscription, so the next heartbeat makes up for an OPEN that
+# was lost.
 TRANSITIONS: dict[tuple[SessionState, Event], SessionState] = {
     (SessionState.CLOSED, Event.DIAL): SessionState.GREETING,
     (SessionState.GREETING, Event.WELCOME): SessionState.SUBSCRIBING,

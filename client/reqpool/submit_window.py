@@ -1,4 +1,4 @@
-"""The SUBMITs of one connection: their numbers, and the large payloads that the broker has not taken yet."""
+"""The SUBMITs of one connection: their numbers, and the large payloads that the broker has yet to take."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class SubmitWindow:
     """What was submitted on a connection.
 
     Attributes:
-        number: of the last SUBMIT; 0 before the first.
-        unacked: numbers of those that the broker has not acknowledged, each with the bytes of large payloads
-            that went with it.
-        room_bytes: of large payloads that may be sent; 0 or below: none.
+        number: number of the last SUBMIT; 0 before the first.
+        unacked: numbers of the SUBMITs that the broker has not acknowledged, with the bytes of their large
+            payloads.
+        room_bytes: bytes of large payloads that may be sent; 0 or below: none.
     """
 
     __slots__ = ("number", "room_bytes", "unacked")

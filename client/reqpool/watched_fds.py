@@ -1,4 +1,4 @@
-"""What a session's loop sleeps on: an epoll, with a wake-up that any thread may send."""
+"""The epoll on which a session's loop sleeps, with a wake-up for any thread."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Callable
 
 
 class WatchedFds:
-    """File descriptors, and what is to be called when one has news.
+    """File descriptors, and what to call when one is readable.
 
     Attributes:
-        epoll: all of them are registered there, and also those of sockets, which are read in turn.
-        on_news: called by the loop when the file descriptor is readable.
+        epoll: has all of them, and also those of sockets, which the loop reads by itself.
+        on_news: functions that the loop calls when their file descriptor is readable.
     """
 
     def __init__(self) -> None:
         self.epoll = select.epoll()
         self.on_news: dict[int, Callable[[], object]] = {}
         self._wake_fd = wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Closed with the last reference, not with the thread: a late wake() must not hit another file.
+        # Closed with the last reference, not with the thread: a late wake() must not write to another file.
         weakref.finalize(self, os.close, wake_fd).atexit = False
         self.add(wake_fd, lambda: os.eventfd_read(wake_fd))
 
@@ -34,6 +34,6 @@ class WatchedFds:
         self.on_news[fd] = on_news
 
     def remove(self, fd: int) -> None:
-        """Forget a file descriptor; it is still open."""
+        """Forget a file descriptor, which must still be open."""
         self.epoll.unregister(fd)
         del self.on_news[fd]
