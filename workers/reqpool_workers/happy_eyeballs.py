@@ -1,11 +1,11 @@
-"""Connecting to the first of a host's addresses that takes us: attempts side by side (RFC 8305 §5).
+"""Connecting to the first of a host's addresses that accepts: attempts in parallel (RFC 8305 §5).
 
 Some facts this file relies on:
 
-* A non-blocking connect that is under way reports EPOLLOUT when it is over; SO_ERROR then says how. To a
-  local address it may be over at once, and on a unix socket EAGAIN means that the peer's backlog is full.
-  (connect(2))
-* Nothing has been sent on an attempt that is given up: a server sees a connection that is closed unused.
+* A non-blocking connect reports EPOLLOUT when it is over, and SO_ERROR then has its result. To a local
+  address it may be over at once, and on a unix socket EAGAIN means that the peer's backlog is full
+  (connect(2)).
+* Nothing was sent on an attempt that is given up: a server sees a connection that is closed unused.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from .event_loop import WRITABLE, EventLoop
 from .protocols.addresses import Address
 
 NEXT_ADDRESS_S = 0.25
-"""How long one address is tried alone before the next is tried beside it (RFC 8305 §8)."""
+"""How long one address is tried before the next is tried, too (RFC 8305 §8)."""
 
 
 class HappyEyeballs:
     """The attempts to connect for one connection.
 
-    An attempt that takes long goes on while the next addresses are tried, one more every
-    :data:`NEXT_ADDRESS_S`, and at once when one has failed. The first that stands is the connection; the
-    others are closed in the same step. So a connection slot is one connection, though more attempts than one
-    may be under way for it.
+    A slow attempt goes on while the next addresses are tried, another one every :data:`NEXT_ADDRESS_S`, and
+    at once when one has failed. The first that succeeds is the connection; the others are closed in the same
+    step. So a connection slot is one connection, though there may be several attempts at it.
 
     Args:
         loop: that of this thread.
         addresses: at least one, in the order to try them.
-        on_connected: is given the socket, which nobody watches, and its address.
-        on_failed: is told why, when all have failed, and their error numbers.
+        on_connected: gets the socket, which is not registered with the loop, and its address.
+        on_failed: gets the reason and the error numbers when all have failed.
 
-    One of the two is called, once, perhaps before :meth:`start` returns, and neither after :meth:`close`.
+    One of the two is called, once, on the loop's thread, perhaps before :meth:`start` returns, and neither
+    after :meth:`close`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Names that a machine knows by itself: ``/etc/hosts`` (hosts(5))."""
+"""Names that a machine resolves itself: ``/etc/hosts`` (hosts(5))."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Hosts = dict[str, tuple[str, ...]]
 
 
 def parse(text: str) -> Hosts:
-    """Read a hosts file; lines that make no sense are skipped, as glibc does."""
+    """Read a hosts file; malformed lines are skipped, as glibc does."""
     found: Hosts = {}
     for line in text.splitlines():
         address, *names = line.partition("#")[0].split() or [""]

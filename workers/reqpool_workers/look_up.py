@@ -1,6 +1,6 @@
-"""The look-up of one host name, and the memory of those that were made. Sans-IO.
+"""The look-up of one host name, and a cache of earlier ones. Sans-IO.
 
-Whom to ask for what and when to give up is decided here; :mod:`~reqpool_workers.resolver` does the asking.
+This file decides which server to ask for what, and when to give up; :mod:`~reqpool_workers.resolver` asks.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from .protocols.dns_messages import lame
 from .resolv_conf import ResolvConf
 
 RTYPES = ("A", "AAAA")
-"""What is asked for, together."""
+"""Types that are asked for, together."""
 SHORTEST_TTL_S = 1.0
 LONGEST_TTL_S = 300.0
 LONGEST_NEGATIVE_TTL_S = 5.0
-"""A name that was missing a moment ago may be the one that is being set up now."""
+"""Short, since a missing name may be one that is being set up."""
 FAILURE_TTL_S = 1.0
-"""How long a failed look-up is not made again: long enough that the requests of a burst share it."""
+"""How long a failed look-up is not repeated: long enough that the requests of a burst share it."""
 STALE_S = 300.0
-"""How old, past its time, an answer may be that is used while no name server answers (RFC 8767)."""
+"""How long after its TTL an answer may be used while no name server answers (RFC 8767)."""
 MAX_KNOWN = 4096
 MAX_ALIASES = 16
 
@@ -33,7 +33,7 @@ _NOERROR, _NXDOMAIN = 0, 3
 
 
 class Step(NamedTuple):
-    """Ask ``server`` for both types of ``name``, and wait so long."""
+    """Ask ``server`` for both types of ``name``, and wait for ``span_s`` seconds."""
 
     server: str
     name: str
@@ -41,14 +41,14 @@ class Step(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A name's addresses, IPv4 and IPv6, and for how long they are good."""
+    """A name's addresses, IPv4 and IPv6, and for how many seconds they are valid."""
 
     addresses: tuple[str, ...]
     ttl_s: float
 
 
 class LookupFailure(NamedTuple):
-    """Why there are none. ``known``: a server said so, as against: none could be asked."""
+    """Why there are no addresses. ``known``: a server said so; otherwise none could be asked."""
 
     text: str
     ttl_s: float
@@ -59,7 +59,7 @@ Outcome = Found | LookupFailure
 
 
 class _Part(NamedTuple):
-    """What one server said about one type: addresses, or that there are none, or why that is not known."""
+    """One server's answer for one type: addresses, or that there are none, or why that is not known."""
 
     addresses: tuple[str, ...] = ()
     ttl_s: float = LONGEST_TTL_S
@@ -68,11 +68,11 @@ class _Part(NamedTuple):
 
 
 class LookUp:
-    """One host name's way through names, servers and rounds, as resolv.conf(5) has it.
+    """One host name's way through names, servers and rounds, as resolv.conf(5) specifies.
 
     Args:
         host: the name.
-        conf: what the file says.
+        conf: the parsed file.
         servers: those of ``conf``, in the order to ask them.
 
     Attributes:
@@ -91,7 +91,7 @@ class LookUp:
         self._walk = self._steps()
 
     def advance(self) -> Step | Outcome:
-        """Return what to do next: at first, and when the current step is settled or its time is up."""
+        """Return what to do next: call it first, and when the current step is settled or its time is up."""
         try:
             return next(self._walk)
         except StopIteration as stop:
@@ -111,12 +111,12 @@ class LookUp:
 
     @property
     def settled(self) -> bool:
-        """Is all known that the current step can tell?"""
+        """Whether both answers of the current step have arrived."""
         return len(self._parts) == len(RTYPES)
 
     @property
     def has_addresses(self) -> bool:
-        """Is there something to go on with, though not all is known?"""
+        """Whether there are addresses to go on with."""
         return any(part.addresses for part in self._parts.values())
 
     def _steps(self) -> Generator[Step, None, Outcome]:
@@ -127,14 +127,14 @@ class LookUp:
             if isinstance(known, Found):
                 return known
             if known is None and self.silent.issuperset(self._servers):
-                break  # with nobody there, the other names need not be tried
+                break  # no server is there: the other names need not be tried
             missing = missing or known
         if missing is not None and not self._failures:
             return missing
         return LookupFailure(self._why(), FAILURE_TTL_S, known=False)
 
     def _ask(self, name: str) -> Generator[Step, None, Outcome | None]:
-        """Ask for one name until a server knows; None if none does."""
+        """Ask for one name until a server knows; return None if none does."""
         failures: dict[str, str] = {}
         for attempt in range(self._conf.attempts):
             for server in self._servers:
@@ -150,7 +150,7 @@ class LookUp:
         return None
 
     def _judge(self) -> Outcome | str:
-        """What came of a step; as a str: why nothing."""
+        """Return the outcome of a step; a str says why there is none."""
         parts = self._parts
         addresses = tuple(address for part in parts.values() for address in part.addresses)
         complete = self.settled and not any(part.failure for part in parts.values())
@@ -159,7 +159,7 @@ class LookUp:
             return Found(addresses, _bounded(min(part.ttl_s for part in parts.values()), longest_s))
         missing = [part for part in parts.values() if part.missing]
         if missing:
-            # NXDOMAIN is about the name, whatever became of the other type (RFC 8020 §2).
+            # NXDOMAIN is about the name, so it holds for the other type, too (RFC 8020 §2).
             return self._missing(f"no such host: {self._host}", missing)
         if complete:
             return self._missing(f"{self._host} has no address", parts.values())
@@ -208,7 +208,7 @@ def _read(raw: bytes, name: str, rtype: str) -> _Part:
         if not aliases:
             break
         owner = aliases[0].value.lower()
-    # RFC 2308 §5: so long may it be kept that there is none.
+    # RFC 2308 §5: how long a negative answer may be cached.
     for record in answer.authority:
         if record.type == "SOA":
             ttl_s = min(ttl_s, record.ttl, record.value[6])
@@ -223,11 +223,11 @@ class _Known:
     outcome: Outcome
     fresh_until_s: float
     good_until_s: float
-    """When the answer's own time was over; later it is stale."""
+    """When the answer's TTL ends; later it is stale."""
 
 
 class Known:
-    """Outcomes by host name, bounded: the name that was not asked for longest is forgotten first."""
+    """Outcomes by host name, bounded: the least recently used name is forgotten first."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, _Known] = OrderedDict()
@@ -236,7 +236,7 @@ class Known:
         return len(self._known)
 
     def get(self, host: str, now_s: float) -> Outcome | None:
-        """Return what is known, as long as it is good."""
+        """Return what is known, while it is valid."""
         known = self._known.get(host)
         if known is None or now_s >= known.fresh_until_s:
             return None
@@ -244,14 +244,14 @@ class Known:
         return known.outcome
 
     def stale(self, host: str, now_s: float) -> Found | None:
-        """Return the addresses that were good not long ago."""
+        """Return addresses that were valid until recently."""
         known = self._known.get(host)
         if known is None or not isinstance(known.outcome, Found) or now_s >= known.good_until_s + STALE_S:
             return None
         return known.outcome
 
     def put(self, host: str, outcome: Outcome, now_s: float) -> Outcome:
-        """Keep an outcome; return it, or the stale addresses to be used in place of a failure."""
+        """Keep an outcome; return it, or the stale addresses to use instead of a failure."""
         if isinstance(outcome, LookupFailure) and not outcome.known:
             stale = self.stale(host, now_s)
             if stale is not None:
@@ -273,7 +273,7 @@ class Known:
 
 
 def in_order(addresses: Iterable[str], *, ipv6_first: bool) -> list[str]:
-    """Return addresses as they are to be tried: the families in turn, each in its own order (RFC 8305 §4)."""
+    """Return addresses in the order to try them: families alternate, each in its own order (RFC 8305 §4)."""
     distinct = list(dict.fromkeys(addresses))
     first = [address for address in distinct if (":" in address) == ipv6_first]
     second = [address for address in distinct if (":" in address) != ipv6_first]

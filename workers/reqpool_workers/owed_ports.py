@@ -1,15 +1,15 @@
-"""Ports at which an answer may yet come though its request has ended: kept, so that nobody else gets them.
+"""Ports at which an answer may still arrive though its request has ended: kept, so that they are not reused.
 
 Where datagrams carry no id (kind ``udp``) an answer belongs to the request that was sent from its port. If a
-request ends without one (its time is up, it is cancelled), its socket stays open until the answer has come,
-or for :data:`KEPT_S`. Closed at once, its port might go to the next request, of this process or another, and
-the late answer with it. Unbound has an option for the same (``delay-close``).
+request ends without an answer (its time is up, it is cancelled), its socket stays open until the answer has
+arrived, or for :data:`KEPT_S`. If it were closed at once, its port might go to the next request, of this
+process or another, and the late answer with it. Unbound has an option for the same (``delay-close``).
 
 Some facts this file relies on:
 
 * A socket that connects without a port is given one that no other UDP socket of the network namespace has,
-  chosen at random from net.ipv4.ip_local_port_range (ip(7)): one that is kept is given to nobody.
-* The kernel closes what a process leaves behind. So ports are kept only for as long as their worker lives.
+  chosen at random from net.ipv4.ip_local_port_range (ip(7)): one that is kept is not chosen.
+* The kernel closes the sockets of a process that ends. So ports are kept only while their worker lives.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import resource
 from typing import Protocol
 
 KEPT_S = 60.0
-"""As long as Linux keeps a TCP port for segments that come late (TCP_TIMEWAIT_LEN)."""
+"""As long as Linux keeps a TCP port for late segments (TCP_TIMEWAIT_LEN)."""
 MOST_KEPT = 1024
-"""In one worker. The default range has 28,232 ports, for all processes of the machine."""
+"""In one worker. The default range has 28,232 ports for all processes of the machine."""
 
 
 class OwedPort(Protocol):
@@ -31,7 +31,7 @@ class OwedPort(Protocol):
 
 
 class OwedPorts:
-    """Those of one worker, the oldest first."""
+    """The ports of one worker, the oldest first."""
 
     def __init__(self) -> None:
         most_fds, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -39,24 +39,24 @@ class OwedPorts:
         self._until_s: dict[OwedPort, float] = {}
 
     def keep(self, one: OwedPort, now_s: float) -> None:
-        """Keep a socket open; the oldest is closed where there are too many."""
+        """Keep a socket open; if there are too many, the oldest is closed."""
         self._until_s[one] = now_s + KEPT_S
         if len(self._until_s) > self._most:
             self.give_way()
 
     def remove(self, one: OwedPort) -> None:
-        """A socket is being closed, be it one of these or not."""
+        """Forget a socket that is being closed, whether it was kept or not."""
         self._until_s.pop(one, None)
 
     def give_way(self) -> bool:
-        """Somebody needs a file descriptor or a port: close the oldest. False if there is none."""
+        """Close the oldest, since its descriptor or port is needed; return False if there is none."""
         oldest = next(iter(self._until_s), None)
         if oldest is not None:
             oldest.close()
         return oldest is not None
 
     def tend(self, now_s: float) -> None:
-        """Close those that were kept for long enough."""
+        """Close those that have been kept for :data:`KEPT_S`."""
         for one, until_s in list(self._until_s.items()):
             if until_s > now_s:
                 break

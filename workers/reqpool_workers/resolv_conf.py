@@ -1,7 +1,7 @@
 """How names are looked up here: ``/etc/resolv.conf`` (resolv.conf(5)).
 
-The client half of ``dns`` reads the name servers alone (:mod:`reqpool_contract.name_servers`), for it takes
-names as they are; host names of upstreams are completed and retried as the file says.
+The client half of ``dns`` reads only the name servers (:mod:`reqpool_contract.name_servers`), since it takes
+names as they are; host names of upstreams are completed and retried as the file specifies.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ MAX_NAME_CHARACTERS = 253
 
 @dataclass(frozen=True)
 class ResolvConf:
-    """What a resolv.conf says.
+    """The contents of a resolv.conf.
 
     Attributes:
         servers: canonical ``"ip:port"``, 1 to 3.
         search: domains that complete a name.
-        ndots: a name with so many dots is tried as it is before it is completed.
-        timeout_s: how long a server has in the first round, twice as long in each further one. 1 s unless the
-            file says otherwise, where glibc has 5: here a query is sent again meanwhile, and a connection has
-            to come about within seconds.
+        ndots: a name with this many dots or more is tried as it is before it is completed.
+        timeout_s: how long a server has in the first round, twice as long in each further one. The default is
+            1 s, glibc's is 5 s: here a query is sent again meanwhile, and a connection must be made within
+            seconds.
         attempts: rounds over the servers.
         rotate: begin with another server each time.
     """
@@ -56,7 +56,7 @@ class ResolvConf:
 
 
 def parse(text: str) -> ResolvConf:
-    """Read a resolv.conf; what makes no sense is skipped, as glibc does.
+    """Read a resolv.conf; malformed lines and words are skipped, as glibc does.
 
     The local domain is not guessed from the machine's own name.
     """

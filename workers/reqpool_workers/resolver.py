@@ -30,7 +30,7 @@ from .protocols.dns import WORKER_KIND
 from .resolv_conf import ResolvConf
 
 Done = Callable[[list[str] | PoolError], None]
-"""Called on the loop's thread: addresses in the order to try them, or what went wrong."""
+"""Called on the loop's thread with the addresses in the order to try them, or with the error."""
 
 RESOLVE_DELAY_S = 0.05
 """How much longer the other address family has once one is known (RFC 8305 §3)."""
@@ -39,7 +39,7 @@ STALE_AFTER_S = 1.8
 SILENT_S = 30.0
 """How long a server that did not answer is asked last."""
 ROUTE_S = 10.0
-"""How long it is believed that there is a route for IPv6, or none."""
+"""How long the answer whether there is a route for IPv6 is used."""
 TEND_S = 1.0
 LOOPBACK = ("127.0.0.1", "::1")
 
@@ -119,11 +119,10 @@ class Resolver:
 
     Args:
         loop: that of this thread.
-        owed_ports: give way where a descriptor is wanted; none is added, since answers of name servers have
-            an id.
-        resolv_conf: path of the file that names the servers; None: ``$REQPOOL_RESOLV_CONF``, or that of the
-            system.
-        hosts: path of the file with names of its own; None: ``$REQPOOL_HOSTS``, or that of the system.
+        owed_ports: are closed if a descriptor is needed; none is added, since answers of name servers have an
+            id.
+        resolv_conf: path of the file that names the servers; None: ``$REQPOOL_RESOLV_CONF``, or the system's.
+        hosts: path of the hosts file; None: ``$REQPOOL_HOSTS``, or the system's.
     """
 
     def __init__(
@@ -157,8 +156,8 @@ class Resolver:
         Args:
             host: a name or an address; a name with a final dot is not completed by search domains.
             done: is called once: before this returns if the answer is known (an address, ``localhost``, a
-                name of the hosts file, one that was looked up not long ago), else later. The error is a
-                ConnectFailed that says what failed, or a UsageError for what is no name.
+                name of the hosts file, one that was looked up recently), otherwise later. The error is a
+                ConnectFailed that says what failed, or a UsageError if it is not a name.
         """
         try:
             name = canonical_host(host)
@@ -186,7 +185,7 @@ class Resolver:
             self._begin(name, conf, done)
 
     def close(self, reason: str) -> None:
-        """Close every fd. Look-ups under way are never done."""
+        """Close every fd. Callers of look-ups in progress get no answer."""
         self._running.clear()
         self._asked.clear()
         for server in self._servers.values():
@@ -194,14 +193,14 @@ class Resolver:
         self._servers.clear()
 
     def _local(self, name: str) -> list[str] | None:
-        """What can be said without asking anybody; None if nothing."""
+        """Return the addresses that are known without asking a server; None if there are none."""
         try:
             return [str(ip_address(name))]
         except ValueError:
             pass
         found = self._hosts.get(self._loop.now_s).get(name)
         if name == "localhost" or name.endswith(".localhost"):
-            # Whatever name servers say (RFC 6761 §6.3); the file may say which of them.
+            # Not what name servers say (RFC 6761 §6.3); the file may say which of the two.
             found = found or LOOPBACK
         return None if found is None else self._ordered(found)
 
@@ -221,7 +220,7 @@ class Resolver:
         return sorted(servers, key=lambda server: self._silent.get(server, 0.0) > self._loop.now_s)
 
     def _advance(self, running: _Running) -> None:
-        """The current step is over: take the next."""
+        """Take the next step, since the current one is over."""
         self._abandon(running)
         step = running.look_up.advance()
         while isinstance(step, Step):
@@ -235,7 +234,7 @@ class Resolver:
         self._tell(running.waiting, self._known.put(running.host, step, now_s))
 
     def _ask(self, running: _Running, step: Step) -> bool:
-        """Begin a step; False if it is over already."""
+        """Begin a step; return False if it is over already."""
         now_s = self._loop.now_s
         try:
             server = self._server(step.server)
@@ -276,7 +275,7 @@ class Resolver:
             self._advance(running)
 
     def _use_stale(self, running: _Running, now_s: float) -> None:
-        """The servers take their time: those who wait get what was true a while ago, the look-up goes on."""
+        """Give callers stale addresses, since the servers are slow; the look-up goes on."""
         if self._running.get(running.host) is not running:
             return
         running.stale = self._known.stale(running.host, now_s)
@@ -319,7 +318,7 @@ class Resolver:
         return server
 
     def _tend(self, now_s: float) -> float | None:
-        """Close sockets that are idle, forget servers without one."""
+        """Close idle sockets, and forget servers that have none."""
         for address, server in list(self._servers.items()):
             server.tend(now_s)
             if server.deserted:

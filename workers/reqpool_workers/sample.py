@@ -1,4 +1,4 @@
-"""The process's figures for its heartbeats. docs/protocol.md#the-workers-sample"""
+"""The process's figures for its heartbeats, docs/protocol.md#the-workers-sample."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ import psutil
 from .event_loop import EventLoop
 
 SAMPLE_S = 1.0
-"""psutil reads /proc: once per second is enough."""
+"""How long figures are used again: psutil reads /proc for each."""
 
 
 class Sampler:
-    """Takes and keeps the last sample."""
+    """Takes samples, and keeps the last one.
+
+    Args:
+        loop: that of this thread.
+    """
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._process = psutil.Process()
         self._due_s = 0.0
         self._figures: dict[str, Any] = {}
-        self._read("cpu_percent", self._process.cpu_percent)  # the first call only sets the mark
+        self._read("cpu_percent", self._process.cpu_percent)  # the first call only starts the measurement
 
     def take(self, now_s: float) -> dict[str, Any]:
         """Return the sample to send now, at most :data:`SAMPLE_S` old."""
@@ -39,6 +43,6 @@ class Sampler:
         return self._figures
 
     def _read(self, name: str, read: Callable[[], float]) -> None:
-        """Note a figure; leave out one that cannot be read, for want of a file descriptor for /proc, say."""
+        """Note a figure, or omit it if it cannot be read, for lack of a file descriptor for /proc, say."""
         with suppress(psutil.Error, OSError):
             self._figures[name] = read()

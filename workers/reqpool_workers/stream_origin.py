@@ -1,4 +1,4 @@
-"""Requests to one origin over connections: joins the pool's decisions to the sockets."""
+"""Requests to one origin over connections: carries out the pool's decisions."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from .resolver import Resolver
 
 SHORT_S = 0.2
-"""How long after a connection for which there was no file descriptor the next is tried."""
+"""How long to wait after a connection failed for lack of a file descriptor."""
 FORGET_SHORT_S = 1.0
-"""How long after that a request that ends without a connection blames it on that."""
+"""How long after that a request that ends without a connection names the shortage as the reason."""
 PIN_BUSY = "the last request of this session has not finished on its connection: send one request at a time"
 
 
@@ -47,7 +47,7 @@ class StreamOrigin:
         name: the origin.
         settings: what the kind needs for a connection there, packed.
         slots: how many connections to an origin of this name there may be.
-        free_fd: closes an idle connection of any origin, and says if there was one.
+        free_fd: closes an idle connection of any origin; returns whether there was one.
 
     Attributes:
         pool: the connections.
@@ -86,7 +86,7 @@ class StreamOrigin:
     # --- what the worker asks of it ----------------------------------------------------------------
 
     def grant(self, slots: int, policy: Policy | None = None) -> None:
-        """From now on at most ``slots`` connections, treated as ``policy`` says."""
+        """Allow at most ``slots`` connections; None leaves the policy as it is."""
         self.pool.slots.granted = slots
         if policy is not None:
             self.pool.policy = policy
@@ -94,13 +94,13 @@ class StreamOrigin:
         self._tidy()
 
     def grant_open(self) -> None:
-        """From now on as many connections as there are."""
+        """Allow only as many connections as there are."""
         slots = self.pool.slots
         self.grant(min(slots.granted, slots.taken))
 
     @property
     def pins(self) -> list[Pin]:
-        """Whose own some of them are."""
+        """The sessions' pins that have a connection here."""
         return list(self.pool.pins)
 
     def submit(self, lease: WorkerLease, now_s: float) -> None:
@@ -114,7 +114,7 @@ class StreamOrigin:
         self._carry_out(self.pool.add(lease.requests, now_s))
 
     def submit_pinned(self, lease: WorkerLease, pin: Pin) -> None:
-        """Send a lease's request on the connection that is held for it."""
+        """Send a lease's request on the connection that is pinned to its session."""
         connection = self.pool.pins.get(pin)
         if connection is None:
             self.outcomes.no_such_pin(lease, pin)
@@ -124,17 +124,17 @@ class StreamOrigin:
             self.outcomes.lose_pin(lease, PIN_BUSY)
 
     def resend(self, lease: WorkerLease, now_s: float) -> float | None:
-        """Nothing is ever sent twice on a connection."""
+        """Return None: nothing is sent twice on a connection."""
         return None
 
     def drop(self, request: Request, reason: str) -> Dropped:
-        """Stop waiting for an answer; the connection that owes it is closed, never used again."""
+        """Stop waiting for an answer; the connection that owes it is never used again."""
         place: Connection | None = request.place
         if place is None:
             short = self.loop.now_s < self.pool.short_until_s + FORGET_SHORT_S
             return Dropped("queue", False, self.pool.shortage if short else "")
         sent = place.first is not request
-        # On a shared connection nobody notes when which request was sent: at once, as a rule.
+        # On a shared connection it is not noted when each request was sent: usually at once.
         began_s = 0.0 if self.kind.depth > 1 else place.since_s if sent else place.born_s
         waited_s = round(max(0.0, began_s - request.lease.began_s), 3)
         dropped = Dropped(place.phase, sent, place.awaited, waited_s)
@@ -143,7 +143,7 @@ class StreamOrigin:
 
     @property
     def idle(self) -> list[Connection]:
-        """Connections that have nothing to do and are nobody's own."""
+        """Connections that have nothing to do and are not pinned."""
         return [one for one in self.pool.members if one.state is ConnectionState.READY and one.pin is None]
 
     @property
@@ -152,9 +152,9 @@ class StreamOrigin:
         return self.pool.stranded
 
     def unsent(self) -> list[Request]:
-        """Requests that can be handed back: those that wait, for a slot or for a connection to be ready."""
+        """Return requests that can be handed back: they wait for a slot, or for a connection to be ready."""
         connecting = [one.first for one in self.pool.members if one.first is not None]
-        # Waiting ones first: a connection that closes would else be replaced for one of them.
+        # Waiting ones first: otherwise a connection that closes would be replaced for one of them.
         waiting = (*self.pool.waiting, *self.pool.fresh)
         return [request for request in waiting if request.live] + connecting
 
@@ -164,7 +164,7 @@ class StreamOrigin:
         return len(self.pool.waiting)
 
     def unpin(self, pin: Pin, reason: str) -> bool:
-        """A session lets go of its connection; False if it has none here."""
+        """Release a session's connection; return False if it has none here."""
         connection = self.pool.pins.pop(pin, None)
         if connection is None:
             return False
@@ -172,18 +172,18 @@ class StreamOrigin:
             connection.release()
         else:
             if connection.first is not None:
-                self.pool.retried.add(connection.first)  # nobody wants it tried again
+                self.pool.retried.add(connection.first)  # it must not be tried again
             connection.close(reason)
         return True
 
     def tend(self, now_s: float) -> None:
-        """Close what is idle or old."""
+        """Close connections that are idle or old."""
         self.pool.prune()
         self._tidy()
 
     @property
     def deserted(self) -> bool:
-        """Is there nothing here worth keeping? A grant is: the broker counts on it."""
+        """Whether there is nothing here that is worth keeping. A grant is: the broker relies on it."""
         pool = self.pool
         return not (pool.members or pool.waiting or pool.fresh or pool.slots.granted)
 
@@ -197,7 +197,7 @@ class StreamOrigin:
         return [in_flight, len(members) - idle, idle, waiting, self.pool.overflowed, len(self.pool.pins)]
 
     def close(self, reason: str) -> None:
-        """Close every fd. What is open is reported as lost."""
+        """Close every fd. Open requests are reported as lost."""
         self.pool.slots.granted = 0
         for one in list(self.pool.members):
             one.close(reason)
@@ -299,10 +299,10 @@ class StreamOrigin:
         return [request for request in unanswered if request not in gone]
 
     def _wait_for_server(self, unanswered: list[Request]) -> list[Request]:
-        """A server that restarts is back in a moment, and nothing was sent: the requests wait for that.
+        """Have requests wait, of which nothing was sent: a server that restarts is back in a moment.
 
         Returns:
-            Those that end now, since they cannot wait as long.
+            Those that end now, since they cannot wait that long.
         """
         outage = self.pool.outage
         announced_s = outage.retry_s
@@ -313,12 +313,12 @@ class StreamOrigin:
         return self.pool.wait_for_server(unanswered)
 
     def _wait_for_fd(self, why: str, unanswered: list[Request]) -> None:
-        """Nothing was sent, and the upstream is not to blame: the requests wait as for a connection."""
+        """Have requests wait as for a connection: nothing was sent, and the upstream is not to blame."""
         pool, now_s = self.pool, self.loop.now_s
         pool.waiting.extendleft(reversed(unanswered))
         pool.shortage = why
         if now_s >= pool.short_until_s:
-            # Others' idle connections are worth less than a request.
+            # A request is worth more than another origin's idle connection.
             pool.short_until_s = now_s if self._free_fd() else now_s + SHORT_S
             self.loop.at(pool.short_until_s, self._try_server)
 
@@ -340,7 +340,7 @@ class StreamOrigin:
         self._assign()
 
     def _assign(self) -> None:
-        # Carrying out a plan closes and opens connections, each of which asks for a new plan: one at a time.
+        # Carrying out a plan closes and opens connections, each of which asks for a new plan.
         if self._assigning:
             self._assign_again = True
         else:
@@ -399,7 +399,7 @@ class StreamOrigin:
             self._resolver.look_up(self._place.host, partial(self._opened, connection, self._place.port))
 
     def _opened(self, connection: Connection, port: int, found: list[str] | PoolError) -> None:
-        """The origin's host has been looked up for a connection that waits for it."""
+        """Open a connection that waited for its host to be looked up."""
         if connection.state is not ConnectionState.CONNECTING:
             return
         if isinstance(found, PoolError):
@@ -420,7 +420,7 @@ class StreamOrigin:
 def end_unanswered(
     outcomes: LeaseOutcomes, error: PoolError, unanswered: list[Request], *, sent: bool
 ) -> None:
-    """Report what was unanswered on a connection that closed: the oldest with ``error``, others as lost."""
+    """Report requests of a closed connection: the oldest ends with ``error``, the others are lost."""
     phase = "read" if sent else "connect"
     for position, request in enumerate(unanswered):
         if isinstance(error, ConnectFailed | ConnectionLost):

@@ -1,4 +1,4 @@
-"""What a connection has not sent yet: joined to nothing and copied nowhere, and sent a part at a time."""
+"""Bytes that a connection has not sent yet: neither joined nor copied, and sent in parts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import deque
 from itertools import islice
 
 PIECES = 64
-"""Sent by one system call at most (sendmsg(2)): small ones come in numbers."""
+"""The most that one system call sends (sendmsg(2)): there may be many small ones."""
 
 
 class Unsent:
     """Bytes that wait for room in a socket, in order.
 
     Attributes:
-        pieces: what waits, for its owner to look at; empty when nothing does.
+        pieces: the bytes that wait; only their owner's to look at.
     """
 
     __slots__ = ("pieces",)
@@ -23,15 +23,19 @@ class Unsent:
         self.pieces: deque[memoryview] = deque()
 
     def add(self, data: bytes | memoryview) -> None:
-        """Let these bytes, at least one, wait behind the others."""
+        """Append bytes, at least one."""
         self.pieces.append(memoryview(data))
 
     def send(self, to: socket.socket, most_bytes: int) -> None:
-        """Send about so many of them.
+        """Send some of them.
+
+        Args:
+            to: a non-blocking socket.
+            most_bytes: about how many at most.
 
         Raises:
-            BlockingIOError: there is no room for more.
-            OSError: the connection is broken.
+            BlockingIOError: if there is no room for more.
+            OSError: if the connection is broken.
         """
         pieces = self.pieces
         while pieces and most_bytes > 0:
@@ -55,5 +59,5 @@ class Unsent:
         return first
 
     def clear(self) -> None:
-        """Give up on them."""
+        """Forget them."""
         self.pieces.clear()

@@ -21,7 +21,7 @@ Origin = DatagramOrigin | StreamOrigin
 
 
 class WorkerOrigins:
-    """All origins by kind and name, each made at its first lease; the :class:`.Upstreams` of a conversation.
+    """All origins by kind and name, each made at its first lease. Implements :class:`.Upstreams`.
 
     Args:
         loop: that of this thread.
@@ -40,14 +40,14 @@ class WorkerOrigins:
         self._grants: dict[str, tuple[int, Policy]] = {}
 
     def find(self, kind: str, name: str) -> Origin | None:
-        """The origin, if there is one."""
+        """Return the origin, if there is one."""
         return self._origins.get((kind, name))
 
     def reach(self, kind_name: str, name: str, settings: bytes) -> Origin:
-        """The origin, made if there is none.
+        """Return the origin, made if there is none.
 
         Raises:
-            UsageError: for a kind nobody registered, an origin that cannot be read, or settings of another.
+            UsageError: if the kind is not installed, the origin cannot be read, or the settings are wrong.
         """
         origin = self._origins.get((kind_name, name))
         if origin is not None:
@@ -70,7 +70,7 @@ class WorkerOrigins:
         return origin
 
     def grant(self, name: str, slots: int, policy: Policy) -> None:
-        """From now on at most ``slots`` connections to origins of this name, treated as ``policy`` says."""
+        """Allow at most ``slots`` connections to origins of this name, under this policy."""
         if slots:
             self._grants[name] = (slots, policy)
         else:
@@ -79,46 +79,48 @@ class WorkerOrigins:
             origin.grant(slots, policy)
 
     def open_no_more(self) -> None:
-        """Grants have lapsed: no connection is opened until there are new ones. Those that are open stay."""
+        """Open no connection until there are new grants: these have lapsed. Those that are open stay."""
         self._grants.clear()
         for origin in self._origins.values():
             origin.grant_open()
 
     def open_connections(self, name: str) -> int:
-        """Connections that are open, or being opened, to origins of this name."""
+        """Return how many connections are open, or being opened, to origins of this name."""
         return self._slots[name].taken if name in self._slots else 0
 
     def slots(self) -> list[tuple[str, int]]:
-        """The same of all names with any."""
+        """Return the same for all names with any."""
         return [(name, slots.taken) for name, slots in self._slots.items() if slots.taken]
 
     def pins(self) -> Iterator[tuple[Pin, str, str]]:
-        """Held connections: whose, to which kind and origin."""
+        """Yield the pinned connections: whose, to which kind and origin."""
         for (kind, name), origin in self._origins.items():
             for pin in origin.pins:
                 yield pin, kind, name
 
     def unpin(self, pin: Pin, reason: str) -> bool:
-        """A session lets go of its connection; False if it has none here."""
+        """Release a session's connection; return False if it has none here."""
         return any(origin.unpin(pin, reason) for origin in self._origins.values())
 
     def stranded(self, name: str | None = None) -> Iterator[Request]:
-        """Requests that wait for a connection and can have none, there or everywhere; each is to be dropped
-        before the next."""
+        """Yield requests that wait for a connection and can have none, there or everywhere.
+
+        Drop each before the next.
+        """
         for origin in self._origins.values() if name is None else self._named(name):
             yield from origin.stranded
 
     def unsent(self) -> Iterator[Request]:
-        """Requests that nothing was sent of; each is to be dropped before the next."""
+        """Yield requests of which nothing was sent. Drop each before the next."""
         for origin in self._origins.values():
             yield from origin.unsent()
 
     def counts(self) -> dict[str, list[int]]:
-        """In flight, in use, idle, waiting, overflowed, pinned, by name."""
+        """Return, by name: in flight, in use, idle, waiting, overflowed, pinned."""
         return {name: origin.counts for (_, name), origin in self._origins.items()}
 
     def tend(self, now_s: float) -> None:
-        """Close what is idle or old, forget origins of which nothing is left."""
+        """Close connections that are idle or old, and forget origins of which nothing is left."""
         self._owed_ports.tend(now_s)
         for key, origin in list(self._origins.items()):
             origin.tend(now_s)
@@ -128,14 +130,14 @@ class WorkerOrigins:
         self._slots = {name: slots for name, slots in self._slots.items() if name in names}
 
     def close(self, reason: str) -> None:
-        """Close every fd. What is open over connections is reported as lost."""
+        """Close every fd. Requests on connections are reported as lost."""
         for origin in list(self._origins.values()):
             origin.close(reason)
         self._owed_ports.close()
         self._resolver.close(reason)
 
     def _free_fd(self) -> bool:
-        """Close the connection that has been idle for the longest, else an owed port; False if there is
+        """Close the connection that has been idle for longest, or an owed port; return False if there is
         neither."""
         idle = [one for origin in self._origins.values() for one in origin.idle]
         if idle:

@@ -59,7 +59,7 @@ class WithoutEdns:
 
 
 WITHOUT_EDNS = WithoutEdns()
-"""Of this process: sockets, and with them their protocols, come and go."""
+"""Of this process, since sockets and their protocols are replaced."""
 
 
 class DnsDatagrams(DatagramProtocol):
@@ -82,7 +82,7 @@ class DnsDatagrams(DatagramProtocol):
         self._plain = known.has(server, now_s)
         self._table: dict[bytes, Any] = {}
         self._without_edns: dict[bytes, Any] = {}
-        """What was asked again without OPT, apart from the others so that these are not slowed down."""
+        """Requests that were asked again without OPT; apart, so that the others are not slowed down."""
         self._ids: list[bytes] = []
 
     @property
@@ -108,8 +108,8 @@ class DnsDatagrams(DatagramProtocol):
     def again(self, request: Any, repeated: int) -> bytes:
         payload: bytes = request.payload
         if repeated:
-            # Some servers and firewalls drop whatever has an OPT. The payload keeps it: what comes may yet
-            # be the answer to an earlier datagram, which had one.
+            # Some servers and firewalls drop queries with an OPT. The request's payload keeps it, since the
+            # answer may yet be one to an earlier datagram, which had it.
             payload = without_edns(payload, request.note)
         identity: bytes = request.key
         return identity + payload[2:]
@@ -129,7 +129,7 @@ class DnsDatagrams(DatagramProtocol):
         return request, None
 
     def _feed_unusual(self, datagram: bytes) -> tuple[Any, Then | None] | None:
-        """Match what is not a plain answer with records to a first query."""
+        """Match a datagram that is not a plain answer with records to a first query."""
         identity = datagram[:2]
         table = self._table if identity in self._table else self._without_edns
         request = table.get(identity)
@@ -142,12 +142,12 @@ class DnsDatagrams(DatagramProtocol):
             self._without_edns[request.key] = self._table.pop(request.key)
             return request, Then.AGAIN
         if table is self._without_edns and datagram[3] & RCODE in (NOERROR, NXDOMAIN):
-            # What it had refused with an OPT it answers without one.
+            # It refused the query with an OPT, and answers it without.
             self._plain = True
             self._known.add(self._server, self._now_s)
         if datagram[2] & TC:
             if not any(datagram[10:12]):
-                # Without an OPT, so it has no EDNS, or does not get what has an OPT.
+                # There is no OPT, so the server has no EDNS, or does not get queries with an OPT.
                 request.payload = without_edns(request.payload, request.note)
             return request, Then.STREAM
         return request, Then.ELSEWHERE if unhelpful(datagram) else None

@@ -1,4 +1,4 @@
-"""What a DNS message says, as far as matching it with a query and asking on depend on it. RFC 1035.
+"""Predicates on DNS messages: does an answer match a query, and who should be asked next? RFC 1035.
 
 A query is whole: header, one question, perhaps OPT. ``end`` is the offset just after its question.
 """
@@ -22,7 +22,7 @@ RCODE = 0x0F
 """Bits of byte 3."""
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 REFUSALS = frozenset((FORMERR, SERVFAIL, NOTIMP, REFUSED))
-"""They say something of the server, not of the name: another one may know better."""
+"""They are about the server, not about the name: another server may know better."""
 OPT = b"\x00\x00\x29"
 """Owner (the root) and type of OPT."""
 

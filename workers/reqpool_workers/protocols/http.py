@@ -1,17 +1,17 @@
 """HTTP/1.1 over one connection, one request at a time (RFC 9112).
 
-What payload, answer and settings look like stands in :mod:`reqpool_contract.payloads.http`.
+The formats of payload, answer and settings are in :mod:`reqpool_contract.payloads.http`.
 
 Some facts about llhttp this file relies on (httptools 0.9, strict as it is by default):
 
-* It does not know what was asked: after HEAD it takes the next answer for the body. So it is given heads
-  only, a fresh parser for each, and where a body ends is decided here.
+* It does not know the request: after HEAD it takes the next answer for the body. So it gets only heads, a
+  new parser for each, and this file decides where a body ends.
 * It refuses what servers and proxies might read in different ways: bare CR and LF, folded lines, white space
   before a colon, control characters in values, several or odd Content-Length, Content-Length beside
   Transfer-Encoding. Such a head goes through ``http_repair``, and llhttp checks what comes out.
 * It takes any Transfer-Encoding, a status under 100, NUL beside it, RTSP, HTTP/2.0, and empty lines in front.
 
-The empty line is looked for here; with the above refused, it is where the head ends for llhttp too.
+This file looks for the empty line; with the above refused, the head ends there for llhttp, too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from .tls_stream import wrap
 from .worker_kinds import StreamKind
 
 MAX_HEAD_BYTES = 64 << 10
-"""Largest head of an answer, with all 1xx heads before it."""
+"""Largest head of an answer, including all 1xx heads before it."""
 
 _END = b"\r\n\r\n"
 _LINE_END = b"\r\n"
@@ -67,9 +67,9 @@ class Http11(StreamProtocol):
 
     Args:
         base: URL of the upstream, ``http://host:port``.
-        host: what its ``Host`` header says.
-        authorization: value of the header that settings ask for, or empty.
-        limit: largest body in bytes, whatever a request says.
+        host: value of the ``Host`` header.
+        authorization: value of the ``Authorization`` header, or empty.
+        limit: largest body in bytes; a request may ask for less.
     """
 
     __slots__ = (
@@ -82,7 +82,7 @@ class Http11(StreamProtocol):
         self._base = base.encode() + b"\r\n"
         about_host = f"Host: {host}\r\n".encode()
         credentials = f"Authorization: {authorization}\r\n".encode() if authorization else b""
-        # What is put in, by the two flags that say so.
+        # Fields to insert, by the two flags that decide it.
         self._additions = {
             0: credentials,
             NO_CREDENTIALS: b"",
@@ -96,20 +96,20 @@ class Http11(StreamProtocol):
         self._flags = 0
         self._limit = 0
         self._body: Body | None = None
-        # A head that has not come whole: its bytes, and the parser that has seen them.
+        # A head that is incomplete: its bytes, and the parser that has seen them.
         self._received = bytearray()
         self._parser: httptools.HttpResponseParser | None = None
-        # If the parser does not take it: what reads it first.
+        # Reads it first, if the parser refuses it.
         self._repair: Repair | None = None
         self._doubtful = False
         self._head_bytes = 0
-        # The last head and what it says: that of the next answer is often the same to the byte.
+        # The last head and its contents: the next answer's is often the same to the byte.
         self._head = b""
         self._status = 0
         self._length = 0
         self._keep = False
         self._redirects = False
-        # Is the answer at hand a redirect that is to be followed?
+        # The current answer is a redirect that must be followed.
         self._following = False
 
     def connected(self) -> Sequence[Event]:
@@ -169,7 +169,7 @@ class Http11(StreamProtocol):
     # --- heads ----------------------------------------------------------------------------------
 
     def _has_head(self, data: bytes) -> bool:
-        """Take bytes; return whether a whole head has come. Those of a part are kept in ``_received``."""
+        """Take bytes; return whether a whole head has arrived. A partial one is kept in ``_received``."""
         parser = self._parser
         if parser is None:
             if self._head and data.startswith(self._head):
@@ -194,7 +194,7 @@ class Http11(StreamProtocol):
                 self._read_head(parser, bytes(received[: end + len(_END)]), seen)
                 self._parser = None
                 return True
-            # What is wrong with it is said at once, not when the rest has come.
+            # A fault is reported at once, not when the rest has arrived.
             self._check(parser, received, data)
         except httptools.HttpParserError:
             data = bytes(received)
@@ -203,9 +203,9 @@ class Http11(StreamProtocol):
         return False
 
     def _has_repaired(self, data: bytes) -> bool:
-        """Take bytes of a head that llhttp refuses; return whether a whole one has come, which can be read.
+        """Take bytes of a head that llhttp refuses; return whether a whole one has arrived that can be read.
 
-        It then stands repaired in ``_received``, with what came behind it.
+        It is then in ``_received``, repaired, followed by the bytes after it.
         """
         repair = self._repair
         if repair is None:
@@ -216,7 +216,7 @@ class Http11(StreamProtocol):
         self._doubtful |= repair.doubtful
         self._parser = self._repair = None
         parser = httptools.HttpResponseParser(_NO_CALLBACKS)
-        # For what is left that llhttp refuses: control characters in values, and a length beside chunks.
+        # What llhttp still refuses: control characters in values, and a length beside chunks.
         parser.set_dangerous_leniencies(lenient_headers=True, lenient_chunked_length=True)
         head = bytes(repair.head)
         try:
@@ -227,7 +227,7 @@ class Http11(StreamProtocol):
         return True
 
     def _read_head(self, parser: httptools.HttpResponseParser, head: bytes, seen: int = 0) -> None:
-        """Check a whole head, of which the parser has ``seen`` so many bytes, and keep what it says."""
+        """Check a whole head, of which the parser has seen ``seen`` bytes, and keep its contents."""
         self._check(parser, head, head[seen:])
         if not STATUS_LINE.match(head):
             raise BadResponse(f"the answer's first line is malformed: {head.partition(_LINE_END)[0][:80]!r}")
@@ -248,7 +248,7 @@ class Http11(StreamProtocol):
                 options += value.lower()
             elif value:
                 located = True
-        # RFC 9112 §9.3; §6.1: chunks under 1.0 may be what somebody in between did not understand.
+        # RFC 9112 §9.3; §6.1: a proxy may not have understood chunks under 1.0.
         keep = current or (b"keep-alive" in options and length != _CHUNKED)
         self._keep = keep and b"close" not in options and not self._doubtful
         self._status = status
@@ -260,8 +260,8 @@ class Http11(StreamProtocol):
         """Feed a head's next bytes, ``data``, to its parser; ``head`` ends with them.
 
         Raises:
-            HttpParserError: llhttp does not take them.
-            BadResponse: they are not an answer, however they are read.
+            HttpParserError: if llhttp refuses them.
+            BadResponse: if they cannot be an answer.
         """
         if not head.startswith(b"HTTP/1."[: len(head)]):
             raise BadResponse(
@@ -273,12 +273,12 @@ class Http11(StreamProtocol):
             if parser.get_status_code() == 101:
                 raise BadResponse("unsolicited switch of protocols by the upstream") from error
             raise
-        # Only now: in one that llhttp refuses, what looks like its end may be far behind it.
+        # Only now: in a head that llhttp refuses, the apparent end may be far after the real one.
         if self._head_bytes + len(head) > MAX_HEAD_BYTES:
             raise BadResponse(f"the head of the answer is longer than {MAX_HEAD_BYTES} bytes")
 
     def _on_head(self, data: bytes) -> Sequence[Event]:
-        """A whole head has been read; ``data`` begins with it."""
+        """Go on after a whole head, with which ``data`` begins."""
         if self._redirects and self._flags & FOLLOW and not self._following:
             return self._on_redirect(data)
         head, length, limit = self._head, self._length, self._limit
@@ -301,7 +301,7 @@ class Http11(StreamProtocol):
         return _NOTHING
 
     def _on_redirect(self, data: bytes) -> Sequence[Event]:
-        """A redirect is followed at once: its body is of no use for that, and may be malformed or endless."""
+        """Follow a redirect at once: its body does not help with that, and may be malformed or endless."""
         self._following = True
         try:
             events = self._on_head(data)
@@ -310,14 +310,14 @@ class Http11(StreamProtocol):
         return events or self._end(self._head, False)
 
     def _skip(self, data: bytes) -> bytes:
-        """Leave the 1xx head behind that ``data`` begins with; return the rest."""
+        """Skip the 1xx head with which ``data`` begins; return the rest."""
         self._head_bytes += len(self._head)
         if self._head_bytes > MAX_HEAD_BYTES:
             raise BadResponse(f"more than {MAX_HEAD_BYTES} bytes of 1xx answers before a final one")
         return data[len(self._head) :]
 
     def _end(self, answer: bytes, clean: bool) -> Sequence[Event]:
-        """The answer is whole; ``clean``: it ended by its own framing, and nothing came behind it."""
+        """Return a whole answer; ``clean``: it ended by its own framing, and nothing followed it."""
         self._reusable = self._keep and clean and not self._flags & CLOSE
         self._asked = False
         self._body = None
@@ -328,7 +328,7 @@ class Http11(StreamProtocol):
 
 
 def authorization(settings: dict[str, Any]) -> str:
-    """Return the ``Authorization`` header that settings ask for (RFC 7617, RFC 6750), or nothing."""
+    """Return the value of the ``Authorization`` header for settings (RFC 7617, RFC 6750); may be empty."""
     if settings.get("token") is not None:
         return f"Bearer {settings['token']}"
     if settings.get("user") is not None:
@@ -355,7 +355,7 @@ def protocol(origin: str, settings: bytes, max_bytes: int) -> StreamProtocol:
     return wrap(plain, given.get("tls") or {}, host, ("http/1.1",))
 
 
-# Each request says how much it takes; this is the most that it can say.
+# Each request has its own limit; this is the largest.
 WORKER_KIND = StreamKind(
     name="http", limit=64, address=stream_address, protocol=protocol, max_bytes=wire.MAX_ANSWER_BYTES
 )

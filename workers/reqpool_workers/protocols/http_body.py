@@ -1,6 +1,6 @@
-"""The bodies of HTTP/1.1 answers, told apart by how they end (RFC 9112 §6.3). Sans-IO.
+"""Bodies of HTTP/1.1 answers, by the way they end (RFC 9112 §6.3). Sans-IO.
 
-Each takes the head and what came with it, and hands on the head and the content.
+Each takes the head and the bytes that came with it, and returns the head and the content.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import httptools
 from reqpool_contract.errors import BadResponse
 
 MAX_QUIET_BYTES = 64 << 10
-"""How many bytes of chunk extensions and trailers, which nobody looks at, may come in a row."""
+"""Most bytes in a row of chunk extensions and trailers, which are ignored."""
 
 _CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Body(Protocol):
-    """A body under way.
+    """A body that is being received.
 
     Attributes:
-        surplus: did bytes come behind its end?
+        surplus: bytes came after its end.
     """
 
     surplus: bool
@@ -30,7 +30,7 @@ class Body(Protocol):
         """Take bytes; return whether the body has ended.
 
         Raises:
-            BadResponse: it is malformed or too long.
+            BadResponse: if it is malformed or too long.
         """
 
     def answer(self) -> bytes:
@@ -43,7 +43,7 @@ class Sized:
     __slots__ = ("_missing", "_parts", "surplus")
 
     def __init__(self, begun: bytes, missing: int) -> None:
-        """Begin with head and content so far, and how many bytes are to come."""
+        """Begin with the head and content so far, and the number of bytes still to come."""
         self._parts = [begun]
         self._missing = missing
         self.surplus = False
@@ -86,9 +86,9 @@ class UntilClose:
 class Chunked:
     """A body in chunks (RFC 9112 §7.1), read by llhttp.
 
-    The parser gets a head of its own: what the real one says of upgrades and connections does not concern it.
-    Behind the end it expects another answer: so surplus bytes are noticed. Of llhttp's leniencies it has
-    only the one for white space behind a chunk's size; that for fields takes a CR alone in trailers, too.
+    The parser gets a made-up head: upgrades and connection options of the real one do not concern it. After
+    the end it expects another answer, so surplus bytes are noticed. Of llhttp's leniencies it has only the
+    one for white space after a chunk's size; the one for fields would accept a bare CR in trailers, too.
     """
 
     __slots__ = (
@@ -103,7 +103,7 @@ class Chunked:
     )
 
     def __init__(self, head: bytes, limit: int) -> None:
-        # A bytearray, not a list of chunks: a hostile peer's, of 2 bytes, would be objects of 35.
+        # A bytearray, not a list of chunks: a hostile peer's chunks of 2 bytes would be objects of 35.
         self._content = bytearray(head)
         self.on_body = self._content.extend
         self._head_bytes = len(head)
@@ -115,13 +115,13 @@ class Chunked:
         self._parser.feed_data(_CHUNKED)
 
     def on_message_begin(self) -> None:
-        """llhttp: an answer begins; the first one is the made-up head's, and another stops the parser."""
+        """Take llhttp's event: an answer begins, first the made-up one; another stops the parser."""
         if self._ended:
             self.surplus = True
             raise httptools.HttpParserError("bytes after the end")
 
     def on_message_complete(self) -> None:
-        """llhttp: the last chunk and the trailers have come."""
+        """Take llhttp's event: the last chunk and the trailers have arrived."""
         self._ended = True
 
     def feed(self, data: bytes) -> bool:

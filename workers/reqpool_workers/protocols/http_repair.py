@@ -1,6 +1,6 @@
-"""Heads of HTTP answers that llhttp refuses and that can be read in one way only, written anew. Sans-IO.
+"""Heads of HTTP answers that llhttp refuses and that can be read in only one way, rewritten. Sans-IO.
 
-What is taken, what is not, and why: docs/kinds-http.md.
+Which are accepted, which are not, and why: docs/kinds-http.md.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ _FRAMING_FIELDS = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class Repair:
-    """A head under way, read line by line.
+    """A head that is being received, read line by line.
 
     Attributes:
-        head: what has been read of it, as RFC 9112 has it: lines end with CR LF, nothing is folded, no white
-            space stands before a colon, Content-Length comes once.
-        doubtful: could somebody between the server and us have read it in another way? Then the connection
-            is not for another request.
+        head: the part that has been read, as RFC 9112 requires: lines end with CR LF, nothing is folded,
+            there is no white space before a colon, and there is one Content-Length.
+        doubtful: a proxy between the server and us could have read it in another way: the connection must not
+            serve another request.
     """
 
     __slots__ = ("_field", "_framing", "_length", "_limit", "_name", "_part", "_size", "doubtful", "head")
 
     def __init__(self, limit: int, taken: int) -> None:
-        """Begin with a head, of at most ``limit`` bytes with those ``taken`` by others before it."""
+        """Begin a head of at most ``limit`` bytes, including ``taken`` bytes of heads before it."""
         self.head = bytearray()
         self.doubtful = False
         self._limit = limit
         self._size = taken
         self._part = bytearray()
-        # The last field, which the next line may continue: its name in lower case, and what it says so far.
+        # The last field, which the next line may continue: its name in lower case, and its text so far.
         self._name = b""
         self._field = bytearray()
         self._framing: set[bytes] = set()
         self._length: bytes | None = None
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take bytes; return those behind the head once it is whole, else None.
+        """Take bytes; return those after the head once it is whole, otherwise None.
 
         Raises:
-            BadResponse: it is malformed or too long.
+            BadResponse: if it is malformed or too long.
         """
         at = 0
         while end := data.find(b"\n", at) + 1:
@@ -69,7 +69,7 @@ class Repair:
             raise BadResponse(f"the head of the answer is longer than {self._limit} bytes")
 
     def _read(self, line: bytes) -> bool:
-        """Read a line, which ends with LF; return whether it was the head's last one."""
+        """Read a line, which ends with LF; return whether it was the last of the head."""
         # RFC 9112 §2.2: a single LF may end a line, too.
         if not line.endswith(_LINE_END):
             self.doubtful = True
@@ -97,14 +97,14 @@ class Repair:
         name, space, value = found.groups()
         self._name = name.lower()
         if space:
-            # RFC 9112 §5.1. Those who drop such a field and those who read it must not differ in its framing.
+            # RFC 9112 §5.1. Some drop such a field, others read it: that must not decide the framing.
             if self._name in _FRAMING_FIELDS:
                 raise _malformed("white space before the colon of a framing field", name)
             self.doubtful = True
         self._field += name + b": " + value.strip(_SPACE)
 
     def _continue(self, line: bytes) -> None:
-        """Undo a fold: it becomes one SP (RFC 9112 §5.2)."""
+        """Undo a fold: replace it by one SP (RFC 9112 §5.2)."""
         if not self._field:
             raise _malformed("its first field begins with white space", line.partition(b":")[0])
         if self._name in _FRAMING_FIELDS:
@@ -114,14 +114,14 @@ class Repair:
             self._field += more if self._field.endswith(b" ") else b" " + more
 
     def _end_field(self) -> None:
-        """No line continues the last field, if there is one."""
+        """End the last field, if there is one: no further line continues it."""
         field = bytes(self._field)
         self._field.clear()
         if not field:
             return
         if self._name in _FRAMING_FIELDS:
             self._framing.add(self._name)
-            # RFC 9112 §6.1, §6.3: chunks override a length; who sent both may be up to something.
+            # RFC 9112 §6.1, §6.3: chunks override a length; to send both may be an attack.
             self.doubtful |= len(self._framing) == 2
         if self._name == b"content-length":
             name, _, value = field.partition(b": ")
@@ -131,7 +131,7 @@ class Repair:
             if len(lengths | {known or self._length}) > 1 or not self._length.isdigit():
                 raise _malformed("its Content-Length is not a single number", field)
             if known is not None:
-                return  # it has been said (RFC 9112 §6.3)
+                return  # it is repeated (RFC 9112 §6.3)
             field = name + b": " + self._length
         self.head += field + _LINE_END
 

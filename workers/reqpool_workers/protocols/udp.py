@@ -1,4 +1,4 @@
-"""One datagram out, the first datagram back. The payload is what is sent, the result what came."""
+"""Kind ``udp``: one datagram out, the first datagram back. Payload and result are their contents."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .datagram_protocol import DatagramProtocol, Then
 from .worker_kinds import DatagramKind
 
 IN_FLIGHT = 64
-"""A server's receive buffer of default size (net.core.rmem_default 212,992) was seen to hold 92 datagrams of
-1,400 bytes, or 256 short ones, and the kernel gives back the room of what was read only by quarters of it
-(udp_rmem_release). What does not fit is dropped silently, and here nothing is sent twice."""
+"""A server's receive buffer of default size (net.core.rmem_default 212,992) held 92 datagrams of 1,400 bytes,
+or 256 short ones (measured), and the kernel releases the room of those that were read only by quarters of the
+buffer (udp_rmem_release). What does not fit is dropped silently, and this kind sends nothing twice."""
 
 
 class OneDatagram(DatagramProtocol):
@@ -49,6 +49,6 @@ WORKER_KIND = DatagramKind(
     address=numeric_address,
     protocol=lambda _origin, _now_s: OneDatagram(),
     requests_per_socket=1,
-    # Nobody said that the upstream may be asked twice.
+    # The upstream may not bear to be asked twice.
     repeats=False,
 )
