@@ -40,7 +40,6 @@ SILENT_S = 30.0
 """How long a server that did not answer is asked last."""
 ROUTE_S = 10.0
 """How long the answer whether there is a route for IPv6 is used."""
-TEND_S = 1.0
 LOOPBACK = ("127.0.0.1", "::1")
 
 RESOLV_CONF = "/etc/resolv.conf"
@@ -310,20 +309,17 @@ class Resolver:
     def _server(self, address: str) -> _NameServer:
         server = self._servers.get(address)
         if server is None:
-            if not self._servers:
-                self._loop.at(self._loop.now_s + TEND_S, self._tend)
             name = f"dns://{address}"
             server = _NameServer(self._loop, self._answers, WORKER_KIND, name, self._owed_ports)
             self._servers[address] = server
         return server
 
-    def _tend(self, now_s: float) -> float | None:
+    def tend(self, now_s: float) -> None:
         """Close idle sockets, and forget servers that have none."""
         for address, server in list(self._servers.items()):
             server.tend(now_s)
             if server.deserted:
                 del self._servers[address]
-        return now_s + TEND_S if self._servers else None
 
 
 def has_ipv6_route() -> bool:

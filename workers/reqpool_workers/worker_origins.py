@@ -27,14 +27,23 @@ class WorkerOrigins:
         loop: that of this thread.
         outcomes: where requests end.
         kinds: by name.
+        resolver: looks up hosts of origins with connections.
+        owed_ports: keep ports of origins without.
     """
 
-    def __init__(self, loop: EventLoop, outcomes: LeaseOutcomes, kinds: Mapping[str, WorkerKind]) -> None:
+    def __init__(
+        self,
+        loop: EventLoop,
+        outcomes: LeaseOutcomes,
+        kinds: Mapping[str, WorkerKind],
+        resolver: Resolver,
+        owed_ports: OwedPorts,
+    ) -> None:
         self._loop = loop
         self._outcomes = outcomes
         self._kinds = kinds
-        self._owed_ports = OwedPorts()
-        self._resolver = Resolver(loop, self._owed_ports)
+        self._resolver = resolver
+        self._owed_ports = owed_ports
         self._origins: dict[tuple[str, str], Origin] = {}
         self._slots: dict[str, Slots] = {}
         self._grants: dict[str, tuple[int, Policy]] = {}
@@ -121,7 +130,6 @@ class WorkerOrigins:
 
     def tend(self, now_s: float) -> None:
         """Close connections that are idle or old, and forget origins of which nothing is left."""
-        self._owed_ports.tend(now_s)
         for key, origin in list(self._origins.items()):
             origin.tend(now_s)
             if origin.deserted:
@@ -133,8 +141,6 @@ class WorkerOrigins:
         """Close every fd. Requests on connections are reported as lost."""
         for origin in list(self._origins.values()):
             origin.close(reason)
-        self._owed_ports.close()
-        self._resolver.close(reason)
 
     def _free_fd(self) -> bool:
         """Close the connection that has been idle for longest, or an owed port; return False if there is

@@ -15,16 +15,17 @@ from reqpool_contract import wire
 
 from .broker_socket import MESSAGES_PER_TURN, READ_S, BrokerSocket
 from .event_loop import READABLE, EventLoop, Timer
+from .expiry import Expiry
 from .lease_outcomes import LeaseOutcomes
+from .owed_ports import OwedPorts
 from .protocols import WorkerKind
+from .resolver import Resolver
 from .sample import Sampler
 from .worker_conversation import WorkerConversation
 from .worker_ledger import WorkerLedger
 from .worker_origins import WorkerOrigins
 
 log = logging.getLogger(__name__)
-
-TEND_S = 1.0
 
 
 class WorkerProcess:
@@ -54,7 +55,9 @@ class WorkerProcess:
         self.loop = EventLoop()
         self.ledger = WorkerLedger()
         outcomes = LeaseOutcomes(self.ledger)
-        self.origins = WorkerOrigins(self.loop, outcomes, kinds)
+        self._owed_ports = OwedPorts()
+        self._resolver = Resolver(self.loop, self._owed_ports)
+        self.origins = WorkerOrigins(self.loop, outcomes, kinds, self._resolver, self._owed_ports)
         self._url = broker_url
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: BrokerSocket | None = None
@@ -69,6 +72,8 @@ class WorkerProcess:
             "kinds": [kind.info for kind in kinds.values()],
         }
         self.conversation = WorkerConversation(about, self, self.origins, outcomes, self.loop.now_s)
+        held = (self._owed_ports, self._resolver, self.origins)
+        self._expiry = Expiry(self.loop.at, held, self.conversation.tend)
 
     def run(self) -> bool:
         """Serve until drained or stopped; closes every fd.
@@ -77,7 +82,7 @@ class WorkerProcess:
             Whether the end was orderly. True is a promise to the supervisor: all that must not be repeated
             and was sent upstream from here has been acknowledged by its client, or its deadline has passed.
         """
-        self.loop.at(self.loop.now_s + TEND_S, self._tend)
+        self._expiry.begin(self.loop.now_s)
         try:
             self.loop.run(self._end_turn, self.conversation.wake)
             running = sum(len(seqs) for _, seqs in self.ledger.running())
@@ -92,6 +97,8 @@ class WorkerProcess:
             return not (running or in_doubt)
         finally:
             self.origins.close("the worker stops")
+            self._owed_ports.close()
+            self._resolver.close("the worker stops")
             if self._socket is not None:
                 self._socket.close(goodbye=self.conversation.said_goodbye or self._orphaned)
             if self._parent_fd >= 0:
@@ -135,11 +142,6 @@ class WorkerProcess:
         if reads_on and inflow.waiting:
             return True
         return self._socket is not None and self._socket.readable
-
-    def _tend(self, now_s: float) -> float:
-        self.origins.tend(now_s)
-        self.conversation.tend()
-        return now_s + TEND_S
 
     def _on_parent_exit(self, _mask: int) -> None:
         log.info("the parent process has ended")

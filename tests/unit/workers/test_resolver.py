@@ -17,6 +17,7 @@ from reqpool_contract.errors import ConnectFailed, PoolError, UsageError
 from reqpool_workers import event_loop as loop_module
 from reqpool_workers import resolver as resolver_module
 from reqpool_workers.event_loop import EventLoop
+from reqpool_workers.expiry import Expiry
 from reqpool_workers.owed_ports import OwedPorts
 from reqpool_workers.resolver import Resolver, has_ipv6_route
 from support import dns_peer
@@ -44,6 +45,7 @@ class World:
             self.loop, OwedPorts(), resolv_conf=str(self.resolv_conf), hosts=str(self.hosts)
         )
         self.outcomes: list[list[str] | PoolError] = []
+        Expiry(self.loop.at, (self.resolver,), lambda: None).begin(self.loop.now_s)
 
     def servers(self, *addresses: str, options: str = "") -> None:
         """Write resolv.conf."""
