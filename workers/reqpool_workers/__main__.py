@@ -1,8 +1,8 @@
 """``python -m reqpool_workers --broker URL``: run one worker process.
 
-Exit status: 0 after an orderly end (see :meth:`.worker_process.WorkerProcess.run`), 3 when something was left
-in doubt, 130 or 143 when that was so because it was told twice, 2 for wrong arguments. It dies of SIGTERM
-only while it starts, before it has met a broker; to the supervisor that is an orderly end, too.
+Exit status: 0 after an orderly end (:meth:`.worker_process.WorkerProcess.run`), 3 if something was left in
+doubt, 130 or 143 if that was because of a second signal, 2 for wrong arguments. SIGTERM kills it only while
+it starts, before it has connected to a broker; to the supervisor that is an orderly end, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .protocols.worker_kinds import load
 from .worker_process import WorkerProcess
 
 IN_DOUBT = 3
-"""Exit status of a worker that ended while it held what must not be repeated, or its outcome."""
+"""Exit status of a worker that ended while it had requests that must not be repeated, or their outcomes."""
 
 
 def _identity(text: str) -> bytes:
@@ -34,7 +34,7 @@ def _identity(text: str) -> bytes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a worker until it is told to stop. Signals: once drains, twice ends at once."""
+    """Run a worker until it gets SIGTERM or SIGINT: the first one drains, the second ends at once."""
     parser = argparse.ArgumentParser(prog="python -m reqpool_workers", description="Run one reqpool worker.")
     parser.add_argument("--broker", required=True, metavar="URL", help="the broker's workers socket")
     parser.add_argument("--name", default="worker", help="name for display")
@@ -65,12 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (PoolError, OSError) as error:
         log.error("%s", error)
         return 2
-    told: list[int] = []
+    signals: list[int] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         # Handlers only queue; the loop acts.
-        told.append(number)
-        if len(told) == 1:
+        signals.append(number)
+        if len(signals) == 1:
             worker.drain()
         else:
             worker.stop()
@@ -78,17 +78,17 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     # Requests are freed by their reference counts; the collector would only walk tens of thousands of them in
-    # flight, again and again. What was made at start stays anyway.
+    # flight, again and again. Objects made at start stay anyway.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     try:
         orderly = worker.run()
     finally:
-        # The interpreter puts the default back before it ends, and to die of it says that we never began.
+        # The interpreter restores the default before it ends, and dying of it means that we never began.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if orderly:
         return 0
-    return 128 + told[1] if len(told) > 1 else IN_DOUBT
+    return 128 + signals[1] if len(signals) > 1 else IN_DOUBT
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class DatagramOrigin(DatagramSender):
 
     @property
     def counts(self) -> list[int]:
-        """In flight, in use, idle, waiting, overflowed, pinned."""
+        """Requests in flight; sockets and connections in use, idle; requests waiting, overflowed; pins."""
         streams = len(self._fallback.connections)
         busy = sum(1 for one in self._sockets if one.open)
         in_flight = sum(one.open for one in self._sockets) + streams

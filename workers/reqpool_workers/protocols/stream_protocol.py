@@ -68,10 +68,10 @@ class StreamProtocol(ABC):
 
         Raises:
             PoolError: if the connection cannot go on. The oldest unanswered request ends with this error
-                (``BadResponse``: the answer is not one), the others as lost with the connection. One with
-                ``sent=False`` says that the peer gave the connection up before it read that request, which
-                may then be asked again whatever it is. During the handshake, the request that waits for it
-                ends with the error (``ConnectFailed``: the log-in was refused).
+                (``BadResponse``: the answer is malformed), the others as lost with the connection. An error
+                with ``sent=False`` means that the peer gave up the connection before it read that request,
+                which may then be sent again even if it must not run twice. During the handshake, the request
+                that waits for it ends with the error (``ConnectFailed``: the log-in was refused).
         """
 
     @abstractmethod

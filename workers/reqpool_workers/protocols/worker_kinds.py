@@ -71,10 +71,10 @@ class StreamKind(WorkerKind):
         protocol: makes the protocol of one connection from the origin, the route's settings (packed,
             see :func:`settings_of`), and the largest answer in bytes; raises UsageError.
         depth: requests that may be unanswered on one connection.
-        max_bytes: largest answer, where the upstream's policy says nothing.
+        max_bytes: largest answer, unless the upstream's policy sets another limit.
         waits: a request may keep its connection for as long as it likes (BLPOP), so some of an upstream's
-            connections are kept from this kind, for the short requests of others there.
-        prompt_variant: variant of origins to which no request waits all the same; empty if there is none.
+            connections are reserved for the short requests of other kinds.
+        prompt_variant: the variant of origins where no request does so; empty if there is none.
     """
 
     address: Callable[[str], Address | Name]
