@@ -1,8 +1,8 @@
 """Cached settings: kept by the receiver, so that they are sent once and not with each request. Sans-IO.
 
-A file of certificate authorities alone may have hundreds of KiB. KEEP (docs/protocol.md#kept-settings) gives
-settings a number for the life of the connection, and groups refer to the number. It works in the same way
-between client and broker as between broker and worker.
+A file of certificate authorities alone may have hundreds of KiB. KEEP (docs/protocol.md#cached-settings)
+gives settings a number for the life of the connection, and groups refer to the number. It works in the same
+way between client and broker as between broker and worker.
 """
 
 from __future__ import annotations
