@@ -191,7 +191,7 @@ def test_without_the_package_the_error_names_the_installed_kinds(running: Cluste
     assert app.returncode == 1
     said = app.stderr.splitlines()[-1]
     assert said.startswith(
-        "reqpool_contract.errors.UsageError: unknown kind 'memcached'; installed kinds: dns, "
+        "reqpool.errors.UsageError: unknown kind 'memcached'; installed kinds: dns, "
     )
 
 
