@@ -190,9 +190,7 @@ def test_without_the_package_the_error_names_the_installed_kinds(running: Cluste
     )
     assert app.returncode == 1
     said = app.stderr.splitlines()[-1]
-    assert said.startswith(
-        "reqpool.errors.UsageError: unknown kind 'memcached'; installed kinds: dns, "
-    )
+    assert said.startswith("reqpool.errors.UsageError: unknown kind 'memcached'; installed kinds: dns, ")
 
 
 def test_a_cluster_without_the_package_says_which_kinds_it_has(running: Cluster) -> None:
