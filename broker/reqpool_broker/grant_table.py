@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from reqpool_contract import wire
 from reqpool_contract.origin_names import variants
-from reqpool_contract.wire import Verb
+from reqpool_contract.wire import KindInfo, Verb
 
 from . import slot_allocation
 from .config import Config
+from .origin import Origin
 from .origin_table import OriginTable
 from .outgoing import Outgoing
 from .upstream import Upstream
@@ -94,6 +95,30 @@ class GrantTable:
         most = upstream.limit if self.settled else min(upstream.limit, upstream.inherited)
         for (worker, name), level in slot_allocation.slots(most, claims).items():
             self._set_grant(worker, name, upstream, level)
+
+    def assign_to(self, origin: Origin, owners: list[Worker], kind: KindInfo) -> None:
+        """As :meth:`assign`, of the upstream of an origin that requests wait for.
+
+        Where only one worker and one origin are concerned, as most of the time, and what the worker holds
+        suffices, nothing would change: then nothing is worked out.
+        """
+        upstream = origin.upstream
+        if (
+            len(owners) == 1
+            and len(upstream.grants) == 1
+            and len(self._origins.at[upstream]) == 1
+            and self.settled
+            and not kind.waits
+        ):
+            grant = owners[0].grants.get(origin.name)
+            if (
+                grant is not None
+                and grant.slots == grant.reserved
+                and upstream.limit == (upstream.policy.max_connections or kind.limit)
+                and origin.wanted(kind.depth) <= grant.slots <= upstream.limit
+            ):
+                return
+        self.assign(upstream)
 
     def _set_grant(self, worker: Worker, name: str, upstream: Upstream, level: int) -> None:
         grant = worker.grants.get(name)

@@ -74,8 +74,14 @@ class LeaseSender:
     def send(self, now_s: float) -> bool:
         """End the turn; returns whether there is room for large groups again at a worker that had none."""
         for worker, groups in self._leases.items():
-            if worker.route is not None:
-                self._send_groups(worker, worker.route, groups)
+            route = worker.route
+            if route is None:
+                continue
+            if len(groups) == 1 and not groups[0].settings:  # so no KEEP, and nothing to split
+                head = wire.encode(Verb.LEASE, self._epoch, worker.heartbeat_seen, groups)
+                self._outbox.append([route, head])
+            else:
+                self._send_groups(worker, route, groups)
         self._leases.clear()
         freed = self._send_large(now_s) if self._sending else False
         for worker, by_session in self._cancels.items():

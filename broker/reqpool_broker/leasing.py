@@ -139,7 +139,7 @@ class Leasing:
         origin.places = limit * kind.depth
         origin.last_used_s = now_s
         if kind.connections:
-            self._grants.assign(origin.upstream)
+            self._grants.assign_to(origin, owners, kind)
         queue = origin.queue
         busy = origin.service.busy
         needed_s = origin.needed_s(now_s) if busy else 0.0

@@ -95,9 +95,9 @@ def batch() -> Counted:
 
 
 LOADS = [
-    Load("broker, a lone request", 1, "request", 25, lone),
+    Load("broker, a lone request", 1, "request", 20, lone),
     Load("broker, groups of one request, each of another session, in one turn", GROUPS, "group", 656, groups),
-    Load("broker, one group", BATCH, "request", 25, batch),
+    Load("broker, one group", BATCH, "request", 20, batch),
 ]
 
 
