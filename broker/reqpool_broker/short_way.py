@@ -88,9 +88,9 @@ class ShortSubmit:
             origin, worker = way.origin, way.worker
             upstream, service = origin.upstream, origin.service
             if way.grant is not None:
-                # No more than the connections take that there are: more of them would be granted for more.
-                connections = -(-(origin.by_worker.get(worker, 0) + count) // way.depth) + (way.depth > 1)
-                fits = connections <= way.grant.slots
+                # What the queue would not ask for more connections for, or half of what there are take.
+                load, slots = origin.by_worker.get(worker, 0) + count, way.grant.slots
+                fits = -(-load // way.depth) + (way.depth > 1) <= slots or 2 * load <= slots * way.depth
             else:
                 fits = 2 * (upstream.in_flight + count) <= origin.limit
             if (

@@ -13,7 +13,7 @@ from support.fake_peers import Desk, FakeClient, FakeWorker
 from .counting import BATCH, GROUPS, Counted, Load
 
 REDIS = ("redis", True, 64, 128)
-ORIGIN = "redis://127.0.0.1:6379"
+ORIGIN = "redis://127.0.0.1"
 
 
 class Site:
@@ -25,45 +25,52 @@ class Site:
         self.clients: list[FakeClient] = [self.desk.client() for _ in range(clients)]
         self._seq = 0
 
-    def run(self, requests: int) -> Counted:
-        """Each client submits one group of so many in one turn; the worker answers all in one message."""
+    def run(self, requests: int, origins: int = 1) -> Counted:
+        """Each client submits so many requests for each of so many origins in one message, in one turn; the
+        worker answers all in one message."""
         broker, now_s = self.desk.broker, self.desk.now_s
         submits = []
         for client in self.clients:
             client.submitted += 1
-            head = wire.encode(Verb.SUBMIT, client.submitted, client.acked, [self._group(requests)])
+            head = wire.encode(Verb.SUBMIT, client.submitted, client.acked, self._groups(requests, origins))
             submits.append((client.route, [head]))
         with Counted() as counted:
             for route, frames in submits:
                 broker.client_messages.message(route, frames, now_s)
             broker.flush(now_s)
         self.desk.deliver()
-        assert len(self.worker.held()) == requests * len(self.clients)
+        assert len(self.worker.held()) == requests * origins * len(self.clients)
         results = self._results()
         with counted:
             broker.worker_messages.message(self.worker.route, results, now_s)
             broker.flush(now_s)
         self.desk.deliver()
         for client in self.clients:
-            assert len(client.outcomes) == requests
+            assert len(client.outcomes) == requests * origins
             client.outcomes.clear()
             client.acked = max(client.batches)
         return counted
 
-    def _group(self, requests: int) -> SubmitGroup:
+    def _groups(self, requests: int, origins: int) -> list[SubmitGroup]:
+        return [self._group(requests, f"{ORIGIN}:{6379 + number}") for number in range(origins)]
+
+    def _group(self, requests: int, origin: str) -> SubmitGroup:
         seqs = tuple(range(self._seq + 1, self._seq + 1 + requests))
         self._seq += requests
         payloads = (b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n",) * requests
-        return SubmitGroup("redis", (ORIGIN,), 10_000, int(Flag.IDEMPOTENT), 1, None, None, seqs, payloads)
+        return SubmitGroup("redis", (origin,), 10_000, int(Flag.IDEMPOTENT), 1, None, None, seqs, payloads)
 
     def _results(self) -> list[bytes]:
         worker = self.worker
-        told, blobs = [], []
+        by_session: dict[bytes, tuple[int, ...]] = {}
         for lease in worker.leases:
+            by_session[lease.session] = by_session.get(lease.session, ()) + lease.seqs
+        told = [(session, seqs, 0) for session, seqs in by_session.items()]
+        blobs = []
+        for seqs in by_session.values():
             flat: list[Any] = []
-            for seq in lease.seqs:
+            for seq in seqs:
                 flat += (seq, 0, b'"value')
-            told.append((lease.session, lease.seqs, 0))
             blobs.append(wire.encode_blob(flat))
         worker.leases = []
         worker.numbered += 1
@@ -71,10 +78,10 @@ class Site:
         return [head, *blobs]
 
 
-def _count(clients: int, requests: int) -> Counted:
+def _count(clients: int, requests: int, origins: int = 1) -> Counted:
     site = Site(clients)
     for _ in range(3):
-        counted = site.run(requests)
+        counted = site.run(requests, origins)
     site.desk.check_books()
     return counted
 
@@ -89,6 +96,11 @@ def groups() -> Counted:
     return _count(GROUPS, 1)
 
 
+def origins() -> Counted:
+    """One request of one session for each of many origins, in one message."""
+    return _count(1, 1, GROUPS)
+
+
 def batch() -> Counted:
     """Many requests of one session for one origin."""
     return _count(1, BATCH)
@@ -97,6 +109,13 @@ def batch() -> Counted:
 LOADS = [
     Load("broker, a lone request", 1, "request", 20, lone),
     Load("broker, groups of one request, each of another session, in one turn", GROUPS, "group", 656, groups),
+    Load(
+        "broker, groups of one request, each for another origin, in one message",
+        GROUPS,
+        "group",
+        400,
+        origins,
+    ),
     Load("broker, one group", BATCH, "request", 20, batch),
 ]
 
