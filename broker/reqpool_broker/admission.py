@@ -34,15 +34,15 @@ class Admission:
     """Admits groups, or ends their requests.
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
     """
 
-    def __init__(self, life: Epoch) -> None:
-        self._life = life
-        self._records = life.records
-        self._outcomes = life.outcomes
-        self._pins = life.pins
-        self._leasing = life.leasing
+    def __init__(self, epoch: Epoch) -> None:
+        self._epoch = epoch
+        self._records = epoch.records
+        self._outcomes = epoch.outcomes
+        self._pins = epoch.pins
+        self._leasing = epoch.leasing
 
     def admit(self, session: Session, group: wire.SubmitGroup, deadline_s: float, now_s: float) -> None:
         """Decide about one group.
@@ -154,7 +154,7 @@ class Admission:
 
     def _lost(self, session: Session, seqs: Iterable[int], watermark: bytes) -> tuple[int, ...]:
         """Which of these, submitted again and not known here, may a worker have sent upstream?"""
-        in_doubt = session.known_since is KnownSince.LATER and self._life.recovery.in_doubt(watermark)
+        in_doubt = session.known_since is KnownSince.LATER and self._epoch.recovery.in_doubt(watermark)
         return tuple(
             seq for seq in seqs if seq in session.doubtful or (in_doubt and not session.never_run(seq))
         )

@@ -70,35 +70,38 @@ class Broker:
     ) -> None:
         self.epoch = epoch
         recovery = Recovery(predecessors, reign, deaths)
-        self._life = life = Epoch(
+        self._epoch = shared = Epoch(
             self.epoch, recovery, heartbeat_ms, liveness_ms, session_expiry_ms, config, now_s
         )
-        self.outbox = life.outbox
-        self.records = life.records
-        self.grants = life.grants
-        self.leasing = life.leasing
-        self.sender = life.sender
-        self.sessions = life.sessions
-        self.malformed = life.malformed
-        self.liveness_s = life.liveness_s
+        self.outbox = shared.outbox
+        self.records = shared.records
+        self.grants = shared.grants
+        self.leasing = shared.leasing
+        self.sender = shared.sender
+        self.sessions = shared.sessions
+        self.malformed = shared.malformed
+        self.liveness_s = shared.liveness_s
         self.placement = ResultsPlacement(results)
-        self._submissions = Submissions(life)
-        self.heartbeats = ClientHeartbeats(life, self.placement)
-        self.status = StatusReport(life, self.heartbeats, now_s)
-        budget, cancellations = SettingsBudget(life), Cancellations(life.records, life.sender, life.pins)
-        self.lifecycle = SessionLifecycle(life, self.placement, self._submissions, budget, cancellations)
-        self.client_messages = ClientMessages(
-            life, self.lifecycle, self._submissions, self.heartbeats, budget, cancellations, self.status
+        self._submissions = Submissions(shared)
+        self.heartbeats = ClientHeartbeats(shared, self.placement)
+        self.status = StatusReport(shared, self.heartbeats, now_s)
+        budget, cancellations = (
+            SettingsBudget(shared),
+            Cancellations(shared.records, shared.sender, shared.pins),
         )
-        self.connections = connections = WorkerConnections(life)
-        self._departures = WorkerDepartures(life, connections, self._submissions)
-        self._deadlines = Deadlines(life, self.lifecycle, self._departures)
-        self._drains = Drains(life, connections, self.heartbeats)
+        self.lifecycle = SessionLifecycle(shared, self.placement, self._submissions, budget, cancellations)
+        self.client_messages = ClientMessages(
+            shared, self.lifecycle, self._submissions, self.heartbeats, budget, cancellations, self.status
+        )
+        self.connections = connections = WorkerConnections(shared)
+        self._departures = WorkerDepartures(shared, connections, self._submissions)
+        self._deadlines = Deadlines(shared, self.lifecycle, self._departures)
+        self._drains = Drains(shared, connections, self.heartbeats)
         self.worker_messages = WorkerMessages(
-            life,
+            shared,
             connections,
-            WorkerHello(life, connections, self._submissions),
-            LeaseReports(life, connections, self.heartbeats),
+            WorkerHello(shared, connections, self._submissions),
+            LeaseReports(shared, connections, self.heartbeats),
             self._departures,
             self._drains,
         )
@@ -113,7 +116,7 @@ class Broker:
 
     def may_end(self, now_s: float) -> bool:
         """Is a planned stop due, or is it still too early for one? See :meth:`~.epoch.Epoch.may_end`."""
-        return self._life.may_end(now_s)
+        return self._epoch.may_end(now_s)
 
     def reconfigure(self, config: Config, now_s: float) -> None:
         """Take a new configuration. What it does not change goes on as it was; call :meth:`flush` after
@@ -124,7 +127,7 @@ class Broker:
         """Decide what the messages taken since the last flush ask for; once per turn of the loop."""
         if now_s >= self.next_beat_s:
             # Not all at once, nor to catch up: sending through a socket has it clear away what has ended.
-            span_s = self._life.heartbeat_ms / 1000
+            span_s = self._epoch.heartbeat_ms / 1000
             self.next_beat_s = max(self.next_beat_s, now_s - span_s) + span_s / len(self.placement)
             self.heartbeats.beat_next_socket()
         if self.heartbeats.awaiting_confirmation:
@@ -134,10 +137,10 @@ class Broker:
     def tick(self, now_s: float) -> None:
         """Do what time asks for; call it about every 50 ms."""
         self._deadlines.expire_requests(now_s)
-        self._life.settle(now_s)
+        self._epoch.settle(now_s)
         self._submissions.release_deferred(now_s)
         if now_s >= self._next_heartbeat_s:
-            self._next_heartbeat_s = now_s + self._life.heartbeat_ms / 1000
+            self._next_heartbeat_s = now_s + self._epoch.heartbeat_ms / 1000
             self.connections.beat_all(now_s)
             self._departures.warn_of_strangers(now_s)
             self._deadlines.give_up_on_workers(now_s)

@@ -27,8 +27,8 @@ class BrokerSessionEvent(Enum):
 class KnownSince(Enum):
     """Since when the broker has known what a session submits."""
 
-    BEGINNING = "it began in this life of the broker: what it submits again and is not known was never leased"
-    LATER = "it comes from an earlier life of the broker, or has expired: some of that may have run"
+    BEGINNING = "it began in this epoch: what it submits again and is not known was never leased"
+    LATER = "it comes from an earlier epoch, or has expired: some of that may have run"
 
 
 TRANSITIONS: dict[tuple[BrokerSessionState, BrokerSessionEvent], BrokerSessionState] = {

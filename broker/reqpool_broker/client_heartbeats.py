@@ -21,7 +21,7 @@ class ClientHeartbeats:
     """Sends clients what they need to know of the broker, besides results.
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
         placement: which session is published on which results socket.
 
     Attributes:
@@ -29,10 +29,10 @@ class ClientHeartbeats:
             are told (a dict used as an ordered set).
     """
 
-    def __init__(self, life: Epoch, placement: ResultsPlacement) -> None:
-        self._life = life
-        self._outbox = life.outbox
-        self._sessions = life.sessions
+    def __init__(self, epoch: Epoch, placement: ResultsPlacement) -> None:
+        self._epoch = epoch
+        self._outbox = epoch.outbox
+        self._sessions = epoch.sessions
         self._placement = placement
         self.awaiting_confirmation: dict[Session, None] = {}
 
@@ -42,12 +42,12 @@ class ClientHeartbeats:
             session.heartbeats_sent += 1
             head = wire.encode(
                 Verb.HEARTBEAT,
-                self._life.epoch,
+                self._epoch.number,
                 session.heartbeats_sent,
                 session.heartbeat_seen,
                 session.submitted,
                 session.published,
-                b"" if session.deferred.groups else self._life.recovery.watermark,
+                b"" if session.deferred.groups else self._epoch.recovery.watermark,
             )
             self._outbox.results.append([session.id, head])
 
@@ -76,7 +76,7 @@ class ClientHeartbeats:
         """
         heard_s: dict[Worker, float] = {}
         for session in self._sessions.values():
-            if not session.is_silent(now_s, self._life.liveness_s):
+            if not session.is_silent(now_s, self._epoch.liveness_s):
                 for worker in {keeper for batch in session.unacked for keeper, _ in batch.keepers}:
                     heard_s[worker] = min(heard_s.get(worker, now_s), session.last_heard_s)
         return heard_s
@@ -86,7 +86,7 @@ class ClientHeartbeats:
         for session in self._sessions.values():
             if session.state is BrokerSessionState.OPEN:
                 doubtful = seq_ranges(session.may_have_run())
-                values = [self._life.epoch, text, session.submitted, session.published, not doubtful]
+                values = [self._epoch.number, text, session.submitted, session.published, not doubtful]
                 if 0 < len(doubtful) <= MAX_RANGES:
                     values.append(doubtful)
                 self._outbox.results.append([session.id, wire.encode(Verb.GOODBYE, *values)])

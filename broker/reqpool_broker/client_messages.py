@@ -25,7 +25,7 @@ class ClientMessages:
     """Reads what clients send (docs/protocol.md, verb x state).
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
         lifecycle: begins and ends sessions.
         submissions: takes SUBMIT, and what is acknowledged.
         heartbeats: confirms large payloads.
@@ -36,7 +36,7 @@ class ClientMessages:
 
     def __init__(
         self,
-        life: Epoch,
+        epoch: Epoch,
         lifecycle: SessionLifecycle,
         submissions: Submissions,
         heartbeats: ClientHeartbeats,
@@ -44,9 +44,9 @@ class ClientMessages:
         cancellations: Cancellations,
         status: StatusReport,
     ) -> None:
-        self._life = life
-        self._outbox = life.outbox
-        self._lifecycle = lifecycle
+        self._epoch = epoch
+        self._outbox = epoch.outbox
+        self._epochcycle = lifecycle
         self._submissions = submissions
         self._heartbeats = heartbeats
         self._cancellations = cancellations
@@ -70,23 +70,23 @@ class ClientMessages:
         try:
             verb, values = wire.decode(frames[0] if frames else b"", wire.CLIENT_TO_BROKER, frames[1:])
             if verb is Verb.HELLO:
-                self._lifecycle.hello(route, now_s, *values)
+                self._epochcycle.hello(route, now_s, *values)
                 return
             if verb is Verb.STATUS:
                 self._outbox.intake.append([route, self._report(now_s, *values)])
                 return
         except ProtocolError as error:
-            self._life.malformed["intake"] += 1
-            self._life.reject(self._outbox.intake, route, Reject.MALFORMED, error.text)
+            self._epoch.malformed["intake"] += 1
+            self._epoch.reject(self._outbox.intake, route, Reject.MALFORMED, error.text)
             return
         if session is None:
             if verb is not Verb.GOODBYE:
-                self._life.reject(self._outbox.intake, route, Reject.UNKNOWN, "unknown session: send HELLO")
+                self._epoch.reject(self._outbox.intake, route, Reject.UNKNOWN, "unknown session: send HELLO")
             return
         session.last_heard_s = now_s
         session.messages += 1
         if verb is Verb.GOODBYE:
-            self._lifecycle.end(session, BrokerSessionEvent.GOODBYE)
+            self._epochcycle.end(session, BrokerSessionEvent.GOODBYE)
         else:
             self._on[verb](session, *values, now_s)
             if len(frames) > 1:
@@ -94,7 +94,7 @@ class ClientMessages:
 
     def begin_second(self) -> None:
         """Count messages anew, once a second."""
-        for session in self._life.sessions.values():
+        for session in self._epoch.sessions.values():
             session.messages = 0
 
     def _report(self, now_s: float, query: dict[str, Any]) -> bytes:
@@ -118,6 +118,6 @@ class ClientMessages:
         session.deferred.drop(seqs)
 
     def _unpin(self, session: Session, pin: int, now_s: float) -> None:
-        released = self._life.pins.unpin(session, pin, tell=True)
+        released = self._epoch.pins.unpin(session, pin, tell=True)
         if not released and session.known_since is KnownSince.LATER:
             session.note_let_go(pin, MAX_PINS)

@@ -18,19 +18,19 @@ class Deadlines:
     """Ends requests whose time is up, silent peers, and what nobody has used for long.
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
         lifecycle: ends sessions.
         departures: gives up on workers.
     """
 
-    def __init__(self, life: Epoch, lifecycle: SessionLifecycle, departures: WorkerDepartures) -> None:
-        self._life = life
-        self._records = life.records
-        self._sender = life.sender
-        self._outcomes = life.outcomes
-        self._pins = life.pins
-        self._leasing = life.leasing
-        self._lifecycle = lifecycle
+    def __init__(self, epoch: Epoch, lifecycle: SessionLifecycle, departures: WorkerDepartures) -> None:
+        self._epoch = epoch
+        self._records = epoch.records
+        self._sender = epoch.sender
+        self._outcomes = epoch.outcomes
+        self._pins = epoch.pins
+        self._leasing = epoch.leasing
+        self._epochcycle = lifecycle
         self._departures = departures
 
     def expire_requests(self, now_s: float) -> None:
@@ -121,7 +121,7 @@ class Deadlines:
             silent_s = now_s - worker.heartbeats.heard_s
             if silent_s > WORKER_FORGET_S:
                 self._departures.forget(worker, now_s, orderly=False)
-            elif silent_s > self._life.liveness_s and worker.state is not WorkerState.SUSPECT:
+            elif silent_s > self._epoch.liveness_s and worker.state is not WorkerState.SUSPECT:
                 self._departures.suspect(worker, now_s)
 
     def expire_sessions(self, now_s: float) -> None:
@@ -132,11 +132,11 @@ class Deadlines:
             if session.state is BrokerSessionState.ENDED:
                 if not session.open:
                     sessions.pop(session.id, None)
-            elif now_s - session.last_heard_s > self._life.expiry_s:
-                self._lifecycle.expire(session)
+            elif now_s - session.last_heard_s > self._epoch.expiry_s:
+                self._epochcycle.expire(session)
 
     def release_idle(self, now_s: float) -> None:
         """Ask for connections back that nobody uses, and forget origins that nobody uses. Call it every
         second."""
-        self._life.grants.take_back(now_s)
+        self._epoch.grants.take_back(now_s)
         self._records.origins.forget_old(now_s)

@@ -14,7 +14,7 @@ class Drains:
     """Lets draining workers end as early as they may.
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
         connections: how workers are reached.
         heartbeats: asks clients to acknowledge.
 
@@ -22,9 +22,9 @@ class Drains:
         stopping: the whole cluster stops.
     """
 
-    def __init__(self, life: Epoch, connections: WorkerConnections, heartbeats: ClientHeartbeats) -> None:
-        self._life = life
-        self._records = life.records
+    def __init__(self, epoch: Epoch, connections: WorkerConnections, heartbeats: ClientHeartbeats) -> None:
+        self._epoch = epoch
+        self._records = epoch.records
         self._connections = connections
         self._heartbeats = heartbeats
         self.stopping = False
@@ -33,7 +33,7 @@ class Drains:
         """Take DRAIN: lease the worker nothing more."""
         worker.move(WorkerEvent.DRAIN)
         self._records.change_membership()
-        self._life.retries.take_back(worker, now_s)
+        self._epoch.retries.take_back(worker, now_s)
         self._heartbeats.ask_to_acknowledge(worker)
 
     def hasten(self, now_s: float) -> None:
@@ -47,13 +47,13 @@ class Drains:
         draining = [worker for worker in workers if worker.state is WorkerState.DRAINING]
         if not draining:
             return
-        liveness_s = self._life.liveness_s
+        liveness_s = self._epoch.liveness_s
         awaited = self._heartbeats.awaited(now_s)
         for worker in draining:
             for pin in self._records.idle_pins(worker):
                 is_old = self.stopping and now_s - pin.since_s > HELD_S
                 if is_old or pin.session.is_silent(now_s, liveness_s):
-                    self._life.pins.unpin(pin.session, pin.number, tell=True)
+                    self._epoch.pins.unpin(pin.session, pin.number, tell=True)
             done = bool(worker.parts)
             if leases := self._records.leases[worker]:  # what it has besides, for others, ends with it
                 pins = self._records.pins_at(worker)

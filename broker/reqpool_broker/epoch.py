@@ -1,4 +1,4 @@
-"""What both halves of the broker share: one life's number, books and spans. No I/O, no clock."""
+"""What all parts of the broker share in one epoch: its number, records and spans. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ WORKER_FORGET_S = 600.0
 
 
 class Epoch:
-    """One life of the broker.
+    """One life of the broker, from its start to its end.
 
     Attributes:
-        epoch: its number.
+        number: its own; no other epoch has it.
         outbox: what to send.
         records: who is there, and where each request is.
         grants: the workers' connection slots.
         sender, outcomes, pins, leasing, retries: who decides about requests.
         sessions: by id.
-        recovery: the workers of the lives before, and who has died.
+        recovery: the workers of earlier epochs, and who has died.
         malformed: illegal messages counted per socket.
         heartbeat_ms: span between two heartbeats.
         liveness_s: silence after which a peer counts as lost.
@@ -43,7 +43,7 @@ class Epoch:
 
     def __init__(
         self,
-        epoch: int,
+        number: int,
         recovery: Recovery,
         heartbeat_ms: int,
         liveness_ms: int,
@@ -51,13 +51,13 @@ class Epoch:
         config: Config,
         now_s: float,
     ) -> None:
-        self.epoch = epoch
+        self.number = number
         self.outbox = Outgoing()
         self.records = records = Records(config)
-        self.grants = GrantTable(epoch, self.outbox, records.workers, records.origins)
-        self.sender = LeaseSender(epoch, self.outbox)
-        self.outcomes = Outcomes(epoch, self.outbox, records, self.sender)
-        self.pins = Pins(epoch, self.outbox, records, self.sender, self.outcomes)
+        self.grants = GrantTable(number, self.outbox, records.workers, records.origins)
+        self.sender = LeaseSender(number, self.outbox)
+        self.outcomes = Outcomes(number, self.outbox, records, self.sender)
+        self.pins = Pins(number, self.outbox, records, self.sender, self.outcomes)
         self.leasing = Leasing(records, self.grants, self.sender, self.outcomes, self.pins)
         self.retries = Retries(records, self.sender, self.outcomes, self.pins, self.leasing, self.grants)
         self.sessions = records.sessions
@@ -77,7 +77,7 @@ class Epoch:
         return session
 
     def may_end(self, now_s: float) -> bool:
-        """Have clients of the life before had the time to ask what became of what it named as doubtful?
+        """Have clients of the epoch before had the time to ask what became of what it named as doubtful?
 
         Only brokers of one supervisor can tell that a worker which has ended in order had not sent it: the
         next supervisor cannot.
@@ -90,13 +90,13 @@ class Epoch:
         return now_s < self._hold_until_s and (not recovery.supervised or bool(recovery.unheard))
 
     def follow(self, now_s: float) -> None:
-        """A peer has come from an earlier life: where nobody knows its workers, they have time to report."""
+        """A peer has come from an earlier epoch: where nobody knows its workers, they have time to report."""
         if not self.recovery.supervised and now_s < self._hold_until_s:
             self.grants.settled = False
             self._settle_s = self._hold_until_s
 
     def settle(self, now_s: float) -> None:
-        """See whether all workers of the earlier life have reported or died, or have had the time to."""
+        """See whether all workers of the earlier epoch have reported or died, or have had the time to."""
         if not self.grants.settled and (
             now_s >= self._settle_s or (self.recovery.supervised and not self.recovery.unheard)
         ):

@@ -24,17 +24,17 @@ class LeaseReports:
     """Takes RESULTS, RETURN and RETRY.
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
         connections: how workers are reached.
         heartbeats: asks clients to acknowledge.
     """
 
-    def __init__(self, life: Epoch, connections: WorkerConnections, heartbeats: ClientHeartbeats) -> None:
-        self._life = life
-        self._records = life.records
-        self._sessions = life.sessions
-        self._outcomes = life.outcomes
-        self._retries = life.retries
+    def __init__(self, epoch: Epoch, connections: WorkerConnections, heartbeats: ClientHeartbeats) -> None:
+        self._epoch = epoch
+        self._records = epoch.records
+        self._sessions = epoch.sessions
+        self._outcomes = epoch.outcomes
+        self._retries = epoch.retries
         self._connections = connections
         self._heartbeats = heartbeats
 
@@ -64,7 +64,7 @@ class LeaseReports:
             if session is None:
                 continue
             if session.unacked_bytes > self._records.origins.config.clients.max_queued_bytes:
-                silent = session.is_silent(now_s, self._life.liveness_s)
+                silent = session.is_silent(now_s, self._epoch.liveness_s)
                 blob = retained_limits.fit(blob, seqs, session, self._sessions.values(), silent=silent)
             fresh = self._outcomes.finish(worker, session, seqs, failed, blob)
             if fresh and worker.state is _DRAINING:  # it waits until they are acknowledged
@@ -110,7 +110,7 @@ class LeaseReports:
 
     def _give_up(self, worker: Worker, group: wire.BadGroup, now_s: float) -> None:
         """End the requests of a group that cannot be read, whatever it says became of them."""
-        self._life.malformed["workers"] += 1
+        self._epoch.malformed["workers"] += 1
         session = self._sessions.get(group.session)
         if session is not None:
             details = wire.encode_error(

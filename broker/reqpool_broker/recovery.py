@@ -1,7 +1,7 @@
-"""What this life of the broker must hear before it runs again what an earlier one may have run.
+"""What this epoch must hear before it runs again what an earlier one may have run.
 
 No I/O, no clock. A request that must not be repeated, is submitted again, and is not known here, is with a
-worker of the earlier life that has not reported yet, or was with one whose death left its outcome in doubt,
+worker of the earlier epoch that has not reported yet, or was with one whose death left its outcome in doubt,
 or was never given to anybody. Which it is follows from a count: the supervisor numbers the deaths of workers,
 and a *watermark* says of a request that no worker whose death counts up to there had it. So nobody keeps
 lists of the dead: docs/reliability.md#watermarks has the argument.
@@ -55,12 +55,12 @@ class Recovery:
 
     Args:
         workers: ids of those that were alive when the broker was started; None: nobody knows.
-        reign: of the supervisor, or of this broker alone: then nothing an earlier life said can be compared.
+        reign: of the supervisor, or of this broker alone: then nothing an earlier epoch said can be compared.
         deaths: its count when the broker was started.
 
     Attributes:
         supervised: somebody tells which workers are started and which die.
-        unheard: workers of the earlier life that have neither reported nor died.
+        unheard: workers of the earlier epoch that have neither reported nor died.
         died_unheard: number of the last death of a worker that never reported here; nothing is known of
             what it had.
     """
@@ -102,7 +102,7 @@ class Recovery:
             orderly: it left nothing in doubt.
         """
         number = max(self._deaths, deaths or self._deaths + (not orderly))
-        # One that was started in this life and never reported has been given nothing by anybody.
+        # One that was started in this epoch and never reported has been given nothing by anybody.
         heard = worker in self._reported or worker in self._started - self.unheard
         if number > self._deaths and not heard:
             self.died_unheard = number

@@ -1,4 +1,4 @@
-"""A session: one client stub's life with this broker. No I/O, no clock."""
+"""A session: what the broker knows of one client stub. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ class Session:
         generation: which numbering of result batches this is: a client that has not heard that another began
             acknowledges what it never got.
         deferred: submissions that wait for reports of earlier workers.
-        doubtful: seqs that a worker of the broker's earlier life reported as running and then lost, perhaps
+        doubtful: seqs that a worker of an earlier epoch reported as running and then lost, perhaps
             after it had sent them upstream.
         known_since: whether what it submits again, and is not known, may have been leased.
         never_ran: ranges of seqs that were dropped from the queue when the session expired.
-        let_go: numbers of pins its client let go of when they were not known here: an earlier life's,
+        let_go: numbers of pins its client let go of when they were not known here: an earlier epoch's,
             perhaps, of which a worker is still to report (a dict used as an ordered set).
         cached: settings that came with KEEP, for its groups to name.
         messages: those that came in this second.

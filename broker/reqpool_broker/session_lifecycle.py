@@ -61,7 +61,7 @@ class SessionLifecycle:
     """Begins and ends sessions.
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
         placement: which session is published on which results socket.
         submissions: takes what clients acknowledge.
         budget: caches settings.
@@ -73,15 +73,15 @@ class SessionLifecycle:
 
     def __init__(
         self,
-        life: Epoch,
+        epoch: Epoch,
         placement: ResultsPlacement,
         submissions: Submissions,
         budget: SettingsBudget,
         cancellations: Cancellations,
     ) -> None:
-        self._life = life
-        self._outbox = life.outbox
-        self._sessions = life.sessions
+        self._epoch = epoch
+        self._outbox = epoch.outbox
+        self._sessions = epoch.sessions
         self._placement = placement
         self._submissions = submissions
         self._budget = budget
@@ -96,14 +96,14 @@ class SessionLifecycle:
         Raises:
             ProtocolError: if it is malformed.
         """
-        life = self._life
-        version = life.common_version(self._outbox.intake, route, lowest, highest)
+        epoch = self._epoch
+        version = epoch.common_version(self._outbox.intake, route, lowest, highest)
         if version is None:
             return
         hello = ClientHello.read(about)
         session = self._sessions.get(hello.id)
         if session is None and len(self._sessions) >= MAX_SESSIONS:
-            life.reject(self._outbox.intake, route, Reject.OVERLOADED, "too many sessions")
+            epoch.reject(self._outbox.intake, route, Reject.OVERLOADED, "too many sessions")
             return
         previous = self.by_route.pop(route, None)
         if previous is not None and previous is not session:
@@ -111,12 +111,12 @@ class SessionLifecycle:
             self.end(previous, BrokerSessionEvent.REPLACED)
         resumed = False
         if session is None:
-            session = life.new_session(hello.id, now_s)
+            session = epoch.new_session(hello.id, now_s)
             if hello.epoch is None:
                 session.known_since = KnownSince.BEGINNING
         elif session.state is not BrokerSessionState.ENDED:
             # A WELCOME that did not arrive began a numbering that the client knows nothing of.
-            resumed = hello.epoch == life.epoch and hello.generation in (None, session.generation)
+            resumed = hello.epoch == epoch.number and hello.generation in (None, session.generation)
         if session.route is not None:
             self.by_route.pop(session.route, None)
         self.by_route[route] = session
@@ -128,23 +128,23 @@ class SessionLifecycle:
         else:
             self._generations += 1
             session.generation = self._generations
-        if hello.epoch is not None and hello.epoch != life.epoch:
-            life.follow(now_s)
+        if hello.epoch is not None and hello.epoch != epoch.number:
+            epoch.follow(now_s)
         session.never_ran += self._tombstones.pop(hello.id, ())
         self._outbox.intake.append([route, self._welcome(session, version, resumed=resumed)])
 
     def _welcome(self, session: Session, version: int, *, resumed: bool) -> bytes:
-        life = self._life
+        epoch = self._epoch
         about = {
-            "epoch": life.epoch,
+            "epoch": epoch.number,
             "results": self._placement.join(session),
-            "heartbeat_ms": life.heartbeat_ms,
-            "liveness_ms": round(life.liveness_s * 1000),
-            "expiry_ms": round(life.expiry_s * 1000),
+            "heartbeat_ms": epoch.heartbeat_ms,
+            "liveness_ms": round(epoch.liveness_s * 1000),
+            "expiry_ms": round(epoch.expiry_s * 1000),
             "resumed": resumed,
             "generation": session.generation,
-            "watermark": life.recovery.watermark,
-            "max_pending": life.records.origins.config.clients.max_pending,
+            "watermark": epoch.recovery.watermark,
+            "max_pending": epoch.records.origins.config.clients.max_pending,
             "never_ran": session.never_ran,
             "keeps": self._budget.room,
             "apart": True,
@@ -161,7 +161,7 @@ class SessionLifecycle:
         if session is None or session.route is None or session.place != place:
             # What has the length of an id is usually from a client that connects again: its socket subscribes
             # before it says HELLO again, and will be closed.
-            self._life.malformed["results"] += len(topic) != wire.SESSION_ID_BYTES
+            self._epoch.malformed["results"] += len(topic) != wire.SESSION_ID_BYTES
             return False
         return True
 
@@ -169,7 +169,7 @@ class SessionLifecycle:
         """The subscription is accepted: say OPEN, and publish what has not been acknowledged."""
         session = self._sessions[topic]
         session.move(BrokerSessionEvent.SUBSCRIBED)
-        self._outbox.results.append([topic, wire.encode(Verb.OPEN, self._life.epoch)])
+        self._outbox.results.append([topic, wire.encode(Verb.OPEN, self._epoch.number)])
         self.publish_again(session, 0, 0.0)
 
     def publish_again(self, session: Session, after: int, now_s: float) -> None:
@@ -177,15 +177,15 @@ class SessionLifecycle:
         if session.state is BrokerSessionState.OPEN:
             for batch in session.unacked:
                 if batch.number > after:
-                    self._outbox.results.append(session.frames(batch, self._life.epoch))
+                    self._outbox.results.append(session.frames(batch, self._epoch.number))
 
     def end(self, session: Session, why: BrokerSessionEvent) -> None:
         """Note that the client is gone for good: what waits is dropped, what runs finishes unheard."""
         if session.route is not None:
             self.by_route.pop(session.route, None)
         self._submissions.acknowledge(session, session.published)
-        for pin in list(self._life.records.pins_of(session)):
-            self._life.pins.unpin(session, pin, tell=True)
+        for pin in list(self._epoch.records.pins_of(session)):
+            self._epoch.pins.unpin(session, pin, tell=True)
         self._budget.drop(session)
         session.end(why)
         self._placement.leave(session)

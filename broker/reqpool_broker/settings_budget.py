@@ -17,11 +17,11 @@ class SettingsBudget:
     """Caches settings for connections of clients, within bounds.
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
     """
 
-    def __init__(self, life: Epoch) -> None:
-        self._life = life
+    def __init__(self, epoch: Epoch) -> None:
+        self._epoch = epoch
         self._cached_bytes = 0
 
     @property
@@ -40,10 +40,10 @@ class SettingsBudget:
                 self._cached_bytes += session.cached.size_bytes - before
                 return
             except ProtocolError as error:
-                self._life.malformed["intake"] += 1
+                self._epoch.malformed["intake"] += 1
                 code, text = Reject.MALFORMED, error.text
         if session.route is not None:
-            self._life.reject(self._life.outbox.intake, session.route, code, text)
+            self._epoch.reject(self._epoch.outbox.intake, session.route, code, text)
 
     def drop(self, session: Session) -> None:
         """Forget what a connection has cached, which begins anew or ends."""

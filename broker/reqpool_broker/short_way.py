@@ -37,13 +37,13 @@ class ShortSubmit:
     is left is for the queue, where sessions take turns.
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
         admission: for groups that have to queue.
     """
 
-    def __init__(self, life: Epoch, admission: Admission) -> None:
-        self._records = life.records
-        self._sender = life.sender
+    def __init__(self, epoch: Epoch, admission: Admission) -> None:
+        self._records = epoch.records
+        self._sender = epoch.sender
         self._admission = admission
 
     def take(self, session: Session, frame: bytes, now_s: float) -> bool:
@@ -131,14 +131,14 @@ class ShortResults:
     """Ends requests whose first attempt has succeeded, and publishes their results.
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
     """
 
-    def __init__(self, life: Epoch) -> None:
-        self._records = life.records
-        self._sender = life.sender
-        self._outbox = life.outbox.results
-        self._workers_outbox = life.outbox.workers
+    def __init__(self, epoch: Epoch) -> None:
+        self._records = epoch.records
+        self._sender = epoch.sender
+        self._outbox = epoch.outbox.results
+        self._workers_outbox = epoch.outbox.workers
 
     def take(self, worker: Worker, frames: list[bytes], now_s: float) -> bool:
         """Take a RESULTS; False if it has to take the long way."""

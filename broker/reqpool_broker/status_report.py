@@ -16,7 +16,7 @@ class StatusReport:
     """Makes status reports.
 
     Args:
-        life: what is reported on.
+        epoch: what is reported on.
         heartbeats: knows which workers wait for clients.
         now_s: when the broker started; monotonic.
 
@@ -24,9 +24,9 @@ class StatusReport:
         sample: the psutil figures of the broker's own process, set by its owner.
     """
 
-    def __init__(self, life: Epoch, heartbeats: ClientHeartbeats, now_s: float) -> None:
+    def __init__(self, epoch: Epoch, heartbeats: ClientHeartbeats, now_s: float) -> None:
         self.sample: dict[str, Any] = {}
-        self._life = life
+        self._epoch = epoch
         self._heartbeats = heartbeats
         self._started_s = now_s
         self._rates = {"submitted_per_s": 0.0, "done_per_s": 0.0}
@@ -35,7 +35,7 @@ class StatusReport:
     def measure_rates(self, now_s: float) -> None:
         """Work out how many requests came and ended per second since the last call; once a second."""
         then_s, submitted, done = self._rated
-        records = self._life.records
+        records = self._epoch.records
         self._rated = (now_s, records.submitted, records.done)
         if now_s > then_s:
             self._rates = {
@@ -45,23 +45,23 @@ class StatusReport:
 
     def make(self, now_s: float) -> dict[str, Any]:
         """Return the report, ready to be encoded."""
-        life, records = self._life, self._life.records
+        epoch, records = self._epoch, self._epoch.records
         limits = records.origins.config.clients
         heard_s = self._heartbeats.awaited(now_s)
         busiest = sorted(records.sessions.values(), key=lambda session: session.pending, reverse=True)
         return {
-            "epoch": life.epoch,
+            "epoch": epoch.number,
             "uptime_s": round(now_s - self._started_s, 3),
             "broker": self.sample,
-            "liveness_ms": round(life.liveness_s * 1000),
+            "liveness_ms": round(epoch.liveness_s * 1000),
             "sessions": [session.report(now_s, limits) for session in busiest[:MAX_REPORTED]],
             "sessions_total": len(records.sessions),
             "client_limits": asdict(limits),
             "workers": [
                 worker.report(
                     now_s,
-                    min(records.awaits_since_s(worker, now_s, life.liveness_s), heard_s.get(worker, now_s)),
-                    blocking=life.grants.is_blocking(worker),
+                    min(records.awaits_since_s(worker, now_s, epoch.liveness_s), heard_s.get(worker, now_s)),
+                    blocking=epoch.grants.is_blocking(worker),
                 )
                 for worker in records.workers.values()
             ],
@@ -69,9 +69,9 @@ class StatusReport:
                 {
                     "id": id_.hex(),
                     "since_heartbeat_s": round(now_s - self._started_s, 3),
-                    "blocking": life.grants.is_held_up,
+                    "blocking": epoch.grants.is_held_up,
                 }
-                for id_ in life.recovery.unheard
+                for id_ in epoch.recovery.unheard
             ],
             "origins": records.origins.report(MAX_REPORTED),
             "origins_total": len(records.origins),
@@ -81,6 +81,6 @@ class StatusReport:
                 "done": records.done,
                 "failed": dict(records.failed),
                 "requeued": records.requeued,
-                "malformed": dict(life.malformed),
+                "malformed": dict(epoch.malformed),
             },
         }

@@ -21,18 +21,18 @@ class Submissions:
     """Takes what clients submit.
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
 
     Attributes:
         take_short: takes a SUBMIT's frame by the short way; False if that is not possible.
     """
 
-    def __init__(self, life: Epoch) -> None:
-        self._life = life
-        self._records = life.records
-        self._outcomes = life.outcomes
-        self._admission = Admission(life)
-        self.take_short = ShortSubmit(life, self._admission).take
+    def __init__(self, epoch: Epoch) -> None:
+        self._epoch = epoch
+        self._records = epoch.records
+        self._outcomes = epoch.outcomes
+        self._admission = Admission(epoch)
+        self.take_short = ShortSubmit(epoch, self._admission).take
         self._deferring: dict[Session, None] = {}
 
     def submit(
@@ -94,13 +94,13 @@ class Submissions:
         """Whether a group that an earlier broker may have known has to wait for reports of its workers."""
         return (
             session.known_since is KnownSince.LATER
-            and self._life.must_hold(now_s)
+            and self._epoch.must_hold(now_s)
             and not self._admission.check_limits(session, group.flags, len(group.seqs), group_bytes(group))
         )
 
     def release_deferred(self, now_s: float) -> None:
         """Admit what was deferred until earlier workers report, once it need not wait any more."""
-        if self._deferring and not self._life.must_hold(now_s):
+        if self._deferring and not self._epoch.must_hold(now_s):
             deferring, self._deferring = self._deferring, {}
             for session in deferring:
                 for group, deadline_s in session.deferred.take():
@@ -108,11 +108,11 @@ class Submissions:
 
     def _reject(self, session: Session, code: Reject, text: str) -> None:
         if session.route is not None:
-            self._life.reject(self._life.outbox.intake, session.route, code, text)
+            self._epoch.reject(self._epoch.outbox.intake, session.route, code, text)
 
     def _refuse(self, session: Session, groups: list[wire.BadGroup]) -> None:
         """End the requests of groups that cannot be used: one error for all that are wrong alike."""
-        self._life.malformed["intake"] += len(groups)
+        self._epoch.malformed["intake"] += len(groups)
         alike: dict[tuple[str, bool], dict[int, None]] = {}
         # Those that are known end by themselves.
         unknown = session.unknown(seq for group in groups for seq in group.seqs)

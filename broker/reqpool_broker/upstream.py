@@ -20,7 +20,7 @@ class Upstream:
         in_flight: requests under way there, those on held connections included.
         pins: connections there that are held for sessions.
         limit: connections that the whole pool may have, as last worked out.
-        inherited: of those, the ones that workers of the broker's earlier life were found to have.
+        inherited: of those, the ones that workers of an earlier epoch were found to have.
     """
 
     def __init__(self, key: str, policy: Policy) -> None:

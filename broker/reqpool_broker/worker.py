@@ -48,7 +48,7 @@ class Worker:
         heartbeats: to it; they decide whether a message is fresh.
         heartbeat_seen: number of its last heartbeat.
         received: number of the last RESULTS processed without a gap.
-        base: RESULTS of earlier connections; ``base + number`` is unique in the worker's life.
+        base: RESULTS of earlier connections; ``base + number`` is unique in the worker's epoch.
         parts: ``base + number`` of a RESULTS to how many batches published from it are not yet
             acknowledged by their clients.
         sample: the psutil figures of its last heartbeat.

@@ -13,16 +13,16 @@ class WorkerConnections:
     """Knows how workers are reached.
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
 
     Attributes:
         by_route: workers by the routing id of their connection.
     """
 
-    def __init__(self, life: Epoch) -> None:
-        self._life = life
-        self._outbox = life.outbox
-        self._records = life.records
+    def __init__(self, epoch: Epoch) -> None:
+        self._epoch = epoch
+        self._outbox = epoch.outbox
+        self._records = epoch.records
         self.by_route: dict[bytes, Worker] = {}
 
     @property
@@ -60,4 +60,4 @@ class WorkerConnections:
 
     def reject(self, route: bytes, code: Reject, text: str) -> None:
         """Send REJECT."""
-        self._life.reject(self._outbox.workers, route, code, text)
+        self._epoch.reject(self._outbox.workers, route, code, text)

@@ -20,20 +20,20 @@ class WorkerDepartures:
     """Decides which workers are there.
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
         connections: how workers are reached.
         submissions: what is deferred until workers have reported or died.
     """
 
-    def __init__(self, life: Epoch, connections: WorkerConnections, submissions: Submissions) -> None:
-        self._life = life
-        self._records = life.records
+    def __init__(self, epoch: Epoch, connections: WorkerConnections, submissions: Submissions) -> None:
+        self._epoch = epoch
+        self._records = epoch.records
         self._connections = connections
         self._submissions = submissions
 
     def announce(self, worker_id: bytes) -> None:
         """Take STARTED: the supervisor is about to start a worker."""
-        self._life.recovery.start(worker_id)
+        self._epoch.recovery.start(worker_id)
         worker = self._records.workers.get(worker_id)
         if worker is not None and worker.state is WorkerState.STRANGER:  # it was quicker
             worker.move(WorkerEvent.STARTED)
@@ -44,9 +44,9 @@ class WorkerDepartures:
         worker = self._records.workers.get(worker_id)
         if worker is not None:
             self.forget(worker, now_s, orderly=orderly)
-        self._life.recovery.die(worker_id, deaths, orderly=orderly)
+        self._epoch.recovery.die(worker_id, deaths, orderly=orderly)
         self._submissions.release_deferred(now_s)
-        self._life.settle(now_s)
+        self._epoch.settle(now_s)
 
     def forget(self, worker: Worker, now_s: float, *, orderly: bool) -> None:
         """Note that a worker has nothing any more: it said GOODBYE, or is dead.
@@ -59,9 +59,9 @@ class WorkerDepartures:
         self._connections.disconnect(worker)
         worker.move(WorkerEvent.ENDED)
         self._records.workers.pop(worker.id, None)
-        self._life.recovery.forget(worker.id)
+        self._epoch.recovery.forget(worker.id)
         self._records.change_membership()
-        self._life.retries.abandon(worker, now_s, dead=True, orderly=orderly)
+        self._epoch.retries.abandon(worker, now_s, dead=True, orderly=orderly)
         self._records.remove_worker(worker)
 
     def suspect(self, worker: Worker, now_s: float) -> None:
@@ -69,7 +69,7 @@ class WorkerDepartures:
         self._connections.disconnect(worker)
         worker.move(WorkerEvent.SILENT)
         self._records.change_membership()
-        self._life.retries.abandon(worker, now_s, dead=False)
+        self._epoch.retries.abandon(worker, now_s, dead=False)
 
     def warn_of_strangers(self, now_s: float) -> None:
         """Log which workers the supervisor has not announced, each once."""

@@ -71,16 +71,16 @@ class WorkerHello:
     """Welcomes workers.
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
         connections: how workers are reached.
         submissions: what is deferred until workers have reported.
     """
 
-    def __init__(self, life: Epoch, connections: WorkerConnections, submissions: Submissions) -> None:
-        self._life = life
-        self._outbox = life.outbox
-        self._records = life.records
-        self._sessions = life.sessions
+    def __init__(self, epoch: Epoch, connections: WorkerConnections, submissions: Submissions) -> None:
+        self._epoch = epoch
+        self._outbox = epoch.outbox
+        self._records = epoch.records
+        self._sessions = epoch.sessions
         self._connections = connections
         self._submissions = submissions
 
@@ -90,8 +90,8 @@ class WorkerHello:
         Raises:
             ProtocolError: if it is malformed.
         """
-        life, workers = self._life, self._records.workers
-        version = life.common_version(self._outbox.workers, route, lowest, highest)
+        epoch, workers = self._epoch, self._records.workers
+        version = epoch.common_version(self._outbox.workers, route, lowest, highest)
         if version is None:
             return
         hello = WorkerHelloFields.read(about)
@@ -110,62 +110,62 @@ class WorkerHello:
             hello.kinds,
             hello.keeps,
             now_s,
-            strange=life.recovery.is_stranger(hello.id),
-            epoch=life.epoch,
-            liveness_s=life.liveness_s,
+            strange=epoch.recovery.is_stranger(hello.id),
+            epoch=epoch.number,
+            liveness_s=epoch.liveness_s,
         )
-        life.sender.begin(worker, apart=hello.apart)
+        epoch.sender.begin(worker, apart=hello.apart)
         self._records.change_membership()
         welcome = {
-            "epoch": life.epoch,
-            "heartbeat_ms": life.heartbeat_ms,
-            "liveness_ms": round(life.liveness_s * 1000),
+            "epoch": epoch.number,
+            "heartbeat_ms": epoch.heartbeat_ms,
+            "liveness_ms": round(epoch.liveness_s * 1000),
         }
         self._outbox.workers.append([route, wire.encode(Verb.WELCOME, version, welcome)])
-        foreign = hello.epoch != life.epoch
-        first = life.recovery.report(hello.id)
+        foreign = hello.epoch != epoch.number
+        first = epoch.recovery.report(hello.id)
         if foreign and hello.epoch is not None:
-            life.follow(now_s)
-        life.grants.hold_slots(worker, hello.slots, inherited=foreign and first)
+            epoch.follow(now_s)
+        epoch.grants.hold_slots(worker, hello.slots, inherited=foreign and first)
         self._reconcile_leases(worker, hello.running, now_s, foreign=foreign)
         self._reconcile_pins(worker, hello.pins, now_s, foreign=foreign)
-        life.settle(now_s)
+        epoch.settle(now_s)
         self._submissions.release_deferred(now_s)
 
     def _reconcile_leases(
         self, worker: Worker, running: dict[bytes, set[int]], now_s: float, *, foreign: bool
     ) -> None:
         """Adopt what it runs and is not known, cancel what has ended, lease again what did not arrive."""
-        life = self._life
-        life.retries.reconcile(worker, running, now_s)
+        epoch = self._epoch
+        epoch.retries.reconcile(worker, running, now_s)
         unwanted: list[tuple[bytes, tuple[int, ...]]] = []
         for session_id, seqs in running.items():
             session = self._sessions.get(session_id)
             if session is None and foreign:  # whatever the bound for clients: what is forgotten may run twice
-                session = life.new_session(session_id, now_s)
+                session = epoch.new_session(session_id, now_s)
             if session is None:
                 gone = seqs
             else:
                 gone = session.superseded(seqs, worker)
                 unknown = session.unknown(seqs)
                 if foreign and unknown:
-                    # A client of the earlier life may still submit them again.
-                    terms = Terms(session, "", (), 0, 0, None, now_s + life.expiry_s)
-                    life.leasing.adopt(worker, terms, dict.fromkeys(unknown, b""))
+                    # A client of the earlier epoch may still submit them again.
+                    terms = Terms(session, "", (), 0, 0, None, now_s + epoch.expiry_s)
+                    epoch.leasing.adopt(worker, terms, dict.fromkeys(unknown, b""))
                 else:
                     gone |= unknown
             if gone:
                 unwanted.append((session_id, tuple(sorted(gone))))
         if unwanted and worker.route is not None:
             # At once: after a LEASE of the same turn it would take back what that has just given.
-            head = wire.encode(Verb.CANCEL, life.epoch, worker.heartbeat_seen, unwanted)
+            head = wire.encode(Verb.CANCEL, epoch.number, worker.heartbeat_seen, unwanted)
             self._outbox.workers.append([worker.route, head])
 
     def _reconcile_pins(
         self, worker: Worker, pins: list[tuple[bytes, int, str, str]], now_s: float, *, foreign: bool
     ) -> None:
         """Adopt pinned connections that are not known, and release those that nobody wants."""
-        life = self._life
+        epoch = self._epoch
         reported = {(session_id, number) for session_id, number, _, _ in pins}
         # The first request of these has come, and may have no connection yet.
         reported.update(
@@ -175,11 +175,11 @@ class WorkerHello:
         )
         for pin in self._records.pins_at(worker):
             if (pin.session.id, pin.number) not in reported:
-                life.pins.unpin(pin.session, pin.number, tell=False)
+                epoch.pins.unpin(pin.session, pin.number, tell=False)
         for session_id, number, kind, name in pins:
             session = self._sessions.get(session_id)
             if session is None and foreign:
-                session = life.new_session(session_id, now_s)
+                session = epoch.new_session(session_id, now_s)
             pin_known = self._records.pins_of(session).get(number) if session is not None else None
             if pin_known is not None and pin_known.worker is worker:
                 continue
@@ -189,7 +189,7 @@ class WorkerHello:
                 and number not in session.let_go
             )
             if session is not None and wanted and foreign and pin_known is None:
-                life.pins.adopt(worker, session, number, kind, name)
+                epoch.pins.adopt(worker, session, number, kind, name)
             elif worker.route is not None:
-                head = wire.encode(Verb.UNPIN, life.epoch, worker.heartbeat_seen, session_id, number)
+                head = wire.encode(Verb.UNPIN, epoch.number, worker.heartbeat_seen, session_id, number)
                 self._outbox.workers.append([worker.route, head])

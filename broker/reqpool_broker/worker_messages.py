@@ -26,7 +26,7 @@ class WorkerMessages:
     """Reads what workers and the supervisor send (docs/protocol.md, verb x state).
 
     Args:
-        life: shared by both sides of the broker.
+        epoch: shared by both sides of the broker.
         connections: how workers are reached.
         hello: takes HELLO.
         reports: takes what became of leases.
@@ -36,23 +36,23 @@ class WorkerMessages:
 
     def __init__(
         self,
-        life: Epoch,
+        epoch: Epoch,
         connections: WorkerConnections,
         hello: WorkerHello,
         reports: LeaseReports,
         departures: WorkerDepartures,
         drains: Drains,
     ) -> None:
-        self._life = life
-        self._records = life.records
+        self._epoch = epoch
+        self._records = epoch.records
         self._connections = connections
         self._hello = hello
         self._reports = reports
         self._departures = departures
         self._drains = drains
         self._by_route = connections.by_route
-        self._large = life.sender.large
-        self._take_short = ShortResults(life).take
+        self._large = epoch.sender.large
+        self._take_short = ShortResults(epoch).take
         self._on: dict[Verb, Callable[..., None]] = {
             Verb.HEARTBEAT: self._heartbeat,
             Verb.RETURN: reports.hand_back,
@@ -76,7 +76,7 @@ class WorkerMessages:
                 self._hello.hello(route, now_s, *values)
                 return
         except ProtocolError as error:
-            self._life.malformed["workers"] += 1
+            self._epoch.malformed["workers"] += 1
             self._connections.reject(route, Reject.MALFORMED, error.text)
             return
         if verb is Verb.DEAD:
@@ -99,7 +99,7 @@ class WorkerMessages:
             return
         large = self._large[worker]
         if large.under_way and large.arrived(seen):
-            self._life.leasing.wake_large()
+            self._epoch.leasing.wake_large()
         if verb is Verb.GOODBYE:
             self._departures.forget(worker, now_s, orderly=True)
         elif verb is Verb.RESULTS:
@@ -118,10 +118,10 @@ class WorkerMessages:
             self._connections.beat(worker, now_s)
 
     def _granted(self, worker: Worker, origin: str, grant: int, held: int, now_s: float) -> None:
-        self._life.grants.granted(worker, origin, grant, held)
+        self._epoch.grants.granted(worker, origin, grant, held)
 
     def _unpin(self, worker: Worker, session: bytes, pin: int, now_s: float) -> None:
-        known = self._life.sessions.get(session)
+        known = self._epoch.sessions.get(session)
         found = None if known is None else self._records.pins_of(known).get(pin)
         if known is not None and found is not None and found.worker is worker:
-            self._life.pins.unpin(known, pin, tell=False)
+            self._epoch.pins.unpin(known, pin, tell=False)
