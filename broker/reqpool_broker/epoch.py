@@ -67,43 +67,43 @@ class Epoch:
         self.liveness_s = liveness_ms / 1000
         self.expiry_s = session_expiry_ms / 1000
         self.grants.settled = not recovery.unheard
-        self._hold_until_s = now_s + self.liveness_s
+        self._defer_until_s = now_s + self.liveness_s
         self._settle_s = now_s + WORKER_FORGET_S
         self._stay_until_s = now_s + COME_S if recovery.unheard else now_s
 
     def new_session(self, id_: bytes, now_s: float) -> Session:
-        """Begin to know a client, of which a worker may have told before it comes itself."""
+        """Begin to know a client, which a worker may have named before it comes itself."""
         session = self.sessions[id_] = Session(id_, now_s)
         return session
 
     def may_end(self, now_s: float) -> bool:
-        """Have clients of the epoch before had the time to ask what became of what it named as doubtful?
+        """Tell whether clients of the previous epoch have had time to ask about their doubtful requests.
 
-        Only brokers of one supervisor can tell that a worker which has ended in order had not sent it: the
-        next supervisor cannot.
+        Only brokers of one supervisor can know that a worker which ended in order had not sent them: the next
+        supervisor cannot.
         """
         return now_s >= self._stay_until_s
 
-    def must_hold(self, now_s: float) -> bool:
-        """Has what is submitted again to wait for reports of the broker's earlier workers?"""
+    def must_defer(self, now_s: float) -> bool:
+        """Tell whether resubmitted requests have to wait for reports of workers of earlier epochs."""
         recovery = self.recovery
-        return now_s < self._hold_until_s and (not recovery.supervised or bool(recovery.unheard))
+        return now_s < self._defer_until_s and (not recovery.supervised or bool(recovery.unheard))
 
     def follow(self, now_s: float) -> None:
-        """A peer has come from an earlier epoch: where nobody knows its workers, they have time to report."""
-        if not self.recovery.supervised and now_s < self._hold_until_s:
+        """Note that a peer comes from an earlier epoch; workers that nobody knows get time to report."""
+        if not self.recovery.supervised and now_s < self._defer_until_s:
             self.grants.settled = False
-            self._settle_s = self._hold_until_s
+            self._settle_s = self._defer_until_s
 
     def settle(self, now_s: float) -> None:
-        """See whether all workers of the earlier epoch have reported or died, or have had the time to."""
+        """Settle the grants once all workers of the earlier epoch have reported or died, or had time to."""
         if not self.grants.settled and (
             now_s >= self._settle_s or (self.recovery.supervised and not self.recovery.unheard)
         ):
             self.grants.settle()
 
     def common_version(self, out: list[list[bytes]], route: bytes, lowest: int, highest: int) -> int | None:
-        """The version to speak with a peer that speaks these; None, and REJECT, if there is none."""
+        """Return the version to speak with a peer that speaks these; None, after REJECT, if there is none."""
         if lowest <= wire.VERSION and highest >= wire.LOWEST_VERSION:
             return min(highest, wire.VERSION)
         ours = f"{wire.LOWEST_VERSION} to {wire.VERSION}"
@@ -120,5 +120,5 @@ class Epoch:
         text: str,
         about: dict[str, Any] | None = None,
     ) -> None:
-        """Say REJECT."""
+        """Send REJECT."""
         out.append([route, wire.encode(Verb.REJECT, int(code), text, about or {})])

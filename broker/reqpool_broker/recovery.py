@@ -1,10 +1,10 @@
-"""What this epoch must hear before it runs again what an earlier one may have run.
+"""What an epoch must hear before it runs again what an earlier one may have run.
 
 No I/O, no clock. A request that must not be repeated, is submitted again, and is not known here, is with a
 worker of the earlier epoch that has not reported yet, or was with one whose death left its outcome in doubt,
 or was never given to anybody. Which it is follows from a count: the supervisor numbers the deaths of workers,
-and a *watermark* says of a request that no worker whose death counts up to there had it. So nobody keeps
-lists of the dead: docs/reliability.md#watermarks has the argument.
+and the *watermark* of a request means that no worker whose death has a number up to it had the request. So
+nobody keeps lists of the dead: docs/reliability.md#watermarks has the argument.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LiveWorkers(NamedTuple):
 
     Attributes:
         workers: ids of the workers that are alive.
-        reign: its own 8 random bytes: counts of different supervisors cannot be compared.
+        reign: 8 random bytes of its own, as counts of different supervisors cannot be compared.
         deaths: how many workers have died so far and left something in doubt.
     """
 
@@ -51,15 +51,15 @@ class LiveWorkers(NamedTuple):
 
 
 class Recovery:
-    """The workers of earlier lives, and the deaths of all.
+    """The workers of earlier epochs, and the deaths of all workers.
 
     Args:
         workers: ids of those that were alive when the broker was started; None: nobody knows.
-        reign: of the supervisor, or of this broker alone: then nothing an earlier epoch said can be compared.
-        deaths: its count when the broker was started.
+        reign: of the supervisor, or of this broker alone: then no watermark of an earlier epoch compares.
+        deaths: the supervisor's count when the broker was started.
 
     Attributes:
-        supervised: somebody tells which workers are started and which die.
+        supervised: a supervisor reports which workers start and die.
         unheard: workers of the earlier epoch that have neither reported nor died.
         died_unheard: number of the last death of a worker that never reported here; nothing is known of
             what it had.
@@ -75,26 +75,26 @@ class Recovery:
 
     @property
     def watermark(self) -> bytes:
-        """What is sent from now on was with none of those whose death has been told here."""
+        """That of requests sent from now on: none of the workers whose deaths are known had them."""
         return self._reign + self._deaths.to_bytes(checks.WATERMARK_BYTES - REIGN_BYTES, "big")
 
     def start(self, worker: bytes) -> None:
-        """The supervisor is about to start a worker."""
+        """Note that the supervisor is about to start a worker."""
         self._started.add(worker)
 
     def is_stranger(self, worker: bytes) -> bool:
-        """Did nobody who would tell of its death start this worker?"""
+        """Tell whether no supervisor would report this worker's death, though there is one."""
         return self.supervised and worker not in self._started
 
     def report(self, worker: bytes) -> bool:
-        """A worker has said what it holds; returns True if it is the first time."""
+        """Note that a worker has reported what it has; returns True if it is the first time."""
         first = worker not in self._reported
         self.unheard.discard(worker)
         self._reported.add(worker)
         return first
 
     def die(self, worker: bytes, deaths: int, *, orderly: bool) -> None:
-        """A worker has ended.
+        """Note that a worker has ended.
 
         Args:
             worker: its id.
@@ -102,7 +102,7 @@ class Recovery:
             orderly: it left nothing in doubt.
         """
         number = max(self._deaths, deaths or self._deaths + (not orderly))
-        # One that was started in this epoch and never reported has been given nothing by anybody.
+        # One that was started in this epoch and never reported has been leased nothing.
         heard = worker in self._reported or worker in self._started - self.unheard
         if number > self._deaths and not heard:
             self.died_unheard = number
@@ -111,12 +111,12 @@ class Recovery:
             known.discard(worker)
 
     def forget(self, worker: bytes) -> None:
-        """A worker has gone of which nobody would tell that it has died."""
+        """Note that a worker has gone whose death nobody would report."""
         if not self.supervised:
             self._reported.discard(worker)
 
     def in_doubt(self, watermark: bytes) -> bool:
-        """Of requests that are submitted again and not known here: may a worker have sent them upstream?"""
+        """Tell whether a worker may have sent requests upstream that are resubmitted and not known here."""
         return (
             bool(self.unheard)
             or watermark[:REIGN_BYTES] != self._reign

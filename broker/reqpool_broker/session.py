@@ -22,7 +22,7 @@ ROOM_BATCHES = 256
 ROOM_BYTES = 16 << 20
 """The same in bytes of results."""
 MAX_UNACKED_BATCHES = 4 * ROOM_BATCHES
-"""Unacknowledged result batches, the broker's own verdicts included, past which it submits nothing more."""
+"""Unacknowledged result batches, the broker's own errors included, above which it cannot submit more."""
 MAX_SEQ = wire.MAX_NUMBER
 
 
@@ -64,8 +64,8 @@ class Session:
             after it had sent them upstream.
         known_since: whether what it submits again, and is not known, may have been leased.
         never_ran: ranges of seqs that were dropped from the queue when the session expired.
-        let_go: numbers of pins its client let go of when they were not known here: an earlier epoch's,
-            perhaps, of which a worker is still to report (a dict used as an ordered set).
+        let_go: numbers of pins that its client released when they were not known here: perhaps of an earlier
+            epoch, and a worker is still to report them (a dict used as an ordered set).
         cached: settings that came with KEEP, for its groups to name.
         messages: those that came in this second.
         refused: requests refused because it was at a limit.
@@ -130,18 +130,20 @@ class Session:
         self.never_ran = []
 
     def never_run(self, seq: int) -> bool:
-        """Was it dropped from the queue when the session expired, and so never run?"""
+        """Tell whether a request was dropped from the queue when the session expired, and so never ran."""
         place = bisect_right(self.never_ran, (seq, MAX_SEQ)) - 1
         return place >= 0 and seq <= self.never_ran[place][1]
 
     def may_have_run(self) -> set[int]:
-        """What is pending and a worker has or may have had; the rest waits here and never was with one, if it
-        must not be repeated."""
+        """Return the pending requests that a worker has or may have had.
+
+        The others wait here, and those of them that must not be repeated were never leased.
+        """
         leased = {seq for seq, place in self.open.items() if place.worker is not None}
         return leased.union(self.doubtful, self.deferred.seqs)
 
     def is_silent(self, now_s: float, liveness_s: float) -> bool:
-        """Has its client been frozen, killed or cut off, as far as can be told by its silence?"""
+        """Tell whether its client seems frozen, killed or cut off, judging by its silence."""
         return now_s - self.last_heard_s > liveness_s
 
     @property
@@ -151,14 +153,14 @@ class Session:
         return count + len(self.deferred.seqs) if self.deferred.groups else count
 
     def note_let_go(self, number: int, most: int) -> None:
-        """Remember of a pin that is not known here that its client has let go of it, of the last ``most``."""
+        """Remember that the client released a pin that is not known here; keep the last ``most``."""
         self.let_go[number] = None
         if len(self.let_go) > most:
             del self.let_go[next(iter(self.let_go))]
 
     @property
     def has_room(self) -> bool:
-        """May more be leased for it? A client that does not acknowledge throttles itself only."""
+        """Whether more may be leased for it: a client that does not acknowledge throttles only itself."""
         return len(self.unacked) < ROOM_BATCHES and self.unacked_bytes < ROOM_BYTES
 
     def retain(
@@ -176,8 +178,11 @@ class Session:
         return batch
 
     def attach(self, seqs: Iterable[int], worker: Worker) -> None:
-        """A worker has sent outcomes of requests that have ended already, perhaps as it sends all again on a
-        new connection: it keeps them until the client has acknowledged the end that it was told."""
+        """Note that a worker has sent outcomes of requests that have already ended.
+
+        Perhaps it sends everything again on a new connection. It retains them until the client has
+        acknowledged the outcome that it got.
+        """
         told = set(seqs)
         for place, batch in enumerate(self.unacked):
             if not told.isdisjoint(batch.seqs):
@@ -188,7 +193,7 @@ class Session:
                 self.unacked[place] = batch._replace(keepers=(*others, (worker, worker.part_published())))
 
     def frames(self, batch: ResultBatch, epoch: int) -> list[bytes]:
-        """The frames that publish a batch."""
+        """Return the frames that publish a batch."""
         attempts = (batch.attempts,) if batch.attempts else ()
         return [
             self.id,
@@ -207,14 +212,14 @@ class Session:
         return done
 
     def unknown(self, seqs: Iterable[int]) -> set[int]:
-        """Which of these neither wait, run, nor have a result that is still to be acknowledged?"""
+        """Return those of ``seqs`` that neither wait nor run, and have no unacknowledged result."""
         fresh = set(seqs).difference(self.open)
         for batch in self.unacked:
             fresh.difference_update(batch.seqs)
         return fresh
 
     def superseded(self, seqs: set[int], worker: Worker) -> set[int]:
-        """Which of these, running at a worker that was away, have ended or run again elsewhere meanwhile?
+        """Return those of ``seqs``, running at a worker that was away, that ended or run elsewhere meanwhile.
 
         What must not be repeated never runs elsewhere while a worker may have it.
         """
@@ -227,7 +232,7 @@ class Session:
         return gone
 
     def report(self, now_s: float, limits: ClientLimits) -> dict[str, Any]:
-        """What ``status`` shows; the parts of its limits that it has taken are in percent."""
+        """Return what ``status`` shows; how much it uses of its limits is in percent."""
         queued_bytes = self.queued_bytes + self.deferred.size_bytes
         return {
             "id": wire.shown_id(self.id),

@@ -94,13 +94,13 @@ class Submissions:
         """Whether a group that an earlier broker may have known has to wait for reports of its workers."""
         return (
             session.known_since is KnownSince.LATER
-            and self._epoch.must_hold(now_s)
+            and self._epoch.must_defer(now_s)
             and not self._admission.check_limits(session, group.flags, len(group.seqs), group_bytes(group))
         )
 
     def release_deferred(self, now_s: float) -> None:
         """Admit what was deferred until earlier workers report, once it need not wait any more."""
-        if self._deferring and not self._epoch.must_hold(now_s):
+        if self._deferring and not self._epoch.must_defer(now_s):
             deferring, self._deferring = self._deferring, {}
             for session in deferring:
                 for group, deadline_s in session.deferred.take():

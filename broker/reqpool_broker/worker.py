@@ -21,8 +21,9 @@ class Grant:
     Attributes:
         number: counts up with every GRANT sent.
         slots: what the last GRANT allows.
-        reserved: what the worker may hold as far as is certain: the most that any GRANT since its last
-            confirmed one allowed. The sum over all workers and origins never exceeds the upstream's limit.
+        reserved: connections that the worker may have, as far as is certain: the most that any GRANT since
+            its last confirmed one allowed. The sum over all workers and origins never exceeds the upstream's
+            limit.
         policy: what the last GRANT said besides, None if none was sent.
     """
 
@@ -57,10 +58,10 @@ class Worker:
         max_settings_bytes: the largest it takes.
         warned: the log says that it is a stranger.
         excused: it drains, and need not wait for what it has left: all clients that have not acknowledged
-            what it keeps are silent, and it runs nothing, or the cluster stops and all that it runs has had
-            its time.
+            the results it retains are silent, and it runs nothing, or the cluster stops and everything that
+            it runs has had its time.
         told_of: ``received``, :attr:`undelivered` and ``excused`` in the last heartbeat to it.
-        full: it handed leases back because it keeps too many results; its next heartbeat may say otherwise.
+        full: it handed leases back because it retains too many results; its next heartbeat may differ.
     """
 
     def __init__(self, id_: bytes, name: str, pid: int, now_s: float) -> None:
@@ -92,7 +93,7 @@ class Worker:
 
     @property
     def able(self) -> bool:
-        """May it be leased more?"""
+        """Whether it may be leased more."""
         return self.state is _LIVE and self.route is not None and not self.full
 
     def connect(
@@ -130,7 +131,7 @@ class Worker:
         self.told_of = (0, [], False)
 
     def heartbeat(self, now_s: float) -> bytes:
-        """Return a heartbeat to it, numbered."""
+        """Return the next heartbeat to it."""
         self.unconfirmed_bytes = 0
         number = self.heartbeats.beat(now_s)
         self.told_of = (self.received, self.undelivered, self.excused)
@@ -143,7 +144,7 @@ class Worker:
 
     @property
     def waits_for_news(self) -> bool:
-        """Could it be told more of what it keeps?"""
+        """Whether a heartbeat could report more about the results that it retains."""
         return self.told_of != (self.received, self.undelivered, self.excused)
 
     def part_published(self) -> int:
@@ -162,17 +163,17 @@ class Worker:
             self.parts[number] = left - 1
 
     def cpu_share(self) -> float:
-        """Part of one core it used of late, 0 to about 1."""
+        """Return the part of one core that it used recently, 0 to about 1."""
         percent = self.sample.get("cpu_percent", 0.0)
         return percent / 100 if isinstance(percent, (int, float)) else 0.0
 
     def report(self, now_s: float, since_s: float, *, blocking: bool) -> dict[str, Any]:
-        """What ``reqpool status`` shows.
+        """Return what ``reqpool status`` shows.
 
         Args:
             now_s: monotonic seconds.
             since_s: since when it has the oldest of what a drain would wait for; ``now_s`` if nothing.
-            blocking: it is silent, and others wait for what it holds.
+            blocking: it is silent, and others wait for what it has.
         """
         return {
             "id": self.id.hex(),

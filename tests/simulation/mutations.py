@@ -115,7 +115,7 @@ def _call_delivered_what_was_resent(patch: pytest.MonkeyPatch) -> None:
 
 
 def _wait_for_no_worker(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Epoch, "must_hold", lambda self, now_s: False)
+    patch.setattr(Epoch, "must_defer", lambda self, now_s: False)
     patch.setattr(
         Recovery,
         "in_doubt",

@@ -195,7 +195,7 @@ def _keep_the_limits_that_were(patch: pytest.MonkeyPatch) -> None:
 
 
 def _wait_for_no_worker(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Epoch, "must_hold", lambda self, now_s: False)
+    patch.setattr(Epoch, "must_defer", lambda self, now_s: False)
     patch.setattr(Recovery, "in_doubt", lambda self, watermark: False)
 
 
