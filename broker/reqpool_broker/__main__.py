@@ -17,7 +17,8 @@ from reqpool_contract.descriptors import raise_file_limit
 from reqpool_contract.errors import ProtocolError, UsageError
 
 from . import process, server
-from .config import EMPTY, Config, unpack
+from .config import EMPTY, Config
+from .config_wire import unpack
 from .recovery import LiveWorkers
 
 CHECKED_CONFIG_HELP = "a configuration packed by the supervisor; read again at SIGHUP"

@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
-
-import msgpack
 
 from reqpool_contract.errors import UsageError
 from reqpool_contract.origin_names import Endpoint, upstream_of, variants
@@ -182,29 +180,6 @@ def changes(old: Config, new: Config) -> str:
     if old.clients != new.clients:
         said.append("changed: the limits of clients")
     return "; ".join(said)
-
-
-def pack(config: Config) -> bytes:
-    """Write a configuration for :func:`unpack`, secrets and all: what a supervisor hands to its broker."""
-    rows = [
-        (up.name, up.kinds, tuple(up.endpoint), tuple(up.unnamed), asdict(up.policy))
-        for up in config.upstreams.values()
-    ]
-    packed: bytes = msgpack.packb((rows, asdict(config.defaults), asdict(config.clients)))
-    return packed
-
-
-def unpack(packed: bytes) -> Config:
-    """Read what :func:`pack` wrote."""
-    rows, defaults, clients = msgpack.unpackb(packed)
-    return Config(
-        [
-            NamedUpstream(name, tuple(kinds), Endpoint(*endpoint), Endpoint(*unnamed), Policy(**policy))
-            for name, kinds, endpoint, unnamed, policy in rows
-        ],
-        Policy(**defaults),
-        ClientLimits(**clients),
-    )
 
 
 def _split(origin: str) -> tuple[str, str, str]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 
-from reqpool_broker.config import Config, changes, pack
+from reqpool_broker.config import Config, changes
+from reqpool_broker.config_wire import pack
 
 from . import config_file
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from reqpool_broker.client_limits import ClientLimits
-from reqpool_broker.config import Config, changes, pack, unpack
+from reqpool_broker.config import Config, changes
+from reqpool_broker.config_wire import pack, unpack
 from reqpool_contract.errors import Code
 from reqpool_contract.wire import Flag, Verb
 from reqpool_ops import config_file

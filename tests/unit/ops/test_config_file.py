@@ -14,7 +14,8 @@ from reqpool.kinds import Asked, Followed, Kind, Route
 from reqpool.kinds.dns import KIND as DNS
 from reqpool.kinds.tcp import KIND as TCP
 from reqpool.kinds.udp import KIND as UDP
-from reqpool_broker.config import EMPTY, Config, changes, pack, unpack
+from reqpool_broker.config import EMPTY, Config, changes
+from reqpool_broker.config_wire import pack, unpack
 from reqpool_contract import origin_names
 from reqpool_contract.errors import UsageError
 from reqpool_contract.host_names import netloc
