@@ -61,7 +61,7 @@ class Reporting:
         self._drain = drain
         self._upstreams = upstreams
         self._at = at
-        self._held_back_s = 0.0
+        self._held_until_s = 0.0
 
     def report(self, now_s: float) -> None:
         """Report a turn's news; the broker is there.
@@ -110,15 +110,13 @@ class Reporting:
         by one; with nothing waiting, a lone request above all, an answer is told at once.
         """
         at_once = self._drain.state is not DrainState.SERVING or self._grants.unanswered
-        if at_once or not self._reports.can_wait(MOST_HELD_BACK):
-            self._held_back_s = 0.0
-            return False
-        if not self._held_back_s:
-            self._held_back_s = now_s
-            self._at(now_s + HOLD_BACK_S, _take_a_turn)
-        if now_s - self._held_back_s < HOLD_BACK_S:
-            return True
-        self._held_back_s = 0.0
+        if not at_once and self._reports.can_wait(MOST_HELD_BACK):
+            if not self._held_until_s:
+                self._held_until_s = now_s + HOLD_BACK_S
+                self._at(self._held_until_s, _take_a_turn)
+            if now_s < self._held_until_s:
+                return True
+        self._held_until_s = 0.0
         return False
 
 
