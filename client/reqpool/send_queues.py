@@ -105,6 +105,7 @@ class SendQueues:
             or self.large_again
             or session.resubmission.under_way
             or now_s - session.heard_s >= session.liveness_s
+            or now_s - session.answered_s >= session.liveness_s
             or len(route.settings) >= wire.KEPT_FROM_BYTES
             or len(entry.payload) > wire.LARGE_MESSAGE_BYTES
             or intake.blocked

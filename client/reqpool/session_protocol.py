@@ -52,6 +52,7 @@ class SessionProtocol:
         keeping: which settings the broker keeps for this connection.
         heartbeat_s: how often a heartbeat is sent.
         heard_s: when the broker was heard last, monotonic.
+        answered_s: when it last answered another heartbeat of ours, and so had heard us.
         liveness_s: a connection on which nothing is heard for so long is given up.
         takes_apart: it takes large payloads in frames of their own.
         submits: what was submitted on this connection.
@@ -95,7 +96,7 @@ class SessionProtocol:
         self.liveness_s = wire.LIVENESS_MS / 1000
         self._next_heartbeat_s = math.inf
         self.heard_s = 0.0
-        self._seen_moved_s = 0.0
+        self.answered_s = 0.0
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -104,9 +105,7 @@ class SessionProtocol:
         """When :meth:`tick` has something to do next."""
         if self.state is SessionState.CLOSED:
             return self._next_dial_s
-        return min(
-            self._next_heartbeat_s, self.heard_s + self.liveness_s, self._seen_moved_s + self.liveness_s
-        )
+        return min(self._next_heartbeat_s, self.heard_s + self.liveness_s, self.answered_s + self.liveness_s)
 
     def tick(self, now_s: float) -> list[Action]:
         """Do what is due: dial, heartbeat, or give the connection up. Read the sockets before."""
@@ -114,8 +113,8 @@ class SessionProtocol:
             return self._dial(now_s) if now_s >= self._next_dial_s else []
         if now_s >= self.heard_s + self.liveness_s:
             return self._lose(now_s, f"nothing heard for {now_s - self.heard_s:.1f} s")
-        if now_s >= self._seen_moved_s + self.liveness_s:
-            return self._lose(now_s, f"not heard by the broker for {now_s - self._seen_moved_s:.1f} s")
+        if now_s >= self.answered_s + self.liveness_s:
+            return self._lose(now_s, f"not heard by the broker for {now_s - self.answered_s:.1f} s")
         if now_s >= self._next_heartbeat_s:
             return [self._heartbeat(now_s)]
         return []
@@ -189,7 +188,7 @@ class SessionProtocol:
             self._broker_heartbeat = max(number, self._broker_heartbeat)
             if seen != self._seen:
                 self._seen = seen
-                self._seen_moved_s = now_s
+                self.answered_s = now_s
                 self.resubmission.confirmed(seen)
             if latest > self.results.received:
                 self._gap(now_s, actions)
@@ -289,7 +288,7 @@ class SessionProtocol:
         self.submits.restart()
         self.resubmission.dialled(now_s)
         self._next_heartbeat_s = math.inf
-        self.heard_s = self._seen_moved_s = now_s
+        self.heard_s = self.answered_s = now_s
         about = {**self._about, "received": self.results.received}
         if self._epoch is not None:
             about |= {"epoch": self._epoch, "generation": self._generation}
@@ -325,7 +324,7 @@ class SessionProtocol:
         self.submits.room_bytes = math.inf if unbounded else max(1, window_bytes or 0)
         self.heartbeat_s = heartbeat_ms / 1000
         self.liveness_s = liveness_ms / 1000
-        self.heard_s = self._seen_moved_s = now_s
+        self.heard_s = self.answered_s = now_s
         self._next_heartbeat_s = now_s + self.heartbeat_s
         return [Subscribe(results)]
 
@@ -354,7 +353,7 @@ class SessionProtocol:
             return []
         self._failures = 0
         self.trouble = ""
-        self._seen_moved_s = now_s
+        self.answered_s = now_s
         self.reconnects += self.ever_open
         self.ever_open = True
         return [self.resubmission.opened(now_s)]

@@ -131,6 +131,15 @@ def test_a_client_that_was_suspended_submits_nothing_on_its_old_connection() -> 
     assert talk.transport.submits() == []
 
 
+def test_what_lay_in_the_socket_does_not_prove_that_the_broker_hears_a_client_that_was_suspended() -> None:
+    talk = opened()
+    talk.conversation.take_one(results(1), 10.0)
+    future = lone(talk)
+    assert not talk.conversation.queues.submit_one(future, 10.0)
+    assert talk.transport.submits() == []
+    assert future.connection == 0
+
+
 def results(number: int, *flat: Any, epoch: int = 7) -> list[bytes]:
     return [TOPIC, wire.encode(Verb.RESULTS, epoch, number, 1), wire.encode_blob(flat)]
 
