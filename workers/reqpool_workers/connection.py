@@ -58,7 +58,7 @@ class Connection:
 
     Args:
         loop: that of this thread.
-        owner: who is told of everything.
+        owner: is told of everything.
         protocol: what is spoken.
         first: the request it is opened for.
 
@@ -293,7 +293,7 @@ class Connection:
     # --- what comes ------------------------------------------------------------------------------
 
     def on_connected(self, address: Address) -> None:
-        """See :class:`.StreamReader`, as for the other methods of this kind."""
+        """Begin the handshake; see :class:`.StreamReader` for this and the next ones."""
         self._address = address
         self._move(ConnectionState.HANDSHAKE)
         try:

@@ -117,8 +117,9 @@ class ConnectionPool(Generic[Pooled]):
         self._shared: Pooled | None = None
 
     def only_choice(self, count: int, now_s: float) -> Pooled | None:
-        """Return the connection to which :meth:`assign` would give requests that have just come, if there is
-        nothing to think about: it takes them all, nothing waits, and the others are idle.
+        """Return the connection that :meth:`assign` would give all of the requests that have just come.
+
+        None if that takes a plan: something waits, or more than one connection is not idle.
 
         Args:
             count: of the requests; none opens a pin.

@@ -1,4 +1,4 @@
-"""How a worker ends in order: what it waits for, and how long. Sans-IO.
+"""How a worker ends in order: what it waits for, and for how long. Sans-IO.
 
 SERVING --TOLD--> ANNOUNCED --SEEN--> FINISHING <--ENDED, LEASED--> ACKNOWLEDGED
                       ^                   |                              |

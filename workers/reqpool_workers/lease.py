@@ -27,8 +27,7 @@ class Dropped(NamedTuple):
     Attributes:
         phase: of the request.
         sent: whether the upstream could have acted on it.
-        awaited: what its connection's handshake waited for, or it for a connection, for display; mostly
-            empty.
+        awaited: what its connection's handshake waited for, or it for a connection, for display; often empty.
         waited_s: how long it had waited here for its connection, to the millisecond.
     """
 

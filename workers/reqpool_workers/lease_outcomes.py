@@ -36,7 +36,7 @@ class LeaseOutcomes:
         self.reports = ledger.reports
 
     def finish(self, request: Request, code: int, data: bytes) -> None:
-        """A request has its outcome."""
+        """End a request with its outcome."""
         self.finish_many(((request, code, data),))
 
     def finish_many(
@@ -70,7 +70,7 @@ class LeaseOutcomes:
     def conclude(
         self, request: Request, code: Code, text: str, *, phase: str | None = None, sent: bool | None = None
     ) -> None:
-        """A request has failed for good."""
+        """End a request that has failed for good."""
         lease = request.lease
         if lease.was_sent(request):  # once possibly sent, always possibly sent
             sent = True
@@ -82,17 +82,17 @@ class LeaseOutcomes:
             self.reports.unpinned.append((lease.session.identity, lease.pin))
 
     def no_such_pin(self, lease: WorkerLease, pin: Pin) -> None:
-        """Requests came for a pinned connection that is not there."""
+        """End requests for a pinned connection that is not there."""
         self.lose_pin(lease, PIN_GONE)
         self.reports.unpinned.append(pin)
 
     def lose_pin(self, lease: WorkerLease, text: str) -> None:
-        """Requests came for a pinned connection that they cannot have."""
+        """End requests for a pinned connection that they cannot have."""
         for request in list(lease.requests):
             self.conclude(request, Code.CONNECTION_LOST, text, phase="queue", sent=False)
 
     def fail(self, requests: list[Request], code: Code, text: str, *, phase: str, sent: bool) -> None:
-        """This attempt at requests of one lease has failed; the broker may have another.
+        """End this attempt at requests of one lease; the broker may have another.
 
         What must not be repeated and may have been acted on is reported as a result: a RETRY that got lost
         with its connection would make it run again.
@@ -115,7 +115,7 @@ class LeaseOutcomes:
             self.reports.failed += len(seqs)
 
     def refuse(self, session: bytes, seqs: Iterable[int], text: str) -> None:
-        """Requests were leased in a way that cannot be used; those of them that run already go on."""
+        """End requests that were leased in a way that cannot be used; those that run already go on."""
         refused = self.ledger.without(session, seqs)
         if refused:
             details = wire.encode_error(text, sent=False)
@@ -123,7 +123,7 @@ class LeaseOutcomes:
             self.reports.failed += len(refused)
 
     def decline(self, request: Request, answer: bytes) -> None:
-        """A request has an answer, but another origin may have a better one: the broker asks that first.
+        """End a request with an answer that another origin may better: the broker asks that first.
 
         What must not be repeated is not asked again, as in :meth:`fail`.
         """
@@ -141,7 +141,7 @@ class LeaseOutcomes:
             self.reports.returns.append((some[0].lease.session.identity, self._remove(some), was_sent))
 
     def cancel(self, request: Request, *, sent: bool) -> None:
-        """The client no longer waits for this request.
+        """End a request for which its client no longer waits.
 
         What must not be repeated and may have been acted on is reported all the same: it may still be asked
         for.

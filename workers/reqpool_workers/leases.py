@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class Leases:
-    """Has leased requests run.
+    """Runs what is leased.
 
     Args:
         outcomes: where they end.

@@ -270,7 +270,7 @@ class Framer:
                 return at
 
     def _completes(self) -> bool:
-        """Is the reply complete, now that an element is?"""
+        """Return whether the reply is complete, now that an element is."""
         stack = self.unfinished
         while stack and not stack[-1]:
             stack.pop()
