@@ -8,10 +8,10 @@ Facts it relies on:
   :meth:`BrokerSockets.wake` may be called from any.
 * What sits in an old socket's pipe may be delivered later, to the next broker: on loss both sockets
   are closed with linger 0 and new ones opened.
-* What a socket received before its connection broke can still be read, and is, before the loss is told.
-* libzmq's pause between attempts grows only while nobody listens: after a connection was made, however short,
-  the next attempt is the first again (``stream_connecter_base.cpp`` of 4.3.5: each connection makes a new
-  connecter). So it is not left to libzmq to come back to a broker that turns connections away.
+* What a socket received before its connection broke can still be read, and is, before the loss is reported.
+* libzmq's pause between attempts grows only while connections are refused: after a connection was made,
+  however short, the next attempt is the first again (``stream_connecter_base.cpp`` of 4.3.5: each connection
+  makes a new connecter). So it is not left to libzmq to come back to a broker that turns connections away.
 * libzmq ends the process with SIGABRT if it finds no file descriptor for a thread's epoll or for a socket's
   mailbox (``epoll.cpp:38``, ``signaler.cpp``). So there have to be some before it opens anything.
 """
@@ -39,9 +39,9 @@ MESSAGES_PER_TURN = 64
 SEND_QUEUE_MESSAGES = 256
 """ZMQ_SNDHWM of the intake socket: what is over it stays in the outbox."""
 RECONNECT_MS = 100
-"""How often libzmq tries to connect while nobody listens: a broker that is back is found within that."""
+"""How often libzmq tries to connect: a broker that is back is found within that."""
 RECONNECT_LATER_MS = 1_000
-"""The same once :data:`PATIENT_DIALS` have found nobody (10 s): what is away for hours is not hammered."""
+"""The same after :data:`PATIENT_DIALS` that found no listener (10 s)."""
 PATIENT_DIALS = 4
 ASK_S = 0.25
 """How long the intake socket, which was sent on, need not be asked while the results socket is open."""
@@ -83,7 +83,7 @@ class BrokerSockets:
         self._intake_sent = False
         self._ask_s = 0.0
         self._unasked = False
-        """A message was taken from the results socket, which has not said yet whether there is another."""
+        """A message was taken from the results socket, which was not asked yet whether there is another."""
         self._promised = False
         self._stalled: list[bytes] | None = None
         """A message that was promised room and found none: nothing goes out before it."""
@@ -101,7 +101,7 @@ class BrokerSockets:
         """Open the intake socket and send ``hello``.
 
         Raises:
-            OSError: if it cannot be, or is somebody else's; none is open then.
+            OSError: if it cannot be, or belongs to another user; none is open then.
         """
         descriptors.check_spare()
         socket_owner.check(url)
@@ -172,9 +172,9 @@ class BrokerSockets:
     # --- writing and reading --------------------------------------------------------------------
 
     def has_room(self) -> bool:
-        """Will the next message certainly be taken? Not once the connection broke, while what came through it
-        is still being read.
+        """Return whether the next message will certainly be taken.
 
+        It will not once the connection broke, while what came through it is still being read.
         The intake socket is asked only where it was full: it rarely is, and a message that finds it full is
         kept back here.
         """
@@ -204,7 +204,7 @@ class BrokerSockets:
             if promised and self._stalled is None:
                 self._stalled = frames
                 return True
-            # A heartbeat or the like that finds the queue full: liveness tells what comes of it.
+            # A heartbeat or the like that finds the queue full: liveness decides what comes of it.
             log.debug("the broker accepts no more messages for now")
             return False
         return True
@@ -225,7 +225,7 @@ class BrokerSockets:
         return True
 
     def has_messages(self) -> bool:
-        """Is there more to be read at once? Asks the intake socket where that is needed before a sleep.
+        """Return whether there is more to be read at once. Asks the intake socket if needed before a sleep.
 
         With a results socket open, only a REJECT still comes through the other one. One that came while this
         thread was sending is found with the next heartbeat.
@@ -319,7 +319,7 @@ class BrokerSockets:
         self._polled = False
         readable, self._readable = self._readable, set()
         if self.blocked:
-            # The fd told of room, perhaps: POLLOUT is not asked for by itself.
+            # The fd may have reported room: POLLOUT is not asked for by itself.
             self._intake_sent = True
         for socket, fd, monitor in (
             (self._results, self._results_fd, self._results_monitor),
@@ -373,7 +373,7 @@ class BrokerSockets:
             self._readable |= {self._intake_fd, self._results_fd}
 
     def _speaks(self, socket: zmq.Socket[bytes], monitor: Monitor) -> bool:
-        """Return whether the peer has said by now that it speaks ZMTP: only then what comes is a message."""
+        """Return whether the peer is known by now to speak ZMTP: only then what it sends is a message."""
         if not zmq_sockets.readable(socket):
             return False
         self._note(monitor)

@@ -1,13 +1,13 @@
-"""What a client has asked of its cluster, and how that reaches its end: sans-IO.
+"""What a client has requested of its cluster, and how each request reaches its end: sans-IO.
 
-:class:`~.session_protocol.SessionProtocol` says what the protocol asks for; a conversation does it, with the
-requests. It owns the table of those pending and the queues of what is to be sent. Sockets, threads and the
-clock belong to :class:`~.stub.Stub`, which drives it: :meth:`ClientConversation.turn`, then
+:class:`~.session_protocol.SessionProtocol` decides what the protocol requires; a conversation carries it out,
+with the requests. It owns the table of those pending and the queues of what is to be sent. Sockets, threads
+and the clock belong to :class:`~.io_loop.IoLoop`, which drives it: :meth:`ClientConversation.turn`, then
 :meth:`ClientConversation.take` with what has come in. Called a conversation, as the worker's half is, because
-it outlives connections and brokers: it ends when nothing is left to be said.
+it outlives connections and brokers.
 
-One thread at a time may call its methods. Other threads may only do what :class:`ClientConversation` says of
-``pending``, and :class:`~.send_queues.SendQueues` of its queues.
+One thread at a time may call its methods. Others may only do what :class:`ClientConversation` documents
+for ``pending``, and :class:`~.send_queues.SendQueues` for its queues.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ class ClientConversation:
         Args:
             url: the broker's intake.
             session: a new one.
-            transport: what is said goes through it.
+            transport: messages go through it.
             delivery: runs the callbacks of what has ended.
-            room: is told when there is room in the table.
+            room: is notified when there is room in the table.
             log: for what people are to know.
             exit_text: see :class:`~.outage.Outage`.
         """
@@ -148,7 +148,7 @@ class ClientConversation:
             return False
         future.end(CANCELLED_AND_NOTIFIED, Code.CANCELLED, _CANCELLED, now_s)
         self.queues.cancels.append(future)
-        self.ends.told([future])
+        self.ends.announce([future])
         return True
 
     def put_in_order(self, now_s: float) -> None:
@@ -182,7 +182,7 @@ class ClientConversation:
             self.session.refusal = text
 
     def cancel_all(self, text: str, now_s: float) -> None:
-        """End all that is pending as cancelled; the broker is not told."""
+        """End all that is pending as cancelled, without notifying the broker."""
         self.ends.recover()
         self.ends.end(
             self.table.take_all(), CANCELLED_AND_NOTIFIED, Code.CANCELLED, wire.encode_error(text), now_s

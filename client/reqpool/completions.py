@@ -50,7 +50,7 @@ class Completions:
         Args:
             pending: the table. Taking a request out of it is the claim to end it.
             delivery: runs the callbacks.
-            room: is told that there is room.
+            room: is notified when there is room.
         """
         self.completed = self.failed = self.timeouts = self.cancelled = 0
         self.silent = False
@@ -141,7 +141,7 @@ class Completions:
         self.again.clear()
         # The broker publishes the batch again, as it was not acknowledged.
         self._pending.update((future.seq, future) for future in taken if future._state is PENDING)
-        self.told([future for future in taken if future._state is not PENDING])
+        self.announce([future for future in taken if future._state is not PENDING])
 
     def end(self, futures: list[RequestEntry], state: str, code: Code, data: bytes, now_s: float) -> None:
         """End these, all alike; the other arguments as in :meth:`Future.end`."""
@@ -154,7 +154,7 @@ class Completions:
         ]
         for future in waited:
             future.end_waited(state)
-        self.told(futures)
+        self.announce(futures)
 
     def _count(self, code: int, count: int = 1) -> None:
         if code == Code.OK:
@@ -168,7 +168,7 @@ class Completions:
 
     # --- from any thread --------------------------------------------------------------------------
 
-    def told(self, futures: list[RequestEntry]) -> None:
+    def announce(self, futures: list[RequestEntry]) -> None:
         """Run the callbacks of these, which have ended, and wake who waits for room."""
         with_callbacks = [future for future in futures if future.has_callbacks()]
         if with_callbacks and not self.silent:

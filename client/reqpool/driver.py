@@ -10,8 +10,8 @@ is submitted that no thread waits for.
 The loop's turns are taken under one lock, so the sockets always belong to one thread at a time (ZeroMQ allows
 a hand-over with a full memory barrier, which a lock is).
 
-Flags are looked at without the lock, Dekker-style: the I/O thread says ``parked``, *then* looks for work; who
-brings work adds it, *then* looks at ``parked``. A leader gives the lock back, *then* looks for work.
+Flags are looked at without the lock, Dekker-style: the I/O thread sets ``parked``, *then* looks for work; a
+thread that brings work adds it, *then* looks at ``parked``. A leader releases the lock, *then* looks too.
 
 A third may turn the loop: see :mod:`.relief`.
 """
@@ -62,7 +62,7 @@ class Driver:
         turning: held by the thread that has the turn.
         disturbed: a leader's turn was cut short by an exception (a signal handler's, Ctrl-C): what it had
             in hand is to be put in order before the next one.
-        relieving: the loop is turned in the I/O thread's stead, while it is away.
+        relieving: another thread turns the loop while the I/O thread is away.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Driver:
             loop.work()
 
     def relieve(self, loop: Turnable, away: Callable[[], bool]) -> None:
-        """Turn the loop on this thread as long as the I/O thread is ``away()``; not if somebody else does.
+        """Turn the loop on this thread as long as the I/O thread is ``away()``, unless another thread does.
 
         When that one is back, it is to end the turn's sleep if this is :attr:`relieving`.
         """

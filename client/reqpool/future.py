@@ -50,10 +50,10 @@ class FutureOwner(EntryOwner, Protocol):
         """
 
     def watch(self) -> None:
-        """Somebody looks for ends without leading: see that the I/O thread is at its work."""
+        """Have the I/O thread turn the loop: a thread looks for the end without leading."""
 
     def end_if_abandoned(self, future: Future[Any]) -> None:
-        """End it if this is a forked child, where nobody else will."""
+        """End it if this is a forked child, where nothing else will."""
 
 
 class Future(RequestEntry, concurrent.futures.Future[T]):
@@ -69,7 +69,7 @@ class Future(RequestEntry, concurrent.futures.Future[T]):
 
     @property
     def request_id(self) -> str:
-        """``"<session>-<sequence>"``, as in errors and in the pool's own logs; tells nothing secret."""
+        """``"<session>-<sequence>"``, as in errors and in the pool's own logs; not a secret."""
         return f"{self._owner.session_label}-{self.seq}"
 
     @property
@@ -94,7 +94,7 @@ class Future(RequestEntry, concurrent.futures.Future[T]):
     def cancel(self) -> bool:
         """End the request as cancelled, unless it has ended already.
 
-        The cluster is told; if the request is on its way to the upstream it may still act on it.
+        The cluster is notified; an upstream that the request has reached may still act on it.
         Callbacks run on the pool's I/O thread, which another relieves when one takes long.
 
         Returns:
@@ -208,7 +208,7 @@ class Future(RequestEntry, concurrent.futures.Future[T]):
         Threads that look at the same time may all do so; what is kept first is everyone's.
         """
         code, data = self._code, self._data
-        if self._value is not UNDECODED:  # another thread kept it, and then let go of the data
+        if self._value is not UNDECODED:  # another thread kept it, and then dropped the data
             return self._value
         if code == 0:
             try:
@@ -281,7 +281,7 @@ class Future(RequestEntry, concurrent.futures.Future[T]):
     def _make_condition(self) -> threading.Condition:
         condition: threading.Condition = self.__dict__.setdefault("_made_condition", threading.Condition())
         self._owner.watch()
-        # One that holds it has been here before; its ender may be waiting for it to let go.
+        # A thread that holds it has been here before; the ender may be waiting for it to release it.
         if self.seq not in self._owner.pending and not condition._is_owned():  # type: ignore[attr-defined]
             # One that goes on under another number comes back there.
             while self._state is PENDING and not self._condition_seen and self.seq not in self._owner.pending:

@@ -1,8 +1,8 @@
 """The I/O of one session, in turns: what time asks for, what is to be sent, a sleep, what has come in.
 
 One thread at a time takes the turn, see :mod:`.driver` and :mod:`.relief`, and with it the sockets. Other
-threads append to a queue, and wake that thread only if it sleeps. It says that it is about to (``idle``),
-*then* looks into the queues once more; they append, *then* look at ``idle``: one of the two sees the other.
+threads append to a queue, and wake that thread only if it sleeps. It sets ``idle``, *then* looks into the
+queues again; they append, *then* look at ``idle``: one of the two sees the other.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .url_check import Lookup
 log = logging.getLogger("reqpool")
 
 GOODBYE_LINGER_MS = 200
-"""How long ZeroMQ may take to send what was said before closing."""
+"""How long ZeroMQ may take to send the last messages before closing."""
 PARK_S = 0.2
 """How long after the last lone request the I/O thread comes back, if heartbeats are not so frequent that they
 would come late."""
@@ -161,8 +161,8 @@ class IoLoop:
             self._conversation.say_goodbye(monotonic())
             self._end(CLOSED)
         except BaseException:
-            # A fault of ours, or of a kind's, must not leave anybody waiting. First of all, for a log's
-            # handler may raise as well.
+            # A fault here, or of a kind, must not leave callers waiting. First of all, as a log's handler
+            # may raise as well.
             self._end("the pool's I/O failed; see the log")
             with contextlib.suppress(Exception):
                 log.exception("the I/O of a reqpool.Pool failed")

@@ -127,7 +127,7 @@ class ListenerProbe:
 
     def turn(self, url: str) -> None:
         """Begin to look, or stop. Call it when it is due."""
-        if self._probe is not None:  # it is silent, as a frozen broker is: liveness tells what comes of it
+        if self._probe is not None:  # it is silent, as a frozen broker is: liveness decides what comes of it
             self.end()
             return
         self.due_s = monotonic() + PROBE_S

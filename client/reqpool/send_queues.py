@@ -20,7 +20,7 @@ from .session_state import SessionState
 BATCHES_PER_TURN = 64
 """Most batches sent from a queue before what has come in is looked at again."""
 UNPINNED_REMEMBERED = 1_000
-"""The last pins that were released, about which a new connection's broker is told again."""
+"""The last pins that were released: UNPIN is sent again for them on a new connection."""
 
 
 class Intake(Protocol):
@@ -44,14 +44,14 @@ class Intake(Protocol):
 
 
 class SendQueues:
-    """Requests to be sent, and what the broker is to be told of cancelled ones and of pins.
+    """Requests to be sent, cancellations, and pins to be released.
 
     One thread at a time may call its methods. Any thread may append to ``outbox``, ``cancels``, ``unpins``.
 
     Attributes:
         outbox: what was submitted and not yet sent.
-        cancels: cancelled requests of which the broker was not yet told.
-        unpins: released pins of which the broker was not yet told.
+        cancels: cancelled requests for which no CANCEL was sent yet.
+        unpins: released pins for which no UNPIN was sent yet.
         backlog: what is submitted again on a new connection.
         large: what waits for room for its large payload.
         large_again: likewise, of what is submitted again: until these have gone out, not all has been.
@@ -132,7 +132,7 @@ class SendQueues:
             ]
         )
         if not intake.submit(head):
-            return False  # the connection is about to be given up: nobody misses the number
+            return False  # the connection is being given up, and its numbers with it
         entry.connection = session.connection
         self.batches_out += 1
         due_s = deadline_s + CLUSTER_GRACE_S

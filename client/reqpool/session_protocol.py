@@ -1,7 +1,7 @@
 """One client's session with a broker, docs/protocol.md#a-clients-session: sans-IO.
 
-The stub that owns the sockets and the clock calls :class:`SessionProtocol` with what it received and with the
-time; what is to be done comes back as a list of actions, to be done in order.
+The owner of sockets and clock calls :class:`SessionProtocol` with received messages and with the time, and
+gets a list of actions to be carried out in order.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class SessionProtocol:
         ignored: messages that were illegal, or stale.
         keeping: which settings the broker keeps for this connection.
         heartbeat_s: how often a heartbeat is sent.
-        heard_s: when the broker was heard last, monotonic.
+        heard_s: when the last message from the broker was taken, monotonic.
         answered_s: when it last answered another heartbeat of ours, and so had heard us.
-        liveness_s: a connection on which nothing is heard for so long is given up.
+        liveness_s: a connection is given up when nothing was received on it for this span.
         takes_apart: it takes large payloads in frames of their own.
         submits: what was submitted on this connection.
         results: what was received.
@@ -158,12 +158,12 @@ class SessionProtocol:
                 raise ProtocolError("RESULTS without a blob")
             if fields[0] != self._epoch:
                 raise ProtocolError(f"{verb.name} of epoch {fields[0]}, expected {self._epoch}")
-            # The blob is read before anything changes; a repeated one is read in vain, but is rare.
+            # The blob is read before anything changes; a repeated one need not be read, but is rare.
             flat = self._entries(blob) if verb is Verb.RESULTS and blob is not None else ()
             if verb is Verb.GOODBYE:
                 _, text, acked, latest, unrun, doubtful = fields
                 # A broker that ends before anything was submitted to it knows nothing of what is pending, and
-                # what the one before said of that still holds.
+                # what the previous one reported about them still holds.
                 if self.state is not SessionState.SUBSCRIBING:
                     unrun = (unrun or doubtful is not None) and latest <= self.results.received
                     is_settled = self.resubmission.is_settled(acked)
@@ -233,7 +233,7 @@ class SessionProtocol:
         self.results.settled = self.results.received
 
     def interrupted(self, now_s: float) -> list[Action]:
-        """Begin anew from what is settled: something was cut short, and where is not known."""
+        """Start again from what is settled: a turn was cut short, and it is not known where."""
         self.results.received = self.results.settled
         return (
             []
@@ -335,7 +335,7 @@ class SessionProtocol:
             said = f"the broker could not read a message from this client: {text}"
             if self.state is not SessionState.OPEN or not self.submits.unacked:
                 raise ProtocolError(said)
-            # Nothing says which message it was, and submitted again it would be refused again.
+            # The broker does not report which message it was, and would refuse it again.
             return [*self._lose(now_s, said), EndSubmitted(said)]
         if code == Reject.VERSION:
             text = (

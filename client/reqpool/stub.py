@@ -43,10 +43,10 @@ RETRY_AFTER_S = 0.05
 
 
 class Stub:
-    """One session. Made at a pool's first use, and anew in a forked child.
+    """One session. Made at a pool's first use, and again in a forked child.
 
     Attributes:
-        session_label: stands for the session in ids that are shown; the session id itself is a secret.
+        session_label: identifies the session in displayed ids; the session id itself is a secret.
         pending: the table, sequence number to future.
         abandoned: this is the child of a fork, the session the parent's.
     """
@@ -142,7 +142,7 @@ class Stub:
                 loop.interrupt()
             elif callback is not None and driver.parked:
                 driver.unpark()
-        # The loop says that it has stopped and then empties the table: it saw this one, or is seen here.
+        # The loop sets ``stopped`` and then empties the table: it saw this one, or ``stopped`` is seen here.
         if loop.stopped and pending.pop(seq, None) is not None:
             return None
         return future
@@ -231,7 +231,7 @@ class Stub:
 
     def shut_down(self, timeout_s: float) -> None:
         """See :class:`~reqpool.host.Running`."""
-        # Closing without draining was somebody's decision.
+        # Closing without draining was the caller's decision.
         pending = list(self.pending.values()) if self._loop.drain_until_s > -math.inf else []
         self._conversation.ends.silent = True
         self.begin_close(-math.inf)
