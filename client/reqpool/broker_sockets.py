@@ -95,6 +95,13 @@ class BrokerSockets:
         """End a sleep, or the next one. From any thread."""
         self._watched.wake()
 
+    def abandon(self) -> None:
+        """Touch no socket any more: this is a forked child. From whatever is being done with them."""
+        self.abandoned = True
+        # pyzmq closes no socket of another process; dropping them is safe.
+        self._intake = self._results = None
+        self._readable.clear()
+
     # --- opening and closing --------------------------------------------------------------------
 
     def dial(self, url: str, hello: bytes) -> None:

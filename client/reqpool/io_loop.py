@@ -126,7 +126,7 @@ class IoLoop:
     def abandon(self) -> None:
         """Take no turn any more: this is a forked child."""
         self.closing = self.stopped = self.abandoned = True
-        self._sockets.abandoned = True
+        self._sockets.abandon()
 
     # --- the pool's own threads -------------------------------------------------------------------
 

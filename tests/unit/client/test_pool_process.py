@@ -104,6 +104,40 @@ def test_a_signal_handler_that_forks_while_its_thread_waits_leaves_no_child_wait
     assert (done.stdout, done.stderr) == (f"{[0] * 8}\n", "")
 
 
+FORK_AMID_A_TURN = """
+from reqpool.client_conversation import ClientConversation
+def ask(data):
+    return pool.udp("127.0.0.1:9", data, timeout=20)
+for _ in range(100):
+    ask(b"one").result()
+take, children = ClientConversation.take, []
+def forking(conversation, messages, now_s):
+    # As a handler may at any moment; at this one a message is about to be read.
+    if not children and threading.current_thread() is threading.main_thread():
+        children.append(os.fork())
+        signal.alarm(0 if children[0] else 10)
+        if children[0]:
+            held.cancel()
+    take(conversation, messages, now_s)
+held = ask(b"hold")
+ClientConversation.take = forking
+try:
+    held.result()
+except Exception as error:
+    if not children[0]:
+        os._exit(0 if "parent" in str(error) else 1)
+print(os.waitpid(children[0], 0)[1])
+pool.close()
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_amid_a_turn_leaves_the_sockets_to_the_parent(broker: FakeBroker) -> None:
+    broker.answer = lambda seq, payload: None if payload == b"hold" else (0, payload)
+    done = run_script("import warnings; warnings.simplefilter('ignore')\n" + FORK_AMID_A_TURN, broker.url)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
 UNSENT = """
 future = pool.udp("127.0.0.1:9", b"x", timeout=10)
 pid = os.fork()
