@@ -131,9 +131,11 @@ class SendQueues:
                 )
             ]
         )
-        if not intake.submit(head):
-            return False  # the connection is being given up, and its numbers with it
+        # Set first: what an exception cuts short here counts as sent.
         entry.connection = session.connection
+        if not intake.submit(head):
+            entry.connection = 0
+            return False  # the connection is being given up, and its numbers with it
         self.batches_out += 1
         due_s = deadline_s + CLUSTER_GRACE_S
         if due_s < self._table.due_s:

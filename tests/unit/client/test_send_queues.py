@@ -227,3 +227,21 @@ def test_an_interruption_amid_an_outcome_loses_nothing(monkeypatch: pytest.Monke
     talk.open(1.0)
     talk.conversation.take_one(results(1, future.seq, 0, b"answer"), 1.0)
     assert (future.result(0), ends.completed) == (b"answer", 1)
+
+
+def test_a_request_whose_sending_was_interrupted_counts_as_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = opened()
+    future = lone(talk)
+
+    def interrupted(head: bytes) -> bool:
+        talk.transport.send(head)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(talk.transport, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        talk.conversation.queues.submit_one(future, 0.0)
+    talk.conversation.put_in_order(0.1)
+    talk.open(1.0)
+    talk.conversation.turn(1.0)
+    [[group]] = talk.transport.submits()
+    assert (group.seqs, group.flags & wire.Flag.RESUBMITTED) == ((future.seq,), wire.Flag.RESUBMITTED)
