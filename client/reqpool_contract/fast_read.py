@@ -1,8 +1,8 @@
-"""The messages that nearly every request travels in, read in one look each instead of field by field.
+"""Fast readers of the messages in which nearly all requests travel; not field by field.
 
-A function here accepts only the exact form that is usual, and returns None for anything else, however
-slightly different: the tables of :mod:`.wire` then read it, and they alone explain what is wrong. What a
-function accepts the tables accept with the same values; a test compares them.
+These functions accept only the usual form of a message, and return None for anything that differs from it:
+that is read by the tables of :mod:`.wire`, and only they explain errors. The tables accept everything that
+these functions accept, with the same values; a test compares them.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from .wire import Verb
 _RESULTS = int(Verb.RESULTS)
 _LEASE = int(Verb.LEASE)
 _LEASE_MARK = bytes((_LEASE,))
-"""Behind the first byte, which says how many fields there are."""
+"""Follows the first byte, which contains the number of fields."""
 _LEASE_FIELDS = len(LeaseGroup._fields)
 _INT, _BYTES, _OPTIONAL = {int}, {bytes}, (int, type(None))
 _unpackb, _new = msgpack.unpackb, tuple.__new__
 
 
 def publication(head: bytes, blob: bytes) -> tuple[int, int, int, tuple[Any, ...]] | None:
-    """Read a RESULTS of the broker with one outcome, of a request that took one attempt.
+    """Read the broker's RESULTS with one outcome, of a request that took one attempt.
 
     Args:
         head: the frame after the topic.
-        blob: the one after that.
+        blob: the frame after the head.
 
     Returns:
-        Epoch, number, what is acknowledged, and (seq, code, data); or None.
+        Epoch, number, acknowledged SUBMIT, and (seq, code, data); or None.
     """
     try:
         fields = _unpackb(head, use_list=False)
@@ -64,13 +64,13 @@ def publication(head: bytes, blob: bytes) -> tuple[int, int, int, tuple[Any, ...
 
 
 def lease(frame: Any) -> tuple[int, int, list[LeaseGroup]] | None:
-    """Read a LEASE of groups without pin and trace, all payloads of which are in its head.
+    """Read a LEASE of groups without pin and trace, with all payloads in its head.
 
     Args:
-        frame: a message of one frame, as it came.
+        frame: a message of one frame, as received.
 
     Returns:
-        Epoch, the worker's last heartbeat that the broker had seen, and the groups.
+        Epoch, the worker's last heartbeat that the broker had seen, and the groups; or None.
     """
     if type(frame) is not bytes or frame[1:2] != _LEASE_MARK:  # heartbeats and others are not unpacked twice
         return None

@@ -1,8 +1,8 @@
-"""Whether a message of a peer is fresh: sent not long ago, in this epoch. No clock.
+"""Whether a peer's message is fresh: sent recently, and in this epoch. No clock.
 
-Spans say nothing of the time a message spent in a pipe, so each carries the number of the last heartbeat of
-ours that its sender had seen, and we know when we sent that one. docs/protocol.md#workers is the
-specification; broker and workers decide by the same code.
+Spans do not include the time that a message spent in a pipe, so each message carries the number of the last
+heartbeat from this side that its sender had seen, and this side knows when it sent that one. The
+specification is docs/protocol.md#workers; broker and workers decide by the same code.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections import deque
 
 
 class HeartbeatLog:
-    """Our heartbeats to one peer over one connection after the other, and what it has seen of them.
+    """The heartbeats to one peer, over successive connections, and those that it has seen.
 
     Attributes:
-        epoch: the epoch that messages must be of; None: no connection, so none is fresh.
-        liveness_s: how long after a heartbeat a message is fresh whose sender has seen no later one.
-        number: of our last heartbeat; counts from 1 with each connection.
-        answered: number of our last heartbeat that the peer has seen.
+        epoch: the epoch of fresh messages; None: there is no connection, so none is fresh.
+        liveness_s: time after a heartbeat for which messages are fresh whose sender has not seen a later one.
+        number: number of the last heartbeat; counts from 1 for each connection.
+        answered: number of the last heartbeat that the peer has seen.
         since_s: when the connection began, monotonic.
         heard_s: when the last fresh message came, or the connection began, monotonic.
-        sent: numbers and instants of our heartbeats of the last :attr:`liveness_s`.
+        sent: numbers and times of the heartbeats of the last :attr:`liveness_s`.
     """
 
     __slots__ = ("answered", "epoch", "heard_s", "liveness_s", "number", "sent", "since_s")
@@ -33,7 +33,7 @@ class HeartbeatLog:
         self.sent: deque[tuple[int, float]] = deque()
 
     def begin(self, epoch: int | None, liveness_s: float, now_s: float) -> None:
-        """Begin a connection, with heartbeats from 1 again. With ``epoch`` None no message is fresh."""
+        """Begin a connection, with heartbeats from 1 again. If ``epoch`` is None, no message is fresh."""
         self.epoch = epoch
         self.liveness_s = liveness_s
         self.number = self.answered = 0
@@ -41,7 +41,7 @@ class HeartbeatLog:
         self.sent.clear()
 
     def beat(self, now_s: float) -> int:
-        """Return the number of the heartbeat that is being sent, and remember when that was."""
+        """Return the number of the heartbeat that is being sent, and record the time."""
         self.number += 1
         self.sent.append((self.number, now_s))
         oldest_s = now_s - self.liveness_s
@@ -53,7 +53,7 @@ class HeartbeatLog:
         """Return whether a message is fresh; if so, its sender has been heard.
 
         Args:
-            epoch: the epoch that it names.
+            epoch: the epoch in the message.
             seen: the number of the last heartbeat that its sender had seen; 0: none yet.
             now_s: when it was read.
         """

@@ -1,7 +1,7 @@
-"""Who is at the other end of a Unix stream socket.
+"""The process at the other end of a Unix stream socket.
 
-``SO_PEERCRED`` reports the process that called connect(2) or, at the dialling end, listen(2): pid, uid, gid
-(unix(7)). In a user namespace ids that are not mapped are reported as 65534 (user_namespaces(7)).
+``SO_PEERCRED`` is the process that called connect(2) or, at the connecting end, listen(2): pid, uid, gid
+(unix(7)). In a user namespace, ids that are not mapped appear as 65534 (user_namespaces(7)).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class PeerCredentials(NamedTuple):
 
     @classmethod
     def of(cls, connection: socket.socket) -> Self:
-        """Ask the kernel for those of a connected Unix stream socket.
+        """Return those of a connected Unix stream socket.
 
         Raises:
-            OSError: if it is closed or of another family.
+            OSError: it is closed or of another family.
         """
         packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         return cls(*_UCRED.unpack(packed))
