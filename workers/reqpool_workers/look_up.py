@@ -1,13 +1,11 @@
-"""The look-up of one host name, and a cache of earlier ones. Sans-IO.
+"""The look-up of one host name. Sans-IO.
 
 This file decides which server to ask for what, and when to give up; :mod:`~reqpool_workers.resolver` asks.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from reqpool_contract.errors import BadResponse
@@ -24,9 +22,6 @@ LONGEST_NEGATIVE_TTL_S = 5.0
 """Short, since a missing name may be one that is being set up."""
 FAILURE_TTL_S = 1.0
 """How long a failed look-up is not repeated: long enough that the requests of a burst share it."""
-STALE_S = 300.0
-"""How long after its TTL an answer may be used while no name server answers (RFC 8767)."""
-MAX_KNOWN = 4096
 MAX_ALIASES = 16
 
 _NOERROR, _NXDOMAIN = 0, 3
@@ -213,60 +208,6 @@ def _read(raw: bytes, name: str, rtype: str) -> _Part:
         if record.type == "SOA":
             ttl_s = min(ttl_s, record.ttl, record.value[6])
     return _Part(ttl_s=ttl_s, missing=answer.rcode_number == _NXDOMAIN)
-
-
-# --- what is known --------------------------------------------------------------------------------
-
-
-@dataclass
-class _Known:
-    outcome: Outcome
-    fresh_until_s: float
-    good_until_s: float
-    """When the answer's TTL ends; later it is stale."""
-
-
-class Known:
-    """Outcomes by host name, bounded: the least recently used name is forgotten first."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def get(self, host: str, now_s: float) -> Outcome | None:
-        """Return what is known, while it is valid."""
-        known = self._known.get(host)
-        if known is None or now_s >= known.fresh_until_s:
-            return None
-        self._known.move_to_end(host)
-        return known.outcome
-
-    def stale(self, host: str, now_s: float) -> Found | None:
-        """Return addresses that were valid until recently."""
-        known = self._known.get(host)
-        if known is None or not isinstance(known.outcome, Found) or now_s >= known.good_until_s + STALE_S:
-            return None
-        return known.outcome
-
-    def put(self, host: str, outcome: Outcome, now_s: float) -> Outcome:
-        """Keep an outcome; return it, or the stale addresses to use instead of a failure."""
-        if isinstance(outcome, LookupFailure) and not outcome.known:
-            stale = self.stale(host, now_s)
-            if stale is not None:
-                self._known[host].fresh_until_s = now_s + outcome.ttl_s
-                return stale
-        until_s = now_s + outcome.ttl_s
-        self._known[host] = _Known(outcome, until_s, until_s)
-        self._known.move_to_end(host)
-        if len(self._known) > MAX_KNOWN:
-            self._known.popitem(last=False)
-        return outcome
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._known.clear()
 
 
 # --- the order of addresses -----------------------------------------------------------------------

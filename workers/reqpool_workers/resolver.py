@@ -23,7 +23,8 @@ from . import resolv_conf as resolv_conf_file
 from .datagram_sender import DatagramSender
 from .event_loop import EventLoop
 from .lease import Request, WorkerLease
-from .look_up import RTYPES, Found, Known, LookUp, LookupFailure, Outcome, Step, in_order
+from .look_up import RTYPES, Found, LookUp, LookupFailure, Outcome, Step, in_order
+from .name_cache import NameCache
 from .name_query import NameQuery, end
 from .owed_ports import OwedPorts
 from .protocols.dns import WORKER_KIND
@@ -137,7 +138,7 @@ class Resolver:
             resolv_conf or os.environ.get("REQPOOL_RESOLV_CONF") or RESOLV_CONF, resolv_conf_file.parse
         )
         self._hosts = WatchedFile(hosts or os.environ.get("REQPOOL_HOSTS") or HOSTS, hosts_file.parse)
-        self._known = Known()
+        self._known = NameCache()
         self._known_by: ResolvConf | None = None
         self._running: dict[str, _Running] = {}
         self._answers = _Answers(lambda: loop.wake(self._take_answers))

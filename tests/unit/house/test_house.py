@@ -66,7 +66,7 @@ CORES = {
         "worker_conversation reporting draining granted_slots hosts large_reads lease"
         " address_order close_verdict"
         " lease_outcomes lease_timers leases reports worker_ledger"
-        " broker_liveness look_up outcome_sink reconnect_delay retained_results owed_ports pieces"
+        " broker_liveness look_up name_cache outcome_sink reconnect_delay retained_results owed_ports pieces"
         " connection_pool connection_state worker_upstreams protocols protocols.*"
     ),
     "reqpool_ops": "reign shutdown",
