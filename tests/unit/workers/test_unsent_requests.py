@@ -16,6 +16,8 @@ from reqpool_workers.connection_state import ConnectionState
 from reqpool_workers.event_loop import EventLoop
 from reqpool_workers.lease import Pin
 from reqpool_workers.lease_outcomes import LeaseOutcomes
+from reqpool_workers.owed_ports import OwedPorts
+from reqpool_workers.resolver import Resolver
 from reqpool_workers.stream_origin import StreamOrigin
 from reqpool_workers.worker_ledger import WorkerLedger
 from reqpool_workers.worker_origins import WorkerOrigins
@@ -36,7 +38,8 @@ class Site:
         self.loop = loop
         self.ledger = WorkerLedger()
         self.reports = self.ledger.reports
-        self.origins = WorkerOrigins(loop, LeaseOutcomes(self.ledger), lines(4))
+        ports = OwedPorts()
+        self.origins = WorkerOrigins(loop, LeaseOutcomes(self.ledger), lines(4), Resolver(loop, ports), ports)
         self.name = f"lines://127.0.0.1:{listener.getsockname()[1]}"
         self.origins.grant(self.name, 2, Policy())
         origin = self.origins.reach("lines", self.name, b"")
