@@ -260,6 +260,7 @@ def test_another_one_stands_by_though_no_broker_comes_up_in_time(
     standby.kill()
     supervised.said(f"the stand-by broker (pid {standby.pid}) was killed")
     broker.kill()
+    supervised.said(f"broker (pid {broker.pid}) was killed")
     starting = brokers_of(supervised)
     assert "the broker is back" not in supervised.log()
     flag.unlink()
