@@ -36,14 +36,14 @@ from .runtime import MAX_WORKERS, CannotStart
 from .shutdown import Phase, PhaseEvent, Shutdown
 from .signal_queue import SCALE_SIGNALS, SignalQueue
 
-if TYPE_CHECKING:  # it reads all kinds, which takes as long as all the rest of a start
+if TYPE_CHECKING:  # it loads all kinds, which takes as long as the rest of a start
     from .checked_config import CheckedConfig
 
 ASK_EVERY_S = 1.0
 ASK_OFTEN_S = 0.1
-"""How often the broker is asked while a worker is silent, or one is waited for."""
+"""How often the broker is asked while a worker is silent, or is waited for."""
 ORPHANS_S = 5.0
-"""What the children of a supervisor that was killed get to notice it and end."""
+"""How long the children of a killed supervisor may take to notice that and end."""
 
 log = logging.getLogger("reqpool")
 
@@ -53,14 +53,14 @@ class ClusterPlan:
     """What to run.
 
     Attributes:
-        url: intake to bind, checked.
-        workers: how many worker processes.
-        embedded_parent_pid: die with this process; None for a cluster of its own.
-        drain_s: what workers get to finish what they run when they are told to go, before they are killed.
-        broker: the broker's module, and the workers'; arguments are added.
-        worker: the same of a worker.
-        serve_on_s: how long a cluster that is told to stop serves on, while something runs or is held since
-            before that.
+        url: the intake to bind, checked.
+        workers: the number of worker processes.
+        embedded_parent_pid: the process to end with; None for a cluster of its own.
+        drain_s: how long workers that are told to leave may take to finish before they are killed.
+        broker: the broker's module; arguments are added.
+        worker: a worker's module; likewise.
+        serve_on_s: how long a cluster that is told to stop serves on while requests or pins from before that
+            are left.
         config: names and policies of upstreams, None if there are none. The supervisor closes it.
     """
 
@@ -83,7 +83,7 @@ class Supervisor:
 
     def __init__(self, plan: ClusterPlan) -> None:
         self._plan = plan
-        # An embedded cluster is stopped when its only client has closed: what still runs has no reader.
+        # An embedded cluster is stopped when its only client has closed: no one reads what is still running.
         self._late_level = logging.WARNING if plan.embedded_parent_pid is None else logging.INFO
         self._shutdown = Shutdown(plan.serve_on_s)
         reign = Reign(os.urandom(8))
@@ -104,16 +104,16 @@ class Supervisor:
         Raises:
             CannotStart: if the address is taken or the first broker does not start.
         """
-        os.umask(0o077)  # sockets and locks are this user's alone, wherever they are
+        os.umask(0o077)  # sockets and locks are for this user only, wherever they are
         raise_file_limit()  # for the children, too: a connection costs one, or two
-        early_signals.hold()  # who finds the lock may send one
+        early_signals.hold()  # a process that reads the lock may send one
         self._claim()
         self._signals.catch()
         try:
             self._watch_parent()
             now_s = time.monotonic()
             self._broker.start(now_s)
-            if self._workers_url is not None:  # they need not wait for it: it will be there when they are
+            if self._workers_url is not None:  # workers need not wait: the broker will be up when they are
                 self._fleet.start_all(now_s)
             while self._shutdown.phase is not Phase.OVER:
                 self._turn()
@@ -126,14 +126,14 @@ class Supervisor:
 
     def _claim(self) -> None:
         url = self._plan.url
-        if url.endswith((":0", ":*")):  # any free port: there is nobody to collide with
+        if url.endswith((":0", ":*")):  # any free port: nothing to collide with
             return
         self._lock = runtime.Lock(url, os.getpid(), self._plan.workers)
         self._note_restarts("")
         try:
             runtime.check_free(url, ORPHANS_S if self._lock.after_kill else 0.0)
         except CannotStart:
-            if not self._lock.after_kill:  # else the next one is to wait for those children, too
+            if not self._lock.after_kill:  # otherwise the next one must wait for those children, too
                 self._lock.close()
             raise
 
@@ -174,7 +174,7 @@ class Supervisor:
 
     @property
     def _keeps_standby(self) -> bool:
-        # Not for an embedded one: its only client would pay for it, at each start.
+        # Not for an embedded cluster: its only client would pay for it at each start.
         serves_many = self._plan.embedded_parent_pid is None
         return serves_many and self._shutdown.phase is Phase.RUNNING and self._restart is None
 
@@ -231,7 +231,7 @@ class Supervisor:
         self._broker.tell_config()
 
     def _scale(self, step: int, now_s: float) -> None:
-        """Have one worker more, or one fewer: that one finishes what it runs and hands back the rest."""
+        """Add a worker, or remove one, which finishes what it is running and hands back the rest."""
         count = self._plan.workers + step
         if self._shutdown.phase is not Phase.RUNNING or not 1 <= count <= MAX_WORKERS:
             log.warning(
@@ -306,10 +306,10 @@ class Supervisor:
         wanted = self._shutdown.wants_broker if is_broker else running and not child.leaving
         if wanted:
             child.plan_next(pid, status, now_s)
-        elif status != 0 and -status not in child.signals:  # else that is how it was told to end
+        elif status != 0 and -status not in child.signals:  # otherwise that is how it was told to end
             log.warning("%s (pid %d) %s while stopping", child.name, pid, ended(status))
 
-    # --- the broker's word ---
+    # --- what the broker sends ---
 
     def _hear_broker(self, now_s: float) -> None:
         if self._shutdown.phase is Phase.OVER:
@@ -380,9 +380,9 @@ class Supervisor:
         self._signals.close()
 
     def _remove_embedded(self) -> None:
-        """Remove the folder the parent made for us: it may have been killed, and nobody else knows of it."""
+        """Remove the folder that the parent made: it may have been killed, and only this process knows it."""
         path = runtime.ipc_path(self._plan.url)
         if path is not None:
             runtime.lock_path(self._plan.url).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # the parent was quicker, or keeps something there
+            with contextlib.suppress(OSError):  # the parent was quicker, or has files there
                 path.parent.rmdir()
