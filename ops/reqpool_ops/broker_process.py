@@ -1,12 +1,12 @@
-"""The supervisor's broker: its process, the one that stands by to follow it, and the connections to it.
+"""The supervisor's broker: its process, the stand-by process that follows it, and the connections to it.
 
-A broker imports everything and then waits for a line on its standard input; only then does it bind. So one
-stands by while its predecessor serves, and the time without a broker is that of one bind. To start one takes
-0.3 s of CPU: on a busy machine clients would wait for seconds. It costs 21 MB of memory.
+A broker imports everything and then waits for a line on its standard input; only then does it bind. So a
+stand-by can wait while its predecessor serves, and the time without a broker is that of one bind. Starting a
+broker takes 0.3 s of CPU: on a busy machine clients would wait for seconds. It costs 21 MB of memory.
 
-Linux facts it relies on: SIOCOUTQ of a Unix stream socket counts what the peer has not read yet (unix(7)).
-White space before a JSON text means nothing (RFC 8259, 2): a blank that has been read says that the process
-has come as far as reading, and is not part of the line.
+Linux facts this relies on: SIOCOUTQ of a Unix stream socket counts what the peer has not read yet (unix(7)).
+White space before a JSON text has no meaning (RFC 8259, 2): once a blank has been read, the process has got
+as far as reading, and the blank is not part of the line.
 """
 
 from __future__ import annotations
@@ -35,35 +35,35 @@ from .reign import Reign
 from .runtime import CannotStart
 from .status import StatusClient
 
-if TYPE_CHECKING:  # it reads all kinds, which takes as long as all the rest of a start
+if TYPE_CHECKING:  # it loads all kinds, which takes as long as the rest of a start
     from .checked_config import CheckedConfig
 
 READY_S = 15.0
-"""A broker that has not bound its sockets by then is taken for hung."""
+"""A broker that has not bound its sockets within this span is considered hung."""
 HUNG_S = 10.0
 """So is one that leaves a question unanswered for this long."""
 FROZEN_S = wire.LIVENESS_MS / 1000
-"""And one that does so for this long and has not run meanwhile. Clients and workers give it up by then."""
+"""So is one that does so for this long without having run. Clients and workers give it up by then."""
 UNEASY_S = 1.5
-"""A broker that leaves a question unanswered for this long is looked at more often."""
+"""A broker that leaves a question unanswered for this long is asked more often."""
 GAP_S = 2.0
-"""Looks further apart than this say nothing about the time between them: we did not run, either."""
+"""Looks further apart than this show nothing about the time between them: we did not run, either."""
 STAND_BY_AFTER_S = 1.0
-"""How long after the first broker came up, or one that stood by took over, another is started to stand by:
-clients come first. It does not wait until the present one serves, which may be killed again and again."""
+"""How long after the first broker came up, or the stand-by took over, the next stand-by is started: clients
+come first. It does not wait until the present broker serves, which may be killed again and again."""
 STAND_BY_AGAIN_S = 30.0
-"""When that is tried again, if it did not work, or the one that stood by has ended."""
+"""When that is tried again if it failed, or if the stand-by has ended."""
 RECONNECT_S = 1.0
-"""How often connecting to a broker is tried again, if there were no file descriptors for it."""
+"""How often connecting to a broker is retried if there were no file descriptors for it."""
 
 log = logging.getLogger("reqpool")
 
 
 class RunTime:
-    """For how long a process has not run. One that is busy, or gets little of the CPU, runs.
+    """How long a process has not run. One that is busy, or gets little CPU, does run.
 
-    A stopped one does not, and neither does one that waits for what never comes: the broker's loop turns
-    twenty times a second.
+    A stopped process does not, and neither does one that waits for something that never happens: the broker's
+    loop turns twenty times a second.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class RunTime:
         self._since_s = self._looked_s = -math.inf
 
     def still_s(self, pid: int, now_s: float) -> float:
-        """Look again, and return for how many seconds of our looking it has not run."""
+        """Look again, and return for how many seconds, as far as was looked, it has not run."""
         ran = _ran(pid)
         if not ran or (pid, ran) != (self._pid, self._ran) or now_s - self._looked_s > GAP_S:
             self._pid, self._ran, self._since_s = pid, ran, now_s
@@ -81,7 +81,7 @@ class RunTime:
 
 
 def _ran(pid: int) -> bytes:
-    """Return what changes whenever the main thread of a process has run; empty if the kernel does not say."""
+    """Return what changes whenever a process's main thread has run; empty if it cannot be read."""
     try:
         # Nanoseconds on the CPU come first: Documentation/scheduler/sched-stats.rst of Linux.
         return Path(f"/proc/{pid}/schedstat").read_bytes().split()[0]
@@ -90,19 +90,19 @@ def _ran(pid: int) -> bytes:
 
 
 class BrokerProcess:
-    """The broker of one cluster, one life after the other.
+    """The broker of one cluster, one process after the other.
 
     Args:
         program: the broker's module; arguments are added.
         url: the intake to bind.
         config: names and policies of upstreams, None if there are none.
-        reign: what each broker is told.
+        reign: what each broker is told of the workers.
 
     Attributes:
         child: the present broker.
-        standby: the one that waits for its end, None if none does.
+        standby: the broker that waits for its end, None if there is none.
         urls: of the sockets ``intake``, ``results`` and ``workers``; empty until a broker has bound them.
-        ready: the present one has bound them.
+        ready: whether the present broker has bound them.
     """
 
     def __init__(self, program: list[str], url: str, config: CheckedConfig | None, reign: Reign) -> None:
@@ -115,12 +115,12 @@ class BrokerProcess:
         self._url = url
         self._config = config
         self._reign = reign
-        # What it said until its first line ended.
+        # What it has written of its first line.
         self._said = b""
         self._told_s = 0.0
-        # The configuration that the present one was started with, or has been told to take.
+        # The configuration that the present broker was started with, or has been told to read.
         self._config_version = 0
-        # To the present one; None until it is ready.
+        # Connections to the present broker; None until it is ready.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._intake: StatusClient | None = None
         self._undertaker: zmq.Socket[bytes] | None = None
@@ -132,19 +132,19 @@ class BrokerProcess:
 
     @property
     def children(self) -> list[Child]:
-        """The present broker's place, and that of the one that stands by."""
+        """The present broker, and the stand-by if there is one."""
         return [self.child] if self.standby is None else [self.child, self.standby]
 
     @property
     def sockets(self) -> list[Any]:
-        """What is readable when the broker has said something."""
+        """Sockets that are readable when the broker has sent something."""
         talk = None if self.ready else self.child.talk
         intake = None if self._intake is None else self._intake.socket
         return [socket for socket in (talk, intake) if socket is not None]
 
     @property
     def is_uneasy(self) -> bool:
-        """Does it leave a question unanswered for longer than a busy one would, or has it yet to bind?"""
+        """Whether it has left a question unanswered for longer than a busy one would, or has yet to bind."""
         if self._intake is None:
             return bool(self.urls) and self.child.process is not None
         return self._asked_s - self._answered_s > UNEASY_S
@@ -152,7 +152,10 @@ class BrokerProcess:
     # --- life ---
 
     def start(self, now_s: float) -> None:
-        """Start a broker, or let the one that stands by follow.
+        """Start a broker, or have the stand-by take over.
+
+        Args:
+            now_s: monotonic seconds.
 
         Raises:
             CannotStart: if there are not enough file descriptors, processes or memory for the first one.
@@ -179,7 +182,7 @@ class BrokerProcess:
 
     def _launch(self, child: Child, now_s: float) -> None:
         arguments = [*self._program, "--bind", self.urls.get("intake", self._url)]
-        if self.urls:  # a replacement takes the same places: clients and workers come back by themselves
+        if self.urls:  # a replacement binds the same addresses, so clients and workers find it
             arguments += ["--results", self.urls["results"], "--workers-url", self.urls["workers"]]
         arguments += ["--parent-pid", str(os.getpid()), "--supervised"]
         if self._config is not None:
@@ -190,7 +193,9 @@ class BrokerProcess:
         return 0 if self._config is None else self._config.version
 
     def stand_by(self, now_s: float) -> Child:
-        """Start the broker that is to follow the present one; one that stands by already is of older code.
+        """Start the broker that will follow the present one, and return it.
+
+        A stand-by that is already there is replaced, as it runs older code.
 
         Raises:
             OSError: as :meth:`Child.start`.
@@ -205,11 +210,11 @@ class BrokerProcess:
 
     @property
     def stand_by_s(self) -> float:
-        """When one is to be started to stand by, monotonic; infinity while one does, or before the first."""
+        """When to start a stand-by, monotonic; infinity while there is one, or no broker has been up."""
         return self._stand_by_s if self.standby is None else math.inf
 
     def keep_standby(self, now_s: float) -> None:
-        """Start one that is to stand by, if it is time."""
+        """Start a stand-by if it is time."""
         if now_s >= self.stand_by_s:
             try:
                 self.stand_by(now_s)
@@ -219,29 +224,29 @@ class BrokerProcess:
 
     @property
     def is_standby_warm(self) -> bool:
-        """Has the one that stands by come so far that it only waits for its line?"""
+        """Whether the stand-by has finished its imports and only waits for its line."""
         talk = None if self.standby is None else self.standby.talk
         if talk is None:
             return False
         return int.from_bytes(fcntl.ioctl(talk, termios.TIOCOUTQ, bytes(4)), "little") == 0
 
     def drop_standby(self) -> None:
-        """End the one that stands by; nobody has heard of it."""
+        """Kill the stand-by, which has no clients yet."""
         if self.standby is not None:
             self.standby.signal(signal.SIGKILL)
             self.standby.wait()
             self.standby = None
 
     def dismiss(self, now_s: float) -> None:
-        """Have the present one say goodbye and end."""
+        """Have the present broker say goodbye and end."""
         self.child.kill_s = now_s + BROKER_ENDS_S
         self.child.signal(signal.SIGTERM)
 
     def reap(self, now_s: float) -> tuple[int, int] | None:
-        """Take note of ends, also of the one that stands by.
+        """Note that processes have ended, the stand-by included.
 
         Returns:
-            The pid and exit status of the present one; None if it has not ended.
+            The pid and exit status of the present broker; None if it has not ended.
         """
         if self.standby is not None:
             pid, status = self.standby.pid, self.standby.reap()
@@ -263,10 +268,10 @@ class BrokerProcess:
         self._reign.broker_ended()
         return pid, status
 
-    # --- what it says ---
+    # --- what it sends ---
 
     def hear(self, now_s: float) -> bool:
-        """Read the line of a broker that has bound its sockets; returns True when that comes."""
+        """Read the line that a broker writes once it has bound its sockets; return whether it has come."""
         talk = self.child.talk
         if self.ready or talk is None:
             if now_s >= self._connect_s:
@@ -281,7 +286,7 @@ class BrokerProcess:
         if not self.urls:
             self._stand_by_s = now_s + STAND_BY_AFTER_S
         said = json.loads(line)
-        # A dual-stack socket names its IPv4 address in the mapped form (RFC 4291, 2.5.5.2).
+        # A dual-stack socket reports its IPv4 address in the mapped form (RFC 4291, 2.5.5.2).
         self.urls = {
             name: said[name].replace("[::ffff:127.0.0.1]", "127.0.0.1")
             for name in ("intake", "results", "workers")
@@ -294,7 +299,7 @@ class BrokerProcess:
     def _judge_start(self, now_s: float) -> None:
         """Kill a broker that hangs before it has bound its sockets."""
         waited_s = now_s - self._told_s
-        # One that stood by may have been frozen for hours. The very first may have to wait for a slow disk.
+        # A stand-by may have been frozen for hours. The very first broker may have to wait for a slow disk.
         still_s = self._run_time.still_s(self.child.pid, now_s) if self.urls else 0.0
         is_frozen = min(waited_s, still_s) > FROZEN_S
         if is_frozen or waited_s > READY_S:
@@ -307,7 +312,7 @@ class BrokerProcess:
             self.child.signal(signal.SIGKILL)
 
     def report(self, now_s: float) -> dict[str, Any] | None:
-        """Return the newest STATUS report that has come, None if none has."""
+        """Return the newest STATUS report that has come, None if there is none."""
         if self._intake is None:
             return None
         try:
@@ -326,7 +331,7 @@ class BrokerProcess:
 
         Args:
             now_s: monotonic seconds.
-            every_s: how long the last question may be ago.
+            every_s: how long ago the last question may be.
         """
         if self._intake is None:
             return
@@ -349,7 +354,7 @@ class BrokerProcess:
                 self._intake.ask(int(now_s * 1000))
 
     def _can_judge(self, now_s: float) -> bool:
-        """Could we have reached it? For want of file descriptors libzmq waits in silence for better times."""
+        """Return whether it could be reached: without file descriptors libzmq waits in silence."""
         try:
             socket.socket(socket.AF_UNIX).close()
         except OSError as error:
@@ -360,17 +365,17 @@ class BrokerProcess:
             return False
         return True
 
-    # --- what it is told ---
+    # --- what is sent to it ---
 
     def tell_config(self) -> None:
-        """Have the broker take a configuration that has changed, as soon as it can take a signal."""
+        """Have the broker read a configuration that has changed, as soon as it can handle a signal."""
         version = self._current_version()
         if self.ready and self._config_version != version:
             self._config_version = version
             self.child.signal(signal.SIGHUP)
 
     def tell_news(self) -> None:
-        """Tell it what has become of workers; until it can be reached, that waits."""
+        """Report starts and ends of workers to it; until it can be reached, they wait."""
         if self._undertaker is not None:
             for head in self._reign.take_news():
                 self._undertaker.send(head, zmq.DONTWAIT)
@@ -382,7 +387,7 @@ class BrokerProcess:
             self._intake = StatusClient(self.urls["intake"], self._context)
             self._undertaker = self._context.socket(zmq.DEALER)
             self._undertaker.linger = 0
-            self._undertaker.sndhwm = 0  # a death that is dropped would put in doubt what is not
+            self._undertaker.sndhwm = 0  # a dropped death would put requests in doubt that are not
             self._undertaker.connect(self.urls["workers"])
         except zmq.ZMQError as error:
             self._log.error("cannot connect to the broker: %s; retrying in %g s", error, RECONNECT_S)
@@ -392,7 +397,7 @@ class BrokerProcess:
         self.tell_news()
 
     def _hang_up(self) -> None:
-        """Close what led to a broker that is gone: what sits in the pipes is not for its successor."""
+        """Close the connections to a broker that is gone: what is left in them is not for its successor."""
         if self._intake is not None:
             self._intake.close()
         if self._undertaker is not None:

@@ -1,9 +1,9 @@
-"""``reqpool.toml`` as it was when it was last found right, for the broker and for those that replace it.
+"""The last valid ``reqpool.toml``, for the broker and for those that replace it.
 
-The supervisor reads and checks the file; the broker is handed what came of it. So what is checked is what
-runs, and a broker that is replaced starts with what its predecessor ran with, whatever has become of the
-file, of password files and of certificates meanwhile. It lies in memory (memfd_create(2)), never on disk: the
-secrets are in it.
+The supervisor reads and checks the file; the broker is given the result. So what runs is what was checked,
+and a new broker starts with its predecessor's configuration, whatever has happened to the file, to password
+files and to certificates in the meantime. It is kept in memory (memfd_create(2)), never on disk, as it
+contains the secrets.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from . import config_file
 
 
 class CheckedConfig:
-    """A configuration file and what was last read of it.
+    """A configuration file and the last valid configuration read from it.
 
     Args:
         path: of the file.
 
     Attributes:
-        config: what was last found right.
-        version: how often that has changed.
+        config: the last valid configuration.
+        version: how often it has changed.
 
     Raises:
         ConfigError: if anything about the file is wrong.
@@ -42,18 +42,18 @@ class CheckedConfig:
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
     def reload(self) -> str:
-        """Read the file anew.
+        """Read the file again.
 
         Returns:
-            What changed, by name; empty if nothing did.
+            The names of what changed; empty if nothing did.
 
         Raises:
-            ConfigError: if anything about it is wrong; what was right before stays.
+            ConfigError: if anything about it is wrong; the configuration then stays as it was.
             OSError: if there are not enough file descriptors; likewise.
         """
         config = config_file.load(self._path)
         said = changes(self.config, config)
-        # A new one in the place of the old: who is reading the old one reads it to its end.
+        # A new file replaces the old one: a process that is reading the old one can read it to its end.
         fresh = _in_memory(config)
         os.dup2(fresh, self._fd, inheritable=False)
         os.close(fresh)
@@ -62,7 +62,7 @@ class CheckedConfig:
         return said
 
     def close(self) -> None:
-        """Forget it."""
+        """Release the memory."""
         os.close(self._fd)
 
 

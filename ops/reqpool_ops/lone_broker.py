@@ -15,7 +15,7 @@ from . import config_file
 
 
 def main() -> int:
-    """Run a broker until it is told to end; it reads the file at the start, and again at each SIGHUP."""
+    """Run a broker until it is told to end; it reads the file at its start and at each SIGHUP."""
     parser = argparse.ArgumentParser(prog="reqpool_ops.lone_broker", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", required=True)
     options, others = parser.parse_known_args()
