@@ -1,4 +1,4 @@
-"""The supervisor's children: how one is started, and when a dead one is started again."""
+"""The supervisor's children: how one is started, and when one that has ended is replaced."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from reqpool_contract.counted_log import CountedLog
 ORDERLY = 0
 """Exit status of a broker or worker that ended as it was told to, and left nothing in doubt."""
 BOOT_FAILURE = 2
-"""Exit status of a broker or worker that could not start: wrong arguments, or an address it cannot have."""
+"""Exit status of a broker or worker that could not start: wrong arguments, or an address it cannot bind."""
 NEVER_BEGAN = -signal.SIGTERM
-"""Status of one that was told to end while it was starting. A worker that has come as far as HELLO handles
-the signal, and never dies of it."""
+"""Status of one that was told to end while it was starting. A worker that has got as far as HELLO handles the
+signal, and never dies of it."""
 QUICK_S = 5.0
-"""A child that lived shorter than this failed quickly."""
+"""A child that lived for less than this failed quickly."""
 MANY_FAILURES = 4
-"""Quick failures in a row after which the supervisor says so, and slows down."""
+"""After this many quick failures in a row the supervisor logs it, and slows down."""
 FIRST_DELAY_S = 0.05
 FIRST_SLOW_DELAY_S = 2.0
-"""The first one after those."""
+"""The first delay after those failures."""
 LONGEST_DELAY_S = 30.0
 LONGEST_SERVED_S = 0.8
-"""The same where a child had come up. It can start, so a longer wait helps nobody, and all clients wait for a
-broker. A start costs 0.3 s of CPU."""
+"""The longest delay if the child had come up. It can start, so a longer wait has no benefit, and all clients
+wait for a broker. A start costs 0.3 s of CPU."""
 
 log = logging.getLogger("reqpool")
 
 
 class Backoff:
-    """When to start a child again. Knows no clock.
+    """When to start a child again. Uses no clock.
 
-    A child that lived well comes back at once, and so does one that ended as it was told to, however often;
-    one that fails again and again is started after spans that double up to 30 s, or to 0.8 s if it comes
-    up each time. They count from one start to the next: a child that lived for longer has waited enough. They
-    are jittered, so that many that died of one cause do not return in step.
+    A child that lived long enough is replaced at once, and so is one that ended as it was told to, however
+    often; one that fails again and again is started after delays that double up to 30 s, or to 0.8 s if it
+    comes up each time. They count from one start to the next: a child that lived for longer needs no delay.
+    They are jittered, so that children that died of one cause do not return in step.
 
     Attributes:
         failures: quick failures in a row.
@@ -61,7 +61,7 @@ class Backoff:
         Args:
             lived_s: how long it lived.
             status: its exit status; :data:`BOOT_FAILURE` counts as quick however long it took.
-            served: it had come up.
+            served: whether it had come up.
         """
         quick = (lived_s < QUICK_S and status not in (ORDERLY, NEVER_BEGAN)) or status == BOOT_FAILURE
         self.failures = self.failures + 1 if quick else 0
@@ -82,14 +82,14 @@ class Child:
         id: 16 random bytes, new for each process.
         process: the process, None while there is none.
         pidfd: readable when the process has ended; -1 while there is none.
-        talk: our end of its standard input and output, if it talks with us.
+        talk: this process's end of its standard input and output, if they lead here.
         started_s: when it was started, monotonic.
-        served: of the last process, once it has ended: it had come up, or was killed before it could and the
-            one before had. Workers are not asked.
-        signals: sent to the process by us.
-        due_s: when to start the next one, monotonic; infinity while there is a process, or none is wanted.
-        log: counts what is said of the place again and again.
-        leaving: the place is to go with its process.
+        served: whether the last process, once it has ended, had come up, or was killed before it could and
+            its predecessor had. Not set for workers.
+        signals: numbers of the signals that were sent to the process from here.
+        due_s: when to start the next process, monotonic; infinity while there is one, or none is wanted.
+        log: counts repeated messages about the place.
+        leaving: whether the place goes with its process.
         kill_s: when to kill a process that has been told to leave, monotonic; infinity if it has not.
     """
 
@@ -119,18 +119,18 @@ class Child:
         Args:
             arguments: what follows the interpreter.
             now_s: monotonic seconds.
-            talks: its standard input and output lead to us; else it has no input, and its output goes where
-                our errors go.
+            talks: whether its standard input and output lead to this process; otherwise it has no input, and
+                its output goes to this process's standard error.
 
         Raises:
-            OSError: if there are not enough file descriptors, processes or memory; no process is left then.
+            OSError: if there are not enough file descriptors, processes or memory; no process is then left.
         """
         with contextlib.ExitStack() as unwind:
             talk = theirs = None
             if talks:
                 talk, theirs = socket.socketpair()
                 unwind.callback(talk.close)
-            # -P: a module in the folder we happen to be started in must not shadow the library.
+            # -P: a module in the current folder must not shadow the library.
             # A group of its own: a terminal's Ctrl-C is for the supervisor, which stops children in order.
             try:
                 process = subprocess.Popen(
@@ -152,12 +152,12 @@ class Child:
         self.due_s = self.kill_s = math.inf
 
     def follow(self, other: Child, now_s: float) -> None:
-        """Take the place of another, with a process that has stood by: its life begins now."""
+        """Take the place of another with a stand-by process, whose life begins now."""
         self.backoff, self.served, self.started_s = other.backoff, other.served, now_s
         self.log = other.log
 
     def put_off(self, error: OSError, now_s: float) -> None:
-        """Try again later to start a process, which failed; nothing that runs is touched for it."""
+        """Plan another attempt to start a process after one has failed; running processes are left alone."""
         delay_s = self.backoff.delay_s(0.0, BOOT_FAILURE)
         self.due_s = now_s + delay_s
         log.error("cannot start %s: %s; retrying in %.1f s", self.name, error.strerror, delay_s)
@@ -182,13 +182,13 @@ class Child:
         return self.id
 
     def signal(self, number: int) -> None:
-        """Send a signal; nothing if there is no process."""
+        """Send a signal; do nothing if there is no process."""
         if self.process is not None:
             self.signals.add(number)
             self.process.send_signal(number)
 
     def kill_late(self, now_s: float) -> bool:
-        """Kill a process that was told to leave and has not; returns True if that was done now."""
+        """Kill a process that was told to leave and has not in time; return whether it was killed now."""
         if self.process is None or now_s < self.kill_s:
             return False
         self.kill_s = math.inf
@@ -196,7 +196,7 @@ class Child:
         return True
 
     def reap(self) -> int | None:
-        """Return the exit status if the process has ended, and forget the process; else None.
+        """Return the exit status if the process has ended, and forget the process; otherwise None.
 
         A process that was killed by signal n has status -n.
         """
@@ -210,16 +210,16 @@ class Child:
         return int(status)
 
     def wait(self) -> None:
-        """Wait until a process that was killed is gone."""
+        """Wait until a killed process has ended."""
         if self.process is not None:
             self.process.wait()
             self.reap()
 
 
 def ended(status: int) -> str:
-    """Say how a process ended: ``was killed by SIGKILL``, ``exited with status 3``."""
+    """Describe how a process ended: ``was killed by SIGKILL``, ``exited with status 3``."""
     if status < 0:
-        # Those over SIGRTMIN have no names.
+        # Signals over SIGRTMIN have no names.
         name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
         return f"was killed by {name}"
     if status == BOOT_FAILURE:

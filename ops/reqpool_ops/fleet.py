@@ -1,4 +1,4 @@
-"""The supervisor's workers: their places, and the processes that fill them."""
+"""The supervisor's workers: their places, and the processes in them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .reign import Reign
 from .report_values import maps
 
 LEAVE_NO_DOUBT = frozenset((ORDERLY, BOOT_FAILURE, NEVER_BEGAN))
-"""How workers end that have nothing left that must not be repeated: in order, or before they had begun."""
+"""Exit statuses of workers that leave no request in doubt: ended in order, or before they had begun."""
 
 log = logging.getLogger("reqpool")
 
@@ -27,13 +27,13 @@ class Fleet:
     Args:
         program: the workers' module; arguments are added.
         count: how many.
-        drain_s: what a worker that is to leave gets to finish what it runs.
-        reign: what brokers are told of them.
-        tell: has the present broker told the news of the reign; called before a process is started, and
+        drain_s: how long a worker that is told to leave may take to finish what it is running.
+        reign: the record from which brokers are told of the workers.
+        tell: sends the news of the reign to the present broker; called before a process is started, and
             after one has ended.
 
     Attributes:
-        workers: all places, those that are to go with their process among them.
+        workers: all places, including those that go with their process.
     """
 
     def __init__(
@@ -49,23 +49,23 @@ class Fleet:
 
     @property
     def staying(self) -> list[Child]:
-        """The places that are not to go with their process."""
+        """The places that stay when their process ends."""
         return [worker for worker in self.workers if not worker.leaving]
 
     @property
     def is_uneasy(self) -> bool:
-        """Is a worker silent for longer than its heartbeats would have it?"""
+        """Whether a worker has been silent for longer than the interval of its heartbeats."""
         return self._watch.is_uneasy
 
     # --- start ---
 
     def start_all(self, now_s: float) -> None:
-        """Have every place filled."""
+        """Have a process started for every place."""
         for worker in self.workers:
             worker.due_s = now_s
 
     def start_due(self, broker_url: str, now_s: float) -> None:
-        """Start the processes whose time has come.
+        """Start the processes that are due.
 
         Args:
             broker_url: the broker's workers socket.
@@ -93,14 +93,14 @@ class Fleet:
             self._watch.started(identity, now_s)
 
     def add(self, now_s: float) -> None:
-        """Have one worker more."""
+        """Add a worker."""
         taken = {worker.name for worker in self.workers}
         worker = Child(next(name for n in itertools.count(1) if (name := f"worker-{n}") not in taken))
         worker.due_s = now_s
         self.workers.append(worker)
 
     def add_beside(self, worker: Child, now_s: float) -> Child:
-        """Have one worker more, which is to follow `worker`; return its place."""
+        """Add a worker that will follow `worker`; return its place."""
         successor = Child(worker.name)
         successor.due_s = now_s
         self.workers.insert(self.workers.index(worker) + 1, successor)
@@ -109,7 +109,7 @@ class Fleet:
     # --- end ---
 
     def dismiss(self, worker: Child, now_s: float) -> None:
-        """Have a worker finish what it runs, hand back the rest, and go, and its place with it."""
+        """Have a worker finish what it is running, hand back the rest, and leave with its place."""
         worker.leaving, worker.due_s = True, math.inf
         if worker.process is None:
             self.workers.remove(worker)
@@ -118,20 +118,20 @@ class Fleet:
         worker.signal(signal.SIGTERM)
 
     def dismiss_all(self, now_s: float) -> None:
-        """Have all go, and no others follow."""
+        """Have all workers leave, and start no others."""
         self._reign.stops()
         self._tell()
-        for worker in self.staying:  # the others are told already; a second time would have them end at once
+        for worker in self.staying:  # the others have been told; a second order would end them at once
             self.dismiss(worker, now_s)
 
     def kill_late(self, now_s: float, level: int) -> None:
-        """Kill those that were to go and have not in time; say so at the log's `level`."""
+        """Kill workers that were told to leave and have not in time; log it at `level`."""
         for worker in self.workers:
             if worker.kill_late(now_s):
                 log.log(level, "%s did not finish within %g s; killed", worker.name, self._drain_s)
 
     def reap(self) -> list[tuple[Child, int, int]]:
-        """Take note of the ends of processes; return the place, pid and exit status of each."""
+        """Note which processes have ended; return the place, pid and exit status of each."""
         found = []
         for worker in list(self.workers):
             pid, status = worker.pid, worker.reap()
@@ -150,15 +150,15 @@ class Fleet:
     # --- what the broker reports ---
 
     def is_live(self, worker: Child) -> bool:
-        """Did the broker's last report say that it has this process, and that it is well?"""
+        """Return whether the broker's last report has this process as live."""
         return worker.process is not None and worker.id.hex() in self._live
 
     def lose_broker(self) -> None:
-        """Nobody reports any more."""
+        """Forget the last report, as its broker is gone."""
         self._live.clear()
 
     def judge(self, report: Mapping[str, Any], now_s: float) -> None:
-        """Take in a broker's report; kill those that hang."""
+        """Read a broker's report, and kill workers that hang."""
         reported = maps(report.get("workers"))
         self._live = {str(worker.get("id")) for worker in reported if worker.get("state") == "live"}
         reasons = self._watch.hung(report, now_s)

@@ -1,15 +1,15 @@
-"""Which workers live, and how many ended with something in doubt: what a supervisor tells its brokers.
+"""Which workers are alive, and how many ended with something in doubt: what a supervisor tells its brokers.
 
-No process, socket or clock. Nothing is remembered of a worker that has ended but that it is counted: a new
-broker compares counts (docs/protocol.md#watermarks), so nobody needs the ids of the dead.
+Uses no process, socket or clock. A worker that has ended is only counted: a new broker compares counts
+(docs/protocol.md#watermarks), so the ids of ended workers are not needed.
 
 What must hold, whatever dies and in whatever order:
 
-* A worker is made known before its process exists, and struck off only when it is certain that it has ended.
-  So no worker ever runs that the broker takes for a stranger, and none is struck off that may still act.
-* A broker learns everything once: what was before its line from the line, what came after it as news.
+* A worker is announced before its process exists, and reported dead only when it has certainly ended. So no
+  worker ever runs that the broker takes for a stranger, and none is reported dead that may still act.
+* A broker learns everything once: earlier events from its line, later ones as news.
 * An end counts unless it was in order. So a client's watermark of `n` deaths covers all ends up to the
-  n-th, and an end that leaves something in doubt is never hidden behind one that does not.
+  n-th, and an end that leaves something in doubt is never concealed by one that does not.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ class Reign:
     """One supervisor's time over its workers and brokers.
 
     Args:
-        id_: 8 random bytes; deaths counted in one reign say nothing about another.
+        id_: 8 random bytes; deaths counted in one reign mean nothing in another.
 
     Attributes:
-        deaths: ends of workers so far that left something in doubt.
+        deaths: how many ends of workers have left something in doubt so far.
     """
 
     def __init__(self, id_: bytes) -> None:
         self.id = id_
         self.deaths = 0
-        # Worker id to: may a broker have leased it anything?
+        # By worker id: whether a broker may have leased it anything.
         self._living: dict[bytes, bool] = {}
         self._has_broker = False
         self._news: list[bytes] = []
         self._stopping = False
 
     def worker_starts(self, worker: bytes) -> None:
-        """A worker's process is about to be started. The news of it should leave before."""
+        """Note that a worker's process is about to be started. The news should be sent before it is."""
         self._living[worker] = self._has_broker
         if self._has_broker:
             self._news.append(wire.encode(Verb.STARTED, worker))
 
     def worker_ended(self, worker: bytes, *, orderly: bool) -> None:
-        """A worker's process has ended for certain, or could not be started.
+        """Note that a worker's process has certainly ended, or could not be started.
 
         Args:
             worker: its id.
-            orderly: it left nothing in doubt.
+            orderly: whether it left nothing in doubt.
         """
-        # One that no broker has ever lived beside cannot have run anything, however it ended.
+        # A worker that never lived at the same time as a broker cannot have run anything, however it ended.
         orderly |= not self._living.pop(worker)
         self.deaths += not orderly
         if self._has_broker:
             self._news.append(wire.encode(Verb.DEAD, worker, self.deaths, orderly))
 
     def stops(self) -> None:
-        """All workers are about to be told to go, and no others follow."""
+        """Note that all workers are about to be told to leave, and that no others follow."""
         self._stopping = True
         if self._has_broker:
             self._news.append(wire.encode(Verb.STOPPING))
@@ -67,8 +67,8 @@ class Reign:
     def broker_starts(self) -> bytes:
         """Return the line for the standard input of a broker that may bind now.
 
-        The one before it has ended. Workers that were started after its end have nothing to report, and the
-        new broker does not wait for them: they follow as news.
+        The previous broker has ended. Workers that were started after that have nothing to report, and the
+        new broker does not wait for them: they are announced as news.
         """
         reporting = [worker.hex() for worker, may_hold in self._living.items() if may_hold]
         self._news = [
@@ -82,7 +82,7 @@ class Reign:
         return json.dumps(line).encode() + b"\n"
 
     def broker_ended(self) -> None:
-        """The broker's process has ended for certain. What it was not told, its successor's line says."""
+        """Note that the broker's process has certainly ended. Its successor's line covers all news."""
         self._has_broker = False
         self._news = []
 

@@ -11,22 +11,22 @@ from .runtime import CannotStart
 from .scale import TAKEN_WITHIN_S, supervisor, tell
 
 RESTART_SIGNAL = signal.SIGRTMIN
-"""One that nobody else sends. It would end a supervisor that does not know it, so that is looked at first."""
+"""No other program sends it. It would end a supervisor that does not know it, so that is checked first."""
 
 
 def restart(url: str) -> str:
     """Have a cluster's supervisor replace all workers and the broker; return when it has.
 
-    A restart that is under way goes on to its end first: it may have begun before what this one is for.
+    A restart in progress is finished first: it may have begun before the change that this one is for.
 
     Args:
         url: the intake.
 
     Returns:
-        What the supervisor has done.
+        What the supervisor reports to have done.
 
     Raises:
-        CannotStart: if no supervisor of this user and machine runs there, or it cannot replace them.
+        CannotStart: if no supervisor of this user runs there on this machine, or it cannot replace them.
     """
     about = supervisor(url)
     if "restarts_asked" not in about:

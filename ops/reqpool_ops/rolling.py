@@ -1,10 +1,10 @@
-"""Replacing all processes of a running cluster, one after the other, while it serves. No clock.
+"""Replacing all processes of a running cluster, one after the other, while it serves. Uses no clock.
 
     for each worker:  start another --live--> tell the old one to go --gone--> next
     the broker:       start another --waits for its line--> tell the old one to go --gone--> give it the line
                       --bound, all workers live--> done
 
-Whatever does not come up in time ends it: what has not been replaced by then goes on as it was.
+It ends early if a process does not come up in time: what has not been replaced by then goes on as before.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .fleet import Fleet
 from .report_values import counted
 
 COME_UP_S = 20.0
-"""What a new process gets until it is live."""
+"""How long a new process may take until it is live."""
 
 Steps = Generator[None, float, str]
-"""Is sent monotonic seconds each time its time has come to look again; returns what was done."""
+"""Is sent monotonic seconds whenever something may have changed; returns what was done."""
 
 
 class RestartFailed(Exception):
-    """A new process did not come up; the text says which."""
+    """A new process did not come up; the text names it."""
 
 
 def replace_all(fleet: Fleet, broker: BrokerProcess) -> Steps:
@@ -37,7 +37,7 @@ def replace_all(fleet: Fleet, broker: BrokerProcess) -> Steps:
     replaced = 0
     for worker, process in [(worker, worker.id) for worker in fleet.staying]:
         if worker.leaving or worker.id != process:
-            continue  # it has ended meanwhile, and what came in its place is new
+            continue  # it has ended meanwhile, and its replacement is new
         successor = fleet.add_beside(worker, now_s)
         try:
             now_s = yield from _until(partial(fleet.is_live, successor), now_s, successor.name)
@@ -45,7 +45,7 @@ def replace_all(fleet: Fleet, broker: BrokerProcess) -> Steps:
             fleet.dismiss(successor, now_s)
             raise
         fleet.dismiss(worker, now_s)
-        while worker in fleet.workers:  # it is killed if it does not go
+        while worker in fleet.workers:  # it is killed if it does not leave
             now_s = yield
         replaced += 1
     try:
@@ -62,7 +62,7 @@ def replace_all(fleet: Fleet, broker: BrokerProcess) -> Steps:
     except RestartFailed:
         broker.drop_standby()
         raise
-    if broker.standby is standby:  # else the old one has died meanwhile, and it has followed
+    if broker.standby is standby:  # otherwise the old one has died meanwhile, and it has taken over
         broker.dismiss(now_s)
     now_s = yield from _until(
         lambda: broker.ready and broker.standby is None and all(map(fleet.is_live, fleet.staying)),

@@ -15,24 +15,24 @@ from .report_values import counted
 from .runtime import CannotStart
 
 TAKEN_WITHIN_S = 10.0
-"""How long a supervisor may take to do as a signal says. One that is starting takes it later:
-the children of one that was killed get 5 s to end."""
+"""How long a supervisor may take to act on a signal. One that is starting does so later: it gives the
+children of a killed one 5 s to end."""
 
 
 def scale(url: str, workers: int) -> None:
-    """Have a cluster's supervisor run so many workers; return when it has agreed, not when all are there.
+    """Have a cluster's supervisor run this many workers; return when it has agreed, not when all are there.
 
     Args:
         url: the intake.
         workers: how many.
 
     Raises:
-        CannotStart: if no supervisor of this user and machine runs there, or it does not do as it is told.
+        CannotStart: if no supervisor of this user runs there on this machine, or it does not obey.
     """
     about = supervisor(url)
     while about["workers"] != workers:
         before = about["workers"]
-        # One at a time: a signal that is sent again before it was taken counts once (signal(7)).
+        # One at a time: a signal that is sent again before it was handled counts once (signal(7)).
         tell(about["pid"], signal.SIGUSR1 if before < workers else signal.SIGUSR2)
         deadline_s = time.monotonic() + TAKEN_WITHIN_S
         while about["workers"] == before:
@@ -48,7 +48,7 @@ def tell(pid: int, number: int) -> None:
     """Send a signal to a supervisor.
 
     Raises:
-        CannotStart: if it has ended since it was looked for.
+        CannotStart: if it has just ended.
     """
     try:
         os.kill(pid, number)
@@ -57,13 +57,13 @@ def tell(pid: int, number: int) -> None:
 
 
 def supervisor(url: str) -> Mapping[str, Any]:
-    """Return what the supervisor of a running cluster has noted about it.
+    """Return what the supervisor of a running cluster has noted in its lock.
 
     Args:
         url: the intake.
 
     Raises:
-        CannotStart: if no supervisor of this user and machine runs there.
+        CannotStart: if no supervisor of this user runs there on this machine.
     """
     for _ in range(10):
         about = runtime.read_lock(url)
