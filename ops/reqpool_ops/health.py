@@ -1,7 +1,6 @@
-"""Is the pool well? Judgement over reports and psutil samples; no socket, no clock.
+"""Whether the pool is well, judged from reports and psutil samples; uses no socket and no clock.
 
-:func:`judge` reads one STATUS report; :class:`Watch` reads them as they come, and tells the supervisor
-which workers hang.
+:func:`judge` reads one STATUS report; :class:`Watch` reads them as they come, and finds workers that hang.
 """
 
 from __future__ import annotations
@@ -16,25 +15,26 @@ from reqpool_contract import wire
 from .report_values import maps, members, number, text
 
 HUNG_AFTER_S = 3 * wire.LIVENESS_MS / 1000
-"""A worker whose process lives but that has been silent for this long is killed and replaced."""
+"""A worker whose process is alive but that has been silent for this long is killed and replaced."""
 BLOCKING_AFTER_S = wire.LIVENESS_MS / 1000
-"""So is one that others wait for, after this: its connections count until it is dead for certain."""
+"""The same, if requests wait for its connections: these count until it is certainly dead."""
 UNEASY_AFTER_S = 2 * wire.HEARTBEAT_MS / 1000
-"""A worker that misses more than one heartbeat is looked at more often."""
+"""If a worker misses more than one heartbeat, reports are fetched more often."""
 REPORT_GAP_S = 2.0
-"""Reports further apart than this say nothing about the time between them."""
+"""Reports further apart than this show nothing about the time between them."""
 LAG_LIMIT_MS = 1_000
-"""A loop whose turn takes longer than this is not well; half the liveness span is near."""
+"""A loop whose turn takes longer than this is not well; it is nearly half the liveness span."""
 
 
 class Watch:
-    """Which workers have fallen silent, by the broker's reports.
+    """Finds workers that have fallen silent, from the broker's reports.
 
-    Silence is counted on the supervisor's clock and only over time that reports cover: a broker that is
-    being replaced, or a supervisor that was stopped itself, makes no worker look hung.
+    Silence is counted on the supervisor's clock, and only over time that reports cover, so that no worker
+    looks hung while a broker is being replaced, or after the supervisor itself was stopped.
 
     Attributes:
-        is_uneasy: one is silent for longer than its heartbeats would have it, and none is about to be killed.
+        is_uneasy: whether a worker has been silent for longer than the interval of its heartbeats, and not
+            for so long that it is killed.
     """
 
     def __init__(self) -> None:
@@ -48,19 +48,19 @@ class Watch:
         self._heard_s[worker] = now_s
 
     def ended(self, worker: bytes) -> None:
-        """Note that it has ended."""
+        """Note that the process with this id has ended."""
         self._heard_s.pop(worker, None)
 
     def hung(self, report: Mapping[str, Any], now_s: float) -> dict[bytes, str]:
-        """Take in a report and say which workers hang.
+        """Read a report and return which workers hang.
 
         Args:
             report: the broker's STATUS report.
             now_s: monotonic seconds.
 
         Returns:
-            Worker id to why it is to be killed: silent for longer than ``HUNG_AFTER_S``, or than
-            ``BLOCKING_AFTER_S`` while requests wait for the connections it holds.
+            Worker ids, and why each must be killed: silent for longer than ``HUNG_AFTER_S``, or than
+            ``BLOCKING_AFTER_S`` while requests wait for its connections.
         """
         if report.get("epoch") != self._epoch or now_s - self._last_report_s > REPORT_GAP_S:
             self._heard_s = dict.fromkeys(self._heard_s, now_s)
@@ -87,14 +87,14 @@ class Watch:
 
 
 def judge(report: Mapping[str, Any], expected_workers: int | None) -> list[str]:
-    """Say what is not well with a pool.
+    """Return what is not well with a pool.
 
     Args:
         report: the broker's STATUS report.
-        expected_workers: how many workers the supervisor keeps; None if nobody knows.
+        expected_workers: how many workers the supervisor runs; None if that is not known.
 
     Returns:
-        One sentence per ailment; empty if the pool is well.
+        One sentence for each ailment; empty if the pool is well.
     """
     ailments = []
     workers = maps(report.get("workers"))
@@ -117,16 +117,16 @@ def judge(report: Mapping[str, Any], expected_workers: int | None) -> list[str]:
 
 
 def lag(name: str, sample: Mapping[str, Any]) -> list[str]:
-    """Say it if a process's loop took too long for one turn."""
+    """Return an ailment if a process's loop took too long for one turn."""
     lag_ms = number(sample.get("loop_lag_ms")) or 0.0
     return [f"{name}'s loop lags by {lag_ms:.0f} ms"] if lag_ms > LAG_LIMIT_MS else []
 
 
 def sample(pid: int) -> dict[str, Any] | None:
-    """Return the psutil sample of a process as heartbeats carry it, without what only its loop knows.
+    """Return the psutil sample of a process as heartbeats carry it, without the figures of its loop.
 
     Args:
-        pid: a process of the same user; it is watched for 50 ms to see its CPU use.
+        pid: a process of the same user; it is watched for 50 ms to measure its CPU use.
 
     Returns:
         ``cpu_percent``, ``rss_bytes``, ``fds``, ``threads``; None if there is no such process.
@@ -144,7 +144,7 @@ def sample(pid: int) -> dict[str, Any] | None:
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """Return the CPU seconds, user and system, that these processes have used so far; the dead count 0."""
+    """Return the CPU seconds, user and system, that these processes have used; ended ones count 0."""
     total_s = 0.0
     for pid in pids:
         try:

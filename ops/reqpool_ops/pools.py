@@ -1,7 +1,7 @@
-"""The pool's connections by upstream, summed from what the broker and its workers report of origins.
+"""The pool's connections by upstream, summed from the origins that the broker and its workers report.
 
-Limits are counted by upstream (scheme, host and port); an upstream has an origin for each database, user and
-the like that requests go to, and an origin's connections are spread over workers.
+Limits are counted by upstream (scheme, host and port). An upstream has an origin for each database, user and
+so on, and an origin's connections are spread over workers.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from reqpool_contract.origin_names import upstream_of
 from .report_values import maps, members, number, text
 
 COUNTS = ("in_flight", "in_use", "idle", "waiting", "overflowed", "pinned")
-"""What a worker's sample counts of an origin, in this order: docs/protocol.md#the-workers-sample"""
+"""The counts that a worker's sample has for an origin, in order: docs/protocol.md#the-workers-sample"""
 LEVELS = ("limit", "granted", "reserved")
-"""What the broker has of each."""
+"""The figures that the broker reports of an origin."""
 
 
 def pools(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -26,8 +26,9 @@ def pools(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         report: the broker's STATUS report.
 
     Returns:
-        For each upstream its ``names`` in the configuration, a list; :data:`LEVELS`; of its workers' samples,
-        half a second old at most, the sums of :data:`COUNTS`; ``open``: connections in use and idle.
+        For each upstream its ``names`` in the configuration, a list; :data:`LEVELS`; the sums of
+        :data:`COUNTS` over its workers' samples, which are at most half a second old; ``open``: connections
+        in use and idle.
     """
     found: dict[str, dict[str, Any]] = {}
     origins = members(report.get("origins"))
@@ -57,5 +58,5 @@ def pools(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def whole(value: Any) -> int:
-    """Return a figure as a whole number, 0 if it is none."""
+    """Return a figure as a whole number, 0 if it is not a number."""
     return round(number(value) or 0)

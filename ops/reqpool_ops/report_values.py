@@ -1,7 +1,7 @@
 """Reading a report whose figures and names come from other processes, and may be anything.
 
-Whoever may connect can send a worker's sample or a session's name. A figure that is none is unknown, and text
-is shown so that it cannot move a terminal's cursor.
+Anyone who can connect can send a worker's sample or a session's name. A figure that is not a number counts as
+unknown, and text is shown so that it cannot move a terminal's cursor.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number, None for everything else."""
+    """Return the value if it is a finite number, otherwise None."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return value
     return None
 
 
 def members(value: Any) -> Mapping[str, Any]:
-    """Return a map, an empty one for everything else."""
+    """Return the value if it is a map, otherwise an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
 def maps(value: Any) -> list[Mapping[str, Any]]:
-    """Return the maps in an array; empty for everything else."""
+    """Return the maps in an array; empty if the value is not an array."""
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, (list, tuple)) else []
 
 
@@ -45,7 +45,7 @@ def counted(number: int, what: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: ids in hex, numbers that are none as null."""
+    """Return a value that JSON can express: ids in hex, NaN and infinity as null."""
     if isinstance(value, Mapping):
         return {text(plain(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

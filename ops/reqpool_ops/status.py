@@ -1,4 +1,4 @@
-"""``reqpool status``: ask the broker how it is, and show the answer as a table."""
+"""``reqpool status``: ask the broker for its report, and show it as tables."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from reqpool_contract import broker_url, wire
 from reqpool_contract.errors import BrokerUnavailable, ProtocolError, UsageError
 from reqpool_contract.masking import without_password
 
+from .pools import pools
 from .report_values import maps, members, number, text
 
 ANSWER_WITHIN_S = 1.5
-"""A broker that does not answer within this span is not well; `status` ends within 2 s in all."""
+"""A broker that does not answer within this span is not well; `status` ends within 2 s in total."""
 
 
 class StatusClient:
@@ -23,14 +24,14 @@ class StatusClient:
 
     Args:
         url: the broker's intake.
-        context: whose sockets to use.
+        context: makes the socket.
     """
 
     def __init__(self, url: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.maxmsgsize = wire.MAX_MESSAGE_BYTES
-        # A broker that starts in a moment is found in a moment; libzmq's own first try is after 100 ms.
+        # A broker that is just starting is then found sooner: libzmq retries after 100 ms by default.
         self.socket.reconnect_ivl = 50
         try:
             self.socket.connect(url)
@@ -39,19 +40,19 @@ class StatusClient:
             raise
 
     def ask(self, number: int | None = None) -> None:
-        """Send the question; an answer may come some day.
+        """Send a question; the answer may come late or never.
 
         Args:
-            number: given back in the report, which may come after the next question; None: there is one only.
+            number: returned in the report, which may come after the next question; None for none.
         """
         query = {} if number is None else {"number": number}
         self.socket.send(wire.encode(wire.Verb.STATUS, query), zmq.DONTWAIT)
 
     def answer(self) -> dict[str, Any] | None:
-        """Return the newest report that has come, None if none has. Never blocks.
+        """Return the newest report that has come, None if there is none. Never blocks.
 
         Raises:
-            ProtocolError: if what came is no answer of a broker.
+            ProtocolError: if the answer is not a broker's.
         """
         report = None
         while True:
@@ -64,7 +65,7 @@ class StatusClient:
                 report = values[0]
 
     def close(self) -> None:
-        """Close the socket; what was not sent is dropped."""
+        """Close the socket; unsent questions are dropped."""
         self.socket.close(0)
 
 
@@ -76,7 +77,7 @@ def fetch(url: str, timeout_s: float = ANSWER_WITHIN_S) -> dict[str, Any]:
         timeout_s: seconds to wait for the answer.
 
     Raises:
-        BrokerUnavailable: if none came in time, the URL is none, or what came is not a broker's.
+        BrokerUnavailable: if no report came in time, the URL is wrong, or the peer is not a broker.
     """
     try:
         broker_url.check(url)
@@ -104,15 +105,13 @@ def fetch(url: str, timeout_s: float = ANSWER_WITHIN_S) -> dict[str, Any]:
 
 
 def render(report: Mapping[str, Any], ailments: Sequence[str], supervisor: Mapping[str, Any] | None) -> str:
-    """Return the report as people read it.
+    """Return the report as text for display.
 
     Args:
         report: as :func:`fetch` returned it.
-        ailments: what :func:`reqpool_ops.health.judge` made of it.
-        supervisor: the psutil sample of the supervisor with its ``pid``, if it runs here.
+        ailments: as :func:`reqpool_ops.health.judge` returned them.
+        supervisor: the psutil sample of the supervisor with its ``pid``; None if it does not run here.
     """
-    from .pools import pools  # reads all kinds, for which a supervisor has no use
-
     parts = ["The pool is well." if not ailments else "Not well: " + text("; ".join(ailments)) + "."]
     rates, counters = members(report.get("rates")), members(report.get("counters"))
     submitted, done = (number(rates.get(key)) or 0.0 for key in ("submitted_per_s", "done_per_s"))
@@ -158,20 +157,20 @@ ORIGIN_KEYS = (
     "queued", "in_flight", "limit", "granted", "reserved", "owners", "done", "failed", "refused",
     "served_per_s", "service_ms",
 )  # fmt: skip
-"""What the broker reports of an origin, and the table shows."""
+"""The figures that the broker reports of an origin and the table shows."""
 ORIGIN_HEAD = ("origin", *(key.replace("_", " ") for key in ORIGIN_KEYS))
 POOL_KEYS = ("limit", "reserved", "granted", "open", "idle", "pinned", "waiting", "overflowed")
-"""What :func:`~reqpool_ops.pools.pools` makes of an upstream, and the table shows."""
+"""The figures of :func:`~reqpool_ops.pools.pools` that the table shows."""
 POOL_HEAD = ("upstream", "name", *POOL_KEYS)
 SESSION_KEYS = (
     "pid", "pending", "unacked", "done", "refused", "pending_percent", "bytes_percent", "messages_percent",
 )  # fmt: skip
-"""What the broker reports of a session, and the table shows as it is."""
+"""The figures that the broker reports of a session and the table shows unchanged."""
 SESSION_HEAD = ("session", *(key.replace("_percent", " %") for key in SESSION_KEYS), "silent s", "age")
 
 
 def short(origin: Any) -> str:
-    """Return an origin's name for a table: of its digest only what tells it from others."""
+    """Return an origin's name for a table, shortened; enough of its digest stays to tell origins apart."""
     public, mark, digest = text(origin).partition("#")
     if len(public) > ORIGIN_CHARACTERS:
         public = f"{public[: ORIGIN_CHARACTERS * 2 // 3]}…{public[-ORIGIN_CHARACTERS // 3 :]}"
@@ -200,7 +199,7 @@ def processes(report: Mapping[str, Any], supervisor: Mapping[str, Any] | None) -
 
 
 def figures(sample: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return one process's sample as cells; what is not known stays empty."""
+    """Return one process's sample as cells; unknown figures are left blank."""
     return (
         decimal(sample.get("cpu_percent")),
         decimal(sample.get("rss_bytes"), 1e-6),
@@ -221,19 +220,19 @@ def flat(counters: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
 
 
 def decimal(value: Any, factor: float = 1.0) -> str:
-    """Return a figure times `factor` with one decimal, empty if it is none."""
+    """Return a figure times `factor` with one decimal; empty if it is not a number."""
     figure = number(value)
     return "" if figure is None else f"{figure * factor:.1f}"
 
 
 def count(value: Any) -> str:
-    """Return a whole figure, empty if it is none."""
+    """Return a figure as a whole number; empty if it is not a number."""
     figure = number(value)
     return "" if figure is None else f"{figure:.0f}"
 
 
 def span(value: Any) -> str:
-    """Return a span in seconds as people say it: ``45 s``, ``3 min``, ``2.5 h``."""
+    """Return a span in seconds for display: ``45 s``, ``3 min``, ``2.5 h``."""
     seconds = number(value)
     if seconds is None:
         return "?"
@@ -243,7 +242,7 @@ def span(value: Any) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return aligned columns, the first to the left, others to the right; empty without rows."""
+    """Return aligned columns, the first left-aligned, the others right-aligned; empty without rows."""
     if not rows:
         return ""
     cells = [list(head)] + [[text(cell) for cell in row] for row in rows]
