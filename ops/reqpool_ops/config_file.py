@@ -1,7 +1,7 @@
 """``reqpool.toml``: reading and checking it. docs/operations.md has the table of its keys.
 
-All that is wrong with a file is said at once, each problem with file, line and key. What may be a password,
-and what stands where somebody may have put one, is never shown.
+All problems of a file are reported at once, each with file, line and key. A possible password, or a value in
+a place where one may have been put by mistake, is never shown.
 """
 
 from __future__ import annotations
@@ -67,18 +67,18 @@ _NO_PASSWORD_HERE = (
 )
 
 Place = tuple[str, ...]
-"""Where something stands in the file: ``("upstreams", "cache", "url")``."""
+"""A place in the file: ``("upstreams", "cache", "url")``."""
 
 
 class ConfigError(UsageError):
-    """A configuration file that is not accepted; a line of the text for each problem, in the file's order."""
+    """A configuration file that is not accepted; the text has a line for each problem, in their order."""
 
 
 class Installed(NamedTuple):
-    """The kinds that upstreams can be of.
+    """The kinds that upstreams can have.
 
     Attributes:
-        kinds: those that were found.
+        kinds: those that could be loaded.
         broken: why others could not be loaded, by name.
     """
 
@@ -96,9 +96,7 @@ def installed() -> Installed:
     for name in sorted(registered("reqpool.kinds").names):
         try:
             kinds.append(find(name))
-        except (
-            Exception
-        ) as error:  # anybody's package: one that is broken must not keep the others from working
+        except Exception as error:  # any package may be here: a broken one must not stop the others
             broken[name] = f"{type(error).__name__}: {error}"
     return Installed(tuple(kinds), broken)
 
@@ -107,7 +105,7 @@ def load(path: str | os.PathLike[str]) -> Config:
     """Read and check a file, and the files and environment variables that it names.
 
     Args:
-        path: of the file; relative paths in it start at its folder.
+        path: the file's; paths in it are relative to its folder.
 
     Raises:
         ConfigError: if anything about it is wrong.
@@ -133,9 +131,9 @@ def read(text: str, file: str, environ: Mapping[str, str], known: Installed | No
 
     Args:
         text: the file's.
-        file: its path, for errors and as the place where relative paths start.
+        file: its path, for errors; paths in the text are relative to its folder.
         environ: environment variables.
-        known: the kinds; None for those that are installed.
+        known: the kinds; None for the installed ones.
 
     Raises:
         ConfigError: if anything about it is wrong.
@@ -145,7 +143,7 @@ def read(text: str, file: str, environ: Mapping[str, str], known: Installed | No
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax(str(error), text, file)) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits, deeply nested brackets
         raise ConfigError(f"{file}:1: not a configuration file: {error}") from error
     reader = _Reader(Path(file).absolute().parent, environ, known)
     config = reader.config(tables)
@@ -158,7 +156,7 @@ def read(text: str, file: str, environ: Mapping[str, str], known: Installed | No
 
 
 def _syntax(said: str, text: str, file: str) -> str:
-    """Put what tomllib says of a syntax error into the form of the other problems."""
+    """Put tomllib's text for a syntax error into the form of the other problems."""
     place = re.search(r" \(at line (\d+), column (\d+)\)$", said)
     if place is None:
         last = len(text.split("\n")) - text.endswith("\n")
@@ -167,7 +165,7 @@ def _syntax(said: str, text: str, file: str) -> str:
 
 
 class _Reader:
-    """Checks one file's tables and keeps what is wrong with them, by place."""
+    """Checks one file's tables and collects the problems, by place."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str], known: Installed | None) -> None:
         self.problems: list[tuple[Place, str]] = []
@@ -192,7 +190,7 @@ class _Reader:
         return Config(upstreams, defaults, clients)
 
     def _upstream(self, name: str, about: object, defaults: Policy) -> NamedUpstream | None:
-        """Read one table; None if anything about it is wrong."""
+        """Read one upstream's table; return None if anything about it is wrong."""
         problems_before = len(self.problems)
         at = ("upstreams", name)
         if not NAME.fullmatch(name):
@@ -222,7 +220,7 @@ class _Reader:
         return NamedUpstream(name, tuple(kind.name for kind in kinds), endpoint, unnamed, policy)
 
     def _kinds(self, at: Place, table: dict[str, Any], texts: dict[str, str]) -> list[Kind]:
-        """Find the kinds that a URL's scheme belongs to; empty, and a problem, if there are none."""
+        """Return the kinds that a URL's scheme belongs to; none, and a problem noted, if there are none."""
         if "url" not in texts:
             if "url" not in table:
                 self._problem(at, "has no url")
@@ -256,7 +254,7 @@ class _Reader:
         if variable is not None and file is not None:
             self._problem((*at, "password_file"), "password_env is also given; give only one of the two")
         elif variable is not None:
-            # Its name is not shown: it may be the password itself, put in the wrong place.
+            # Its name is not shown: it may be the password itself, given in the wrong key.
             password = self._environ.get(variable)
             if password:
                 return password
@@ -281,7 +279,7 @@ class _Reader:
         return password
 
     def _tls(self, at: Place, about: object) -> Tls | None:
-        """Read a table ``tls``, and see whether the files that it names can be used."""
+        """Read a table ``tls``, and check that the files that it names can be used."""
         problems_before = len(self.problems)
         table = self._table(at, about)
         self._check_keys(at, table, (*_TLS_TEXTS, "verify"))
@@ -299,7 +297,7 @@ class _Reader:
         try:
             tls = Tls(verify=bool(verify), server_name=texts.get("server_name"), **paths)
             if len(self.problems) == problems_before:
-                tls.settings()  # are they small enough to travel?
+                tls.settings()  # raises if they are too large to be sent
         except UsageError as error:
             self._problem(at, error.text)
             return None
@@ -315,7 +313,7 @@ class _Reader:
     # --- values ---
 
     def _limits(self, at: Place, table: dict[str, Any], kinds: Iterable[Kind] = ()) -> dict[str, Any]:
-        """The limits of upstreams in a table that are right."""
+        """Return the valid limits of upstreams in a table."""
         limits = self._in_range(at, table, _LIMITS)
         for kind in kinds:
             wrong, right = ("max_in_flight", "max_connections")
@@ -328,7 +326,7 @@ class _Reader:
         return limits
 
     def _in_range(self, at: Place, table: dict[str, Any], ranges: Mapping[str, _Range]) -> dict[str, Any]:
-        """The numbers in a table that are right."""
+        """Return the valid numbers in a table."""
         right = {}
         for name, allowed in ranges.items():
             if name not in table:
@@ -336,7 +334,7 @@ class _Reader:
             value = table[name]
             whole = "whole" in allowed.what
             fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-            if fits and allowed.lowest <= value <= allowed.highest:  # NaN is nowhere
+            if fits and allowed.lowest <= value <= allowed.highest:  # not true of NaN
                 right[name] = value
             else:
                 rule = f"{allowed.what} from {allowed.lowest} to {allowed.highest}"
@@ -344,7 +342,7 @@ class _Reader:
         return right
 
     def _texts(self, at: Place, table: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
-        """The texts in a table that are right."""
+        """Return the valid strings in a table."""
         texts = {}
         for name in names:
             value = table.get(name)
@@ -355,7 +353,7 @@ class _Reader:
         return texts
 
     def _table(self, at: Place, about: object) -> dict[str, Any]:
-        """Return a table; an empty one if it is none."""
+        """Return a value if it is a table, otherwise an empty one."""
         if isinstance(about, dict):
             return about
         self._problem(at, f"must be a table: write [{'.'.join(at)}] above its keys")
@@ -369,7 +367,7 @@ class _Reader:
                 self._problem((*at, name), f"unknown key; {_suggestion(name, known)}")
 
     def _check_shared(self, upstreams: list[NamedUpstream]) -> None:
-        """Limits are counted per server: upstreams at one server must have equal ones."""
+        """Check that upstreams at one server have equal limits, which are counted per server."""
         first: dict[str, NamedUpstream] = {}
         for upstream in upstreams:
             other = first.setdefault(upstream.key, upstream)
@@ -394,7 +392,7 @@ def _has_password(url: str) -> bool:
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     if "@" in authority:
         return ":" in authority.rpartition("@")[0]
-    # One with a "/" in it ends the authority early, and what is left of it is no port.
+    # A password with a "/" in it ends the authority early, and what is left of it is not a port.
     port = authority.rpartition("]")[2].partition(":")[2]
     return "@" in rest and bool(port) and not port.isdecimal()
 
@@ -405,7 +403,7 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    """Write a value as TOML does, shortened."""
+    """Return a value as TOML writes it, shortened."""
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "an array"
     text = without_passwords(json.dumps(value, ensure_ascii=False, default=str))

@@ -1,9 +1,9 @@
-"""Where a cluster lives: its folder, its lock, and which addresses it may bind.
+"""Where a cluster lives: its folder, its lock, and the addresses that it may bind.
 
 Facts this file relies on:
 
-* libzmq unlinks whatever file stands at an ipc path before it binds (``ipc_listener.cpp``), so it would
-  silently take the place of a living broker. Hence the lock, and the look at the socket, before.
+* libzmq unlinks any file at an ipc path before it binds (``ipc_listener.cpp``), so it would silently replace
+  the socket of a running broker. Hence the lock, and the check of the socket, before that.
 * ``flock`` ends with the process that holds it, however it ends (flock(2)). The lock file itself stays:
   unlinking it would let two processes hold "the" lock on two inodes.
 """
@@ -32,28 +32,28 @@ from .cluster_spans import STOP_ENDS_S
 
 SOCKET_NAME = "reqpool.sock"
 LOCK_START = '{"pid": '
-"""How the lock file of a cluster that was killed begins; that of one that ended is empty."""
+"""How the lock file of a killed cluster begins; that of a cluster that ended in order is empty."""
 SUFFIXES = ("", ".results", ".workers")
-"""What the broker appends to the intake's path to name its sockets; :func:`further_paths` tells of more."""
+"""What the broker appends to the intake's path to name its sockets; :func:`further_paths` finds more."""
 MAX_PORT = 65535 - 2
-"""The highest port for the intake: the broker takes the two above it, too."""
+"""The highest port for the intake: the broker also uses the two ports above it."""
 MAX_WORKERS = 256
 LOOK_S = 0.1
-"""How long a lock that is held is tried again: :func:`is_held` holds it for an instant, too, and a ``status``
-must not keep a cluster from starting. While its holder stops it is :data:`.cluster_spans.STOP_ENDS_S`."""
+"""How long taking a lock is retried: :func:`is_held` also takes it for an instant, and a ``status`` must not
+keep a cluster from starting. If its holder is stopping, it is :data:`.cluster_spans.STOP_ENDS_S`."""
 
 
 class CannotStart(Exception):
-    """The cluster cannot be started; the text says why, and the way out."""
+    """The cluster cannot be started; the text says why, and what would be right."""
 
 
 # --- the folder ------------------------------------------------------------------------------------
 
 
 def folder_path() -> Path:
-    """Return this user's runtime folder: ``$XDG_RUNTIME_DIR/reqpool``, else ``/tmp/reqpool-<uid>``.
+    """Return this user's runtime folder: ``$XDG_RUNTIME_DIR/reqpool``, or ``/tmp/reqpool-<uid>``.
 
-    Nothing is created. A variable that names no folder (after ``su``, say) counts as unset.
+    Nothing is created. A variable that does not name a folder (after ``su``, say) counts as unset.
     """
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     if base and os.path.isdir(base):
@@ -62,15 +62,15 @@ def folder_path() -> Path:
 
 
 def default_url() -> str:
-    """Return the intake URL of this user's cluster when nobody named another."""
+    """Return the intake URL of this user's cluster unless another is given."""
     return f"ipc://{folder_path() / SOCKET_NAME}"
 
 
 def make_folder(folder: Path) -> None:
-    """Create `folder` with mode 0700, or check that it is ours and closed to others.
+    """Create `folder` with mode 0700, or check that it belongs to this user and is closed to others.
 
     Raises:
-        CannotStart: if it belongs to somebody else, others may enter it, or it is no folder.
+        CannotStart: if it belongs to another user, others may enter it, or it is not a folder.
     """
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -80,10 +80,10 @@ def make_folder(folder: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that `folder` is ours and closed to others, and is no link.
+    """Check that `folder` belongs to this user, is closed to others, and is not a link.
 
     Raises:
-        CannotStart: if it is not.
+        CannotStart: if one of these is not so.
     """
     try:
         socket_owner.check_folder(folder, socket_owner.ALL)
@@ -95,11 +95,11 @@ def check_folder(folder: Path) -> None:
 
 
 def check_bind(url: str) -> str:
-    """Check an intake URL somebody wants to bind and return it in its plain form.
+    """Check an intake URL that is to be bound and return it in its plain form.
 
     Raises:
-        CannotStart: if it is no ipc or tcp URL, the path is too long, its folder is not ours or
-            open to others, there are no two ports above it, or it reaches beyond loopback.
+        CannotStart: if it is not an ipc or tcp URL, the path is too long, its folder belongs to another user
+            or is open to others, there are no two ports above it, or it reaches beyond loopback.
     """
     scheme, separator, rest = url.partition("://")
     if scheme == "ipc" and separator and rest:
@@ -115,7 +115,7 @@ def check_bind(url: str) -> str:
                 f"{longest} is {length} bytes long; a socket path can have at most {MAX_SOCKET_PATH_BYTES}: "
                 "bind a shorter path"
             )
-        # A link may lead there, as /var/run does; what counts is who can enter the place it leads to.
+        # The path may contain a link, as /var/run is; what counts is who can enter the folder it leads to.
         check_folder(longest.parent.resolve())
         return plain
     if scheme == "tcp" and separator:
@@ -127,10 +127,10 @@ def check_bind(url: str) -> str:
 
 
 def split_tcp(url: str) -> tuple[str, int]:
-    """Return host and port of a tcp URL that stays on this machine; port 0 means any free one.
+    """Return host and port of a tcp URL on this machine; port 0 means any free port.
 
     Raises:
-        CannotStart: if it does not, or is malformed.
+        CannotStart: if it reaches beyond this machine, or is malformed.
     """
     shown = without_password(url)
     host, separator, port = url.removeprefix("tcp://").rpartition(":")
@@ -171,7 +171,7 @@ def socket_paths(url: str) -> list[Path]:
 
 
 def further_paths(url: str) -> list[Path]:
-    """Return the paths at which a broker whose intake is `url` may have had more results sockets."""
+    """Return the paths of further results sockets of a broker whose intake is `url`."""
     path = ipc_path(url)
     if path is None:
         return []
@@ -180,8 +180,8 @@ def further_paths(url: str) -> list[Path]:
 
 
 def remove_sockets(url: str) -> None:
-    """Remove the socket files of the cluster whose intake is `url`, and nothing that is not a socket."""
-    # The broker leaves out a further path where others listen, or that is not a socket: so do we.
+    """Remove the socket files of the cluster whose intake is `url`; other files are left alone."""
+    # The broker skips further paths at which a process listens, or that are not sockets, so they stay.
     left = [path for path in further_paths(url) if is_left_over(path)]
     for path in (*socket_paths(url), *left):
         with contextlib.suppress(FileNotFoundError):
@@ -190,7 +190,7 @@ def remove_sockets(url: str) -> None:
 
 
 def is_left_over(path: Path) -> bool:
-    """Is it a socket that nobody listens at?"""
+    """Return whether the path is a socket at which no process listens."""
     try:
         return listening_pid(path) is None
     except CannotStart:
@@ -198,16 +198,16 @@ def is_left_over(path: Path) -> bool:
 
 
 def check_free(url: str, wait_s: float = 0.0) -> None:
-    """Check that nobody listens at the three addresses of `url`, and remove what the dead have left there.
+    """Check that no process listens at the three addresses of `url`, and remove sockets of dead clusters.
 
-    Nothing is removed before all three have been looked at.
+    Nothing is removed before all three have been checked.
 
     Args:
-        url: as :func:`check_bind` gave it.
-        wait_s: how long a listener gets to end.
+        url: as :func:`check_bind` returned it.
+        wait_s: how long to wait for a listener to end.
 
     Raises:
-        CannotStart: if somebody listens, or something that is no socket is in the way.
+        CannotStart: if a process listens, or one of the paths is not a socket.
     """
     deadline_s = time.monotonic() + wait_s
     while True:
@@ -252,10 +252,10 @@ def check_ports(url: str) -> None:
 
 
 def listening_pid(path: Path) -> int | None:
-    """Return the pid of the process that listens on a Unix socket, None if nobody does.
+    """Return the pid of the process that listens on a Unix socket, None if there is none.
 
     Raises:
-        CannotStart: if `path` is something else than a socket, or may not be connected to.
+        CannotStart: if `path` is not a socket, or may not be connected to.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
@@ -265,7 +265,7 @@ def listening_pid(path: Path) -> int | None:
             probe.connect(os.fspath(path))
         except (FileNotFoundError, ConnectionRefusedError):
             return None
-        except BlockingIOError:  # its backlog is full: somebody is there
+        except BlockingIOError:  # its backlog is full, so there is a listener
             return 0
         except OSError as error:
             raise CannotStart(f"{path}: {error.strerror}") from error
@@ -273,7 +273,7 @@ def listening_pid(path: Path) -> int | None:
 
 
 def workers_url(url: str) -> str | None:
-    """Return where the broker will listen for workers; None if only it will know (any free port)."""
+    """Return where the broker will listen for workers; None if it will choose a free port."""
     path = ipc_path(url)
     if path is not None:
         return f"ipc://{socket_paths(url)[2]}"
@@ -294,7 +294,7 @@ def lock_path(url: str) -> Path:
 
 
 def is_held(path: Path) -> bool:
-    """Is a process holding the lock file `path`?"""
+    """Return whether a process holds the lock file `path`."""
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -307,8 +307,8 @@ def read_lock(url: str) -> dict[str, Any] | None:
     """Return what the supervisor of a running cluster on this machine wrote into its lock.
 
     Returns:
-        ``pid`` of the supervisor and the number of ``workers`` it keeps; None if no supervisor of this
-        user holds the lock.
+        ``pid`` of the supervisor, the number of ``workers`` it runs, and what else it has noted; None if no
+        supervisor of this user holds the lock.
     """
     path = lock_path(url)
     try:
@@ -324,15 +324,15 @@ class Lock:
     """Held by the supervisor of one URL for as long as its process lives.
 
     Args:
-        url: the intake, as :func:`check_bind` gave it.
-        pid: of the supervisor, for :func:`read_lock`.
-        workers: how many it keeps, likewise.
+        url: the intake, as :func:`check_bind` returned it.
+        pid: the supervisor's, for :func:`read_lock`.
+        workers: how many it runs, likewise.
 
     Attributes:
-        after_kill: the last one to hold it did not let go of it in order: its children may be about to end.
+        after_kill: whether its last holder did not release it in order: its children may be about to end.
 
     Raises:
-        CannotStart: if another supervisor holds it, and is not about to end, or the file is somebody else's.
+        CannotStart: if another supervisor holds it and does not end in time, or the file is not a lock file.
     """
 
     def __init__(self, url: str, pid: int, workers: int) -> None:
@@ -362,26 +362,26 @@ class Lock:
         found = self._file.read(len(LOCK_START))
         self.after_kill = found == LOCK_START
         if found and not self.after_kill:
-            self._file.close()  # a file of this name that somebody else made is not ours to empty
+            self._file.close()  # a file that is not a lock file must not be emptied
             raise CannotStart(f"{path} exists and is not a lock file; remove it or bind elsewhere")
         self._written_bytes = os.fstat(fd).st_size
         self._about: dict[str, int | str] = {"pid": pid}
         self.note(workers=workers)
 
     def note(self, **figures: int | str) -> None:
-        """Write down what has changed. Who reads it meanwhile finds what was there, or what is there now.
+        """Write what has changed. A process that reads it meanwhile gets the old text or the new one.
 
         Args:
-            figures: ``workers``: how many there are to be now; ``stopping``: it is about to end; those of a
-                restart, see :mod:`reqpool_ops.restart`.
+            figures: ``workers``: how many the cluster should have; ``stopping``: it is about to end; those of
+                a restart, see :mod:`reqpool_ops.restart`.
         """
         self._about |= figures
         text = json.dumps(self._about).encode()
-        # In one write, over all that was there: never empty meanwhile, never the end of an older text.
+        # One write over the whole old text: the file is never empty, and nothing of an older text remains.
         self._written_bytes = max(self._written_bytes, len(text))
         os.pwrite(self._file.fileno(), text.ljust(self._written_bytes), 0)
 
     def close(self) -> None:
-        """Let go of it; the file stays, empty."""
+        """Release it; the file stays, empty."""
         self._file.truncate(0)
         self._file.close()
