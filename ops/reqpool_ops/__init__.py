@@ -1,1 +1,1 @@
-"""Running reqpool: command line, supervisor, health."""
+"""What runs reqpool: command line, supervisor, health."""

@@ -1,4 +1,4 @@
-"""``python -m reqpool_ops`` is ``reqpool``."""
+"""``python -m reqpool_ops`` is the same as ``reqpool``."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """The command line: ``reqpool up|status|scale|restart``, and a command for each kind.
 
-Exit status: 0 done, or the pool is well; 1 an error, or the pool is not well; 2 wrong usage; 3 `status` found
-no broker that answers.
+Exit status: 0 done, or the pool is well; 1 an error, or the pool is not well; 2 wrong usage; 3 no broker
+answered `status`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .report_values import text as printable
 
 DEFAULT_WORKERS = min(os.cpu_count() or 1, 4)
 EMBEDDED_DRAIN_S = 0.5
-"""An embedded cluster's only client has waited for its requests already, and closed."""
+"""An embedded cluster's only client has already waited for its requests, and closed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: without the program's name; None takes the process's own.
+        arguments: the command's, without the program's name; None for those of the process.
 
     Returns:
         The exit status.
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output went away (`| head`); flushing at exit must not fail once more.
+        # The reader of the output is gone (`| head`); flushing at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
@@ -66,14 +66,14 @@ CONFIG_HELP = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with arguments; one in a wrong place may be a URL with a password."""
+    """Masks passwords in its errors: a misplaced argument may be a URL with one."""
 
     def error(self, message: str) -> NoReturn:
         super().error(without_passwords(message))
 
 
 class ShowVersion(argparse.Action):
-    """Looks it up only when it is asked for: that costs every other command a quarter of its start."""
+    """Looks the version up only when it is wanted: that takes a quarter of a command's start."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from importlib.metadata import version
@@ -180,7 +180,7 @@ def run_scale(options: argparse.Namespace) -> int:
 
 
 def run_restart(options: argparse.Namespace) -> int:
-    """Replace all processes of a cluster but the supervisor."""
+    """Replace all processes of a cluster except the supervisor."""
     from .restart import restart
 
     print(restart(options.url or os.environ.get("REQPOOL_URL") or runtime.default_url()))
@@ -188,7 +188,7 @@ def run_restart(options: argparse.Namespace) -> int:
 
 
 def run_status(options: argparse.Namespace) -> int:
-    """Show how the pool is."""
+    """Show the state of the pool."""
     from . import health, pools, status
 
     url = options.url or os.environ.get("REQPOOL_URL") or runtime.default_url()

@@ -1,4 +1,4 @@
-"""The console script ``reqpool``, and ``python -m reqpool_ops``: nothing but what has to come first."""
+"""The console script ``reqpool``, and ``python -m reqpool_ops``: only what has to happen first."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""One request from the command line: ``reqpool dns|http|redis|mysql|udp|tcp``, a file per kind."""
+"""One request from the command line: ``reqpool dns|http|redis|mysql|udp|tcp``, a file for each kind."""
 
 from __future__ import annotations
 

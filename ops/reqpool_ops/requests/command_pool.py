@@ -1,4 +1,4 @@
-"""The pool that a command uses, and the options that all of them have."""
+"""The pool that a command uses, and the options of all commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_TIMEOUT_S = 5.0
 
 
 def add_options(command: argparse.ArgumentParser, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-    """Add what every request can be told."""
+    """Add the options of every request."""
     command.add_argument(
         "--timeout", type=float, default=timeout_s, metavar="SECONDS", help="default: %(default)g"
     )
@@ -27,18 +27,18 @@ def add_options(command: argparse.ArgumentParser, timeout_s: float = DEFAULT_TIM
 
 
 def pool(url: str | None) -> reqpool.Pool:
-    """Open the pool a command is to use: the one named, this user's running one, or an embedded one."""
-    logging.basicConfig(format="reqpool: %(message)s")  # what a pool warns of looks as errors do
+    """Open the pool for a command: the given one, this user's running one, or an embedded one."""
+    logging.basicConfig(format="reqpool: %(message)s")  # a pool's warnings look like errors
     url = url or os.environ.get("REQPOOL_URL")
     if not url and runtime.read_lock(runtime.default_url()) is not None:
         url = runtime.default_url()
-    import reqpool  # here, so that commands without a pool start without it
+    import reqpool  # here, so that commands without a pool start faster
 
     return reqpool.Pool(url) if url else reqpool.Pool()
 
 
 def show_bytes(data: bytes) -> None:
-    """Write an answer as it came; on a terminal, end the line."""
+    """Write an answer unchanged; on a terminal, end the line."""
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
     if data and sys.stdout.isatty() and not data.endswith(b"\n"):

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def show(answer: reqpool.DnsAnswer, elapsed_s: float) -> None:
-    """Print an answer as dig does: a line per record, and one on the whole."""
+    """Print an answer as dig does: a line for each record, and a summary."""
     for record in answer.records:
         print(record)
     print(f";; {answer.rcode}, {len(answer.records)} records, {elapsed_s * 1000:.1f} ms")

@@ -1,4 +1,4 @@
-"""``reqpool http``: one HTTP request, with the options of curl where they are the same."""
+"""``reqpool http``: one HTTP request; options that curl also has have the same names."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def body(options: argparse.Namespace) -> bytes | None:
 
 
 def part(given: str) -> bytes:
-    """Return what one ``--data`` stands for."""
+    """Return the bytes of one ``--data``."""
     if given == "@-":
         return sys.stdin.buffer.read()
     if given.startswith("@"):
@@ -87,10 +87,10 @@ def part(given: str) -> bytes:
 
 
 def headers(options: argparse.Namespace, data: bytes | None) -> list[tuple[str, str]]:
-    """Return the headers to send; those that are given stand in for those that the body suggests.
+    """Return the headers to send; given ones replace those that the body suggests.
 
     Raises:
-        UsageError: if one has no colon, or the body is not the JSON it is said to be.
+        UsageError: if one has no colon, or with ``--json`` the body is not JSON.
     """
     given = []
     for line in options.header:
@@ -111,7 +111,7 @@ def headers(options: argparse.Namespace, data: bytes | None) -> list[tuple[str, 
 
 
 def check_json(data: bytes) -> None:
-    """See that data is JSON.
+    """Check that data is JSON.
 
     Raises:
         UsageError: if it is not.
@@ -123,10 +123,10 @@ def check_json(data: bytes) -> None:
 
 
 def credentials(options: argparse.Namespace) -> tuple[str, tuple[str, str] | str | None]:
-    """Return the URL and whom to send as: (user, password), a bearer token, or None.
+    """Return the URL and the credentials: (user, password), a bearer token, or None.
 
-    A password goes only where a user is named, and what is in a password file for no user is a token. The
-    environment's alone is not enough: it may be meant for another command's upstream.
+    A password is sent only with a user; without one, the content of a password file is a token. The
+    environment variable alone is not sent as a token: it may be meant for another command's upstream.
     """
     target: str = options.target
     if options.user is not None:
@@ -142,8 +142,8 @@ def show(answer: reqpool.HttpResponse, head: bool, output: str | None) -> None:
 
     Args:
         answer: the answer.
-        head: print status and headers, too?
-        output: file for the body; None: standard output.
+        head: whether to print status and headers, too.
+        output: file for the body; None for standard output.
 
     Raises:
         UsageError: if the file cannot be written.

@@ -21,8 +21,8 @@ ESCAPES = (
     | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}  # bytes that are not UTF-8
     | str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
 )
-"""As ``mysql --batch`` has them, so that a row is a line and a column ends at a tab; and no value moves a
-terminal's cursor."""
+"""Those of ``mysql --batch``, so that a row is a line and a column ends at a tab, and of all other control
+characters, so that no value moves a terminal's cursor."""
 
 
 def add_commands(commands: Any) -> None:
@@ -43,7 +43,7 @@ def add_commands(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the statement and print what it gives."""
+    """Run the statement and print its results."""
     with pool(options.url) as opened:
         result = opened.mysql(
             secured.target(options), options.sql, tuple(options.params) or None, tls=secured.tls(options),
@@ -54,11 +54,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def show(result: reqpool.MysqlResult, *, header: bool) -> None:
-    """Print rows to standard output, and to standard error what else a statement has done.
+    """Print rows to standard output, and other effects of the statement to standard error.
 
     Args:
-        result: with all its further results; an empty line is between those with rows.
-        header: print the columns' names above the rows?
+        result: with all its further results; those with rows are separated by an empty line.
+        header: whether to print the columns' names above the rows.
     """
     tables = [one for one in result.sets if one.columns]
     for number, one in enumerate(tables):
@@ -76,7 +76,7 @@ def show(result: reqpool.MysqlResult, *, header: bool) -> None:
 
 
 def remark(result: reqpool.MysqlResult) -> str:
-    """Say what a statement has done besides giving rows; empty if nothing."""
+    """Describe the effects of a statement other than rows; empty if there are none."""
     parts = [] if result.columns else [f"{result.affected} rows affected"]
     if result.last_id:
         parts.append(f"last id {result.last_id}")
@@ -88,7 +88,7 @@ def remark(result: reqpool.MysqlResult) -> str:
 
 
 def cell(value: Any) -> str:
-    """Return one value of a row: NULL for None, bytes in hex, text with its tabs and line ends as escapes."""
+    """Return one value of a row: NULL for None, bytes in hex, text with control characters as escapes."""
     if value is None:
         return "NULL"
     if isinstance(value, bytes):

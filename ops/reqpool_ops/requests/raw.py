@@ -1,4 +1,4 @@
-"""``reqpool udp|tcp``: bytes to an upstream, and what comes back."""
+"""``reqpool udp|tcp``: bytes to an upstream, and its answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .command_pool import add_options, pool, show_bytes
 ESCAPES = {rb"\n": b"\n", rb"\r": b"\r", rb"\t": b"\t", rb"\0": b"\0", rb"\\": b"\\"}
 ESCAPES_TEXT = r"\n, \r, \t, \0, \\, \xNN"
 ESCAPE = re.compile(rb"\\(?:x[0-9a-fA-F]{2}|[0-9]+|[\x00-\x7f]|[\x80-\xff]+|\Z)")
-"""One escape, right or wrong. Digits go together: ``\\012`` would be octal elsewhere, and is wrong here."""
+"""One escape, valid or not. Digits are taken together: ``\\012`` is octal elsewhere, and invalid here."""
 
 
 def add_commands(commands: Any) -> None:
@@ -33,17 +33,17 @@ def add_commands(commands: Any) -> None:
 
 
 def unescape(text: str) -> bytes:
-    r"""Return the bytes a command-line argument stands for: UTF-8, but for the escapes.
+    r"""Return the bytes of a command-line argument: UTF-8, with escapes replaced.
 
     Raises:
         UsageError: if an escape is malformed.
     """
-    # surrogateescape: bytes that are no UTF-8 come from the shell as lone surrogates (PEP 383).
+    # surrogateescape: bytes that are not UTF-8 come from the shell as lone surrogates (PEP 383).
     return ESCAPE.sub(unescaped, text.encode(errors="surrogateescape"))
 
 
 def unescaped(match: re.Match[bytes]) -> bytes:
-    """Return the byte that one escape stands for; see :func:`unescape`."""
+    """Return the byte of one escape; see :func:`unescape`."""
     escape = match[0]
     if escape in ESCAPES:
         return ESCAPES[escape]

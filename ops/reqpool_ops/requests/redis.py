@@ -15,7 +15,7 @@ from .command_pool import add_options, pool
 ESCAPES = {
     ord(character): f"\\{letter}" for character, letter in zip('"\\\n\r\t\a\b', '"\\nrtab', strict=True)
 }
-"""As redis-cli has them (sdscatrepr in sds.c)."""
+"""Those of redis-cli (sdscatrepr in sds.c)."""
 
 
 def add_commands(commands: Any) -> None:
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.command:
         options.usage("a COMMAND is needed, e.g. GET key")
     name, *arguments = options.command
-    # Bytes that are no UTF-8 come from the shell as lone surrogates (PEP 383).
+    # Bytes that are not UTF-8 come from the shell as lone surrogates (PEP 383).
     words = [argument.encode(errors="surrogateescape") for argument in arguments]
     with pool(options.url) as opened:
         reply = opened.redis(
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def raw_lines(reply: Any) -> Iterator[bytes]:
-    """Yield a reply for a program: every value on a line, bytes as they are, nil as an empty one."""
+    """Yield a reply for programs: one line for each value, bytes unchanged, nil as an empty line."""
     match reply:
         case None:
             yield b""
@@ -81,7 +81,7 @@ def raw_lines(reply: Any) -> Iterator[bytes]:
 
 
 def lines(reply: Any) -> list[str]:
-    """Return a reply for people: values with their types, elements numbered and indented."""
+    """Return a reply for display: values with their types, elements numbered and indented."""
     match reply:
         case None:
             return ["(nil)"]
@@ -106,12 +106,12 @@ def lines(reply: Any) -> list[str]:
 
 
 def numbered(items: list[tuple[list[str] | None, list[str]]], mark: str, empty: str) -> list[str]:
-    """Return the elements of an aggregate, each numbered, what is within them indented.
+    """Return the elements of an aggregate, numbered, with their contents indented.
 
     Args:
-        items: the lines of each one's key, if it has one, and value.
-        mark: stands behind the number.
-        empty: what an aggregate without elements is.
+        items: the lines of each element's key (None if it has no key) and value.
+        mark: follows the number.
+        empty: the text for an aggregate without elements.
     """
     if not items:
         return [empty]
@@ -127,7 +127,7 @@ def numbered(items: list[tuple[list[str] | None, list[str]]], mark: str, empty: 
 
 
 def quoted(data: bytes) -> str:
-    """Return bytes in quotes, with all but printable ASCII as escapes: no terminal's cursor moves."""
+    """Return bytes in quotes, all but printable ASCII as escapes, so that no terminal's cursor moves."""
     return '"' + "".join(escaped(byte) for byte in data) + '"'
 
 

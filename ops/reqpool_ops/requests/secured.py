@@ -1,7 +1,7 @@
 """Passwords and TLS on the command line.
 
-Every user of a machine sees every process's arguments (ps), so a password in the URL is for tests; else it
-comes from ``$REQPOOL_PASSWORD``, which only the same user sees, or from a file.
+Every user of a machine can see every process's arguments (ps), so a password in the URL is for tests only;
+otherwise it comes from ``$REQPOOL_PASSWORD``, which only the same user can see, or from a file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--password-file",
         metavar="FILE",
-        help=f"its first line is the password (else ${PASSWORD_VARIABLE}; all users can see one in the URL)",
+        help=f"its first line is the password (default: ${PASSWORD_VARIABLE}; others can see one in the URL)",
     )
     tls = command.add_argument_group("TLS")
     tls.add_argument("--ca", metavar="FILE", help="authorities to trust, PEM (default: the system's)")
@@ -38,10 +38,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def tls(options: argparse.Namespace) -> Tls | None:
-    """Return what the TLS options say; None if nothing."""
+    """Return the TLS settings of the options; None if there are none."""
     if not (options.ca or options.cert or options.key or options.insecure):
         return None
-    from reqpool_contract.tls_settings import Tls  # here, so that other commands start without it
+    from reqpool_contract.tls_settings import Tls  # here, so that other commands start faster
 
     return Tls(ca=options.ca, cert=options.cert, key=options.key, verify=not options.insecure)
 
@@ -54,7 +54,7 @@ def password(options: argparse.Namespace) -> str | None:
     """
     if options.password_file is None:
         return os.environ.get(PASSWORD_VARIABLE)
-    # Its name is not shown: it may be the password itself, for --password=… is short for this option.
+    # Its name is not shown: it may be the password itself, as --password=… abbreviates this option.
     data = contents(options.password_file, "--password-file")
     try:
         return data.decode().partition("\n")[0].removesuffix("\r")
@@ -67,7 +67,7 @@ def contents(path: str, shown: str | None = None) -> bytes:
 
     Args:
         path: the file's.
-        shown: what errors call it; None: its path.
+        shown: its name in errors; None for its path.
 
     Raises:
         UsageError: if it cannot be read.
@@ -81,10 +81,10 @@ def contents(path: str, shown: str | None = None) -> bytes:
 
 
 def target(options: argparse.Namespace) -> str:
-    """Return the URL with the password that the options or the environment bring.
+    """Return the URL with the password from the options or the environment.
 
     Raises:
-        UsageError: if the file cannot be read, or is given beside the name of an upstream.
+        UsageError: if the file cannot be read, or is given with the name of an upstream.
     """
     given: str = options.target
     if options.password_file is not None and "://" not in given:
@@ -93,15 +93,15 @@ def target(options: argparse.Namespace) -> str:
 
 
 def names_user(url: str) -> bool:
-    """Does a URL name a user, and no password?"""
+    """Return whether a URL has a user and no password."""
     found = _URL.fullmatch(url)
     return found is not None and bool(found[2]) and ":" not in found[2]
 
 
 def with_password(url: str, secret: str | None) -> str:
-    """Return a URL with a password in it; one that has its own keeps it.
+    """Return a URL with a password in it; one that already has a password is returned unchanged.
 
-    The name of an upstream in ``reqpool.toml`` stays as it is: the pool has its password.
+    So is the name of an upstream in ``reqpool.toml``: the pool has its password.
     """
     found = _URL.fullmatch(url)
     if secret is None or found is None or (found[2] and ":" in found[2]):
