@@ -1,7 +1,7 @@
-"""The demo: a cluster and upstreams of its own on loopback, thousands of requests of every kind, a table.
+"""The demo: its own cluster and upstreams on loopback, thousands of requests of every kind, and a table.
 
-``python -m reqpool_ops.demo``; exit status 0 only if every request was answered, and rightly. Cluster and
-upstreams watch this process by pidfd: nothing is left however it ends.
+``python -m reqpool_ops.demo``; exit status 0 only if every request was answered correctly. Cluster and
+upstreams watch this process by pidfd, so nothing is left running however it ends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .report_values import counted, text
 WINDOW = 200
 """Requests in flight at a time."""
 ITEMS = 1_000
-"""Keys, rows and paths that are asked for."""
+"""How many keys, rows and paths are requested."""
 START_WITHIN_S = 20.0
 TIMEOUT_S = 5.0
 
@@ -44,13 +44,13 @@ HEAD = (
 
 @dataclass
 class Load:
-    """What one kind is asked.
+    """The requests of one kind.
 
     Attributes:
         kind: its name, as the table shows it.
         count: how many requests.
-        submit: sends request `number`; gets the callback.
-        right: is this the right answer to request `number`?
+        submit: sends request `number` with a callback.
+        right: returns whether this is the right answer to request `number`.
     """
 
     kind: str
@@ -74,7 +74,7 @@ def main() -> int:
 
 
 def demonstrate(stack: contextlib.ExitStack) -> int:
-    """Start everything, load it, print the table; the stack stops what was started."""
+    """Start everything, load it, and print the table; the stack stops what was started."""
     upstreams = stack.enter_context(upstream_process())
     url = stack.enter_context(cluster(DEFAULT_WORKERS))
     report = wait_for_workers(url, DEFAULT_WORKERS)
@@ -104,7 +104,7 @@ def loads(pool: reqpool.Pool, targets: dict[str, str]) -> Iterator[Load]:
 
     Args:
         pool: the pool.
-        targets: what to name in a request, by kind; a kind that is not there is left out.
+        targets: the target of requests, by kind; missing kinds are left out.
     """
     dns, udp, tcp, http = (targets[kind] for kind in ("dns", "udp", "tcp", "http"))
 
@@ -232,7 +232,7 @@ def run(load: Load, broker_pids: list[int], worker_pids: list[int]) -> tuple[Any
 
 
 def progress(kind: str, count: int, total: int) -> None:
-    """Show how far a load is: in place on a terminal, one line at the end elsewhere."""
+    """Show how far a load is: updated in place on a terminal, otherwise one line at the end."""
     if sys.stdout.isatty():
         print(f"\r{kind}: {count:,} of {total:,}", end="\n" if count == total else "", flush=True)
     elif count == total:
@@ -254,7 +254,7 @@ def upstream_process() -> Iterator[dict[str, dict[str, str]]]:
 
 @contextlib.contextmanager
 def cluster(workers: int) -> Iterator[str]:
-    """Run a cluster in a temporary folder; give its URL."""
+    """Run a cluster in a temporary folder; yield its URL."""
     with tempfile.TemporaryDirectory(prefix="reqpool-demo-") as folder:
         url = f"ipc://{folder}/pool.sock"
         command = [
@@ -267,7 +267,7 @@ def cluster(workers: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def child(command: list[str], stdout: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process in a group of its own, which a terminal's Ctrl-C does not reach, and stop it."""
+    """Run a process in its own group, which a terminal's Ctrl-C does not reach, and stop it."""
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, process_group=0) as process:
         try:
             yield process

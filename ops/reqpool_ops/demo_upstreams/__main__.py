@@ -1,7 +1,7 @@
 """``python -m reqpool_ops.demo_upstreams --parent-pid N``: run the demo's upstreams.
 
-Prints one JSON line: ``targets``, what a request names to reach each, by kind; ``servers``, what serves it;
-``reasons``, why a kind is not there. Goes when the parent goes, or with SIGTERM.
+Prints one JSON line: ``targets``, the target of requests by kind; ``servers``, the program that serves it;
+``reasons``, why a kind is missing. Ends when the parent ends, or on SIGTERM.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ OWN = "our own"
 
 
 async def serve(parent_pid: int, real: dict[str, str], reasons: dict[str, str]) -> None:
-    """Serve what no real server does, until the parent has gone.
+    """Serve the kinds that no real server serves, until the parent has ended.
 
     Args:
         parent_pid: the parent.
         real: the targets of the real servers, by kind.
-        reasons: why the others are not there, by kind.
+        reasons: why the others are missing, by kind.
     """
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
@@ -48,19 +48,19 @@ async def serve(parent_pid: int, real: dict[str, str], reasons: dict[str, str]) 
         "servers": dict.fromkeys(own, OWN) | {kind: SERVERS[kind].program for kind in real},
         "reasons": {kind: reason for kind, reason in reasons.items() if kind not in own},
     }
-    with contextlib.suppress(BrokenPipeError):  # the parent has gone already
+    with contextlib.suppress(BrokenPipeError):  # the parent has already ended
         os.write(sys.stdout.fileno(), json.dumps(report).encode() + b"\n")
     await over.wait()
 
 
 def address(name: tuple[str, int]) -> str:
-    """Write a socket's own name as ``host:port``."""
+    """Return a socket's own address as ``host:port``."""
     host, port = name
     return f"{host}:{port}"
 
 
 def stop(number: int, frame: object) -> None:
-    """Leave, from wherever it is; what is then cleaned up is not interrupted by the same once more."""
+    """End from any point; a second signal does not interrupt the clean-up."""
     signal.signal(number, signal.SIG_IGN)
     sys.exit(0)
 
@@ -70,7 +70,7 @@ def main() -> None:
     options = argparse.ArgumentParser(prog="python -m reqpool_ops.demo_upstreams")
     options.add_argument("--parent-pid", type=int, required=True)
     parent_pid = options.parse_args().parent_pid
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the demo, which then ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the demo
     signal.signal(signal.SIGTERM, stop)
     with (
         tempfile.TemporaryDirectory(prefix="reqpool-demo-") as folder,

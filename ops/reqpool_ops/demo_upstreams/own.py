@@ -1,4 +1,4 @@
-"""Upstreams of our own: DNS, HTTP, a UDP echo, a TCP echo."""
+"""Built-in upstreams: DNS, HTTP, a UDP echo, a TCP echo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .zone import zone_records
 
 
 class DnsResponder(asyncio.DatagramProtocol):
-    """Answers from the zone; each (name, type) is built once and then only gets the question's id."""
+    """Answers from the zone; the answer to a question is built once and then only given the question's id."""
 
     def __init__(self) -> None:
         self._records: dict[DNSLabel, list[RR]] = {}
@@ -63,7 +63,7 @@ class TcpEcho(asyncio.Protocol):
 
 
 class HttpResponder(asyncio.Protocol):
-    """Answers every request without a body by its own path and a line feed, and keeps the connection."""
+    """Answers every request, which must not have a body, with its path and a line feed."""
 
     def __init__(self) -> None:
         self._received = b""
@@ -73,7 +73,7 @@ class HttpResponder(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer what is complete."""
+        """Answer the complete requests."""
         *heads, self._received = (self._received + data).split(b"\r\n\r\n")
         paths = [head.partition(b"\r\n")[0].split(b" ")[1] for head in heads]
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b\n"

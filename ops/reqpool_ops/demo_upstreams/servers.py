@@ -1,6 +1,6 @@
 """Real servers for the demo, each in the demo's temporary folder and on a free loopback port.
 
-They take commands from every local user who connects, so Redis and MariaDB have passwords, new each time.
+Every local user can connect to them, so Redis and MariaDB have passwords, which are new each time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SMALL = ("--innodb-buffer-pool-size=8M", "--innodb-log-file-size=4M", "--innodb-
 
 
 class CannotServe(Exception):
-    """A server is not installed, or does not start; the text says it."""
+    """A server is not installed, or does not start; the text says which."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class ServerAddress:
     Attributes:
         folder: its own.
         port: a free one.
-        password: for those that have one.
+        password: for servers that use one.
     """
 
     folder: Path
@@ -52,15 +52,15 @@ class ServerAddress:
 
 @dataclass(frozen=True)
 class DemoServer:
-    """A server as it is started.
+    """A server that can be started.
 
     Attributes:
-        program: what has to be installed, and is run.
-        package: Debian's for it.
-        target: what a request names to reach it.
-        command: prepares its folder and returns how it is run.
+        program: the program to run, which must be installed.
+        package: the Debian package that has it.
+        target: returns the target of requests to it.
+        command: prepares its folder and returns its command line.
         asks: bytes that it answers once it serves.
-        says: bytes that are in its answer then.
+        says: bytes that its answer then contains.
     """
 
     program: str
@@ -115,7 +115,7 @@ http {{
 
 
 def knot_command(place: ServerAddress, program: str) -> list[str]:
-    """Knot DNS with the demo's zone."""
+    """Return the command of Knot DNS with the demo's zone."""
     (place.folder / "zone").write_text(zone_text())
     config = place.folder / "knot.conf"
     config.write_text(KNOT_CONFIG.format(folder=place.folder, host=HOST, port=place.port, zone=ZONE))
@@ -123,14 +123,14 @@ def knot_command(place: ServerAddress, program: str) -> list[str]:
 
 
 def nginx_command(place: ServerAddress, program: str) -> list[str]:
-    """nginx, answering each request by its own path."""
+    """Return the command of nginx, answering each request with its path."""
     config = place.folder / "nginx.conf"
     config.write_text(NGINX_CONFIG.format(folder=place.folder, host=HOST, port=place.port))
     return [program, "-e", "stderr", "-p", str(place.folder), "-c", str(config)]
 
 
 def redis_command(place: ServerAddress, program: str) -> list[str]:
-    """Redis without anything on disk. Its password is not on the command line, which everybody sees."""
+    """Return the command of Redis, without persistence; its password is in a file, where no one sees it."""
     config = place.folder / "redis.conf"
     config.write_text(
         f'bind {HOST}\nport {place.port}\ndir "{place.folder}"\nsave ""\nloglevel warning\n'
@@ -140,7 +140,7 @@ def redis_command(place: ServerAddress, program: str) -> list[str]:
 
 
 def mariadb_command(place: ServerAddress, program: str) -> list[str]:
-    """MariaDB with one database, and one user who may do everything there and nothing elsewhere.
+    """Return the command of MariaDB with one database, and one user who may do everything there only.
 
     Raises:
         CannotServe: if its system tables cannot be made.
@@ -149,9 +149,9 @@ def mariadb_command(place: ServerAddress, program: str) -> list[str]:
     if install is None:
         raise CannotServe("mariadb-install-db is not installed (Debian: apt-get install mariadb-server)")
     data = place.folder / "data"
-    user = ["--user=root"] if os.geteuid() == 0 else []  # else it refuses to run as root
+    user = ["--user=root"] if os.geteuid() == 0 else []  # otherwise it refuses to run as root
     common = ["--no-defaults", *user, f"--datadir={data}", "--skip-name-resolve", *SMALL]
-    # Root is let in by the Unix socket alone, and only the same system user (its default log-in).
+    # Root can log in only over the Unix socket, and only as the same system user (the default log-in).
     finish([install, *common, "--skip-test-db"])
     users = place.folder / "users.sql"
     users.write_text(
@@ -189,7 +189,7 @@ SERVERS = {
         knot_command, len(_QUESTION).to_bytes(2, "big") + _QUESTION, bytes((192, 0, 2, 1)),
     ),
 }  # fmt: skip
-"""By kind; the slowest to start comes first."""
+"""By kind; the slowest to start is first."""
 
 
 @contextlib.contextmanager
@@ -200,7 +200,7 @@ def running(folder: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
         folder: an empty one, closed to other users.
 
     Yields:
-        What a request names to reach each, by kind; and why the others are not there, by kind.
+        The targets of requests, by kind; and why other kinds are missing, by kind.
     """
     targets: dict[str, str] = {}
     reasons: dict[str, str] = {}
@@ -240,7 +240,7 @@ def start(server: DemoServer, place: ServerAddress) -> subprocess.Popen[bytes]:
     if guard is None:
         raise CannotServe("setpriv is not installed (Debian: apt-get install util-linux)")
     with (place.folder / "log").open("wb") as log:
-        # PR_SET_PDEATHSIG by setpriv(1): a killed demo leaves no server behind either.
+        # setpriv(1) sets PR_SET_PDEATHSIG: a killed demo leaves no server behind either.
         return subprocess.Popen(
             [guard, "--pdeathsig", "KILL", *server.command(place, program)],
             stdin=subprocess.DEVNULL,
@@ -250,7 +250,7 @@ def start(server: DemoServer, place: ServerAddress) -> subprocess.Popen[bytes]:
 
 
 def finish(command: list[str]) -> None:
-    """Run a program to its end; all it has started ends with this call, too.
+    """Run a program to its end; if that is cut short, its children are killed, too.
 
     Raises:
         CannotServe: if it fails, or takes too long.
@@ -290,7 +290,7 @@ def wait_for(server: DemoServer, place: ServerAddress, process: subprocess.Popen
 
 
 def last_line(log: bytes) -> str:
-    """Return the last line of a server's words."""
+    """Return the last line of a server's output."""
     return (log.decode(errors="replace").strip().splitlines() or ["no output"])[-1].strip()
 
 
