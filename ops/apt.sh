@@ -13,8 +13,8 @@ find_missing() {
     done
 }
 
-# install_missing: install `packages`, if there are any and it is possible; else sets `why` to the reason why not.
-# Ends the program if apt-get fails.
+# install_missing: installs `packages` if there are any and it is possible; otherwise sets `why` to the reason why
+# not. Ends the program if apt-get fails.
 install_missing() {
     why=
     if [ ${#packages[@]} -eq 0 ]; then
@@ -25,7 +25,7 @@ install_missing() {
         why="no apt-get here"
     else
         say "installing from Debian's packages, no service is started: ${packages[*]}"
-        apt_install "${packages[@]}" || fail "apt-get failed; ${1:-install by hand what gives} ${missing[*]}"
+        apt_install "${packages[@]}" || fail "apt-get failed; ${1:-install by hand what provides} ${missing[*]}"
         missing=()
     fi
 }
@@ -34,7 +34,7 @@ apt_install() {
     # Debian starts a service as soon as its package is installed, unless policy-rc.d says 101 (invoke-rc.d(8)).
     local policy=/usr/sbin/policy-rc.d status=0
     if [ -e "$policy" ]; then
-        policy= # the administrator's own word stands
+        policy= # the administrator has set one, which stays
     else
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"

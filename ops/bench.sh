@@ -4,7 +4,7 @@
 #   ops/bench.sh dns|http|redis|mysql [--quick] [--rounds N] [--only SECTION...] [--workers N]
 #   ops/bench.sh bystander [--only NEIGHBOUR] [--seconds N] [--workers N]
 # Prints one table, writes bench-goals.json or bench-<kind>.json; exit status 0 if every bar holds. With --against
-# REV (a commit, say) that revision's client, broker and workers are measured beside the code that is here.
+# REV (a commit, say) that revision's client, broker and workers are measured beside this code.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 . ops/venv.sh

@@ -8,7 +8,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 . ops/apt.sh
 
 find_missing knotd:knot nginx:nginx-light redis-server:redis-server mariadbd:mariadb-server
-install_missing "without them their kinds are left out; install by hand what gives"
+install_missing "without them their kinds are left out; install by hand what provides"
 
 ensure_venv dev
 # Debian's servers are in /usr/sbin, which is not on every user's path.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Start, stop or look at this user's reqpool cluster; --demo shows all it does and leaves nothing behind.
-# Makes .venv on first use. Works from any folder.
+# Start, stop or inspect this user's reqpool cluster; --demo shows what it does and leaves nothing behind.
+# Creates .venv on first use. Works from any folder.
 set -euo pipefail
 from=$PWD
 cd "$(dirname "$(readlink -f "$0")")/.."
@@ -11,13 +11,13 @@ usage() {
 usage: ops/start-cluster.sh [start [--workers N] [--config PATH] | stop | restart | reload | scale N |
                              status [--json] | --demo]
     start    run a broker and workers in the background (the default)
-    stop     let them finish what they run, then end them
-    restart  replace all processes, one after the other, while they serve; with other arguments than those
+    stop     let them finish what they are running, then end them
+    restart  replace all processes, one after the other, while they serve; with arguments other than those
              of the last start: stop, then start
-    reload   have the configuration (reqpool.toml) read again
-    scale    have N workers from now on
-    status   show how they are; exit status 0 if all is well
-    --demo   start a cluster and upstreams of its own, load them, print figures, stop all
+    reload   read the configuration (reqpool.toml) again
+    scale    change the number of workers to N
+    status   show the state of the pool; exit status 0 if all is well
+    --demo   start a separate cluster and upstreams, load them, print figures, stop everything
 TEXT
     exit 2
 }
@@ -30,7 +30,7 @@ absolute() { # a path, from the caller's folder
 }
 
 alive() { # is $1 the pid of a supervisor?
-    # Redirections are made from left to right: the complaint that there is no such process goes first.
+    # Redirections are made from left to right: an error that there is no such process is silenced, too.
     [ -n "${1:-}" ] && tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -q ' reqpool_ops up '
 }
 
@@ -44,19 +44,19 @@ wait_gone() { # wait_gone PID SECONDS
     done
 }
 
-is_stopping() { # has the supervisor been told to end, by whomever? It notes that in its lock.
+is_stopping() { # has the supervisor been told to end, by this script or not? It notes that in its lock.
     alive "$1" && grep -q '"stopping": true' "$folder/reqpool.sock.lock" 2>/dev/null
 }
 
 read_pid() { # sets $pid: of the supervisor that this script started
-    # A pid file in a folder of somebody else, or a link there, could name any process of ours.
+    # A pid file in another user's folder, or a link there, could name any process of this user.
     pid=
     if is_ours; then pid=$(cat "$folder/cluster.pid" 2>/dev/null || true); fi
 }
 
 is_ours() { [ -O "$folder" ] && [ ! -L "$folder" ]; }
 
-in_turn() { # one at a time may start or stop the cluster; then read_pid
+in_turn() { # wait until no other script starts or stops the cluster; then read_pid
     if is_ours; then
         exec 8<"$folder"
         flock -w 60 8 || fail "another $(basename "$0") has been starting or stopping the cluster for 60 s"
@@ -64,22 +64,22 @@ in_turn() { # one at a time may start or stop the cluster; then read_pid
     read_pid
 }
 
-exec_ops() { # of the .venv as it is: what runs already was started from it
+exec_ops() { # from .venv as it is: the running cluster was started from it
     py=$PWD/.venv/bin/python
     [ -x "$py" ] || ensure_venv server
     exec "$py" -P -m reqpool_ops "$@"
 }
 
-configured() { # the arguments, and the configuration that the environment names, in `arguments`
+configured() { # sets `arguments`: the given ones, and the configuration that the environment names
     arguments=("$@")
-    # As an argument, so that a restart and a reload find it.
+    # An argument, so that a restart and a reload find it.
     if [ -n "${REQPOOL_CONFIG:-}" ] && [[ " $*" != *" --config"* ]]; then
         arguments+=(--config "$(absolute "$REQPOOL_CONFIG")")
     fi
 }
 
 start() {
-    in_turn # one that stops the cluster ends first: what is about to end is not "already running"
+    in_turn # a script that stops the cluster goes first: what is about to end is not "already running"
     if is_stopping "$pid"; then
         say "waiting for the cluster that is stopping (pid $pid)"
         wait_gone "$pid" "$stop_s" || fail "pid $pid does not end"
@@ -96,9 +96,9 @@ start() {
     setsid "$py" -P -m reqpool_ops up "$@" >>"$log" 2>&1 </dev/null 8<&- &
     pid=$!
     echo "$pid" >"$folder/cluster.pid"
-    exec 8<&- # the next one may stop it, or find that it runs
+    exec 8<&- # the next script may stop it, or find that it is running
     for _ in $(seq 100); do
-        # Only then: a Python that asks too early takes the CPU from those that are starting.
+        # Only then: a process that asks too early takes the CPU from those that are starting.
         if tail -c "+$((old + 1))" "$log" | grep -q "the pool is up at" &&
             "$py" -P -m reqpool_ops status --url "$url" >/dev/null 2>&1; then
             say "running (pid $pid) at $url, log in $log"
@@ -114,14 +114,14 @@ start() {
 }
 
 stop() {
-    in_turn # told twice, the cluster would end at once
+    in_turn # if it were told twice, the cluster would end at once
     if ! alive "$pid"; then
         say "not running"
         [ -z "$pid" ] || rm -f "$folder/cluster.pid"
         return
     fi
     is_stopping "$pid" || kill -TERM "$pid"
-    kill -CONT "$pid" 2>/dev/null || true # one that is suspended (Ctrl-Z, SIGSTOP) would not hear of it
+    kill -CONT "$pid" 2>/dev/null || true # a suspended one (Ctrl-Z, SIGSTOP) would not notice
     if ! wait_gone "$pid" "$stop_s"; then
         say "pid $pid does not stop; killing it"
         kill -KILL "$pid" 2>/dev/null || true # its processes end with it
@@ -143,11 +143,11 @@ restart() {
         [ $# -gt 0 ] || set -- "${words[@]}"
     fi
     configured "$@"
-    # Before anything is stopped: what is wrong with a configuration must not take the service down.
+    # Before anything is stopped: an error in a configuration must not take the service down.
     if [[ " ${arguments[*]}" == *" --config"* ]]; then
         "$py" -P -m reqpool_ops up --check "${arguments[@]}" >/dev/null || fail "nothing was stopped"
     fi
-    # The same again: the supervisor stays, and has all others replaced while they serve.
+    # Unchanged arguments: the supervisor stays, and replaces all others while they serve.
     if alive "$pid" && [ "${arguments[*]@Q}" = "${words[*]@Q}" ]; then
         local said
         [[ " ${arguments[*]}" != *" --config"* ]] || reload
@@ -163,12 +163,12 @@ restart() {
 
 reload() {
     alive "$pid" || fail "not running"
-    # A cluster without a configuration would take the signal for an order to stop.
+    # A cluster without a configuration would stop at the signal.
     if ! tr '\0' '\n' <"/proc/$pid/cmdline" | grep -q '^--config'; then
         fail "it runs without a configuration: restart it with --config PATH"
     fi
     local log=$folder/cluster.log looks=100 old said
-    # One that has just been started holds the signal back once it has its lock; before, it would end.
+    # One that has just been started blocks the signal once it has its lock; before that, it would end.
     until grep -q "\"pid\": $pid," "$folder/reqpool.sock.lock" 2>/dev/null; do
         [ $((looks--)) -gt 0 ] && alive "$pid" || fail "pid $pid has not started; see $log"
         sleep 0.05
@@ -232,7 +232,7 @@ scale) [ $# -eq 1 ] || usage ;;
 start | restart) ensure_venv server ;;
 esac
 
-# As reqpool_ops.runtime.folder_path() has it. No Python: `stop` has to work whatever has become of .venv.
+# As in reqpool_ops.runtime.folder_path(), without Python: `stop` must work even if .venv is broken.
 folder=/tmp/reqpool-$(id -ru)
 [ ! -d "${XDG_RUNTIME_DIR:-}" ] || folder=$XDG_RUNTIME_DIR/reqpool
 url=ipc://$folder/reqpool.sock

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that is checked: ruff, mypy --strict, pytest. Makes .venv on first use; as root on Debian it installs
-# the real servers the tests need. Works from any folder.
+# All checks: ruff, mypy --strict, pytest. Creates .venv on first use; as root on Debian it installs the real
+# servers that the tests need. Works from any folder.
 #
 # usage: ops/test.sh [--no-install] [--long] [pytest arguments]
 set -euo pipefail
@@ -8,7 +8,7 @@ cd "$(dirname "$(readlink -f "$0")")/.."
 . ops/venv.sh
 . ops/apt.sh
 
-# What a test needs that pip does not bring: program, Debian package.
+# Programs that tests need and pip does not install, and their Debian packages.
 servers="knotd:knot nginx:nginx-light redis-server:redis-server mariadbd:mariadb-server memcached:memcached"
 
 install=${REQPOOL_NO_INSTALL:+no}
@@ -25,11 +25,11 @@ find_missing $servers
 if [ "$install" = no ]; then
     why="--no-install"
 else
-    install_missing "--no-install leaves out the tests that need"
+    install_missing "--no-install skips the tests that need"
 fi
 if [ ${#missing[@]} -gt 0 ]; then
     export REQPOOL_NO_INSTALL=1 # the tests skip instead of failing
-    say "left out ($why): the tests that need ${missing[*]} (apt-get install ${packages[*]});"
+    say "skipped ($why): the tests that need ${missing[*]} (apt-get install ${packages[*]});"
     say "pytest's summary names each of them as SKIPPED"
 fi
 

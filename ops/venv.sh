@@ -1,12 +1,12 @@
 # Sourced by start-cluster.sh, test.sh and bench.sh, from the repository's root.
 
-# ensure_venv EXTRA: make .venv if needed, repair a half-made one, install `-e .[EXTRA]` if pyproject.toml has
-# changed since the last time; sets $py.
+# ensure_venv EXTRA: creates .venv if needed, repairs an incomplete one, installs `-e .[EXTRA]` if pyproject.toml
+# has changed since the last time; sets $py.
 ensure_venv() {
     local extra=$1 python=${PYTHON:-python3} stamp=.venv/.installed-$1 want
     py=$PWD/.venv/bin/python
     exec 9<pyproject.toml
-    flock 9 # two of us at once would install over each other
+    flock 9 # two scripts at once would install over each other
     if ! .venv/bin/python -c "$version_check" 2>/dev/null || ! has_pip; then
         if ! command -v "$python" >/dev/null; then
             fail "no $python found; on Debian: apt-get install python3 python3-venv"
