@@ -1,8 +1,8 @@
 """Client half of kind ``memcached``: checks and encodes commands, decodes answers.
 
-What travels to the worker half is the command as memcached's text protocol has it, and what comes back is its
-answer in the same form (https://github.com/memcached/memcached/blob/master/doc/protocol.txt, "protocol.txt"
-below). So the worker half frames and does not parse, and the CPU that decoding costs is the app's own.
+The payload is the command in memcached's text protocol, and the worker half returns the answer in the same
+form (https://github.com/memcached/memcached/blob/master/doc/protocol.txt, "protocol.txt" below). So the
+worker half frames and does not parse, and decoding costs only the app's CPU.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ DEFAULT_PORT = 11211
 MAX_KEY_BYTES = 250
 """protocol.txt, "Keys"."""
 MAX_EXPIRE_S = 30 * 24 * 3600
-"""protocol.txt, "Expiration times": a higher number is taken for a date, and the item is gone at once."""
+"""protocol.txt, "Expiration times": a higher number is taken for a date, and the item expires at once."""
 MAX_KEYS = 10_000
-"""Of one ``get_many``: 2.5 MB of keys."""
+"""In one ``get_many``: 2.5 MB of keys."""
 MAX_NUMBER = 2**64 - 1
 
 _NOT_IN_A_KEY = re.compile(rb"[\x00-\x20\x7f]")
@@ -62,19 +62,19 @@ class MemcachedKind(Kind):
     ) -> tuple[Route, bytes, Decoder]:
         """Check one command and encode it.
 
-        ``get``, ``get_many`` and ``gets`` are idempotent. Nothing else is unless the caller says so: a
-        ``set`` that is tried again may undo what somebody else has set meanwhile.
+        ``get``, ``get_many`` and ``gets`` are idempotent. Other commands are only if the caller says so: a
+        ``set`` that is tried again may undo another client's in the meantime.
 
         Args:
             target: ``"127.0.0.1:11211"``, ``"cache.example:11211"``, ``"memcached://cache.example"``, or the
                 name of an upstream in ``reqpool.toml``.
             payload: the command's name and its arguments, e.g. ``("get", "k")``.
-            expire: seconds the stored item lives, at most 30 days; 0: until memcached needs the room. For
-                commands that store.
-            flags: a number of 32 bits to keep with the item. For commands that store.
+            expire: how long the stored item lives in seconds, at most 30 days; 0: until memcached needs the
+                room. For commands that store.
+            flags: a number of 32 bits to store with the item. For commands that store.
 
         Raises:
-            UsageError: if any of these is wrong; the text names it and the way out.
+            UsageError: if any of these is wrong; the text says what would be right.
         """
         name, arguments = _taken_apart(payload)
         command = _COMMANDS[name]
@@ -100,7 +100,7 @@ class MemcachedKind(Kind):
         return _route(target, command.reads), data, command.decoder
 
     def decode(self, data: bytes, request: Asked) -> Any:
-        """Make the command's value of its answer.
+        """Decode the command's value from its answer.
 
         Raises:
             MemcachedError: if the answer is an error.
@@ -115,7 +115,7 @@ class MemcachedKind(Kind):
         """Read ``memcached://host[:port]``.
 
         Raises:
-            UsageError: if it is wrong, or has what this kind does not do: log-ins (SASL) and TLS.
+            UsageError: if it is wrong, or asks for a log-in (SASL) or TLS, which this kind does not support.
         """
         parts = origin_names.parse(url, {"memcached": DEFAULT_PORT})
         if parts.user is not None or parts.password is not None or password is not None or tls is not None:
@@ -147,7 +147,7 @@ def _route(target: str, idempotent: bool) -> Route:
 # --- answers ---------------------------------------------------------------------------------------
 
 Decoder = Callable[[bytes], Any]
-"""Makes a command's value of an answer that is no error. It is the note of each request."""
+"""Decodes a command's value from an answer that is not an error. It is the note of each request."""
 
 
 def _items(data: bytes) -> dict[bytes, Item]:
@@ -164,18 +164,18 @@ def _items(data: bytes) -> dict[bytes, Item]:
 
 
 def _item(data: bytes) -> Item | None:
-    """``gets``: the item, None if there is none."""
+    """Decode ``gets``: the item, None if there is none."""
     return next(iter(_items(data).values()), None)
 
 
 def _value(data: bytes) -> bytes | None:
-    """``get``: the value, None if there is none."""
+    """Decode ``get``: the value, None if there is none."""
     item = _item(data)
     return None if item is None else item.value
 
 
 def _values(data: bytes) -> dict[str, bytes]:
-    """``get_many``: the values that there are, by key."""
+    """Decode ``get_many``: the values that exist, by key."""
     return {key.decode(errors="surrogateescape"): item.value for key, item in _items(data).items()}
 
 
@@ -190,14 +190,14 @@ _DONE = {
 
 
 def _done(data: bytes) -> bool:
-    """Commands that do something: was it done?"""
+    """Decode commands that change something: whether it was done."""
     if data not in _DONE:
         raise BadResponse(f"neither done nor not done: {_text(data)!r}")
     return _DONE[data]
 
 
 def _number(data: bytes) -> int | None:
-    """``incr`` and ``decr``: the new number, None if there is no such item."""
+    """Decode ``incr`` and ``decr``: the new number, None if there is no such item."""
     if data == b"NOT_FOUND\r\n":
         return None
     try:
@@ -219,9 +219,9 @@ class _Command:
     Args:
         word: its name on the wire.
         takes: its arguments, as an error shows them.
-        decoder: makes its value.
-        reads: does it change nothing?
-        stores: does it send a value?
+        decoder: decodes its value.
+        reads: whether it changes nothing.
+        stores: whether it sends a value.
     """
 
     def __init__(
@@ -268,7 +268,7 @@ def _taken_apart(payload: object) -> tuple[str, list[Any]]:
 def _key(key: object) -> bytes:
     if not isinstance(key, str | bytes):
         raise UsageError(f"a memcached key must be str or bytes, not {type(key).__name__}: {key!r}")
-    # surrogateescape: a key that get_many returned is a key, whatever its bytes were.
+    # surrogateescape: a key that get_many returned can be used, whatever its bytes were.
     data = key.encode(errors="surrogateescape") if isinstance(key, str) else key
     if not 0 < len(data) <= MAX_KEY_BYTES:
         raise UsageError(

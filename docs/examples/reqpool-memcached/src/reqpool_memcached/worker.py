@@ -1,10 +1,10 @@
 """Worker half of kind ``memcached``: frames the text protocol, many requests at a time on one connection.
 
-Payload: one command, as it goes over the wire; the answer is its reply in the same form. See ``client.py``.
+Payload: one command as sent over the wire; the answer is its reply in the same form. See ``client.py``.
 
-All clients of the pool share these connections, and an answer belongs to a request by its place in the stream
-alone. So this half believes nobody: a payload that is not exactly one command, and an answer that is not
-one to the command that is due, would each shift all answers after it.
+All clients of the pool share these connections, and only its place in the stream tells which request an
+answer belongs to. So this half trusts neither side: a payload that is not exactly one command, or an answer
+that does not fit the oldest command, would shift all answers after it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _ENDS = {
     word: re.compile(answers)
     for words, answers in (
         (b"get gets", rb"END" + _ANY_ERROR),
-        # Any other error is not an answer that the connection survives: memcached has refused the line, and
-        # may take the value that follows it for commands.
+        # After any other error the connection cannot be used: memcached has refused the line, and may take
+        # the value that follows it for commands.
         (b"set add replace append prepend cas", rb"STORED|NOT_STORED|EXISTS|NOT_FOUND" + _ERROR),
         (b"delete", rb"DELETED|NOT_FOUND" + _ANY_ERROR),
         (b"incr decr", rb"\d{1,20} *|NOT_FOUND" + _ANY_ERROR),  # decr may pad with spaces (protocol.txt)
@@ -47,7 +47,7 @@ _ENDS = {
     )
     for word in words.split()
 }
-"""The lines with which an answer to a command ends."""
+"""The lines that end the answer to a command."""
 
 _NO_KEYS: frozenset[bytes] = frozenset()
 
@@ -58,7 +58,7 @@ class Memcached(StreamProtocol):
     Args:
         origin: the upstream, for errors.
         settings: none are known.
-        max_bytes: a longer answer is BadResponse.
+        max_bytes: a longer answer is a BadResponse.
     """
 
     def __init__(self, origin: str, settings: bytes, max_bytes: int) -> None:
@@ -66,7 +66,7 @@ class Memcached(StreamProtocol):
         self._max_bytes = max_bytes
         # Of each unanswered request: the lines its answer may end with, and the keys it may have values for.
         self._unanswered: deque[tuple[re.Pattern[bytes], frozenset[bytes]]] = deque()
-        # What has come of the oldest answer; up to where it has been looked at; how long it is at the least.
+        # What has come of the oldest answer; how far it has been looked at; its least possible length.
         self._rest = bytearray()
         self._looked_at = 0
         self._at_least = 0
@@ -109,7 +109,7 @@ class Memcached(StreamProtocol):
             self._looked_at = self._at_least = 0
             begin = end
         if not self._unanswered and begin < len(buffer):
-            # The answers before it are not passed on: who says too much may have been out of step before.
+            # The answers before it are not passed on either: they may have been out of step already.
             raise BadResponse("unsolicited data from memcached", origin=self._origin)
         if buffer is self._rest:
             del self._rest[:begin]
