@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-from reqpool_contract import checks, fast_read, wire
+from reqpool_contract import checks, plain_messages, wire
 from reqpool_contract.backoff import backoff_s
 from reqpool_contract.cached_settings import SettingsSender
 from reqpool_contract.errors import ProtocolError
@@ -208,7 +208,7 @@ class SessionProtocol:
         """
         if len(frames) != 3 or self.state is not SessionState.OPEN:
             return None
-        read = fast_read.publication(frames[1], frames[2])
+        read = plain_messages.plain_publication(frames[1], frames[2])
         if read is None:
             return None
         epoch, number, acked, flat = read

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reqpool_contract import checks, fast_read, wire
+from reqpool_contract import checks, plain_messages, wire
 from reqpool_contract.errors import Code, ProtocolError
 from reqpool_contract.wire import FailedAttempts, LeaseGroup, Schema, SubmitGroup, Verb
 
@@ -143,7 +143,7 @@ def test_a_lease_that_is_read_in_one_look_is_what_the_tables_read(
 ) -> None:
     head = wire.encode(Verb.LEASE, epoch, seen, groups)
     plain = all(group.pin is None and group.trace is None for group in groups)
-    assert fast_read.lease(head) == ((epoch, seen, groups) if plain else None)
+    assert plain_messages.plain_lease(head) == ((epoch, seen, groups) if plain else None)
 
 
 @pytest.mark.parametrize(("schema", "verb"), MESSAGES)

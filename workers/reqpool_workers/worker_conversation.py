@@ -14,7 +14,7 @@ from heapq import nlargest
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from reqpool_contract import checks, fast_read, wire
+from reqpool_contract import checks, plain_messages, wire
 from reqpool_contract.counted_log import CountedLog
 from reqpool_contract.errors import ProtocolError
 from reqpool_contract.wire import RESULTS_WINDOW_BYTES, BadGroup, LeaseGroup, Reject, Verb
@@ -140,7 +140,7 @@ class WorkerConversation:
         if link.state is LivenessState.DOWN:
             return
         # What nearly every message is: the table below says the same, or what is wrong.
-        lease = fast_read.lease(frames[0]) if len(frames) == 1 else None
+        lease = plain_messages.plain_lease(frames[0]) if len(frames) == 1 else None
         if lease is not None and len(frames[0]) <= wire.LARGE_MESSAGE_BYTES:
             epoch, seen, groups = lease
             if link.fresh(epoch, seen, now_s):

@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool_contract import fast_read, wire
+from reqpool_contract import plain_messages, wire
 from reqpool_contract.errors import ProtocolError
 from reqpool_contract.wire import Verb
 
@@ -37,7 +37,7 @@ def by_the_tables(head: bytes, blob: bytes) -> tuple[int, int, int, tuple[Any, .
 
 
 def test_the_usual_publication_is_read() -> None:
-    assert fast_read.publication(packed(HEAD), packed(BLOB)) == (7, 3, 2, (5, 0, b"data"))
+    assert plain_messages.plain_publication(packed(HEAD), packed(BLOB)) == (7, 3, 2, (5, 0, b"data"))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_usual_publication_is_read() -> None:
     ],
 )
 def test_what_is_less_usual_is_left_to_the_tables(head: Any, blob: Any) -> None:
-    assert fast_read.publication(packed(head), packed(blob)) is None
+    assert plain_messages.plain_publication(packed(head), packed(blob)) is None
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -68,7 +68,7 @@ def test_a_publication_is_read_as_the_tables_read_it_or_left_to_them(seed: int) 
             frame[chance.randrange(len(frame))] = chance.randrange(256)
         if chance.random() < 0.1:
             del chance.choice(frames)[-1:]
-        read = fast_read.publication(bytes(frames[0]), bytes(frames[1]))
+        read = plain_messages.plain_publication(bytes(frames[0]), bytes(frames[1]))
         assert read in (None, by_the_tables(bytes(frames[0]), bytes(frames[1])))
         if frames == [packed(HEAD), packed(BLOB)]:
             assert read is not None

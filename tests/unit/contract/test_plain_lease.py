@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from reqpool_contract import fast_read, wire
+from reqpool_contract import plain_messages, wire
 from reqpool_contract.errors import ProtocolError
 from reqpool_contract.wire import LeaseGroup, Verb
 
@@ -37,7 +37,7 @@ EDGES: list[dict[str, Any]] = [
 
 def agrees(frame: bytes) -> bool:
     """Compare the reader of LEASE with the tables; return whether it took the message."""
-    lease = fast_read.lease(frame)
+    lease = plain_messages.plain_lease(frame)
     if lease is not None:
         verb, values = wire.decode(frame, wire.BROKER_TO_WORKER)
         assert verb is Verb.LEASE
