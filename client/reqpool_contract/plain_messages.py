@@ -58,7 +58,7 @@ def plain_submit(
         ``number``, ``acked``, and of each group what it stands for and the group as it came, with 9 to 12
         elements; None if it is anything else. Each seq is in it once.
     """
-    if type(frame) is not bytes or frame[:2] != _SUBMIT or len(frame) > LARGE_MESSAGE_BYTES:
+    if not known or type(frame) is not bytes or frame[:2] != _SUBMIT or len(frame) > LARGE_MESSAGE_BYTES:
         return None
     try:
         _, number, acked, groups = _unpack(frame, use_list=False, strict_map_key=True)

@@ -38,6 +38,9 @@ PLAIN_RESULTS = (19, 5, 2, 9, ((b"a" * 16, (1, 2), 0), (b"b" * 16, (1,), 1)))
 class Known(dict[tuple[str, tuple[str, ...], bytes], Any]):
     """Knows exactly the names and settings that the tables accept."""
 
+    def __bool__(self) -> bool:
+        return True
+
     def get(self, asked: Any, default: Any = None) -> Any:
         hash(asked)
         kind, origins, own = asked
