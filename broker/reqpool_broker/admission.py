@@ -121,7 +121,7 @@ class Admission:
     def _sift_known(self, session: Session, terms: Terms, group: wire.SubmitGroup) -> dict[int, bytes]:
         """Return the requests that are not known yet, each once: seq to payload.
 
-        Of those that a worker's report was the first to name, the client now says what they are.
+        Those that were known only from a worker's report are claimed.
         """
         pairs = dict(zip(group.seqs, group.payloads, strict=True))
         for worker, requests in self._records.disclaim(session, pairs).items():
@@ -153,7 +153,7 @@ class Admission:
         return False
 
     def _lost(self, session: Session, seqs: Iterable[int], watermark: bytes) -> tuple[int, ...]:
-        """Which of these, submitted again and not known here, may a worker have sent upstream?"""
+        """Return which of these, submitted again and not known here, a worker may have sent upstream."""
         in_doubt = session.known_since is KnownSince.LATER and self._epoch.recovery.in_doubt(watermark)
         return tuple(
             seq for seq in seqs if seq in session.doubtful or (in_doubt and not session.never_run(seq))
@@ -227,7 +227,7 @@ class Admission:
         text = ""
         if terms.flags & _RESUBMITTED and number is not None:
             # A worker reported the pin to this broker, and handed back the request that opens it before its
-            # client said what that was: no connection is pinned.
+            # client claimed it: no connection is pinned.
             self._pins.unpin(session, number, tell=True)
         if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
             text = "a pin must be opened by a single non-idempotent request to a single upstream"

@@ -1,4 +1,4 @@
-"""Requests whose outcome nobody waits for any more. No I/O, no clock."""
+"""Requests whose outcome does not matter any more. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Cancellations:
 
     Args:
         records: where they are.
-        sender: tells workers.
-        pins: lets go of connections whose first request is dropped.
+        sender: notifies workers.
+        pins: releases connections whose first request is dropped.
     """
 
     def __init__(self, records: Records, sender: LeaseSender, pins: Pins) -> None:
@@ -26,7 +26,7 @@ class Cancellations:
         self._pins = pins
 
     def drop(self, session: Session, seqs: Iterable[int]) -> None:
-        """Forget requests whose outcome nobody waits for, wherever they are."""
+        """Forget requests, wherever they are."""
         for seq in seqs:
             place = self._records.drop(session, seq)
             if place is None:
@@ -36,7 +36,7 @@ class Cancellations:
             self._pins.end_opening(place.terms)
 
     def forget(self, session: Session) -> list[int]:
-        """Drop what a session has waiting, here or to leave; returns what never ran. What runs goes on."""
+        """Drop what a session has waiting, in queues or to be sent; returns what never ran."""
         dropped: list[int] = []
         for origin in self._records.origins.queued():
             for group in origin.queue.forget(session):

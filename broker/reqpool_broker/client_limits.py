@@ -1,4 +1,4 @@
-"""What one client may take of the broker: ``[clients]`` of ``reqpool.toml``. No I/O, no clock."""
+"""How much one client may use of the broker: ``[clients]`` of ``reqpool.toml``. No I/O, no clock."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class QueuedGroup:
 
     Attributes:
         terms: what they share.
-        past: what lies behind them.
+        past: what has been tried.
         seqs: sequence numbers; those before ``start`` have been taken.
         payloads: one for each of ``seqs``.
         due_s: when waiting ends, at the deadline or before.
@@ -39,7 +39,7 @@ class QueuedGroup:
         start: index of the first that waits.
         gone: how many from ``start`` on have ended while they waited (cancelled, expired).
         settings_bytes: what the settings count for as long as any of them waits.
-        large: its payloads have so many bytes that they count, see
+        large: its payloads have enough bytes to count, see
             :data:`reqpool_contract.wire.LARGE_MESSAGE_BYTES`.
         queue: where it waits, None before that.
     """
@@ -99,7 +99,7 @@ class QueuedGroup:
         return seqs, payloads
 
     def count_within(self, most: int, most_bytes: int) -> int:
-        """How many requests off the front have about ``most_bytes``? At least one."""
+        """Return how many requests off the front have about ``most_bytes``; at least one."""
         size_bytes = 0
         for count, payload in enumerate(self.payloads[self.start : self.start + most]):
             size_bytes += len(payload)
@@ -113,7 +113,7 @@ class QueuedGroup:
         return sum(map(len, self.payloads[self.start :])) + self.settings_bytes
 
     def empty(self) -> None:
-        """Let go of the payloads: all that waited here have ended."""
+        """Drop the payloads: all that waited here have ended."""
         self.terms.session.queued_bytes -= self.waiting_bytes
         self.seqs, self.payloads = (), ()
         self.start = self.gone = self.settings_bytes = 0
@@ -233,7 +233,7 @@ class FairQueue:
 
     @staticmethod
     def _goes_on(session: Session, payloads: tuple[bytes, ...]) -> bool:
-        """Count what was taken of a large group; is there more for it in this turn?"""
+        """Count what was taken of a large group; return whether it may have more in this turn."""
         session.debt_bytes += sum(map(len, payloads))
         if session.debt_bytes < QUANTUM_BYTES:
             return True
@@ -248,7 +248,7 @@ class FairQueue:
             del level[session]
 
     def count(self) -> dict[int, dict[Session, int]]:
-        """How many requests of each session wait, by priority. It looks at every group."""
+        """Return how many requests of each session wait, by priority. It looks at every group."""
         return {
             priority: {
                 session: sum(len(group.seqs) - group.start - group.gone for group in groups)

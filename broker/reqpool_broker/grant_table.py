@@ -20,7 +20,7 @@ from .worker import Grant, Worker
 from .worker_state import WorkerState
 
 GRANT_IDLE_S = 10.0
-"""How long an unused grant stands before its connections are asked back."""
+"""How long a grant may be unused before its connections are asked back."""
 
 
 class GrantTable:
@@ -34,7 +34,7 @@ class GrantTable:
 
     Attributes:
         settled: all connections that workers of an earlier life may have are in the books. Until then only
-            those that are can be granted: what nobody has reported may still be open.
+            those that are can be granted: connections that were not reported may still be open.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class GrantTable:
         self._origins.wake()
 
     def assign(self, upstream: Upstream) -> None:
-        """Give each worker as many slots there as its load and the limit say."""
+        """Grant each worker as many slots there as its load needs and the limit allows."""
         reserved: dict[str, dict[Worker, int]] = {}
         for (worker, name), grant in upstream.grants.items():
             reserved.setdefault(name, {})[worker] = grant.reserved
@@ -89,7 +89,7 @@ class GrantTable:
                 wanted = origin.wanted(kind.depth)
                 waits = kind.waits and kind.prompt_variant not in variants(origin.name)
             claims.append(slot_allocation.Claim(origin.name, wanted, owners, holders, waits))
-        # What a worker of an earlier broker holds for an origin that nobody has asked for since.
+        # What a worker of an earlier broker holds for an origin that has not been asked for since.
         claims += [slot_allocation.Claim(name, 0, (), holders) for name, holders in reserved.items()]
         upstream.limit = upstream.policy.max_connections or limit or upstream.limit
         most = upstream.limit if self.settled else min(upstream.limit, upstream.inherited)
@@ -178,10 +178,10 @@ class GrantTable:
             self._end_grant(worker, origin)
 
     def hold_slots(self, worker: Worker, held: dict[str, int], *, inherited: bool) -> None:
-        """After a worker's HELLO: exactly the connections it names are open; no earlier grant stands.
+        """After a worker's HELLO: exactly the connections it names are open; no earlier grant is valid.
 
         Args:
-            worker: who says so.
+            worker: which sent it.
             held: origin to connections.
             inherited: an earlier life of the broker had granted them.
         """
@@ -193,16 +193,16 @@ class GrantTable:
             grant = self._new_grant(worker, name, upstream)
             grant.slots = grant.reserved = count
             grant.number = 1
-            self._send_grant(worker, name, grant)  # what an earlier life said of their treatment may be old
+            self._send_grant(worker, name, grant)  # the policy that an earlier broker sent may be old
 
     def take_back(self, now_s: float) -> None:
-        """Ask for connections back that nobody has used for long."""
+        """Ask for connections back that have not been used for long."""
         for origin in self._origins:
             if origin.idle and origin.granted and now_s - origin.last_used_s > GRANT_IDLE_S:
                 for worker in self._workers.values():
                     if origin.name in worker.grants:
                         self._set_grant(worker, origin.name, origin.upstream, 0)
-        # A worker of an earlier broker brought them, and nobody has asked for them since.
+        # A worker of an earlier broker brought them, and they have not been asked for since.
         for upstream in self._origins.upstreams.values():
             known = {origin.name for origin in self._origins.at[upstream]}
             for worker, name in list(upstream.grants):
@@ -210,17 +210,17 @@ class GrantTable:
                     self._set_grant(worker, name, upstream, 0)
 
     def is_spent(self, upstream: Upstream) -> bool:
-        """Are as many connections in use by those who can work as the upstream may have?"""
+        """Return whether workers that are able have as many connections as the upstream may have."""
         usable = sum(grant.slots for (worker, _), grant in upstream.grants.items() if worker.able)
         return self.settled and usable >= upstream.limit
 
     @property
     def is_held_up(self) -> bool:
-        """Do requests wait for slots that a worker which has not reported yet may have?"""
+        """Whether requests wait for slots that a worker which has not reported yet may have."""
         return not self.settled and any(map(self._origins.is_awaited, self._origins.upstreams.values()))
 
     def is_blocking(self, worker: Worker) -> bool:
-        """Is it silent, and has what requests wait for: slots, or places, of which the limit leaves none?
+        """Return whether it is silent and has what requests wait for: slots, or places, with none left.
 
         They stay its own until it is dead for certain, so that the limit holds at the server.
         """

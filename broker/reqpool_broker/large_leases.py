@@ -1,8 +1,8 @@
 """Large lease groups on their way to one worker, in pieces that small leases pass. No I/O, no clock.
 
 What is sent through a connection waits for what was sent before. So only some pieces of a large payload are
-under way at a time; the rest waits here, and the LEASE goes with the last of it: until then the worker knows
-nothing of the lease, and it has not left. What goes to a held connection whose worker is away waits here.
+in progress at a time; the rest waits here. The LEASE goes with the last of it: until then the worker knows
+nothing of the lease, and it has not left. What is for a pinned connection whose worker is away waits here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """What is left of a payload once its pieces have been sent, all of it where there were none.
+    """The rest of a payload after its pieces, all of it if there were none.
 
     Attributes:
         ahead_bytes: what was sent of it in pieces.
@@ -91,7 +91,7 @@ class _Waiting:
 
 
 class LargeLeases:
-    """What is leased to a worker in large groups, through one connection.
+    """Large groups that are leased to a worker, through one connection.
 
     Attributes:
         apart: the worker takes large payloads in frames of their own, and in pieces.
@@ -108,7 +108,7 @@ class LargeLeases:
         self._under_way_bytes = 0
 
     def __len__(self) -> int:
-        """How many groups wait?"""
+        """Return how many groups wait."""
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[tuple[Lease, int]]:
@@ -126,13 +126,13 @@ class LargeLeases:
         self._waiting.append(_Waiting(lease, group, now_s))
 
     def precedes(self, session_id: bytes, pin: int) -> bool:
-        """Does something wait here that goes to the same held connection, and so has to come first?"""
+        """Return whether something waits here for the same pinned connection, and so has to come first."""
         return any(
             waiting.group.pin == pin and waiting.group.session == session_id for waiting in self._waiting
         )
 
     def next(self, now_s: float) -> Piece | Rest | None:
-        """What is to be sent now, right after a heartbeat; None if nothing."""
+        """Return what must be sent now, right after a heartbeat; None if nothing."""
         while self._waiting and self._under_way_bytes < PIECES_BYTES:
             waiting = self._waiting[0]
             self.room_bytes += waiting.drop_ended()
@@ -150,13 +150,13 @@ class LargeLeases:
         return None
 
     def sent(self, heartbeat: int, step: Piece | Rest) -> None:
-        """What :meth:`next` returned is under way, right behind a heartbeat: who has read that has it."""
+        """Note that what :meth:`next` returned was sent right after a heartbeat."""
         size_bytes = len(step.data) if isinstance(step, Piece) else _size_bytes(step.group)
         self.under_way.append((heartbeat, size_bytes))
         self._under_way_bytes += size_bytes
 
     def arrived(self, seen: int) -> bool:
-        """The worker has read heartbeat ``seen``, and what came with it. Was anything large under way?"""
+        """Note that the worker has read heartbeat ``seen``; returns whether anything large came with it."""
         under_way, count = self.under_way, len(self.under_way)
         while under_way and under_way[0][0] <= seen:
             size_bytes = under_way.popleft()[1]

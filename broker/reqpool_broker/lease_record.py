@@ -15,11 +15,11 @@ class Lease:
 
     Attributes:
         terms: what they share.
-        origin: the upstream of this attempt; None for what a worker reported after a broker's restart and no
+        origin: where this attempt goes; None for what a worker reported after a broker's restart and no
             client has claimed yet, or only for an upstream that is not in the configuration any more.
-        worker: who holds them.
+        worker: which runs them.
         requests: seq to payload, of those that have not ended.
-        past: what lies behind them, this attempt aside.
+        past: what was tried before this attempt.
         since_s: when that was, or at least since when it is known; monotonic.
         attempt: 1 for the first.
     """
@@ -45,7 +45,7 @@ class Lease:
 
     @property
     def claimed(self) -> bool:
-        """Has a client said what it is?"""
+        """Whether a client has said what it is."""
         return bool(self.terms.kind)
 
     @property

@@ -160,7 +160,7 @@ class Leasing:
                 continue
             if room <= 0:
                 if kind.connections and not self._grants.is_spent(origin.upstream):
-                    # More may be had in a moment: that these wait says nothing of the upstream.
+                    # More may be granted in a moment: that these wait proves nothing about the upstream.
                     origin.rest(now_s)
                 else:
                     origin.stand(now_s)
@@ -216,7 +216,7 @@ class Leasing:
         if untried > 1:
             span_s /= untried
             flags |= _OTHERS
-        told = wire.LeaseGroup(
+        leased = wire.LeaseGroup(
             terms.session.id,
             origin.kind,
             origin.name,
@@ -235,11 +235,11 @@ class Leasing:
         if (
             group.large
             or (terms.pin is not None and self._sender.large[worker].precedes(terms.session.id, terms.pin))
-            or worker.route is None  # for a held connection: it waits until its worker is back
+            or worker.route is None  # for a pinned connection: it waits until its worker is connected
         ):
-            self._sender.add_large(worker, lease, told, now_s)
+            self._sender.add_large(worker, lease, leased, now_s)
         else:
-            self._sender.add(worker, told)
+            self._sender.add(worker, leased)
             if terms.asked is not None and terms.asked not in self._records.origins.ways:
                 self._learn(lease, terms.asked)
 
@@ -258,9 +258,9 @@ class Leasing:
             origins.learn(asked, way)
 
     def lease_pinned(self, group: QueuedGroup, now_s: float) -> None:
-        """Lease requests to the worker that holds their connection, at once: they wait for nobody else's.
+        """Lease requests at once to the worker that has their pinned connection.
 
-        If it is away for the moment, they are given to it when it says HELLO again, see
+        If it is not connected, it is sent them after its next HELLO, see
         :meth:`.retries.Retries.reconcile`.
         """
         terms = group.terms
@@ -275,7 +275,7 @@ class Leasing:
         self._hand(pin.origin, pin.worker, group, group.seqs, group.payloads, now_s)
 
     def adopt(self, worker: Worker, terms: Terms, requests: dict[int, bytes]) -> None:
-        """Book a lease that an earlier life of the broker gave; without a kind nobody has claimed it yet."""
+        """Book a lease of an earlier broker; one without a kind has not been claimed by its client yet."""
         now_s = terms.session.last_heard_s
         origin = self._records.origins.get(terms.kind, terms.origins[0], now_s) if terms.origins else None
         # What may run more than once may have done so: only the earlier life knew.

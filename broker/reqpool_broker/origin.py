@@ -24,8 +24,8 @@ class Origin:
         upstream: the server, with which others may lead.
         queue: what waits.
         in_flight: requests leased.
-        by_worker: the same for each worker that has any, without those on held connections.
-        pins: connections held for sessions, for each worker that has any.
+        by_worker: the same for each worker that has any, without those on pinned connections.
+        pins: connections pinned to sessions, for each worker that has any.
         owner_count: how many workers share it.
         suspect_until_s: until when it is tried last.
         is_forgotten: it has been unused for long, and the table knows it no longer.
@@ -33,7 +33,7 @@ class Origin:
         policy: how requests to it and connections there are treated.
         limit: what the upstream may have at a time, as last worked out.
         refused: requests that it would not have served in time.
-        places: requests that may be in work there at a time, those behind others on a connection included.
+        places: requests that may be in work there at a time, including those queued on a connection.
         service: what the upstream serves.
         admission: who may wait for it.
     """
@@ -90,7 +90,7 @@ class Origin:
         return not (self.queue.waiting or self.in_flight or self.pins)
 
     def wanted(self, depth: int) -> int:
-        """Connections that the load could use now, ``depth`` requests on each, and those that are held."""
+        """Return how many connections the load could use now, ``depth`` requests on each, and pinned ones."""
         shared = self.queue.waiting + sum(self.by_worker.values())
         # Where many share a connection, one that has to be given up (a request on it timed out) takes a
         # while to answer the others: there is a place for the one that takes over.
@@ -98,11 +98,11 @@ class Origin:
         return -(-shared // depth) + spare + sum(self.pins.values())
 
     def room(self, worker: Worker, depth: int) -> int:
-        """How many requests a worker may be leased beside what it has.
+        """Return how many more requests a worker may be leased.
 
         Twice what its connections take, or as much as is answered within :data:`PREFETCH_S`: without a
         prefetch each would idle for the broker's round trip between two requests. Where requests are known to
-        take long, fewer: what waits at the worker is first come, first served, whoever it belongs to.
+        take long, fewer: what waits at the worker is first come, first served, whatever its session.
         """
         grant = worker.grants.get(self.name)
         slots = (grant.slots if grant else 0) - self.pins.get(worker, 0)
@@ -115,7 +115,7 @@ class Origin:
     def needed_s(self, now_s: float) -> float:
         """Learn from what has been answered; returns what time a request must have left to be leased now.
 
-        Call it while the service is busy. No time at all while nobody has been refused for lack of it.
+        Call it while the service is busy. It is 0 as long as no request has been refused for lack of time.
         """
         service = self.service
         service.observe(now_s, self.done, self.in_flight, self.limit)
@@ -124,7 +124,7 @@ class Origin:
         return service.needed_s if self.admission.overloaded else 0.0
 
     def stand(self, now_s: float) -> None:
-        """More waits than may be in work now."""
+        """Note that more waits than may be in work now."""
         # Connections that are held come back when their sessions like, whatever the upstream serves.
         if self.upstream.pins:
             self.service.rest(now_s)
@@ -132,7 +132,7 @@ class Origin:
             self.service.stand(now_s, self.done)
 
     def rest(self, now_s: float) -> None:
-        """Nothing waits any more, or not for the upstream."""
+        """Note that nothing waits any more, or not for the upstream."""
         if self.service.busy:
             self.service.rest(now_s)
             self.admission.rest()

@@ -22,7 +22,7 @@ MAX_IDLE = 1_024
 class OriginTable:
     """Origins by kind and name.
 
-    By both, so that a request of a kind nobody serves cannot stand in the way of another kind's.
+    By both, so that a request of a kind that is not served cannot block another kind's.
 
     Attributes:
         ready: those to be looked at at the next leasing, in order (a dict used as an ordered set).

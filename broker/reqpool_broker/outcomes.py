@@ -28,7 +28,7 @@ class Outcomes:
         epoch: this broker's.
         outbox: where messages go.
         records: where requests are.
-        sender: tells workers of requests that ended elsewhere.
+        sender: notifies workers of requests that ended elsewhere.
 
     Attributes:
         refusals: what :meth:`refuse` has gathered in this turn.
@@ -73,14 +73,14 @@ class Outcomes:
         sent: bool | None = None,
         retry_after_ms: int | None = None,
     ) -> None:
-        """Publish one verdict for requests that are no longer open."""
+        """Publish one error for requests that are no longer open."""
         data = wire.encode_error(
             text, origin=origin, phase=phase, attempts=attempts, sent=sent, retry_after_ms=retry_after_ms
         )
         self.conclude(session, seqs, code, data)
 
     def conclude(self, session: Session, seqs: Iterable[int], code: int, data: bytes) -> None:
-        """Publish one encoded verdict, or an answer, for requests that are no longer open."""
+        """Publish one encoded error, or an answer, for requests that are no longer open."""
         numbers = tuple(seqs)
         if code == Code.OK:
             self._records.done += len(numbers)
@@ -133,9 +133,9 @@ class Outcomes:
         phase: str | None = None,
         sent: bool = True,
     ) -> None:
-        """End requests, taken out of a lease, of which its worker has not said what became of them.
+        """End requests, taken out of a lease, whose outcome its worker has not reported.
 
-        ``sent``: could an upstream have acted on them?
+        ``sent``: whether an upstream could have acted on them.
         """
         session = lease.terms.session
         name = lease.origin.name if lease.origin else None
@@ -147,7 +147,7 @@ class Outcomes:
             self.conclude(session, seqs, Code.OK, lease.past.answer)
 
     def end_gone(self, terms: Terms, seqs: Iterable[int]) -> None:
-        """End requests whose held connection is no more."""
+        """End requests whose pinned connection is lost."""
         self.end_unleased(terms, seqs, Code.CONNECTION_LOST, PIN_GONE, NEW)
 
     def end_unleased(self, terms: Terms, seqs: Iterable[int], code: Code, text: str, past: Past) -> None:

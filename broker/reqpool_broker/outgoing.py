@@ -1,4 +1,4 @@
-"""What the broker has decided to send. Cores only append; the server sends."""
+"""Messages that the broker has decided to send. Cores only append; the server sends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Outgoing:
     Attributes:
         intake: ``[routing id, head]`` for clients that have no subscription yet.
         results: ``[topic, head]`` or ``[topic, head, blob]``.
-        workers: ``[routing id, head]``, or with large payloads behind them.
+        workers: ``[routing id, head]``, or followed by large payloads.
     """
 
     def __init__(self) -> None:

@@ -1,18 +1,18 @@
 """Who may wait for an origin: what cannot be done in time is refused at once. No I/O, no clock.
 
 A queue in front of a server that is asked for more than it serves grows until those at its head have no time
-left. What is served then is thrown away: the server is fully busy and does nothing for anybody. CoDel (RFC
+left. What is served then is thrown away: the server is fully busy to no effect. CoDel (RFC
 8289) and adaptive LIFO ("Fail at Scale", ACM Queue 2015) mend that without knowing how long a caller waits:
 the one drops from a queue that does not empty, the other serves the newest first and lets the oldest rot.
-Here each request says how much time it has, and :class:`~.service_rate.ServiceRate` knows what the server
-does with it, so nobody has to guess:
+Here each request has a deadline, and :class:`~.service_rate.ServiceRate` measures what the server does, so
+nothing has to be guessed:
 
-* A request whose turn would come too late is told so when it comes, and when to try again. What is accepted
+* A request whose turn would come too late is refused when it comes, with when to try again. What is accepted
   is served first come, first served.
 * What is *before* a request is counted as the queue is served: strict between priorities, in turns between
   clients. Beside a client with 5,000 waiting, one with none waits for one turn only, and is accepted.
 * A *burst* may use all of its time: the queue that it makes goes away. CoDel calls that a good queue. A bad
-  one stays: once somebody has been refused, and until the queue has been empty, a request may spend half of
+  one stays: once a request has been refused, and until the queue has been empty, a request may spend half of
   the time that it can spare in it. So under lasting overload answers take about half of the timeout, and an
   estimate that is wrong by as much does no harm.
 * The estimate may be wrong by more, if the server slows down meanwhile. So it is consulted again while they
@@ -40,9 +40,9 @@ PATIENT_SHARE = 0.5
 BENEFIT = 1.1
 """Of the doubt: the estimate is not better than this."""
 COUNTED_S = 0.02
-"""How long it is believed how many requests of each client wait."""
+"""How long a count of the requests of each client that wait is used."""
 TAKEN_COUNT = 512
-"""Of about so many requests it is known which priorities they had."""
+"""The priorities of about this many requests are remembered."""
 LEAST_SHARE = 0.01
 MOST_RETRY_S = 60.0
 
@@ -52,7 +52,7 @@ class Refusal(NamedTuple):
 
     Attributes:
         accepted: how many of the group, from its front, may.
-        text: for people.
+        text: for display.
         retry_after_s: when what is before them now will have been served.
     """
 
@@ -65,11 +65,11 @@ class OverloadControl:
     """The door of one origin's queue.
 
     Args:
-        queue: behind it.
+        queue: that it guards.
         service: what the upstream serves.
 
     Attributes:
-        overloaded: somebody was refused, and the queue has not been empty since.
+        overloaded: a request was refused, and the queue has not been empty since.
     """
 
     def __init__(self, queue: FairQueue, service: ServiceRate) -> None:
@@ -87,7 +87,7 @@ class OverloadControl:
         Args:
             group: with its ``due_s``. The service must be known.
             now_s: now.
-            free: of the places, how many nobody has.
+            free: how many of the places are free.
             places: requests that may be in work at a time.
         """
         service, terms = self._service, group.terms
@@ -145,7 +145,7 @@ class OverloadControl:
         waiting[terms.session] = waiting.get(terms.session, 0) + count
 
     def _count(self, now_s: float) -> dict[int, dict[Session, int]]:
-        """How many requests of each client wait, by priority. It looks at every group, so not each time."""
+        """Return how many requests of each client wait, by priority; counted now and then only."""
         if now_s >= self._counted_s + COUNTED_S:
             self._counted_s = now_s
             self._counts = self._queue.count()
@@ -170,7 +170,7 @@ class OverloadControl:
 
 
 def fair_place(most: float, waiting: Iterable[int], own: int) -> float:
-    """How many requests a client may have waiting, so that no more than ``most`` are served up to its last.
+    """Return how many requests a client may have waiting: up to its last, no more than ``most`` are served.
 
     In turns: before its n-th request the others have n served, or all they have if that is less.
 
@@ -192,7 +192,7 @@ def fair_place(most: float, waiting: Iterable[int], own: int) -> float:
 
 
 class Refusals:
-    """Verdicts that gather until the end of a turn: one batch for a client, whatever they came in.
+    """Refusals that gather until the end of a turn: one batch for a client, whatever message they came in.
 
     Attributes:
         by_session: what has gathered for each client: the requests, and their error.
@@ -202,7 +202,7 @@ class Refusals:
         self.by_session: dict[Session, list[tuple[tuple[int, ...], bytes]]] = {}
 
     def add(self, terms: Terms, seqs: tuple[int, ...], past: Past, origin: str, refusal: Refusal) -> None:
-        """Tell the client of requests that are no longer open."""
+        """Gather requests that are no longer open."""
         data = wire.encode_error(
             refusal.text,
             origin=origin,
@@ -216,8 +216,8 @@ class Refusals:
     def take(self) -> Iterator[tuple[Session, tuple[int, ...], bytes]]:
         """Return what has gathered: the client, the requests, and the blob that ends them."""
         by_session, self.by_session = self.by_session, {}
-        for session, verdicts in by_session.items():
-            pairs = [(seq, data) for seqs, data in verdicts for seq in seqs]
+        for session, refused in by_session.items():
+            pairs = [(seq, data) for seqs, data in refused for seq in seqs]
             for start in range(0, len(pairs), MAX_BATCH_REQUESTS):
                 chunk = pairs[start : start + MAX_BATCH_REQUESTS]
                 flat = [value for seq, data in chunk for value in (seq, int(Code.OVERLOADED), data)]
@@ -225,5 +225,5 @@ class Refusals:
 
 
 def _span(span_s: float) -> str:
-    """A span as people say it: nobody believes more digits of an estimate."""
+    """Return a span for display, without digits that an estimate does not have."""
     return f"{span_s:.2g} s" if span_s < 10 else f"{span_s:.0f} s"

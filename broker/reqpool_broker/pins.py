@@ -1,4 +1,4 @@
-"""Pins: when connections are no longer held for sessions, and which are found held. No I/O, no clock."""
+"""Pins: when connections are released, and which are found pinned. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -35,8 +35,12 @@ class Pins:
         self._outcomes = outcomes
 
     def unpin(self, session: Session, number: int, *, tell: bool) -> bool:
-        """A held connection is let go of, by its client, or by its worker (then there is nobody to
-        ``tell``).
+        """Release a pinned connection.
+
+        Args:
+            session: whose it is.
+            number: the pin's.
+            tell: whether its worker has to be told; not if it was the worker that released it.
 
         Returns:
             False if it is not known.
@@ -51,7 +55,7 @@ class Pins:
             if worker.route is not None:
                 head = wire.encode(Verb.UNPIN, self._epoch, worker.heartbeat_seen, session.id, number)
                 self._outbox.append([worker.route, head])
-            # It overtakes these: the first request of the pin would take a connection that nobody lets go of.
+            # UNPIN overtakes these: a pin's first request would take a connection that is never released.
             waiting = [lease for lease, _ in self._sender.large[worker] if lease.terms.session is session]
             for lease in waiting:
                 if lease.terms.pin == number and lease.requests:
@@ -62,13 +66,13 @@ class Pins:
         return True
 
     def adopt(self, worker: Worker, session: Session, number: int, kind: str, name: str) -> None:
-        """Book a held connection that a worker reports."""
+        """Book a pinned connection that a worker reports."""
         now_s = session.last_heard_s
         origin = self._records.origins.get(kind, name, now_s)
         self._records.take_pin(self._records.open_pin(session, number, origin), worker, now_s)
         self._records.origins.use(origin)
 
     def end_opening(self, terms: Terms) -> None:
-        """If these are the first request of a pin: it has ended, and no connection is held."""
+        """If these are the first request of a pin, which has ended: no connection is pinned."""
         if terms.opens and terms.pin is not None:
             self.unpin(terms.session, terms.pin, tell=True)

@@ -107,7 +107,7 @@ class Records:
     def release(self, lease: Lease, count: int, by: Worker | None = None) -> None:
         """Uncount ``count`` requests that have been taken out of ``lease.requests``.
 
-        ``by``: who answered them, if somebody did.
+        ``by``: the worker that answered them, if one did.
         """
         origin, worker = lease.origin, lease.worker
         if origin is not None:

@@ -1,7 +1,7 @@
 """Attempts without an outcome: what becomes of requests whose lease came to nothing. No I/O, no clock.
 
-Their worker says that it failed, hands them back, falls silent, dies, or comes again without them. They are
-leased once more where that makes sense and is safe; otherwise they end.
+Their worker reports that they failed, hands them back, falls silent, dies, or connects again without them.
+They are leased again where that makes sense and is safe; otherwise they end.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Retries:
         """Let requests of a lease that has ended wait for their next attempt."""
         seqs, payloads = zip(*pairs, strict=True)
         terms = lease.terms
-        if terms.session.state is BrokerSessionState.ENDED:  # nobody waits for them
+        if terms.session.state is BrokerSessionState.ENDED:  # their outcome does not matter
             self._records.close(terms.session, seqs)
             self._pins.end_opening(terms)
             return
@@ -120,7 +120,7 @@ class Retries:
             session: whose they are.
             seqs: their numbers.
             now_s: now.
-            sent: did the worker send them in an attempt before (which only idempotent ones have)?
+            sent: whether the worker sent them in an earlier attempt (which only idempotent ones have).
 
         Returns:
             True if the worker has no room for them, as opposed to no connections: those were taken back.
@@ -138,7 +138,7 @@ class Retries:
 
     @staticmethod
     def _has_connections(worker: Worker, origin: Origin) -> bool:
-        """Has a worker connections that requests without a pin may use, or needs none?"""
+        """Return whether a worker has connections that requests without a pin may use, or needs none."""
         kind = worker.kinds.get(origin.kind)
         grant = worker.grants.get(origin.name)
         slots = grant.slots if grant is not None else 0
@@ -224,15 +224,15 @@ class Retries:
                 pairs = [(seq, lease.requests.pop(seq)) for seq in missing]
                 self._records.release(lease, len(pairs))
                 seqs, payloads = zip(*pairs, strict=True)
-                # If the worker has lost the connection as well, it says so.
+                # If the worker has lost the connection as well, it reports that.
                 self._leasing.lease_pinned(QueuedGroup(lease.terms, seqs, payloads, lease.past), now_s)
         for lease, missing in reversed(absent):  # as in abandon()
             if not lease.terms.goes_to_pin:
-                # It never arrived; or it may run again, was sent, and the RETRY that said so was lost.
+                # It never arrived; or it may run again, was sent, and the RETRY that reported it was lost.
                 session, sent = lease.terms.session, lease.terms.idempotent
                 self.hand_back(worker, session, missing, now_s, sent=sent)
 
 
 def _max_attempts(lease: Lease) -> int:
-    """Leases an idempotent request may have behind it when a worker or a connection dies under it."""
+    """Return after how many leases an idempotent request ends if its worker or connection is lost."""
     return 1 + (lease.origin.policy.retries if lease.origin is not None else 0)

@@ -1,7 +1,7 @@
 """What an upstream serves to one origin: requests a second, and the time that one takes. No I/O, no clock.
 
 Both are measured only while a queue *stands*: all that may be in work is, and more waits. At other times
-answers come as fast as requests do, which says nothing of how fast they could come.
+answers come as fast as requests do, which does not show how fast they could come.
 
 * **Rate.** Answers, not timeouts, over the time in which the queue stood; older ones weigh less. Where many
   connections are filled at the same moment their answers come in waves, so time is counted up to the last
@@ -10,8 +10,8 @@ answers come as fast as requests do, which says nothing of how fast they could c
   trials 3/n is the 95 % confidence bound of a rate; Hanley and Lippman-Hand, JAMA 1983). They are added, so
   that a pause of some seconds does not refuse those that have minutes.
 * **Time.** One lease at a time is watched until half of its requests have been answered. What timed out, or
-  was with a worker that fell silent, is no measure: an upstream that hung and recovers would look slow for
-  ever, since nobody would be sent there who could tell that it no longer is.
+  was with a worker that fell silent, does not count: an upstream that hung and recovers would look slow for
+  ever, since no request would be sent there that could show that it no longer is.
 
 Evidence is forgotten :data:`STALE_S` after the queue last stood, and at once if nothing is in work any more:
 an upstream found idle is as good as new.
@@ -28,7 +28,7 @@ SHORTEST_S = 0.01
 PATIENCE_S = 0.5
 """Silence that counts, where requests take less than half of it."""
 EVIDENCE_S = 0.25
-"""How long a queue must have stood before anybody is refused for it."""
+"""How long a queue must have stood before requests are refused for it."""
 WARM_S = 2.0
 """Until then it is not taken for slow before half of its connections have answered: they may be new."""
 STALE_S = 2.0
@@ -73,14 +73,14 @@ class Watched(NamedTuple):
 
 
 class ServiceRate:
-    """What is known of one origin's service.
+    """Rate and time of one origin's service.
 
     Attributes:
         busy: the queue stood when it was last looked at.
-        known: there is enough evidence to refuse somebody for it.
+        known: there is enough evidence to refuse requests for it.
         rate_per_s: requests that are answered in a second, when as many as may be are in work.
         time_s: from lease to answer.
-        watched: the lease whose answers tell that, if there is one.
+        watched: the lease that this is measured by, if there is one.
     """
 
     __slots__ = (
@@ -109,7 +109,7 @@ class ServiceRate:
 
     @property
     def served_per_s(self) -> float:
-        """What has been seen of it, without the doubt."""
+        """The measured rate, without the doubt."""
         return self._served / self._span_s if self._span_s else 0.0
 
     @property
@@ -119,7 +119,7 @@ class ServiceRate:
 
     @property
     def needed_s(self) -> float:
-        """What a request must have left when it is leased, to be answered in time as a rule."""
+        """The time that a request must have left when it is leased, to be usually answered in time."""
         return MARGIN * self.time_s
 
     @property
@@ -145,7 +145,7 @@ class ServiceRate:
         self._since_s, self._done = now_s, done
         watched = self.watched
         if watched is not None and len(watched.lease.requests) < watched.size:
-            self.watched = None  # answered some time ago, when nobody looked
+            self.watched = None  # answered some time ago, unnoticed
 
     def rest(self, now_s: float) -> None:
         """Note that nothing waits, or not for this upstream's sake."""

@@ -2,7 +2,7 @@
 
 No I/O, no clock. Each of them looks at everything before it changes anything, and touches only the groups,
 origins, sessions and workers of its message. It returns False, and nothing has changed, for whatever it does
-not know: then the message goes the long way, through the tables of the wire and everything behind them. Both
+not know: then the message goes the long way, through the tables of the wire and everything after them. Both
 ways come to the same.
 """
 
@@ -22,7 +22,7 @@ from .worker import Worker
 from .worker_state import WorkerState
 
 LIMIT_SHARE = 10
-"""Of a client's limits, one in so many can be used without adding up what all clients have."""
+"""This part of a client's limits can be used without adding up what all clients use."""
 _LIVE = WorkerState.LIVE
 _ENDED, _OPEN = BrokerSessionState.ENDED, BrokerSessionState.OPEN
 _make = tuple.__new__

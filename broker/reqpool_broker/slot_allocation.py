@@ -1,4 +1,4 @@
-"""Which worker gets what, and who is granted how many connections: pure functions."""
+"""Which workers serve an origin, and how many connections each is granted: pure functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ranking(origin: str, workers: Iterable[Worker]) -> list[Worker]:
 
 
 def owner_count(current: int, cpu_shares: Sequence[float], available: int) -> int:
-    """How many workers should share an origin, one step at a time.
+    """Return how many workers should share an origin, at most one more or less than now.
 
     One owner makes the fullest batches and the fewest connections; another is added only when all
     the owners are short of CPU.
@@ -47,11 +47,11 @@ def least_loaded(owners: Sequence[Worker], in_flight: Mapping[Worker, int]) -> W
 
 
 ROOM_SHARE = 8
-"""One in so many connections of an upstream, and at least one, is kept from requests that wait there."""
+"""One in this many connections of an upstream, and at least one, is kept from requests that wait there."""
 
 
 class Claim(NamedTuple):
-    """What one origin asks of its upstream's connections.
+    """One origin's need of its upstream's connections.
 
     Attributes:
         name: the origin's.
@@ -69,7 +69,7 @@ class Claim(NamedTuple):
 
 
 def shares(limit: int, wanted: Sequence[int]) -> list[int]:
-    """Divide ``limit`` fairly: nobody gets more than it wants, and who wants more gets no less than the
+    """Divide ``limit`` fairly: none gets more than it wants, and one that wants more gets no less than the
     others.
 
     A connection that does not divide goes to one more in each place, from the front (max-min fairness).
@@ -88,12 +88,12 @@ def shares(limit: int, wanted: Sequence[int]) -> list[int]:
 
 
 def most_waiting(limit: int) -> int:
-    """How many of an upstream's connections may be those of requests that wait there."""
+    """Return how many of an upstream's connections requests that wait there may have."""
     return limit - max(1, limit // ROOM_SHARE) if limit > 1 else limit
 
 
 def _wanted(limit: int, claims: Sequence[Claim]) -> list[int]:
-    """What each may want: those that wait leave some to the others, who would else wait with them."""
+    """Return what each may want: those that wait leave some to the others, so that these need not wait."""
     wanted = [claim.wanted for claim in claims]
     waiting = [place for place, claim in enumerate(claims) if claim.waits]
     for place, share in zip(
@@ -107,7 +107,7 @@ def slots(limit: int, claims: Sequence[Claim]) -> dict[tuple[Worker, str], int]:
     """Decide the level of each worker's grant for each origin of one upstream.
 
     What is reserved elsewhere counts until its holder confirms that it is closed, so the sum of what is
-    reserved never exceeds ``limit`` at any moment, whoever freezes or dies.
+    reserved never exceeds ``limit`` at any moment, whichever worker freezes or dies.
 
     Args:
         limit: most connections to the upstream in the whole pool.
@@ -119,8 +119,8 @@ def slots(limit: int, claims: Sequence[Claim]) -> dict[tuple[Worker, str], int]:
     if len(claims) == 1 and len(claims[0].owners) == 1:
         name, wanted, (owner,), reserved_now, waits = claims[0]
         if not waits and (not reserved_now or [*reserved_now] == [owner]):
-            # Nobody to share with, as most of the time: what it does not need stays, up to the limit. What
-            # follows comes to the same, but takes a third of what it takes to lease a single request.
+            # There is no other to share with, as most of the time: what it does not need stays, up to the
+            # limit. What follows comes to the same, but takes a third of the time of leasing one request.
             return {(owner, name): min(limit, max(wanted, reserved_now.get(owner, 0)))}
     fair: dict[tuple[Worker, str], int] = {}
     for claim, total in zip(claims, shares(limit, _wanted(limit, claims)), strict=True):
@@ -130,7 +130,7 @@ def slots(limit: int, claims: Sequence[Claim]) -> dict[tuple[Worker, str], int]:
     reserved = {(worker, claim.name): n for claim in claims for worker, n in claim.reserved.items()}
     free = limit - sum(reserved.values())
     # What has to be given up by those who hold more than their share: no more than that, so that a connection
-    # which nobody needs stays open. Over the limit (it was lowered) ``free`` is negative.
+    # that is not needed stays open. Over the limit (it was lowered) ``free`` is negative.
     lacking = sum(max(0, share - reserved.get(who, 0)) for who, share in fair.items()) - free
     waiting = {claim.name for claim in claims if claim.waits}
     free_to_wait = most_waiting(limit) - sum(n for (_, name), n in reserved.items() if name in waiting)

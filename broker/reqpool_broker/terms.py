@@ -1,4 +1,4 @@
-"""What requests of one group share, and what lies behind them. No I/O, no clock."""
+"""What requests of one group share, and what has been tried. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Terms:
     """What requests of one submitted group have in common; never changes.
 
     Attributes:
-        session: who asked.
+        session: whose they are.
         kind: name of the kind.
         origins: upstreams to try in turn.
         flags: :class:`reqpool_contract.wire.Flag` bits.
         priority: 0 (first) to 2 (last).
-        pin: number of the held connection they are for, or None.
+        pin: number of the pinned connection they are for, or None.
         trace: trace context or None.
         settings: what the worker needs for a connection.
         asked: what its client asked for, if others that ask for the same can be leased alike.
-        own_bytes: size of the settings, if they came with these requests alone; 0 if they are kept, or stand
-            in the configuration.
+        own_bytes: size of the settings, if they came with these requests only; 0 if they are cached, or come
+            from the configuration.
         deadline_s: broker-monotonic instant at which the requests end in any case.
     """
 
@@ -81,24 +81,24 @@ class Terms:
 
     @property
     def opens(self) -> bool:
-        """Is it the first request of a pin?"""
+        """Whether it is the first request of a pin."""
         return self.pin is not None and bool(self.flags & _OPENS)
 
     @property
     def goes_to_pin(self) -> bool:
-        """Are they for a connection that is held already, and so for no other?"""
+        """Whether they are for a connection that is pinned already, and so for no other."""
         return self.pin is not None and not self.flags & _OPENS
 
 
 class Past(NamedTuple):
-    """What lies behind requests of which no attempt has ended them.
+    """What has been tried with requests that have not ended.
 
     Attributes:
         attempts: how many leases.
         tried: how many of their ``terms.origins`` they have been tried at.
         first: index of the one that was tried first.
-        sent: could the upstream have acted on one of those attempts, or on one of an earlier broker's?
-        answer: what an origin said that others were to better; it stands if none does. None if none has.
+        sent: whether the upstream could have acted on one of those attempts, or of an earlier broker's.
+        answer: an origin's answer that others may improve on; final if none does. None if there is none.
     """
 
     attempts: int = 0

@@ -1,4 +1,4 @@
-"""An upstream as the broker knows it: one server, whoever asks for whatever there; limits are counted by it.
+"""An upstream as the broker knows it: one server, by which limits are counted.
 
 No I/O, no clock.
 """
@@ -17,8 +17,8 @@ class Upstream:
         key: scheme, host and port (:func:`reqpool_contract.origin_names.upstream_of`).
         policy: its limits and timeouts.
         grants: connection slots there, by worker and origin name, those of forgotten origins included.
-        in_flight: requests under way there, those on held connections included.
-        pins: connections there that are held for sessions.
+        in_flight: requests in progress there, including those on pinned connections.
+        pins: connections there that are pinned to sessions.
         limit: connections that the whole pool may have, as last worked out.
         inherited: of those, the ones that workers of an earlier epoch were found to have.
     """

@@ -1,4 +1,4 @@
-"""What groups of one kind, origins and settings came to when one like them was leased. No I/O, no clock."""
+"""Where groups of one kind, with the same origins and settings, have been leased. No I/O, no clock."""
 
 from __future__ import annotations
 
