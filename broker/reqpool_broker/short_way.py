@@ -22,7 +22,7 @@ from .worker import Worker
 from .worker_state import WorkerState
 
 LIMIT_SHARE = 10
-"""This part of a client's limits can be used without adding up what all clients use."""
+"""Up to one part in this many of a client's limits, what all clients use is not added up."""
 _LIVE = WorkerState.LIVE
 _ENDED, _OPEN = BrokerSessionState.ENDED, BrokerSessionState.OPEN
 _make = tuple.__new__

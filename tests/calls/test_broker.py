@@ -26,8 +26,10 @@ class Site:
         self._seq = 0
 
     def run(self, requests: int, origins: int = 1) -> Counted:
-        """Each client submits so many requests for each of so many origins in one message, in one turn; the
-        worker answers all in one message."""
+        """Have each client submit ``requests`` for each of ``origins`` in one message, all in one turn.
+
+        The worker answers all in one message.
+        """
         broker, now_s = self.desk.broker, self.desk.now_s
         submits = []
         for client in self.clients:
