@@ -111,16 +111,15 @@ class Broker:
 
     @property
     def config(self) -> Config:
-        """Names and policies of upstreams."""
+        """Names and policies of upstreams, and the limits of clients."""
         return self.records.origins.config
 
     def may_end(self, now_s: float) -> bool:
-        """Is a planned stop due, or is it still too early for one? See :meth:`~.epoch.Epoch.may_end`."""
+        """Tell whether it is not too early for a planned stop: see :meth:`~.epoch.Epoch.may_end`."""
         return self._epoch.may_end(now_s)
 
-    def reconfigure(self, config: Config, now_s: float) -> None:
-        """Take a new configuration. What it does not change goes on as it was; call :meth:`flush` after
-        it."""
+    def reconfigure(self, config: Config) -> None:
+        """Take a new configuration; what it does not change goes on as before. Call :meth:`flush` then."""
         self.grants.reconfigure(config)
 
     def flush(self, now_s: float) -> None:
@@ -135,7 +134,7 @@ class Broker:
         self.leasing.lease(now_s)
 
     def tick(self, now_s: float) -> None:
-        """Do what time asks for; call it about every 50 ms."""
+        """Do what is due by time; call it about every 50 ms."""
         self._deadlines.expire_requests(now_s)
         self._epoch.settle(now_s)
         self._submissions.release_deferred(now_s)

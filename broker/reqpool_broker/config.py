@@ -17,9 +17,9 @@ from reqpool_contract.policy import Policy
 from .client_limits import ClientLimits
 
 MAX_KEPT = 1024
-"""Origins that are resolved without looking."""
+"""Origins of which it is remembered what they resolve to."""
 MAX_NAMED = 20
-"""Names that an error lists at most."""
+"""How many names an error lists at most."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class NamedUpstream:
         name: as in ``[upstreams.NAME]``.
         kinds: names of the kinds that its URL's scheme belongs to.
         endpoint: its origin, and the settings (secrets) a connection to it takes.
-        unnamed: what it is to those who ask for its URL, not its name: the same; but without password and
-            certificate of its own where an answer can lead a client to a URL (an HTTP redirect), for then a
-            stranger could use them.
+        unnamed: the same for requests that give its URL, not its name; but without its own password and
+            certificate where an answer can lead a client to a URL (an HTTP redirect), for then a stranger
+            could use them.
         policy: what the pool may do to it.
     """
 
     name: str
     kinds: tuple[str, ...]
-    endpoint: Endpoint = field(repr=False)  # its settings hold the password
+    endpoint: Endpoint = field(repr=False)  # its settings contain the password
     unnamed: Endpoint = field(repr=False)
     policy: Policy
 
@@ -90,7 +90,7 @@ class Config:
     __hash__ = None  # type: ignore[assignment]
 
     def by_key(self, key: str) -> tuple[NamedUpstream, ...]:
-        """The upstreams whose limits are counted together under this key; empty if none has a name."""
+        """Return the upstreams whose limits are counted together under a key; empty if none has a name."""
         return tuple(self._by_key.get(key, ()))
 
     def policy_of(self, origin: str) -> Policy:
@@ -137,7 +137,7 @@ class Config:
         return _joined(endpoints.pop(), _split(origin)[1])
 
     def _meant(self, origin: str) -> list[NamedUpstream]:
-        """The upstreams with this URL. Variants of their own (a Unix socket's database) are part of it."""
+        """Return the upstreams with this URL, their own variants (a Unix socket's database) included."""
         place, variant, _ = _split(origin)
         asked = variant.split("&")
         return [
@@ -159,11 +159,11 @@ class Config:
 
 
 EMPTY = Config()
-"""That of a broker without ``reqpool.toml``."""
+"""The configuration of a broker without ``reqpool.toml``."""
 
 
 def changes(old: Config, new: Config) -> str:
-    """Say what is different, by name; empty if nothing is."""
+    """Describe what is different, by name; empty if nothing is."""
     said = []
     for what, names in (
         ("added", new.upstreams.keys() - old.upstreams.keys()),
@@ -190,7 +190,7 @@ def _split(origin: str) -> tuple[str, str, str]:
 
 
 def _joined(endpoint: Endpoint, variant: str) -> tuple[str, bytes]:
-    """The endpoint's origin and settings, with the variants that are asked for beside its own."""
+    """Return an endpoint's origin and settings, with the requested variants beside its own."""
     if not variant:
         return endpoint
     place, _, digest = _split(endpoint.origin)

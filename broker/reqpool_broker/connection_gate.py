@@ -166,7 +166,7 @@ class ConnectionGate:
             del self._by_peer[peer]
 
     def note_strange(self, fd: int, address: str) -> None:
-        """A subscription was refused; a connection that sends one after the other is closed.
+        """Note that a subscription was refused; a connection that sends one after the other is closed.
 
         Args:
             fd: what it came through (``ZMQ_SRCFD``).

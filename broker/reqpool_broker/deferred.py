@@ -47,7 +47,7 @@ class DeferredGroups:
 
     @property
     def seqs(self) -> list[int]:
-        """The deferred requests."""
+        """Sequence numbers of the deferred requests."""
         return [seq for group, _ in self.groups for seq in group.seqs]
 
 

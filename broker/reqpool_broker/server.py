@@ -184,7 +184,7 @@ class BrokerServer:
                     break
                 config = reload()
                 if config is not None:
-                    broker.reconfigure(config, now_s)
+                    broker.reconfigure(config)
                     self._gate.reconfigure(config.clients)
             unread = [fd for fd in ready if takers[fd](now_s)]
             span_s = clock() - looked_s

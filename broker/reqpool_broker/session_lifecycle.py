@@ -166,7 +166,7 @@ class SessionLifecycle:
         return True
 
     def subscribed(self, topic: bytes) -> None:
-        """The subscription is accepted: say OPEN, and publish what has not been acknowledged."""
+        """Note that a subscription is accepted: say OPEN, and publish what has not been acknowledged."""
         session = self._sessions[topic]
         session.move(BrokerSessionEvent.SUBSCRIBED)
         self._outbox.results.append([topic, wire.encode(Verb.OPEN, self._epoch.number)])

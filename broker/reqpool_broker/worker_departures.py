@@ -13,7 +13,7 @@ from .worker_state import WorkerEvent, WorkerState
 log = logging.getLogger("reqpool")
 
 STRANGER_SPAN_S = 1.0
-"""How long the supervisor's word of a worker may be on its way, while the worker is here already."""
+"""How long STARTED may take to arrive after the worker itself has come."""
 
 
 class WorkerDepartures:

@@ -194,7 +194,7 @@ def test_the_books_are_right_whatever_is_said(said: list[tuple[Any, ...]]) -> No
         elif who == "time":
             desk.pass_time(rest[0])
         else:
-            desk.broker.reconfigure(rest[0], desk.now_s)
+            desk.broker.reconfigure(rest[0])
         desk.settle()
         desk.check_books()
         assert wire.encode(Verb.STATUS, desk.broker.status.make(desk.now_s))

@@ -279,7 +279,7 @@ class Storm:
         self._configure(Config(upstreams, clients=limits))
 
     def _configure(self, config: Config) -> None:
-        self.desk.broker.reconfigure(config, self.desk.now_s)
+        self.desk.broker.reconfigure(config)
         self.desk.settle()
 
     def _cut_client(self) -> None:

@@ -127,7 +127,7 @@ def test_new_limits_hold_at_once() -> None:
     desk = limited(max_pending=1)
     client = desk.client()
     client.submit(1)
-    desk.broker.reconfigure(Config(clients=ClientLimits(max_pending=2)), desk.now_s)
+    desk.broker.reconfigure(Config(clients=ClientLimits(max_pending=2)))
     client.submit(2)
     client.submit(3)
     assert sorted(client.outcomes) == [3]

@@ -308,7 +308,7 @@ def test_the_first_broker_of_a_cluster_waits_for_nobody() -> None:
 
 def test_a_worker_is_told_at_hello_how_its_connections_are_treated_now() -> None:
     desk, (first, *_), _ = restarted(limit=4)
-    desk.broker.reconfigure(with_policy(max_connections=4, read_timeout_s=7.0), desk.now_s)
+    desk.broker.reconfigure(with_policy(max_connections=4, read_timeout_s=7.0))
     first.reconnect(slots=[(SERVER, 1)])
     assert first.grants[SERVER] == (1, 1)
     assert first.policies[SERVER]["read_ms"] == 7_000

@@ -214,7 +214,7 @@ def test_a_pin_of_a_kind_that_nobody_serves_is_not_kept() -> None:
 
 def test_a_client_that_acknowledges_nothing_is_served_no_more_through_its_pins() -> None:
     desk, holder, client = opened()
-    desk.broker.reconfigure(Config(clients=ClientLimits(max_queued_bytes=100)), desk.now_s)
+    desk.broker.reconfigure(Config(clients=ClientLimits(max_queued_bytes=100)))
     for seq in range(2, 10):
         ask(client, seq, pin=1)
         holder.answer()

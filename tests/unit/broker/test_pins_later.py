@@ -145,12 +145,12 @@ def test_a_held_connection_outlives_a_changed_password_and_a_name_that_is_taken_
     worker, client = desk.worker(held_kind()), desk.client()
     ask(client, 1, pin=1, opens=True, origins=("@shop",))
     worker.answer(1)
-    desk.broker.reconfigure(named("new"), desk.now_s)
+    desk.broker.reconfigure(named("new"))
     ask(client, 2, pin=1, origins=("@shop",))
     assert worker.held() == [2]
     assert worker.leases[0].origin == endpoint(ORIGIN, {"password": "old"}).origin
     worker.answer(2)
-    desk.broker.reconfigure(Config(), desk.now_s)
+    desk.broker.reconfigure(Config())
     ask(client, 3, pin=1, origins=("@shop",))
     assert worker.held() == [3]
     desk.check_books()

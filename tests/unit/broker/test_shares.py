@@ -309,7 +309,7 @@ def test_large_request_for_a_held_connection_waits_for_a_worker_that_is_silent()
 @pytest.mark.parametrize("away", [False, True], ids=["a worker that reads nothing", "a worker that is away"])
 def test_large_requests_for_held_connections_count_while_they_wait(away: bool) -> None:
     desk, holder, client = opened()
-    desk.broker.reconfigure(Config(clients=ClientLimits(max_queued_bytes=4 * MIB)), desk.now_s)
+    desk.broker.reconfigure(Config(clients=ClientLimits(max_queued_bytes=4 * MIB)))
     holder.reads = False
     if away:
         holder.awake = False

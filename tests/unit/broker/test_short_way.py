@@ -152,7 +152,7 @@ def test_a_queue_timeout_goes_with_the_lease(short: ShortWays) -> None:
     upstream = NamedUpstream(
         "lines", ("tcp",), endpoint(ORIGIN, {}), endpoint(ORIGIN, {}), Policy(queue_timeout_s=0.5)
     )
-    desk.broker.reconfigure(Config([upstream]), desk.now_s)
+    desk.broker.reconfigure(Config([upstream]))
     worker, client = known(desk, 1)
     ask(client, 2, span_ms=5_000)
     assert worker.leases[0].wait_ms == 500
@@ -170,12 +170,12 @@ def test_a_new_configuration_is_looked_at(short: ShortWays) -> None:
     for seq, place in ((1, one), (2, one), (3, two), (4, two)):
         found = endpoint(place, {})
         if seq in (1, 3):
-            desk.broker.reconfigure(Config([NamedUpstream("cache", ("redis",), found, found, Policy())]), 0.0)
+            desk.broker.reconfigure(Config([NamedUpstream("cache", ("redis",), found, found, Policy())]))
         ask(client, seq, origin="@cache", kind="redis")
         assert [lease.origin for lease in worker.leases] == [place]
         worker.answer()
     assert short.taken["ShortSubmit"] == 2
-    desk.broker.reconfigure(Config(), desk.now_s)
+    desk.broker.reconfigure(Config())
     ask(client, 5, origin="@cache", kind="redis")
     assert client.code(5) == Code.USAGE
 

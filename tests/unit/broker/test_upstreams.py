@@ -148,7 +148,7 @@ def test_a_queue_timeout_that_is_taken_away_meanwhile_harms_nothing() -> None:
     desk.worker(KIND)
     client = desk.client()
     ask(client, *range(1, 6))
-    desk.broker.reconfigure(with_policy(max_connections=1), desk.now_s)
+    desk.broker.reconfigure(with_policy(max_connections=1))
     desk.pass_time(1.2)
     assert client.error(5)["text"] == "no connection in time (queue timeout of this upstream)"
 
@@ -199,7 +199,7 @@ def test_a_raised_limit_is_used_at_once() -> None:
     ask(client, *range(1, 20))
     assert granted(worker) == 1
     number = worker.grants[SERVER][0]
-    desk.broker.reconfigure(with_policy(max_connections=5), desk.now_s)
+    desk.broker.reconfigure(with_policy(max_connections=5))
     desk.settle()
     assert worker.grants[SERVER] == (number + 1, 5)
     assert len(worker.held()) == 10
@@ -215,7 +215,7 @@ def test_a_lowered_limit_holds_as_soon_as_the_workers_confirm(load: int) -> None
     assert granted(worker) == 6
     if load:
         ask(client, *range(100, 100 + load))
-    desk.broker.reconfigure(with_policy(max_connections=2), desk.now_s)
+    desk.broker.reconfigure(with_policy(max_connections=2))
     desk.settle()
     assert granted(worker) == 2
     assert reserved(desk) == 6
@@ -231,7 +231,7 @@ def test_a_limit_that_is_taken_away_is_the_kinds_own_again() -> None:
     worker, client = desk.worker(KIND), desk.client()
     ask(client, *range(1, 50))
     assert granted(worker) == 49
-    desk.broker.reconfigure(Config(), desk.now_s)
+    desk.broker.reconfigure(Config())
     desk.settle()
     assert granted(worker) == KIND[2]
 
@@ -245,9 +245,7 @@ def test_a_changed_policy_is_told_under_the_same_number_and_nothing_else_changes
     assert worker.policies[SERVER]["idle_ms"] == 30_000
     assert "read_ms" not in worker.policies[SERVER]
     worker.policies.clear()
-    desk.broker.reconfigure(
-        with_policy(max_connections=3, idle_timeout_s=5.0, read_timeout_s=2.0), desk.now_s
-    )
+    desk.broker.reconfigure(with_policy(max_connections=3, idle_timeout_s=5.0, read_timeout_s=2.0))
     desk.settle()
     assert worker.grants == before
     assert worker.held() == held
@@ -255,9 +253,7 @@ def test_a_changed_policy_is_told_under_the_same_number_and_nothing_else_changes
     assert worker.policies[SERVER]["idle_ms"] == 5_000
     assert worker.policies[SERVER]["read_ms"] == 2_000
     worker.policies.clear()
-    desk.broker.reconfigure(
-        with_policy(max_connections=3, idle_timeout_s=5.0, read_timeout_s=2.0), desk.now_s
-    )
+    desk.broker.reconfigure(with_policy(max_connections=3, idle_timeout_s=5.0, read_timeout_s=2.0))
     desk.settle()
     assert worker.policies == {}
 
@@ -303,7 +299,7 @@ def test_what_runs_goes_on_when_its_name_is_taken_away_and_it_is_submitted_again
     desk = Desk(config=with_policy())
     worker, client = desk.worker(KIND), desk.client()
     ask(client, 1, origins=("@shop",))
-    desk.broker.reconfigure(Config(), desk.now_s)
+    desk.broker.reconfigure(Config())
     client.hello(epoch=77, received=0)
     ask(client, 1, 2, origins=("@shop",), flags=ONCE | Flag.RESUBMITTED)
     assert client.outcomes.keys() == {2}
@@ -331,13 +327,13 @@ def test_what_ran_before_a_restart_at_a_name_that_is_gone_is_not_leased_to_that_
     worker, client = desk.worker(KIND), desk.client()
     client.submit(1, kind="tcp", origins=("@shop",), flags=flags)
     desk.restart([worker])
-    desk.broker.reconfigure(Config(), desk.now_s)
+    desk.broker.reconfigure(Config())
     worker.reconnect()
     other = desk.worker(KIND)
     client.hello(epoch=77)
     client.submit(1, kind="tcp", origins=("@shop",), flags=flags | Flag.RESUBMITTED)
     assert client.outcomes == {}
-    desk.broker.reconfigure(Config(), desk.now_s)
+    desk.broker.reconfigure(Config())
     assert "@shop" not in worker.grants.keys() | other.grants.keys()
     lose(worker)
     desk.settle()
