@@ -13,6 +13,6 @@ GOODBYE_LINGER_S = 0.2
 """How long its goodbyes may take to leave."""
 END_S = COME_S + TICK_S + LAST_WORDS_S + GOODBYE_LINGER_S
 """From the order to its end, if it is not busy."""
-HELD_S = 10.0
+STOP_WAIT_S = 10.0
 """When a cluster stops, its workers do not wait for requests that have run for longer, nor for idle
 connections that have been pinned for longer: it has already served on this long for them."""

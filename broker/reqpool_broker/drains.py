@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .broker_spans import HELD_S
+from .broker_spans import STOP_WAIT_S
 from .client_heartbeats import ClientHeartbeats
 from .epoch import Epoch
 from .worker import Worker
@@ -51,14 +51,14 @@ class Drains:
         awaited = self._heartbeats.awaited(now_s)
         for worker in draining:
             for pin in self._records.idle_pins(worker):
-                is_old = self.stopping and now_s - pin.since_s > HELD_S
+                is_old = self.stopping and now_s - pin.since_s > STOP_WAIT_S
                 if is_old or pin.session.is_silent(now_s, liveness_s):
                     self._epoch.pins.unpin(pin.session, pin.number, tell=True)
             done = bool(worker.parts)
             if leases := self._records.leases[worker]:  # what it has besides, for others, ends with it
                 pins = self._records.pins_at(worker)
                 taken_s = [lease.since_s for lease in leases] + [pin.since_s for pin in pins]
-                done = self.stopping and now_s - max(taken_s) > HELD_S
+                done = self.stopping and now_s - max(taken_s) > STOP_WAIT_S
             worker.excused = done and worker not in awaited
             if worker.waits_for_news:
                 self._connections.beat(worker, now_s)

@@ -1,4 +1,4 @@
-"""A pin as the broker knows it: a connection that a worker holds for one session. No I/O, no clock."""
+"""A pin as the broker knows it: a connection that a worker reserves for one session. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from .session import Session
 from .worker import Worker
 
 MAX_PINS = 1_000
-"""Held connections of one session."""
+"""Pinned connections of one session."""
 
 
 class Pin:
-    """One held connection.
+    """One pinned connection.
 
     Attributes:
-        session: whose.
-        number: chosen by its client.
+        session: whose requests it is for.
+        number: chosen by the session's client.
         origin: where it leads.
-        worker: who holds it; None until its first request is leased.
-        since_s: when that was, or at least since when it is known; monotonic.
+        worker: the worker that has it; None until its first request is leased.
+        since_s: when that was, or since when it has been known; monotonic.
     """
 
     __slots__ = ("number", "origin", "session", "since_s", "worker")

@@ -1,8 +1,8 @@
-"""Results that a client leaves unread: how much the broker keeps of them. No I/O, no clock.
+"""Results that a client leaves unread: how much of them the broker retains. No I/O, no clock.
 
-A session that has too much unread is leased nothing more (:attr:`Session.has_room`). What was leased before
-may still be a lot: some thousand requests are under way on the connections to one Redis, and each answer may
-have MiB. A broker that kept them all for a client that has stopped would run out of memory, for everybody.
+For a session with too many unread results nothing more is leased (:attr:`Session.has_room`). What was leased
+before may still be a lot: some thousand requests are in progress on the connections to one Redis, and each
+answer may have MiB. A broker that retained them all for a stopped client would run out of memory, for all.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from .lease_record import Lease
 from .session import Session
 
 MAX_ALL_UNREAD_BYTES = 1 << 30
-"""Results kept for all sessions together, beyond which those over their own limit get no more."""
+"""Results retained for all sessions together, above which those over their own limit get no more."""
 SMALL_BYTES = 64 << 10
-"""A batch of results up to this size is kept in any case: errors are worth more than the room they take."""
+"""A batch of results up to this size is retained in any case: errors are worth more than their room."""
 
 
 def fit(
@@ -29,16 +29,17 @@ def fit(
     *,
     silent: bool,
 ) -> bytes:
-    """Return a batch for a session that is over its limit, or the errors that are kept in its place.
+    """Return a batch for a session that is over its limit, or the errors that are retained instead.
 
-    What may be repeated can be asked again later: it is ``Overloaded``. What must not is ``OutcomeUnknown``.
+    Requests that may be repeated end with ``Overloaded``, as they can be sent again later; the others with
+    ``OutcomeUnknown``.
 
     Args:
         blob: the results, encoded.
-        seqs: the requests that they are of, still open.
-        session: their client's.
-        sessions: all there are.
-        silent: its client has been silent for so long that it counts as frozen or cut off.
+        seqs: the requests that have them, still open.
+        session: the one that submitted these.
+        sessions: all that there are.
+        silent: the session's client has been silent for so long that it counts as frozen or cut off.
     """
     if len(blob) <= SMALL_BYTES:
         return blob

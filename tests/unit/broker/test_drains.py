@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reqpool_broker.broker_spans import HELD_S
+from reqpool_broker.broker_spans import STOP_WAIT_S
 from reqpool_contract.wire import Flag, Verb
 from support.fake_peers import TICK_S, Desk, FakeClient, FakeWorker
 from support.pinned import ask, opened
@@ -70,7 +70,7 @@ def test_what_has_run_for_long_keeps_no_worker_of_a_cluster_that_stops() -> None
     desk.stop()
     worker, client = desk.worker(), desk.client()
     client.submit(1, flags=ONCE, span_ms=60_000)
-    desk.pass_time(HELD_S - 1.0)
+    desk.pass_time(STOP_WAIT_S - 1.0)
     client.submit(2, flags=ONCE, span_ms=60_000)
     drain(worker)
     desk.pass_time(1.5)
@@ -87,7 +87,7 @@ def test_what_has_run_for_long_keeps_even_the_only_worker_of_a_cluster_that_goes
     worker, client = desk.worker(), desk.client()
     client.submit(1, flags=ONCE, span_ms=60_000)
     drain(worker)
-    desk.pass_time(HELD_S + 1.0)
+    desk.pass_time(STOP_WAIT_S + 1.0)
     assert not worker.excused
 
 
@@ -96,7 +96,7 @@ def test_a_client_that_has_yet_to_acknowledge_keeps_a_worker_beside_what_has_run
     desk.stop()
     worker, client = desk.worker(), desk.client()
     client.submit(1, 2, flags=ONCE, span_ms=60_000)
-    desk.pass_time(HELD_S + 1.0)
+    desk.pass_time(STOP_WAIT_S + 1.0)
     worker.answer(2)
     drain(worker)
     assert not worker.excused
@@ -109,7 +109,7 @@ def test_a_connection_that_was_held_lately_keeps_a_worker_beside_what_has_run_fo
     desk, worker, client = opened()
     desk.stop()
     ask(client, 2, pin=1)
-    desk.pass_time(HELD_S)
+    desk.pass_time(STOP_WAIT_S)
     other = desk.client()
     ask(other, 1, pin=1, opens=True)
     worker.answer(1, session=other.id)
@@ -129,7 +129,7 @@ def test_a_request_that_has_just_been_leased_is_in_what_a_worker_is_told_next() 
     client.acknowledge()
     ask(client, 2, pin=1)
     drain(worker)
-    desk.pass_time(HELD_S + 1.0)
+    desk.pass_time(STOP_WAIT_S + 1.0)
     assert worker.excused
     ask(client, 3, pin=1)
     worker.heartbeat()

@@ -45,7 +45,7 @@ worker, broker, supervisor = (
             cluster_spans.STOP_ENDS_S,
             id="cluster ends",
         ),
-        pytest.param(broker.HELD_S - 0.001, cluster_spans.SERVE_ON_S, id="held connections"),
+        pytest.param(broker.STOP_WAIT_S - 0.001, cluster_spans.SERVE_ON_S, id="pinned connections"),
         # What a drain waits for fits in it, and is longer than the way of what it waits for.
         pytest.param(worker.DRAIN_PINS_S + worker.ACKNOWLEDGE_S, worker.DRAIN_S, id="pins, acknowledgements"),
         pytest.param(LIVENESS_S + BEAT_S, worker.ACKNOWLEDGE_S + 0.001, id="a client's reconnection"),
