@@ -46,7 +46,7 @@ class ClientMessages:
     ) -> None:
         self._epoch = epoch
         self._outbox = epoch.outbox
-        self._epochcycle = lifecycle
+        self._lifecycle = lifecycle
         self._submissions = submissions
         self._heartbeats = heartbeats
         self._cancellations = cancellations
@@ -70,7 +70,7 @@ class ClientMessages:
         try:
             verb, values = wire.decode(frames[0] if frames else b"", wire.CLIENT_TO_BROKER, frames[1:])
             if verb is Verb.HELLO:
-                self._epochcycle.hello(route, now_s, *values)
+                self._lifecycle.hello(route, now_s, *values)
                 return
             if verb is Verb.STATUS:
                 self._outbox.intake.append([route, self._report(now_s, *values)])
@@ -86,7 +86,7 @@ class ClientMessages:
         session.last_heard_s = now_s
         session.messages += 1
         if verb is Verb.GOODBYE:
-            self._epochcycle.end(session, BrokerSessionEvent.GOODBYE)
+            self._lifecycle.end(session, BrokerSessionEvent.GOODBYE)
         else:
             self._on[verb](session, *values, now_s)
             if len(frames) > 1:

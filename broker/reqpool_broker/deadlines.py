@@ -30,7 +30,7 @@ class Deadlines:
         self._outcomes = epoch.outcomes
         self._pins = epoch.pins
         self._leasing = epoch.leasing
-        self._epochcycle = lifecycle
+        self._lifecycle = lifecycle
         self._departures = departures
 
     def expire_requests(self, now_s: float) -> None:
@@ -133,7 +133,7 @@ class Deadlines:
                 if not session.open:
                     sessions.pop(session.id, None)
             elif now_s - session.last_heard_s > self._epoch.expiry_s:
-                self._epochcycle.expire(session)
+                self._lifecycle.expire(session)
 
     def release_idle(self, now_s: float) -> None:
         """Ask for connections back that nobody uses, and forget origins that nobody uses. Call it every
