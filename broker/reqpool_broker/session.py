@@ -112,7 +112,6 @@ class Session:
             self.known_since = KnownSince.LATER
         self.move(BrokerSessionEvent.HELLO)
         self.route = route
-        self.cached.clear()
         self.last_heard_s = now_s
         self.submitted = self.heartbeat_seen = self.heartbeats_sent = 0
         if not resumed:
@@ -125,7 +124,6 @@ class Session:
         """Note that the client is gone."""
         self.move(why)
         self.route = None
-        self.cached.clear()
         self.deferred.take()
         self.never_ran = []
 
