@@ -228,6 +228,17 @@ class IoLoop:
                     continue
             self.turn(until_s)
 
+    def serve(self, entry: RequestEntry) -> None:
+        """Take in what has come, then send a new request; only the thread that has the right to turn.
+
+        In this order, as a request must not be sent on a connection whose loss could have been seen.
+        """
+        self.turn(-math.inf)
+        self._queues.outbox.append(entry)
+        self._conversation.send(monotonic())
+        if self._delivery.batches:
+            self.driver.unpark()
+
     def turn(self, until_s: float) -> None:
         """Take one turn; only the thread that has the right to. Sleep until ``until_s`` at the latest."""
         conversation, sockets = self._conversation, self._sockets

@@ -19,6 +19,8 @@ from .session_state import SessionState
 
 BATCHES_PER_TURN = 64
 """Most batches sent from a queue before what has come in is looked at again."""
+FRESH_S = 0.02
+"""How recently the broker must have been heard for a request to be sent without a look at the connection."""
 UNPINNED_REMEMBERED = 1_000
 """The last pins that were released: UNPIN is sent again for them on a new connection."""
 
@@ -90,9 +92,10 @@ class SendQueues:
         self._unpinned: deque[int] = deque(maxlen=UNPINNED_REMEMBERED)
 
     def submit_one(self, entry: RequestEntry, now_s: float) -> bool:
-        """Send a new request at once, unless something else waits to be sent; if so, return False.
+        """Send a new request at once, unless something else waits to be sent or the connection may be lost.
 
-        It is not in a queue then: the caller puts it into ``outbox``.
+        Returns:
+            False if it was not sent; it is in no queue then.
         """
         session, route, intake = self._session, entry.route, self._intake
         if (
@@ -104,7 +107,7 @@ class SendQueues:
             or self.large
             or self.large_again
             or session.resubmission.under_way
-            or now_s - session.heard_s >= session.liveness_s
+            or now_s - session.heard_s >= FRESH_S
             or now_s - session.answered_s >= session.liveness_s
             or len(route.settings) >= wire.KEPT_FROM_BYTES
             or len(entry.payload) > wire.LARGE_MESSAGE_BYTES

@@ -129,8 +129,7 @@ class Stub:
         if callback is None and driver.parked and driver.turning.acquire(False):
             try:
                 if not self._queues.submit_one(future, now_s):
-                    self._queues.outbox.append(future)
-                    self._conversation.send(now_s)
+                    loop.serve(future)
             except BaseException:
                 driver.cut_short()
                 raise

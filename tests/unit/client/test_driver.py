@@ -16,6 +16,8 @@ import pytest
 import reqpool
 from reqpool.entry import RequestEntry
 from reqpool.io_loop import IoLoop
+from reqpool.send_queues import FRESH_S
+from reqpool.session_state import SessionState
 from reqpool_contract.wire import Verb
 from support.fake_broker import FakeBroker, silence
 from support.plain import KIND
@@ -152,6 +154,28 @@ def test_a_leader_serves_what_other_threads_submit(
     slow.cancel()
     leader.join(10)
     assert not leader.is_alive()
+
+
+def test_a_lone_request_is_not_sent_on_a_connection_whose_loss_was_not_looked_at_yet(
+    broker: FakeBroker, pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.heartbeat_ms, broker.liveness_ms = 2_000, 10_000  # the I/O thread stays away for long
+    led(pool, Turns(monkeypatch))
+    stub: Any = pool._dispatcher._stub
+    session = stub._conversation.session
+    broker.vanish()
+
+    def is_lost() -> bool:
+        # What the loop sleeps on has news; or the I/O thread is back and has seen it.
+        return bool(stub._loop._sockets._epoll.poll(0)) or session.state is not SessionState.OPEN
+
+    wait_until(lambda: is_lost() and time.monotonic() - session.heard_s > FRESH_S)
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(ask, pool, b"x", timeout=20)
+        future = asked.result(10)
+        broker.restart()
+        assert future.result(10) == b"x"
+    assert broker.submitted[future.seq] == [0], "marked as submitted again"
 
 
 def test_closing_ends_a_leaders_wait(
