@@ -126,7 +126,8 @@ class Stub:
         )
         pending[seq] = future
         driver = self._driver
-        if callback is None and driver.parked and driver.turning.acquire(False):
+        # More than one at a time are for the I/O thread, which sends them together.
+        if callback is None and driver.parked and len(pending) == 1 and driver.turning.acquire(False):
             try:
                 if not self._queues.submit_one(future, now_s):
                     loop.serve(future)
@@ -139,7 +140,7 @@ class Stub:
             self._queues.outbox.append(future)
             if loop.idle:
                 loop.interrupt()
-            elif callback is not None and driver.parked:
+            elif driver.parked:
                 driver.unpark()
         # The loop sets ``stopped`` and then empties the table: it saw this one, or ``stopped`` is seen here.
         if loop.stopped and pending.pop(seq, None) is not None:

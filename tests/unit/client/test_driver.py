@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import reqpool
+from reqpool.driver import Driver
 from reqpool.entry import RequestEntry
 from reqpool.io_loop import IoLoop
 from reqpool.send_queues import FRESH_S
@@ -176,6 +177,22 @@ def test_a_lone_request_is_not_sent_on_a_connection_whose_loss_was_not_looked_at
         broker.restart()
         assert future.result(10) == b"x"
     assert broker.submitted[future.seq] == [0], "marked as submitted again"
+
+
+def test_a_burst_after_lone_requests_is_left_to_the_io_thread_which_gathers_it(
+    broker: FakeBroker, pool: reqpool.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.heartbeat_ms, broker.liveness_ms = 2_000, 10_000
+    monkeypatch.setattr(IoLoop, "park_s", lambda _: 60.0)
+    led(pool, Turns(monkeypatch))
+    sent = pool.stats().batches_out
+    unparked: list[Driver] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Driver, "unpark", lambda self: unparked.append(self))
+        futures = [ask(pool) for _ in range(10)]
+        assert pool.stats().batches_out == sent + 1
+        assert len(unparked) == 9
+    assert [future.result(10) for future in futures] == [b"x"] * 10
 
 
 def test_closing_ends_a_leaders_wait(
