@@ -9,12 +9,15 @@ It ends early if a process does not come up in time: what has not been replaced 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from functools import partial
+from typing import Protocol
 
 from .broker_process import BrokerProcess
 from .fleet import Fleet
 from .report_values import counted
+from .restart import RESTART_SIGNAL
 
 COME_UP_S = 20.0
 """How long a new process may take until it is live."""
@@ -22,9 +25,81 @@ COME_UP_S = 20.0
 Steps = Generator[None, float, str]
 """Is sent monotonic seconds whenever something may have changed; returns what was done."""
 
+log = logging.getLogger("reqpool")
+
 
 class RestartFailed(Exception):
     """A new process did not come up; the text names it."""
+
+
+class LockNote(Protocol):
+    """Notes figures in the cluster's lock, where ``reqpool restart`` reads them."""
+
+    def __call__(self, **figures: int | str) -> None: ...
+
+
+class Restarts:
+    """The restarts that have been asked for: one runs at a time, for all that were asked for before it.
+
+    Args:
+        fleet: the workers to replace.
+        broker: the broker to replace.
+        note: notes how far they are.
+    """
+
+    def __init__(self, fleet: Fleet, broker: BrokerProcess, note: LockNote) -> None:
+        self._fleet = fleet
+        self._broker = broker
+        self._note = note
+        self._asked = self._begun = 0
+        self._steps: Steps | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether processes are being replaced."""
+        return self._steps is not None
+
+    def ask(self) -> None:
+        """Ask for a restart; one that is running may have begun too early for it, and another follows."""
+        self._asked += 1
+        self._note(restarts_asked=self._asked)
+
+    def further(self, now_s: float) -> None:
+        """Begin or continue what has been asked for.
+
+        Args:
+            now_s: monotonic seconds.
+        """
+        if self._steps is None:
+            if self._begun == self._asked:
+                return
+            self._begun = self._asked
+            log.info("%s: replacing all processes, one after the other", RESTART_SIGNAL.name)
+            self._steps = replace_all(self._fleet, self._broker)
+            next(self._steps)
+        try:
+            self._steps.send(now_s)
+        except StopIteration as end:
+            log.info("%s", end.value)
+            self._end(end.value, well=True)
+        except RestartFailed as error:
+            log.error("the restart failed: %s", error)
+            self._end(str(error), well=False)
+
+    def give_up(self, reason: str) -> None:
+        """End a restart that is running; do nothing if there is none."""
+        if self._steps is not None:
+            self._end(reason, well=False)
+
+    def _end(self, said: str, *, well: bool) -> None:
+        self._steps = None
+        self.note(said, well=well)
+
+    def note(self, said: str = "", *, well: bool = True) -> None:
+        """Note how many restarts have been asked for and done, and how the last one went."""
+        self._note(
+            restarts_asked=self._asked, restarts_done=self._begun, restart_well=well, restart_said=said
+        )
 
 
 def replace_all(fleet: Fleet, broker: BrokerProcess) -> Steps:

@@ -31,7 +31,7 @@ from .fleet import Fleet
 from .reign import Reign
 from .report_values import counted
 from .restart import RESTART_SIGNAL
-from .rolling import RestartFailed, Steps, replace_all
+from .rolling import Restarts
 from .runtime import MAX_WORKERS, CannotStart
 from .shutdown import Phase, PhaseEvent, Shutdown
 from .signal_queue import SCALE_SIGNALS, SignalQueue
@@ -92,8 +92,7 @@ class Supervisor:
         self._lock: runtime.Lock | None = None
         self._signals = SignalQueue(embedded=plan.embedded_parent_pid is not None)
         self._parent_fd = -1
-        self._restarts_asked = self._restarts_begun = 0
-        self._restart: Steps | None = None
+        self._restarts = Restarts(self._fleet, self._broker, self._note)
 
     def run(self) -> int:
         """Run until told to stop.
@@ -129,7 +128,7 @@ class Supervisor:
         if url.endswith((":0", ":*")):  # any free port: nothing to collide with
             return
         self._lock = runtime.Lock(url, os.getpid(), self._plan.workers)
-        self._note_restarts("")
+        self._restarts.note()
         try:
             runtime.check_free(url, ORPHANS_S if self._lock.after_kill else 0.0)
         except CannotStart:
@@ -164,7 +163,7 @@ class Supervisor:
         self._fleet.kill_late(now_s, self._late_level)
         if self._shutdown.phase is Phase.RUNNING:
             self._start_workers(now_s)
-            self._restart_further(now_s)
+            self._restarts.further(now_s)
         if self._keeps_standby:
             self._broker.keep_standby(now_s)
         if self._shutdown.wants_broker and self._broker.child.due_s <= now_s:
@@ -176,7 +175,7 @@ class Supervisor:
     def _keeps_standby(self) -> bool:
         # Not for an embedded cluster: its only client would pay for it at each start.
         serves_many = self._plan.embedded_parent_pid is None
-        return serves_many and self._shutdown.phase is Phase.RUNNING and self._restart is None
+        return serves_many and self._shutdown.phase is Phase.RUNNING and not self._restarts.is_running
 
     def _poll(self) -> None:
         now_s = time.monotonic()
@@ -200,7 +199,7 @@ class Supervisor:
 
     @property
     def _ask_every_s(self) -> float:
-        often = self._restart is not None or self._fleet.is_uneasy or self._broker.is_uneasy
+        often = self._restarts.is_running or self._fleet.is_uneasy or self._broker.is_uneasy
         often = often and self._shutdown.phase is Phase.RUNNING
         return ASK_OFTEN_S if often or self._shutdown.phase is Phase.FINISHING else ASK_EVERY_S
 
@@ -212,8 +211,7 @@ class Supervisor:
             elif number in SCALE_SIGNALS:
                 self._scale(SCALE_SIGNALS[signal.Signals(number)], now_s)
             elif number == RESTART_SIGNAL:
-                self._restarts_asked += 1
-                self._note(restarts_asked=self._restarts_asked)
+                self._restarts.ask()
             elif self._shutdown.phase is Phase.RUNNING:
                 log.info("%s: stopping; signal again to stop at once", name)
                 self._stop(now_s)
@@ -238,7 +236,7 @@ class Supervisor:
                 "the number of workers stays %d: it must be from 1 to %d", self._plan.workers, MAX_WORKERS
             )
             return
-        if self._restart is not None:
+        if self._restarts.is_running:
             log.warning("the number of workers stays %d: they are being replaced", self._plan.workers)
             return
         if step > 0:
@@ -257,37 +255,6 @@ class Supervisor:
         url = self._workers_url
         if url is not None:
             self._fleet.start_due(url, now_s)
-
-    # --- a restart ---
-
-    def _restart_further(self, now_s: float) -> None:
-        if self._restart is None:
-            if self._restarts_begun == self._restarts_asked:
-                return
-            self._restarts_begun = self._restarts_asked
-            log.info("%s: replacing all processes, one after the other", RESTART_SIGNAL.name)
-            self._restart = replace_all(self._fleet, self._broker)
-            next(self._restart)
-        try:
-            self._restart.send(now_s)
-        except StopIteration as end:
-            log.info("%s", end.value)
-            self._end_restart(end.value, well=True)
-        except RestartFailed as error:
-            log.error("the restart failed: %s", error)
-            self._end_restart(str(error), well=False)
-
-    def _end_restart(self, said: str, *, well: bool) -> None:
-        self._restart = None
-        self._note_restarts(said, well=well)
-
-    def _note_restarts(self, said: str, *, well: bool = True) -> None:
-        self._note(
-            restarts_asked=self._restarts_asked,
-            restarts_done=self._restarts_begun,
-            restart_well=well,
-            restart_said=said,
-        )
 
     # --- the end of children ---
 
@@ -331,7 +298,7 @@ class Supervisor:
         url = self._broker.urls["intake"]
         if self._lock is None:
             self._lock = runtime.Lock(url, os.getpid(), self._plan.workers)
-            self._note_restarts("")
+            self._restarts.note()
             self._fleet.start_all(now_s)
         log.info("the pool is up at %s: broker and %s", url, counted(self._plan.workers, "worker"))
 
@@ -341,8 +308,7 @@ class Supervisor:
         self._shutdown.order(now_s)
         self._note(stopping=True)
         self._broker.drop_standby()
-        if self._restart is not None:
-            self._end_restart("the cluster is stopping", well=False)
+        self._restarts.give_up("the cluster is stopping")
 
     def _drain(self, now_s: float) -> None:
         self._shutdown.move(PhaseEvent.SERVED)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from reqpool_ops.children import Child
-from reqpool_ops.rolling import COME_UP_S, RestartFailed, Steps, replace_all
+from reqpool_ops.rolling import COME_UP_S, RestartFailed, Restarts, Steps, replace_all
 
 
 class FakeFleet:
@@ -175,3 +175,72 @@ def test_a_broker_that_dies_before_it_is_told_to_go_is_followed_at_once() -> Non
     run.all_live()
     assert run.step() == []
     assert run.said
+
+
+class Asked:
+    """Restarts of a cluster without workers, and what is noted of them."""
+
+    def __init__(self) -> None:
+        fleet: Any = FakeFleet(0)
+        self.broker: Any = FakeBroker(fleet)
+        self.broker.is_standby_warm = True
+        self.noted: dict[str, Any] = {}
+        self.restarts = Restarts(fleet, self.broker, self.note)
+        self.restarts.note()
+
+    def note(self, **figures: Any) -> None:
+        self.noted |= figures
+
+    def finish(self) -> None:
+        """Let the restart that is running come to its end."""
+        self.broker.follow()
+        self.broker.ready = True
+        self.restarts.further(1001.0)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        return self.noted["restarts_asked"], self.noted["restarts_done"]
+
+
+def test_a_restart_that_is_asked_for_during_another_follows_it() -> None:
+    asked = Asked()
+    asked.restarts.further(1000.0)
+    assert not asked.restarts.is_running
+    asked.restarts.ask()
+    asked.restarts.further(1000.0)
+    assert asked.restarts.is_running
+    asked.restarts.ask()
+    asked.restarts.ask()
+    assert asked.counts == (3, 0)
+    asked.finish()
+    assert asked.counts == (3, 1)
+    assert asked.noted["restart_well"]
+    asked.restarts.further(1002.0)  # one for both
+    assert asked.restarts.is_running
+    asked.finish()
+    assert asked.counts == (3, 3)
+    asked.restarts.further(1003.0)
+    assert not asked.restarts.is_running
+
+
+def test_a_restart_that_is_given_up_is_noted_with_its_reason() -> None:
+    asked = Asked()
+    asked.restarts.give_up("the cluster is stopping")
+    assert (asked.noted["restart_well"], asked.noted["restart_said"]) == (True, "")
+    asked.restarts.ask()
+    asked.restarts.further(1000.0)
+    asked.restarts.give_up("the cluster is stopping")
+    assert asked.counts == (1, 1)
+    assert (asked.noted["restart_well"], asked.noted["restart_said"]) == (False, "the cluster is stopping")
+    assert not asked.restarts.is_running
+
+
+def test_a_restart_that_fails_is_noted_with_what_did_not_come_up() -> None:
+    asked = Asked()
+    asked.broker.is_standby_warm = False
+    asked.restarts.ask()
+    asked.restarts.further(1000.0)
+    asked.restarts.further(1000.0 + COME_UP_S + 1)
+    assert not asked.noted["restart_well"]
+    assert "the new broker does not come up" in asked.noted["restart_said"]
+    assert not asked.restarts.is_running
