@@ -1,1 +1,1 @@
-"""What runs reqpool: command line, supervisor, health."""
+"""The command line, the supervisor and the health checks of reqpool."""

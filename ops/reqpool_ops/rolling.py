@@ -23,7 +23,7 @@ COME_UP_S = 20.0
 """How long a new process may take until it is live."""
 
 Steps = Generator[None, float, str]
-"""Is sent monotonic seconds whenever something may have changed; returns what was done."""
+"""Receives monotonic seconds whenever something may have changed; returns what was done."""
 
 log = logging.getLogger("reqpool")
 
