@@ -189,7 +189,7 @@ reload() {
         esac
         sleep 0.1
     done
-    fail "pid $pid says nothing; see $log"
+    fail "pid $pid does not respond; see $log"
 }
 
 command=${1:-start}

@@ -36,7 +36,7 @@ def restart(url: str) -> str:
     deadline_s = time.monotonic() + TAKEN_WITHIN_S
     while about["restarts_asked"] < number:
         if time.monotonic() > deadline_s:
-            raise CannotStart(f"the supervisor (pid {pid}) does not begin the restart; see its log")
+            raise CannotStart(f"the supervisor (pid {pid}) has not begun the restart; see its log")
         about = _again(url, pid)
     while about["restarts_done"] < number:
         about = _again(url, pid)

@@ -153,6 +153,6 @@ def _until(
     deadline_s = now_s + COME_UP_S
     while not is_up():
         if is_lost() or now_s > deadline_s:
-            raise RestartFailed(f"the new {name} does not come up; see its output above")
+            raise RestartFailed(f"the new {name} did not come up; see its output above")
         now_s = yield
     return now_s

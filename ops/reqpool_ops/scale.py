@@ -72,4 +72,4 @@ def supervisor(url: str) -> Mapping[str, Any]:
         if about is not None and {"pid", "workers"} <= about.keys():
             return about
         time.sleep(0.02)  # it is being written, or is starting
-    raise CannotStart(f"you have started no cluster on this machine at {without_password(url)}")
+    raise CannotStart(f"no cluster of yours is running on this machine at {without_password(url)}")

@@ -111,7 +111,7 @@ class Shutdown:
         """
         target = TRANSITIONS.get((self.phase, event))
         if target is None:
-            raise WrongPhase(f"a cluster that is {self.phase.value} cannot see this: {event.value}")
+            raise WrongPhase(f"{event.value}: not possible while the cluster is {self.phase.value}")
         self.phase = target
 
 

@@ -85,7 +85,7 @@ def test_a_wrong_configuration_is_1_and_starts_nothing(
 def test_what_is_not_there_cannot_be_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["scale", "2", "--url", f"ipc://{tmp_path}/x"]) == 1
     assert capsys.readouterr().err == (
-        f"reqpool: you have started no cluster on this machine at ipc://{tmp_path}/x\n"
+        f"reqpool: no cluster of yours is running on this machine at ipc://{tmp_path}/x\n"
     )
 
 

@@ -140,7 +140,7 @@ def test_a_worker_whose_successor_does_not_come_up_stays() -> None:
     run = Run(workers=2)
     first, second = run.fleet.workers
     run.step()
-    with pytest.raises(RestartFailed, match="the new worker-1 does not come up"):
+    with pytest.raises(RestartFailed, match="the new worker-1 did not come up"):
         run.step(COME_UP_S + 1)
     run.fleet.go()
     assert run.fleet.workers == [first, second]
@@ -161,7 +161,7 @@ def test_a_broker_whose_successor_ends_stays() -> None:
     run.replace_workers()
     run.step()
     run.broker.standby.process = None
-    with pytest.raises(RestartFailed, match="the new broker does not come up"):
+    with pytest.raises(RestartFailed, match="the new broker did not come up"):
         run.step()
     assert run.broker.standby is None
 
@@ -242,5 +242,5 @@ def test_a_restart_that_fails_is_noted_with_what_did_not_come_up() -> None:
     asked.restarts.further(1000.0)
     asked.restarts.further(1000.0 + COME_UP_S + 1)
     assert not asked.noted["restart_well"]
-    assert "the new broker does not come up" in asked.noted["restart_said"]
+    assert "the new broker did not come up" in asked.noted["restart_said"]
     assert not asked.restarts.is_running

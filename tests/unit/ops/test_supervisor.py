@@ -449,7 +449,7 @@ def test_a_restart_whose_workers_do_not_come_up_is_given_up_and_nothing_else_is_
     flag.touch()
     done = restart(supervised)
     assert (done.returncode, done.stdout) == (1, "")
-    said = "the new worker-1 does not come up; see its output above"
+    said = "the new worker-1 did not come up; see its output above"
     assert done.stderr == f"reqpool: the restart failed: {said}\n"
     assert in_order(supervised) == before
 
@@ -465,7 +465,7 @@ def test_a_restart_whose_broker_does_not_come_up_leaves_the_old_one(
     broker = in_order(supervised)[0]
     flag.touch()
     done = restart(supervised)
-    assert (done.returncode, "the new broker does not come up" in done.stderr) == (1, True)
+    assert (done.returncode, "the new broker did not come up" in done.stderr) == (1, True)
     assert broker.is_running()
 
 
