@@ -34,7 +34,7 @@ FIRST_SLOW_DELAY_S = 2.0
 LONGEST_DELAY_S = 30.0
 LONGEST_SERVED_S = 0.8
 """The longest delay if the child had come up. It can start, so a longer wait has no benefit, and all clients
-wait for a broker. A start costs 0.3 s of CPU."""
+wait for a broker. A start costs 0.2 s of CPU."""
 
 log = logging.getLogger("reqpool")
 
