@@ -27,13 +27,13 @@ class GrantTable:
     """The connection slots of all workers.
 
     Args:
-        epoch: this broker's life.
+        epoch: this broker's.
         outbox: where messages go.
         workers: by id.
         origins: the table of origins.
 
     Attributes:
-        settled: all connections that workers of an earlier life may have are in the books. Until then only
+        settled: all connections that workers of an earlier epoch may have are recorded. Until then only
             those that are can be granted: connections that were not reported may still be open.
     """
 
@@ -61,7 +61,7 @@ class GrantTable:
             self.assign(upstream)
 
     def settle(self) -> None:
-        """All that workers of an earlier life may have is in the books."""
+        """Note that everything that workers of an earlier epoch may have is recorded."""
         self.settled = True
         for upstream in list(self._origins.upstreams.values()):
             upstream.inherited = 0
@@ -183,7 +183,7 @@ class GrantTable:
         Args:
             worker: which sent it.
             held: origin to connections.
-            inherited: an earlier life of the broker had granted them.
+            inherited: an earlier epoch had granted them.
         """
         self.forget(worker)
         for name, count in held.items():

@@ -278,7 +278,7 @@ class Leasing:
         """Book a lease of an earlier broker; one without a kind has not been claimed by its client yet."""
         now_s = terms.session.last_heard_s
         origin = self._records.origins.get(terms.kind, terms.origins[0], now_s) if terms.origins else None
-        # What may run more than once may have done so: only the earlier life knew.
+        # What may run more than once may have done so: only the earlier epoch knew.
         self._records.lease(terms, origin, worker, requests, Past(sent=terms.idempotent), now_s)
         if origin is not None:
             self._records.origins.use(origin)
