@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reqpool_contract import wire
-from reqpool_contract.errors import Code
+from reqpool_contract.errors import Code, UsageError
 from reqpool_contract.wire import MAX_BATCH_REQUESTS, Flag
 
 from . import slot_allocation
@@ -253,9 +253,19 @@ class Leasing:
             return
         kind = worker.kinds[origin.kind]
         grant = worker.grants.get(origin.name) if kind.connections else None
-        if grant is not None or not kind.connections:
+        if (grant is not None or not kind.connections) and self._is_current(terms, asked):
             way = Way(origin, worker, grant, kind.depth, terms.origins, terms.settings, terms.own_bytes)
             origins.learn(asked, way)
+
+    def _is_current(self, terms: Terms, asked: Asked) -> bool:
+        """Would a group that asks for the same come to the same now? This one may have waited while the
+        configuration changed."""
+        kind, (name,), settings = asked
+        try:
+            resolved = self._records.origins.config.resolve(kind, name, settings)
+        except UsageError:
+            return False
+        return resolved == (terms.origins[0], terms.settings)
 
     def lease_pinned(self, group: QueuedGroup, now_s: float) -> None:
         """Lease requests at once to the worker that has their pinned connection.

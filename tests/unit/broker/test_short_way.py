@@ -180,6 +180,24 @@ def test_a_new_configuration_is_looked_at(short: ShortWays) -> None:
     assert client.code(5) == Code.USAGE
 
 
+def test_what_waited_while_the_configuration_changed_is_no_example_for_others(short: ShortWays) -> None:
+    desk = Desk()
+    client = desk.client()
+    one, two = (endpoint(f"redis://10.0.0.{n}:6379/0", {"password": f"p{n}"}) for n in (1, 2))
+    desk.broker.reconfigure(Config([NamedUpstream("cache", ("redis",), one, one, Policy())]), desk.now_s)
+    ask(client, 1, origin="@cache", kind="redis")  # which waits, as there is no worker
+    desk.broker.reconfigure(Config([NamedUpstream("cache", ("redis",), two, two, Policy())]), desk.now_s)
+    worker = desk.worker(DEEP)
+    assert [lease.origin for lease in worker.leases] == [one.origin]
+    worker.answer()
+    for seq in (2, 3):
+        ask(client, seq, origin="@cache", kind="redis")
+        assert [(lease.origin, lease.settings) for lease in worker.leases] == [two]
+        worker.answer()
+    assert short.taken["ShortSubmit"] == 1
+    desk.check_books()
+
+
 def test_a_worker_that_drains_or_falls_silent_is_given_nothing_more(short: ShortWays) -> None:
     desk = Desk()
     worker, client = known(desk, 1)
