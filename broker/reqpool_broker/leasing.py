@@ -240,8 +240,10 @@ class Leasing:
             self._sender.add_large(worker, lease, leased, now_s)
         else:
             self._sender.add(worker, leased)
-            if terms.asked is not None and terms.asked not in self._records.origins.ways:
-                self._learn(lease, terms.asked)
+            if terms.asked is not None:
+                known = self._records.origins.ways.get(terms.asked)
+                if known is None or known.origin is not origin:  # that one has been forgotten
+                    self._learn(lease, terms.asked)
 
     def _learn(self, lease: Lease, asked: Asked) -> None:
         """Remember where a group was leased, if others like it may be leased there without queueing."""

@@ -245,6 +245,17 @@ def test_an_origin_that_was_forgotten_begins_again(short: ShortWays) -> None:
     desk.check_books()
 
 
+def test_the_way_to_an_origin_that_was_forgotten_is_learned_anew(short: ShortWays) -> None:
+    desk = Desk()
+    worker, client = known(desk, 1, kind=DATAGRAMS)
+    desk.pass_time(400.0)
+    ask(client, 2, origin=PLACE)
+    origins = desk.broker.records.origins
+    assert [way.origin for way in origins.ways.values()] == list(origins)
+    assert worker.held() == [2]
+    desk.check_books()
+
+
 def test_nobody_overtakes_those_that_wait(short: ShortWays) -> None:
     desk = Desk()
     worker, first = known(desk, 1)
