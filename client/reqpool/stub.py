@@ -129,7 +129,11 @@ class Stub:
         # More than one at a time are for the I/O thread, which sends them together.
         if callback is None and driver.parked and len(pending) == 1 and driver.turning.acquire(False):
             try:
-                if not self._queues.submit_one(future, now_s):
+                if driver.disturbed:
+                    # What was cut short would be acknowledged. The I/O thread, which is to come back, or the
+                    # thread that leads first, puts it in order before this is sent.
+                    self._queues.outbox.append(future)
+                elif not self._queues.submit_one(future, now_s):
                     loop.serve(future)
             except BaseException:
                 driver.cut_short()

@@ -17,9 +17,11 @@ import reqpool
 from reqpool.driver import Driver
 from reqpool.entry import RequestEntry
 from reqpool.io_loop import IoLoop
-from reqpool.send_queues import FRESH_S
+from reqpool.send_queues import FRESH_S, SendQueues
 from reqpool.session_state import SessionState
+from reqpool.stub import Stub
 from reqpool_contract.wire import Verb
+from support.client_conversation import ROUTE
 from support.fake_broker import FakeBroker, silence
 from support.plain import KIND
 from support.wait import wait_until
@@ -263,3 +265,22 @@ def test_a_signal_handler_that_raises_while_leading_loses_nothing(
     stats = pool.stats()
     assert stats.pending == 0
     lone(pool, 20)
+
+
+def test_nothing_is_sent_after_an_interruption_until_things_are_in_order(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SUBMIT acknowledges what has been received; what was cut short has not reached its future yet."""
+    stub = Stub(broker.url, embedded=None, max_pending=9, executor=None)  # no thread takes its turns
+    sent: list[RequestEntry] = []
+    monkeypatch.setattr(SendQueues, "submit_one", lambda queues, entry, now_s: sent.append(entry) or True)
+    conversation = stub._conversation
+    stub._driver.parked = True
+    first = stub.submit(ROUTE, b"x", None, 9.0, None, 1, False)
+    assert sent == [first]
+    stub._driver.cut_short()
+    stub.pending.clear()  # so that the next one is alone, too
+    second = stub.submit(ROUTE, b"x", None, 9.0, None, 1, False)
+    assert sent == [first]
+    assert list(conversation.queues.outbox) == [second]
+    assert conversation.session.connection == 0
