@@ -339,10 +339,11 @@ class Connection:
 
     def _handle(self, events: Sequence[Event]) -> None:
         unanswered = self._unanswered
+        unwritten = self._asked - self._written if self._io.gathered else 0  # nothing here answers these
         answers = 0
         finished: list[Finished] = []
         for event in events:
-            if type(event) is tuple and unanswered:
+            if type(event) is tuple and len(unanswered) > unwritten:
                 request = unanswered.popleft()
                 answers += 1
                 if request is not None:
@@ -361,7 +362,7 @@ class Connection:
                 if self.state is ConnectionState.CLOSED:
                     return
             elif isinstance(event, Refused):
-                if not unanswered:
+                if len(unanswered) <= unwritten:
                     self.close("unsolicited answer from the peer")
                     return
                 refused = unanswered.popleft()
@@ -416,9 +417,8 @@ class Connection:
         if self._live == 0 and self.retiring and self.pin is None:
             self.close("retired")
         elif idle and (self._io.unsent.pieces or not self._protocol.reusable):
-            self.close(
-                "done"
-            )  # or answered before it was asked in full: what is left would be another question
+            # Or answered before it was asked in full: what is left would be another question.
+            self.close("done")
         elif idle and self.pin is None and self._protocol.unclean:
             self.release()
         elif not self.retiring:

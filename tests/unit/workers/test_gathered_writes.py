@@ -179,6 +179,28 @@ def test_what_was_dropped_in_the_same_turn_ends_nowhere(opened: Open) -> None:
     assert opened.owner.unsent == [2]
 
 
+def test_what_comes_before_a_request_is_written_is_not_its_answer(opened: Open) -> None:
+    """A server that ends says so on its idle connections, while we are about to ask for something there."""
+    opened.peer.sendall(b"0\n")
+    opened.run_until(lambda: opened.owner.answered)
+    opened.connection.send(opened.requests(b"1\n"))
+    opened.connection.on_data(b"going down\n")
+    assert opened.owner.answered == [0]
+    assert opened.owner.unsent == [1]
+    opened.loop.write_out()
+    assert opened.peer.recv(100) == b""
+
+
+def test_answers_to_what_was_written_are_taken_while_more_gathers(opened: Open) -> None:
+    opened.connection.send(opened.requests(b"1\n", b"2\n"))
+    opened.loop.write_out()
+    opened.connection.send(opened.requests(b"3\n"))
+    opened.connection.on_data(b"0\n1\n2\n?")
+    assert opened.owner.answered == [0, 1, 2]
+    opened.connection.on_data(b"\n")
+    assert opened.owner.unsent == [3]
+
+
 def test_what_could_not_be_written_counts_as_sent_since_it_may_be_read(opened: Open) -> None:
     class Full:
         def __init__(self, made: socket.socket) -> None:
