@@ -1,9 +1,8 @@
-"""The worker's side: from a LEASE to its RESULTS, with its real loop, and real connections to a Redis that is
+"""The worker's side: from a LEASE to its RESULTS, with its real loop, and real sockets to an upstream that is
 played on the same thread."""
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,47 +16,9 @@ from reqpool_workers.protocols import load as load_kinds
 from reqpool_workers.worker_process import WorkerProcess
 
 from .counting import BATCH, GROUPS, Counted, Load
+from .played_upstreams import PlayedDns, PlayedHttp, PlayedRedis, PlayedUpstream
 
 EPOCH = 7
-REPLY = b'"value'
-"""A bulk string as kind redis has it travel."""
-SLOTS = 4
-"""Connections that are granted."""
-
-
-class PlayedRedis:
-    """Answers each command, whatever it is, with the same value, when asked to."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.setblocking(False)
-        self._connections: list[socket.socket] = []
-        self.origin = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def answer(self) -> None:
-        """Take connections that wait, and answer what has come."""
-        try:
-            while True:
-                connection, _ = self._listener.accept()
-                connection.setblocking(False)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._connections.append(connection)
-        except BlockingIOError:
-            pass
-        for connection in self._connections:
-            try:
-                data = connection.recv(1 << 20)
-            except BlockingIOError:
-                continue
-            replies = [
-                b"+OK\r\n" if b"SETNAME" in command else b"$5\r\nvalue\r\n"
-                for command in data.split(b"*")[1:]
-            ]
-            connection.sendall(b"".join(replies))
-
-    def close(self) -> None:
-        for one in (self._listener, *self._connections):
-            one.close()
 
 
 class PlayedBroker:
@@ -67,11 +28,11 @@ class PlayedBroker:
         results: of the RESULTS that have come, how many outcomes.
     """
 
-    def __init__(self, worker: WorkerProcess, redis: PlayedRedis) -> None:
+    def __init__(self, worker: WorkerProcess, upstream: PlayedUpstream) -> None:
         self._worker = worker
-        self._redis = redis
+        self._upstream = upstream
         self._said: deque[list[bytes]] = deque()
-        self._seen = self._received = self._beats = 0
+        self._seen = self._received = self._beats = self._ungranted = 0
         self._wanted = 1
         self.results = 0
 
@@ -82,7 +43,7 @@ class PlayedBroker:
 
     @property
     def readable(self) -> bool:
-        self._redis.answer()
+        self._upstream.answer()
         return bool(self._said)
 
     def receive(self) -> list[bytes] | None:
@@ -94,16 +55,20 @@ class PlayedBroker:
             about = {"epoch": EPOCH, "heartbeat_ms": 60_000, "liveness_ms": 300_000}
             self._said.append([wire.encode(Verb.WELCOME, wire.VERSION, about)])
             self.acknowledge()
-            self.say(Verb.GRANT, self._redis.origin, 1, SLOTS, {})
+            for number, origin in enumerate(self._upstream.origins, 1):
+                self.say(Verb.GRANT, origin, number, self._upstream.granted, {})
+            self._ungranted = len(self._upstream.origins)
         elif verb is Verb.HEARTBEAT:
             self._seen = fields[2]
         elif verb is Verb.GRANTED:
-            self._worker.loop.stop()
+            self._ungranted -= 1
+            if not self._ungranted:
+                self._worker.loop.stop()
         elif verb is Verb.RESULTS:
             self._received = fields[2]
             for (_, seqs, failed), blob in zip(fields[3], frames[1:], strict=True):
                 assert not failed
-                assert wire.decode_blob(blob)[2::3] == (REPLY,) * len(seqs)
+                assert all(map(self._upstream.is_answer, wire.decode_blob(blob)[2::3]))
                 self.results += len(seqs)
             if self.results >= self._wanted:
                 self._worker.loop.stop()
@@ -128,47 +93,48 @@ class FedWorker(WorkerProcess):
     """A worker whose broker is played."""
 
     broker: PlayedBroker
-    redis: PlayedRedis
+    upstream: PlayedUpstream
 
     def dial(self) -> None:
-        self.broker = PlayedBroker(self, self.redis)
+        self.broker = PlayedBroker(self, self.upstream)
         self._socket = self.broker  # type: ignore[assignment]
 
 
 @contextmanager
-def running() -> Iterator[FedWorker]:
+def running(upstream: PlayedUpstream) -> Iterator[FedWorker]:
     """A worker with connections granted."""
     worker = FedWorker("ipc://nowhere", bytes(16), "counted", load_kinds())
-    worker.redis = PlayedRedis()
+    worker.upstream = upstream
     try:
         worker.loop.run(worker._end_turn)  # until GRANTED has come
         yield worker
     finally:
         worker.stop()
         worker.run()
-        worker.redis.close()
+        upstream.close()
 
 
-def _group(session: int, origin: str, seqs: range) -> LeaseGroup:
-    payloads = (b"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n",) * len(seqs)
+def _group(session: int, upstream: PlayedUpstream, origin: str, seqs: range) -> LeaseGroup:
+    payloads = (upstream.payload,) * len(seqs)
     flags = int(Flag.IDEMPOTENT)
     identity = session.to_bytes(wire.SESSION_ID_BYTES)
-    return LeaseGroup(identity, "redis", origin, 10_000, flags, 1, None, None, tuple(seqs), payloads)
+    return LeaseGroup(identity, upstream.kind, origin, 10_000, flags, 1, None, None, tuple(seqs), payloads)
 
 
-def _count(sessions: int, requests: int) -> Counted:
-    """Lease so many sessions' requests in one message; count until all have been answered."""
-    with running() as worker:
+def _count(upstream: PlayedUpstream, sessions: int, requests: int) -> Counted:
+    """Lease so many sessions' requests to each origin in one message; count until all have been answered."""
+    with running(upstream) as worker:
         seq = 0
         for _ in range(4):
             leased = []
             for session in range(sessions):
-                leased.append(_group(session, worker.redis.origin, range(seq + 1, seq + 1 + requests)))
-                seq += requests
+                for origin in upstream.origins:
+                    leased.append(_group(session, upstream, origin, range(seq + 1, seq + 1 + requests)))
+                    seq += requests
             worker.broker.lease(leased)
             with Counted() as counted:
                 worker.loop.run(worker._end_turn, worker.conversation.wake)
-            assert worker.broker.results == sessions * requests
+            assert worker.broker.results == len(leased) * requests
             worker.broker.acknowledge()
             worker._end_turn()
     return counted
@@ -176,17 +142,32 @@ def _count(sessions: int, requests: int) -> Counted:
 
 def lone() -> Counted:
     """One request."""
-    return _count(1, 1)
+    return _count(PlayedRedis(1), 1, 1)
 
 
 def groups() -> Counted:
     """One request of each of many sessions."""
-    return _count(GROUPS, 1)
+    return _count(PlayedRedis(1), GROUPS, 1)
 
 
 def batch() -> Counted:
     """Many requests of one session."""
-    return _count(1, BATCH)
+    return _count(PlayedRedis(1), 1, BATCH)
+
+
+def questions() -> Counted:
+    """Many questions of one session, by datagram."""
+    return _count(PlayedDns(), 1, BATCH)
+
+
+def gets() -> Counted:
+    """Many requests of one session, each on a connection of its own."""
+    return _count(PlayedHttp(1), 1, GROUPS)
+
+
+def sites() -> Counted:
+    """Requests of one session to many origins, one to each."""
+    return _count(PlayedHttp(GROUPS), 1, 1)
 
 
 LOADS = [
@@ -199,6 +180,9 @@ LOADS = [
         groups,
     ),
     Load("worker, one group", BATCH, "request", 286, batch),
+    Load("worker, one group of DNS questions", BATCH, "request", 1_445, questions),
+    Load("worker, one group of HTTP requests", GROUPS, "request", 1_572, gets),
+    Load("worker, groups of one HTTP request, each to another origin", GROUPS, "group", 1_688, sites),
 ]
 
 
