@@ -55,6 +55,7 @@ _FRAMING = re.compile(
     rb"\r\n(content-length|transfer-encoding|connection|location):[ \t]*([^\r]*)", re.IGNORECASE
 )
 _CHUNKED, _UNTIL_CLOSE = -1, -2
+_ADDED = NO_HOST | NO_CREDENTIALS
 _OK, _AGAIN = int(Code.OK), int(Code.AGAIN)
 _NO_CALLBACKS = object()
 _NOTHING: tuple[Event, ...] = ()
@@ -73,10 +74,15 @@ class Http11(StreamProtocol):
     """
 
     __slots__ = (
-        "_additions", "_asked", "_base", "_begun", "_body", "_doubtful", "_flags", "_following", "_head",
-        "_head_bytes", "_keep", "_length", "_limit", "_most", "_parser", "_received", "_redirects", "_repair",
-        "_reusable", "_status",
+        "_additions", "_asked", "_base", "_body", "_doubtful", "_flags", "_following", "_head", "_head_bytes",
+        "_keep", "_length", "_limit", "_most", "_parser", "_received", "_redirects", "_repair", "_status",
+        "_whole_bytes", "begun", "reusable",
     )  # fmt: skip
+
+    # Each answer asks for these: plain attributes, not properties.
+    begun: bool
+    reusable: bool
+    unclean = False
 
     def __init__(self, base: str, host: str, authorization: str, limit: int) -> None:
         self._base = base.encode() + b"\r\n"
@@ -91,8 +97,8 @@ class Http11(StreamProtocol):
         }
         self._most = limit
         self._asked = False
-        self._begun = False
-        self._reusable = True
+        self.begun = False
+        self.reusable = True
         self._flags = 0
         self._limit = 0
         self._body: Body | None = None
@@ -109,6 +115,8 @@ class Http11(StreamProtocol):
         self._length = 0
         self._keep = False
         self._redirects = False
+        # Size of a whole answer with that head; 0 if it takes a closer look.
+        self._whole_bytes = 0
         # The current answer is a redirect that must be followed.
         self._following = False
 
@@ -121,7 +129,7 @@ class Http11(StreamProtocol):
             raise UsageError("payload is not flags, limit and an HTTP request")
         flags, limit = HEADER.unpack_from(payload)
         data = payload[HEADER.size :]
-        addition = self._additions[flags & (NO_HOST | NO_CREDENTIALS)]
+        addition = self._additions[flags & _ADDED]
         if addition:
             line_end = data.find(_LINE_END) + 2
             if line_end < 2:
@@ -130,17 +138,28 @@ class Http11(StreamProtocol):
         self._flags = flags
         self._limit = min(limit, self._most)
         self._asked = True
-        self._begun = False
+        self.begun = False
         self._head_bytes = 0
         return data
 
     def feed(self, data: bytes) -> Sequence[Event]:
         if not self._asked:
             raise BadResponse("unsolicited data from the upstream")
-        self._begun = True
+        self.begun = True
         body = self._body
         if body is not None:
             return self._end(body.answer(), not body.surplus) if body.feed(data) else _NOTHING
+        # What nearly every answer is: whole, with the last one's head. What follows would do the same.
+        if (
+            len(data) == self._whole_bytes
+            and self._parser is None
+            and data.startswith(self._head)
+            and not self._flags & HEAD
+            and self._length <= self._limit
+        ):
+            self.reusable = self._keep and not self._flags & CLOSE
+            self._asked = False
+            return ((_OK, data),)
         while self._has_head(data):
             if self._received:
                 data = bytes(self._received)
@@ -157,14 +176,6 @@ class Http11(StreamProtocol):
         if isinstance(body, UntilClose):
             return self._end(body.answer(), False)
         return _NOTHING
-
-    @property
-    def reusable(self) -> bool:
-        return self._reusable
-
-    @property
-    def begun(self) -> bool:
-        return self._begun
 
     # --- heads ----------------------------------------------------------------------------------
 
@@ -255,6 +266,8 @@ class Http11(StreamProtocol):
         self._length = 0 if status in _BODILESS else length
         self._redirects = located and status in REDIRECTS
         self._head = head
+        whole = status >= 200 and self._length >= 0 and not self._redirects
+        self._whole_bytes = len(head) + self._length if whole else 0
 
     def _check(self, parser: httptools.HttpResponseParser, head: bytes | bytearray, data: bytes) -> None:
         """Feed a head's next bytes, ``data``, to its parser; ``head`` ends with them.
@@ -318,7 +331,7 @@ class Http11(StreamProtocol):
 
     def _end(self, answer: bytes, clean: bool) -> Sequence[Event]:
         """Return a whole answer; ``clean``: it ended by its own framing, and nothing followed it."""
-        self._reusable = self._keep and clean and not self._flags & CLOSE
+        self.reusable = self._keep and clean and not self._flags & CLOSE
         self._asked = False
         self._body = None
         if self._following:

@@ -171,6 +171,35 @@ def test_a_head_that_repeats_is_framed_by_the_request_at_hand() -> None:
         http.feed(LENGTH_5)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        LENGTH_5 + b"hello",
+        LENGTH_5 + b"hello" + LENGTH_5,
+        head("Content-Length: 5", "Connection: close") + b"hello",
+        head("Content-Length: 5", version="1.0") + b"hello",
+        head("Content-Length: 0", "Location: /y", status="302 Found"),
+        head("Content-Length: 0", status="204 No Content"),
+        CHUNKED + chunks(b"hello"),
+    ],
+)
+@pytest.mark.parametrize("flags", [0, HEAD, CLOSE, FOLLOW, FOLLOW | CLOSE])
+@pytest.mark.parametrize("max_bytes", [4, 5])
+def test_an_answer_like_the_last_one_is_read_as_if_it_were_the_first(
+    answer: bytes, flags: int, max_bytes: int
+) -> None:
+    def read(http: Http11) -> tuple[Any, bool]:
+        try:
+            events = fed(asked(flags=flags, max_bytes=max_bytes, http=http), answer)
+        except BadResponse as error:
+            return error.text, False
+        return events, http.reusable
+
+    again = asked()
+    fed(again, answer)
+    assert read(again) == read(Http11("http://h:80", "h", "", 1 << 20))
+
+
 def test_a_large_body_is_joined_once_from_its_pieces() -> None:
     body = bytes(range(256)) * 4_096
     http = asked(max_bytes=1 << 20)
