@@ -4,53 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from reqpool_contract.descriptors import SHORTAGES
 from reqpool_contract.errors import BadResponse, ConnectFailed, ConnectionLost, PoolError, UsageError
 
 from .connection_io import BROKEN_OFF, UNREACHABLE, ConnectionIO
+from .connection_owner import ConnectionOwner, Finished
 from .connection_state import TRANSITIONS, ConnectionState
 from .event_loop import EventLoop
 from .kind_fault import fault
 from .lease import Pin, Request
 from .protocols import Address, Event, Refused, StreamProtocol
 from .shortages import report_shortage
-
-Finished = tuple[Request, int, bytes]
-"""A request, and the code and data of its result."""
-
-
-class ConnectionOwner(Protocol):
-    """Who opens connections and is told of them. All calls come on the loop thread."""
-
-    def on_room(self, connection: Connection) -> None:
-        """It may take requests: after the handshake, and each time answers have made room."""
-
-    def on_answers(self, answers: list[Finished]) -> None:
-        """Requests have their outcomes, those that came in one go."""
-
-    def on_unreadable(self, request: Request, error: PoolError) -> None:
-        """The answer to a request has come and was not taken; the connection goes on."""
-
-    def on_refused(self, connection: Connection, request: Request, error: UsageError) -> None:
-        """The protocol would not take a request; nothing was sent."""
-
-    def on_opening(self, connection: Connection, request: Request) -> None:
-        """It is ready, and to be pinned for the request it was opened for."""
-
-    def on_tried(self, address: Address, good: bool) -> None:
-        """A connection to this address is ready for the first time, or broke off in its handshake."""
-
-    def on_unsent(self, connection: Connection, error: PoolError, requests: list[Request]) -> None:
-        """The connection is gone, and these, asked for in the same turn, were not written to it; before
-        :meth:`on_closed`. The first of them ends with ``error``, the others are lost."""
-
-    def on_closed(
-        self, connection: Connection, error: PoolError, unanswered: list[Request], sent: bool
-    ) -> None:
-        """The connection is gone. The first of ``unanswered`` ends with ``error``, the others are lost. All
-        were ``sent`` on it, unless it was never ready."""
 
 
 class Connection:
@@ -79,7 +44,7 @@ class Connection:
     """
 
     def __init__(
-        self, loop: EventLoop, owner: ConnectionOwner, protocol: StreamProtocol, first: Request
+        self, loop: EventLoop, owner: ConnectionOwner[Connection], protocol: StreamProtocol, first: Request
     ) -> None:
         self.state = ConnectionState.CONNECTING
         self.first: Request | None = first

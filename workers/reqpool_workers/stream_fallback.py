@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from reqpool_contract.errors import Code, PoolError, UsageError
 
-from .connection import Connection, Finished
+from .connection import Connection
+from .connection_owner import Finished
 from .event_loop import EventLoop
 from .lease import Request
 from .outcome_sink import OutcomeSink

@@ -14,7 +14,8 @@ from reqpool_contract.policy import Policy
 
 from .address_order import AddressOrder
 from .close_verdict import Again, Closed, Verdict, Wait, what_to_retry
-from .connection import Connection, Finished
+from .connection import Connection
+from .connection_owner import Finished
 from .connection_pool import Assignment, ConnectionPool, Slots
 from .connection_state import ConnectionState
 from .event_loop import EventLoop

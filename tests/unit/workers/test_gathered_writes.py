@@ -12,7 +12,8 @@ import pytest
 from reqpool_contract.errors import ConnectionLost, PoolError, UsageError
 from reqpool_contract.wire import Flag, LeaseGroup
 from reqpool_workers import connection_io
-from reqpool_workers.connection import Connection, Finished
+from reqpool_workers.connection import Connection
+from reqpool_workers.connection_owner import Finished
 from reqpool_workers.event_loop import EventLoop
 from reqpool_workers.lease import Request
 from reqpool_workers.lease_outcomes import LeaseOutcomes
