@@ -171,18 +171,18 @@ def sites() -> Counted:
 
 
 LOADS = [
-    Load("worker, a lone request", 1, "request", 46, lone),
+    Load("worker, a lone request", 1, "request", 43, lone),
     Load(
         "worker, groups of one request, each of another session, in one message",
         GROUPS,
         "group",
-        745,
+        675,
         groups,
     ),
-    Load("worker, one group", BATCH, "request", 286, batch),
+    Load("worker, one group", BATCH, "request", 283, batch),
     Load("worker, one group of DNS questions", BATCH, "request", 1_445, questions),
-    Load("worker, one group of HTTP requests", GROUPS, "request", 1_252, gets),
-    Load("worker, groups of one HTTP request, each to another origin", GROUPS, "group", 1_368, sites),
+    Load("worker, one group of HTTP requests", GROUPS, "request", 1_060, gets),
+    Load("worker, groups of one HTTP request, each to another origin", GROUPS, "group", 1_176, sites),
 ]
 
 

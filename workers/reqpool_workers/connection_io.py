@@ -68,7 +68,8 @@ class ConnectionIO:
         reader: what is given all that comes.
 
     Attributes:
-        gathered: what is to be written at the end of the turn.
+        gathered: what is to be written at the end of the turn; whoever adds the first adds this to
+            :attr:`.EventLoop.unwritten`, too.
         unsent: what waits for room in the socket.
     """
 
@@ -106,12 +107,6 @@ class ConnectionIO:
         if made is not None:
             self._loop.unregister(made.fileno())
             made.close()
-
-    def gather(self, data: bytes) -> None:
-        """Have it written at the end of the turn, with all else that gathers until then."""
-        if not self.gathered:
-            self._loop.unwritten.append(self)
-        self.gathered.append(data)
 
     def write(self, data: bytes) -> None:
         """Write it now, after what has gathered."""
