@@ -115,7 +115,7 @@ LOADS = [
         "broker, groups of one request, each for another origin, in one message",
         GROUPS,
         "group",
-        400,
+        340,
         origins,
     ),
     Load("broker, one group", BATCH, "request", 20, batch),
