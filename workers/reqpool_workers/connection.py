@@ -291,7 +291,7 @@ class Connection:
             if (
                 len(events) == len(unanswered) == self._live == 1
                 and type(events[0]) is tuple
-                and not (self.retiring or self._io.unsent.pieces)
+                and not (self.retiring or self._io.unsent.pieces or self._io.gathered)
                 and self.pin is None
                 and self._protocol.reusable
                 and not self._protocol.unclean
