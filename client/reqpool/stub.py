@@ -129,9 +129,10 @@ class Stub:
         # More than one at a time are for the I/O thread, which sends them together.
         if callback is None and driver.parked and len(pending) == 1 and driver.turning.acquire(False):
             try:
-                if driver.disturbed:
+                if driver.disturbed or loop.stopped:
                     # What was cut short would be acknowledged. The I/O thread, which is to come back, or the
-                    # thread that leads first, puts it in order before this is sent.
+                    # thread that leads first, puts it in order before this is sent. After the last turn there
+                    # is nothing left to send it through.
                     self._queues.outbox.append(future)
                 elif not self._queues.submit_one(future, now_s):
                     loop.serve(future)

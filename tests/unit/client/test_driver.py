@@ -284,3 +284,29 @@ def test_nothing_is_sent_after_an_interruption_until_things_are_in_order(
     assert sent == [first]
     assert list(conversation.queues.outbox) == [second]
     assert conversation.session.connection == 0
+
+
+def test_a_request_that_comes_as_the_loop_ends_takes_no_turn(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = Stub(broker.url, embedded=None, max_pending=9, executor=None)
+    loop, driver = stub._loop, stub._driver
+
+    class Late:
+        """Got just after the I/O thread's last turn."""
+
+        def acquire(self, blocking: bool) -> bool:
+            loop.begin_close(0.0)
+            loop.work()
+            return True
+
+        def release(self) -> None:
+            pass
+
+    driver.parked = True
+    monkeypatch.setattr(driver, "turning", Late())
+    future = stub.submit(ROUTE, b"x", None, 9.0, None, 1, False)
+    assert loop.stopped
+    assert future is not None
+    assert future.cancelled()
+    assert not stub.pending
