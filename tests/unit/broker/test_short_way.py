@@ -184,9 +184,9 @@ def test_what_waited_while_the_configuration_changed_is_no_example_for_others(sh
     desk = Desk()
     client = desk.client()
     one, two = (endpoint(f"redis://10.0.0.{n}:6379/0", {"password": f"p{n}"}) for n in (1, 2))
-    desk.broker.reconfigure(Config([NamedUpstream("cache", ("redis",), one, one, Policy())]), desk.now_s)
+    desk.broker.reconfigure(Config([NamedUpstream("cache", ("redis",), one, one, Policy())]))
     ask(client, 1, origin="@cache", kind="redis")  # which waits, as there is no worker
-    desk.broker.reconfigure(Config([NamedUpstream("cache", ("redis",), two, two, Policy())]), desk.now_s)
+    desk.broker.reconfigure(Config([NamedUpstream("cache", ("redis",), two, two, Policy())]))
     worker = desk.worker(DEEP)
     assert [lease.origin for lease in worker.leases] == [one.origin]
     worker.answer()
