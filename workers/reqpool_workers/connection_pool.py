@@ -6,6 +6,7 @@ A worker never has more connections than the last grant's slots, those that are 
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from reqpool_contract.policy import Policy
@@ -111,8 +112,8 @@ class ConnectionPool(Generic[Pooled]):
         self.shortage = ""
         self.overflowed = 0
         self._depth = depth
-        # The last is the one used last: the others get old, and are closed.
-        self._idle: list[Pooled] = []
+        # The last is the one used last: the others get old, and are closed. Only the keys matter.
+        self._idle: dict[Pooled, None] = {}
         # The one that was taken last: with all others idle, the busy one.
         self._shared: Pooled | None = None
 
@@ -129,10 +130,14 @@ class ConnectionPool(Generic[Pooled]):
             return None
         idle, others = self._idle, len(self.members) - len(self._idle)
         if self._depth == 1 or not others:
-            if not idle or now_s - idle[-1].born_s > self.policy.lifetime_s:
+            if not idle:
                 return None
-            self._shared = idle.pop()
-            return self._shared
+            last = next(reversed(idle))
+            if now_s - last.born_s > self.policy.lifetime_s:
+                return None
+            del idle[last]
+            self._shared = last
+            return last
         one = self._shared
         if (
             others > 1
@@ -146,10 +151,32 @@ class ConnectionPool(Generic[Pooled]):
             return None
         return one
 
+    def one_each(self, count: int, now_s: float) -> list[Pooled] | None:
+        """Return the connections that :meth:`assign` would give the requests that have just come, one each.
+
+        None if that takes a plan: something waits, connections are shared, or there are not enough that are
+        idle and young.
+
+        Args:
+            count: of the requests; none opens a pin.
+            now_s: monotonic seconds.
+        """
+        idle = self._idle
+        if self._depth > 1 or self.waiting or self.fresh or count > len(idle):
+            return None
+        taken = list(islice(reversed(idle), count))
+        lifetime_s = self.policy.lifetime_s
+        for one in taken:
+            if now_s - one.born_s > lifetime_s:
+                return None
+        for one in taken:
+            del idle[one]
+        return taken
+
     def park(self, connection: Pooled) -> None:
         """Note as idle a connection that has just had its last answer, with nothing waiting."""
         if connection.pin is None and not connection.retiring and connection not in self._idle:
-            self._idle.append(connection)
+            self._idle[connection] = None
 
     def join(self, connection: Pooled) -> None:
         """Add a connection that is being opened."""
@@ -160,8 +187,7 @@ class ConnectionPool(Generic[Pooled]):
         """Remove a connection that is closed."""
         self.members.remove(connection)
         self.slots.taken -= 1
-        if connection in self._idle:
-            self._idle.remove(connection)
+        self._idle.pop(connection, None)
         if self._shared is connection:
             self._shared = None
         if connection.pin is not None:
@@ -251,7 +277,7 @@ class ConnectionPool(Generic[Pooled]):
             if shared:
                 one = shared.pop()
             elif self._idle:
-                one = self._idle.pop()
+                one, _ = self._idle.popitem()
                 if self.is_old(one, now_s):
                     plan.closes.append((one, "old"))
                     room += 1
@@ -271,7 +297,7 @@ class ConnectionPool(Generic[Pooled]):
                 self._shared = one
                 plan.sends.append((one, requests))
             elif one.state is ConnectionState.READY:
-                self._idle.append(one)
+                self._idle[one] = None
                 break
         return plan
 
@@ -290,7 +316,9 @@ class ConnectionPool(Generic[Pooled]):
             if room <= 0:
                 if not self._idle:
                     break
-                plan.closes.append((self._idle.pop(0), "a new one is needed"))
+                oldest = next(iter(self._idle))
+                del self._idle[oldest]
+                plan.closes.append((oldest, "a new one is needed"))
                 room += 1
             request = self._take_one(self.fresh, now_s)
             if request is not None:

@@ -57,7 +57,7 @@ class WorkerReports:
         unreported = self.done - self._taken
         if self.patient != unreported or unreported >= most:
             return False
-        return min(map(_BACKLOG, self.answering), default=0) >= unreported
+        return all(map(unreported.__le__, map(_BACKLOG, self.answering)))  # up to the first with fewer
 
     def clear_results(self) -> None:
         """Forget the results: they have been packed."""

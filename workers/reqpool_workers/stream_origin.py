@@ -106,13 +106,20 @@ class StreamOrigin:
 
     def submit(self, lease: WorkerLease, now_s: float) -> None:
         """Send a lease's requests, or have them wait for a connection."""
-        plain = lease.pin is None and lease.deadline_s > now_s
-        if plain and (connection := self.pool.only_choice(len(lease.requests), now_s)):
-            connection.send(lease.requests)
-            if connection.state is ConnectionState.READY:  # all were refused
-                self.on_room(connection)
-            return
-        self._carry_out(self.pool.add(lease.requests, now_s))
+        requests, pool = lease.requests, self.pool
+        if lease.pin is None and lease.deadline_s > now_s:
+            if connection := pool.only_choice(len(requests), now_s):
+                connection.send(requests)
+                if connection.state is ConnectionState.READY:  # all were refused
+                    self.on_room(connection)
+                return
+            if self.kind.depth == 1 and (connections := pool.one_each(len(requests), now_s)):
+                for connection, request in zip(connections, requests, strict=True):
+                    connection.send((request,))
+                    if connection.state is ConnectionState.READY:
+                        self.on_room(connection)
+                return
+        self._carry_out(pool.add(requests, now_s))
 
     def submit_pinned(self, lease: WorkerLease, pin: Pin) -> None:
         """Send a lease's request on the connection that is pinned to its session."""

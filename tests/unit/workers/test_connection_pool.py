@@ -278,6 +278,47 @@ def test_a_connection_for_which_nothing_waits_is_idle_once() -> None:
     assert told(table.add(2)) == ["a 0"]
 
 
+EACH: list[tuple[str, int, list[Peer], int]] = [
+    ("as many as there are", 1, [Peer("a"), Peer("b"), Peer("c")], 3),
+    ("the ones used last", 1, [Peer("a"), Peer("b"), Peer("c")], 2),
+    ("more than there are", 1, [Peer("a"), Peer("b")], 3),
+    ("an old one", 1, [Peer("a", age_s=601), Peer("b")], 2),
+    ("an old one that is not needed", 1, [Peer("a", age_s=601), Peer("b")], 1),
+    ("just young enough", 1, [Peer("a", age_s=600), Peer("b")], 2),
+    ("shared ones", 2, [Peer("a"), Peer("b")], 2),
+]
+
+
+@pytest.mark.parametrize(("depth", "idle", "count"), [row[1:] for row in EACH], ids=[r[0] for r in EACH])
+def test_idle_connections_are_taken_for_one_request_each_as_a_plan_would(
+    depth: int, idle: list[Peer], count: int
+) -> None:
+    def parked() -> Table:
+        table = Table(depth=depth, granted=len(idle))
+        for peer in idle:
+            table.pool.join(peer)
+            table.pool.park(peer)
+        return table
+
+    table, planned = parked(), parked()
+    plan = planned.pool.add(planned.requests(count), NOW_S)
+    sends = [peer for peer, requests in plan.sends if len(requests) == 1]
+    plain = len(sends) == count
+    assert table.pool.one_each(count, NOW_S) == (sends if plain else None)
+    if plain:  # and are no longer idle
+        assert table.pool.one_each(len(idle) - count + 1, NOW_S) is None
+
+
+def test_nothing_is_taken_from_under_those_that_wait() -> None:
+    for waiting in ("waiting", "fresh"):
+        table = Table(depth=1, granted=1)
+        peer = Peer("a")
+        table.pool.join(peer)
+        table.pool.park(peer)
+        getattr(table.pool, waiting).extend(table.requests(1))
+        assert table.pool.one_each(1, NOW_S) is None
+
+
 def test_a_kept_connection_leaves_what_needs_a_fresh_one() -> None:
     kept, fresh = Peer("a", age_s=1), Peer("b", age_s=0)
     table = Table(depth=1, granted=0)
