@@ -140,13 +140,14 @@ class DatagramSocket:
         """Read answers."""
         recv, feed = self.socket.recv, self.protocol.feed
         origin = self.origin
-        finish = origin.outcomes.finish
+        finished: list[tuple[Request, int, bytes]] = []
         for _ in range(WORK_PER_TURN):
             try:
                 datagram = recv(LARGEST_DATAGRAM_BYTES)
             except BlockingIOError:
                 break
             except OSError as error:
+                self._finish(finished)
                 self.fail(error)
                 return
             found = feed(datagram)
@@ -154,22 +155,36 @@ class DatagramSocket:
                 origin.outcomes.count_ignored()
                 continue
             request, then = found
-            if then is Then.AGAIN:
-                if not self.again(request, 0):
-                    return
+            if then is None:
+                self.open -= 1
+                finished.append((request, 0, datagram))
+                if not self.open:
+                    break
                 continue
-            self.open -= 1
-            if then is not None:
+            # Outcomes keep the order in which their datagrams came.
+            self._finish(finished)
+            if then is not Then.AGAIN:
+                self.open -= 1
                 origin.take_up(request, then, datagram)
-                continue
-            finish(request, 0, datagram)
-            lease = request.lease
-            if not lease.live and not lease.resent:
-                origin.measured(lease)
-            if not self.open:
-                break
+            elif not self.again(request, 0):
+                return
+        self._finish(finished)
         if not self.open and self.left <= 0:
             self.close()
+
+    def _finish(self, finished: list[tuple[Request, int, bytes]]) -> None:
+        """Report answers, and forget them."""
+        if not finished:
+            return
+        self.origin.outcomes.finish_many(finished)
+        ended: dict[WorkerLease, None] = {}
+        for request, _, _ in finished:
+            lease = request.lease
+            if not lease.live and not lease.resent:
+                ended[lease] = None
+        for lease in ended:
+            self.origin.measured(lease)
+        finished.clear()
 
     def forget(self, request: Request) -> None:
         """Forget a request that is no longer wanted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from reqpool_contract.errors import Code
@@ -14,6 +15,9 @@ class OutcomeSink(Protocol):
 
     def finish(self, request: Request, code: int, data: bytes) -> None:
         """Take a request's outcome."""
+
+    def finish_many(self, finished: Sequence[tuple[Request, int, bytes]]) -> None:
+        """Take the outcomes of several."""
 
     def conclude(
         self, request: Request, code: Code, text: str, *, phase: str | None = None, sent: bool | None = None

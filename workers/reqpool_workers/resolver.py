@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from ipaddress import ip_address
 
@@ -64,6 +64,10 @@ class _Answers:
 
     def finish(self, request: Request, code: int, data: bytes) -> None:
         self._note([request], data)
+
+    def finish_many(self, finished: Sequence[tuple[Request, int, bytes]]) -> None:
+        for request, _, data in finished:
+            self._note([request], data)
 
     def decline(self, request: Request, answer: bytes) -> None:
         self._note([request], answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -37,6 +38,9 @@ class Sink:
 
     def finish(self, request: Request, code: int, data: bytes) -> None:
         self.ended.append(("finish", request.seq))
+
+    def finish_many(self, finished: Sequence[tuple[Request, int, bytes]]) -> None:
+        self.ended += [("finish", request.seq) for request, _, _ in finished]
 
     def conclude(
         self, request: Request, code: Code, text: str, *, phase: str | None = None, sent: bool | None = None

@@ -17,6 +17,7 @@ from reqpool_contract.errors import BadResponse, Code
 from .addresses import numeric_address
 from .datagram_protocol import DatagramProtocol, Then
 from .dns_messages import (
+    HEADER_BYTES,
     NOERROR,
     NXDOMAIN,
     OPCODE,
@@ -91,17 +92,28 @@ class DnsDatagrams(DatagramProtocol):
 
     def ask(self, request: Any) -> bytes:
         payload: bytes = request.payload
-        request.note = end = question_end(payload)
+        # question_end, written out, as each question takes this way; it says what is wrong with others.
+        end = HEADER_BYTES
+        try:
+            while length := payload[end]:
+                end += length + 1
+        except IndexError:
+            end = len(payload)
+        end += 5
+        if end > len(payload) or len(payload) > 0xFFFF:
+            end = question_end(payload)
+        request.note = end
         if self._plain:
             payload = request.payload = without_edns(payload, end)
+        ids, table = self._ids, self._table
         while True:
-            if not self._ids:
+            if not ids:
                 random = os.urandom(RANDOM_BYTES)
-                self._ids = [random[at : at + 2] for at in range(0, RANDOM_BYTES, 2)]
-            identity = self._ids.pop()
-            if identity not in self._table and identity not in self._without_edns:
+                ids += [random[at : at + 2] for at in range(0, RANDOM_BYTES, 2)]
+            identity = ids.pop()
+            if identity not in table and identity not in self._without_edns:
                 break
-        self._table[identity] = request
+        table[identity] = request
         request.key = identity
         return identity + payload[2:]
 
@@ -117,9 +129,13 @@ class DnsDatagrams(DatagramProtocol):
     def feed(self, datagram: bytes) -> tuple[Any, Then | None] | None:
         identity = datagram[:2]
         request = self._table.get(identity)
+        # The question to the letter first, without a call: nearly all servers repeat it so.
         if (
             request is None
-            or not same_question(datagram, request.payload, request.note)
+            or not (
+                datagram.startswith(request.payload[HEADER_BYTES : request.note], HEADER_BYTES)
+                or same_question(datagram, request.payload, request.note)
+            )
             or datagram[2] & (QR | OPCODE | TC) != QR
             or datagram[3] & RCODE
             or not datagram[7]  # no answer, or 256 of them
