@@ -202,7 +202,7 @@ LOADS = [
     Load("client, a lone request", 1, "request", 18, lone),
     Load("client, groups of one request in one message", GROUPS, "group", 617, groups),
     Load("client, one group", BATCH, "request", 1_841, batch),
-    Load("client, one group of DNS questions", BATCH, "request", 3_041, questions),
+    Load("client, one group of DNS questions", BATCH, "request", 2_441, questions),
     Load("client, one group of HTTP requests", BATCH, "request", 2_441, gets),
     Load("client, one group of MySQL statements", BATCH, "request", 4_241, rows),
 ]

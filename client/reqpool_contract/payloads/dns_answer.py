@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..errors import BadResponse
 from .dns_data import data_text, generic_text, quoted
-from .dns_name import absolute, read_name
+from .dns_name import MAX_NAME_BYTES, absolute, plain_name, read_name
 from .dns_types import NUMBERS, type_name
 
 _HEADER_BYTES = 12
@@ -38,6 +38,10 @@ _RECORD = Struct(">HHIH").unpack_from
 _TWO = Struct(">HH").unpack_from
 _THREE = Struct(">HHH").unpack_from
 _FIVE = Struct(">5I").unpack_from
+
+_ONE = b"\x00\x01"
+_LONGEST_NAME_END = _HEADER_BYTES + MAX_NAME_BYTES
+_new = tuple.__new__
 
 
 class DnsText(str):
@@ -237,7 +241,18 @@ class DnsAnswer:
         return question
 
     def _parse_answers(self) -> _Section:
-        at = (self._question or self._parse_question())[2]
+        raw, question = self.raw, self._question
+        if question is None:
+            # What nearly every question is: one, with a name whose only zero byte is its last.
+            end = raw.find(0, _HEADER_BYTES) + 1
+            name = None
+            if raw[4:6] == _ONE and _HEADER_BYTES < end <= min(_LONGEST_NAME_END, len(raw) - 4):
+                name = plain_name(raw[_HEADER_BYTES:end])
+            if name is None:
+                question = self._parse_question()
+            else:
+                question = self._question = (name, raw[end] << 8 | raw[end + 1], end + 4)
+        at = question[2]
         section = self._answers = self._read_section(at, 6)
         return section
 
@@ -276,14 +291,14 @@ class DnsAnswer:
                     if ttl > _MAX_TTL_S:
                         ttl = 0  # RFC 2181 §8
                     if rtype == _A and size == 4:
-                        records.append(DnsRecord(name, "A", ttl, inet_ntop(AF_INET, raw[at:end])))
+                        records.append(_new(DnsRecord, (name, "A", ttl, inet_ntop(AF_INET, raw[at:end]))))
                     else:
                         value = _read_value(raw, at, end, rtype)
                         if value is None:
                             odd = generic_text(raw[at:end])
-                            records.append(DnsRecord(name, f"TYPE{rtype}", ttl, odd))
+                            records.append(_new(DnsRecord, (name, f"TYPE{rtype}", ttl, odd)))
                         else:
-                            records.append(DnsRecord(name, type_name(rtype), ttl, value))
+                            records.append(_new(DnsRecord, (name, type_name(rtype), ttl, value)))
                 # else of a class that was not asked for: a CH A is not an IPv4 address
                 at = end
         except (IndexError, StructError) as error:

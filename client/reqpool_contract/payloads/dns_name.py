@@ -7,9 +7,11 @@ size of the message.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ..errors import BadResponse
 
-_MAX_NAME_BYTES = 255
+MAX_NAME_BYTES = 255
 _MAX_POINTERS = 127
 _SPECIAL = b'."();@$\\'
 """Printable octets with a meaning in zone files; a dot within a label is one."""
@@ -33,7 +35,7 @@ def read_name(raw: bytes, at: int) -> tuple[str, int]:
             labels.append(raw[at + 1 : stop])
             at = stop
             size += 1 + length
-            if size > _MAX_NAME_BYTES:
+            if size > MAX_NAME_BYTES:
                 raise BadResponse("DNS answer has a name of more than 255 octets")
         elif length >= 0xC0:
             target = (length & 0x3F) << 8 | raw[at + 1]
@@ -48,6 +50,22 @@ def read_name(raw: bytes, at: int) -> tuple[str, int]:
     if name.translate(None, _PLAIN) or name.count(b".") != len(labels) - 1:
         return ".".join(map(_escaped, labels)) or ".", end or at + 1
     return name.decode("ascii"), end or at + 1
+
+
+# Names repeat in real use: a hit costs a fraction of reading the name again.
+@lru_cache(maxsize=4096)
+def plain_name(encoded: bytes) -> str | None:
+    """Return the text of a whole name without compression; None if it is anything else.
+
+    Args:
+        encoded: at most 255 octets, of which only the last is zero. So a compression pointer in it stops
+            short of its end, or leads nowhere.
+    """
+    try:
+        name, end = read_name(encoded, 0)
+    except (IndexError, BadResponse):
+        return None
+    return name if end == len(encoded) else None
 
 
 def absolute(name: str) -> str:
