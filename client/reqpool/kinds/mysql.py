@@ -78,7 +78,14 @@ class MysqlKind(Kind):
             sql = _shared(payload) if params is None else _shared_template(payload)
         else:
             sql = _checked(payload, False, params is not None)
-        return _kept(target, tls), _payload(sql, params), None
+        try:
+            route = _route(target, tls)
+        except TypeError:
+            route = _kept(target, tls)  # says why
+        written: bytes = sql if params is None else pack(sql, params)
+        if len(written) > wire.MAX_PAYLOAD_BYTES:
+            written = _payload(sql, params)  # as above
+        return route, written, None
 
     def pinned_route(self, target: str, *, pin: int, opens: bool = False, tls: Tls | None = None) -> Route:
         """Make the route of a session: a connection of its own, autocommit off.

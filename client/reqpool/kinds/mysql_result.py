@@ -54,7 +54,10 @@ class MysqlResult:
 
     @property
     def rows(self) -> list[Row]:
-        return self._look()[0].rows
+        answer = self._answer
+        if not isinstance(answer, list):  # as _look, which each result would take
+            answer = self._answer = _reader()(answer)
+        return answer[0].rows
 
     @property
     def columns(self) -> tuple[str, ...]:

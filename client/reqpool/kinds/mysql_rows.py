@@ -27,6 +27,9 @@ from .mysql_binary_rows import binary_reader
 from .mysql_text_rows import ColumnType, Row, RowReader, read_length, read_text, text_reader
 
 _MORE_RESULTS, _STATE_CHANGED = 8, 0x4000
+_CUT_SHORT = "a MySQL answer that is cut short"
+
+_new = tuple.__new__
 
 _word = struct.Struct("<I").unpack_from
 _halves = struct.Struct("<HH").unpack_from
@@ -138,8 +141,17 @@ def _result(data: bytes, at: int, is_binary: bool) -> tuple[ResultSet, int, bool
     columns, reader = layout
     if data[at] == 5 and data[at + 4] == EOF and data[at + 1] == data[at + 2] == 0:
         at += 9  # the server does not support CLIENT_DEPRECATE_EOF
-    rows, at = _rows(data, at, reader)
-    return _end(data, at, columns, rows)
+    rows: list[Row] = []
+    after = -1
+    if reader.many is not None:
+        try:
+            after = reader.many(data, at, rows.append)
+        except UnicodeDecodeError:
+            after = -1
+    # Else some row is larger than a packet, or not UTF-8, and all are read with more care.
+    if after < 0 or data[after + 4] != EOF or _word(data, after)[0] & MAX_PACKET_BYTES == MAX_PACKET_BYTES:
+        rows, after = _rows(data, at, reader)
+    return _end(data, after, columns, rows)
 
 
 def _rows(data: bytes, begin: int, reader: RowReader) -> tuple[list[Row], int]:
@@ -188,7 +200,9 @@ def _end(
     data: bytes, at: int, columns: tuple[MysqlColumn, ...], rows: list[Row]
 ) -> tuple[ResultSet, int, bool]:
     """Read the OK (or EOF) packet that ends a result."""
-    after = _after(data, at)
+    after: int = at + 4 + (_word(data, at)[0] & MAX_PACKET_BYTES)
+    if after > len(data):
+        raise BadResponse(_CUT_SHORT)
     if data[at + 4] not in (OK, EOF):
         raise BadResponse("a MySQL answer that ends in an error")
     info = ""
@@ -206,7 +220,8 @@ def _end(
         if here > after:
             raise BadResponse("an OK packet that is cut short")
         info = _remark(data[here:after], bool(status & _STATE_CHANGED))
-    return ResultSet(columns, rows, affected, last_id, warnings, info), after, bool(status & _MORE_RESULTS)
+    result: ResultSet = _new(ResultSet, (columns, rows, affected, last_id, warnings, info))
+    return result, after, bool(status & _MORE_RESULTS)
 
 
 def _remark(rest: bytes, state_changed: bool) -> str:
@@ -231,7 +246,7 @@ def _after(data: bytes, at: int) -> int:
     """Return where the packet ends that begins there."""
     after: int = at + 4 + (_word(data, at)[0] & MAX_PACKET_BYTES)
     if after > len(data):
-        raise BadResponse("a MySQL answer that is cut short")
+        raise BadResponse(_CUT_SHORT)
     return after
 
 
