@@ -180,7 +180,7 @@ LOADS = [
         groups,
     ),
     Load("worker, one group", BATCH, "request", 283, batch),
-    Load("worker, one group of DNS questions", BATCH, "request", 650, questions),
+    Load("worker, one group of DNS questions", BATCH, "request", 653, questions),
     Load("worker, one group of HTTP requests", GROUPS, "request", 736, gets),
     Load("worker, groups of one HTTP request, each to another origin", GROUPS, "group", 1_113, sites),
 ]
