@@ -234,6 +234,9 @@ class IoLoop:
         In this order, as a request must not be sent on a connection whose loss could have been seen.
         """
         self.turn(-math.inf)
+        if self.abandoned:
+            # As in lead().
+            return
         self._queues.outbox.append(entry)
         self._conversation.send(monotonic())
         if self._delivery.batches:

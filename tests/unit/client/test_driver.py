@@ -310,3 +310,16 @@ def test_a_request_that_comes_as_the_loop_ends_takes_no_turn(
     assert future is not None
     assert future.cancelled()
     assert not stub.pending
+
+
+def test_a_child_forked_in_the_turn_before_a_request_is_sent_touches_no_socket(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = Stub(broker.url, embedded=None, max_pending=9, executor=None)
+    monkeypatch.setattr(stub._loop, "turn", lambda until_s: stub.abandon())  # as the handler of a fork does
+    stub._driver.parked = True
+    future = stub.submit(ROUTE, b"x", None, 9.0, None, 1, False)
+    assert stub._conversation.session.connection == 0
+    assert future is not None
+    with pytest.raises(reqpool.PoolError, match="fork"):
+        future.result(0)
