@@ -264,3 +264,20 @@ def test_a_protocol_that_fails_at_several_is_asked_for_each(
     opened.connection.send(opened.requests(b"b\n", b"c\n"))
     opened.loop.write_out()
     assert opened.peer.recv(100) == b"b\nc\n"
+
+
+def test_an_answer_beside_the_only_one_asked_for_is_unsolicited(opened: Open) -> None:
+    opened.peer.sendall(b"0\nanother\n")
+    opened.run_until(lambda: "closed" in opened.owner.errors)
+    assert opened.owner.answered == [0]
+    assert opened.connection.reason == "unsolicited answer from the peer"
+
+
+def test_a_connection_that_its_answer_left_unclean_is_cleaned(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lines, "unclean", True)
+    opened.peer.sendall(b"0\n")
+    opened.run_until(lambda: "closed" in opened.owner.errors)
+    assert opened.owner.answered == [0]
+    assert opened.connection.reason == "released"  # which is how this protocol does it
