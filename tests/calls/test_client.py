@@ -203,7 +203,7 @@ LOADS = [
     Load("client, groups of one request in one message", GROUPS, "group", 617, groups),
     Load("client, one group", BATCH, "request", 1_841, batch),
     Load("client, one group of DNS questions", BATCH, "request", 2_441, questions),
-    Load("client, one group of HTTP requests", BATCH, "request", 2_441, gets),
+    Load("client, one group of HTTP requests", BATCH, "request", 2_241, gets),
     Load("client, one group of MySQL statements", BATCH, "request", 3_041, rows),
 ]
 

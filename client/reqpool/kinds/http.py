@@ -19,7 +19,7 @@ from reqpool_contract.tls_settings import Tls
 from .http_body import body as make_body
 from .http_content import ACCEPTED
 from .http_fields import Fields, authorization, basic, bearer, connection_options, field, fields, is_token
-from .http_response import HttpResponse
+from .http_response import END, HttpResponse
 from .http_url import PORTS, HttpTarget, joined, place, split, target
 from .kind import Kind
 from .route import Asked, Followed, Route, with_idempotence
@@ -162,7 +162,11 @@ class HttpKind(Kind):
             BadResponse: it is not an HTTP answer.
         """
         note: Note = request.note
-        return HttpResponse.of(data, note.url, request.trail, request.facts, note.max_bytes)
+        end = data.find(END)
+        if end < 0:
+            return HttpResponse.of(data, note.url, request.trail, request.facts, note.max_bytes)  # says why
+        body = data[end + len(END) :]
+        return HttpResponse(data[:end], body, note.url, request.trail, request.facts, note.max_bytes)
 
     def follow(self, data: bytes, request: Asked) -> Followed:
         """Make the request that a redirect leads to, as browsers (WHATWG Fetch) and RFC 9110 §15.4 do.
