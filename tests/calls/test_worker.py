@@ -171,18 +171,18 @@ def sites() -> Counted:
 
 
 LOADS = [
-    Load("worker, a lone request", 1, "request", 43, lone),
+    Load("worker, a lone request", 1, "request", 42, lone),
     Load(
         "worker, groups of one request, each of another session, in one message",
         GROUPS,
         "group",
-        675,
+        674,
         groups,
     ),
-    Load("worker, one group", BATCH, "request", 283, batch),
+    Load("worker, one group", BATCH, "request", 281, batch),
     Load("worker, one group of DNS questions", BATCH, "request", 653, questions),
-    Load("worker, one group of HTTP requests", GROUPS, "request", 736, gets),
-    Load("worker, groups of one HTTP request, each to another origin", GROUPS, "group", 1_113, sites),
+    Load("worker, one group of HTTP requests", GROUPS, "request", 672, gets),
+    Load("worker, groups of one HTTP request, each to another origin", GROUPS, "group", 1_049, sites),
 ]
 
 

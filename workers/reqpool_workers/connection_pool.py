@@ -88,6 +88,8 @@ class ConnectionPool(Generic[Pooled]):
         slots: as given.
         members: all connections that are not closed.
         pins: those that are one session's own.
+        idle: those that have nothing to do and may be given requests, as keys; the last is the one used last:
+            the others get old, and are closed.
         waiting: requests without a connection, in the order they came; ended ones are skipped.
         fresh: requests that must have a connection opened since ``fresh_s``.
         fresh_s: when an idle connection last turned out to have been given up by its peer.
@@ -112,8 +114,7 @@ class ConnectionPool(Generic[Pooled]):
         self.shortage = ""
         self.overflowed = 0
         self._depth = depth
-        # The last is the one used last: the others get old, and are closed. Only the keys matter.
-        self._idle: dict[Pooled, None] = {}
+        self.idle: dict[Pooled, None] = {}
         # The one that was taken last: with all others idle, the busy one.
         self._shared: Pooled | None = None
 
@@ -128,7 +129,7 @@ class ConnectionPool(Generic[Pooled]):
         """
         if self.waiting or self.fresh or count > self._depth:
             return None
-        idle, others = self._idle, len(self.members) - len(self._idle)
+        idle, others = self.idle, len(self.members) - len(self.idle)
         if self._depth == 1 or not others:
             if not idle:
                 return None
@@ -161,7 +162,7 @@ class ConnectionPool(Generic[Pooled]):
             count: of the requests; none opens a pin.
             now_s: monotonic seconds.
         """
-        idle = self._idle
+        idle = self.idle
         if self._depth > 1 or self.waiting or self.fresh or count > len(idle):
             return None
         taken = list(islice(reversed(idle), count))
@@ -175,8 +176,8 @@ class ConnectionPool(Generic[Pooled]):
 
     def park(self, connection: Pooled) -> None:
         """Note as idle a connection that has just had its last answer, with nothing waiting."""
-        if connection.pin is None and not connection.retiring and connection not in self._idle:
-            self._idle[connection] = None
+        if connection.pin is None and not connection.retiring:
+            self.idle[connection] = None
 
     def join(self, connection: Pooled) -> None:
         """Add a connection that is being opened."""
@@ -187,7 +188,7 @@ class ConnectionPool(Generic[Pooled]):
         """Remove a connection that is closed."""
         self.members.remove(connection)
         self.slots.taken -= 1
-        self._idle.pop(connection, None)
+        self.idle.pop(connection, None)
         if self._shared is connection:
             self._shared = None
         if connection.pin is not None:
@@ -273,11 +274,11 @@ class ConnectionPool(Generic[Pooled]):
             ]
             shared.sort(key=lambda one: one.load, reverse=True)
         orphaned = [one for one in self.members if one.state is not ConnectionState.BUSY and one.orphaned]
-        while shared or self._idle or orphaned or room > 0:
+        while shared or self.idle or orphaned or room > 0:
             if shared:
                 one = shared.pop()
-            elif self._idle:
-                one, _ = self._idle.popitem()
+            elif self.idle:
+                one, _ = self.idle.popitem()
                 if self.is_old(one, now_s):
                     plan.closes.append((one, "old"))
                     room += 1
@@ -297,7 +298,7 @@ class ConnectionPool(Generic[Pooled]):
                 self._shared = one
                 plan.sends.append((one, requests))
             elif one.state is ConnectionState.READY:
-                self._idle[one] = None
+                self.idle[one] = None
                 break
         return plan
 
@@ -314,10 +315,10 @@ class ConnectionPool(Generic[Pooled]):
         )
         while self.fresh and (len(self.fresh) > coming * self._depth or self.fresh[0].lease.pin is not None):
             if room <= 0:
-                if not self._idle:
+                if not self.idle:
                     break
-                oldest = next(iter(self._idle))
-                del self._idle[oldest]
+                oldest = next(iter(self.idle))
+                del self.idle[oldest]
                 plan.closes.append((oldest, "a new one is needed"))
                 room += 1
             request = self._take_one(self.fresh, now_s)

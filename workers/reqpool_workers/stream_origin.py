@@ -215,7 +215,9 @@ class StreamOrigin:
     def on_room(self, connection: Connection) -> None:
         pool = self.pool
         if connection.state is ConnectionState.READY and not (pool.waiting or pool.fresh):
-            pool.park(connection)  # how old it is matters when it is next taken
+            # As ConnectionPool.park, since each answer comes here. Its age matters when it is next taken.
+            if connection.pin is None and not connection.retiring:
+                pool.idle[connection] = None
             return
         now_s = self.loop.now_s
         while connection.state in (ConnectionState.READY, ConnectionState.BUSY) and connection.pin is None:
