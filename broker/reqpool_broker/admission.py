@@ -126,6 +126,8 @@ class Admission:
         pairs = dict(zip(group.seqs, group.payloads, strict=True))
         for worker, requests in self._records.disclaim(session, pairs).items():
             self._leasing.adopt(worker, terms, requests)
+            if terms.opens and terms.pin in session.let_go:  # released while this was deferred
+                self._pins.unpin(session, terms.pin, tell=True)
         unknown = session.unknown(group.seqs)
         return {seq: payload for seq, payload in pairs.items() if seq in unknown}
 
@@ -229,6 +231,9 @@ class Admission:
             # A worker reported the pin to this broker, and handed back the request that opens it before its
             # client claimed it: no connection is pinned.
             self._pins.unpin(session, number, tell=True)
+            if number in session.let_go:  # released while this was deferred
+                self._outcomes.end_gone(terms, seqs)
+                return False
         if len(seqs) != 1 or terms.idempotent or len(terms.origins) != 1:
             text = "a pin must be opened by a single non-idempotent request to a single upstream"
         elif number in self._records.pins_of(session):

@@ -44,6 +44,7 @@ REGRESSIONS = (
     ((96000288,), ()),
     ((97000128, 97000148, 97000812), ()),
     ((4202280152,), ()),
+    ((150000169,), ()),
     ((9100101,), (Fault.FREEZE_SUPERVISOR, Fault.KILL_WORKER, Fault.KILL_BROKER)),
     ((9100068, 9100075, 9100097), (Fault.FREEZE_BROKER, Fault.KILL_WORKER, Fault.KILL_BROKER)),
     (

@@ -94,6 +94,29 @@ def test_a_pin_of_a_session_that_has_ended_is_let_go_of() -> None:
     desk.check_books()
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_pin_that_is_released_while_its_first_request_is_deferred_is_not_opened(runs: bool) -> None:
+    old = Desk(predecessors=frozenset())
+    holder, client = old.worker(held_kind()), old.client()
+    ask(client, 1, pin=1, opens=True)
+    desk = Desk(epoch=78, predecessors=frozenset({holder.id}))
+    holder.desk = client.desk = desk
+    client.hello(epoch=77)
+    ask(client, 1, pin=1, flags=OPENS | AGAIN)  # nobody has reported yet
+    client.send(Verb.UNPIN, 1)  # its time is up at the client
+    desk.settle()
+    if not runs:
+        holder.leases = []
+    holder.reconnect()
+    desk.settle()
+    if runs:
+        assert holder.unpinned == [(client.id, 1)]
+        holder.answer(1)
+    assert holder.held() == []
+    assert desk.broker.records.pins_of(desk.broker.sessions[client.id]) == {}
+    desk.check_books()
+
+
 def test_a_first_request_known_by_report_alone_is_a_pin_once_its_client_says_so() -> None:
     old = Desk()
     holder, client = old.worker(held_kind()), old.client()
