@@ -76,8 +76,10 @@ def test_an_http_answer_that_0_2_0_pickled_knows_its_time() -> None:
 
 
 def named(pickled: bytes) -> set[str]:
-    """Return the classes and functions that a pickle names."""
-    return {str(argument) for code, argument, _ in pickletools.genops(pickled) if code.name == "GLOBAL"}
+    """Return the classes and functions that a pickle names, but for Python's own: 3.11.2 calls getattr for an
+    IntEnum, 3.11.7 its class."""
+    found = {str(argument) for code, argument, _ in pickletools.genops(pickled) if code.name == "GLOBAL"}
+    return {name for name in found if not name.startswith("__builtin__ ")}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("HttpError", "HttpResponse")])
